@@ -1,0 +1,85 @@
+"""kerassplit: cut Keras models into runnable sub-models that compute the same numbers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kerassplit.errors import (
+        AmbiguousTensorError,
+        InsideBranchError,
+        NotConnectedError,
+        SplitError,
+        StoreError,
+        UnknownTensorError,
+        UnsupportedModelError,
+        VerificationError,
+    )
+    from kerassplit.pictures import plot
+    from kerassplit.points import Explanation, SplitPoint, explain, split_points
+    from kerassplit.receipt import Receipt, verify
+    from kerassplit.stages import Crossing, CrossingTensor, Split, Stage, split
+    from kerassplit.store import load
+    from kerassplit.submodel import build_submodel
+
+_HOME = {
+    "AmbiguousTensorError": "errors",
+    "Crossing": "stages",
+    "CrossingTensor": "stages",
+    "Explanation": "points",
+    "InsideBranchError": "errors",
+    "NotConnectedError": "errors",
+    "Receipt": "receipt",
+    "Split": "stages",
+    "SplitError": "errors",
+    "SplitPoint": "points",
+    "Stage": "stages",
+    "StoreError": "errors",
+    "UnknownTensorError": "errors",
+    "UnsupportedModelError": "errors",
+    "VerificationError": "errors",
+    "build_submodel": "submodel",
+    "explain": "points",
+    "load": "store",
+    "plot": "pictures",
+    "split": "stages",
+    "split_points": "points",
+    "verify": "receipt",
+}
+
+__all__ = [
+    "AmbiguousTensorError",
+    "Crossing",
+    "CrossingTensor",
+    "Explanation",
+    "InsideBranchError",
+    "NotConnectedError",
+    "Receipt",
+    "Split",
+    "SplitError",
+    "SplitPoint",
+    "Stage",
+    "StoreError",
+    "UnknownTensorError",
+    "UnsupportedModelError",
+    "VerificationError",
+    "build_submodel",
+    "explain",
+    "load",
+    "plot",
+    "split",
+    "split_points",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Keras takes seconds to import; `kerassplit --help` need not wait for it.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

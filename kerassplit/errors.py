@@ -1,0 +1,93 @@
+"""The errors. Each message says what happened, what was expected and how to mend it; the data is on attributes too."""
+
+from collections.abc import Sequence
+
+
+class SplitError(ValueError):
+    """What kerassplit raises for a mistake it can explain. All its other errors are kinds of this one."""
+
+
+class UnknownTensorError(SplitError):
+    """No tensor of the model bears this name.
+
+    Attributes:
+        name: The name that was asked for.
+        matches: Names of the model close to it, the closest first; empty when none is close.
+    """
+
+    def __init__(self, message: str, *, name: str, matches: Sequence[str] = ()):
+        super().__init__(message)
+        self.name = name
+        self.matches = tuple(matches)
+
+
+class AmbiguousTensorError(SplitError):
+    """The name stands for several tensors.
+
+    Attributes:
+        name: The name that was asked for.
+        matches: The tensors it can stand for, by their full names.
+    """
+
+    def __init__(self, message: str, *, name: str, matches: Sequence[str]):
+        super().__init__(message)
+        self.name = name
+        self.matches = tuple(matches)
+
+
+class InsideBranchError(SplitError):
+    """More tensors cross at this place than were named.
+
+    Attributes:
+        name: The tensors that were named, joined by commas.
+        crossing: Names of all tensors that cross there, in execution order.
+        before: The nearest split point before, or `None`.
+        after: The nearest split point after, or `None`.
+    """
+
+    def __init__(self, message: str, *, name: str, crossing: Sequence[str], before: str | None, after: str | None):
+        super().__init__(message)
+        self.name = name
+        self.crossing = tuple(crossing)
+        self.before = before
+        self.after = after
+
+
+class NotConnectedError(SplitError):
+    """The end of a sub-model does not follow from its start.
+
+    Attributes:
+        name: The tensor that is out of place.
+    """
+
+    def __init__(self, message: str, *, name: str):
+        super().__init__(message)
+        self.name = name
+
+
+class UnsupportedModelError(SplitError):
+    """The model is no graph that can be read, or the pieces make none."""
+
+
+class StoreError(SplitError):
+    """A folder of stages cannot be written or read.
+
+    Attributes:
+        path: The file or folder at fault.
+    """
+
+    def __init__(self, message: str, *, path: object):
+        super().__init__(message)
+        self.path = str(path)
+
+
+class VerificationError(SplitError):
+    """A split does not compute what the model computes.
+
+    Attributes:
+        receipt: The `Receipt` with all that was compared.
+    """
+
+    def __init__(self, message: str, *, receipt: object):
+        super().__init__(message)
+        self.receipt = receipt

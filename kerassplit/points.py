@@ -1,0 +1,359 @@
+"""Where a model can be cut: split points, the tensors that cross elsewhere, and why.
+
+A tensor is a split point when nothing else that its ancestors receive or make is used outside of them. In terms of
+flow graphs: the call that makes it post-dominates every call it depends on. Post-dominators come from one backward
+pass that meets each call's users in the tree built so far (Cooper, Harvey and Kennedy, "A Simple, Fast Dominance
+Algorithm", 2001); jump pointers (Myers, "An Applicative Random-Access Stack", 1983) keep each meeting logarithmic.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.errors import InsideBranchError
+from kerassplit.graph import Graph, TensorRef, bytes_per_sample, listed, read_graph, resolve
+
+_MERGES = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Stack", "Subtract"})
+_SHAPING = frozenset(
+    {"Activation", "BatchNormalization", "ELU", "GroupNormalization", "LayerNormalization", "LeakyReLU", "PReLU"}
+    | {"RMSNormalization", "ReLU", "Softmax", "UnitNormalization"}
+    | {"Elu", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Softplus"}
+    | {"Softsign", "Tanh"}
+)
+
+
+@dataclass(frozen=True)
+class SplitPoint:
+    """A tensor where the model can be cut and nothing else crosses.
+
+    Attributes:
+        name: The tensor's name.
+        layer: The layer or operation that makes it.
+        shape: With the batch dimension first; `None` for open dimensions.
+        dtype: Such as `"float32"`.
+        bytes: Bytes of one sample; `None` where a dimension other than the batch is open.
+        after_merge: Whether it follows a merge (`Add`, `Concatenate`, ...), directly or through activations and
+            normalisation only: the end of a block in most architectures.
+        params_before: Parameters of the layers that it depends on.
+        params_after: Parameters of the other layers. A layer with calls on both sides counts on both.
+        index: Its place among the model's split points, in execution order.
+    """
+
+    name: str
+    layer: keras.Operation
+    shape: tuple[int | None, ...]
+    dtype: str
+    bytes: int | None
+    after_merge: bool
+    params_before: int
+    params_after: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Whether a model can be cut at a tensor, and why.
+
+    Attributes:
+        name: The tensor's name.
+        is_split_point: Whether it is one.
+        crossing: Names of all the tensors that would cross there, in execution order.
+        reason: One sentence.
+        before: The nearest split point before it, or `None`.
+        after: The nearest split point after it, or `None`.
+    """
+
+    name: str
+    is_split_point: bool
+    crossing: tuple[str, ...]
+    reason: str
+    before: str | None
+    after: str | None
+
+    def __str__(self) -> str:
+        return f"{self.reason}\n{_nearest(self.before, self.after)}"
+
+
+def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
+    """The tensors where a model can be cut and nothing else crosses, in execution order.
+
+    The model's inputs and its final outputs are not among them. Takes time linear in the calls of the model (times a
+    logarithm where branches nest).
+
+    Args:
+        model: A functional or built Sequential model.
+
+    Returns:
+        One `SplitPoint` per tensor.
+
+    Raises:
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> import keras, kerassplit as ks
+    >>> resnet = keras.applications.ResNet50(weights=None)
+    >>> [point.name for point in ks.split_points(resnet) if point.after_merge][-1]
+    'conv5_block3_out'
+    """
+    graph = read_graph(model)
+    tree = post_dominators(graph)
+    found = split_tensors(graph, tree)
+    before, after = _parameters(graph, tree)
+    merged = _after_merge(graph)
+    points = []
+    for index, number in enumerate(found):
+        tensor = graph.tensors[number]
+        points.append(
+            SplitPoint(
+                name=tensor.name,
+                layer=graph.calls[tensor.call].operation,
+                shape=tuple(tensor.symbol.shape),
+                dtype=tensor.symbol.dtype,
+                bytes=bytes_per_sample(tensor.symbol.shape, tensor.symbol.dtype),
+                after_merge=merged[tensor.call],
+                params_before=before[tensor.call],
+                params_after=after[tensor.call],
+                index=index,
+            )
+        )
+    return tuple(points)
+
+
+def explain(model: keras.Model, name: TensorRef) -> Explanation:
+    """Says whether a model can be cut at a tensor, what crosses there, and where the nearest split points are.
+
+    Args:
+        model: A functional or built Sequential model.
+        name: The tensor: its name, the layer that makes it, or its `KerasTensor`.
+
+    Returns:
+        An `Explanation`; printed, it reads as two sentences.
+
+    Raises:
+        UnknownTensorError, AmbiguousTensorError: `name` is not one tensor of the model.
+
+    Example:
+
+    >>> print(ks.explain(resnet, "conv4_block6_2_relu"))
+    'conv4_block6_2_relu' is inside a branch: 'conv4_block5_out' crosses there too.
+    Nearest split points: 'conv4_block5_out' before, 'conv4_block6_add' after.
+    """
+    graph = read_graph(model)
+    number = resolve(graph, name)
+    tensor = graph.tensors[number]
+    crossing = crossing_at(graph, [number])
+    others = [graph.tensors[other].name for other in crossing if other != number]
+    is_split_point = False
+    if not graph.calls[tensor.call].inputs:
+        reason = f"'{tensor.name}' is an input of the model: there is nothing before it to cut off."
+    elif not tensor.users:
+        reason = f"'{tensor.name}' is an output of the model: there is nothing behind it to cut off."
+    elif others:
+        verb = "crosses" if len(others) == 1 else "cross"
+        reason = f"'{tensor.name}' is inside a branch: {listed(others)} {verb} there too."
+    else:
+        is_split_point = True
+        reason = f"'{tensor.name}' is a split point: cut there, and it alone crosses."
+    before, after = nearest_split_points(graph, [number])
+    return Explanation(tensor.name, is_split_point, tuple(graph.names(crossing)), reason, before, after)
+
+
+class PostDominators:
+    """The post-dominator tree of a graph's calls.
+
+    Attributes:
+        parent: For each call the nearest one that lies on all paths from it to the end; the number of calls stands
+            for the end itself.
+    """
+
+    def __init__(self, graph: Graph):
+        end = len(graph.calls)
+        self.parent = [end] * (end + 1)
+        self._depth = [0] * (end + 1)
+        self._jump = [end] * (end + 1)
+        for call in range(end - 1, -1, -1):
+            users = [user for tensor in graph.calls[call].outputs for user in graph.tensors[tensor].users]
+            parent = self.meet(users) if users else end
+            self.parent[call] = parent
+            self._depth[call] = self._depth[parent] + 1
+            jump, far = self._jump[parent], self._jump[self._jump[parent]]
+            equal = self._depth[parent] - self._depth[jump] == self._depth[jump] - self._depth[far]
+            self._jump[call] = far if equal else parent
+
+    def meet(self, calls: Iterable[int]) -> int:
+        """The nearest call on all paths from these calls to the end, themselves counted."""
+        depth, parent, jump = self._depth, self.parent, self._jump
+        iterator = iter(calls)
+        one = next(iterator)
+        for other in iterator:
+            while one != other:
+                if depth[one] < depth[other]:
+                    one, other = other, one
+                if depth[one] > depth[other]:
+                    one = jump[one] if depth[jump[one]] >= depth[other] else parent[one]
+                elif jump[one] != jump[other]:
+                    one, other = jump[one], jump[other]
+                else:
+                    one, other = parent[one], parent[other]
+        return one
+
+
+def post_dominators(graph: Graph) -> PostDominators:
+    """The post-dominator tree of the graph's calls."""
+    return PostDominators(graph)
+
+
+def split_tensors(graph: Graph, tree: PostDominators) -> list[int]:
+    """The split points as indices of tensors, in execution order."""
+    top = list(range(len(graph.calls)))  # where all that a call depends on comes together again
+    found = []
+    for index, call in enumerate(graph.calls):
+        if call.inputs:
+            top[index] = tree.meet([index, *(top[graph.tensors[tensor].call] for tensor in call.inputs)])
+            used = [tensor for tensor in call.outputs if graph.tensors[tensor].users]
+            if top[index] == index and len(used) == 1:
+                found.append(used[0])
+    return found
+
+
+def ancestors(graph: Graph, tensors: Iterable[int]) -> set[int]:
+    """The calls that these tensors depend on, those that make them included."""
+    waiting = [graph.tensors[tensor].call for tensor in tensors]
+    found = set(waiting)
+    while waiting:
+        for tensor in graph.calls[waiting.pop()].inputs:
+            call = graph.tensors[tensor].call
+            if call not in found:
+                found.add(call)
+                waiting.append(call)
+    return found
+
+
+def leaving(graph: Graph, calls: set[int]) -> list[int]:
+    """The tensors that these calls make and others use, in execution order."""
+    return [
+        tensor
+        for call in sorted(calls)
+        for tensor in graph.calls[call].outputs
+        if any(user not in calls for user in graph.tensors[tensor].users)
+    ]
+
+
+def crossing_at(graph: Graph, tensors: Sequence[int]) -> list[int]:
+    """All the tensors that cross when the model is cut at these: they, and what else their ancestors give the rest."""
+    return sorted({*tensors, *leaving(graph, ancestors(graph, tensors))})
+
+
+def nearest_split_points(graph: Graph, tensors: Sequence[int]) -> tuple[str | None, str | None]:
+    """The nearest split points before and after these tensors, by name; `None` where there is none."""
+    tree = post_dominators(graph)
+    by_call = {graph.tensors[tensor].call: tensor for tensor in split_tensors(graph, tree)}
+    makers = {graph.tensors[tensor].call for tensor in tensors}
+    before = max((by_call[call] for call in ancestors(graph, tensors) - makers if call in by_call), default=None)
+    call = tree.meet(makers)
+    while call in makers or (call < len(graph.calls) and call not in by_call):
+        call = tree.parent[call]
+    after = by_call.get(call)
+    return (
+        None if before is None else graph.tensors[before].name,
+        None if after is None else graph.tensors[after].name,
+    )
+
+
+def require_whole_crossing(graph: Graph, tensors: Sequence[int], remedy: str) -> None:
+    """Raises `InsideBranchError` unless these tensors are all that crosses where they are.
+
+    Args:
+        remedy: What the user can do about it, as the last sentence; `{crossing}` stands for the tensors' names.
+    """
+    crossing = crossing_at(graph, tensors)
+    others = graph.names(tensor for tensor in crossing if tensor not in set(tensors))
+    if not others:
+        return
+    named = graph.names(tensors)
+    before, after = nearest_split_points(graph, tensors)
+    be, do = ("is", "crosses") if len(named) == 1 else ("are", "cross")
+    do = do if len(others) == 1 else "cross"
+    carried = "both tensors" if len(crossing) == 2 else f"all {len(crossing)} tensors"
+    raise InsideBranchError(
+        f"{listed(named)} {be} inside a branch: {listed(others)} {do} there too.\n"
+        f"{_nearest(before, after)} "
+        + remedy.format(carried=carried, crossing=[*graph.names(crossing)]),
+        name=", ".join(named),
+        crossing=graph.names(crossing),
+        before=before,
+        after=after,
+    )
+
+
+def _nearest(before: str | None, after: str | None) -> str:
+    first = f"'{before}' before" if before else "none before"
+    second = f"'{after}' after" if after else "none after"
+    return f"Nearest split points: {first}, {second}."
+
+
+def _after_merge(graph: Graph) -> list[bool]:
+    merged = []
+    for call in graph.calls:
+        kind = type(call.operation).__name__
+        if kind in _MERGES:
+            merged.append(len(call.inputs) > 1)
+        else:
+            shaped = kind in _SHAPING and len(call.inputs) == 1
+            merged.append(shaped and merged[graph.tensors[call.inputs[0]].call])
+    return merged
+
+
+def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int]]:
+    """For each call that post-dominates all it depends on: the parameters of these calls, and of all the others.
+
+    There, the calls it depends on are its subtree of the post-dominator tree: sums over subtrees do. A variable used
+    by several calls counts once: it is taken off again wherever two of its calls meet.
+    """
+    calls_of: dict[int, list[int]] = defaultdict(list)
+    sizes: dict[int, int] = {}
+    weights: dict[int, list[Any]] = {}
+    for index, call in enumerate(graph.calls):
+        if isinstance(call.operation, keras.Layer):
+            key = id(call.operation)
+            if key not in weights:
+                weights[key] = call.operation.weights
+            for variable in weights[key]:
+                calls_of[id(variable)].append(index)
+                sizes[id(variable)] = int(np.prod(variable.shape))
+    end = len(graph.calls)
+    before = [0] * (end + 1)
+    only_before = [0] * (end + 1)
+    entry = _preorder(tree) if any(len(calls) > 1 for calls in calls_of.values()) else []
+    for variable, calls in calls_of.items():
+        size = sizes[variable]
+        ordered = sorted(calls, key=lambda call: entry[call]) if len(calls) > 1 else calls
+        for call in ordered:
+            before[call] += size
+        for one, other in zip(ordered, ordered[1:], strict=False):
+            before[tree.meet([one, other])] -= size
+        only_before[tree.meet(ordered)] += size
+    for call in range(end):
+        before[tree.parent[call]] += before[call]
+        only_before[tree.parent[call]] += only_before[call]
+    return before, [sum(sizes.values()) - inside for inside in only_before]
+
+
+def _preorder(tree: PostDominators) -> list[int]:
+    """The place of each call in a walk of the tree that goes through whole subtrees."""
+    end = len(tree.parent) - 1
+    size = [1] * (end + 1)
+    for call in range(end):
+        size[tree.parent[call]] += size[call]
+    entry = [0] * (end + 1)
+    following = [1] * (end + 1)
+    for call in range(end - 1, -1, -1):
+        parent = tree.parent[call]
+        entry[call] = entry[parent] + following[parent]
+        following[parent] += size[call]
+    return entry

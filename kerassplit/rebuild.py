@@ -1,0 +1,316 @@
+"""From a graph and a boundary to a `keras.Model`: the only place that makes Keras nodes.
+
+Calling every layer again would run shape inference again and might add state. A `Node` can be made without calling its
+layer: with the layer's arguments of the original call, the tensors in them replaced. So the calls keep their training
+flags, nested structures, masks and positional constants, and the layers stay the model's own objects.
+
+Nodes stand in lists that belong to the shared layers. Those of a sub-model are taken out again when its output tensors
+are garbage-collected: the model, and whatever was built on it, hold these.
+"""
+
+import contextlib
+import sys
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+from keras.src.ops import function as keras_function
+from keras.src.ops.function import make_node_key
+from keras.src.ops.node import Node
+
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.graph import Graph
+
+_keras_map_graph = keras_function.map_graph
+_map_graph_lock = threading.RLock()
+_RECURSION_LIMIT = 1_000_000
+
+
+class _Anchor:
+    """Lives as long as any output tensor of a sub-model does."""
+
+
+class _SharedNode(Node):
+    """A call in a sub-model of an operation that other models share.
+
+    Its layer holds the node for ever, so the node must not hold the sub-model's outputs, or they would never die: it
+    refers to them weakly. `dead` is set when they have.
+    """
+
+    dead = False
+    _weak: tuple[tuple[int, Any], ...] = ()
+
+    def let_go_of(self, symbols: set[int]) -> None:
+        """From now on refers only weakly to those of its outputs whose `id` is among `symbols`."""
+        kept = self._outputs
+        self._weak = tuple((i, weakref.ref(symbol)) for i, symbol in enumerate(kept) if id(symbol) in symbols)
+        for place, _ in self._weak:
+            kept[place] = None
+
+    @property
+    def outputs(self) -> list[Any]:
+        if not self._weak:
+            return self._outputs
+        outputs = list(self._outputs)
+        for place, reference in self._weak:
+            outputs[place] = reference()
+        return outputs
+
+    @outputs.setter
+    def outputs(self, outputs: list[Any]) -> None:
+        self._outputs = outputs
+
+
+class Builder:
+    """Builds one model out of calls of other models.
+
+    Add inputs and calls in an order in which every call follows those it depends on, then take the `model`. Left
+    without one (`with` ends early, or an error), it takes its nodes back out of the shared layers.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
+        self._shared: list[_SharedNode] = []
+        self._finished = False
+
+    def __enter__(self) -> "Builder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            _release(self._shared)
+
+    def add_input(self, symbol: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """A fresh `keras.Input` with the shape and dtype of `symbol`."""
+        fresh = keras.Input(
+            batch_shape=symbol.shape,
+            dtype=symbol.dtype,
+            sparse=symbol.sparse,
+            ragged=symbol.ragged,
+            name=name,
+            optional=getattr(symbol._keras_history.operation, "optional", False),
+        )
+        self._nodes.append(fresh._keras_history.operation._inbound_nodes[0])
+        return fresh
+
+    def add_calls(self, graph: Graph, calls: Sequence[int], symbols: dict[int, keras.KerasTensor]) -> None:
+        """Repeats calls of `graph`, in execution order. `symbols` maps its tensors to the new ones, and grows."""
+        new = {id(graph.tensors[tensor].symbol): symbol for tensor, symbol in symbols.items()}
+        for index in calls:
+            call = graph.calls[index]
+            outputs = []
+            for tensor in call.outputs:
+                old = graph.tensors[tensor].symbol
+                new[id(old)] = symbols[tensor] = symbol = _twin(old, new)
+                outputs.append(symbol)
+            args, kwargs = call.node.arguments.fill_in(new)
+            node = _SharedNode(call.operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
+            self._nodes.append(node)
+            self._shared.append(node)
+
+    def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
+        """The `keras.Model` from `inputs` to `outputs`, with the dtype policy of `like`."""
+        _check_names(self._nodes)
+        with _fast_map_graph(outputs):
+            model = keras.Model(inputs, outputs, name=name)
+        if model.dtype_policy != like.dtype_policy:
+            model.dtype_policy = like.dtype_policy
+        used = {id(symbol) for node in self._nodes for symbol in node.input_tensors}
+        ends = [symbol for symbol in model.outputs if id(symbol) not in used]
+        anchor = _Anchor()
+        for symbol in ends:
+            symbol._kerassplit_anchor = anchor  # type: ignore[attr-defined]
+        weakref.finalize(anchor, _release, self._shared).atexit = False
+        end_ids = {id(symbol) for symbol in ends}
+        for node in self._shared:
+            if any(id(symbol) in end_ids for symbol in node.outputs):
+                node.let_go_of(end_ids)
+        self._finished = True
+        return model
+
+
+def _twin(symbol: keras.KerasTensor, new: dict[int, keras.KerasTensor]) -> keras.KerasTensor:
+    """A `KerasTensor` like `symbol`, whatever attributes this version of Keras gives it; its mask is the new one."""
+    twin = keras.KerasTensor.__new__(keras.KerasTensor)
+    twin.__dict__.update(symbol.__dict__)
+    twin.__dict__.pop("_kerassplit_anchor", None)
+    mask = getattr(symbol, "_keras_mask", None)
+    if mask is not None:
+        twin._keras_mask = new.get(id(mask))
+    return twin
+
+
+def _check_names(nodes: Sequence[Node]) -> None:
+    operations: dict[str, Any] = {}
+    for node in nodes:
+        if operations.setdefault(node.operation.name, node.operation) is not node.operation:
+            raise UnsupportedModelError(
+                f"Two different layers are called '{node.operation.name}', and a Keras model takes a name only once. "
+                "Keep them in separate models, or rename one of them."
+            )
+
+
+def _release(nodes: Sequence[_SharedNode]) -> None:
+    """Takes the nodes of a dead sub-model out of its operations.
+
+    `_keras_history.node_index` is an index into `_inbound_nodes`, so only the end of that list may be cut off. A dead
+    node further in waits for those behind it.
+    """
+    for node in reversed(nodes):
+        node.dead = True
+        for symbol in node.input_tensors:
+            _remove_last(symbol._keras_history.operation._outbound_nodes, node)
+    for node in reversed(nodes):
+        inbound = node.operation._inbound_nodes
+        while inbound and getattr(inbound[-1], "dead", False):
+            inbound.pop()
+
+
+def _remove_last(nodes: list[Node], node: Node) -> None:
+    """Removes `node`, searching from the end, where it most likely is."""
+    for place in range(len(nodes) - 1, -1, -1):
+        if nodes[place] is node:
+            del nodes[place]
+            return
+
+
+@contextlib.contextmanager
+def _fast_map_graph(outputs: Any) -> Iterator[None]:
+    """While it lasts, Keras maps the graph that ends in `outputs` by `map_graph` below.
+
+    Models that other threads build at the same time go Keras's way.
+    """
+    ours = [id(symbol) for symbol in keras.tree.flatten(outputs)]
+
+    def dispatch(inputs: Any, outputs: Any) -> Any:
+        mine = [id(symbol) for symbol in outputs] == ours
+        return map_graph(outputs) if mine else _keras_map_graph(inputs, outputs)
+
+    with _map_graph_lock:
+        keras_function.map_graph = dispatch
+        try:
+            yield
+        finally:
+            keras_function.map_graph = _keras_map_graph
+
+
+def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int, Any], list[Any], dict[int, Any]]:
+    """What Keras's own `map_graph` returns for a graph that a `Builder` has built: the same things in the same order.
+
+    Keras finds the nodes by recursion, one Python frame a call, and compares each operation's name with each other's,
+    in time that grows with the square of their number. This takes linear time and no recursion. The order counts:
+    Keras stores weights by the place of a layer among those of its depth.
+
+    Returns:
+        The keys of the nodes; the nodes by depth (the longest way to an output); the operations, the deepest first and
+        within a depth in the order of a walk from the outputs; the operations by depth.
+    """
+    nodes, first_met = _walk(outputs)
+    node_depth: dict[Node, int] = {}
+    operation_depth: dict[Any, int] = {}
+    for node in reversed(nodes):
+        # All calls of a shared operation lie at least as deep as the deepest one met so far.
+        depth = max(node_depth.setdefault(node, 0), operation_depth.get(node.operation, 0))
+        node_depth[node] = operation_depth[node.operation] = depth
+        for symbol in node.input_tensors:
+            maker = _maker(symbol)
+            node_depth[maker] = max(depth + 1, node_depth.get(maker, 0))
+    # As in Keras, `defaultdict`s: TensorFlow wraps and tracks all that is in a plain dict.
+    nodes_by_depth: dict[int, list[Node]] = defaultdict(list)
+    for node, depth in node_depth.items():
+        nodes_by_depth[depth].append(node)
+    operations_by_depth: dict[int, list[Any]] = defaultdict(list)
+    for operation in sorted(operation_depth, key=first_met.__getitem__):
+        operations_by_depth[operation_depth[operation]].append(operation)
+    deepest_first = sorted(operations_by_depth, reverse=True)
+    operations = [operation for depth in deepest_first for operation in operations_by_depth[depth]]
+    keys = {make_node_key(node.operation, node.outputs[0]._keras_history.node_index) for node in nodes}
+    return keys, nodes_by_depth, operations, operations_by_depth
+
+
+def _walk(outputs: Sequence[keras.KerasTensor]) -> tuple[list[Node], dict[Any, int]]:
+    """The nodes that lead to the outputs, each after those it depends on; and when each operation was first met."""
+    nodes: list[Node] = []
+    first_met: dict[Any, int] = {}
+    seen: set[Node] = set()
+    path: list[tuple[Node | None, Iterator[keras.KerasTensor]]] = [(None, iter(outputs))]
+    while path:
+        node, waiting = path[-1]
+        symbol = next(waiting, None)
+        if symbol is not None:
+            maker = _maker(symbol)
+            if maker not in seen:
+                seen.add(maker)
+                first_met.setdefault(maker.operation, len(first_met))
+                path.append((maker, iter(maker.input_tensors)))
+        else:
+            path.pop()
+            if node is not None:
+                nodes.append(node)
+    return nodes, first_met
+
+
+def _maker(symbol: keras.KerasTensor) -> Node:
+    operation, place, _ = symbol._keras_history
+    return operation._inbound_nodes[place]
+
+
+def joined(
+    pieces: Sequence[tuple[Graph, Sequence[str], Sequence[str]]], inputs: Any, outputs: Any, name: str
+) -> keras.Model:
+    """One flat model out of pieces that hand each other tensors by name, in the order in which they run.
+
+    Args:
+        pieces: For each its graph, and the names of its inputs and outputs in Keras's order.
+        inputs: Names of the model's inputs, in the structure it takes.
+        outputs: Names of its outputs, likewise.
+        name: Its name.
+    """
+    with Builder() as builder:
+        named: dict[str, keras.KerasTensor] = {}
+        for graph, takes, gives in pieces:
+            symbols = {}
+            for tensor, key in zip(graph.flat_inputs(), takes, strict=True):
+                if key not in named:
+                    named[key] = builder.add_input(graph.tensors[tensor].symbol, key)
+                symbols[tensor] = named[key]
+            builder.add_calls(graph, [index for index, call in enumerate(graph.calls) if call.inputs], symbols)
+            named.update({key: symbols[tensor] for tensor, key in zip(graph.flat_outputs(), gives, strict=True)})
+        return builder.model(
+            keras.tree.map_structure(named.__getitem__, inputs),
+            keras.tree.map_structure(named.__getitem__, outputs),
+            name,
+            like=pieces[0][0].model,
+        )
+
+
+def independent(model: keras.Model) -> keras.Model:
+    """The same model with layers and variables of its own, the values equal."""
+    with deep_recursion():
+        twin = keras.models.clone_model(model)
+    twin.name = model.name
+    for layer in model.layers:
+        for ours, theirs in zip(twin.get_layer(layer.name).variables, layer.variables, strict=True):
+            ours.assign(theirs)
+    return twin
+
+
+def whole_model(graph: Graph, tensors: Sequence[int]) -> keras.Model:
+    """The model itself, giving these tensors (a list, also for one); by Keras alone, no node is made."""
+    symbols = [graph.tensors[tensor].symbol for tensor in graph.flat_inputs()]
+    with deep_recursion():
+        return keras.Model(symbols, [graph.tensors[tensor].symbol for tensor in tensors], name=graph.model.name)
+
+
+@contextlib.contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Lets Keras recurse once per call where it builds or loads a `Model`; Python's own limit stops it near 1,000."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)

@@ -1,0 +1,280 @@
+"""Proof that a split computes what the model computes: `verify`, `Receipt`."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from kerassplit.errors import SplitError, VerificationError
+from kerassplit.graph import Graph, read_graph
+from kerassplit.rebuild import whole_model
+from kerassplit.stages import Split
+from kerassplit.units import format_shape
+
+_OPEN_SIDE = 32  # stands for an open dimension of random input
+_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor, as the stages and as the model compute it.
+
+    Attributes:
+        tensor: Its name.
+        stage: The stage that makes it.
+        is_output: Whether it is an output of the model.
+        shape: The shape of the computed arrays.
+        dtype: Such as `"float32"`.
+        max_difference: The largest absolute difference of two numbers; 0 when all are equal, infinite when one is not
+            a number and the other is.
+        identical: Whether all bits are equal.
+    """
+
+    tensor: str
+    stage: str
+    is_output: bool
+    shape: tuple[int, ...]
+    dtype: str
+    max_difference: float
+    identical: bool
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The result of verifying a split against a model.
+
+    Attributes:
+        model: The model's name.
+        comparisons: Every tensor that a stage gives out, in the order in which they are made.
+        num_calls: Calls of the model's graph, its inputs not counted.
+        weights_shared: Variables that stages and model have in common (the same objects).
+        weights_equal: Variables that a stage has of its own, with the model's values.
+        problems: What is wrong with the structure: calls that are missing or in two stages, weights that differ.
+        tolerance: The largest difference that was allowed.
+    """
+
+    model: str
+    comparisons: tuple[Comparison, ...]
+    num_calls: int
+    weights_shared: int
+    weights_equal: int
+    problems: tuple[str, ...]
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the structure is right and no difference is larger than the tolerance."""
+        return not self.problems and self.first_difference is None
+
+    @property
+    def identical(self) -> bool:
+        """Whether all numbers that were compared are equal bit for bit."""
+        return all(comparison.identical for comparison in self.comparisons)
+
+    @property
+    def max_difference(self) -> float:
+        """The largest difference of all."""
+        return max((comparison.max_difference for comparison in self.comparisons), default=0.0)
+
+    @property
+    def first_difference(self) -> str | None:
+        """The first stage whose numbers differ by more than the tolerance."""
+        return next((one.stage for one in self.comparisons if not one.max_difference <= self.tolerance), None)
+
+    def check(self) -> "Receipt":
+        """Returns the receipt itself, or raises `VerificationError` where it is not ok."""
+        if not self.ok:
+            raise VerificationError(self.verdict(), receipt=self)
+        return self
+
+    def verdict(self) -> str:
+        """What the receipt says, in a sentence or two."""
+        if self.first_difference is not None:
+            numbers = (
+                f"The stages do not compute what '{self.model}' computes: '{self.first_difference}' is the first stage "
+                f"that differs, and the largest difference is {self.max_difference:.3g} ({self.tolerance:g} allowed)."
+            )
+        elif self.identical:
+            numbers = f"The stages compute what '{self.model}' computes, bit for bit."
+        else:
+            numbers = (
+                f"The stages compute what '{self.model}' computes; the largest difference is {self.max_difference:.3g} "
+                f"({self.tolerance:g} allowed)."
+            )
+        return " ".join([numbers, *self.problems])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as plain values, for JSON."""
+        return {
+            **asdict(self),
+            "ok": self.ok,
+            "identical": self.identical,
+            "max_difference": self.max_difference,
+            "first_difference": self.first_difference,
+        }
+
+    def __rich__(self) -> Group:
+        table = Table(title=f"Receipt for {self.model}")
+        for heading in ("stage", "tensor", "shape", "largest difference"):
+            table.add_column(heading, justify="right" if heading == "largest difference" else "left")
+        for one in self.comparisons:
+            same = "0 (identical)" if one.identical else f"{one.max_difference:.3g}"
+            table.add_row(one.stage, one.tensor + (" (output)" if one.is_output else ""), _shape(one.shape), same)
+        weights = f"{self.num_calls} calls; weights: {self.weights_shared} shared, {self.weights_equal} copied and equal."
+        verdict = Text(self.verdict(), style="green" if self.ok else "bold red")
+        return Group(table, Text(weights), verdict)
+
+    def __str__(self) -> str:
+        console = Console(width=120, color_system=None)
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get().rstrip()
+
+
+def verify(
+    model: keras.Model, split: Split, x: Any = None, *, tolerance: float = 0.0, seed: int = 0
+) -> Receipt:
+    """Compares a split with a model: its structure, and the numbers of every stage on one input.
+
+    The model runs once by itself, giving out its own intermediate tensors; the stages run one after another, each on
+    what the stages before it made. Both run eagerly, in inference mode.
+
+    Args:
+        model: The model to compare with: the one that was cut, or one that should be equal to it.
+        split: The stages.
+        x: Input in the structure of the model's inputs; by default two random samples.
+        tolerance: The largest absolute difference to allow. 0 asks for equality bit for bit.
+        seed: Seed of the random input.
+
+    Returns:
+        A `Receipt`. It does not raise when numbers differ: ask `receipt.ok`, or call `receipt.check()`.
+
+    Raises:
+        SplitError: `x` does not fit the model's inputs, or the split is not one of this model.
+
+    Example:
+
+    >>> receipt = ks.verify(resnet, ks.split(resnet, "conv4_block6_out"))
+    >>> receipt.ok, receipt.max_difference
+    (True, 0.0)
+    """
+    graph = read_graph(model)
+    by_name = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
+    makers = {name: stage.name for stage in split for name in stage.outputs}
+    unknown = [name for name in makers if name not in by_name]
+    if unknown:
+        raise SplitError(f"This is no split of '{model.name}': the model has no tensor '{unknown[0]}'.")
+    tensors = split.named_inputs(random_input(graph, seed) if x is None else x)
+    wanted = sorted({by_name[name] for name in makers})
+    inputs = [tensors[graph.tensors[tensor].name] for tensor in graph.flat_inputs()]
+    expected = dict(zip(wanted, keras.tree.flatten(whole_model(graph, wanted)(inputs, training=False)), strict=True))
+    comparisons = []
+    results = {graph.tensors[tensor].name for tensor in graph.flat_outputs()}
+    for stage in split:
+        made = stage.run(tensors, training=False)
+        tensors.update(made)
+        for name, value in made.items():
+            comparisons.append(_compare(name, stage.name, name in results, value, expected[by_name[name]]))
+    shared, equal, problems = _compare_structure(graph, split)
+    return Receipt(
+        model=model.name,
+        comparisons=tuple(comparisons),
+        num_calls=sum(1 for call in graph.calls if call.inputs),
+        weights_shared=shared,
+        weights_equal=equal,
+        problems=tuple(problems),
+        tolerance=tolerance,
+    )
+
+
+def random_input(graph: Graph, seed: int) -> Any:
+    """Two random samples that fit the model's inputs, in its structure.
+
+    Floats are normal, integers 0 or 1 (small enough for any vocabulary), open dimensions 32.
+    """
+    generator = np.random.default_rng(seed)
+
+    def draw(tensor: int) -> np.ndarray:
+        symbol = graph.tensors[tensor].symbol
+        batch, *sides = symbol.shape
+        shape = (batch or _SAMPLES, *(side or _OPEN_SIDE for side in sides))
+        if "float" in symbol.dtype:
+            return generator.standard_normal(shape).astype("float32")
+        return generator.integers(0, 2, shape).astype(symbol.dtype)
+
+    return keras.tree.map_structure(draw, graph.inputs)
+
+
+def _compare(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> Comparison:
+    one, other = keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+    identical = one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+    difference = 0.0 if identical else _largest_difference(one, other)
+    return Comparison(name, stage, is_output, one.shape, str(one.dtype), difference, identical)
+
+
+def _largest_difference(one: np.ndarray, other: np.ndarray) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    wide = [array.astype("complex128" if array.dtype.kind == "c" else "float64") for array in (one, other)]
+    equal = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
+    with np.errstate(invalid="ignore"):
+        differences = np.where(equal, 0.0, np.abs(wide[0] - wide[1]))
+    return float(np.max(np.where(np.isnan(differences), np.inf, differences), initial=0.0))
+
+
+def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]:
+    """How many variables are shared and how many equal, and what is wrong with calls and weights."""
+    ours: Counter[str] = Counter()
+    stages_of: dict[str, list[str]] = {}
+    pairs: dict[int, tuple[Any, Any]] = {}
+    originals = {call.operation.name: call.operation for call in graph.calls}
+    for stage in split:
+        for call in read_graph(stage.model).calls:
+            if call.inputs:
+                name = call.operation.name
+                ours[name] += 1
+                stages_of.setdefault(name, []).append(stage.name)
+                if name in originals:
+                    pairs[id(call.operation)] = (call.operation, originals[name])
+    theirs = Counter(call.operation.name for call in graph.calls if call.inputs)
+    problems = [
+        f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
+        + (f" ({', '.join(stages_of[name])})." if name in stages_of else ".")
+        for name in {**theirs, **ours}
+        if ours[name] != theirs[name]
+    ]
+    shared = equal = 0
+    for one, other in pairs.values():
+        if one is other:
+            shared += len(_variables(one))
+            continue
+        same, wrong = _compare_variables(one, other)
+        equal += same
+        problems += wrong
+    return shared, equal, problems
+
+
+def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:
+    ours, theirs = _variables(one), _variables(other)
+    if len(ours) != len(theirs):
+        return 0, [f"'{one.name}' has {len(ours)} variables in its stage and {len(theirs)} in the model."]
+    equal, problems = 0, []
+    for mine, its in zip(ours, theirs, strict=True):
+        if mine.shape == its.shape and np.array_equal(*map(keras.ops.convert_to_numpy, (mine, its)), equal_nan=True):
+            equal += 1
+        else:
+            problems.append(f"Variable '{its.path}' has other values in its stage than in the model.")
+    return equal, problems
+
+
+def _variables(operation: Any) -> list[Any]:
+    return operation.variables if isinstance(operation, keras.Layer) else []
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} of {format_shape(shape)}" if shape else "scalar"

@@ -1,0 +1,441 @@
+"""A model as a sequence of stages: `split`, `Split`, `Stage`."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from kerassplit.errors import SplitError
+from kerassplit.graph import Graph, TensorRef, bytes_per_sample, listed, read_graph, resolve
+from kerassplit.points import ancestors, crossing_at, require_whole_crossing, split_tensors, post_dominators
+from kerassplit.rebuild import joined
+from kerassplit.submodel import build_part
+from kerassplit.units import format_bytes, format_count, format_shape
+
+if TYPE_CHECKING:
+    from kerassplit.receipt import Receipt
+
+Cut = int | TensorRef | Sequence[TensorRef]
+"""Where to cut: an index into `split_points(model)`, one tensor, or all the tensors of one crossing."""
+
+_REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
+_LONG_WORK = 2.0  # seconds after which `predict` shows its progress
+
+
+@dataclass(frozen=True)
+class CrossingTensor:
+    """A tensor that goes from one stage to a later one.
+
+    Attributes:
+        name: Its name in the whole model.
+        shape: With the batch dimension first; `None` for open dimensions.
+        dtype: Such as `"float32"`.
+        bytes: Bytes of one sample; `None` where a dimension other than the batch is open.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """All that goes over one cut.
+
+    Attributes:
+        tensors: What the stages before the cut receive or make and a stage behind it uses.
+    """
+
+    tensors: tuple[CrossingTensor, ...]
+
+    @property
+    def bytes(self) -> int | None:
+        """Bytes of one sample of all the tensors; `None` where one of them has an open dimension."""
+        sizes = [tensor.bytes for tensor in self.tensors]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{tensor.name} {format_shape(tensor.shape)} {tensor.dtype}" for tensor in self.tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One piece of a split.
+
+    Attributes:
+        name: Its name, also that of its model.
+        model: From `inputs` to `outputs`, sharing the layers of the model it was cut from.
+        inputs: Names of the tensors it takes, in the order of `model.inputs`.
+        outputs: Names of the tensors it gives, in the order of `model.outputs`.
+    """
+
+    name: str
+    model: keras.Model
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
+        """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
+        inputs = keras.tree.pack_sequence_as(self.model.input, [tensors[name] for name in self.inputs])
+        return self._named(self.model(inputs, training=training))
+
+    def predict_on_batch(self, tensors: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The same, compiled, for arrays."""
+        inputs = keras.tree.pack_sequence_as(self.model.input, [tensors[name] for name in self.inputs])
+        return self._named(self.model.predict_on_batch(inputs))
+
+    def _named(self, outputs: Any) -> dict[str, Any]:
+        return dict(zip(self.outputs, keras.tree.flatten(outputs), strict=True))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """A model cut into stages; call it like the model.
+
+    `split[0]` and `split["features"]` are its stages, in the order in which they run.
+
+    Attributes:
+        stages: The stages.
+        inputs: The model's inputs by tensor name, in the structure in which the model takes them.
+        outputs: The model's outputs, likewise.
+        name: The model's name.
+        original: The model that was cut; `None` once loaded.
+    """
+
+    stages: tuple[Stage, ...]
+    inputs: Any
+    outputs: Any
+    name: str
+    original: keras.Model | None = field(default=None)
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The original model or, once loaded, the stages joined into one."""
+        return self.join() if self.original is None else self.original
+
+    @property
+    def crossings(self) -> tuple[Crossing, ...]:
+        """What crosses each cut; `crossings[0]` is between stages 0 and 1."""
+        made = {name: symbol for stage in self.stages for name, symbol in _symbols(stage)}
+        crossings = []
+        for cut in range(1, len(self.stages)):
+            before, behind = self.stages[:cut], self.stages[cut:]
+            used = {name for stage in behind for name in stage.inputs}
+            ours = dict.fromkeys(name for stage in before for name in (*stage.inputs, *stage.outputs))
+            crossings.append(Crossing(tuple(_crossing_tensor(name, made[name]) for name in ours if name in used)))
+        return tuple(crossings)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __getitem__(self, which: int | str) -> Stage:
+        if isinstance(which, int):
+            return self.stages[which]
+        for stage in self.stages:
+            if stage.name == which:
+                return stage
+        raise SplitError(
+            f"The split of '{self.name}' has no stage '{which}'. Its stages: {listed(stage.name for stage in self)}."
+        )
+
+    def __call__(self, x: Any, training: bool | None = None) -> Any:
+        """Runs the stages one after another: takes and gives what the model takes and gives.
+
+        Args:
+            x: Tensors or arrays in the structure of the model's inputs; a dict by input name is taken too.
+            training: Whether layers run in training mode, as in calling the model.
+        """
+        tensors = self.named_inputs(x)
+        for stage in self.stages:
+            tensors.update(stage.run(tensors, training))
+        return self._packed(tensors)
+
+    def predict(self, x: Any, batch_size: int = 32, verbose: bool | None = None) -> Any:
+        """Runs arrays through the stages in batches, each stage compiled.
+
+        Args:
+            x: Arrays in the structure of the model's inputs, the samples along the first dimension.
+            batch_size: Samples a batch.
+            verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
+
+        Returns:
+            Numpy arrays in the structure of the model's outputs.
+        """
+        arrays = {name: np.asarray(value) for name, value in self.named_inputs(x).items()}
+        count = _samples(arrays)
+        if batch_size < 1:
+            raise SplitError(f"`batch_size` must be at least 1; got {batch_size}.")
+        names = list(dict.fromkeys(keras.tree.flatten(self.outputs)))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        began = time.monotonic()
+        console = Console(stderr=True)
+        shown = verbose or (verbose is None and sys.stderr.isatty())
+        progress = Progress(console=console, transient=True)
+        task = progress.add_task(f"{self.name}, {len(self)} stages", total=count)
+        try:
+            for first in range(0, count, batch_size):
+                tensors = {name: array[first : first + batch_size] for name, array in arrays.items()}
+                for stage in self.stages:
+                    tensors.update(stage.predict_on_batch(tensors))
+                for name in names:
+                    parts[name].append(np.asarray(tensors[name]))
+                progress.update(task, completed=min(first + batch_size, count))
+                if shown and not progress.live.is_started and (verbose or time.monotonic() - began > _LONG_WORK):
+                    progress.start()
+        finally:
+            progress.stop()
+        return self._packed({name: np.concatenate(part) for name, part in parts.items()})
+
+    def verify(self, x: Any = None, **options: Any) -> "Receipt":
+        """Compares the stages with the model; see `kerassplit.verify`."""
+        from kerassplit.receipt import verify
+
+        return verify(self.model, self, x, **options)
+
+    def plot(self, to_file: Any = None, **options: Any) -> Any:
+        """Draws the stages and what crosses; see `kerassplit.plot`."""
+        from kerassplit.pictures import plot
+
+        return plot(self, to_file, **options)
+
+    def save(self, directory: Any, *, overwrite: bool = False) -> None:
+        """Writes one `.keras` file per stage and `kerassplit.json`.
+
+        Args:
+            directory: The folder. It appears whole or not at all.
+            overwrite: Whether a folder that holds a split may be replaced. No other folder ever is.
+
+        Raises:
+            StoreError: The folder is not empty, or cannot be written.
+        """
+        from kerassplit.store import save
+
+        save(self, directory, overwrite=overwrite)
+
+    def join(self) -> keras.Model:
+        """The stages as one flat model that shares their layers."""
+        return joined(
+            [(read_graph(stage.model), stage.inputs, stage.outputs) for stage in self.stages],
+            self.inputs,
+            self.outputs,
+            self.name,
+        )
+
+    def summary(self) -> None:
+        """Prints the stages and what crosses each cut as a table."""
+        Console().print(self)
+
+    def __rich__(self) -> Table:
+        table = Table(title=f"{self.name} in {len(self)} stages")
+        table.add_column("stage")
+        for heading in ("calls", "parameters", "weights"):
+            table.add_column(heading, justify="right")
+        table.add_column("gives to later stages")
+        table.add_column("per sample", justify="right")
+        crossings = [*self.crossings, None]
+        for stage, crossing in zip(self.stages, crossings, strict=True):
+            weights = stage.model.weights
+            tensors = crossing.tensors if crossing else ()
+            table.add_row(
+                stage.name,
+                str(sum(1 for call in read_graph(stage.model).calls if call.inputs)),
+                format_count(stage.model.count_params()),
+                format_bytes(sum(bytes_per_sample((None, *weight.shape), weight.dtype) or 0 for weight in weights)),
+                "\n".join(f"{one.name} {format_shape(one.shape)} {one.dtype}" for one in tensors),
+                format_bytes(crossing.bytes) if crossing else "",
+            )
+        return table
+
+    def __repr__(self) -> str:
+        return f"<Split of {self.name}: {', '.join(stage.name for stage in self.stages)}>"
+
+    def _repr_svg_(self) -> str:
+        return self.plot()._repr_svg_()
+
+    def named_inputs(self, x: Any) -> dict[str, Any]:
+        """What a caller passes as the model's input, by tensor name.
+
+        Raises:
+            SplitError: It does not have the structure of the model's inputs.
+        """
+        names = keras.tree.flatten(self.inputs)
+        if isinstance(x, dict) and not isinstance(self.inputs, dict) and set(x) == set(names):
+            return {name: x[name] for name in names}
+        if len(names) == 1 and not isinstance(x, (dict, list, tuple)):
+            return {names[0]: x}
+        try:
+            keras.tree.assert_same_structure(*map(keras.tree.lists_to_tuples, (self.inputs, x)))
+        except (ValueError, TypeError) as error:
+            raise SplitError(
+                f"The input does not have the structure that '{self.name}' takes, {self.inputs!r}. "
+                f"Expected arrays or tensors in the places of the names; got {_outline(x)}."
+            ) from error
+        return dict(zip(names, keras.tree.flatten(x), strict=True))
+
+    def _packed(self, tensors: dict[str, Any]) -> Any:
+        outputs = keras.tree.map_structure(tensors.__getitem__, self.outputs)
+        return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
+
+
+def split(
+    model: keras.Model,
+    at: Cut | Sequence[Cut],
+    *,
+    allow_crossing: bool = False,
+    names: Sequence[str] | None = None,
+) -> Split:
+    """Cuts a model into stages that, run one after another, compute what the model computes.
+
+    Args:
+        model: A functional or built Sequential model. It is left alone; the stages share its layers.
+        at: Where to cut: tensors (names, layers or `KerasTensor`s) or indices into `split_points(model)`, in any order.
+            A list within the list names all the tensors of one crossing.
+        allow_crossing: Whether to cut inside a branch and carry all that crosses there.
+        names: One name per stage; by default `stage_0`, `stage_1`, ...
+
+    Returns:
+        A `Split` with one stage more than there are cuts.
+
+    Raises:
+        InsideBranchError: More than the named tensors cross there, and `allow_crossing` is off.
+        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
+        SplitError: A cut is named twice, or is an input or output of the model, or nothing lies between two cuts.
+
+    Example:
+
+    >>> split = ks.split(resnet, ["conv3_block4_out", "conv4_block6_out"], names=["features", "middle", "classifier"])
+    >>> bool((split(images) == resnet(images)).numpy().all())
+    True
+    """
+    graph = read_graph(model)
+    cuts = sorted(_cuts(graph, at, allow_crossing), key=lambda cut: max(graph.tensors[tensor].call for tensor in cut))
+    labels = _stage_names(names, len(cuts) + 1)
+    stage_of = _stage_of_calls(graph, cuts)
+    stages = tuple(_build_stage(graph, stage_of, place, label) for place, label in enumerate(labels))
+    return Split(
+        stages,
+        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.inputs),
+        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.outputs),
+        model.name,
+        model,
+    )
+
+
+def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[list[int]]:
+    """The tensors of each cut, checked."""
+    wanted = list(at) if isinstance(at, (list, tuple)) else [at]
+    if not wanted:
+        raise SplitError("`at` is empty: name at least one tensor to cut at.")
+    points = split_tensors(graph, post_dominators(graph))
+    outputs = set(graph.flat_outputs())
+    cuts: list[list[int]] = []
+    for one in wanted:
+        cut = sorted({_cut_tensor(graph, points, each) for each in (one if isinstance(one, (list, tuple)) else [one])})
+        names = graph.names(cut)
+        if cut in cuts:
+            raise SplitError(f"{listed(names)} is named twice in `at`: name each cut once.")
+        for tensor, name in zip(cut, names, strict=True):
+            if len(cut) == 1 and not graph.calls[graph.tensors[tensor].call].inputs:
+                raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")
+            if not graph.tensors[tensor].users:
+                what = "an output of the model" if tensor in outputs else "used by no call of the model"
+                raise SplitError(f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor.")
+        if not allow_crossing:
+            require_whole_crossing(graph, cut, _REMEDY)
+        cuts.append(cut)
+    return cuts
+
+
+def _cut_tensor(graph: Graph, points: Sequence[int], reference: int | TensorRef) -> int:
+    if not isinstance(reference, int) or isinstance(reference, bool):
+        return resolve(graph, reference)
+    if -len(points) <= reference < len(points):
+        return points[reference]
+    raise SplitError(
+        f"Model '{graph.model.name}' has {len(points)} split points, numbered 0 to {len(points) - 1}; got {reference}."
+        if points
+        else f"Model '{graph.model.name}' has no split points, so none has index {reference}."
+    )
+
+
+def _stage_names(names: Sequence[str] | None, count: int) -> list[str]:
+    if names is None:
+        return [f"stage_{place}" for place in range(count)]
+    labels = [names] if isinstance(names, str) else list(names)
+    if len(labels) != count:
+        raise SplitError(f"{count - 1} cuts make {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}.")
+    for label in labels:
+        if not isinstance(label, str) or not label or not label.replace("-", "").replace(".", "").isidentifier():
+            raise SplitError(
+                f"{label!r} cannot name a stage: a name is made of letters, digits, '_', '-' and '.' and does not begin "
+                "with a digit."
+            )
+    if len(set(label.lower() for label in labels)) < count:
+        raise SplitError(f"The names of stages must differ (also in more than capitals); got {listed(labels)}.")
+    return labels
+
+
+def _stage_of_calls(graph: Graph, cuts: Sequence[Sequence[int]]) -> list[int]:
+    """For each call the stage it runs in: the first whose cut depends on it; the last for all the others."""
+    stage_of = [len(cuts)] * len(graph.calls)
+    for place in range(len(cuts) - 1, -1, -1):
+        for call in ancestors(graph, cuts[place]):
+            stage_of[call] = place
+    filled = {stage_of[index] for index, call in enumerate(graph.calls) if call.inputs}
+    for place, cut in enumerate(cuts):
+        if place not in filled:
+            raise SplitError(
+                f"No call would be left for the stage that ends at {listed(graph.names(cut))}: an earlier cut covers "
+                "it. Leave one of the two out."
+            )
+    return stage_of
+
+
+def _build_stage(graph: Graph, stage_of: Sequence[int], place: int, name: str) -> Stage:
+    calls = [index for index, call in enumerate(graph.calls) if call.inputs and stage_of[index] == place]
+    ours = set(calls)
+    received = {tensor for call in calls for tensor in graph.calls[call].inputs}
+    inputs = sorted(tensor for tensor in received if graph.tensors[tensor].call not in ours)
+    results = set(graph.flat_outputs())
+    outputs = [
+        tensor
+        for call in calls
+        for tensor in graph.calls[call].outputs
+        if tensor in results or any(user not in ours for user in graph.tensors[tensor].users)
+    ]
+    model, inputs, outputs = build_part(graph, calls, inputs, outputs, name)
+    return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))
+
+
+def _outline(x: Any) -> str:
+    """A structure with the types of its leaves: short enough for a message."""
+    return repr(keras.tree.map_structure(lambda leaf: type(leaf).__name__, x))
+
+
+def _symbols(stage: Stage) -> Iterator[tuple[str, keras.KerasTensor]]:
+    yield from zip(stage.inputs, stage.model.inputs, strict=True)
+    yield from zip(stage.outputs, stage.model.outputs, strict=True)
+
+
+def _crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
+    return CrossingTensor(name, tuple(symbol.shape), symbol.dtype, bytes_per_sample(symbol.shape, symbol.dtype))
+
+
+def _samples(arrays: dict[str, np.ndarray]) -> int:
+    counts = {name: len(array) for name, array in arrays.items() if array.ndim}
+    if len(counts) < len(arrays) or len(set(counts.values())) != 1 or not next(iter(counts.values())):
+        shapes = ", ".join(f"'{name}' {array.shape}" for name, array in arrays.items())
+        raise SplitError(f"All inputs need the same number of samples, at least one, along the first dimension; got {shapes}.")
+    return next(iter(counts.values()))

@@ -1,0 +1,279 @@
+"""A split on disk: one `.keras` file per stage, and `kerassplit.json` that says how they belong together.
+
+A folder is written beside its place and renamed into it, so it is there whole or not at all. Where a split is
+overwritten, the new files come first, under names of their own, and the manifest last, in one rename: until then the
+folder is the old split, from then on the new one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerassplit import __version__
+from kerassplit.errors import StoreError
+from kerassplit.graph import listed
+from kerassplit.rebuild import deep_recursion
+from kerassplit.stages import Split, Stage
+
+MANIFEST = "kerassplit.json"
+FORMAT_VERSION = 1
+
+
+def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes a split into a folder; see `Split.save`."""
+    target = Path(directory)
+    replaced = _check_target(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_folder(target) as folder:
+        names = _file_names(split, target if replaced else folder)
+        for stage, name in zip(split, names, strict=True):
+            stage.model.save(folder / name)
+        manifest = _manifest(split, folder, names)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if replaced:
+            _move_in(folder, names, target)
+        else:
+            os.replace(folder, target)
+
+
+def load(
+    directory: str | os.PathLike[str], stages: Sequence[int | str] | None = None, *, safe_mode: bool = True
+) -> Split:
+    """Loads a split, or some of its stages, from a folder that `Split.save` wrote.
+
+    Neither the model nor the other stages are needed in order to load one.
+
+    Args:
+        directory: The folder.
+        stages: Which stages to load, by number or name; by default all. A `Split` of some stages takes the tensors that
+            they need and gives those that they make for others, by tensor name.
+        safe_mode: Whether Keras refuses to run code that the files carry (such as Lambda layers). Turn it off only for
+            files that you trust.
+
+    Returns:
+        A `Split` whose `model` is the stages joined.
+
+    Raises:
+        StoreError: The folder, its manifest or a stage is missing, damaged or of a later version.
+
+    Example:
+
+    >>> ks.load("out", stages=["classifier"])[0].model.input.name
+    'conv4_block6_out'
+    """
+    folder = Path(directory)
+    manifest = read_manifest(folder)
+    try:
+        entries = manifest["stages"]
+        chosen = [entries[place] for place in _places(entries, stages)]
+        loaded = tuple(_load_stage(folder, entry, safe_mode) for entry in chosen)
+        structure = {side: keras.saving.deserialize_keras_object(manifest[side]) for side in ("inputs", "outputs")}
+        name = manifest["model"]
+        if len(loaded) < len(entries):
+            structure = _open_ends(entries, chosen, structure)
+            name = "_".join([name, *(stage.name for stage in loaded)])
+        return Split(loaded, structure["inputs"], structure["outputs"], name)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{folder / MANIFEST} is not a manifest that kerassplit {__version__} can read: {error!r} is wrong in it. "
+            "Save the split again.",
+            path=folder / MANIFEST,
+        ) from error
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a folder, its format version checked.
+
+    Raises:
+        StoreError: There is none, it cannot be read, or it is of a later version.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"'{folder}' holds no split: there is no {MANIFEST} in it. Expected a folder written by Split.save.", path=path
+        ) from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}. Save the split again.", path=path) from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int):
+        raise StoreError(f"{path} is not a kerassplit manifest: it has no format_version.", path=path)
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {version}; kerassplit {__version__} reads versions up to {FORMAT_VERSION}. "
+            "Install a newer kerassplit.",
+            path=path,
+        )
+    return manifest
+
+
+def _check_target(target: Path, overwrite: bool) -> bool:
+    """Whether the folder holds a split that is to be replaced; refuses what must not be."""
+    if target.exists() and not target.is_dir():
+        raise StoreError(f"'{target}' is a file; expected a folder to write or one that does not exist.", path=target)
+    if not target.exists() or not any(target.iterdir()):
+        return False
+    if not (target / MANIFEST).is_file():
+        raise StoreError(
+            f"'{target}' is not empty and holds no split, so it is never overwritten. Name another folder.", path=target
+        )
+    if not overwrite:
+        raise StoreError(
+            f"'{target}' already holds a split. Name another folder, or pass overwrite=True to replace it.", path=target
+        )
+    read_manifest(target)
+    return True
+
+
+@contextlib.contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target, with the permissions it would have; it is gone afterwards."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent.resolve()))
+    except OSError as error:
+        raise StoreError(f"Cannot write beside '{target}': {error}.", path=target) from error
+    try:
+        mask = os.umask(0)
+        os.umask(mask)
+        folder.chmod(0o777 & ~mask)
+        yield folder
+    except OSError as error:
+        raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _file_names(split: Split, folder: Path) -> list[str]:
+    """One file name per stage that is not yet taken in the folder."""
+    names = []
+    for stage in split:
+        name, number = f"{stage.name}.keras", 1
+        while (folder / name).exists():
+            number += 1
+            name = f"{stage.name}-{number}.keras"
+        names.append(name)
+    return names
+
+
+def _manifest(split: Split, folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": split.name,
+        "inputs": keras.saving.serialize_keras_object(split.inputs),
+        "outputs": keras.saving.serialize_keras_object(split.outputs),
+        "stages": [
+            {
+                "name": stage.name,
+                "file": name,
+                "sha256": _sha256(folder / name),
+                "inputs": _specs(stage.inputs, stage.model.inputs),
+                "outputs": _specs(stage.outputs, stage.model.outputs),
+            }
+            for stage, name in zip(split, names, strict=True)
+        ],
+        "versions": {"kerassplit": __version__, "keras": keras.__version__},
+    }
+
+
+def _specs(names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[dict[str, Any]]:
+    return [
+        {"tensor": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
+        for name, symbol in zip(names, symbols, strict=True)
+    ]
+
+
+def _move_in(folder: Path, names: Sequence[str], target: Path) -> None:
+    """Puts a new split in the place of an old one: after its files, the manifest makes it valid."""
+    old = {entry["file"] for entry in read_manifest(target).get("stages", []) if isinstance(entry.get("file"), str)}
+    moved = []
+    try:
+        for name in names:
+            os.replace(folder / name, target / name)
+            moved.append(target / name)
+        os.replace(folder / MANIFEST, target / MANIFEST)
+    except OSError:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise
+    for name in old - set(names):
+        if Path(name).name == name:
+            (target / name).unlink(missing_ok=True)
+
+
+def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | None) -> list[int]:
+    if stages is None:
+        return list(range(len(entries)))
+    names = [entry["name"] for entry in entries]
+    wanted = [stages] if isinstance(stages, (int, str)) else list(stages)
+    places = []
+    for one in wanted:
+        if one in names:
+            places.append(names.index(one))
+        elif isinstance(one, int) and -len(names) <= one < len(names):
+            places.append(one % len(names))
+        else:
+            raise StoreError(
+                f"The folder has no stage {one!r}. Its stages: {listed(names)}, numbered 0 to {len(names) - 1}.", path=""
+            )
+    if not places or len(set(places)) < len(places):
+        raise StoreError(f"`stages` must name at least one stage, and each once; got {wanted!r}.", path="")
+    return sorted(places)
+
+
+def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
+    path = folder / entry["file"]
+    if Path(entry["file"]).name != entry["file"]:
+        raise StoreError(f"The manifest names the file '{entry['file']}', which is not in the folder itself.", path=path)
+    if not path.is_file():
+        raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path)
+    if _sha256(path) != entry["sha256"]:
+        raise StoreError(
+            f"{path} is damaged or not the file that was saved: its SHA-256 differs from the one in {MANIFEST}.", path=path
+        )
+    try:
+        with deep_recursion():
+            model = keras.saving.load_model(path, compile=False, safe_mode=safe_mode)
+    except Exception as error:
+        raise StoreError(
+            f"Keras {keras.__version__} cannot load stage '{entry['name']}' from {path} (saved with the versions in "
+            f"{MANIFEST}): {error}",
+            path=path,
+        ) from error
+    return Stage(
+        entry["name"],
+        model,
+        tuple(spec["tensor"] for spec in entry["inputs"]),
+        tuple(spec["tensor"] for spec in entry["outputs"]),
+    )
+
+
+def _open_ends(
+    entries: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], structure: dict[str, Any]
+) -> dict[str, Any]:
+    """What some of the stages take from outside, and give to others or as the model's outputs; by name if several."""
+
+    def names(some: Sequence[dict[str, Any]], side: str) -> list[str]:
+        return list(dict.fromkeys(spec["tensor"] for entry in some for spec in entry[side]))
+
+    others = [entry for entry in entries if entry not in chosen]
+    wanted = {*names(others, "inputs"), *keras.tree.flatten(structure["outputs"])}
+    made = names(chosen, "outputs")
+    ends = {
+        "inputs": [name for name in names(chosen, "inputs") if name not in made],
+        "outputs": [name for name in made if name in wanted],
+    }
+    return {side: some[0] if len(some) == 1 else {name: name for name in some} for side, some in ends.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,204 @@
+"""Sub-models: a part of a model as a model of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kerassplit.errors import NotConnectedError, SplitError
+from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve
+from kerassplit.points import ancestors, require_whole_crossing
+from kerassplit.rebuild import Builder, independent
+
+_CARRY = "To build on {carried}, pass {crossing}."
+
+
+def build_submodel(
+    model: keras.Model,
+    start: TensorRef | Sequence[TensorRef] | None = None,
+    end: TensorRef | Sequence[TensorRef] | None = None,
+    *,
+    copy_weights: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds the part of a model from `start` to `end` as a model of its own.
+
+    The sub-model has fresh Inputs named after the tensors whose place they take, the layers and variables of the model
+    (the very same objects), and each call with the arguments of the original. The layer that makes `start` is not in it.
+    The model is left alone.
+
+    Args:
+        model: A functional or built Sequential model.
+        start: The tensor, or the several tensors, to start from: names, layers or `KerasTensor`s. `None`: the model's
+            own inputs. Inputs of the model that the part needs besides `start` stay inputs.
+        end: The tensor, or the several tensors, to stop at. `None`: those of the model's own outputs that lie behind
+            `start`.
+        copy_weights: Whether the sub-model gets layers and variables of its own, with equal values.
+        name: Name of the sub-model; by default made of the model's name and the ends.
+
+    Returns:
+        A `keras.Model`. Its inputs (and outputs) are the model's own, in their own structure, where it has all of
+        them; else one plain tensor, or a dict keyed by tensor names (with `/`, `@`, `:` as in the Inputs' names).
+
+    Raises:
+        InsideBranchError: More tensors cross at `start` or `end` than were named.
+        NotConnectedError: An end does not depend on a start, or a start leads nowhere.
+        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
+
+    Example:
+
+    >>> tail = ks.build_submodel(resnet, start="conv4_block6_out")
+    >>> tail.input.name, tail.input.shape
+    ('conv4_block6_out', (None, 14, 14, 1024))
+    """
+    graph = read_graph(model)
+    starts = None if start is None else resolve_several(graph, start, "start")
+    ends = None if end is None else resolve_several(graph, end, "end")
+    for tensors in (starts, ends):
+        if tensors:
+            require_whole_crossing(graph, tensors, _CARRY)
+    if ends is None:
+        ends = _outputs_behind(graph, starts or [])
+    calls, inputs = part(graph, starts or [], ends)
+    if starts is not None:
+        _check_connected(graph, starts, ends, calls)
+    elif not calls:
+        raise NotConnectedError(
+            f"{listed(graph.names(ends))} is an input of the model: there is nothing to compute before it.",
+            name=graph.tensors[ends[0]].name,
+        )
+    submodel, _, _ = build_part(graph, calls, inputs, ends, name or _default_name(graph, starts, ends))
+    return independent(submodel) if copy_weights else submodel
+
+
+def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], what: str) -> list[int]:
+    """One or several references as tensors; refuses none at all and the same one twice."""
+    several = list(references) if isinstance(references, (list, tuple)) else [references]
+    if not several:
+        raise SplitError(f"`{what}` is empty: name at least one tensor, or leave it out.")
+    tensors = [resolve(graph, reference) for reference in several]
+    for place, tensor in enumerate(tensors):
+        if tensor in tensors[:place]:
+            raise SplitError(f"'{graph.tensors[tensor].name}' is named twice in `{what}`: name each tensor once.")
+    return tensors
+
+
+def part(graph: Graph, starts: Sequence[int], ends: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The calls that make `ends` out of `starts` and inputs of the model, and all the tensors they set out from."""
+    given = set(starts)
+    needed: set[int] = set()
+    inputs = {tensor for tensor in ends if tensor in given}
+    waiting = [tensor for tensor in ends if tensor not in given]
+    while waiting:
+        tensor = waiting.pop()
+        index = graph.tensors[tensor].call
+        if tensor in given or not graph.calls[index].inputs:
+            inputs.add(tensor)
+        elif index not in needed:
+            needed.add(index)
+            waiting.extend(graph.calls[index].inputs)
+    return sorted(needed), sorted(inputs)
+
+
+def build_part(
+    graph: Graph, calls: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], name: str
+) -> tuple[keras.Model, list[int], list[int]]:
+    """The model that makes `outputs` out of `inputs` by `calls`, sharing the layers.
+
+    Returns:
+        It, and the tensors in the order of its `inputs` and its `outputs`.
+    """
+    taken = {graph.calls[call].operation.name for call in calls}
+    keys = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
+    sources = _structure(graph, inputs, graph.inputs, keys)
+    results = _structure(graph, outputs, graph.outputs, {})
+    with Builder() as builder:
+        symbols = {tensor: builder.add_input(graph.tensors[tensor].symbol, key) for tensor, key in keys.items()}
+        builder.add_calls(graph, calls, symbols)
+        model = builder.model(
+            keras.tree.map_structure(symbols.__getitem__, sources),
+            keras.tree.map_structure(symbols.__getitem__, results),
+            name,
+            like=graph.model,
+        )
+    return model, keras.tree.flatten(sources), keras.tree.flatten(results)
+
+
+def safe_name(name: str) -> str:
+    """A tensor's name as the name of an Input or the key of a dict: `/`, `@` and `:` become `.`, `_` and `_`."""
+    return name.replace("/", ".").replace("@", "_").replace(":", "_")
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """`name`, or `name_1`, `name_2`, ...: the first that is not `taken`; it is now."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate
+
+
+def _structure(graph: Graph, tensors: Sequence[int], own: Any, names: dict[int, str]) -> Any:
+    """How a sub-model takes or gives these tensors: as the model does where they are all of its own, else by name."""
+    if set(keras.tree.flatten(own)) == set(tensors):
+        return own
+    if len(tensors) == 1:
+        return tensors[0]
+    taken: set[str] = set()
+    return {names.get(tensor) or unique(safe_name(graph.tensors[tensor].name), taken): tensor for tensor in tensors}
+
+
+def _outputs_behind(graph: Graph, starts: Sequence[int]) -> list[int]:
+    """The model's outputs that can be made from `starts`: not those that the part before makes."""
+    before = ancestors(graph, starts)
+    outputs = list(dict.fromkeys(graph.flat_outputs()))
+    behind = [tensor for tensor in outputs if graph.tensors[tensor].call not in before]
+    if not behind:
+        name = graph.tensors[starts[0]].name
+        raise NotConnectedError(
+            f"'{name}' is an output of the model: there is nothing behind it. Start from an earlier tensor.", name=name
+        )
+    return behind
+
+
+def _check_connected(graph: Graph, starts: Sequence[int], ends: Sequence[int], calls: Sequence[int]) -> None:
+    """Refuses ends that no start leads to, and starts that lead to no end."""
+    given = set(starts)
+    reached = set(starts)
+    for call in calls:
+        if any(tensor in reached for tensor in graph.calls[call].inputs):
+            reached.update(graph.calls[call].outputs)
+    sources = listed(graph.names(starts))
+    if not calls:
+        raise NotConnectedError(
+            f"The start and the end are the same ({sources}): there is no call between them. Name a later end.",
+            name=graph.tensors[ends[0]].name,
+        )
+    for tensor in ends:
+        if tensor not in reached:
+            name = graph.tensors[tensor].name
+            raise NotConnectedError(
+                f"'{name}' does not depend on {sources}: the end must come after the start. "
+                f"Name an end behind {sources}, or an earlier start.",
+                name=name,
+            )
+    used = {tensor for call in calls for tensor in graph.calls[call].inputs} | set(ends)
+    for tensor in given - used:
+        name = graph.tensors[tensor].name
+        raise NotConnectedError(
+            f"'{name}' leads to none of the ends ({listed(graph.names(ends))}) unless through another start. "
+            "Leave it out of `start`.",
+            name=name,
+        )
+
+
+def _default_name(graph: Graph, starts: Sequence[int] | None, ends: Sequence[int]) -> str:
+    def short(tensors: Sequence[int]) -> str:
+        return safe_name(graph.tensors[tensors[0]].name)
+
+    if starts is None:
+        return f"{graph.model.name}_to_{short(ends)}"
+    if set(ends) <= set(graph.flat_outputs()):
+        return f"{graph.model.name}_from_{short(starts)}"
+    return f"{graph.model.name}_{short(starts)}_to_{short(ends)}"
