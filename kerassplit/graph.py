@@ -152,12 +152,7 @@ def _by_name(graph: Graph, name: str) -> int:
     for index, tensor in enumerate(graph.tensors):
         if tensor.name == name:
             return index
-    candidates = [
-        tensor
-        for call in graph.calls
-        if name in (call.operation.name, call.name)
-        for tensor in call.outputs
-    ]
+    candidates = [tensor for call in graph.calls if name in (call.operation.name, call.name) for tensor in call.outputs]
     return _only(graph, candidates, name)
 
 
@@ -179,9 +174,7 @@ def unknown_tensor(graph: Graph, name: str) -> UnknownTensorError:
     names = [tensor.name for tensor in graph.tensors]
     matches = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
     hint = f"Did you mean {listed(matches, 'or')}?" if matches else "`kerassplit.split_points(model)` lists the names."
-    return UnknownTensorError(
-        f"Model '{graph.model.name}' has no tensor '{name}'. {hint}", name=name, matches=matches
-    )
+    return UnknownTensorError(f"Model '{graph.model.name}' has no tensor '{name}'. {hint}", name=name, matches=matches)
 
 
 def listed(names: Iterable[str], conjunction: str = "and") -> str:
@@ -201,9 +194,10 @@ def bytes_per_sample(shape: tuple[int | None, ...], dtype: str) -> int | None:
     1605632
     """
     bits = 8 if dtype == "bool" else next(iter(map(int, re.findall(r"\d+", dtype))), None)
-    if bits is None or None in shape[1:]:
+    sides = [side for side in shape[1:] if side is not None]
+    if bits is None or len(sides) < len(shape) - 1:
         return None
-    return math.ceil(math.prod(shape[1:]) * bits / 8)
+    return math.ceil(math.prod(sides) * bits / 8)
 
 
 def _functional(model: keras.Model) -> Functional:
@@ -216,9 +210,7 @@ def _functional(model: keras.Model) -> Functional:
             )
         return model._functional
     if not isinstance(model, keras.Model):
-        raise UnsupportedModelError(
-            f"Expected a keras.Model, got {type(model).__module__}.{type(model).__qualname__}."
-        )
+        raise UnsupportedModelError(f"Expected a keras.Model, got {type(model).__module__}.{type(model).__qualname__}.")
     if not isinstance(model, Functional) or type(model).call is not Functional.call:
         raise UnsupportedModelError(
             f"Model '{model.name}' ({type(model).__name__}) computes in its own `call`, so it has no graph that can be "

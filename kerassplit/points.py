@@ -9,6 +9,7 @@ Algorithm", 2001); jump pointers (Myers, "An Applicative Random-Access Stack", 1
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -282,8 +283,7 @@ def require_whole_crossing(graph: Graph, tensors: Sequence[int], remedy: str) ->
     carried = "both tensors" if len(crossing) == 2 else f"all {len(crossing)} tensors"
     raise InsideBranchError(
         f"{listed(named)} {be} inside a branch: {listed(others)} {do} there too.\n"
-        f"{_nearest(before, after)} "
-        + remedy.format(carried=carried, crossing=[*graph.names(crossing)]),
+        f"{_nearest(before, after)} " + remedy.format(carried=carried, crossing=[*graph.names(crossing)]),
         name=", ".join(named),
         crossing=graph.names(crossing),
         before=before,
@@ -335,7 +335,7 @@ def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int
         ordered = sorted(calls, key=lambda call: entry[call]) if len(calls) > 1 else calls
         for call in ordered:
             before[call] += size
-        for one, other in zip(ordered, ordered[1:], strict=False):
+        for one, other in pairwise(ordered):
             before[tree.meet([one, other])] -= size
         only_before[tree.meet(ordered)] += size
     for call in range(end):

@@ -279,6 +279,11 @@ def joined(
                 symbols[tensor] = named[key]
             builder.add_calls(graph, [index for index, call in enumerate(graph.calls) if call.inputs], symbols)
             named.update({key: symbols[tensor] for tensor, key in zip(graph.flat_outputs(), gives, strict=True)})
+        for key in keras.tree.flatten((inputs, outputs)):
+            if key not in named:
+                raise UnsupportedModelError(
+                    f"The pieces cannot be joined into '{name}': none of them takes or gives '{key}'."
+                )
         return builder.model(
             keras.tree.map_structure(named.__getitem__, inputs),
             keras.tree.map_structure(named.__getitem__, outputs),

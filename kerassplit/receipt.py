@@ -125,7 +125,9 @@ class Receipt:
         for one in self.comparisons:
             same = "0 (identical)" if one.identical else f"{one.max_difference:.3g}"
             table.add_row(one.stage, one.tensor + (" (output)" if one.is_output else ""), _shape(one.shape), same)
-        weights = f"{self.num_calls} calls; weights: {self.weights_shared} shared, {self.weights_equal} copied and equal."
+        weights = (
+            f"{self.num_calls} calls; weights: {self.weights_shared} shared, {self.weights_equal} copied and equal."
+        )
         verdict = Text(self.verdict(), style="green" if self.ok else "bold red")
         return Group(table, Text(weights), verdict)
 
@@ -136,9 +138,7 @@ class Receipt:
         return captured.get().rstrip()
 
 
-def verify(
-    model: keras.Model, split: Split, x: Any = None, *, tolerance: float = 0.0, seed: int = 0
-) -> Receipt:
+def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float = 0.0, seed: int = 0) -> Receipt:
     """Compares a split with a model: its structure, and the numbers of every stage on one input.
 
     The model runs once by itself, giving out its own intermediate tensors; the stages run one after another, each on
@@ -242,12 +242,15 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
                 if name in originals:
                     pairs[id(call.operation)] = (call.operation, originals[name])
     theirs = Counter(call.operation.name for call in graph.calls if call.inputs)
+    made = {name for stage in split for name in (*stage.inputs, *stage.outputs)}
     problems = [
         f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
         + (f" ({', '.join(stages_of[name])})." if name in stages_of else ".")
         for name in {**theirs, **ours}
         if ours[name] != theirs[name]
     ]
+    outputs = dict.fromkeys(graph.names(graph.flat_outputs()))
+    problems += [f"No stage makes the model's output '{name}'." for name in outputs if name not in made]
     shared = equal = 0
     for one, other in pairs.values():
         if one is other:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from kerassplit.errors import SplitError
 from kerassplit.graph import Graph, TensorRef, bytes_per_sample, listed, read_graph, resolve
-from kerassplit.points import ancestors, crossing_at, require_whole_crossing, split_tensors, post_dominators
+from kerassplit.points import ancestors, post_dominators, require_whole_crossing, split_tensors
 from kerassplit.rebuild import joined
 from kerassplit.submodel import build_part
 from kerassplit.units import format_bytes, format_count, format_shape
@@ -85,8 +85,8 @@ class Stage:
 
     def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
-        inputs = keras.tree.pack_sequence_as(self.model.input, [tensors[name] for name in self.inputs])
-        return self._named(self.model(inputs, training=training))
+        values = [keras.ops.convert_to_tensor(tensors[name]) for name in self.inputs]
+        return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
 
     def predict_on_batch(self, tensors: dict[str, Any]) -> dict[str, np.ndarray]:
         """The same, compiled, for arrays."""
@@ -351,7 +351,9 @@ def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[l
                 raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")
             if not graph.tensors[tensor].users:
                 what = "an output of the model" if tensor in outputs else "used by no call of the model"
-                raise SplitError(f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor.")
+                raise SplitError(
+                    f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor."
+                )
         if not allow_crossing:
             require_whole_crossing(graph, cut, _REMEDY)
         cuts.append(cut)
@@ -375,14 +377,16 @@ def _stage_names(names: Sequence[str] | None, count: int) -> list[str]:
         return [f"stage_{place}" for place in range(count)]
     labels = [names] if isinstance(names, str) else list(names)
     if len(labels) != count:
-        raise SplitError(f"{count - 1} cuts make {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}.")
+        raise SplitError(
+            f"{count - 1} cuts make {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}."
+        )
     for label in labels:
         if not isinstance(label, str) or not label or not label.replace("-", "").replace(".", "").isidentifier():
             raise SplitError(
                 f"{label!r} cannot name a stage: a name is made of letters, digits, '_', '-' and '.' and does not begin "
                 "with a digit."
             )
-    if len(set(label.lower() for label in labels)) < count:
+    if len({label.lower() for label in labels}) < count:
         raise SplitError(f"The names of stages must differ (also in more than capitals); got {listed(labels)}.")
     return labels
 
@@ -437,5 +441,7 @@ def _samples(arrays: dict[str, np.ndarray]) -> int:
     counts = {name: len(array) for name, array in arrays.items() if array.ndim}
     if len(counts) < len(arrays) or len(set(counts.values())) != 1 or not next(iter(counts.values())):
         shapes = ", ".join(f"'{name}' {array.shape}" for name, array in arrays.items())
-        raise SplitError(f"All inputs need the same number of samples, at least one, along the first dimension; got {shapes}.")
+        raise SplitError(
+            f"All inputs need the same number of samples, at least one, along the first dimension; got {shapes}."
+        )
     return next(iter(counts.values()))

@@ -100,7 +100,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StoreError(
-            f"'{folder}' holds no split: there is no {MANIFEST} in it. Expected a folder written by Split.save.", path=path
+            f"'{folder}' holds no split: there is no {MANIFEST} in it. Expected a folder written by Split.save.",
+            path=path,
         ) from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}. Save the split again.", path=path) from error
@@ -222,7 +223,8 @@ def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | Non
             places.append(one % len(names))
         else:
             raise StoreError(
-                f"The folder has no stage {one!r}. Its stages: {listed(names)}, numbered 0 to {len(names) - 1}.", path=""
+                f"The folder has no stage {one!r}. Its stages: {listed(names)}, numbered 0 to {len(names) - 1}.",
+                path="",
             )
     if not places or len(set(places)) < len(places):
         raise StoreError(f"`stages` must name at least one stage, and each once; got {wanted!r}.", path="")
@@ -232,12 +234,15 @@ def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | Non
 def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
     path = folder / entry["file"]
     if Path(entry["file"]).name != entry["file"]:
-        raise StoreError(f"The manifest names the file '{entry['file']}', which is not in the folder itself.", path=path)
+        raise StoreError(
+            f"The manifest names the file '{entry['file']}', which is not in the folder itself.", path=path
+        )
     if not path.is_file():
         raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path)
     if _sha256(path) != entry["sha256"]:
         raise StoreError(
-            f"{path} is damaged or not the file that was saved: its SHA-256 differs from the one in {MANIFEST}.", path=path
+            f"{path} is damaged or not the file that was saved: its SHA-256 differs from the one in {MANIFEST}.",
+            path=path,
         )
     try:
         with deep_recursion():

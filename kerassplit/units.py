@@ -13,12 +13,7 @@ def format_bytes(count: int | None) -> str:
         return "?"
     if count < 1024:
         return f"{count} B"
-    value, unit = float(count), ""
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if value < 1023.95:
-            break
-    return f"{value:.1f} {unit}"
+    return _scaled(count, 1024, ("KiB", "MiB", "GiB", "TiB"))
 
 
 def format_count(count: int) -> str:
@@ -29,12 +24,7 @@ def format_count(count: int) -> str:
     """
     if count < 1000:
         return str(count)
-    value, prefix = float(count), ""
-    for prefix in ("k", "M", "G", "T"):
-        value /= 1000
-        if value < 999.95:
-            break
-    return f"{value:.1f} {prefix}"
+    return _scaled(count, 1000, ("k", "M", "G", "T"))
 
 
 def format_shape(shape: Sequence[int | None]) -> str:
@@ -44,3 +34,11 @@ def format_shape(shape: Sequence[int | None]) -> str:
     '28×28×512'
     """
     return "×".join("?" if side is None else str(side) for side in shape[1:]) or "scalar"
+
+
+def _scaled(count: int, step: int, units: Sequence[str]) -> str:
+    """With one decimal, in the first unit in which it stays below a step."""
+    power = 1
+    while power < len(units) and round(count / step**power, 1) >= step:
+        power += 1
+    return f"{count / step**power:.1f} {units[power - 1]}"

@@ -1,0 +1,128 @@
+"""From a file, a photograph or saved arrays, to what a model takes."""
+
+import importlib.resources
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.errors import SplitError
+from kerassplit.graph import listed
+from kerassplit.zoo import architecture_module
+
+_OPEN_SIDE = 224  # stands for an open height or width
+_COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
+
+
+def shipped_photo() -> importlib.resources.abc.Traversable:
+    """The photograph that comes with kerassplit: a cat, 451×300 pixels. `data/README.md` names its source and licence."""
+    return importlib.resources.files("kerassplit") / "data" / "chelsea.jpg"
+
+
+def load_input(path: str | Path, model: keras.Model, architecture: str | None = None) -> Any:
+    """Reads the input of a model from a file.
+
+    Args:
+        path: An image (any that Pillow reads), cut to the proportions of the model's input around its middle and resized
+            to it; a `.npy` file with the array of the one input; or a `.npz` file with one array for each input by name.
+        model: What the input is for.
+        architecture: Such as `"ResNet50"`: its own `preprocess_input` is applied to an image. `None`: the pixels stay as
+            they are, 0 to 255.
+
+    Returns:
+        `float32` images as a batch of one; arrays as they were saved, a missing batch dimension added. In the structure
+        of the model's inputs.
+
+    Raises:
+        SplitError: The file is missing or cannot be read, or what it holds does not fit the model.
+
+    Example:
+
+    >>> load_input("cat.jpg", resnet, "ResNet50").shape
+    (1, 224, 224, 3)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SplitError(f"There is no file '{path}' to take an input from.")
+    if path.suffix == ".npy":
+        arrays = [_read_arrays(path)]
+    elif path.suffix == ".npz":
+        arrays = _in_order(_read_arrays(path), path, model)
+    else:
+        return load_photo(path, model, architecture)
+    if len(arrays) != len(model.inputs):
+        raise SplitError(
+            f"'{path}' holds one array, and '{model.name}' takes {len(model.inputs)}: {listed(_names(model))}. "
+            "Save them by name in one .npz file (numpy.savez)."
+        )
+    checked = [_checked(array, symbol, path) for array, symbol in zip(arrays, model.inputs, strict=True)]
+    return keras.tree.pack_sequence_as(model.input, checked)
+
+
+def load_photo(path: Path, model: keras.Model, architecture: str | None = None) -> Any:
+    """Reads an image as a batch of one; see `load_input`."""
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        shapes = ", ".join(f"'{one.name}' {tuple(one.shape)}" for one in model.inputs)
+        raise SplitError(f"'{model.name}' does not take one image; it takes {shapes}. Give these as .npy or .npz.")
+    height, width, channels = model.inputs[0].shape[1:]
+    if keras.config.image_data_format() == "channels_first":
+        channels, height, width = height, width, channels
+    if channels not in _COLOURS:
+        raise SplitError(f"'{model.name}' takes images with {channels} channels, and a photograph has 1, 3 or 4.")
+    try:
+        image = keras.utils.load_img(
+            path,
+            color_mode=_COLOURS[channels],
+            target_size=(height or _OPEN_SIDE, width or _OPEN_SIDE),
+            interpolation="bicubic",
+            keep_aspect_ratio=True,
+        )
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for a damaged file
+        raise SplitError(f"'{path}' cannot be read as an image, a .npy or a .npz file: {error}.") from error
+    pixels = keras.utils.img_to_array(image, dtype="float32")[None]
+    packed = architecture_module(architecture).preprocess_input(pixels) if architecture else pixels
+    return keras.tree.pack_sequence_as(model.input, [packed])
+
+
+def _names(model: keras.Model) -> list[str]:
+    return [symbol.name for symbol in model.inputs]
+
+
+def _read_arrays(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return content if isinstance(content, np.ndarray) else dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SplitError(f"'{path}' cannot be read as NumPy arrays: {error}.") from error
+
+
+def _in_order(arrays: Any, path: Path, model: keras.Model) -> list[np.ndarray]:
+    if not isinstance(arrays, dict):
+        return [arrays]
+    names = _names(model)
+    if len(arrays) == len(names) == 1:
+        return list(arrays.values())
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise SplitError(
+            f"'{path}' has no array {listed(missing)}; it has {listed(arrays) or 'none'}. '{model.name}' takes "
+            f"{listed(names)}."
+        )
+    return [arrays[name] for name in names]
+
+
+def _checked(array: np.ndarray, symbol: keras.KerasTensor, path: Path) -> np.ndarray:
+    batched = array[None] if array.ndim == len(symbol.shape) - 1 else array
+    fits = batched.ndim == len(symbol.shape) and all(
+        wanted in (None, side) for wanted, side in zip(symbol.shape, batched.shape, strict=True)
+    )
+    if not fits or not len(batched):
+        raise SplitError(
+            f"'{path}' holds an array of shape {array.shape}; '{symbol.name}' takes {tuple(symbol.shape)}."
+        )
+    if batched.dtype.kind not in "biuf":
+        raise SplitError(f"'{path}' holds values of type {array.dtype}; '{symbol.name}' takes {symbol.dtype}.")
+    return batched.astype(symbol.dtype)

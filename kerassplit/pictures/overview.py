@@ -1,0 +1,158 @@
+"""A model or a split as a picture of blocks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+
+from kerassplit.graph import Graph, bytes_per_sample, read_graph
+from kerassplit.pictures.blocks import block_title, find_blocks, is_small
+from kerassplit.pictures.naming import common_prefix, is_automatic
+from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
+from kerassplit.pictures.regions import Group, owners, split_points_of
+from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, summary
+from kerassplit.stages import Split
+from kerassplit.units import format_bytes, format_count, format_shape
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The boxes of one graph: `box_of` tells the box of each call; inputs that cross have none."""
+
+    graph: Graph
+    boxes: list[Box]
+    box_of: dict[int, str]
+
+
+def model_picture(model: keras.Model, title: str | None = None) -> Picture:
+    """A model in blocks; boxes tell the tensor at their end where the model can be cut there."""
+    graph = read_graph(model)
+    points = split_points_of(graph)
+    part = _part(graph, "b", _prefix(model.name, [graph]), is_small([graph]), set(graph.flat_inputs()), points)
+    edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in _flows(part)]
+    places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
+    more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""
+    operations = [call.operation for call in graph.calls]
+    return Picture(
+        title or model.name,
+        " · ".join([*_facts(operations), places + more if points else "cannot be cut at a single tensor"]),
+        (Cluster(tuple(part.boxes)),),
+        tuple(edges),
+    )
+
+
+def split_picture(split: Split, title: str | None = None) -> Picture:
+    """The stages of a split in blocks, with all that crosses between them."""
+    graphs = [read_graph(stage.model) for stage in split.stages]
+    few = is_small(graphs)
+    prefix = _prefix(split.name, graphs)
+    makers: dict[str, tuple[int, str]] = {}  # tensor name -> stage and box that make it, or first take it
+    symbols: dict[str, keras.KerasTensor] = {}
+    clusters = []
+    edges: list[Edge] = []
+    crossing: dict[tuple[str, str], list[str]] = {}  # tensor name and kind of edge -> boxes that use it
+    given: set[str] = set()
+    for place, (stage, graph) in enumerate(zip(split.stages, graphs, strict=True)):
+        taken = dict(zip((graph.by_symbol[id(symbol)] for symbol in stage.model.inputs), stage.inputs, strict=True))
+        own = {tensor for tensor, name in taken.items() if name not in makers}
+        part = _part(graph, f"s{place}_", prefix, few, own, set())
+        lines = (*_facts(call.operation for call in graph.calls),)
+        clusters.append(Cluster(tuple(part.boxes), stage.name, lines))
+        edges.extend(Edge(source, targets) for _, source, targets in _flows(part))
+        for tensor, name in taken.items():
+            if tensor in own:
+                makers[name] = place, part.box_of[graph.tensors[tensor].call]
+                symbols[name] = graph.tensors[tensor].symbol
+                given.add(name)
+                continue
+            next_stage = makers[name][0] == place - 1 and name not in given
+            users = dict.fromkeys(part.box_of[user] for user in graph.tensors[tensor].users)
+            crossing.setdefault((name, "cut" if next_stage else "carried"), []).extend(users)
+        for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True):
+            box = part.box_of.get(graph.tensors[graph.by_symbol[id(symbol)]].call)
+            if box is not None:
+                makers.setdefault(name, (place, box))
+                symbols.setdefault(name, symbol)
+    for (name, kind), users in crossing.items():
+        place, source = makers[name]
+        label = _crossing_label(name, symbols[name], place if kind == "cut" else None)
+        edges.append(Edge(source, tuple(users), "cut" if kind == "cut" else "carried", label))
+    operations = [call.operation for graph in graphs for call in graph.calls]
+    count = len(split.stages)
+    return Picture(
+        title or split.name,
+        " · ".join([*_facts(operations), f"cut into {count} stage{'' if count == 1 else 's'}"]),
+        tuple(clusters),
+        tuple(edges),
+    )
+
+
+def _facts(operations) -> list[str]:
+    distinct = {operation.name: operation for operation in operations}.values()
+    return [f"{format_count(count_parameters(distinct))} parameters", count_layers(distinct)]
+
+
+def _prefix(name: str, graphs: Sequence[Graph]) -> str:
+    return common_prefix(name, (call.operation.name for graph in graphs for call in graph.calls if call.inputs))
+
+
+def _part(graph: Graph, stem: str, prefix: str, few: bool, inputs: set[int], points: set[int]) -> _Part:
+    """The boxes of a graph: those of its own `inputs`, then its blocks."""
+    boxes: list[Box] = []
+    box_of: dict[int, str] = {}
+    for tensor in sorted(inputs):
+        call = graph.calls[graph.tensors[tensor].call]
+        name = "input" if is_automatic(call.operation) and len(inputs) == 1 else call.name
+        identity = f"{stem}{len(boxes)}"
+        symbol = graph.tensors[tensor].symbol
+        dtype = () if symbol.dtype == "float32" else (symbol.dtype,)
+        boxes.append(Box(identity, name, lines=dtype, shape=format_shape(symbol.shape), is_input=True))
+        box_of[graph.tensors[tensor].call] = identity
+    groups = find_blocks(graph, prefix, few=few)
+    outputs = list(dict.fromkeys(graph.flat_outputs()))
+    several = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs} if len(outputs) > 1 else {}
+    first = len(boxes)
+    for place, group in enumerate(groups):
+        boxes.append(_block_box(graph, group, f"{stem}{first + place}", prefix, points, several if points else {}))
+    box_of.update((call, f"{stem}{first + place}") for call, place in owners(groups).items())
+    return _Part(graph, boxes, box_of)
+
+
+def _block_box(
+    graph: Graph, group: Group, identity: str, prefix: str, points: set[int], outputs: dict[int, str]
+) -> Box:
+    calls = group.calls
+    operations = [graph.calls[call].operation for call in calls]
+    title = block_title(graph, group, prefix)
+    if len(calls) == 1:
+        words = describe(operations[0])
+        lines = [words] if words.replace(" ", "_") != title else []
+    else:
+        merges = [region[-1] for region in group.regions if len(region) > 1]
+        kind = block_kind(graph, merges, group.count) if merges else summary(operations)
+        lines = [kind, count_layers(operations)]
+    parameters = count_parameters(operations)
+    if parameters:
+        lines.append(f"{format_count(parameters)} params")
+    lines.extend(f"output {name}" for call, name in outputs.items() if call in set(calls))
+    ends = graph.calls[group.last].outputs
+    shape = format_shape(graph.tensors[ends[0]].symbol.shape) if len(ends) == 1 else ""
+    mark = next((graph.tensors[tensor].name for tensor in ends if tensor in points), None)
+    return Box(identity, title, group.count, tuple(lines), shape, mark)
+
+
+def _flows(part: _Part) -> list[tuple[int, str, tuple[str, ...]]]:
+    """The tensors that go from one box of a graph to others: the tensor, its box, and the boxes that use it."""
+    flows = []
+    for number, tensor in enumerate(part.graph.tensors):
+        source = part.box_of.get(tensor.call)
+        targets = tuple(dict.fromkeys(part.box_of[user] for user in tensor.users if part.box_of[user] != source))
+        if source is not None and targets:
+            flows.append((number, source, targets))
+    return flows
+
+
+def _crossing_label(name: str, symbol: keras.KerasTensor, cut: int | None) -> tuple[str, ...]:
+    size = format_bytes(bytes_per_sample(tuple(symbol.shape), symbol.dtype))
+    lines = (name, f"{format_shape(symbol.shape)} {symbol.dtype}", f"{size} per sample")
+    return lines if cut is None else (f"cut {cut}", *lines)

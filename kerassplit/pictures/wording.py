@@ -1,0 +1,80 @@
+"""What boxes say about their layers, in few words."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+
+from kerassplit.graph import Graph
+
+SHAPING = frozenset(
+    {"Activation", "BatchNormalization", "Dropout", "ELU", "GroupNormalization", "LayerNormalization", "LeakyReLU"}
+    | {"PReLU", "RMSNormalization", "ReLU", "Softmax", "SpatialDropout2D", "UnitNormalization", "GaussianNoise"}
+    | {"Elu", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Tanh"}
+)
+"""Classes that belong to the layer before them."""
+
+_MINOR = SHAPING | {"Flatten", "Identity", "Lambda", "Normalization", "Rescaling", "Reshape", "ZeroPadding2D"}
+
+
+def describe(operation: keras.Operation) -> str:
+    """The class of an operation as a person says it: `conv 7×7`, `max pool`, `layer normalization`."""
+    name = re.sub(r"[123]D(?=Transpose|$)", "", type(operation).__name__)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    words = words.replace("pooling", "pool").replace("separable ", "sep ").replace("multi head ", "multi-head ")
+    kernel = getattr(operation, "kernel_size", None)
+    if isinstance(kernel, tuple):
+        words += f" {'×'.join(map(str, kernel))}"
+    return words
+
+
+def summary(operations: Iterable[keras.Operation], most: int = 2) -> str:
+    """What some operations do: at most `most` different ones, those that matter."""
+    operations = list(operations)
+    major = [each for each in operations if type(each).__name__ not in _MINOR] or operations
+    words = list(dict.fromkeys(describe(each) for each in major))
+    return " · ".join(words) if len(words) <= most else f"{words[0]} … {words[-1]}"
+
+
+def block_kind(graph: Graph, ends: Sequence[int], count: int) -> str:
+    """What kind of block ends with these merges: residual, dense, with parallel branches, gated."""
+    kinds = {type(graph.calls[call].operation).__name__: call for call in ends}
+    noun = "blocks" if count > 1 else "block"
+    for kind in ("Add", "Concatenate", "Multiply"):
+        if kind in kinds:
+            break
+    else:
+        return f"{noun} of branches"
+    if kind == "Add":
+        return f"residual {noun}"
+    if kind == "Multiply":
+        return f"gated {noun}"
+    makers = [graph.tensors[tensor].call for tensor in graph.calls[kinds[kind]].inputs]
+    skips = any(len(graph.tensors[tensor].users) > 1 for tensor in graph.calls[kinds[kind]].inputs)
+    return f"dense {noun}" if skips and len(makers) == 2 else "parallel branches"
+
+
+def count_parameters(operations: Iterable[keras.Operation]) -> int:
+    """The parameters of some layers; a variable that several share counts once."""
+    sizes = {
+        id(weight): int(np.prod(weight.shape))
+        for operation in operations
+        for weight in getattr(operation, "weights", ())
+    }
+    return sum(sizes.values())
+
+
+def count_layers(operations: Iterable[keras.Operation]) -> str:
+    """How many layers there are, inputs left out; operations that are no layers are told apart."""
+    distinct = {
+        id(operation): operation for operation in operations if not isinstance(operation, keras.layers.InputLayer)
+    }
+    layers = sum(isinstance(operation, keras.Layer) for operation in distinct.values())
+    others = len(distinct) - layers
+    parts = [_number(layers, "layer")] if layers else []
+    return " · ".join([*parts, _number(others, "op")] if others else parts)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,277 @@
+"""From what a user types, a file or the name of an architecture, to a `keras.Model`.
+
+Weights are never silently random: they are asked for, or downloaded, or the error says why they could not be.
+"""
+
+import contextlib
+import difflib
+import inspect
+import random
+import re
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import keras
+
+from kerassplit.errors import SplitError, UnsupportedModelError
+from kerassplit.graph import listed
+from kerassplit.random_weights import randomize, smooth_noise
+
+FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
+_DOWNLOADS = "https://storage.googleapis.com"  # where keras.applications keeps its weights
+_PATIENCE = 8.0  # seconds that the first answer of a download may take
+_STALLED = 30.0  # seconds without data after which a download has failed
+
+
+def architectures() -> tuple[str, ...]:
+    """Names of all the architectures in `keras.applications`, in alphabetical order.
+
+    >>> "ResNet50" in architectures()
+    True
+    """
+    applications = keras.applications
+    return tuple(sorted(name for name in dir(applications) if inspect.isfunction(getattr(applications, name))))
+
+
+def find_architecture(name: str) -> str | None:
+    """The architecture that `name` stands for, or `None`.
+
+    Capitals and signs do not matter, so a model's own name (`Model.name`) is found as well.
+
+    >>> find_architecture("efficientnetv2-b0"), find_architecture("mobilenet_1.00_224"), find_architecture("LeNet")
+    ('EfficientNetV2B0', 'MobileNet', None)
+    """
+    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", name))  # MobileNets bear their width and image size
+    return next((one for one in architectures() if _plain(one) == plain), None)
+
+
+def architecture_module(name: str) -> ModuleType:
+    """The module of `keras.applications` with an architecture's `preprocess_input` and `decode_predictions`."""
+    module = getattr(keras.applications, name).__module__.rsplit(".", 1)[-1]
+    return getattr(keras.applications, module)
+
+
+def is_file_name(name: str | Path) -> bool:
+    """Whether this names a model file and not an architecture."""
+    return isinstance(name, Path) or name.endswith(FILE_SUFFIXES) or "/" in name or "\\" in name or Path(name).exists()
+
+
+def load_model(
+    name_or_file: str | Path,
+    *,
+    weights: str | Path | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    seed: int = 0,
+    unsafe: bool = False,
+) -> keras.Model:
+    """Opens a model file, or builds an architecture of `keras.applications`.
+
+    Args:
+        name_or_file: A `.keras` or `.h5` file, or a name such as `"ResNet50"` (capitals do not matter).
+        weights: `"imagenet"` (downloaded by Keras, once), `"random"` (seeded, with random batch-norm statistics), or a
+            file of weights. `None`: a file's own weights; of an architecture only the structure, whose weights take no
+            memory and mean nothing.
+        input_shape: Of one sample, such as `(160, 160, 3)`; architectures only.
+        seed: For `weights="random"`. The same seed gives the same weights in every process; the global random
+            generators of Python, NumPy and Keras are left as they were.
+        unsafe: Whether a file may bring code: the functions of `Lambda` layers run with all your rights. Only for
+            files whose origin you trust.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        SplitError: There is no such file or architecture, it cannot be opened or built, or weights cannot be had. Its
+            cause is Keras's own error.
+
+    Example:
+
+    >>> load_model("ResNet50", weights="random", input_shape=(64, 64, 3)).output_shape
+    (None, 1000)
+    """
+    if is_file_name(name_or_file):
+        return _open_file(Path(name_or_file), weights, input_shape, seed, unsafe)
+    name = _known(str(name_or_file))
+    shape = None if input_shape is None else _checked_shape(input_shape)
+    build: Callable[..., keras.Model] = getattr(keras.applications, name)
+    if weights == "imagenet":
+        return _with_imagenet(name, build, shape)
+    if weights is None:
+        # The variables never get values, so even the largest architecture is there at once.
+        with keras.StatelessScope(initialize_variables=False), _left_alone(seed):
+            return _built(name, build, shape, None)
+    with _left_alone(seed):
+        model = _built(name, build, shape, None)
+    if weights == "random":
+        pixels = smooth_noise([128 if side is None else side for side in model.input_shape[1:]], seed)
+        randomize(model, seed, architecture_module(name).preprocess_input(pixels[None]))
+    else:
+        _load_weights(model, weights)
+    return model
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _known(name: str) -> str:
+    found = find_architecture(name)
+    if found:
+        return found
+    plain = {_plain(one): one for one in architectures()}
+    matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.6)]
+    hint = f"Did you mean {listed(matches, 'or')}?" if matches else f"There are {listed(_families())}."
+    raise SplitError(
+        f"'{name}' is neither an architecture of keras.applications nor a file. {hint} "
+        f"A file's name ends in {listed(FILE_SUFFIXES, 'or')}."
+    )
+
+
+def _families() -> list[str]:
+    """One architecture of each kind, for a message that must not list all forty."""
+    by_module: dict[str, str] = {}
+    for name in architectures():
+        by_module.setdefault(architecture_module(name).__name__, name)
+    return list(by_module.values())
+
+
+def _checked_shape(shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    sides = tuple(shape)
+    if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides if side is not None):
+        raise SplitError(
+            f"An input shape is three positive numbers, height, width and channels, such as (224, 224, 3); got {sides}."
+        )
+    return sides
+
+
+def _built(
+    name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None, weights: str | None
+) -> keras.Model:
+    try:
+        return build(weights=weights, **({} if shape is None else {"input_shape": shape}))
+    except ValueError as error:
+        what = "" if shape is None else f" for the input shape {shape}"
+        raise SplitError(f"Keras cannot build {name}{what}: {_sentence(error)}") from error
+
+
+def _with_imagenet(name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None) -> keras.Model:
+    remedy = "Give a file of weights (weights=FILE, --weights FILE), or take weights='random' (--weights random)."
+    unreachable = _unreachable()
+    # A file from an earlier download needs no network, so Keras looks for it all the same, but waits for nothing.
+    with _socket_timeout(0.01 if unreachable else _STALLED), _left_alone(None):
+        try:
+            return _built(name, build, shape, "imagenet")
+        except SplitError:
+            raise
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            reason = unreachable or _sentence(error)
+            raise SplitError(f"The ImageNet weights of {name} could not be downloaded: {reason} {remedy}") from error
+
+
+def _unreachable() -> str | None:
+    """Why downloads cannot work, or `None` where they can.
+
+    Looking up a name and trying all its addresses can take minutes where a firewall drops packets, whatever the timeout
+    of one socket: so a thread asks, and is not waited for any longer than `_PATIENCE`.
+    """
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(_DOWNLOADS, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=_PATIENCE).close()
+        except urllib.error.HTTPError as error:
+            error.close()  # any answer will do
+        except (OSError, ValueError) as error:
+            answer.append(f"{_DOWNLOADS} cannot be reached ({getattr(error, 'reason', error)}).")
+            return
+        answer.append(None)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return answer[0] if answer else f"{_DOWNLOADS} did not answer within {_PATIENCE:.0f} seconds."
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Keras downloads without a timeout of its own; this is the only way to give it one."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _left_alone(seed: int | None) -> Iterator[None]:
+    """Draws Keras's default seeds (initial weights, dropout) from `seed`, and puts the user's random state back.
+
+    Keras takes them from Python's `random` and touches no other global generator.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _open_file(
+    path: Path,
+    weights: str | Path | None,
+    input_shape: Sequence[int | None] | None,
+    seed: int,
+    unsafe: bool,
+) -> keras.Model:
+    if path.is_dir():
+        raise SplitError(
+            f"'{path}' is a folder, and a model is a file. The stages of a split are opened with "
+            "`kerassplit.load(folder)`, and by the commands `verify` and `plot`."
+        )
+    if not path.exists():
+        raise SplitError(f"There is no file '{path}'.")
+    if path.suffix not in FILE_SUFFIXES:
+        raise SplitError(f"'{path}' is no model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
+    if input_shape is not None:
+        raise SplitError(f"An input shape can be given for an architecture only; '{path}' has its own.")
+    if weights == "imagenet":
+        raise SplitError(f"ImageNet weights are for architectures of keras.applications; '{path}' has its own.")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+    except Exception as error:  # h5py, zipfile, json and Keras raise what they like
+        if not unsafe and "safe_mode" in str(error):
+            raise SplitError(
+                f"'{path}' brings code of its own (in a Lambda layer, say) that would run with all your rights. If you "
+                "trust where the file comes from, pass unsafe=True (--unsafe)."
+            ) from error
+        raise SplitError(f"'{path}' cannot be opened as a Keras model: {_sentence(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModelError(f"'{path}' holds a {type(model).__name__}, not a keras.Model.")
+    if weights == "random":
+        randomize(model, seed)
+    elif weights is not None:
+        _load_weights(model, weights)
+    return model
+
+
+def _load_weights(model: keras.Model, weights: str | Path) -> None:
+    path = Path(weights)
+    if not path.is_file():
+        raise SplitError(f"Weights are 'imagenet', 'random' or a file; there is no file '{weights}'.")
+    try:
+        model.load_weights(path)
+    except Exception as error:  # as above
+        raise SplitError(f"'{path}' holds no weights for '{model.name}': {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """What an error of Keras says, in one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text[:300]} ..." if len(text) > 300 else text if text.endswith((".", "!", "?")) else f"{text}."

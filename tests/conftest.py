@@ -1,0 +1,81 @@
+"""Models that several test files use, built once a session; and how to tell that one was left alone."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from collections.abc import Callable
+from functools import cache
+
+import keras
+import numpy as np
+import pytest
+
+from kerassplit.zoo import load_model
+
+SMALLEST_SIDE = {"InceptionV3": 75, "Xception": 71}  # the others take 64 pixels here
+
+
+@cache
+def application(name: str, side: int | None = None) -> keras.Model:
+    """An architecture of `keras.applications` with seeded weights and batch-norm statistics, on small images."""
+    side = side or SMALLEST_SIDE.get(name, 64)
+    return load_model(name, weights="random", seed=7, input_shape=(side, side, 3))
+
+
+@pytest.fixture(scope="session")
+def applications() -> Callable[..., keras.Model]:
+    return application
+
+
+@pytest.fixture(scope="session")
+def resnet() -> keras.Model:
+    return application("ResNet50")
+
+
+@pytest.fixture
+def images() -> Callable[[keras.Model], np.ndarray]:
+    """Two random images for a model."""
+
+    def draw(model: keras.Model) -> np.ndarray:
+        return np.random.default_rng(3).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def small() -> keras.Model:
+    """Two residual blocks, a late input, an early output."""
+    image = keras.Input((8, 8, 3), name="image")
+    extra = keras.Input((4,), name="extra")
+    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(image)
+    for number in (1, 2):
+        y = keras.layers.Conv2D(4, 3, padding="same", name=f"block{number}_conv")(x)
+        y = keras.layers.BatchNormalization(name=f"block{number}_norm")(y)
+        x = keras.layers.Add(name=f"block{number}_add")([x, y])
+        x = keras.layers.ReLU(name=f"block{number}_out")(x)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    both = keras.layers.Concatenate(name="both")([pooled, extra])
+    score = keras.layers.Dense(3, name="score")(both)
+    return keras.Model([image, extra], {"score": score, "pooled": pooled}, name="small")
+
+
+def same_bits(one: object, other: object) -> bool:
+    """Whether two structures of tensors are equal to the bit."""
+    ours, theirs = (
+        [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(structure)] for structure in (one, other)
+    )
+    return [value.tobytes() for value in ours] == [value.tobytes() for value in theirs]
+
+
+def fingerprint(model: keras.Model, weights: bool = True) -> dict[str, object]:
+    """All that must not change about a model."""
+    return {
+        "config": model.to_json(),
+        "layers": [(layer.name, id(layer), layer.trainable) for layer in model.layers],
+        "nodes": [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers],
+        "tensors": [(tensor.name, id(tensor)) for tensor in (*model.inputs, *model.outputs)],
+        "histories": [tuple(layer.output._keras_history)[1:] for layer in model.layers],
+        "variables": [(id(variable), variable.path) for variable in model.variables],
+        "values": [keras.ops.convert_to_numpy(value).tobytes() for value in model.weights] if weights else [],
+    }

@@ -1,0 +1,145 @@
+"""Stages compute what the model computes, to the bit: outputs, gradients, batch-norm statistics."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import same_bits
+
+import kerassplit as ks
+
+MODELS = ["ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3", "Xception", "ConvNeXtTiny"]
+
+
+def cuts(model: keras.Model, stages: int) -> list[str]:
+    """Evenly spread split points."""
+    points = ks.split_points(model)
+    return [points[len(points) * number // stages].name for number in range(1, stages)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_head_and_tail_at_every_split_point_give_the_models_output(name, applications, images):
+    model = applications(name)
+    x = images(model)
+    expected = model(x)
+    assert np.isfinite(expected).all()
+    assert len(np.unique(expected)) > 500  # the numbers say something
+    for point in ks.split_points(model):
+        head = ks.build_submodel(model, end=point.name)
+        tail = ks.build_submodel(model, start=point.name)
+        assert same_bits(tail(head(x)), expected), point.name
+        del head, tail
+    gc.collect()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("stages", [2, 4, 8])
+def test_splits_into_several_stages_give_the_models_output(name, stages, applications, images):
+    model = applications(name)
+    x = images(model)
+    split = ks.split(model, cuts(model, stages))
+    assert len(split) == stages
+    assert same_bits(split(x), model(x))
+    receipt = split.verify(x)
+    assert receipt.ok
+    assert receipt.identical
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_through_the_stages_are_the_models(name, applications, images):
+    model = applications(name)
+    x = images(model)
+    split = ks.split(model, cuts(model, 4))
+    labels = np.array([1, 2])
+
+    def gradients(run):
+        with tf.GradientTape() as tape:
+            loss = keras.losses.sparse_categorical_crossentropy(labels, run(x, training=False))
+        return tape.gradient(loss, [weight.value for weight in model.trainable_variables])
+
+    ours, theirs = gradients(split), gradients(model)
+    assert len(theirs) > 100
+    assert all(gradient is not None for gradient in theirs)
+    assert same_bits(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "InceptionV3"])
+def test_after_a_training_step_weights_and_batch_norm_statistics_agree(name, applications, images):
+    model = applications(name)
+    x = images(model)
+    before = model.get_weights()
+    labels = np.array([1, 2])
+
+    def step(run):
+        model.set_weights(before)
+        keras.utils.set_random_seed(5)  # for dropout
+        trainable = [weight.value for weight in model.trainable_variables]
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(keras.losses.sparse_categorical_crossentropy(labels, run(x, training=True)))
+        for weight, gradient in zip(model.trainable_variables, tape.gradient(loss, trainable), strict=True):
+            weight.assign_sub(0.01 * gradient)
+        return model.get_weights()
+
+    seeds = [variable for variable in model.variables if "seed" in variable.path]
+    states = [keras.ops.convert_to_numpy(seed) for seed in seeds]
+    theirs = step(model)
+    for seed, state in zip(seeds, states, strict=True):
+        seed.assign(state)
+    ours = step(ks.split(model, cuts(model, 3)))
+    model.set_weights(before)
+    assert not same_bits(theirs, before)
+    assert same_bits(ours, theirs)
+
+
+def test_predict_takes_and_gives_arrays_and_agrees_with_the_models_predict(resnet, images):
+    x = np.concatenate([images(resnet)] * 3)[:5]
+    split = ks.split(resnet, ["conv2_block3_out", "conv4_block6_out"])
+    result = split.predict(x, batch_size=2)
+    assert isinstance(result, np.ndarray)
+    assert result.shape == (5, 1000)
+    np.testing.assert_allclose(result, resnet.predict(x, batch_size=2, verbose=0), rtol=1e-5, atol=1e-7)
+
+
+def test_mixed_precision_is_kept():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs = keras.Input((8,))
+        x = keras.layers.Dense(8, name="a")(inputs)
+        x = keras.layers.Dense(8, name="b")(x)
+        model = keras.Model(inputs, keras.layers.Dense(2, dtype="float32", name="c")(x))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    tail = ks.build_submodel(model, start="a")
+    assert tail.input.dtype == "bfloat16"
+    assert tail.dtype_policy == model.dtype_policy
+    split = ks.split(model, ["a", "b"])
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype("float32")
+    assert same_bits(split(x), model(x))
+    assert split.verify().identical
+
+
+def test_the_arguments_of_calls_are_kept():
+    """Training flags, keyword tensors, nested structures and constants between them."""
+    inputs = keras.Input((6, 8), name="tokens")
+    mask = keras.Input((6,), dtype="bool", name="mask")
+    x = keras.layers.Dense(8, name="embed")(inputs)
+    x = keras.layers.Dropout(0.5, name="frozen_dropout")(x, training=True)
+    x = keras.layers.BatchNormalization(name="frozen_norm")(x, training=False)
+    y = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x, key_mask=mask, use_causal_mask=True)
+    z = keras.ops.concatenate([x, y + 1.0], axis=1)
+    model = keras.Model([inputs, mask], keras.ops.sum(z[:, 2:, ::2], axis=-1))
+    data = [np.random.default_rng(0).normal(size=(2, 6, 8)).astype("float32"), np.ones((2, 6), bool)]
+    model.get_layer("frozen_norm").set_weights([np.random.rand(8) + 0.5 for _ in range(4)])
+    split = ks.split(model, ["embed", "frozen_norm"])
+    dropout = model.get_layer("frozen_dropout")
+    state = keras.ops.convert_to_numpy(dropout.seed_generator.state)
+    expected = model(data)
+    dropout.seed_generator.state.assign(state)
+    assert same_bits(split(data), expected)

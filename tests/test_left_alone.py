@@ -1,0 +1,161 @@
+"""The model is left alone, and sub-models do not disturb each other."""
+
+import gc
+import threading
+
+import keras
+import numpy as np
+import psutil
+import pytest
+from conftest import fingerprint, same_bits
+
+import kerassplit as ks
+
+
+def nothing(model, directory):
+    """Calls that build nothing lasting."""
+    return {
+        "split_points": lambda: ks.split_points(model),
+        "explain": lambda: ks.explain(model, "conv4_block6_2_relu"),
+        "build_submodel": lambda: ks.build_submodel(model, start="conv4_block6_out"),
+        "copy": lambda: ks.build_submodel(model, start="conv5_block3_out", copy_weights=True),
+        "split": lambda: ks.split(model, [5, 20]),
+        "call": lambda: ks.split(model, 20)(np.ones((1, 64, 64, 3), "float32")),
+        "predict": lambda: ks.split(model, 20).predict(np.ones((1, 64, 64, 3), "float32")),
+        "summary": lambda: ks.split(model, 20).summary(),
+        "join": lambda: ks.split(model, 20).join(),
+        "verify": lambda: ks.split(model, 20).verify(),
+        "plot model": lambda: ks.plot(model, directory / "model.svg"),
+        "plot split": lambda: ks.split(model, 20).plot(directory / "split.svg"),
+        "save": lambda: ks.split(model, 20).save(directory / "saved"),
+        "inside a branch": lambda: ks.build_submodel(model, start="conv4_block6_2_relu"),
+        "unknown": lambda: ks.build_submodel(model, start="nothing like it"),
+        "not connected": lambda: ks.build_submodel(model, "conv4_block6_out", "conv3_block4_out"),
+        "wrong cut": lambda: ks.split(model, ["conv4_block6_out", "conv4_block6_out"]),
+        "wrong input": lambda: ks.split(model, 20)(np.ones((1, 3))),
+        "wrong folder": lambda: ks.split(model, 20).save(directory / "saved"),
+        "wrong format": lambda: ks.plot(model, directory / "model.jpeg2"),
+    }
+
+
+FAILING = {"inside a branch", "unknown", "not connected", "wrong cut", "wrong input", "wrong folder", "wrong format"}
+
+
+@pytest.mark.slow
+def test_every_public_call_leaves_the_model_as_it_was_also_when_it_fails(resnet, tmp_path):
+    gc.collect()
+    before = fingerprint(resnet)
+    for name, call in nothing(resnet, tmp_path).items():
+        if name in FAILING:
+            with pytest.raises(ValueError):
+                call()
+        else:
+            call()
+        gc.collect()
+        assert fingerprint(resnet) == before, name
+
+
+def test_the_saved_config_and_the_tensors_are_the_same_while_sub_models_live(resnet):
+    before = fingerprint(resnet, weights=False)
+    alive = [ks.build_submodel(resnet, start=point.name) for point in ks.split_points(resnet)[::5]]
+    after = fingerprint(resnet, weights=False)
+    before.pop("nodes"), after.pop("nodes")  # sharing layers makes Keras append nodes to them
+    assert after == before
+    assert len(alive) == 8
+
+
+@pytest.mark.slow
+def test_a_thousand_tails_leave_every_node_list_as_it_was_and_memory_flat(resnet):
+    gc.collect()
+    before = fingerprint(resnet)
+    process = psutil.Process()
+    memory = []
+    for number in range(1000):
+        ks.build_submodel(resnet, start="conv2_block1_out")
+        if number % 100 == 99:
+            gc.collect()
+            memory.append(process.memory_info().rss)
+    assert fingerprint(resnet) == before
+    grown = memory[-1] - memory[1]
+    assert grown < 8 * 2**20, f"{grown / 2**20:.1f} MiB more after 800 further builds"
+
+
+def test_keras_own_way_does_leave_nodes_behind(small):
+    """What the promise is about: the same through `keras.Model` leaves its nodes in the layers."""
+    model = keras.models.clone_model(small)
+    before = fingerprint(model, weights=False)["nodes"]
+    keras.Model([model.get_layer("both").output], model.get_layer("score").output)
+    gc.collect()
+    assert fingerprint(model, weights=False)["nodes"] != before
+
+
+def test_sub_models_overlapping_nested_and_dropped_in_any_order(resnet, images):
+    gc.collect()
+    before = fingerprint(resnet, weights=False)
+    features = ks.build_submodel(resnet, end="conv3_block4_out")(images(resnet))
+    expected = np.asarray(resnet(images(resnet)))
+    generator = np.random.default_rng(0)
+    for _ in range(4):
+        models = [ks.build_submodel(resnet, start="conv3_block4_out")]
+        models += [ks.build_submodel(resnet, start="conv3_block4_out") for _ in range(3)]
+        nested = ks.build_submodel(models[1], end="conv4_block6_out")
+        last = ks.build_submodel(models[2], start="conv4_block6_out")
+        order = generator.permutation(len(models))
+        for place in order[:3]:
+            models[place] = None
+            gc.collect()
+        (left,) = [model for model in models if model is not None]
+        assert same_bits(left(features), expected)
+        assert same_bits(last(nested(features)), expected)
+        assert len(left.get_config()["layers"]) == len(left.layers)
+        del nested, left, models
+        gc.collect()
+        assert same_bits(last(ks.build_submodel(resnet, end="conv4_block6_out")(images(resnet))), expected)
+        del last
+        gc.collect()
+    assert fingerprint(resnet, weights=False) == before
+
+
+def test_a_failure_while_building_takes_the_nodes_back(small, monkeypatch):
+    before = fingerprint(small, weights=False)
+
+    class Refused(RuntimeError):
+        pass
+
+    class Refusing(keras.layers.ReLU):
+        @property
+        def output(self):  # Keras asks for it while it builds a Model
+            if getattr(self, "armed", False):
+                raise Refused
+            return super().output
+
+    inputs = keras.Input((3,))
+    refusing = Refusing(name="refusing")
+    model = keras.Model(inputs, refusing(keras.layers.Dense(3, name="dense")(inputs)))
+    counts = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers]
+    refusing.armed = True
+    with pytest.raises(Refused):
+        ks.build_submodel(model, start="dense")
+    assert [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers] == counts
+    assert fingerprint(small, weights=False) == before
+
+
+def test_keras_models_built_by_other_threads_meanwhile_are_right(resnet):
+    stop, failures = threading.Event(), []
+
+    def build_by_keras():
+        while not stop.is_set():
+            inputs = keras.Input((3,))
+            outputs = keras.layers.Dense(2)(keras.layers.Dense(4)(inputs))
+            if len(keras.Model(inputs, outputs).layers) != 3:
+                failures.append("wrong layers")
+
+    thread = threading.Thread(target=build_by_keras)
+    thread.start()
+    try:
+        for _ in range(50):
+            assert len(ks.build_submodel(resnet, start="conv4_block6_out").layers) == 34 + 1
+    finally:
+        stop.set()
+        thread.join()
+    assert not failures

@@ -1,0 +1,257 @@
+"""Saving and loading: whole or not at all, checked, and without the model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from conftest import same_bits
+
+import kerassplit as ks
+
+
+@pytest.fixture(scope="module")
+def three(resnet):
+    return ks.split(resnet, ["conv3_block4_out", "conv4_block6_out"], names=["features", "middle", "classifier"])
+
+
+@pytest.fixture(scope="module")
+def saved(three, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "three"
+    three.save(folder)
+    return folder
+
+
+@pytest.fixture
+def chain():
+    x = inputs = keras.Input((4,), name="x")
+    for name in "abcd":
+        x = keras.layers.Dense(4, name=name)(x)
+    return ks.split(keras.Model(inputs, x, name="chain"), ["a", "c"])
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_folder_holds_a_file_per_stage_and_a_manifest(saved, three):
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "classifier.keras",
+        "features.keras",
+        "kerassplit.json",
+        "middle.keras",
+    ]
+    manifest = json.loads((saved / "kerassplit.json").read_text())
+    assert manifest["format_version"] == 1
+    assert manifest["model"] == "resnet50"
+    assert manifest["versions"] == {"kerassplit": ks.__version__, "keras": keras.__version__}
+    middle = manifest["stages"][1]
+    assert (middle["name"], middle["file"], len(middle["sha256"])) == ("middle", "middle.keras", 64)
+    assert middle["inputs"] == [{"tensor": "conv3_block4_out", "shape": [None, 8, 8, 512], "dtype": "float32"}]
+    assert middle["outputs"] == [{"tensor": "conv4_block6_out", "shape": [None, 4, 4, 1024], "dtype": "float32"}]
+    assert manifest["outputs"] == three.outputs
+
+
+def test_a_loaded_split_computes_the_same(saved, resnet, images):
+    x = images(resnet)
+    loaded = ks.load(saved)
+    assert [stage.name for stage in loaded] == ["features", "middle", "classifier"]
+    assert same_bits(loaded(x), resnet(x))
+    receipt = ks.verify(resnet, loaded, x)
+    assert receipt.ok
+    assert receipt.identical
+    assert (receipt.weights_shared, receipt.weights_equal) == (0, len(resnet.variables))
+    assert same_bits(loaded.model(x), resnet(x))
+    assert loaded.verify(x).ok
+
+
+def test_loaded_in_a_fresh_process_it_computes_the_same(saved, resnet, images, tmp_path):
+    np.save(tmp_path / "x.npy", images(resnet))
+    code = f"""
+        import numpy as np, kerassplit as ks
+        np.save(r"{tmp_path}/y.npy", ks.load(r"{saved}")(np.load(r"{tmp_path}/x.npy")))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)
+    assert same_bits(np.load(tmp_path / "y.npy"), resnet(images(resnet)))
+
+
+def test_one_stage_can_be_loaded_without_the_others(saved, three, resnet, images, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("kerassplit.json", "middle.keras"):
+        shutil.copy(saved / name, alone)
+    for which in ([1], ["middle"]):
+        loaded = ks.load(alone, stages=which)
+        assert [stage.name for stage in loaded] == ["middle"]
+    features = three["features"].model(images(resnet))
+    assert same_bits(loaded(features), three["middle"].model(features))
+    assert same_bits(loaded[0].model(features), loaded(features))
+    with pytest.raises(ks.StoreError, match="The file of stage 'features' is missing"):
+        ks.load(alone)
+    with pytest.raises(ks.StoreError, match="has no stage 7. Its stages: 'features', 'middle' and 'classifier'"):
+        ks.load(alone, stages=[7])
+
+
+def test_outputs_keep_their_structure(small, tmp_path):
+    split = ks.split(small, ["block1_out", "pool"])
+    split.save(tmp_path / "small")
+    loaded = ks.load(tmp_path / "small")
+    data = [np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype("float32"), np.ones((2, 4), "float32")]
+    assert set(loaded(data)) == {"score", "pooled"}
+    assert same_bits(loaded(data), small(data))
+    assert ks.verify(small, loaded, data).ok
+
+
+@pytest.mark.parametrize("name", ["features.keras", "middle.keras", "classifier.keras"])
+def test_a_damaged_file_is_named(saved, tmp_path, name):
+    folder = tmp_path / "damaged"
+    shutil.copytree(saved, folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ks.StoreError, match=f"{name} is damaged .* SHA-256 differs") as error:
+        ks.load(folder)
+    assert error.value.path == str(folder / name)
+
+
+def test_what_is_no_split_is_refused(tmp_path, chain):
+    with pytest.raises(ks.StoreError, match="holds no split: there is no kerassplit.json in it"):
+        ks.load(tmp_path)
+    chain.save(tmp_path / "chain")
+    path = tmp_path / "chain" / "kerassplit.json"
+    manifest = json.loads(path.read_text())
+    for text, message in [
+        ("{", "cannot be read"),
+        ("[]", "is not a kerassplit manifest: it has no format_version"),
+        (json.dumps({**manifest, "format_version": 99}), "has format version 99; .* Install a newer kerassplit"),
+        (json.dumps({"format_version": 1, "model": "m"}), "'stages'. is wrong in it"),
+        (json.dumps({**manifest, "stages": [{**manifest["stages"][0], "file": "../x"}]}), "not in the folder itself"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ks.StoreError, match=message):
+            ks.load(tmp_path / "chain")
+
+
+def test_a_folder_that_is_not_ours_is_never_overwritten(tmp_path, chain):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(ks.StoreError, match="is not empty and holds no split, so it is never overwritten"):
+            chain.save(tmp_path / "mine", overwrite=overwrite)
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(ks.StoreError, match="is a file; expected a folder"):
+        chain.save(tmp_path / "file", overwrite=True)
+    assert content(tmp_path / "mine") == {"thesis.txt": b"years of work"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "mine"]
+
+
+def test_overwriting_must_be_asked_for_and_leaves_nothing_of_the_old(tmp_path, chain, resnet):
+    folder = tmp_path / "out"
+    chain.save(folder)
+    before = content(folder)
+    with pytest.raises(ks.StoreError, match="already holds a split. Name another folder, or pass overwrite=True"):
+        chain.save(folder)
+    assert content(folder) == before
+    chain.save(folder, overwrite=True)
+    assert not set(content(folder)) & (set(before) - {"kerassplit.json"})
+    assert len(content(folder)) == 4
+    (folder / "notes.txt").write_text("kept")
+    ks.split(chain.model, "b", names=["left", "right"]).save(folder, overwrite=True)
+    assert sorted(content(folder)) == ["kerassplit.json", "left.keras", "notes.txt", "right.keras"]
+    assert ks.load(folder).verify().ok
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_filled(tmp_path, chain):
+    chain.save(tmp_path)
+    assert ks.load(tmp_path).verify().ok
+
+
+def test_a_save_that_fails_leaves_nothing_or_the_old_folder(tmp_path, chain):
+    class Unserialisable(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+        def get_config(self):
+            raise OSError("no space left on device")
+
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, Unserialisable(name="bad")(keras.layers.Dense(4, name="a")(x)))
+    broken = ks.split(model, "a")
+    with pytest.raises(ks.StoreError, match="no space left on device"):
+        broken.save(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    chain.save(tmp_path / "old")
+    before = content(tmp_path / "old")
+    with pytest.raises(ks.StoreError, match="What was there is as it was"):
+        broken.save(tmp_path / "old", overwrite=True)
+    assert content(tmp_path / "old") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+KILLED = """
+    import os, sys, threading, time, keras, kerassplit as ks
+    x = inputs = keras.Input((256,), name="x")
+    for number in range(8):
+        x = keras.layers.Dense(256, name=f"new{number}")(x)
+    split = ks.split(keras.Model(inputs, x, name="new"), list(range(7)))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    split.save(sys.argv[1], overwrite=True)
+    print("saved", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_saving_it_leaves_nothing_or_the_old_folder_or_the_new(tmp_path, chain):
+    outcomes = set()
+    for number, delay in enumerate((0.01, 0.05, 0.15, 0.4)):
+        for existing in (False, True):
+            folder = tmp_path / f"{number}-{existing}" / "out"
+            folder.parent.mkdir()
+            if existing:
+                chain.save(folder)
+            process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(KILLED), str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            assert process.stdin and process.stdout
+            assert process.stdout.readline() == "ready\n"
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(delay)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+            if not existing and not folder.exists():
+                outcomes.add("nothing")
+                continue
+            loaded = ks.load(folder)
+            assert loaded.verify().ok
+            assert loaded.name == "new" or existing
+            outcomes.add(loaded.name)
+    assert outcomes <= {"nothing", "chain", "new"}
+    assert outcomes & {"nothing", "chain"}
+
+
+def test_a_file_that_carries_code_is_not_run(tmp_path):
+    x = keras.Input((4,), name="x")
+    y = keras.layers.Lambda(lambda t: t * 2, name="double")(keras.layers.Dense(4, name="a")(x))
+    split = ks.split(keras.Model(x, y), "a")
+    split.save(tmp_path / "out")
+    with pytest.raises(ks.StoreError, match="Keras .* cannot load stage 'stage_1'"):
+        ks.load(tmp_path / "out")
+    data = np.ones((1, 4), "float32")
+    assert same_bits(ks.load(tmp_path / "out", safe_mode=False)(data), split(data))

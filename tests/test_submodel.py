@@ -1,0 +1,216 @@
+"""build_submodel: what it takes, what it gives, what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import same_bits
+
+import kerassplit as ks
+
+
+def test_the_input_bears_the_tensors_name_and_the_layer_that_made_it_is_gone(resnet):
+    tail = ks.build_submodel(resnet, start="conv4_block6_out")
+    assert tail.input.name == "conv4_block6_out"
+    assert tail.input_names == ["conv4_block6_out"] if hasattr(tail, "input_names") else True
+    assert tail.layers[0].name == "conv4_block6_out"
+    assert isinstance(tail.layers[0], keras.layers.InputLayer)
+    assert tail.output_names == ["predictions"]
+    assert tail.name == "resnet50_from_conv4_block6_out"
+
+
+def test_layers_and_variables_are_the_models_own(resnet):
+    tail = ks.build_submodel(resnet, start="conv4_block6_out")
+    for layer in tail.layers[1:]:
+        assert layer is resnet.get_layer(layer.name)
+    own = {id(variable) for variable in resnet.variables}
+    assert all(id(variable) in own for variable in tail.variables)
+
+
+def test_copied_weights_are_independent_and_equal(resnet, images):
+    head = ks.build_submodel(resnet, end="conv5_block2_out")
+    tail = ks.build_submodel(resnet, start="conv5_block2_out", copy_weights=True, name="mine")
+    assert tail.name == "mine"
+    own = {id(variable) for variable in resnet.variables}
+    assert not any(id(variable) in own for variable in tail.variables)
+    x = head(images(resnet))
+    expected = ks.build_submodel(resnet, start="conv5_block2_out")(x)
+    assert same_bits(tail(x), expected)
+    before = resnet.get_weights()
+    tail.set_weights([weight + 1 for weight in tail.get_weights()])
+    assert same_bits(resnet.get_weights(), before)
+
+
+def test_start_and_end_can_be_layers_and_tensors(resnet, images):
+    x = images(resnet)
+    by_layer = ks.build_submodel(resnet, end=resnet.get_layer("conv2_block3_out"))
+    by_tensor = ks.build_submodel(resnet, resnet.get_layer("conv2_block3_out").output, resnet.output)
+    assert same_bits(by_tensor(by_layer(x)), resnet(x))
+
+
+def test_a_part_in_the_middle(resnet, images):
+    x = images(resnet)
+    pieces = [
+        ks.build_submodel(resnet, end="conv2_block3_out"),
+        ks.build_submodel(resnet, "conv2_block3_out", "conv4_block1_out"),
+        ks.build_submodel(resnet, start="conv4_block1_out"),
+    ]
+    assert same_bits(pieces[2](pieces[1](pieces[0](x))), resnet(x))
+    assert pieces[1].name == "resnet50_conv2_block3_out_to_conv4_block1_out"
+
+
+def test_the_whole_crossing_inside_a_branch_can_be_named(resnet, images):
+    x = images(resnet)
+    crossing = ["conv4_block5_out", "conv4_block6_2_relu"]
+    head = ks.build_submodel(resnet, end=crossing)
+    tail = ks.build_submodel(resnet, start=crossing)
+    assert set(tail.input) == set(head.output) == set(crossing)
+    assert same_bits(tail(head(x)), resnet(x))
+
+
+@pytest.mark.parametrize("side", ["start", "end"])
+def test_a_tensor_inside_a_branch_is_refused_with_what_else_crosses(resnet, side):
+    with pytest.raises(ks.InsideBranchError) as error:
+        ks.build_submodel(resnet, **{side: "conv4_block6_2_relu"})
+    assert str(error.value) == (
+        "'conv4_block6_2_relu' is inside a branch: 'conv4_block5_out' crosses there too.\n"
+        "Nearest split points: 'conv4_block5_out' before, 'conv4_block6_add' after. "
+        "To build on both tensors, pass ['conv4_block5_out', 'conv4_block6_2_relu']."
+    )
+    assert error.value.name == "conv4_block6_2_relu"
+    assert error.value.crossing == ("conv4_block5_out", "conv4_block6_2_relu")
+    assert (error.value.before, error.value.after) == ("conv4_block5_out", "conv4_block6_add")
+
+
+def test_an_end_before_the_start_is_refused(resnet):
+    with pytest.raises(ks.NotConnectedError, match="'conv3_block4_out' does not depend on 'conv4_block6_out'"):
+        ks.build_submodel(resnet, start="conv4_block6_out", end="conv3_block4_out")
+
+
+def test_the_same_start_and_end_are_refused(resnet):
+    with pytest.raises(ks.NotConnectedError, match="The start and the end are the same"):
+        ks.build_submodel(resnet, start="conv4_block6_out", end="conv4_block6_out")
+
+
+def test_starting_at_the_output_or_ending_at_the_input_is_refused(resnet):
+    with pytest.raises(
+        ks.NotConnectedError, match="'predictions' is an output of the model: there is nothing behind it"
+    ):
+        ks.build_submodel(resnet, start="predictions")
+    with pytest.raises(ks.NotConnectedError, match="is an input of the model: there is nothing to compute before it"):
+        ks.build_submodel(resnet, end=resnet.input)
+
+
+def test_a_start_that_leads_nowhere_is_refused(resnet):
+    with pytest.raises(ks.NotConnectedError, match="'conv3_block4_out' leads to none of the ends"):
+        ks.build_submodel(resnet, start=["conv3_block4_out", "conv4_block6_out"])
+
+
+def test_wrong_references_are_refused(resnet):
+    with pytest.raises(ks.UnknownTensorError, match="Did you mean 'conv4_block6_out'"):
+        ks.build_submodel(resnet, start="conv4_block6_ouput")
+    with pytest.raises(ks.SplitError, match="named by a string, a keras.Layer or a KerasTensor of the model; got 3.5"):
+        ks.build_submodel(resnet, start=3.5)
+    with pytest.raises(ks.SplitError, match="`start` is empty"):
+        ks.build_submodel(resnet, start=[])
+    with pytest.raises(ks.SplitError, match="'avg_pool' is named twice in `end`"):
+        ks.build_submodel(resnet, end=["avg_pool", "avg_pool"])
+    with pytest.raises(ks.UnknownTensorError, match="has no tensor 'alien'"):
+        ks.build_submodel(resnet, start=keras.layers.ReLU(name="alien"))
+
+
+def test_late_inputs_and_early_outputs_stay_where_they_are(small):
+    tail = ks.build_submodel(small, start="pool")
+    assert list(tail.input) == ["extra", "pool"] or set(tail.input) == {"extra", "pool"}
+    assert tail.output_names == ["score"]  # `pooled` is made by the head
+    head = ks.build_submodel(small, end="pool")
+    assert head.input.name == "image"
+
+
+def test_the_models_own_structure_is_kept(small):
+    tail = ks.build_submodel(small, start="block1_out")
+    assert set(tail.output) == {"score", "pooled"}
+    whole = ks.build_submodel(small, end=["pool", "score"])
+    assert [tensor.name for tensor in whole.input] == ["image", "extra"]
+    data = [np.ones((2, 8, 8, 3), "float32"), np.ones((2, 4), "float32")]
+    assert same_bits(whole(data), small(data))
+
+
+def test_open_dimensions_and_dtypes_are_kept():
+    inputs = keras.Input((None, None, 3), batch_size=None)
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(x))
+    tail = ks.build_submodel(model, start="conv")
+    assert tail.input.shape == (None, None, None, 4)
+    for side in (5, 9):
+        image = np.ones((1, side, side, 3), "float32")
+        assert same_bits(tail(ks.build_submodel(model, end="conv")(image)), model(image))
+
+
+def test_special_characters_of_tensor_names_do_not_reach_inputs():
+    inputs = keras.Input((4,), name="x")
+    relu = keras.layers.ReLU(name="relu")
+    x = relu(inputs)
+    x = keras.layers.Dense(4, name="relu_0")(x)  # the name that `relu@0` would get
+    model = keras.Model(inputs, relu(x))
+    tail = ks.build_submodel(model, start="relu@0")
+    assert tail.input.name == "relu_0_1"
+
+
+def test_a_sub_model_of_a_sub_model(resnet, images):
+    x = images(resnet)
+    tail = ks.build_submodel(resnet, start="conv2_block3_out")
+    inner = ks.build_submodel(tail, start=tail.get_layer("conv4_block6_out"))
+    again = ks.build_submodel(tail, start=tail.get_layer("conv4_block6_out").output)  # the original's own tensor
+    expected = ks.build_submodel(resnet, start="conv4_block6_out")
+    features = ks.build_submodel(resnet, end="conv4_block6_out")(x)
+    del tail
+    assert same_bits(inner(features), expected(features))
+    assert same_bits(again(features), expected(features))
+
+
+def test_a_sub_model_saves_and_loads_and_can_be_cloned(resnet, images, tmp_path):
+    tail = ks.build_submodel(resnet, start="conv4_block6_out")
+    features = ks.build_submodel(resnet, end="conv4_block6_out")(images(resnet))
+    tail.save(tmp_path / "tail.keras")
+    loaded = keras.saving.load_model(tmp_path / "tail.keras")
+    assert same_bits(loaded(features), tail(features))
+    assert [point.name for point in ks.split_points(loaded)] == [point.name for point in ks.split_points(tail)]
+    clone = keras.models.clone_model(tail)
+    clone.set_weights(tail.get_weights())
+
+
+def test_a_sub_model_trains(small):
+    tail = ks.build_submodel(small, start="both")
+    before = [keras.ops.convert_to_numpy(weight) for weight in small.get_layer("score").weights]
+    tail.compile("sgd", "mse")
+    tail.fit(np.ones((4, 8), "float32"), np.zeros((4, 3), "float32"), verbose=0)
+    after = [keras.ops.convert_to_numpy(weight) for weight in small.get_layer("score").weights]
+    assert not same_bits(before, after)  # shared: the model learned too
+    small.get_layer("score").set_weights(before)
+
+
+def test_a_new_head_on_a_sub_model_outlives_it(resnet, images, tmp_path):
+    def build():
+        base = ks.build_submodel(resnet, start="conv4_block6_out", end="avg_pool")
+        return keras.Model(base.input, keras.layers.Dense(5, name="classes")(base.output))
+
+    import gc
+
+    model = build()
+    gc.collect()
+    features = np.ones((1, 4, 4, 1024), "float32")
+    expected = model(features)
+    model.save(tmp_path / "model.keras")
+    assert same_bits(keras.saving.load_model(tmp_path / "model.keras")(features), expected)
+
+
+def test_a_wrapper_around_a_sub_models_tensors_outlives_it(resnet, tmp_path):
+    import gc
+
+    base = ks.build_submodel(resnet, start="conv5_block3_out")
+    wrapper = keras.Model(base.input, base.output)
+    del base
+    gc.collect()
+    features = np.ones((1, 2, 2, 2048), "float32")
+    wrapper.save(tmp_path / "wrapper.keras")
+    assert same_bits(keras.saving.load_model(tmp_path / "wrapper.keras")(features), wrapper(features))
