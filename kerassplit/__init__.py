@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from kerassplit.cutting import split
     from kerassplit.errors import (
         AmbiguousTensorError,
         InsideBranchError,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from kerassplit.pictures import plot
     from kerassplit.points import Explanation, SplitPoint, explain, split_points
     from kerassplit.receipt import Receipt, verify
-    from kerassplit.stages import Crossing, CrossingTensor, Split, Stage, split
+    from kerassplit.stages import Crossing, CrossingTensor, Split, Stage
     from kerassplit.store import load
     from kerassplit.submodel import build_submodel
 
@@ -43,7 +44,7 @@ _HOME = {
     "explain": "points",
     "load": "store",
     "plot": "pictures",
-    "split": "stages",
+    "split": "cutting",
     "split_points": "points",
     "verify": "receipt",
 }

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import zipfile
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ _OPEN_SIDE = 224  # stands for an open height or width
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 
 
-def shipped_photo() -> importlib.resources.abc.Traversable:
+def shipped_photo() -> Traversable:
     """The photograph that comes with kerassplit: a cat, 451×300 pixels. `data/README.md` names its source and licence."""
     return importlib.resources.files("kerassplit") / "data" / "chelsea.jpg"
 

@@ -1,8 +1,8 @@
-"""A model as a sequence of stages: `split`, `Split`, `Stage`."""
+"""A model as a sequence of stages: `Split`, `Stage`, and what crosses between them."""
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from kerassplit.errors import SplitError
-from kerassplit.graph import Graph, TensorRef, bytes_per_sample, listed, read_graph, resolve
-from kerassplit.points import ancestors, post_dominators, require_whole_crossing, split_tensors
+from kerassplit.graph import bytes_per_sample, listed, read_graph
 from kerassplit.rebuild import joined
-from kerassplit.submodel import build_part
 from kerassplit.units import format_bytes, format_count, format_shape
 
 if TYPE_CHECKING:
     from kerassplit.receipt import Receipt
 
-Cut = int | TensorRef | Sequence[TensorRef]
-"""Where to cut: an index into `split_points(model)`, one tensor, or all the tensors of one crossing."""
-
-_REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
 _LONG_WORK = 2.0  # seconds after which `predict` shows its progress
 
 
@@ -287,140 +281,6 @@ class Split:
     def _packed(self, tensors: dict[str, Any]) -> Any:
         outputs = keras.tree.map_structure(tensors.__getitem__, self.outputs)
         return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
-
-
-def split(
-    model: keras.Model,
-    at: Cut | Sequence[Cut],
-    *,
-    allow_crossing: bool = False,
-    names: Sequence[str] | None = None,
-) -> Split:
-    """Cuts a model into stages that, run one after another, compute what the model computes.
-
-    Args:
-        model: A functional or built Sequential model. It is left alone; the stages share its layers.
-        at: Where to cut: tensors (names, layers or `KerasTensor`s) or indices into `split_points(model)`, in any order.
-            A list within the list names all the tensors of one crossing.
-        allow_crossing: Whether to cut inside a branch and carry all that crosses there.
-        names: One name per stage; by default `stage_0`, `stage_1`, ...
-
-    Returns:
-        A `Split` with one stage more than there are cuts.
-
-    Raises:
-        InsideBranchError: More than the named tensors cross there, and `allow_crossing` is off.
-        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
-        SplitError: A cut is named twice, or is an input or output of the model, or nothing lies between two cuts.
-
-    Example:
-
-    >>> split = ks.split(resnet, ["conv3_block4_out", "conv4_block6_out"], names=["features", "middle", "classifier"])
-    >>> bool((split(images) == resnet(images)).numpy().all())
-    True
-    """
-    graph = read_graph(model)
-    cuts = sorted(_cuts(graph, at, allow_crossing), key=lambda cut: max(graph.tensors[tensor].call for tensor in cut))
-    labels = _stage_names(names, len(cuts) + 1)
-    stage_of = _stage_of_calls(graph, cuts)
-    stages = tuple(_build_stage(graph, stage_of, place, label) for place, label in enumerate(labels))
-    return Split(
-        stages,
-        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.inputs),
-        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.outputs),
-        model.name,
-        model,
-    )
-
-
-def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[list[int]]:
-    """The tensors of each cut, checked."""
-    wanted = list(at) if isinstance(at, (list, tuple)) else [at]
-    if not wanted:
-        raise SplitError("`at` is empty: name at least one tensor to cut at.")
-    points = split_tensors(graph, post_dominators(graph))
-    outputs = set(graph.flat_outputs())
-    cuts: list[list[int]] = []
-    for one in wanted:
-        cut = sorted({_cut_tensor(graph, points, each) for each in (one if isinstance(one, (list, tuple)) else [one])})
-        names = graph.names(cut)
-        if cut in cuts:
-            raise SplitError(f"{listed(names)} is named twice in `at`: name each cut once.")
-        for tensor, name in zip(cut, names, strict=True):
-            if len(cut) == 1 and not graph.calls[graph.tensors[tensor].call].inputs:
-                raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")
-            if not graph.tensors[tensor].users:
-                what = "an output of the model" if tensor in outputs else "used by no call of the model"
-                raise SplitError(
-                    f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor."
-                )
-        if not allow_crossing:
-            require_whole_crossing(graph, cut, _REMEDY)
-        cuts.append(cut)
-    return cuts
-
-
-def _cut_tensor(graph: Graph, points: Sequence[int], reference: int | TensorRef) -> int:
-    if not isinstance(reference, int) or isinstance(reference, bool):
-        return resolve(graph, reference)
-    if -len(points) <= reference < len(points):
-        return points[reference]
-    raise SplitError(
-        f"Model '{graph.model.name}' has {len(points)} split points, numbered 0 to {len(points) - 1}; got {reference}."
-        if points
-        else f"Model '{graph.model.name}' has no split points, so none has index {reference}."
-    )
-
-
-def _stage_names(names: Sequence[str] | None, count: int) -> list[str]:
-    if names is None:
-        return [f"stage_{place}" for place in range(count)]
-    labels = [names] if isinstance(names, str) else list(names)
-    if len(labels) != count:
-        raise SplitError(
-            f"{count - 1} cuts make {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}."
-        )
-    for label in labels:
-        if not isinstance(label, str) or not label or not label.replace("-", "").replace(".", "").isidentifier():
-            raise SplitError(
-                f"{label!r} cannot name a stage: a name is made of letters, digits, '_', '-' and '.' and does not begin "
-                "with a digit."
-            )
-    if len({label.lower() for label in labels}) < count:
-        raise SplitError(f"The names of stages must differ (also in more than capitals); got {listed(labels)}.")
-    return labels
-
-
-def _stage_of_calls(graph: Graph, cuts: Sequence[Sequence[int]]) -> list[int]:
-    """For each call the stage it runs in: the first whose cut depends on it; the last for all the others."""
-    stage_of = [len(cuts)] * len(graph.calls)
-    for place in range(len(cuts) - 1, -1, -1):
-        for call in ancestors(graph, cuts[place]):
-            stage_of[call] = place
-    filled = {stage_of[index] for index, call in enumerate(graph.calls) if call.inputs}
-    for place, cut in enumerate(cuts):
-        if place not in filled:
-            raise SplitError(
-                f"No call would be left for the stage that ends at {listed(graph.names(cut))}: an earlier cut covers "
-                "it. Leave one of the two out."
-            )
-    return stage_of
-
-
-def _build_stage(graph: Graph, stage_of: Sequence[int], place: int, name: str) -> Stage:
-    calls = [index for index, call in enumerate(graph.calls) if call.inputs and stage_of[index] == place]
-    ours = set(calls)
-    received = {tensor for call in calls for tensor in graph.calls[call].inputs}
-    inputs = sorted(tensor for tensor in received if graph.tensors[tensor].call not in ours)
-    results = set(graph.flat_outputs())
-    outputs = [
-        tensor
-        for call in calls
-        for tensor in graph.calls[call].outputs
-        if tensor in results or any(user not in ours for user in graph.tensors[tensor].users)
-    ]
-    model, inputs, outputs = build_part(graph, calls, inputs, outputs, name)
-    return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))
 
 
 def _outline(x: Any) -> str:

@@ -24,8 +24,8 @@ def build_submodel(
     """Builds the part of a model from `start` to `end` as a model of its own.
 
     The sub-model has fresh Inputs named after the tensors whose place they take, the layers and variables of the model
-    (the very same objects), and each call with the arguments of the original. The layer that makes `start` is not in it.
-    The model is left alone.
+    (the very same objects), and each call with the arguments of the original. The layer that makes `start` is not in
+    it. The model is left alone.
 
     Args:
         model: A functional or built Sequential model.

@@ -77,7 +77,7 @@ def load_model(
             file of weights. `None`: a file's own weights; of an architecture only the structure, whose weights take no
             memory and mean nothing.
         input_shape: Of one sample, such as `(160, 160, 3)`; architectures only.
-        seed: For `weights="random"`. The same seed gives the same weights in every process; the global random
+        seed: For `weights="random"`, and for what else the model draws (dropout). The same seed gives the same weights in every process; the global random
             generators of Python, NumPy and Keras are left as they were.
         unsafe: Whether a file may bring code: the functions of `Lambda` layers run with all your rights. Only for
             files whose origin you trust.
@@ -100,7 +100,7 @@ def load_model(
     shape = None if input_shape is None else _checked_shape(input_shape)
     build: Callable[..., keras.Model] = getattr(keras.applications, name)
     if weights == "imagenet":
-        return _with_imagenet(name, build, shape)
+        return _with_imagenet(name, build, shape, seed)
     if weights is None:
         # The variables never get values, so even the largest architecture is there at once.
         with keras.StatelessScope(initialize_variables=False), _left_alone(seed):
@@ -163,7 +163,7 @@ def _with_imagenet(name: str, build: Callable[..., keras.Model], shape: tuple[in
     remedy = "Give a file of weights (weights=FILE, --weights FILE), or take weights='random' (--weights random)."
     unreachable = _unreachable()
     # A file from an earlier download needs no network, so Keras looks for it all the same, but waits for nothing.
-    with _socket_timeout(0.01 if unreachable else _STALLED), _left_alone(None):
+    with _socket_timeout(0.01 if unreachable else _STALLED), _left_alone(seed):
         try:
             return _built(name, build, shape, "imagenet")
         except SplitError:
@@ -210,7 +210,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _left_alone(seed: int | None) -> Iterator[None]:
+def _left_alone(seed: int) -> Iterator[None]:
     """Draws Keras's default seeds (initial weights, dropout) from `seed`, and puts the user's random state back.
 
     Keras takes them from Python's `random` and touches no other global generator.

@@ -26,6 +26,7 @@ from kerassplit.pictures.wording import SHAPING
 _FEW = 8  # a model of so few calls shows them all
 _BLOCK_CALLS = 3  # layers in a row make a block if they are so many, in so many places
 _BLOCK_PLACES = 3
+_SHARE = 3  # a name stands for a piece if at least one in so many of its layers bears it
 
 
 def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Group]:
@@ -41,10 +42,10 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     groups = [_group(graph, names, automatic, region) for region in find_regions(graph)]
     if few:
         return groups
+    groups = merge_along(graph, groups, lambda one, other: _shapes(graph, automatic, one, other), _join)
     groups = merge_along(graph, groups, lambda one, other: one.key is not None and one.key == other.key, _join)
     for group in groups:
         _count_parts(group, names)
-    groups = merge_along(graph, groups, lambda one, other: _shapes(graph, automatic, one, other), _join)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
     _tell_blocks(groups)
     groups = merge_along(graph, groups, lambda one, other: _alike(graph, one, other), _fold)
@@ -61,8 +62,8 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
     operations = [graph.calls[call].operation for call in group.calls]
     if group.folded is not None:
         first, last = group.folded, str(group.key)
-        together = first.rstrip("0123456789")
-        return f"{first}…{last.removeprefix(together) if first != together else last}"
+        number = last.removeprefix(first.rstrip("0123456789"))
+        return f"{first}…{number if number.isdigit() and first != last[: len(first)] else last}"
     if group.is_block and group.key is not None:
         return group.key
     if len(operations) == 1:
@@ -89,7 +90,7 @@ def _group(graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[
     # The end first: of equally frequent names, its own counts.
     ordered = [call for call in reversed(region) if names[call] is not None and not automatic[call]]
     key = majority(names[call].key for call in ordered)
-    if key is not None:
+    if key is not None and sum(names[call].key == key for call in ordered) * _SHARE >= len(ordered):
         group.key, group.family, group.number = key, told[key].family, told[key].number
     elif group.is_block:
         end = graph.calls[region[-1]].operation
@@ -119,8 +120,10 @@ def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
 
 
 def _shapes(graph: Graph, automatic: Sequence[bool], one: Group, other: Group) -> bool:
-    """Whether the second only shapes what the first, a block, gives: an activation that Keras named, say."""
-    return one.is_block and not other.is_block and only_of(graph, other.calls, SHAPING) and automatic[other.calls[0]]
+    """Whether the second only shapes what the first gives: an activation that Keras named, say."""
+    return one.key is not None and len(other.regions[0]) == 1 and automatic[other.last] and only_of(
+        graph, other.regions[0], SHAPING
+    )
 
 
 def _same_number(one: Group, other: Group) -> bool:
@@ -158,6 +161,7 @@ def _alike(graph: Graph, one: Group, other: Group) -> bool:
         and other.is_block
         and one.family is not None
         and one.family == other.family
+        and (one.number is None or other.number is None or one.number < other.number)
         and not (one.count > 1 and one.folded is None)
         and other.count == 1
         and _extent(graph, one) == _extent(graph, other)

@@ -28,7 +28,7 @@ def model_picture(model: keras.Model, title: str | None = None) -> Picture:
     """A model in blocks; boxes tell the tensor at their end where the model can be cut there."""
     graph = read_graph(model)
     points = split_points_of(graph)
-    part = _part(graph, "b", _prefix(model.name, [graph]), is_small([graph]), set(graph.flat_inputs()), points)
+    part = _part(graph, "b", _prefix(model.name, [graph]), is_small([graph]), graph.flat_inputs(), points)
     edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in _flows(part)]
     places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
     more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""
@@ -54,7 +54,7 @@ def split_picture(split: Split, title: str | None = None) -> Picture:
     given: set[str] = set()
     for place, (stage, graph) in enumerate(zip(split.stages, graphs, strict=True)):
         taken = dict(zip((graph.by_symbol[id(symbol)] for symbol in stage.model.inputs), stage.inputs, strict=True))
-        own = {tensor for tensor, name in taken.items() if name not in makers}
+        own = [tensor for tensor, name in taken.items() if name not in makers]
         part = _part(graph, f"s{place}_", prefix, few, own, set())
         lines = (*_facts(call.operation for call in graph.calls),)
         clusters.append(Cluster(tuple(part.boxes), stage.name, lines))
@@ -96,11 +96,11 @@ def _prefix(name: str, graphs: Sequence[Graph]) -> str:
     return common_prefix(name, (call.operation.name for graph in graphs for call in graph.calls if call.inputs))
 
 
-def _part(graph: Graph, stem: str, prefix: str, few: bool, inputs: set[int], points: set[int]) -> _Part:
+def _part(graph: Graph, stem: str, prefix: str, few: bool, inputs: Sequence[int], points: set[int]) -> _Part:
     """The boxes of a graph: those of its own `inputs`, then its blocks."""
     boxes: list[Box] = []
     box_of: dict[int, str] = {}
-    for tensor in sorted(inputs):
+    for tensor in dict.fromkeys(inputs):
         call = graph.calls[graph.tensors[tensor].call]
         name = "input" if is_automatic(call.operation) and len(inputs) == 1 else call.name
         identity = f"{stem}{len(boxes)}"

@@ -45,7 +45,7 @@ def block_kind(graph: Graph, ends: Sequence[int], count: int) -> str:
         if kind in kinds:
             break
     else:
-        return f"{noun} of branches"
+        return f"branched {noun}"
     if kind == "Add":
         return f"residual {noun}"
     if kind == "Multiply":

@@ -1,0 +1,227 @@
+"""The commands: each reads its arguments, calls the library, shows a table and returns the same as plain values."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kerassplit import __version__
+from kerassplit.cli.options import ModelOptions, allow_crossing_option, at_option, cut, model_options, names_option
+from kerassplit.cli.running import Show, command, note, working
+from kerassplit.cli.tables import point_data, points_table, split_data
+from kerassplit.errors import SplitError
+
+if TYPE_CHECKING:
+    import keras
+
+_path = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="kerassplit")
+def main() -> None:
+    """Cut Keras models into runnable sub-models that compute the same numbers.
+
+    MODEL is a file (.keras, .h5) or the name of an architecture in keras.applications, such as ResNet50.
+
+    Exit status: 0; 1 when a verification failed; 2 for a mistake, told in one message.
+    """
+
+
+@main.command()
+@click.argument("model")
+@model_options
+@command
+def points(show: Show, model: str, options: ModelOptions) -> dict[str, Any]:
+    """List the tensors of MODEL where one cut carries one tensor."""
+    from kerassplit.points import split_points
+
+    built = options.load(model, structure_only=True)
+    found = split_points(built)
+    show(points_table(built.name, found))
+    return {"model": built.name, "points": [point_data(point) for point in found]}
+
+
+@main.command()
+@click.argument("model")
+@click.argument("name")
+@model_options
+@command
+def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
+    """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
+    from rich.text import Text
+
+    from kerassplit.points import explain
+
+    built = options.load(model, structure_only=True)
+    explanation = explain(built, name)
+    show(Text(str(explanation)))
+    return {"model": built.name, **asdict(explanation)}
+
+
+@main.command()
+@click.argument("model")
+@at_option
+@click.option("-o", "--output", "directory", type=_path, required=True, metavar="DIR", help="Folder for the stages.")
+@click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
+@names_option
+@allow_crossing_option
+@model_options
+@command
+def split(
+    show: Show,
+    model: str,
+    at: tuple[str, ...],
+    directory: Path,
+    overwrite: bool,
+    names: list[str] | None,
+    allow_crossing: bool,
+    options: ModelOptions,
+) -> dict[str, Any]:
+    """Cut MODEL into stages, verify them on random input, and save them in DIR."""
+    from kerassplit.receipt import verify
+    from kerassplit.stages import split
+
+    if not at:
+        raise SplitError("Say where to cut, with --at NAME; `kerassplit points MODEL` lists the names.")
+    built = options.load(model)
+    stages = split(built, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
+    show(stages.__rich__())
+    with working("Comparing the stages with the model"):
+        receipt = verify(built, stages, seed=options.seed)
+    show(receipt.__rich__())
+    data = {**split_data(stages), "directory": None, "receipt": receipt.to_dict(), "ok": receipt.ok}
+    if not receipt.ok:
+        note("Error: the stages differ from the model, so they were not saved.")
+        return data
+    with working(f"Writing {directory}"):
+        stages.save(directory, overwrite=overwrite)
+    show(f"Saved {len(stages)} stages in [bold]{_escaped(directory)}[/].")
+    return {**data, "directory": str(directory)}
+
+
+@main.command()
+@click.argument("directory", type=_path, metavar="DIR")
+@click.option("--model", metavar="MODEL", help="The model to compare with. By default the stages joined into one.")
+@click.option(
+    "--input",
+    "input_file",
+    type=_path,
+    metavar="FILE",
+    help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default random.",
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference to allow."
+)
+@model_options
+@command
+def verify(
+    show: Show, directory: Path, model: str | None, input_file: Path | None, tolerance: float, options: ModelOptions
+) -> dict[str, Any]:
+    """Check the saved split in DIR: its files, that they load, and the numbers that they compute."""
+    from kerassplit.receipt import verify
+    from kerassplit.store import load
+
+    if model is None and (options.weights or options.input_shape):
+        raise SplitError("--weights and --input-shape belong to a model to compare with: name it with --model.")
+    with working(f"Loading {directory}"):
+        stages = load(directory, safe_mode=not options.unsafe)
+    compared = stages.model if model is None else options.load(model)
+    x = None if input_file is None else _input(input_file, compared, model)
+    with working("Comparing the stages with the model"):
+        receipt = verify(compared, stages, x, tolerance=tolerance, seed=options.seed)
+    show(receipt.__rich__())
+    return {
+        **split_data(stages),
+        "directory": str(directory),
+        "compared_with": model or "the stages joined",
+        "input": None if input_file is None else str(input_file),
+        "receipt": receipt.to_dict(),
+        "ok": receipt.ok,
+    }
+
+
+@main.command()
+@click.argument("model", metavar="MODEL|DIR")
+@at_option
+@click.option(
+    "-o", "--output", type=_path, required=True, metavar="FILE", help="The picture: .svg, .png, .pdf, .dot, .mmd or .txt."
+)
+@click.option(
+    "--detail",
+    type=click.Choice(["blocks", "layers"]),
+    default="blocks",
+    show_default=True,
+    help="One box for each block between split points, or for each layer.",
+)
+@names_option
+@allow_crossing_option
+@model_options
+@command
+def plot(
+    show: Show,
+    model: str,
+    at: tuple[str, ...],
+    output: Path,
+    detail: str,
+    names: list[str] | None,
+    allow_crossing: bool,
+    options: ModelOptions,
+) -> dict[str, Any]:
+    """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
+    from kerassplit.pictures import plot
+    from kerassplit.stages import split
+    from kerassplit.store import load
+
+    if names and not at:
+        raise SplitError("--names belongs to cuts: say where to cut, with --at NAME.")
+    drawn: Any
+    if Path(model).is_dir():
+        if at:
+            raise SplitError(f"'{model}' is already split; --at is for a model.")
+        drawn = load(model, safe_mode=not options.unsafe)
+    else:
+        drawn = options.load(model, structure_only=True)
+        if at:
+            drawn = split(drawn, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
+    with working(f"Drawing {output}"):
+        plot(drawn, output, detail=detail)
+    show(f"Wrote [bold]{_escaped(output)}[/].")
+    return {"model": drawn.name, "file": str(output)}
+
+
+@main.command()
+@click.option(
+    "-o",
+    "--output",
+    "directory",
+    type=_path,
+    default=Path("kerassplit-demo"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the stages and pictures.",
+)
+@command
+def demo(show: Show, directory: Path) -> dict[str, Any]:
+    """Cut ResNet50 in three, prove it on a photograph, save it, load it in a fresh process, and draw it."""
+    from kerassplit.demo import run_demo
+
+    return run_demo(directory, show)
+
+
+def _input(path: Path, model: "keras.Model", name: str | None) -> Any:
+    from kerassplit.photo import load_input
+    from kerassplit.zoo import find_architecture
+
+    architecture = find_architecture(name) if name else None
+    architecture = architecture or find_architecture(model.name)
+    if architecture is None and path.suffix not in (".npy", ".npz"):
+        note(f"Note: how '{model.name}' wants its images is not known; it gets pixels from 0 to 255.")
+    return load_input(path, model, architecture)
+
+
+def _escaped(path: Path) -> str:
+    from rich.markup import escape
+
+    return escape(str(path))

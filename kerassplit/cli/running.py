@@ -1,0 +1,146 @@
+"""What all commands have in common: Keras is imported quietly, output goes where it belongs, errors are one message."""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+
+from kerassplit.errors import SplitError
+
+Show = Callable[[RenderableType], None]
+"""Prints a table or a line of text on standard output, unless JSON was asked for."""
+
+_WIDE = 1000  # columns where there is no terminal, so that no name is cut off in a pipe
+_FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
+_IN_OPTIONS = {
+    "unsafe=True (--unsafe)": "--unsafe",
+    "weights=FILE, --weights FILE": "--weights FILE",
+    "weights='random' (--weights random)": "--weights random",
+    "allow_crossing=True": "--allow-crossing",
+    "overwrite=True": "--overwrite",
+    "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",
+}
+
+
+class Failure(click.ClickException):
+    """A message on standard error, and exit status 2."""
+
+    exit_code = 2
+
+
+def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Makes the body of a command out of a function.
+
+    The function gets a `Show` and the command's arguments, and returns what `--json` prints. An entry `"ok"` that is
+    false makes the exit status 1. While it runs, what Keras prints goes to standard error.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
+    @functools.wraps(function)
+    def run(as_json: bool, **arguments: Any) -> None:
+        stdout = sys.stdout
+        show = functools.partial(_show, stdout)
+        with _errors_as_messages(stdout):
+            import_keras()
+            with contextlib.redirect_stdout(sys.stderr):
+                data = function((lambda _: None) if as_json else show, **arguments)
+            if as_json:
+                stdout.write(json.dumps(_jsonable(data), indent=2, ensure_ascii=False) + "\n")
+                stdout.flush()
+        if not data.get("ok", True):
+            sys.exit(_FAILED_VERIFICATION)
+
+    return run
+
+
+def import_keras() -> None:
+    """Imports Keras without the lines that its backend writes on the way; they are shown when it fails."""
+    if "keras" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow: errors only
+    try:
+        with working("Starting Keras"), _quiet_native_code():
+            import keras  # noqa: F401
+    except ImportError as error:
+        raise SplitError(
+            f"Keras cannot be imported: {error}. It needs a backend; `pip install tensorflow` brings one."
+        ) from error
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows on a terminal's standard error what is being done, until it is done."""
+    with Console(stderr=True).status(f"{what} …"):
+        yield
+
+
+def note(text: str) -> None:
+    """A line on standard error."""
+    click.echo(text, err=True)
+
+
+def _show(stdout: Any, renderable: RenderableType) -> None:
+    console = Console(file=stdout, width=None if stdout.isatty() else _WIDE, highlight=False)
+    with console.capture() as captured:  # or rich would meet a broken pipe before we do
+        console.print(renderable)
+    text = "\n".join(line.rstrip() for line in captured.get().split("\n"))
+    stdout.write(text)
+    stdout.flush()
+
+
+def _jsonable(data: Any) -> Any:
+    """JSON has no infinity, which is the difference between a number and none: it becomes a string."""
+    if isinstance(data, dict):
+        return {key: _jsonable(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_jsonable(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+
+
+@contextlib.contextmanager
+def _errors_as_messages(stdout: Any) -> Iterator[None]:
+    try:
+        yield
+    except SplitError as error:
+        message = str(error)
+        for python, option in _IN_OPTIONS.items():
+            message = message.replace(python, option)
+        raise Failure(message) from error
+    except BrokenPipeError:
+        # The reader has gone (`| head`). Python would complain once more when it closes standard output.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
+    except KeyboardInterrupt:
+        note("Interrupted.")
+        sys.exit(_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _quiet_native_code() -> Iterator[None]:
+    """Keeps what is written to standard error, also by C++, and shows it only where an error follows."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            written.seek(0)
+            sys.stderr.write(written.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,94 @@
+"""What the commands show, as tables for people and as plain values for JSON."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from kerassplit.units import format_bytes, format_count, format_shape
+
+if TYPE_CHECKING:
+    from kerassplit.points import SplitPoint
+    from kerassplit.stages import Split
+
+
+def points_table(
+    model: str, points: "Sequence[SplitPoint]", *, shown: Collection[int] | None = None, cuts: Collection[int] = ()
+) -> Table:
+    """The split points of a model.
+
+    Args:
+        model: Its name.
+        points: All of its split points.
+        shown: Indices of those to show; dots stand for the others. By default all are shown.
+        cuts: Indices of those that are marked.
+    """
+    table = Table(title=f"{model}: {len(points)} split points")
+    for heading, justify in (
+        *(("#", "right"), ("name", "left"), ("shape", "right"), ("dtype", "left"), ("per sample", "right")),
+        *(("after merge", "center"), ("params before", "right"), ("params after", "right")),
+    ):
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    gap = False
+    for point in points:
+        if shown is not None and point.index not in shown:
+            gap = True
+            continue
+        if gap:
+            table.add_row("⋮", "⋮")
+            gap = False
+        table.add_row(
+            str(point.index),
+            f"{point.name}  ← cut" if point.index in cuts else point.name,
+            format_shape(point.shape),
+            point.dtype,
+            format_bytes(point.bytes),
+            "yes" if point.after_merge else "",
+            format_count(point.params_before),
+            format_count(point.params_after),
+            style="bold green" if point.index in cuts else None,
+        )
+    if gap:
+        table.add_row("⋮", "⋮")
+    return table
+
+
+def point_data(point: "SplitPoint") -> dict[str, Any]:
+    """A split point as plain values."""
+    return {
+        "index": point.index,
+        "name": point.name,
+        "layer": point.layer.name,
+        "shape": list(point.shape),
+        "dtype": point.dtype,
+        "bytes": point.bytes,
+        "after_merge": point.after_merge,
+        "params_before": point.params_before,
+        "params_after": point.params_after,
+    }
+
+
+def split_data(split: "Split") -> dict[str, Any]:
+    """The stages of a split, and what crosses between them, as plain values."""
+    return {
+        "model": split.name,
+        "stages": [
+            {
+                "name": stage.name,
+                "inputs": list(stage.inputs),
+                "outputs": list(stage.outputs),
+                "params": stage.model.count_params(),
+            }
+            for stage in split
+        ],
+        "crossings": [
+            {
+                "bytes": crossing.bytes,
+                "tensors": [
+                    {"name": one.name, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes}
+                    for one in crossing.tensors
+                ],
+            }
+            for crossing in split.crossings
+        ],
+    }

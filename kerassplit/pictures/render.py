@@ -1,0 +1,92 @@
+"""Graphviz source laid out and drawn: by pygraphviz in this process, or by the `dot` program."""
+
+import re
+import shutil
+import subprocess
+import warnings
+
+from kerassplit.errors import SplitError
+
+_PIXELS = 1600  # the width of a PNG
+_SMALLEST, _LARGEST = 60.0, 150.0  # dots per inch
+_TALLEST = 32000  # pixels: Cairo draws no larger bitmaps
+_PROBE = 'digraph { a [label="text"] }'
+
+
+class NoLayoutError(SplitError):
+    """Neither pygraphviz nor the `dot` program is there."""
+
+
+def render(source: str, extension: str) -> bytes:
+    """The picture that a Graphviz source describes.
+
+    Args:
+        source: Graphviz source.
+        extension: `svg`, `png` or `pdf`. A PNG is about 1600 pixels wide; small pictures are narrower, not coarser.
+
+    Returns:
+        The file's contents. The same source gives the same on one machine: it tells no time.
+
+    Raises:
+        NoLayoutError: Graphviz is not there.
+        SplitError: Graphviz failed, or the machine has no fonts and the letters would be lost.
+    """
+    if extension == "svg":
+        return _draw(source, "svg")
+    _require_fonts(extension)
+    if extension == "png":
+        return _draw(_at_resolution(source, _resolution(source)), "png")
+    return re.sub(rb"(?<=/CreationDate \(D:)\d{14}", b"19700101000000", _draw(source, extension))
+
+
+def _resolution(source: str) -> float:
+    """The dots per inch at which the picture is as wide as wanted, and no taller than can be drawn."""
+    found = re.match(rb"graph \S+ (\S+) (\S+)", _draw(source, "plain"))
+    width, height = (float(number) for number in found.groups()) if found else (10.0, 10.0)
+    wanted = min(max(_PIXELS / (width + 0.3), _SMALLEST), _LARGEST)
+    possible = (_TALLEST - 10) / (max(width, height) + 0.5)
+    if possible < min(wanted, _SMALLEST):
+        warnings.warn(
+            f"The picture is {max(width, height):.0f} inches long, too long for a PNG: its letters become small. "
+            "Write .svg or .pdf for full size, or draw one stage at a time.",
+            stacklevel=2,
+        )
+    return min(wanted, possible)
+
+
+def _at_resolution(source: str, resolution: float) -> str:
+    return source.replace("{", f"{{\n  graph [dpi={resolution:.2f}];", 1)
+
+
+def _require_fonts(extension: str) -> None:
+    """Refuses to draw letters without fonts: Graphviz would draw empty boxes and say nothing."""
+    probe = _draw(_PROBE, "pdf")
+    if b"/FontFile" not in probe and b"/Type /Font" not in probe:
+        raise SplitError(
+            f"This machine has no fonts, so a .{extension} would show boxes in place of letters. Install a font (on "
+            "Debian and Ubuntu the package fonts-dejavu-core), or write .svg: who opens it brings the fonts."
+        )
+
+
+def _draw(source: str, extension: str) -> bytes:
+    try:
+        import pygraphviz
+    except ImportError:
+        return _draw_by_program(source, extension)
+    try:
+        return pygraphviz.AGraph(string=source).draw(format=extension, prog="dot")
+    except (OSError, ValueError, RuntimeError, pygraphviz.DotError) as error:
+        raise SplitError(f"Graphviz could not draw the picture as .{extension}: {error}") from error
+
+
+def _draw_by_program(source: str, extension: str) -> bytes:
+    program = shutil.which("dot")
+    if program is None:
+        raise NoLayoutError(
+            "No Graphviz to lay the picture out with. Either `pip install pygraphviz` (2.0.4 or later brings Graphviz "
+            "along), or install Graphviz so that its program `dot` is on the PATH."
+        )
+    done = subprocess.run([program, f"-T{extension}"], input=source.encode(), capture_output=True, check=False)
+    if done.returncode != 0:
+        raise SplitError(f"`{program}` could not draw the picture as .{extension}: {done.stderr.decode().strip()}")
+    return done.stdout
