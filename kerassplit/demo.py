@@ -12,15 +12,13 @@ import keras
 import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
+import kerassplit as ks
 from kerassplit.cli.running import working
 from kerassplit.cli.tables import points_table, split_data
 from kerassplit.errors import SplitError
 from kerassplit.photo import load_input, shipped_photo
-from kerassplit.pictures import plot
-from kerassplit.points import SplitPoint, split_points
-from kerassplit.receipt import verify
-from kerassplit.stages import split
 from kerassplit.store import read_manifest
 from kerassplit.zoo import architecture_module, load_model
 
@@ -47,27 +45,27 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
     if directory.is_dir() and any(directory.iterdir()):
         read_manifest(directory)
     model, weights = _model(show)
-    points = split_points(model)
+    points = ks.split_points(model)
     cuts = [point.index for point in points if point.name in _CUTS]
     show(points_table(model.name, points, shown=_around(points, cuts), cuts=cuts))
-    stages = split(model, list(_CUTS), names=list(_STAGES))
+    stages = ks.split(model, list(_CUTS), names=list(_STAGES))
     show(stages.__rich__())
     with importlib.resources.as_file(shipped_photo()) as photo:
         x = load_input(photo, model, _ARCHITECTURE)
         with working("Running a photograph through the model and the stages"):
-            receipt = verify(model, stages, x)
+            receipt = ks.verify(model, stages, x)
         show(receipt.__rich__())
         labels = _labels(np.asarray(stages(x)), show) if weights == "imagenet" else None
         with working(f"Writing {directory}"):
             stages.save(directory, overwrite=True)
-        show(f"Saved the stages in {directory}.")
+        show(Text(f"Saved the stages in {directory}."))
         with working("Loading them in a fresh process"):
             fresh = _verify_in_fresh_process(directory, weights, photo)
     show(_verdict(fresh))
     for name in _PICTURES:
         with working(f"Drawing {directory / name}"):
-            plot(stages, directory / name)
-    show(f"Drew {' and '.join(str(directory / name) for name in _PICTURES)}.")
+            ks.plot(stages, directory / name)
+    show(Text(f"Drew {' and '.join(str(directory / name) for name in _PICTURES)}."))
     return {
         **split_data(stages),
         "directory": str(directory),
@@ -86,12 +84,12 @@ def _model(show: Callable[[RenderableType], None]) -> tuple[keras.Model, str]:
         return load_model(_ARCHITECTURE, weights="imagenet"), "imagenet"
     except SplitError as error:
         reason = str(error).split(" Give a file of weights")[0]
-    show(f"[yellow]{reason} Weights are random (seed 0, with random batch-norm statistics).[/]")
+    show(Text(f"{reason} So weights are random (seed 0, with random batch-norm statistics).", style="yellow"))
     with working(f"Building {_ARCHITECTURE}"):
         return load_model(_ARCHITECTURE, weights="random", seed=0), "random"
 
 
-def _around(points: tuple[SplitPoint, ...], cuts: list[int]) -> set[int]:
+def _around(points: tuple[ks.SplitPoint, ...], cuts: list[int]) -> set[int]:
     """The first and the last split points, and those next to the cuts."""
     return {0, 1, len(points) - 1, *(index + step for index in cuts for step in (-1, 0, 1))}
 
@@ -100,7 +98,7 @@ def _labels(scores: np.ndarray, show: Callable[[RenderableType], None]) -> list[
     try:
         decoded = architecture_module(_ARCHITECTURE).decode_predictions(scores, top=5)[0]
     except Exception as error:  # Keras downloads the labels, and raises a bare Exception where that fails
-        show(f"[yellow]The names of the ImageNet classes could not be downloaded: {error}[/]")
+        show(Text(f"The names of the ImageNet classes could not be downloaded: {error}", style="yellow"))
         return None
     table = Table(title="The photograph shows")
     table.add_column("label")
@@ -120,11 +118,14 @@ def _verify_in_fresh_process(directory: Path, weights: str, photo: Path) -> dict
     return json.loads(done.stdout)
 
 
-def _verdict(fresh: dict[str, Any]) -> str:
+def _verdict(fresh: dict[str, Any]) -> Text:
     receipt = fresh["receipt"]
+    difference, problems = receipt["max_difference"], receipt["problems"]
     if not fresh["ok"]:
-        return f"[bold red]In a fresh process the loaded stages differ: {receipt['max_difference']} {receipt['problems']}[/]"
-    return (
-        f"[green]A fresh process loaded the stages and ran the photograph: largest difference "
-        f"{receipt['max_difference']:g}; {receipt['weights_equal']} weights copied and equal.[/]"
+        text = " ".join([f"In a fresh process the loaded stages differ by {difference}.", *problems])
+        return Text(text, style="bold red")
+    return Text(
+        f"A fresh process loaded the stages and built {_ARCHITECTURE} anew: on the photograph the largest difference "
+        f"is {difference:g}, and all {receipt['weights_equal']} weights are equal.",
+        style="green",
     )

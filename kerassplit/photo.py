@@ -18,7 +18,7 @@ _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 
 
 def shipped_photo() -> Traversable:
-    """The photograph that comes with kerassplit: a cat, 451×300 pixels. `data/README.md` names its source and licence."""
+    """The photograph that comes with kerassplit: a cat, 451×300 pixels; see `data/README.md`."""
     return importlib.resources.files("kerassplit") / "data" / "chelsea.jpg"
 
 
@@ -26,11 +26,11 @@ def load_input(path: str | Path, model: keras.Model, architecture: str | None = 
     """Reads the input of a model from a file.
 
     Args:
-        path: An image (any that Pillow reads), cut to the proportions of the model's input around its middle and resized
-            to it; a `.npy` file with the array of the one input; or a `.npz` file with one array for each input by name.
+        path: An image (any that Pillow reads), of which the middle is cut out in the proportions of the model's input,
+            and resized; a `.npy` file with the array of the one input; or a `.npz` file with an array for each input.
         model: What the input is for.
-        architecture: Such as `"ResNet50"`: its own `preprocess_input` is applied to an image. `None`: the pixels stay as
-            they are, 0 to 255.
+        architecture: Such as `"ResNet50"`: its own `preprocess_input` is applied to an image. `None`: the pixels stay
+            as they are, 0 to 255.
 
     Returns:
         `float32` images as a batch of one; arrays as they were saved, a missing batch dimension added. In the structure

@@ -280,10 +280,11 @@ def require_whole_crossing(graph: Graph, tensors: Sequence[int], remedy: str) ->
     before, after = nearest_split_points(graph, tensors)
     be, do = ("is", "crosses") if len(named) == 1 else ("are", "cross")
     do = do if len(others) == 1 else "cross"
+    pass_on = graph.names(crossing) if len(crossing) <= 8 else "`error.crossing`"
     carried = "both tensors" if len(crossing) == 2 else f"all {len(crossing)} tensors"
     raise InsideBranchError(
         f"{listed(named)} {be} inside a branch: {listed(others)} {do} there too.\n"
-        f"{_nearest(before, after)} " + remedy.format(carried=carried, crossing=[*graph.names(crossing)]),
+        f"{_nearest(before, after)} " + remedy.format(carried=carried, crossing=pass_on),
         name=", ".join(named),
         crossing=graph.names(crossing),
         before=before,

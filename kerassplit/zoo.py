@@ -6,26 +6,22 @@ Weights are never silently random: they are asked for, or downloaded, or the err
 import contextlib
 import difflib
 import inspect
+import io
 import random
 import re
-import socket
-import threading
-import urllib.error
-import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import keras
 
+from kerassplit.downloads import impatient, unreachable
 from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph import listed
 from kerassplit.random_weights import randomize, smooth_noise
 
 FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
-_DOWNLOADS = "https://storage.googleapis.com"  # where keras.applications keeps its weights
-_PATIENCE = 8.0  # seconds that the first answer of a download may take
-_STALLED = 30.0  # seconds without data after which a download has failed
 
 
 def architectures() -> tuple[str, ...]:
@@ -77,8 +73,8 @@ def load_model(
             file of weights. `None`: a file's own weights; of an architecture only the structure, whose weights take no
             memory and mean nothing.
         input_shape: Of one sample, such as `(160, 160, 3)`; architectures only.
-        seed: For `weights="random"`, and for what else the model draws (dropout). The same seed gives the same weights in every process; the global random
-            generators of Python, NumPy and Keras are left as they were.
+        seed: For random weights, and for what else a model draws when it is built (dropout). The same seed gives the
+            same weights in every process; the global random generators of Python, NumPy and Keras stay as they were.
         unsafe: Whether a file may bring code: the functions of `Lambda` layers run with all your rights. Only for
             files whose origin you trust.
 
@@ -159,54 +155,21 @@ def _built(
         raise SplitError(f"Keras cannot build {name}{what}: {_sentence(error)}") from error
 
 
-def _with_imagenet(name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None) -> keras.Model:
+def _with_imagenet(
+    name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None, seed: int
+) -> keras.Model:
     remedy = "Give a file of weights (weights=FILE, --weights FILE), or take weights='random' (--weights random)."
-    unreachable = _unreachable()
+    refusal = unreachable()
     # A file from an earlier download needs no network, so Keras looks for it all the same, but waits for nothing.
-    with _socket_timeout(0.01 if unreachable else _STALLED), _left_alone(seed):
+    quiet = contextlib.redirect_stdout(io.StringIO()) if refusal else contextlib.nullcontext()  # it says "Downloading"
+    with impatient(reachable=refusal is None), _left_alone(seed), quiet:
         try:
             return _built(name, build, shape, "imagenet")
         except SplitError:
             raise
         except Exception as error:  # Keras raises a bare Exception when a download fails
-            reason = unreachable or _sentence(error)
+            reason = refusal or _sentence(error)
             raise SplitError(f"The ImageNet weights of {name} could not be downloaded: {reason} {remedy}") from error
-
-
-def _unreachable() -> str | None:
-    """Why downloads cannot work, or `None` where they can.
-
-    Looking up a name and trying all its addresses can take minutes where a firewall drops packets, whatever the timeout
-    of one socket: so a thread asks, and is not waited for any longer than `_PATIENCE`.
-    """
-    answer: list[str | None] = []
-
-    def ask() -> None:
-        request = urllib.request.Request(_DOWNLOADS, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=_PATIENCE).close()
-        except urllib.error.HTTPError as error:
-            error.close()  # any answer will do
-        except (OSError, ValueError) as error:
-            answer.append(f"{_DOWNLOADS} cannot be reached ({getattr(error, 'reason', error)}).")
-            return
-        answer.append(None)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    return answer[0] if answer else f"{_DOWNLOADS} did not answer within {_PATIENCE:.0f} seconds."
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Keras downloads without a timeout of its own; this is the only way to give it one."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 @contextlib.contextmanager
@@ -239,6 +202,8 @@ def _open_file(
         raise SplitError(f"There is no file '{path}'.")
     if path.suffix not in FILE_SUFFIXES:
         raise SplitError(f"'{path}' is no model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise SplitError(f"'{path}' is damaged or no Keras model: a .keras file is a zip archive, and this is none.")
     if input_shape is not None:
         raise SplitError(f"An input shape can be given for an architecture only; '{path}' has its own.")
     if weights == "imagenet":

@@ -56,6 +56,7 @@ def build(recipe):
     if recipe["early_output"] is not None:
         outputs.append(made[recipe["early_output"] % len(made)])
     outputs = list({id(tensor): tensor for tensor in outputs}.values())
+    inputs = [tensor for tensor in inputs if id(tensor) in used]
     return keras.Model(inputs, {f"out{i}": t for i, t in enumerate(outputs)} if recipe["as_dict"] else outputs)
 
 
@@ -109,8 +110,7 @@ def test_stages_compute_what_the_model_computes_and_leave_it_alone(recipe, cuts)
             return
         assert same_bits(split(x), expected)
         assert split.verify(x).ok
-        if all(graph.tensors[tensor].users for tensor in graph.flat_inputs()):
-            assert same_bits(split.join()(x), expected)
+        assert same_bits(split.join()(x), expected)
         del split
         gc.collect()
     assert fingerprint(model) == before

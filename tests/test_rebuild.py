@@ -42,15 +42,6 @@ def assert_same_map(model):
     assert dict(ours[3]) == dict(theirs[3])
 
 
-def test_two_layers_of_one_name_are_refused(small):
-    inputs = keras.Input((4,), name="x")
-    one = keras.Model(inputs, keras.layers.Dense(4, name="dense")(inputs))
-    other = keras.Model(inputs, keras.layers.Dense(4, name="dense")(inputs))
-    stages = (ks.Stage("one", one, ("x",), ("h",)), ks.Stage("two", other, ("h",), ("y",)))
-    with pytest.raises(ks.UnsupportedModelError, match="Two different layers are called 'dense'"):
-        ks.Split(stages, "x", "y", "twice").join()
-
-
 @pytest.mark.slow
 def test_a_chain_of_5000_layers_can_be_cut_where_keras_own_recursion_stops():
     x = inputs = keras.Input((2,), name="x")

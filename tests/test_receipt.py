@@ -49,7 +49,7 @@ def test_the_first_stage_that_differs_is_named(chain):
     receipt = broken.verify()
     assert not receipt.ok
     assert receipt.first_difference == "stage_1"
-    assert receipt.max_difference > 0.1
+    assert receipt.max_difference > 0.01
     assert receipt.problems == (
         "Variable 'b/kernel' has other values in its stage than in the model.",
         "Variable 'b/bias' has other values in its stage than in the model.",

@@ -27,9 +27,9 @@ def test_stages_can_be_asked_for_by_number_and_name(three):
         three["tail"]
 
 
-def test_stages_name_what_they_take_and_give(three):
+def test_stages_name_what_they_take_and_give(three, resnet):
     assert [(stage.inputs, stage.outputs) for stage in three] == [
-        (("input_layer",), ("conv3_block4_out",)),
+        ((resnet.layers[0].name,), ("conv3_block4_out",)),
         (("conv3_block4_out",), ("conv4_block6_out",)),
         (("conv4_block6_out",), ("predictions",)),
     ]

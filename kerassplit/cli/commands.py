@@ -1,12 +1,16 @@
-"""The commands: each reads its arguments, calls the library, shows a table and returns the same as plain values."""
+"""The commands: each reads its arguments, calls the library, shows a table and returns the same as plain values.
+
+The names of `ks` import their modules, and so Keras, when they are used.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from rich.text import Text
 
-from kerassplit import __version__
+import kerassplit as ks
 from kerassplit.cli.options import ModelOptions, allow_crossing_option, at_option, cut, model_options, names_option
 from kerassplit.cli.running import Show, command, note, working
 from kerassplit.cli.tables import point_data, points_table, split_data
@@ -19,7 +23,7 @@ _path = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="kerassplit")
+@click.version_option(ks.__version__, prog_name="kerassplit")
 def main() -> None:
     """Cut Keras models into runnable sub-models that compute the same numbers.
 
@@ -35,10 +39,8 @@ def main() -> None:
 @command
 def points(show: Show, model: str, options: ModelOptions) -> dict[str, Any]:
     """List the tensors of MODEL where one cut carries one tensor."""
-    from kerassplit.points import split_points
-
     built = options.load(model, structure_only=True)
-    found = split_points(built)
+    found = ks.split_points(built)
     show(points_table(built.name, found))
     return {"model": built.name, "points": [point_data(point) for point in found]}
 
@@ -50,12 +52,8 @@ def points(show: Show, model: str, options: ModelOptions) -> dict[str, Any]:
 @command
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
     """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
-    from rich.text import Text
-
-    from kerassplit.points import explain
-
     built = options.load(model, structure_only=True)
-    explanation = explain(built, name)
+    explanation = ks.explain(built, name)
     show(Text(str(explanation)))
     return {"model": built.name, **asdict(explanation)}
 
@@ -80,16 +78,13 @@ def split(
     options: ModelOptions,
 ) -> dict[str, Any]:
     """Cut MODEL into stages, verify them on random input, and save them in DIR."""
-    from kerassplit.receipt import verify
-    from kerassplit.stages import split
-
     if not at:
         raise SplitError("Say where to cut, with --at NAME; `kerassplit points MODEL` lists the names.")
     built = options.load(model)
-    stages = split(built, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
+    stages = ks.split(built, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
     show(stages.__rich__())
     with working("Comparing the stages with the model"):
-        receipt = verify(built, stages, seed=options.seed)
+        receipt = ks.verify(built, stages, seed=options.seed)
     show(receipt.__rich__())
     data = {**split_data(stages), "directory": None, "receipt": receipt.to_dict(), "ok": receipt.ok}
     if not receipt.ok:
@@ -97,7 +92,7 @@ def split(
         return data
     with working(f"Writing {directory}"):
         stages.save(directory, overwrite=overwrite)
-    show(f"Saved {len(stages)} stages in [bold]{_escaped(directory)}[/].")
+    show(Text(f"Saved {len(stages)} stages in {directory}."))
     return {**data, "directory": str(directory)}
 
 
@@ -120,17 +115,14 @@ def verify(
     show: Show, directory: Path, model: str | None, input_file: Path | None, tolerance: float, options: ModelOptions
 ) -> dict[str, Any]:
     """Check the saved split in DIR: its files, that they load, and the numbers that they compute."""
-    from kerassplit.receipt import verify
-    from kerassplit.store import load
-
     if model is None and (options.weights or options.input_shape):
         raise SplitError("--weights and --input-shape belong to a model to compare with: name it with --model.")
     with working(f"Loading {directory}"):
-        stages = load(directory, safe_mode=not options.unsafe)
+        stages = ks.load(directory, safe_mode=not options.unsafe)
     compared = stages.model if model is None else options.load(model)
     x = None if input_file is None else _input(input_file, compared, model)
     with working("Comparing the stages with the model"):
-        receipt = verify(compared, stages, x, tolerance=tolerance, seed=options.seed)
+        receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed)
     show(receipt.__rich__())
     return {
         **split_data(stages),
@@ -146,7 +138,7 @@ def verify(
 @click.argument("model", metavar="MODEL|DIR")
 @at_option
 @click.option(
-    "-o", "--output", type=_path, required=True, metavar="FILE", help="The picture: .svg, .png, .pdf, .dot, .mmd or .txt."
+    "-o", "--output", type=_path, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
 )
 @click.option(
     "--detail",
@@ -164,30 +156,26 @@ def plot(
     model: str,
     at: tuple[str, ...],
     output: Path,
-    detail: str,
+    detail: Literal["blocks", "layers"],
     names: list[str] | None,
     allow_crossing: bool,
     options: ModelOptions,
 ) -> dict[str, Any]:
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
-    from kerassplit.pictures import plot
-    from kerassplit.stages import split
-    from kerassplit.store import load
-
     if names and not at:
         raise SplitError("--names belongs to cuts: say where to cut, with --at NAME.")
     drawn: Any
     if Path(model).is_dir():
         if at:
             raise SplitError(f"'{model}' is already split; --at is for a model.")
-        drawn = load(model, safe_mode=not options.unsafe)
+        drawn = ks.load(model, safe_mode=not options.unsafe)
     else:
         drawn = options.load(model, structure_only=True)
         if at:
-            drawn = split(drawn, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
+            drawn = ks.split(drawn, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
     with working(f"Drawing {output}"):
-        plot(drawn, output, detail=detail)
-    show(f"Wrote [bold]{_escaped(output)}[/].")
+        ks.plot(drawn, output, detail=detail)
+    show(Text(f"Wrote {output}."))
     return {"model": drawn.name, "file": str(output)}
 
 
@@ -220,8 +208,3 @@ def _input(path: Path, model: "keras.Model", name: str | None) -> Any:
         note(f"Note: how '{model.name}' wants its images is not known; it gets pixels from 0 to 255.")
     return load_input(path, model, architecture)
 
-
-def _escaped(path: Path) -> str:
-    from rich.markup import escape
-
-    return escape(str(path))

@@ -1,5 +1,6 @@
 """Arguments and options that several commands take."""
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,16 +52,17 @@ class ModelOptions:
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--weights`, `--input-shape`, `--seed` and `--unsafe`; the function gets them as `options: ModelOptions`."""
 
+    @functools.wraps(function)
     def with_options(
-        *args: Any, weights: str | None, input_shape: tuple[int | None, ...] | None, seed: int, unsafe: bool, **rest: Any
+        weights: str | None, input_shape: tuple[int | None, ...] | None, seed: int, unsafe: bool, **rest: Any
     ) -> Any:
-        return function(*args, options=ModelOptions(weights, input_shape, seed, unsafe), **rest)
+        return function(options=ModelOptions(weights, input_shape, seed, unsafe), **rest)
 
-    with_options.__name__, with_options.__doc__ = function.__name__, function.__doc__
-    with_options.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     for option in (
         click.option("--unsafe", is_flag=True, help=_UNSAFE),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For all that is random."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For all that is random; by default 0."
+        ),
         click.option(
             "--input-shape",
             type=_Shape(),
@@ -74,7 +76,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "once, where numbers are computed, and none where only the structure matters.",
         ),
     ):
-        with_options = option(with_options)
+        option(with_options)
     return with_options
 
 

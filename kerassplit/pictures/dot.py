@@ -1,6 +1,7 @@
-"""A picture as Graphviz source: in one row from left to right, or in rows one below the other where that is too wide."""
+"""A picture as Graphviz source: in one row from left to right, or in several where that is too wide."""
 
 import html
+import itertools
 from collections.abc import Sequence
 
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
@@ -18,7 +19,7 @@ _FONT = "Helvetica"
 
 
 def to_dot(picture: Picture) -> str:
-    """Graphviz source. It names no place on the page, so it draws with any `dot`, and the same picture gives the same text.
+    """Graphviz source. It names no place on the page: any `dot` lays it out, with the fonts that it finds.
 
     What crosses a cut is a small plain node in the middle of its edge: no line goes through the letters.
     """
@@ -31,7 +32,7 @@ def to_dot(picture: Picture) -> str:
         f"         nodesep={0.22 if wrapped else 0.18}, ranksep={0.3 if wrapped else 0.33}, pad=0.15, bgcolor=white,",
         f'         label=<{title}<br/>{subtitle}<br/><font point-size="5"> </font>>];',
         f'  node [shape=box, style="filled,rounded", fillcolor=white, color="#37474F", fontname="{_FONT}",',
-        f'        fontsize={_TEXT}, margin="0.11,0.07", height=0.3];',
+        f'        fontsize={_TEXT}, margin="0.09,0.04", height=0.3];',
         f'  edge [color="#37474F", fontname="{_FONT}", fontsize={_TEXT}, arrowsize=0.7];',
     ]
     rows = [_rows(cluster, wrapped) for cluster in picture.clusters]
@@ -54,12 +55,9 @@ def _cluster(cluster: Cluster, place: int, rows: Sequence[Sequence[str]], wrappe
     name = f'<b><font point-size="15" color="{color}">{html.escape(cluster.name)}</font></b>'
     about = [html.escape(line) for line in cluster.lines]
     if wrapped:
-        header = [
-            f"h{place} [shape=plain, style=\"\", label=<{'<br/>'.join([name, *about])}>];"
-        ]
-        label = '""'
+        header, label = [f'h{place} [shape=plain, style="", label={_table([name, *about])}];'], '""'
     else:
-        header, label = [], f"<{name}<br/>{' · '.join(about)}>"
+        header, label = [], _table([name, " · ".join(about)])
     return [
         f"  subgraph cluster_{place} {{",
         f'    label={label}; style="filled,rounded"; fillcolor="{FILLS[place % len(FILLS)]}"; color="{color}";',
@@ -77,7 +75,7 @@ def _box(box: Box, color: str) -> str:
     if box.mark is not None:
         lines = _broken(box.mark)
         parts.extend(_coloured(f"● {line}" if line is lines[0] else line, CUT) for line in lines)
-    attributes = [f"label=<{'<br/>'.join(parts)}>", f'color="{color}"']
+    attributes = [f"label={_table(parts)}", f'color="{color}"']
     if box.count > 1:
         attributes.append("peripheries=2")
     if box.is_input:
@@ -88,27 +86,27 @@ def _box(box: Box, color: str) -> str:
 def _edge(edge: Edge, label: str, wrapped: bool, beside: set[tuple[str, str]]) -> list[str]:
     style = {
         "flow": "",
-        "open": f'dir=both, arrowtail=dot, color="#37474F;0.5:#37474F", tailclip=true',
+        "open": f'dir=both, arrowtail=dot, color="{CUT}"',
         "cut": f'color="{CUT}", penwidth=4, arrowsize=0.8',
         "carried": f'color="{CARRIED}", style=dashed, penwidth=1.3',
     }[edge.kind]
-    if edge.kind == "open":
-        style = f'dir=both, arrowtail=dot, color="{CUT}"'
     if not edge.label:
+        loose = {target for target in edge.targets if wrapped and (edge.source, target) not in beside}
         return [
-            f"  {edge.source} -> {target}{_list(style, 'weight=0' if wrapped and (edge.source, target) not in beside else '')};"
+            f"  {edge.source} -> {target}{_list(style, 'weight=0' if target in loose else '')};"
             for target in edge.targets
         ]
     color = CUT if edge.kind == "cut" else CARRIED
     first, *rest = edge.label
     if wrapped:
-        text = f"<b>{html.escape(first)}</b> {html.escape(rest[0]) if rest else ''}<br/>{html.escape(' · '.join(rest[1:]))}"
-    else:
-        parts = [line for name in (first, *rest[:1]) for line in _broken(name)] + rest[1:]
-        text = "<br/>".join(f"<b>{html.escape(part)}</b>" if part == first else html.escape(part) for part in parts)
+        if edge.kind == "cut":
+            first, rest = f"{first} · {rest[0]}", rest[1:]
+        rest = [" · ".join(rest)]
+    lines = [line for name in rest for line in ([name] if wrapped else _broken(name))]
+    parts = [f"<b>{html.escape(first)}</b>", *(html.escape(line) for line in lines)]
     weight = "weight=0" if wrapped else ""
     return [
-        f'  {label} [shape=plain, style="", fontcolor="{color}", label=<{text}>];',
+        f'  {label} [shape=plain, style="", fontcolor="{color}", label={_table(parts, 4)}];',
         f"  {edge.source} -> {label}{_list(style, 'dir=none', weight)};",
         *(f"  {label} -> {target}{_list(style, weight)};" for target in edge.targets),
     ]
@@ -132,7 +130,7 @@ def _rows(cluster: Cluster, wrapped: bool) -> list[list[str]]:
 
 
 def _beside(rows: Sequence[Sequence[Sequence[str]]]) -> set[tuple[str, str]]:
-    return {pair for cluster in rows for row in cluster for pair in zip(row, row[1:], strict=False)}
+    return {pair for cluster in rows for row in cluster for pair in itertools.pairwise(row)}
 
 
 def _order(picture: Picture, rows: Sequence[Sequence[Sequence[str]]], beside: set[tuple[str, str]]) -> list[str]:
@@ -146,7 +144,8 @@ def _order(picture: Picture, rows: Sequence[Sequence[Sequence[str]]], beside: se
             lines.append(f"  {{ rank=same; h{place} -> {starts[0]} [style=invis]; }}")
             starts[0] = f"h{place}"
         heads.extend(starts)
-    return [*lines, *(f"  {one} -> {other} [style=invis, weight=100];" for one, other in zip(heads, heads[1:], strict=False))]
+    below = [f"  {one} -> {other} [style=invis, weight=100];" for one, other in itertools.pairwise(heads)]
+    return [*lines, *below]
 
 
 def _row_width(picture: Picture) -> float:
@@ -181,18 +180,19 @@ def _name_lines(box: Box) -> list[str]:
         return [box.title]
     for sign in (" · ", " … "):
         if sign in box.title:
-            first, *rest = box.title.split(sign)
-            return [line for part in (first, *(f"{sign.strip()} {part}" for part in rest)) for line in _broken(part)]
+            *first, last = box.title.split(sign)
+            parts = [*(part + sign.rstrip() for part in first), last]
+            return [line for part in parts for line in _broken(part)]
     return _broken(box.title)
 
 
 def _broken(name: str, longest: int = 19) -> list[str]:
-    """A long name on several lines, broken behind `_`, `/` or spaces."""
+    """A long name on several lines, broken behind `_` or `/`."""
     lines = [""]
     word = ""
     for letter in name:
         word += letter
-        if letter in "_/ ":
+        if letter in "_/":
             lines, word = _placed(lines, word, longest), ""
     return [line.strip() for line in _placed(lines, word, longest)]
 
@@ -204,6 +204,14 @@ def _placed(lines: list[str], word: str, longest: int) -> list[str]:
 
 def _coloured(text: str, color: str) -> str:
     return f'<font color="{color}">{html.escape(text)}</font>'
+
+
+def _table(lines: Sequence[str], margin: int = 0) -> str:
+    """Lines as a label, a little apart from each other: fonts differ in how high they are."""
+    rows = "".join(f"<tr><td>{line}</td></tr>" for line in lines)
+    plain = '<table border="0" cellborder="0" cellspacing="0" cellpadding='
+    table = f'{plain}"1">{rows}</table>'
+    return f'<{plain}"{margin}"><tr><td>{table}</td></tr></table>>' if margin else f"<{table}>"
 
 
 def _list(*attributes: str) -> str:

@@ -1,4 +1,4 @@
-"""Every layer of a model, a stage or a split."""
+"""Every layer of a model, as Keras draws it."""
 
 import html
 import re
@@ -7,11 +7,8 @@ from collections.abc import Callable
 import keras
 
 from kerassplit.graph import Graph, read_graph
-from kerassplit.pictures.dot import BORDERS
-from kerassplit.pictures.overview import describe_crossings, facts
-from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
-from kerassplit.pictures.wording import describe
-from kerassplit.stages import Split
+from kerassplit.pictures.dot import BORDERS, CUT
+from kerassplit.pictures.regions import split_points_of
 from kerassplit.units import format_shape
 
 _HEADER = "#37474F"
@@ -26,15 +23,18 @@ def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None =
     Args:
         model: A functional or built Sequential model.
         title: The line above the picture.
-        stage_of: From an operation's name to the number of its stage, which gives it its colour.
+        stage_of: From an operation's name to the number of its stage, which gives it its colour. `None`: there are no
+            stages, and where the model can be cut is marked.
     """
     graph = read_graph(model)
     dot = keras.utils.model_to_dot(model, show_shapes=False, show_layer_names=True, rankdir="TB")
     # Orthogonal edges, Keras's default, abort Graphviz on EfficientNetB7.
-    for attribute, value in {"splines": "spline", "dpi": "72", "concentrate": "false"}.items():
+    dot.set("splines", "spline")
+    dot.set("concentrate", "false")
+    label = title.replace("\\", "\\\\").replace('"', '\\"')
+    for attribute, value in {"label": f'"{label}"', "labelloc": "t", "fontname": "Helvetica", "fontsize": "20"}.items():
         dot.set(attribute, value)
-    for attribute, value in {"label": _quoted(title), "labelloc": "t", "fontname": "Helvetica", "fontsize": "20"}.items():
-        dot.set(attribute, value)
+    points = split_points_of(graph) if stage_of is None else set()
     names: dict[str, str] = {}
     calls: dict[str, list[int]] = {}
     for index, call in enumerate(graph.calls):
@@ -42,23 +42,16 @@ def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None =
         names.setdefault(address, f"n{len(names)}")
         calls.setdefault(address, []).append(index)
     lines = []
-    for line in dot.to_string().splitlines():
+    # The resolution is the business of who draws.
+    for line in (line for line in dot.to_string().splitlines() if not line.startswith("dpi=")):
         found = re.match(r"\d+(?= \[)", line)
         if found and found[0] in calls:
-            line = _node(line, graph, calls[found[0]], stage_of or {})
+            line = _node(line, graph, calls[found[0]], stage_of or {}, points)
         lines.append(re.sub(r"^\d+(?=( \[|;| ->))|(?<=-> )\d+", _renamed(names), line))
     return "\n".join([*lines, ""])
 
 
-def layers_picture(model_or_split: keras.Model | Split, title: str) -> Picture:
-    """A picture with a box for every call."""
-    if not isinstance(model_or_split, Split):
-        graph = read_graph(model_or_split)
-        return Picture(title, " · ".join(facts(graph)), (Cluster(_boxes(graph, "n")),), _edges(graph, "n"))
-    return describe_crossings(model_or_split, title, _boxes, _edges)
-
-
-def _node(line: str, graph: Graph, calls: list[int], stage_of: dict[str, int]) -> str:
+def _node(line: str, graph: Graph, calls: list[int], stage_of: dict[str, int], points: set[int]) -> str:
     operation = graph.calls[calls[0]].operation
     line = line.replace(f"<b>{operation.name}</b>", f"<b>{html.escape(operation.name)}</b>")
     color = BORDERS[stage_of[operation.name] % len(BORDERS)] if operation.name in stage_of else _HEADER
@@ -67,14 +60,12 @@ def _node(line: str, graph: Graph, calls: list[int], stage_of: dict[str, int]) -
         ", ".join(format_shape(graph.tensors[tensor].symbol.shape) for tensor in graph.calls[call].outputs)
         for call in calls
     )
-    row = f'<tr><td bgcolor="white"><font point-size="14">{html.escape(" | ".join(shapes))}</font></td></tr>'
+    open_here = any(tensor in points for call in calls for tensor in graph.calls[call].outputs)
+    mark = f'<font color="{CUT}">● </font>' if open_here else ""
+    text = html.escape(" | ".join(shapes))
+    row = f'<tr><td bgcolor="white"><font point-size="14">{mark}{text}</font></td></tr>'
     return line.replace("</table>>", f"{row}</table>>")
 
 
 def _renamed(names: dict[str, str]) -> Callable[[re.Match[str]], str]:
     return lambda found: names.get(found[0], found[0])
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

@@ -1,6 +1,6 @@
-"""A model or a split as a picture of blocks."""
+"""A model or a split as a picture: a box for each block, or for each layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -8,11 +8,13 @@ import keras
 from kerassplit.graph import Graph, bytes_per_sample, read_graph
 from kerassplit.pictures.blocks import block_title, find_blocks, is_small
 from kerassplit.pictures.naming import common_prefix, is_automatic
-from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
+from kerassplit.pictures.picture import Box, Cluster, Edge, EdgeKind, Picture
 from kerassplit.pictures.regions import Group, owners, split_points_of
 from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, summary
 from kerassplit.stages import Split
 from kerassplit.units import format_bytes, format_count, format_shape
+
+_Grouping = tuple[Callable[[Graph], list[Group]], Callable[[Graph, Group], str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,18 @@ class _Part:
     box_of: dict[int, str]
 
 
-def model_picture(model: keras.Model, title: str | None = None) -> Picture:
-    """A model in blocks; boxes tell the tensor at their end where the model can be cut there."""
+def model_picture(model: keras.Model, title: str | None = None, *, layers: bool = False) -> Picture:
+    """A model in blocks; boxes tell the tensor at their end where the model can be cut there.
+
+    Args:
+        title: The first line; by default the model's name.
+        layers: Whether each call gets a box of its own.
+    """
     graph = read_graph(model)
+    group = _grouping(model.name, [graph], layers)
     points = split_points_of(graph)
-    part = _part(graph, "b", _prefix(model.name, [graph]), is_small([graph]), graph.flat_inputs(), points)
+    outputs = list(dict.fromkeys(graph.flat_outputs()))
+    part = _part(graph, "b", group, graph.flat_inputs(), _named(graph, outputs) if len(outputs) > 1 else {}, points)
     edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in _flows(part)]
     places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
     more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""
@@ -41,23 +50,31 @@ def model_picture(model: keras.Model, title: str | None = None) -> Picture:
     )
 
 
-def split_picture(split: Split, title: str | None = None) -> Picture:
-    """The stages of a split in blocks, with all that crosses between them."""
+def split_picture(split: Split, title: str | None = None, *, layers: bool = False) -> Picture:
+    """The stages of a split in blocks (or layers), with all that crosses between them.
+
+    Each stage is read by itself, so a loaded split needs no whole model.
+    """
     graphs = [read_graph(stage.model) for stage in split.stages]
-    few = is_small(graphs)
-    prefix = _prefix(split.name, graphs)
+    group = _grouping(split.name, graphs, layers)
+    results = set(keras.tree.flatten(split.outputs))
     makers: dict[str, tuple[int, str]] = {}  # tensor name -> stage and box that make it, or first take it
     symbols: dict[str, keras.KerasTensor] = {}
     clusters = []
     edges: list[Edge] = []
-    crossing: dict[tuple[str, str], list[str]] = {}  # tensor name and kind of edge -> boxes that use it
+    crossing: dict[tuple[str, EdgeKind], list[str]] = {}  # tensor name and kind of edge -> boxes that use it
     given: set[str] = set()
     for place, (stage, graph) in enumerate(zip(split.stages, graphs, strict=True)):
         taken = dict(zip((graph.by_symbol[id(symbol)] for symbol in stage.model.inputs), stage.inputs, strict=True))
         own = [tensor for tensor, name in taken.items() if name not in makers]
-        part = _part(graph, f"s{place}_", prefix, few, own, set())
-        lines = (*_facts(call.operation for call in graph.calls),)
-        clusters.append(Cluster(tuple(part.boxes), stage.name, lines))
+        made = {
+            graph.tensors[graph.by_symbol[id(symbol)]].call: name
+            for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True)
+            if name in results
+        }
+        part = _part(graph, f"s{place}_", group, own, made if len(results) > 1 else {}, set())
+        facts = _facts(call.operation for call in graph.calls)
+        clusters.append(Cluster(tuple(part.boxes), stage.name, tuple(facts)))
         edges.extend(Edge(source, targets) for _, source, targets in _flows(part))
         for tensor, name in taken.items():
             if tensor in own:
@@ -65,9 +82,10 @@ def split_picture(split: Split, title: str | None = None) -> Picture:
                 symbols[name] = graph.tensors[tensor].symbol
                 given.add(name)
                 continue
-            next_stage = makers[name][0] == place - 1 and name not in given
             users = dict.fromkeys(part.box_of[user] for user in graph.tensors[tensor].users)
-            crossing.setdefault((name, "cut" if next_stage else "carried"), []).extend(users)
+            # Thick as far as the first stage that uses it; further on, and for the model's inputs, it is carried along.
+            kind: EdgeKind = "carried" if name in given or (name, "cut") in crossing else "cut"
+            crossing.setdefault((name, kind), []).extend(users)
         for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True):
             box = part.box_of.get(graph.tensors[graph.by_symbol[id(symbol)]].call)
             if box is not None:
@@ -76,7 +94,7 @@ def split_picture(split: Split, title: str | None = None) -> Picture:
     for (name, kind), users in crossing.items():
         place, source = makers[name]
         label = _crossing_label(name, symbols[name], place if kind == "cut" else None)
-        edges.append(Edge(source, tuple(users), "cut" if kind == "cut" else "carried", label))
+        edges.append(Edge(source, tuple(users), kind, label))
     operations = [call.operation for graph in graphs for call in graph.calls]
     count = len(split.stages)
     return Picture(
@@ -87,17 +105,44 @@ def split_picture(split: Split, title: str | None = None) -> Picture:
     )
 
 
-def _facts(operations) -> list[str]:
-    distinct = {operation.name: operation for operation in operations}.values()
+def _facts(operations: Iterable[keras.Operation]) -> list[str]:
+    """Parameters and layers."""
+    # By name: the stages of a loaded split have their own copies of a shared layer.
+    layers = (operation for operation in operations if not isinstance(operation, keras.layers.InputLayer))
+    distinct = {operation.name: operation for operation in layers}.values()
     return [f"{format_count(count_parameters(distinct))} parameters", count_layers(distinct)]
 
 
-def _prefix(name: str, graphs: Sequence[Graph]) -> str:
-    return common_prefix(name, (call.operation.name for graph in graphs for call in graph.calls if call.inputs))
+def _grouping(name: str, graphs: Sequence[Graph], layers: bool) -> _Grouping:
+    """How the calls of the graphs of one model come into boxes: groups, and what each is called."""
+    if layers:
+        return (
+            lambda graph: [Group([[index]]) for index, call in enumerate(graph.calls) if call.inputs],
+            lambda graph, group: graph.calls[group.last].name,
+        )
+    prefix = common_prefix(name, (call.operation.name for graph in graphs for call in graph.calls if call.inputs))
+    few = is_small(graphs)
+    return (
+        lambda graph: find_blocks(graph, prefix, few=few),
+        lambda graph, group: block_title(graph, group, prefix),
+    )
 
 
-def _part(graph: Graph, stem: str, prefix: str, few: bool, inputs: Sequence[int], points: set[int]) -> _Part:
-    """The boxes of a graph: those of its own `inputs`, then its blocks."""
+def _named(graph: Graph, tensors: Iterable[int]) -> dict[int, str]:
+    """From the calls that make these tensors to the tensors' names."""
+    return {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in tensors}
+
+
+def _part(
+    graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], outputs: dict[int, str], points: set[int]
+) -> _Part:
+    """The boxes of a graph: those of its own `inputs`, then its blocks.
+
+    Args:
+        stem: What the ids of its boxes begin with.
+        outputs: From calls to the names of what they give out, where boxes are to tell it.
+        points: The tensors where boxes are to tell that the model can be cut.
+    """
     boxes: list[Box] = []
     box_of: dict[int, str] = {}
     for tensor in dict.fromkeys(inputs):
@@ -108,22 +153,21 @@ def _part(graph: Graph, stem: str, prefix: str, few: bool, inputs: Sequence[int]
         dtype = () if symbol.dtype == "float32" else (symbol.dtype,)
         boxes.append(Box(identity, name, lines=dtype, shape=format_shape(symbol.shape), is_input=True))
         box_of[graph.tensors[tensor].call] = identity
-    groups = find_blocks(graph, prefix, few=few)
-    outputs = list(dict.fromkeys(graph.flat_outputs()))
-    several = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs} if len(outputs) > 1 else {}
+    find, title = grouping
+    groups = find(graph)
     first = len(boxes)
     for place, group in enumerate(groups):
-        boxes.append(_block_box(graph, group, f"{stem}{first + place}", prefix, points, several if points else {}))
+        identity = f"{stem}{first + place}"
+        boxes.append(_block_box(graph, group, identity, title(graph, group), points, outputs))
     box_of.update((call, f"{stem}{first + place}") for call, place in owners(groups).items())
     return _Part(graph, boxes, box_of)
 
 
 def _block_box(
-    graph: Graph, group: Group, identity: str, prefix: str, points: set[int], outputs: dict[int, str]
+    graph: Graph, group: Group, identity: str, title: str, points: set[int], outputs: dict[int, str]
 ) -> Box:
     calls = group.calls
     operations = [graph.calls[call].operation for call in calls]
-    title = block_title(graph, group, prefix)
     if len(calls) == 1:
         words = describe(operations[0])
         lines = [words] if words.replace(" ", "_") != title else []

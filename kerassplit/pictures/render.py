@@ -8,7 +8,9 @@ import warnings
 from kerassplit.errors import SplitError
 
 _PIXELS = 1600  # the width of a PNG
-_SMALLEST, _LARGEST = 60.0, 150.0  # dots per inch
+_SMALLEST, _LARGEST = 60.0, 200.0  # dots per inch
+_TALL = 8000  # pixels: a taller PNG is drawn at screen resolution
+_SCREEN = 72.0  # dots per inch
 _TALLEST = 32000  # pixels: Cairo draws no larger bitmaps
 _PROBE = 'digraph { a [label="text"] }'
 
@@ -43,7 +45,7 @@ def _resolution(source: str) -> float:
     """The dots per inch at which the picture is as wide as wanted, and no taller than can be drawn."""
     found = re.match(rb"graph \S+ (\S+) (\S+)", _draw(source, "plain"))
     width, height = (float(number) for number in found.groups()) if found else (10.0, 10.0)
-    wanted = min(max(_PIXELS / (width + 0.3), _SMALLEST), _LARGEST)
+    wanted = min(max(_PIXELS / (width + 0.3), _SMALLEST), _LARGEST, max(_SCREEN, _TALL / height))
     possible = (_TALLEST - 10) / (max(width, height) + 0.5)
     if possible < min(wanted, _SMALLEST):
         warnings.warn(

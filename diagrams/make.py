@@ -1,0 +1,67 @@
+"""Makes the pictures in this folder again, or with `--check` tells which of the committed sources are stale.
+
+Run it from anywhere, with kerassplit installed: `python diagrams/make.py`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+from kerassplit import split
+from kerassplit.pictures import Drawing, plot
+
+FOLDER = Path(__file__).resolve().parent
+SOURCES = ("dot", "mmd")
+CUTS = ("conv3_block4_out", "conv4_block6_out")
+
+
+def build(name: str) -> keras.Model:
+    """An architecture of `keras.applications`, its layers named as in a fresh process; no weights are allocated."""
+    keras.utils.clear_session()
+    with keras.StatelessScope():
+        return getattr(keras.applications, name)(weights=None)
+
+
+def drawings() -> Iterator[tuple[str, Drawing]]:
+    """The pictures and the names of their files, without extension."""
+    resnet = build("ResNet50")
+    in_three = split(resnet, list(CUTS))
+    yield "resnet50", plot(resnet, title="ResNet50")
+    yield "resnet50_split", plot(in_three, title="ResNet50")
+    yield "resnet50_stage_1_layers", plot(in_three["stage_1"], detail="layers", title="ResNet50, stage_1")
+    for name in ("MobileNetV2", "DenseNet121", "EfficientNetB0"):
+        yield name.lower(), plot(build(name), title=name)
+
+
+def extensions(name: str) -> tuple[str, ...]:
+    """The formats of a picture: the README shows one as PNG, the others are there as sources and SVG."""
+    return (*SOURCES, "svg", "png") if name == "resnet50_split" else (*SOURCES, "svg")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a source is stale")
+    check = parser.parse_args().check
+    stale = []
+    for name, drawing in drawings():
+        for extension in SOURCES if check else extensions(name):
+            path = FOLDER / f"{name}.{extension}"
+            content = drawing.render(extension)
+            if not check:
+                path.write_bytes(content)
+                print(path.name)
+            elif not path.exists() or path.read_bytes() != content:
+                stale.append(path.name)
+    if stale:
+        print(f"Stale: {', '.join(stale)}. `python diagrams/make.py` makes them again.", file=sys.stderr)
+    return int(bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Downloads that fail quickly where they cannot work."""
+
+import contextlib
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+WEIGHTS_HOST = "https://storage.googleapis.com"  # where keras.applications keeps its weights
+_PATIENCE = 8.0  # seconds that the first answer may take
+_STALLED = 30.0  # seconds without data after which a download has failed
+
+
+def unreachable(url: str = WEIGHTS_HOST, patience: float = _PATIENCE) -> str | None:
+    """Why nothing can be downloaded from a server, as a sentence, or `None` where something can.
+
+    Looking up a name and trying all its addresses can take minutes where a firewall drops packets, whatever the timeout
+    of one socket: so a thread asks, and nobody waits for it any longer than `patience` seconds.
+    """
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=patience).close()
+        except urllib.error.HTTPError as error:
+            error.close()  # any answer will do
+        except (OSError, ValueError) as error:
+            answer.append(f"{url} cannot be reached ({getattr(error, 'reason', error)}).")
+            return
+        answer.append(None)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return answer[0] if answer else f"{url} did not answer within {patience:g} seconds."
+
+
+@contextlib.contextmanager
+def impatient(reachable: bool) -> Iterator[None]:
+    """Gives downloads a timeout; Keras has none. It holds for new sockets of all threads while it lasts.
+
+    Args:
+        reachable: Whether a download can work. Otherwise it fails at once, but files from earlier ones can be used.
+    """
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALLED if reachable else 0.01)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

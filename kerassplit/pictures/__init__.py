@@ -1,0 +1,168 @@
+"""Pictures of models and splits: one model of a picture, and a writer for each format."""
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import keras
+
+from kerassplit.errors import SplitError
+from kerassplit.graph import read_graph
+from kerassplit.pictures.dot import to_dot
+from kerassplit.pictures.layers import layers_dot
+from kerassplit.pictures.mermaid import to_mermaid
+from kerassplit.pictures.overview import model_picture, split_picture
+from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
+from kerassplit.pictures.render import NoLayoutError, render
+from kerassplit.pictures.text import to_text
+from kerassplit.stages import Split, Stage
+
+__all__ = ["FORMATS", "Box", "Cluster", "Drawing", "Edge", "Picture", "plot"]
+
+FORMATS = ("svg", "png", "pdf", "dot", "mmd", "txt")
+"""What `plot` writes, by file name extension."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture that was not written to a file: a notebook shows it, and `print` gives it as text.
+
+    Attributes:
+        picture: The boxes, clusters and edges.
+    """
+
+    picture: Picture
+    _layers: tuple[keras.Model, str, dict[str, int] | None] | None = None
+
+    @cached_property
+    def dot(self) -> str:
+        """The picture as Graphviz source."""
+        return to_dot(self.picture) if self._layers is None else layers_dot(*self._layers)
+
+    def render(self, extension: str) -> bytes:
+        """The contents of a file of this format, one of `FORMATS`.
+
+        Raises:
+            SplitError: The format is unknown, or the picture cannot be laid out or drawn here.
+        """
+        if extension == "txt":
+            return to_text(self.picture).encode()
+        if extension == "mmd":
+            return to_mermaid(self.picture).encode()
+        if extension == "dot":
+            return self.dot.encode()
+        return render(self.dot, _known(extension))
+
+    def __str__(self) -> str:
+        return to_text(self.picture)
+
+    def _repr_svg_(self) -> str:
+        return self.render("svg").decode()
+
+
+def plot(
+    model_or_split: keras.Model | Split | Stage,
+    to_file: str | os.PathLike | None = None,
+    *,
+    detail: Literal["blocks", "layers"] = "blocks",
+    title: str | None = None,
+) -> Drawing:
+    """Draws a model, a split or one of its stages.
+
+    A model shows its blocks (runs of like ones as one box with a doubled border) and, in red, the names of tensors
+    where it can be cut. A split shows its stages, each cut as a thick edge with the tensor's name, shape, dtype and
+    bytes per sample, and with dashed edges whatever else crosses: inputs that a later stage needs, tensors that pass
+    over a stage.
+    The same model gives the same file, byte for byte, on one machine.
+
+    Args:
+        model_or_split: A functional or built Sequential model, a `Split`, or a `Stage`.
+        to_file: Where to write it. The extension says how: `svg`, `png` (about 1600 pixels wide), `pdf`, `dot`
+            (Graphviz source), `mmd` (Mermaid) or `txt`. `None`: nowhere.
+        detail: `"blocks"`, or `"layers"` for every layer.
+        title: The first line; by default the model's or stage's name.
+
+    Returns:
+        A `Drawing`: a notebook shows it, and `print` gives it as text.
+
+    Raises:
+        SplitError: The format is unknown, the folder does not exist, or Graphviz or fonts are missing (then a `.dot`
+            is left beside where Graphviz is).
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> ks.plot(ks.split(resnet, ["conv3_block4_out", "conv4_block6_out"]), "split.svg")
+    """
+    if detail not in ("blocks", "layers"):
+        raise SplitError(f"`detail` is 'blocks' or 'layers'; got {detail!r}.")
+    path = None if to_file is None else Path(to_file)
+    if path is not None:
+        _known(path.suffix[1:].lower(), path)
+        if not path.parent.is_dir():
+            raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
+    drawing = _drawing(model_or_split, detail == "layers", title)
+    if path is not None:
+        _save(drawing, path)
+    return drawing
+
+
+def _drawing(model_or_split: keras.Model | Split | Stage, layers: bool, title: str | None) -> Drawing:
+    if isinstance(model_or_split, Split):
+        picture = split_picture(model_or_split, title, layers=layers)
+        if not layers:
+            return Drawing(picture)
+        stage_of: dict[str, int] = {}
+        for place, stage in enumerate(model_or_split.stages):
+            for call in read_graph(stage.model).calls:
+                if call.inputs or call.name in stage.inputs:
+                    stage_of.setdefault(call.operation.name, place)
+        return Drawing(picture, (model_or_split.model, f"{picture.title}: {picture.subtitle}", stage_of))
+    model = model_or_split.model if isinstance(model_or_split, Stage) else model_or_split
+    picture = model_picture(model, title, layers=layers)
+    return Drawing(picture, (model, f"{picture.title}: {picture.subtitle}", None) if layers else None)
+
+
+def _known(extension: str, path: Path | None = None) -> str:
+    if extension in FORMATS:
+        return extension
+    what = f"'.{extension}'" if extension else "no extension"
+    where = f" ('{path.name}')" if path is not None else ""
+    raise SplitError(f"Pictures are written as {', '.join('.' + each for each in FORMATS)}; got {what}{where}.")
+
+
+def _save(drawing: Drawing, path: Path) -> None:
+    try:
+        content = drawing.render(path.suffix[1:].lower())
+    except NoLayoutError as error:
+        source = path.with_suffix(".dot")
+        _write(source, drawing.dot.encode())
+        raise NoLayoutError(f"{error} The picture's source is in '{source}'.") from None
+    _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise SplitError(f"'{path}' cannot be written: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
