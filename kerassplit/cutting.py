@@ -7,7 +7,7 @@ import keras
 
 from kerassplit.errors import SplitError
 from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve
-from kerassplit.points import ancestors, post_dominators, require_whole_crossing, split_tensors
+from kerassplit.points import PostDominators, ancestors, require_whole_crossing, split_tensors
 from kerassplit.stages import Split, Stage
 from kerassplit.submodel import build_part
 
@@ -66,7 +66,7 @@ def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[l
     wanted = list(at) if isinstance(at, (list, tuple)) else [at]
     if not wanted:
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
-    points = split_tensors(graph, post_dominators(graph))
+    points = split_tensors(graph, PostDominators(graph))
     outputs = set(graph.flat_outputs())
     cuts: list[list[int]] = []
     for one in wanted:

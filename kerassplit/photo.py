@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from kerassplit.errors import SplitError
-from kerassplit.graph import listed
+from kerassplit.graph import listed, read_graph
 from kerassplit.zoo import architecture_module
 
 _OPEN_SIDE = 224  # stands for an open height or width
@@ -58,14 +58,17 @@ def load_input(path: str | Path, model: keras.Model, architecture: str | None = 
             f"'{path}' holds one array, and '{model.name}' takes {len(model.inputs)}: {listed(_names(model))}. "
             "Save them by name in one .npz file (numpy.savez)."
         )
-    checked = [_checked(array, symbol, path) for array, symbol in zip(arrays, model.inputs, strict=True)]
+    inputs = zip(arrays, model.inputs, _names(model), strict=True)
+    checked = [_checked(array, symbol, name, path) for array, symbol, name in inputs]
     return keras.tree.pack_sequence_as(model.input, checked)
 
 
 def load_photo(path: Path, model: keras.Model, architecture: str | None = None) -> Any:
     """Reads an image as a batch of one; see `load_input`."""
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
-        shapes = ", ".join(f"'{one.name}' {tuple(one.shape)}" for one in model.inputs)
+        shapes = ", ".join(
+            f"'{name}' {tuple(one.shape)}" for name, one in zip(_names(model), model.inputs, strict=True)
+        )
         raise SplitError(f"'{model.name}' does not take one image; it takes {shapes}. Give these as .npy or .npz.")
     height, width, channels = model.inputs[0].shape[1:]
     if keras.config.image_data_format() == "channels_first":
@@ -88,7 +91,8 @@ def load_photo(path: Path, model: keras.Model, architecture: str | None = None) 
 
 
 def _names(model: keras.Model) -> list[str]:
-    return [symbol.name for symbol in model.inputs]
+    graph = read_graph(model)
+    return graph.names(graph.flat_inputs())
 
 
 def _read_arrays(path: Path) -> Any:
@@ -115,15 +119,13 @@ def _in_order(arrays: Any, path: Path, model: keras.Model) -> list[np.ndarray]:
     return [arrays[name] for name in names]
 
 
-def _checked(array: np.ndarray, symbol: keras.KerasTensor, path: Path) -> np.ndarray:
+def _checked(array: np.ndarray, symbol: keras.KerasTensor, name: str, path: Path) -> np.ndarray:
     batched = array[None] if array.ndim == len(symbol.shape) - 1 else array
     fits = batched.ndim == len(symbol.shape) and all(
         wanted in (None, side) for wanted, side in zip(symbol.shape, batched.shape, strict=True)
     )
     if not fits or not len(batched):
-        raise SplitError(
-            f"'{path}' holds an array of shape {array.shape}; '{symbol.name}' takes {tuple(symbol.shape)}."
-        )
+        raise SplitError(f"'{path}' holds an array of shape {array.shape}; '{name}' takes {tuple(symbol.shape)}.")
     if batched.dtype.kind not in "biuf":
-        raise SplitError(f"'{path}' holds values of type {array.dtype}; '{symbol.name}' takes {symbol.dtype}.")
+        raise SplitError(f"'{path}' holds values of type {array.dtype}; '{name}' takes {symbol.dtype}.")
     return batched.astype(symbol.dtype)

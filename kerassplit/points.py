@@ -102,7 +102,7 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
     'conv5_block3_out'
     """
     graph = read_graph(model)
-    tree = post_dominators(graph)
+    tree = PostDominators(graph)
     found = split_tensors(graph, tree)
     before, after = _parameters(graph, tree)
     merged = _after_merge(graph)
@@ -204,11 +204,6 @@ class PostDominators:
         return one
 
 
-def post_dominators(graph: Graph) -> PostDominators:
-    """The post-dominator tree of the graph's calls."""
-    return PostDominators(graph)
-
-
 def split_tensors(graph: Graph, tree: PostDominators) -> list[int]:
     """The split points as indices of tensors, in execution order."""
     top = list(range(len(graph.calls)))  # where all that a call depends on comes together again
@@ -252,7 +247,7 @@ def crossing_at(graph: Graph, tensors: Sequence[int]) -> list[int]:
 
 def nearest_split_points(graph: Graph, tensors: Sequence[int]) -> tuple[str | None, str | None]:
     """The nearest split points before and after these tensors, by name; `None` where there is none."""
-    tree = post_dominators(graph)
+    tree = PostDominators(graph)
     by_call = {graph.tensors[tensor].call: tensor for tensor in split_tensors(graph, tree)}
     makers = {graph.tensors[tensor].call for tensor in tensors}
     before = max((by_call[call] for call in ancestors(graph, tensors) - makers if call in by_call), default=None)

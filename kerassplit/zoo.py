@@ -9,6 +9,7 @@ import inspect
 import io
 import random
 import re
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def load_model(
         name_or_file: A `.keras` or `.h5` file, or a name such as `"ResNet50"` (capitals do not matter).
         weights: `"imagenet"` (downloaded by Keras, once), `"random"` (seeded, with random batch-norm statistics), or a
             file of weights. `None`: a file's own weights; of an architecture only the structure, whose weights take no
-            memory and mean nothing.
+            memory and mean nothing. Layers without a name of their own are numbered from 0, whatever was built before.
         input_shape: Of one sample, such as `(160, 160, 3)`; architectures only.
         seed: For random weights, and for what else a model draws when it is built (dropout). The same seed gives the
             same weights in every process; the global random generators of Python, NumPy and Keras stay as they were.
@@ -97,12 +98,10 @@ def load_model(
     build: Callable[..., keras.Model] = getattr(keras.applications, name)
     if weights == "imagenet":
         return _with_imagenet(name, build, shape, seed)
-    if weights is None:
-        # The variables never get values, so even the largest architecture is there at once.
-        with keras.StatelessScope(initialize_variables=False), _left_alone(seed):
-            return _built(name, build, shape, None)
     with _left_alone(seed):
-        model = _built(name, build, shape, None)
+        if weights is None:
+            return _in_own_thread(lambda: _structure(name, build, shape))
+        model = _in_own_thread(lambda: _built(name, build, shape, None))
     if weights == "random":
         pixels = smooth_noise([128 if side is None else side for side in model.input_shape[1:]], seed)
         randomize(model, seed, architecture_module(name).preprocess_input(pixels[None]))
@@ -155,6 +154,12 @@ def _built(
         raise SplitError(f"Keras cannot build {name}{what}: {_sentence(error)}") from error
 
 
+def _structure(name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None) -> keras.Model:
+    """The model with variables that never get values, so that even the largest is there at once."""
+    with keras.StatelessScope(initialize_variables=False):
+        return _built(name, build, shape, None)
+
+
 def _with_imagenet(
     name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None, seed: int
 ) -> keras.Model:
@@ -164,7 +169,7 @@ def _with_imagenet(
     quiet = contextlib.redirect_stdout(io.StringIO()) if refusal else contextlib.nullcontext()  # it says "Downloading"
     with impatient(reachable=refusal is None), _left_alone(seed), quiet:
         try:
-            return _built(name, build, shape, "imagenet")
+            return _in_own_thread(lambda: _built(name, build, shape, "imagenet"))
         except SplitError:
             raise
         except Exception as error:  # Keras raises a bare Exception when a download fails
@@ -184,6 +189,36 @@ def _left_alone(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
+
+
+def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
+    """Builds a model in a thread of its own, because Keras keeps its global state by thread.
+
+    There, the layers that the architecture leaves unnamed are numbered from 0 and not from what was built before, so
+    that every process gives the same names; and variables without values are not kept for a later initialisation.
+    """
+    results: list[keras.Model] = []
+    errors: list[BaseException] = []
+    policy, logging = keras.config.dtype_policy(), keras.config.is_interactive_logging_enabled()
+    distribution = keras.distribution.distribution()
+
+    def run() -> None:
+        try:
+            keras.config.set_dtype_policy(policy)
+            if not logging:
+                keras.config.disable_interactive_logging()
+            if distribution is not None:
+                keras.distribution.set_distribution(distribution)
+            results.append(build())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # a daemon, so that Ctrl-C need not wait for a download
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _open_file(

@@ -11,7 +11,7 @@ from oracle import split_tensors
 
 import kerassplit as ks
 from kerassplit.graph import read_graph
-from kerassplit.points import crossing_at, post_dominators
+from kerassplit.points import PostDominators, crossing_at
 from kerassplit.points import split_tensors as our_split_tensors
 
 KINDS = ["dense", "dense", "relu", "add", "add", "join", "shared", "shared_relu", "op", "two"]
@@ -79,7 +79,7 @@ def test_split_points_are_those_of_brute_force(recipe):
     model = build(recipe)
     graph = read_graph(model)
     found = set()
-    for tensor in our_split_tensors(graph, post_dominators(graph)):
+    for tensor in our_split_tensors(graph, PostDominators(graph)):
         operation, _, place = graph.tensors[tensor].symbol._keras_history
         name = graph.tensors[tensor].name
         number = int(name.split("@")[1].split(":")[0]) if "@" in name else 0

@@ -207,4 +207,3 @@ def _input(path: Path, model: "keras.Model", name: str | None) -> Any:
     if architecture is None and path.suffix not in (".npy", ".npz"):
         note(f"Note: how '{model.name}' wants its images is not known; it gets pixels from 0 to 255.")
     return load_input(path, model, architecture)
-

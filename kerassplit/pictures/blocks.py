@@ -63,12 +63,12 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
     if group.folded is not None:
         first, last = group.folded, str(group.key)
         number = last.removeprefix(first.rstrip("0123456789"))
-        return f"{first}…{number if number.isdigit() and first != last[: len(first)] else last}"
+        return f"{first}…{number if number.isdigit() else last}"
     if group.is_block and group.key is not None:
         return group.key
     if len(operations) == 1:
         return operations[0].name.removeprefix(prefix)
-    named = [operation.name.removeprefix(prefix) for operation in operations if not is_automatic(operation)]
+    named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
     if not named:
         main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
         return " … ".join(dict.fromkeys((main[0].name, main[-1].name)))
@@ -86,12 +86,12 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
 def _group(graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int]) -> Group:
     """A piece between split points as a group, with the block that most of its names tell of."""
     group = Group([region], is_block=len(region) > 1)
-    told = {names[call].key: names[call] for call in region if names[call] is not None and not automatic[call]}
     # The end first: of equally frequent names, its own counts.
-    ordered = [call for call in reversed(region) if names[call] is not None and not automatic[call]]
-    key = majority(names[call].key for call in ordered)
-    if key is not None and sum(names[call].key == key for call in ordered) * _SHARE >= len(ordered):
-        group.key, group.family, group.number = key, told[key].family, told[key].number
+    told = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
+    key = majority(name.key for name in told)
+    name = next((name for name in told if name.key == key), None)
+    if name is not None and sum(one.key == key for one in told) * _SHARE >= len(told):
+        group.key, group.family, group.number = name.key, name.family, name.number
     elif group.is_block:
         end = graph.calls[region[-1]].operation
         group.key = end.name
@@ -108,11 +108,13 @@ def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
     """Counts the sub-blocks: those that names tell of where branches agree on one, else the branches."""
     branches = [region for region in group.regions if len(region) > 1]
     if not branches:
-        group.subs = frozenset(names[region[0]].sub for region in group.regions if names[region[0]]) - {""}
+        told = (names[region[0]] for region in group.regions)
+        group.subs = frozenset(name.sub for name in told if name is not None) - {""}
         return
     calls_of: Counter[str] = Counter()
     for region in group.regions:
-        subs = {names[call].sub for call in region if names[call] is not None and names[call].key == group.key} - {""}
+        told = (names[call] for call in region)
+        subs = {name.sub for name in told if name is not None and name.key == group.key} - {""}
         if len(subs) == 1:
             calls_of[subs.pop()] += len(region)
     group.subs = frozenset(sub for sub, calls in calls_of.items() if calls > 1)
@@ -121,8 +123,11 @@ def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
 
 def _shapes(graph: Graph, automatic: Sequence[bool], one: Group, other: Group) -> bool:
     """Whether the second only shapes what the first gives: an activation that Keras named, say."""
-    return one.key is not None and len(other.regions[0]) == 1 and automatic[other.last] and only_of(
-        graph, other.regions[0], SHAPING
+    return (
+        one.key is not None
+        and len(other.regions[0]) == 1
+        and automatic[other.last]
+        and only_of(graph, other.regions[0], SHAPING)
     )
 
 
@@ -176,9 +181,10 @@ def _fold(one: Group, other: Group) -> None:
 
 
 def _extent(graph: Graph, group: Group) -> tuple[int | None, ...]:
-    """Height and width (or length) of what a group gives, without batch and channels."""
+    """Height and width (or length) of what a group gives; with the channels where these are open."""
     shape = tuple(graph.tensors[graph.calls[group.last].outputs[0]].symbol.shape)
-    return shape[2:] if keras.config.image_data_format() == "channels_first" and len(shape) == 4 else shape[1:-1]
+    extent = shape[2:] if keras.config.image_data_format() == "channels_first" and len(shape) == 4 else shape[1:-1]
+    return shape[1:] if None in extent else extent
 
 
 def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) -> list[Group]:

@@ -30,7 +30,7 @@ def to_dot(picture: Picture) -> str:
         "digraph picture {",
         f'  graph [rankdir={"TB" if wrapped else "LR"}, newrank=true, labelloc=t, fontname="{_FONT}", fontsize=13,',
         f"         nodesep={0.22 if wrapped else 0.18}, ranksep={0.3 if wrapped else 0.33}, pad=0.15, bgcolor=white,",
-        f'         label=<{title}<br/>{subtitle}<br/><font point-size="5"> </font>>];',
+        f"         label={_table([title, subtitle], 5)}];",
         f'  node [shape=box, style="filled,rounded", fillcolor=white, color="#37474F", fontname="{_FONT}",',
         f'        fontsize={_TEXT}, margin="0.09,0.04", height=0.3];',
         f'  edge [color="#37474F", fontname="{_FONT}", fontsize={_TEXT}, arrowsize=0.7];',
@@ -194,7 +194,8 @@ def _broken(name: str, longest: int = 19) -> list[str]:
         word += letter
         if letter in "_/":
             lines, word = _placed(lines, word, longest), ""
-    return [line.strip() for line in _placed(lines, word, longest)]
+    lines = _placed(lines, word, longest)
+    return lines if len(lines) < 2 or len(lines[-1]) > 3 else [*lines[:-2], lines[-2] + lines[-1]]
 
 
 def _placed(lines: list[str], word: str, longest: int) -> list[str]:

@@ -163,9 +163,7 @@ def _part(
     return _Part(graph, boxes, box_of)
 
 
-def _block_box(
-    graph: Graph, group: Group, identity: str, title: str, points: set[int], outputs: dict[int, str]
-) -> Box:
+def _block_box(graph: Graph, group: Group, identity: str, title: str, points: set[int], outputs: dict[int, str]) -> Box:
     calls = group.calls
     operations = [graph.calls[call].operation for call in calls]
     if len(calls) == 1:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kerassplit.graph import Graph
-from kerassplit.points import post_dominators, split_tensors
+from kerassplit.points import PostDominators, split_tensors
 
 
 @dataclass(slots=True)
@@ -12,7 +12,7 @@ class Group:
     """Calls that are drawn as one box. It grows while like ones are folded.
 
     Attributes:
-        regions: Its calls, in one list per piece between split points.
+        regions: Its calls, in one list per piece between split points, the last piece last.
         key: The block it belongs to, or `None`.
         family: What the keys of like blocks have in common.
         number: The number of its last block.
@@ -39,7 +39,7 @@ class Group:
     @property
     def last(self) -> int:
         """The call that ends it."""
-        return max(region[-1] for region in self.regions)
+        return self.regions[-1][-1]
 
 
 def find_regions(graph: Graph) -> list[list[int]]:
@@ -49,7 +49,7 @@ def find_regions(graph: Graph) -> list[list[int]]:
     in groups of their own, one for each connected part. Inputs are in no group.
     """
     end = len(graph.calls)
-    tree = post_dominators(graph)
+    tree = PostDominators(graph)
     ends = {graph.tensors[tensor].call for tensor in split_tensors(graph, tree)}
     region_of = [end] * (end + 1)
     for call in range(end - 1, -1, -1):
@@ -122,7 +122,7 @@ def merge_along(
 
 def split_points_of(graph: Graph) -> set[int]:
     """The split points as indices of tensors."""
-    return set(split_tensors(graph, post_dominators(graph)))
+    return set(split_tensors(graph, PostDominators(graph)))
 
 
 def only_of(graph: Graph, calls: Iterable[int], kinds: frozenset[str]) -> bool:

@@ -1,0 +1,61 @@
+"""`kerassplit demo`, whole, in a process of its own; it must work without a network too."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import kerassplit as ks
+from kerassplit.demo import run_demo
+from kerassplit.errors import StoreError
+
+ROOT = Path(__file__).parents[1]
+
+
+def demo(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    # The proxy is nowhere, so no download can work; and nothing downloaded before is found.
+    offline = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(folder / "keras"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "kerassplit", "demo", *arguments]
+    environment = {**os.environ, **offline}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+
+
+@pytest.mark.slow
+def test_the_whole_way_twice(tmp_path):
+    began = time.monotonic()
+    done = demo(folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 120
+    for text in (
+        "So weights are random (seed 0, with random batch-norm statistics).",
+        "conv3_block4_out  ← cut",
+        "resnet50 in 3 stages",
+        "The stages compute what 'resnet50' computes, bit for bit.",
+        "Saved the stages in kerassplit-demo.",
+        "on the photograph the largest difference is 0, and all 320 weights are equal.",
+        "Drew kerassplit-demo/split.svg and kerassplit-demo/split.png.",
+    ):
+        assert text in done.stdout
+    folder = tmp_path / "kerassplit-demo"
+    assert (folder / "split.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    assert (folder / "split.png").read_bytes().startswith(b"\x89PNG")
+    assert [stage.name for stage in ks.load(folder)] == ["features", "middle", "classifier"]
+
+    done = demo("--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert (data["ok"], data["weights"], data["labels"]) == (True, "random", None)
+    assert data["receipt"]["weights_shared"] == data["fresh_process"]["weights_equal"] == 320
+    assert data["fresh_process"]["max_difference"] == 0.0
+    assert len(list(folder.glob("*.keras"))) == 3
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(StoreError, match="holds no split"):
+        run_demo(tmp_path, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
