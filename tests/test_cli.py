@@ -67,7 +67,8 @@ class TestHelp:
         code = (
             "import sys\nfrom kerassplit.cli import main\n"
             f"try:\n    main({arguments!r})\n"
-            "except SystemExit:\n    print([name for name in ('keras', 'tensorflow', 'numpy') if name in sys.modules])\n"
+            "except SystemExit:\n"
+            "    print([name for name in ('keras', 'tensorflow', 'numpy') if name in sys.modules])\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
@@ -82,7 +83,7 @@ class TestPoints:
     def test_the_table_names_every_split_point_in_full(self, file, model):
         printed = run("points", file).stdout
         for point in ks.split_points(model):
-            assert f"│ {point.name} " in printed
+            assert f"  {point.name} " in printed
         assert "small: " in printed
 
     def test_json_is_alone_on_standard_output(self, file, model):
@@ -125,7 +126,7 @@ class TestSplit:
         points = ks.split_points(model)
         result = run("split", file, "--at", "1", "--at", points[-1].name, "-o", tmp_path / "out", "--json")
         data = json.loads(result.stdout)
-        assert [stage["outputs"] for stage in data["stages"]][0] == [points[1].name]
+        assert data["stages"][0]["outputs"] == [points[1].name]
         assert len(data["stages"]) == 3
         assert data["receipt"]["max_difference"] == 0.0
         assert data["ok"] is True
@@ -315,6 +316,6 @@ class TestFreshProcess:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 2
         assert done.stderr == (
-            "Error: Keras cannot be imported: No module named 'tensorflow'. It needs a backend; `pip install tensorflow` "
-            "brings one.\n"
+            "Error: Keras cannot be imported: No module named 'tensorflow'. It needs a backend; "
+            "`pip install tensorflow` brings one.\n"
         )

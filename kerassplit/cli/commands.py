@@ -33,19 +33,22 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="List where MODEL can be cut.")
 @click.argument("model")
 @model_options
 @command
 def points(show: Show, model: str, options: ModelOptions) -> dict[str, Any]:
-    """List the tensors of MODEL where one cut carries one tensor."""
+    """List the tensors of MODEL where one cut carries one tensor.
+
+    EfficientNets have one layer more with ImageNet weights: to cut by number, list them with the same --weights.
+    """
     built = options.load(model, structure_only=True)
     found = ks.split_points(built)
     show(points_table(built.name, found))
     return {"model": built.name, "points": [point_data(point) for point in found]}
 
 
-@main.command()
+@main.command(short_help="Say why a tensor is a split point, or not.")
 @click.argument("model")
 @click.argument("name")
 @model_options
@@ -58,7 +61,7 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
     return {"model": built.name, **asdict(explanation)}
 
 
-@main.command()
+@main.command(short_help="Cut MODEL, verify the stages and save them.")
 @click.argument("model")
 @at_option
 @click.option("-o", "--output", "directory", type=_path, required=True, metavar="DIR", help="Folder for the stages.")
@@ -96,7 +99,7 @@ def split(
     return {**data, "directory": str(directory)}
 
 
-@main.command()
+@main.command(short_help="Check a saved split, alone or against a model.")
 @click.argument("directory", type=_path, metavar="DIR")
 @click.option("--model", metavar="MODEL", help="The model to compare with. By default the stages joined into one.")
 @click.option(
@@ -134,7 +137,7 @@ def verify(
     }
 
 
-@main.command()
+@main.command(short_help="Draw a model or a split.")
 @click.argument("model", metavar="MODEL|DIR")
 @at_option
 @click.option(
@@ -179,7 +182,7 @@ def plot(
     return {"model": drawn.name, "file": str(output)}
 
 
-@main.command()
+@main.command(short_help="Cut ResNet50 in three, prove it, save it, draw it.")
 @click.option(
     "-o",
     "--output",

@@ -136,7 +136,7 @@ def _quiet_native_code() -> Iterator[None]:
         os.dup2(written.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             os.dup2(kept, 2)
             written.seek(0)
             sys.stderr.write(written.read().decode(errors="replace"))

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from kerassplit.units import format_bytes, format_count, format_shape
@@ -23,12 +24,13 @@ def points_table(
         shown: Indices of those to show; dots stand for the others. By default all are shown.
         cuts: Indices of those that are marked.
     """
-    table = Table(title=f"{model}: {len(points)} split points")
-    for heading, justify in (
-        *(("#", "right"), ("name", "left"), ("shape", "right"), ("dtype", "left"), ("per sample", "right")),
-        *(("after merge", "center"), ("params before", "right"), ("params after", "right")),
-    ):
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table = Table(title=f"{model}: {len(points)} split points", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("name", overflow="fold")
+    table.add_column("shape", justify="right", no_wrap=True)
+    table.add_column("dtype", no_wrap=True)
+    for heading in ("per\nsample", "after\nmerge", "params\nbefore", "params\nafter"):
+        table.add_column(heading, justify="right", no_wrap=True)
     gap = False
     for point in points:
         if shown is not None and point.index not in shown:
