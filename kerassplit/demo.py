@@ -25,7 +25,7 @@ from kerassplit.zoo import architecture_module, load_model
 _ARCHITECTURE = "ResNet50"
 _CUTS = ("conv3_block4_out", "conv4_block6_out")
 _STAGES = ("features", "middle", "classifier")
-_PICTURES = ("split.svg", "split.png")
+_PICTURE = "split.svg"
 _FRESH_PROCESS_SECONDS = 600
 
 
@@ -62,10 +62,8 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
         with working("Loading them in a fresh process"):
             fresh = _verify_in_fresh_process(directory, weights, photo)
     show(_verdict(fresh))
-    for name in _PICTURES:
-        with working(f"Drawing {directory / name}"):
-            ks.plot(stages, directory / name)
-    show(Text(f"Drew {' and '.join(str(directory / name) for name in _PICTURES)}."))
+    ks.plot(stages, directory / _PICTURE)
+    show(Text(f"Drew {directory / _PICTURE}."))
     return {
         **split_data(stages),
         "directory": str(directory),
@@ -73,7 +71,7 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
         "labels": labels,
         "receipt": receipt.to_dict(),
         "fresh_process": fresh["receipt"],
-        "pictures": [str(directory / name) for name in _PICTURES],
+        "picture": str(directory / _PICTURE),
         "ok": receipt.ok and fresh["ok"],
     }
 

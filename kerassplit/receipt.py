@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from kerassplit.errors import SplitError, VerificationError
-from kerassplit.graph import Graph, read_graph
+from kerassplit.graph import Graph, listed, read_graph
 from kerassplit.rebuild import whole_model
 from kerassplit.stages import Split
 from kerassplit.units import format_shape
 
 _OPEN_SIDE = 32  # stands for an open dimension of random input
 _SAMPLES = 2
+_TOLD_PROBLEMS = 5  # in a sentence; all are in `Receipt.problems`
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ class Receipt:
                 f"The stages compute what '{self.model}' computes; the largest difference is {self.max_difference:.3g} "
                 f"({self.tolerance:g} allowed)."
             )
-        return " ".join([numbers, *self.problems])
+        further = len(self.problems) - _TOLD_PROBLEMS
+        more = [f"(And {further} more problems.)"] if further > 0 else []
+        return " ".join([numbers, *self.problems[:_TOLD_PROBLEMS], *more])
 
     def to_dict(self) -> dict[str, Any]:
         """The receipt as plain values, for JSON."""
@@ -168,11 +171,19 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
     makers = {name: stage.name for stage in split for name in stage.outputs}
     unknown = [name for name in makers if name not in by_name]
     if unknown:
-        raise SplitError(f"This is no split of '{model.name}': the model has no tensor '{unknown[0]}'.")
+        raise SplitError(
+            f"This is no split of '{model.name}': the stages make {listed(unknown)}, and the model does not."
+        )
+    names = keras.tree.flatten(split.inputs)
+    if len(names) != len(graph.flat_inputs()):
+        raise SplitError(
+            f"This is no split of '{model.name}': it takes {len(names)} inputs ({listed(names)}), and the model "
+            f"{len(graph.flat_inputs())}."
+        )
     tensors = split.named_inputs(random_input(graph, seed) if x is None else x)
     wanted = sorted({by_name[name] for name in makers})
-    inputs = [tensors[graph.tensors[tensor].name] for tensor in graph.flat_inputs()]
-    expected = dict(zip(wanted, keras.tree.flatten(whole_model(graph, wanted)(inputs, training=False)), strict=True))
+    values = [keras.ops.convert_to_tensor(tensors[name]) for name in names]
+    expected = dict(zip(wanted, keras.tree.flatten(whole_model(graph, wanted)(values, training=False)), strict=True))
     comparisons = []
     results = {graph.tensors[tensor].name for tensor in graph.flat_outputs()}
     for stage in split:
@@ -276,7 +287,8 @@ def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:
 
 
 def _variables(operation: Any) -> list[Any]:
-    return operation.variables if isinstance(operation, keras.Layer) else []
+    # Not `layer.variables`: the states of random generators are among them, and Keras does not restore these.
+    return operation.weights if isinstance(operation, keras.Layer) else []
 
 
 def _shape(shape: tuple[int, ...]) -> str:

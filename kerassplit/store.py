@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Writes a split into a folder; see `Split.save`."""
     target = Path(directory)
-    replaced = _check_target(target, overwrite)
+    replaced = check_target(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary_folder(target) as folder:
         names = _file_names(split, target if replaced else folder)
@@ -117,8 +117,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def _check_target(target: Path, overwrite: bool) -> bool:
-    """Whether the folder holds a split that is to be replaced; refuses what must not be."""
+def check_target(target: Path, overwrite: bool) -> bool:
+    """Whether a folder holds a split that is to be replaced.
+
+    Raises:
+        StoreError: It is a file, or holds something else, or overwriting was not asked for.
+    """
     if target.exists() and not target.is_dir():
         raise StoreError(f"'{target}' is a file; expected a folder to write or one that does not exist.", path=target)
     if not target.exists() or not any(target.iterdir()):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,8 @@ def demo(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_the_whole_way_twice(tmp_path):
-    began = time.monotonic()
     done = demo(folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 120
     for text in (
         "So weights are random (seed 0, with random batch-norm statistics).",
         "conv3_block4_out  ← cut",
@@ -37,12 +34,11 @@ def test_the_whole_way_twice(tmp_path):
         "The stages compute what 'resnet50' computes, bit for bit.",
         "Saved the stages in kerassplit-demo.",
         "on the photograph the largest difference is 0, and all 320 weights are equal.",
-        "Drew kerassplit-demo/split.svg and kerassplit-demo/split.png.",
+        "Drew kerassplit-demo/split.svg.",
     ):
         assert text in done.stdout
     folder = tmp_path / "kerassplit-demo"
     assert (folder / "split.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
-    assert (folder / "split.png").read_bytes().startswith(b"\x89PNG")
     assert [stage.name for stage in ks.load(folder)] == ["features", "middle", "classifier"]
 
     done = demo("--json", folder=tmp_path)

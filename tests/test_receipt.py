@@ -96,7 +96,9 @@ def test_numbers_that_are_not_numbers_count_as_different():
 
 
 def test_a_split_of_another_model_is_refused(chain, resnet):
-    with pytest.raises(ks.SplitError, match="This is no split of 'chain': the model has no tensor 'conv4_block6_out'"):
+    with pytest.raises(
+        ks.SplitError, match="This is no split of 'chain': the stages make 'conv4_block6_out' and 'predictions'"
+    ):
         ks.verify(chain, ks.split(resnet, "conv4_block6_out"))
 
 

@@ -83,6 +83,9 @@ def split(
     """Cut MODEL into stages, verify them on random input, and save them in DIR."""
     if not at:
         raise SplitError("Say where to cut, with --at NAME; `kerassplit points MODEL` lists the names.")
+    from kerassplit.store import check_target
+
+    check_target(directory, overwrite)
     built = options.load(model)
     stages = ks.split(built, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
     show(stages.__rich__())
