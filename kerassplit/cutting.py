@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from numbers import Integral
 
 import keras
 
 from kerassplit.errors import SplitError
-from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve
+from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob
 from kerassplit.points import PostDominators, ancestors, require_whole_crossing, split_tensors
 from kerassplit.stages import Split, Stage
 from kerassplit.submodel import build_part
@@ -28,8 +29,8 @@ def split(
 
     Args:
         model: A functional or built Sequential model. It is left alone; the stages share its layers.
-        at: Where to cut: tensors (names, layers or `KerasTensor`s) or indices into `split_points(model)`, in any order.
-            A list within the list names all the tensors of one crossing.
+        at: Where to cut: tensors (names, layers or `KerasTensor`s), globs for several cuts, or indices into
+            `split_points(model)`, in any order. A list within the list names all the tensors of one crossing.
         allow_crossing: Whether to cut inside a branch and carry all that crosses there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...
 
@@ -69,8 +70,7 @@ def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[l
     points = split_tensors(graph, PostDominators(graph))
     outputs = set(graph.flat_outputs())
     cuts: list[list[int]] = []
-    for one in wanted:
-        cut = sorted({_cut_tensor(graph, points, each) for each in (one if isinstance(one, (list, tuple)) else [one])})
+    for cut in [cut for one in wanted for cut in _cuts_at(graph, points, one)]:
         names = graph.names(cut)
         if cut in cuts:
             raise SplitError(f"{listed(names)} is named twice in `at`: name each cut once.")
@@ -88,11 +88,18 @@ def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[l
     return cuts
 
 
-def _cut_tensor(graph: Graph, points: Sequence[int], reference: int | TensorRef) -> int:
-    if not isinstance(reference, int) or isinstance(reference, bool):
-        return resolve(graph, reference)
+def _cuts_at(graph: Graph, points: Sequence[int], one: Cut) -> list[list[int]]:
+    """The cuts that one item of `at` stands for, each as its tensors: several for a glob, else one."""
+    if isinstance(one, (list, tuple)):
+        return [sorted({tensor for reference in one for tensor in _cut_tensors(graph, points, reference)})]
+    return [[tensor] for tensor in _cut_tensors(graph, points, one)]
+
+
+def _cut_tensors(graph: Graph, points: Sequence[int], reference: int | TensorRef) -> list[int]:
+    if not isinstance(reference, Integral) or isinstance(reference, bool):
+        return resolve_glob(graph, reference)
     if -len(points) <= reference < len(points):
-        return points[reference]
+        return [points[reference]]
     raise SplitError(
         f"Model '{graph.model.name}' has {len(points)} split points, numbered 0 to {len(points) - 1}; got {reference}."
         if points

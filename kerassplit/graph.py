@@ -6,6 +6,7 @@ survives saving, and finds the tensor that a user means. Only this file and `reb
 """
 
 import difflib
+import fnmatch
 import math
 import re
 from collections import defaultdict
@@ -146,6 +147,25 @@ def resolve(graph: Graph, reference: TensorRef) -> int:
         f"A tensor is named by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
         f"of type {type(reference).__name__}."
     )
+
+
+def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
+    """All the tensors whose names match a glob such as `conv3_*_out`; for anything else the one it stands for.
+
+    Raises:
+        UnknownTensorError: Nothing matches.
+        AmbiguousTensorError: It is no glob and stands for several.
+    """
+    if not isinstance(reference, str) or not set("*?[") & set(reference):
+        return [resolve(graph, reference)]
+    found = [index for index, tensor in enumerate(graph.tensors) if fnmatch.fnmatchcase(tensor.name, reference)]
+    if not found:
+        raise UnknownTensorError(
+            f"No tensor of model '{graph.model.name}' matches '{reference}'. "
+            "`kerassplit.split_points(model)` lists the names.",
+            name=reference,
+        )
+    return found
 
 
 def _by_name(graph: Graph, name: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import NotConnectedError, SplitError
-from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve
+from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob
 from kerassplit.points import ancestors, require_whole_crossing
 from kerassplit.rebuild import Builder, independent
 
@@ -29,8 +29,8 @@ def build_submodel(
 
     Args:
         model: A functional or built Sequential model.
-        start: The tensor, or the several tensors, to start from: names, layers or `KerasTensor`s. `None`: the model's
-            own inputs. Inputs of the model that the part needs besides `start` stay inputs.
+        start: The tensor, or the several tensors, to start from: names, globs, layers or `KerasTensor`s. `None`: the
+            model's own inputs. Inputs of the model that the part needs besides `start` stay inputs.
         end: The tensor, or the several tensors, to stop at. `None`: those of the model's own outputs that lie behind
             `start`.
         copy_weights: Whether the sub-model gets layers and variables of its own, with equal values.
@@ -76,7 +76,7 @@ def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], w
     several = list(references) if isinstance(references, (list, tuple)) else [references]
     if not several:
         raise SplitError(f"`{what}` is empty: name at least one tensor, or leave it out.")
-    tensors = [resolve(graph, reference) for reference in several]
+    tensors = [tensor for reference in several for tensor in resolve_glob(graph, reference)]
     for place, tensor in enumerate(tensors):
         if tensor in tensors[:place]:
             raise SplitError(f"'{graph.tensors[tensor].name}' is named twice in `{what}`: name each tensor once.")

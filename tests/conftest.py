@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerassplit.zoo import load_model
+from kerassplit.random_weights import smooth_noise
+from kerassplit.zoo import architecture_module, find_architecture, load_model
 
 SMALLEST_SIDE = {"InceptionV3": 75, "Xception": 71}  # the others take 64 pixels here
 
@@ -35,10 +36,11 @@ def resnet() -> keras.Model:
 
 @pytest.fixture
 def images() -> Callable[[keras.Model], np.ndarray]:
-    """Two random images for a model."""
+    """Two random images for an architecture, preprocessed its way."""
 
     def draw(model: keras.Model) -> np.ndarray:
-        return np.random.default_rng(3).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+        pixels = np.stack([smooth_noise(model.input_shape[1:], seed) for seed in (3, 4)])
+        return architecture_module(find_architecture(model.name)).preprocess_input(pixels)
 
     return draw
 

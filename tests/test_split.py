@@ -52,6 +52,21 @@ def test_indices_count_split_points(resnet):
         ks.split(resnet, [39])
 
 
+def test_a_glob_cuts_at_every_match(resnet):
+    split = ks.split(resnet, ["conv3_block[12]_out", "conv5_*_add"])
+    assert [stage.outputs[0] for stage in split][:-1] == [
+        "conv3_block1_out",
+        "conv3_block2_out",
+        "conv5_block1_add",
+        "conv5_block2_add",
+        "conv5_block3_add",
+    ]
+    with pytest.raises(ks.UnknownTensorError, match=r"No tensor of model 'resnet50' matches 'conv9_\*'"):
+        ks.split(resnet, "conv9_*")
+    with pytest.raises(ks.InsideBranchError, match="'conv4_block1_1_relu' is inside a branch"):
+        ks.split(resnet, "conv4_*_relu")
+
+
 def test_cuts_that_make_no_sense_are_refused_with_the_reason(resnet):
     with pytest.raises(ks.SplitError, match="'conv4_block6_out' is named twice in `at`"):
         ks.split(resnet, ["conv4_block6_out", resnet.get_layer("conv4_block6_out")])
