@@ -1,19 +1,18 @@
 """Cutting a model into stages: `split`."""
 
-import re
 from collections.abc import Sequence
 from numbers import Integral
 
 import keras
 
 from kerassplit.errors import SplitError
-from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob
-from kerassplit.points import PostDominators, ancestors, require_whole_crossing, split_tensors
-from kerassplit.stages import Split, Stage
+from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob, several_of
+from kerassplit.points import PostDominators, SplitPoint, ancestors, require_whole_crossing, split_tensors
+from kerassplit.stages import STAGE_NAME, Split, Stage
 from kerassplit.submodel import build_part
 
-Cut = int | TensorRef | Sequence[TensorRef]
-"""Where to cut: an index into `split_points(model)`, one tensor, or all the tensors of one crossing."""
+Cut = int | SplitPoint | TensorRef | Sequence[TensorRef]
+"""Where to cut: one of `split_points(model)` or its index, a tensor, or all the tensors of one crossing."""
 
 _REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
 
@@ -29,8 +28,8 @@ def split(
 
     Args:
         model: A functional or built Sequential model. It is left alone; the stages share its layers.
-        at: Where to cut: tensors (names, layers or `KerasTensor`s), globs for several cuts, or indices into
-            `split_points(model)`, in any order. A list within the list names all the tensors of one crossing.
+        at: Where to cut, in any order: tensors (names, layers or `KerasTensor`s), globs for several cuts,
+            `split_points(model)` or indices into it. A list within the list names all the tensors of one crossing.
         allow_crossing: Whether to cut inside a branch and carry all that crosses there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...
 
@@ -64,8 +63,8 @@ def split(
 
 def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[list[int]]:
     """The tensors of each cut, checked."""
-    wanted = list(at) if isinstance(at, (list, tuple)) else [at]
-    if not wanted:
+    wanted = several_of(at)
+    if not wanted or [] in [several_of(one) for one in wanted]:
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
     points = split_tensors(graph, PostDominators(graph))
     outputs = set(graph.flat_outputs())
@@ -90,14 +89,21 @@ def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[l
 
 def _cuts_at(graph: Graph, points: Sequence[int], one: Cut) -> list[list[int]]:
     """The cuts that one item of `at` stands for, each as its tensors: several for a glob, else one."""
-    if isinstance(one, (list, tuple)):
-        return [sorted({tensor for reference in one for tensor in _cut_tensors(graph, points, reference)})]
-    return [[tensor] for tensor in _cut_tensors(graph, points, one)]
+    several = several_of(one)
+    tensors = [tensor for reference in several for tensor in _cut_tensors(graph, points, reference)]
+    if several == [one]:
+        return [[tensor] for tensor in tensors]
+    if len(set(tensors)) < len(tensors):
+        raise SplitError(f"A tensor is named twice in the crossing {listed(graph.names(tensors))}: name each once.")
+    return [sorted(tensors)]
 
 
-def _cut_tensors(graph: Graph, points: Sequence[int], reference: int | TensorRef) -> list[int]:
+def _cut_tensors(graph: Graph, points: Sequence[int], reference: int | SplitPoint | TensorRef) -> list[int]:
+    if isinstance(reference, SplitPoint):
+        reference = reference.name
     if not isinstance(reference, Integral) or isinstance(reference, bool):
         return resolve_glob(graph, reference)
+    reference = int(reference)
     if -len(points) <= reference < len(points):
         return [points[reference]]
     raise SplitError(
@@ -116,7 +122,7 @@ def _stage_names(names: Sequence[str] | None, count: int) -> list[str]:
             f"{count - 1} cuts make {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}."
         )
     for label in labels:
-        if not isinstance(label, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*", label):
+        if not isinstance(label, str) or not STAGE_NAME.fullmatch(label):
             raise SplitError(
                 f"{label!r} cannot name a stage: a name is made of letters, digits, '_', '-' and '.' and begins with "
                 "a letter or '_'."

@@ -18,8 +18,8 @@ import kerassplit as ks
 from kerassplit.cli.running import working
 from kerassplit.cli.tables import points_table, split_data
 from kerassplit.errors import SplitError
+from kerassplit.manifest import read_manifest
 from kerassplit.photo import load_input, shipped_photo
-from kerassplit.store import read_manifest
 from kerassplit.zoo import architecture_module, load_model
 
 _ARCHITECTURE = "ResNet50"

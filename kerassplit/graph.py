@@ -10,7 +10,7 @@ import fnmatch
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def read_graph(model: keras.Model) -> Graph:
     calls: list[Call] = []
     tensors: list[Tensor] = []
     by_symbol: dict[int, int] = {}
-    for index, (node, name) in enumerate(zip(nodes, _call_names(nodes), strict=True)):
+    for index, (node, name) in enumerate(zip(nodes, _call_names(nodes, functional.outputs), strict=True)):
         inputs = tuple(dict.fromkeys(by_symbol[id(symbol)] for symbol in node.input_tensors))
         for tensor in inputs:
             tensors[tensor].users.append(index)
@@ -113,6 +113,7 @@ def read_graph(model: keras.Model) -> Graph:
             by_symbol[id(symbol)] = len(tensors)
             tensors.append(Tensor(f"{name}:{position}" if several else name, symbol, index, []))
         calls.append(Call(name, node.operation, node, inputs, tuple(range(first, len(tensors)))))
+    _check_names(model, tensors)
     return Graph(
         model,
         calls,
@@ -136,9 +137,10 @@ def resolve(graph: Graph, reference: TensorRef) -> int:
         found = graph.by_symbol.get(id(reference))
         if found is not None:
             return found
-        # A sub-model shares its layers, so `tail.get_layer("x").output` is the tensor of the model it was cut from.
-        operation, _, position = reference._keras_history
-        candidates = [call.outputs[position] for call in graph.calls if call.operation is operation]
+        # A sub-model shares its layers, so `tail.get_layer("x").output`, which is the output of the layer's first call
+        # ever, is a tensor of the model it was cut from.
+        operation, place, position = getattr(reference, "_keras_history", (None, 0, 0))
+        candidates = [call.outputs[position] for call in graph.calls if place == 0 and call.operation is operation]
         return _only(graph, candidates, getattr(operation, "name", reference.name))
     if isinstance(reference, keras.Operation):
         candidates = [tensor for call in graph.calls if call.operation is reference for tensor in call.outputs]
@@ -158,6 +160,8 @@ def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
     """
     if not isinstance(reference, str) or not set("*?[") & set(reference):
         return [resolve(graph, reference)]
+    if any(tensor.name == reference for tensor in graph.tensors):
+        return [resolve(graph, reference)]
     found = [index for index, tensor in enumerate(graph.tensors) if fnmatch.fnmatchcase(tensor.name, reference)]
     if not found:
         raise UnknownTensorError(
@@ -166,6 +170,12 @@ def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
             name=reference,
         )
     return found
+
+
+def several_of(references: Any) -> list[Any]:
+    """What a user gave as one or several: any iterable but a string or a tensor is several."""
+    one = isinstance(references, (str, keras.KerasTensor)) or not isinstance(references, Iterable)
+    return [references] if one else list(references)
 
 
 def _by_name(graph: Graph, name: str) -> int:
@@ -239,16 +249,63 @@ def _functional(model: keras.Model) -> Functional:
     return model
 
 
-def _call_names(nodes: Sequence[Any]) -> list[str]:
-    """One name per node: the operation's, with `@0`, `@1`, ... in the order of its calls when it is called again."""
+def _call_names(nodes: Sequence[Any], outputs: Sequence[keras.KerasTensor]) -> list[str]:
+    """One name per node: the operation's, with `@0`, `@1`, ... where it is called several times.
+
+    The numbers follow a walk from the outputs, first arguments first: an order that the graph alone decides, so it
+    survives saving and joining.
+    """
     of_operation = defaultdict(list)
     for index, node in enumerate(nodes):
         of_operation[id(node.operation)].append(index)
     names = [node.operation.name for node in nodes]
-    for indices in of_operation.values():
-        if len(indices) > 1:
-            # Saving keeps the order of an operation's nodes, so the numbers survive it.
-            made = {id(node): place for place, node in enumerate(nodes[indices[0]].operation._inbound_nodes)}
-            for number, index in enumerate(sorted(indices, key=lambda index: made[id(nodes[index])])):
+    several = [indices for indices in of_operation.values() if len(indices) > 1]
+    if several:
+        met = {node: place for place, node in enumerate(walk(outputs)[0])}
+        for indices in several:
+            for number, index in enumerate(sorted(indices, key=lambda index: met[nodes[index]])):
                 names[index] += f"@{number}"
     return names
+
+
+def _check_names(model: keras.Model, tensors: Sequence[Tensor]) -> None:
+    """Names with `@` or `:` of the user's own can be those of other tensors."""
+    seen: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in seen:
+            raise UnsupportedModelError(
+                f"Two tensors of model '{model.name}' are called '{tensor.name}'. kerassplit numbers the calls of a "
+                "layer with '@' and its outputs with ':'; rename the layer whose own name has such a sign."
+            )
+        seen.add(tensor.name)
+
+
+def walk(outputs: Sequence[keras.KerasTensor]) -> tuple[list[Any], dict[Any, int]]:
+    """The Keras nodes that lead to the outputs, and when each operation was first met.
+
+    Depth first and without recursion, arguments in their order. Each node comes after those it depends on.
+    """
+    nodes: list[Any] = []
+    first_met: dict[Any, int] = {}
+    seen: set[Any] = set()
+    path: list[tuple[Any, Iterator[keras.KerasTensor]]] = [(None, iter(outputs))]
+    while path:
+        node, waiting = path[-1]
+        symbol = next(waiting, None)
+        if symbol is not None:
+            maker = maker_of(symbol)
+            if maker not in seen:
+                seen.add(maker)
+                first_met.setdefault(maker.operation, len(first_met))
+                path.append((maker, iter(maker.input_tensors)))
+        else:
+            path.pop()
+            if node is not None:
+                nodes.append(node)
+    return nodes, first_met
+
+
+def maker_of(symbol: keras.KerasTensor) -> Any:
+    """The Keras node that makes a symbolic tensor."""
+    operation, place, _ = symbol._keras_history
+    return operation._inbound_nodes[place]

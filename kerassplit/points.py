@@ -153,7 +153,8 @@ def explain(model: keras.Model, name: TensorRef) -> Explanation:
     if not graph.calls[tensor.call].inputs:
         reason = f"'{tensor.name}' is an input of the model: there is nothing before it to cut off."
     elif not tensor.users:
-        reason = f"'{tensor.name}' is an output of the model: there is nothing behind it to cut off."
+        what = "an output of the model" if number in graph.flat_outputs() else "used by no call of the model"
+        reason = f"'{tensor.name}' is {what}: there is nothing behind it to cut off."
     elif others:
         verb = "crosses" if len(others) == 1 else "cross"
         reason = f"'{tensor.name}' is inside a branch: {listed(others)} {verb} there too."

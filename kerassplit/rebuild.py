@@ -13,24 +13,39 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.ops import function as keras_function
 from keras.src.ops.function import make_node_key
 from keras.src.ops.node import Node
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from kerassplit.errors import UnsupportedModelError
-from kerassplit.graph import Graph
+from kerassplit.graph import Graph, maker_of, walk
 
 _keras_map_graph = keras_function.map_graph
-_map_graph_lock = threading.RLock()
+_lock = threading.RLock()  # around what is the whole process's: a function of Keras's, Python's recursion limit
 _RECURSION_LIMIT = 1_000_000
 
 
 class _Anchor:
     """Lives as long as any output tensor of a sub-model does."""
+
+
+class _WeakArguments:
+    """A call's arguments that refer only weakly to some of the tensors."""
+
+    def __init__(self, arguments: SymbolicArguments, released: set[int]):
+        self._args, self._kwargs = arguments.convert(lambda x: weakref.ref(x) if id(x) in released else x)
+
+    def __getattr__(self, name: str) -> Any:
+        args, kwargs = keras.tree.map_structure(
+            lambda x: x() if isinstance(x, weakref.ref) else x, (self._args, self._kwargs)
+        )
+        return getattr(SymbolicArguments(*args, **kwargs), name)
 
 
 class _SharedNode(Node):
@@ -41,14 +56,17 @@ class _SharedNode(Node):
     """
 
     dead = False
+    makers: Sequence[Any] = ()  # the operations that make what it receives
     _weak: tuple[tuple[int, Any], ...] = ()
 
     def let_go_of(self, symbols: set[int]) -> None:
-        """From now on refers only weakly to those of its outputs whose `id` is among `symbols`."""
+        """From now on refers only weakly to the tensors whose `id` is among `symbols`."""
         kept = self._outputs
         self._weak = tuple((i, weakref.ref(symbol)) for i, symbol in enumerate(kept) if id(symbol) in symbols)
         for place, _ in self._weak:
             kept[place] = None
+        if any(id(symbol) in symbols for symbol in self.arguments.keras_tensors):
+            self.arguments = _WeakArguments(self.arguments, symbols)
 
     @property
     def outputs(self) -> list[Any]:
@@ -96,8 +114,21 @@ class Builder:
         self._nodes.append(fresh._keras_history.operation._inbound_nodes[0])
         return fresh
 
-    def add_calls(self, graph: Graph, calls: Sequence[int], symbols: dict[int, keras.KerasTensor]) -> None:
-        """Repeats calls of `graph`, in execution order. `symbols` maps its tensors to the new ones, and grows."""
+    def add_calls(
+        self,
+        graph: Graph,
+        calls: Sequence[int],
+        symbols: dict[int, keras.KerasTensor],
+        operations: Mapping[str, keras.Operation] | None = None,
+    ) -> None:
+        """Repeats calls of `graph`, in execution order.
+
+        Args:
+            graph: Where the calls are.
+            calls: Their indices.
+            symbols: From its tensors to the new ones; grows by the outputs of the calls.
+            operations: By name, what to call in the place of the calls' own operations.
+        """
         new = {id(graph.tensors[tensor].symbol): symbol for tensor, symbol in symbols.items()}
         for index in calls:
             call = graph.calls[index]
@@ -107,27 +138,27 @@ class Builder:
                 new[id(old)] = symbols[tensor] = symbol = _twin(old, new)
                 outputs.append(symbol)
             args, kwargs = call.node.arguments.fill_in(new)
-            node = _SharedNode(call.operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
+            operation = call.operation if operations is None else operations[call.operation.name]
+            node = _SharedNode(operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
+            node.makers = [symbol._keras_history.operation for symbol in node.input_tensors]
             self._nodes.append(node)
             self._shared.append(node)
 
     def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
         """The `keras.Model` from `inputs` to `outputs`, with the dtype policy of `like`."""
-        _check_names(self._nodes)
         with _fast_map_graph(outputs):
             model = keras.Model(inputs, outputs, name=name)
         if model.dtype_policy != like.dtype_policy:
             model.dtype_policy = like.dtype_policy
-        used = {id(symbol) for node in self._nodes for symbol in node.input_tensors}
-        ends = [symbol for symbol in model.outputs if id(symbol) not in used]
+        given = {id(symbol) for node in self._shared for symbol in node.outputs}
+        ends = [symbol for symbol in model.outputs if id(symbol) in given]
         anchor = _Anchor()
         for symbol in ends:
             symbol._kerassplit_anchor = anchor  # type: ignore[attr-defined]
         weakref.finalize(anchor, _release, self._shared).atexit = False
-        end_ids = {id(symbol) for symbol in ends}
+        released = {id(symbol) for symbol in ends}
         for node in self._shared:
-            if any(id(symbol) in end_ids for symbol in node.outputs):
-                node.let_go_of(end_ids)
+            node.let_go_of(released)
         self._finished = True
         return model
 
@@ -143,16 +174,6 @@ def _twin(symbol: keras.KerasTensor, new: dict[int, keras.KerasTensor]) -> keras
     return twin
 
 
-def _check_names(nodes: Sequence[Node]) -> None:
-    operations: dict[str, Any] = {}
-    for node in nodes:
-        if operations.setdefault(node.operation.name, node.operation) is not node.operation:
-            raise UnsupportedModelError(
-                f"Two different layers are called '{node.operation.name}', and a Keras model takes a name only once. "
-                "Keep them in separate models, or rename one of them."
-            )
-
-
 def _release(nodes: Sequence[_SharedNode]) -> None:
     """Takes the nodes of a dead sub-model out of its operations.
 
@@ -161,8 +182,8 @@ def _release(nodes: Sequence[_SharedNode]) -> None:
     """
     for node in reversed(nodes):
         node.dead = True
-        for symbol in node.input_tensors:
-            _remove_last(symbol._keras_history.operation._outbound_nodes, node)
+        for maker in node.makers:
+            _remove_last(maker._outbound_nodes, node)
     for node in reversed(nodes):
         inbound = node.operation._inbound_nodes
         while inbound and getattr(inbound[-1], "dead", False):
@@ -189,7 +210,7 @@ def _fast_map_graph(outputs: Any) -> Iterator[None]:
         mine = [id(symbol) for symbol in outputs] == ours
         return map_graph(outputs) if mine else _keras_map_graph(inputs, outputs)
 
-    with _map_graph_lock:
+    with _lock:
         keras_function.map_graph = dispatch
         try:
             yield
@@ -208,7 +229,7 @@ def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int,
         The keys of the nodes; the nodes by depth (the longest way to an output); the operations, the deepest first and
         within a depth in the order of a walk from the outputs; the operations by depth.
     """
-    nodes, first_met = _walk(outputs)
+    nodes, first_met = walk(outputs)
     node_depth: dict[Node, int] = {}
     operation_depth: dict[Any, int] = {}
     for node in reversed(nodes):
@@ -216,7 +237,7 @@ def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int,
         depth = max(node_depth.setdefault(node, 0), operation_depth.get(node.operation, 0))
         node_depth[node] = operation_depth[node.operation] = depth
         for symbol in node.input_tensors:
-            maker = _maker(symbol)
+            maker = maker_of(symbol)
             node_depth[maker] = max(depth + 1, node_depth.get(maker, 0))
     # As in Keras, `defaultdict`s: TensorFlow wraps and tracks all that is in a plain dict.
     nodes_by_depth: dict[int, list[Node]] = defaultdict(list)
@@ -231,33 +252,6 @@ def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int,
     return keys, nodes_by_depth, operations, operations_by_depth
 
 
-def _walk(outputs: Sequence[keras.KerasTensor]) -> tuple[list[Node], dict[Any, int]]:
-    """The nodes that lead to the outputs, each after those it depends on; and when each operation was first met."""
-    nodes: list[Node] = []
-    first_met: dict[Any, int] = {}
-    seen: set[Node] = set()
-    path: list[tuple[Node | None, Iterator[keras.KerasTensor]]] = [(None, iter(outputs))]
-    while path:
-        node, waiting = path[-1]
-        symbol = next(waiting, None)
-        if symbol is not None:
-            maker = _maker(symbol)
-            if maker not in seen:
-                seen.add(maker)
-                first_met.setdefault(maker.operation, len(first_met))
-                path.append((maker, iter(maker.input_tensors)))
-        else:
-            path.pop()
-            if node is not None:
-                nodes.append(node)
-    return nodes, first_met
-
-
-def _maker(symbol: keras.KerasTensor) -> Node:
-    operation, place, _ = symbol._keras_history
-    return operation._inbound_nodes[place]
-
-
 def joined(
     pieces: Sequence[tuple[Graph, Sequence[str], Sequence[str]]], inputs: Any, outputs: Any, name: str
 ) -> keras.Model:
@@ -268,7 +262,12 @@ def joined(
         inputs: Names of the model's inputs, in the structure it takes.
         outputs: Names of its outputs, likewise.
         name: Its name.
+
+    Raises:
+        UnsupportedModelError: The pieces do not fit, or hold different layers of one name. Equal ones, such as the
+            copies of a layer that several saved stages share, become one.
     """
+    operations = _operations([graph for graph, _, _ in pieces])
     with Builder() as builder:
         named: dict[str, keras.KerasTensor] = {}
         for graph, takes, gives in pieces:
@@ -277,7 +276,8 @@ def joined(
                 if key not in named:
                     named[key] = builder.add_input(graph.tensors[tensor].symbol, key)
                 symbols[tensor] = named[key]
-            builder.add_calls(graph, [index for index, call in enumerate(graph.calls) if call.inputs], symbols)
+            calls = [index for index, call in enumerate(graph.calls) if call.inputs]
+            builder.add_calls(graph, calls, symbols, operations)
             named.update({key: symbols[tensor] for tensor, key in zip(graph.flat_outputs(), gives, strict=True)})
         for key in keras.tree.flatten((inputs, outputs)):
             if key not in named:
@@ -290,6 +290,32 @@ def joined(
             name,
             like=pieces[0][0].model,
         )
+
+
+def _operations(graphs: Sequence[Graph]) -> dict[str, keras.Operation]:
+    """The operations by name; of several equal ones the first."""
+    operations: dict[str, keras.Operation] = {}
+    for graph in graphs:
+        for call in graph.calls:
+            if call.inputs and not _equal(operations.setdefault(call.operation.name, call.operation), call.operation):
+                raise UnsupportedModelError(
+                    f"Two different layers are called '{call.operation.name}', and a Keras model takes a name only "
+                    "once. Keep them in separate models, or rename one of them."
+                )
+    return operations
+
+
+def _equal(one: keras.Operation, other: keras.Operation) -> bool:
+    """Whether two operations are the same object, or equal in configuration and weights."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or one.get_config() != other.get_config():
+        return False
+    ours, theirs = ([*layer.weights] if isinstance(layer, keras.Layer) else [] for layer in (one, other))
+    return len(ours) == len(theirs) and all(
+        np.array_equal(*map(keras.ops.convert_to_numpy, pair), equal_nan=True)
+        for pair in zip(ours, theirs, strict=True)
+    )
 
 
 def independent(model: keras.Model) -> keras.Model:
@@ -313,9 +339,10 @@ def whole_model(graph: Graph, tensors: Sequence[int]) -> keras.Model:
 @contextlib.contextmanager
 def deep_recursion() -> Iterator[None]:
     """Lets Keras recurse once per call where it builds or loads a `Model`; Python's own limit stops it near 1,000."""
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(limit)
+    with _lock:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
+        try:
+            yield
+        finally:
+            sys.setrecursionlimit(limit)

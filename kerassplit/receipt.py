@@ -1,6 +1,8 @@
 """Proof that a split computes what the model computes: `verify`, `Receipt`."""
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -183,14 +185,18 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
     tensors = split.named_inputs(random_input(graph, seed) if x is None else x)
     wanted = sorted({by_name[name] for name in makers})
     values = [keras.ops.convert_to_tensor(tensors[name]) for name in names]
-    expected = dict(zip(wanted, keras.tree.flatten(whole_model(graph, wanted)(values, training=False)), strict=True))
+    with _state_kept([model]):
+        expected = dict(
+            zip(wanted, keras.tree.flatten(whole_model(graph, wanted)(values, training=False)), strict=True)
+        )
     comparisons = []
     results = {graph.tensors[tensor].name for tensor in graph.flat_outputs()}
-    for stage in split:
-        made = stage.run(tensors, training=False)
-        tensors.update(made)
-        for name, value in made.items():
-            comparisons.append(_compare(name, stage.name, name in results, value, expected[by_name[name]]))
+    with _state_kept([stage.model for stage in split]):
+        for stage in split:
+            made = stage.run(tensors, training=False)
+            tensors.update(made)
+            for name, value in made.items():
+                comparisons.append(_compare(name, stage.name, name in results, value, expected[by_name[name]]))
     shared, equal, problems = _compare_structure(graph, split)
     return Receipt(
         model=model.name,
@@ -213,12 +219,26 @@ def random_input(graph: Graph, seed: int) -> Any:
     def draw(tensor: int) -> np.ndarray:
         symbol = graph.tensors[tensor].symbol
         batch, *sides = symbol.shape
+        if symbol.dtype == "string":
+            raise SplitError(f"'{graph.tensors[tensor].name}' takes strings: give an input as `x` to compare on.")
         shape = (batch or _SAMPLES, *(side or _OPEN_SIDE for side in sides))
         if "float" in symbol.dtype:
             return generator.standard_normal(shape).astype("float32")
         return generator.integers(0, 2, shape).astype(symbol.dtype)
 
     return keras.tree.map_structure(draw, graph.inputs)
+
+
+@contextlib.contextmanager
+def _state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
+    """Puts back what running changes even in inference mode: random generators, stateful recurrent layers."""
+    states = {id(one): one for model in models for one in (*model.variables, *model.non_trainable_variables)}
+    before = [(one, keras.ops.copy(one.value)) for one in states.values() if not one.trainable or "seed" in one.path]
+    try:
+        yield
+    finally:
+        for one, value in before:
+            one.assign(value)
 
 
 def _compare(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> Comparison:

@@ -1,10 +1,12 @@
 """A model as a sequence of stages: `Split`, `Stage`, and what crosses between them."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -21,6 +23,8 @@ from kerassplit.units import format_bytes, format_count, format_shape
 if TYPE_CHECKING:
     from kerassplit.receipt import Receipt
 
+STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+"""What can name a stage: it names a file, too."""
 _LONG_WORK = 2.0  # seconds after which `predict` shows its progress
 
 
@@ -169,8 +173,8 @@ class Split:
         """
         arrays = {name: np.asarray(value) for name, value in self.named_inputs(x).items()}
         count = _samples(arrays)
-        if batch_size < 1:
-            raise SplitError(f"`batch_size` must be at least 1; got {batch_size}.")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
         names = list(dict.fromkeys(keras.tree.flatten(self.outputs)))
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         began = time.monotonic()
@@ -267,7 +271,10 @@ class Split:
         names = keras.tree.flatten(self.inputs)
         if isinstance(x, dict) and not isinstance(self.inputs, dict) and set(x) == set(names):
             return {name: x[name] for name in names}
-        if len(names) == 1 and not isinstance(x, (dict, list, tuple)):
+        if len(names) == 1 and not isinstance(x, dict):
+            x = x[0] if isinstance(x, (list, tuple)) and len(x) == 1 else x
+            if x is None or isinstance(x, (list, tuple)) or not (hasattr(x, "shape") or np.ndim(x)):
+                raise SplitError(f"'{self.name}' takes one array or tensor; got {_outline(x)}.")
             return {names[0]: x}
         try:
             keras.tree.assert_same_structure(*map(keras.tree.lists_to_tuples, (self.inputs, x)))

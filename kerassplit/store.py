@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,16 @@ import keras
 from kerassplit import __version__
 from kerassplit.errors import StoreError
 from kerassplit.graph import listed
+from kerassplit.manifest import FORMAT_VERSION, MANIFEST, leaves, read_manifest
 from kerassplit.rebuild import deep_recursion
 from kerassplit.stages import Split, Stage
-
-MANIFEST = "kerassplit.json"
-FORMAT_VERSION = 1
 
 
 def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Writes a split into a folder; see `Split.save`."""
-    target = Path(directory)
+    target = Path(directory).resolve()
     replaced = check_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _warn_of_shared_weights(split)
     with _temporary_folder(target) as folder:
         names = _file_names(split, target if replaced else folder)
         for stage, name in zip(split, names, strict=True):
@@ -71,50 +70,13 @@ def load(
     """
     folder = Path(directory)
     manifest = read_manifest(folder)
-    try:
-        entries = manifest["stages"]
-        chosen = [entries[place] for place in _places(entries, stages)]
-        loaded = tuple(_load_stage(folder, entry, safe_mode) for entry in chosen)
-        structure = {side: keras.saving.deserialize_keras_object(manifest[side]) for side in ("inputs", "outputs")}
-        name = manifest["model"]
-        if len(loaded) < len(entries):
-            structure = _open_ends(entries, chosen, structure)
-            name = "_".join([name, *(stage.name for stage in loaded)])
-        return Split(loaded, structure["inputs"], structure["outputs"], name)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{folder / MANIFEST} is not a manifest that kerassplit {__version__} can read: {error!r} is wrong in it. "
-            "Save the split again.",
-            path=folder / MANIFEST,
-        ) from error
-
-
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a folder, its format version checked.
-
-    Raises:
-        StoreError: There is none, it cannot be read, or it is of a later version.
-    """
-    path = Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"'{folder}' holds no split: there is no {MANIFEST} in it. Expected a folder written by Split.save.",
-            path=path,
-        ) from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}. Save the split again.", path=path) from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if not isinstance(version, int):
-        raise StoreError(f"{path} is not a kerassplit manifest: it has no format_version.", path=path)
-    if version > FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {version}; kerassplit {__version__} reads versions up to {FORMAT_VERSION}. "
-            "Install a newer kerassplit.",
-            path=path,
-        )
-    return manifest
+    entries = manifest["stages"]
+    chosen = [entries[place] for place in _places(entries, stages)]
+    loaded = tuple(_load_stage(folder, entry, safe_mode) for entry in chosen)
+    if len(loaded) == len(entries):
+        return Split(loaded, manifest["inputs"], manifest["outputs"], manifest["model"])
+    inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
+    return Split(loaded, inputs, outputs, "_".join([manifest["model"], *(stage.name for stage in loaded)]))
 
 
 def check_target(target: Path, overwrite: bool) -> bool:
@@ -142,11 +104,10 @@ def check_target(target: Path, overwrite: bool) -> bool:
 @contextlib.contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
     """A folder beside the target, with the permissions it would have; it is gone afterwards."""
+    folder = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent.resolve()))
-    except OSError as error:
-        raise StoreError(f"Cannot write beside '{target}': {error}.", path=target) from error
-    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".kerassplit.", dir=target.parent))
         mask = os.umask(0)
         os.umask(mask)
         folder.chmod(0o777 & ~mask)
@@ -154,7 +115,25 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _warn_of_shared_weights(split: Split) -> None:
+    """In files of their own, the stages' copies of a shared layer no longer learn together."""
+    first_stage: dict[int, Stage] = {}
+    shared = {
+        variable.path.rsplit("/", 1)[0]
+        for stage in split
+        for variable in stage.model.weights
+        if first_stage.setdefault(id(variable), stage) is not stage
+    }
+    if shared:
+        warnings.warn(
+            f"Several stages share the weights of {listed(sorted(shared))}. In the saved files each stage has its own "
+            "copy: trained apart, they will no longer be equal.",
+            stacklevel=4,
+        )
 
 
 def _file_names(split: Split, folder: Path) -> list[str]:
@@ -173,8 +152,8 @@ def _manifest(split: Split, folder: Path, names: Sequence[str]) -> dict[str, Any
     return {
         "format_version": FORMAT_VERSION,
         "model": split.name,
-        "inputs": keras.saving.serialize_keras_object(split.inputs),
-        "outputs": keras.saving.serialize_keras_object(split.outputs),
+        "inputs": split.inputs,
+        "outputs": split.outputs,
         "stages": [
             {
                 "name": stage.name,
@@ -198,7 +177,7 @@ def _specs(names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[d
 
 def _move_in(folder: Path, names: Sequence[str], target: Path) -> None:
     """Puts a new split in the place of an old one: after its files, the manifest makes it valid."""
-    old = {entry["file"] for entry in read_manifest(target).get("stages", []) if isinstance(entry.get("file"), str)}
+    old = {entry["file"] for entry in read_manifest(target)["stages"]}
     moved = []
     try:
         for name in names:
@@ -257,30 +236,29 @@ def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
             f"{MANIFEST}): {error}",
             path=path,
         ) from error
-    return Stage(
-        entry["name"],
-        model,
-        tuple(spec["tensor"] for spec in entry["inputs"]),
-        tuple(spec["tensor"] for spec in entry["outputs"]),
-    )
+    ends: dict[str, tuple[str, ...]] = {}
+    for side, symbols in (("inputs", model.inputs), ("outputs", model.outputs)):
+        ends[side] = tuple(spec["tensor"] for spec in entry[side])
+        if [(spec["shape"], spec["dtype"]) for spec in entry[side]] != [(list(x.shape), x.dtype) for x in symbols]:
+            raise StoreError(f"The {side} of {path} are not those that {MANIFEST} describes.", path=path)
+    return Stage(entry["name"], model, ends["inputs"], ends["outputs"])
 
 
 def _open_ends(
-    entries: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], structure: dict[str, Any]
-) -> dict[str, Any]:
+    entries: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], results: Any
+) -> tuple[str | dict[str, str], str | dict[str, str]]:
     """What some of the stages take from outside, and give to others or as the model's outputs; by name if several."""
 
     def names(some: Sequence[dict[str, Any]], side: str) -> list[str]:
         return list(dict.fromkeys(spec["tensor"] for entry in some for spec in entry[side]))
 
     others = [entry for entry in entries if entry not in chosen]
-    wanted = {*names(others, "inputs"), *keras.tree.flatten(structure["outputs"])}
+    wanted = {*names(others, "inputs"), *leaves(results)}
     made = names(chosen, "outputs")
-    ends = {
-        "inputs": [name for name in names(chosen, "inputs") if name not in made],
-        "outputs": [name for name in made if name in wanted],
-    }
-    return {side: some[0] if len(some) == 1 else {name: name for name in some} for side, some in ends.items()}
+    taken = [name for name in names(chosen, "inputs") if name not in made]
+    given = [name for name in made if name in wanted]
+    inputs, outputs = (some[0] if len(some) == 1 else {name: name for name in some} for some in (taken, given))
+    return inputs, outputs
 
 
 def _sha256(path: Path) -> str:

@@ -1,13 +1,13 @@
 """Sub-models: a part of a model as a model of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 
 from kerassplit.errors import NotConnectedError, SplitError
-from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob
-from kerassplit.points import ancestors, require_whole_crossing
+from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob, several_of
+from kerassplit.points import require_whole_crossing
 from kerassplit.rebuild import Builder, independent
 
 _CARRY = "To build on {carried}, pass {crossing}."
@@ -73,7 +73,7 @@ def build_submodel(
 
 def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], what: str) -> list[int]:
     """One or several references as tensors; refuses none at all and the same one twice."""
-    several = list(references) if isinstance(references, (list, tuple)) else [references]
+    several = several_of(references)
     if not several:
         raise SplitError(f"`{what}` is empty: name at least one tensor, or leave it out.")
     tensors = [tensor for reference in several for tensor in resolve_glob(graph, reference)]
@@ -151,9 +151,9 @@ def _structure(graph: Graph, tensors: Sequence[int], own: Any, names: dict[int, 
 
 def _outputs_behind(graph: Graph, starts: Sequence[int]) -> list[int]:
     """The model's outputs that can be made from `starts`: not those that the part before makes."""
-    before = ancestors(graph, starts)
+    reached = _reached(graph, starts, range(len(graph.calls)))
     outputs = list(dict.fromkeys(graph.flat_outputs()))
-    behind = [tensor for tensor in outputs if graph.tensors[tensor].call not in before]
+    behind = [tensor for tensor in outputs if not starts or tensor in reached - set(starts)]
     if not behind:
         name = graph.tensors[starts[0]].name
         raise NotConnectedError(
@@ -162,13 +162,19 @@ def _outputs_behind(graph: Graph, starts: Sequence[int]) -> list[int]:
     return behind
 
 
-def _check_connected(graph: Graph, starts: Sequence[int], ends: Sequence[int], calls: Sequence[int]) -> None:
-    """Refuses ends that no start leads to, and starts that lead to no end."""
-    given = set(starts)
+def _reached(graph: Graph, starts: Iterable[int], calls: Iterable[int]) -> set[int]:
+    """The starts, and what these calls, in execution order, make of them."""
     reached = set(starts)
     for call in calls:
         if any(tensor in reached for tensor in graph.calls[call].inputs):
             reached.update(graph.calls[call].outputs)
+    return reached
+
+
+def _check_connected(graph: Graph, starts: Sequence[int], ends: Sequence[int], calls: Sequence[int]) -> None:
+    """Refuses ends that no start leads to, and starts that lead to no end."""
+    given = set(starts)
+    reached = _reached(graph, starts, calls)
     sources = listed(graph.names(starts))
     if not calls:
         raise NotConnectedError(

@@ -144,7 +144,7 @@ def test_input_of_the_wrong_structure_is_refused(small, resnet):
         split(np.ones((1, 8, 8, 3)))
     with pytest.raises(ks.SplitError, match="same number of samples"):
         split.predict([np.ones((2, 8, 8, 3), "float32"), np.ones((3, 4), "float32")])
-    with pytest.raises(ks.SplitError, match="`batch_size` must be at least 1; got 0"):
+    with pytest.raises(ks.SplitError, match="`batch_size` must be a whole number, at least 1; got 0"):
         ks.split(resnet, 3).predict(np.ones((1, 64, 64, 3), "float32"), batch_size=0)
 
 

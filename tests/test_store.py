@@ -130,8 +130,11 @@ def test_what_is_no_split_is_refused(tmp_path, chain):
         ("{", "cannot be read"),
         ("[]", "is not a kerassplit manifest: it has no format_version"),
         (json.dumps({**manifest, "format_version": 99}), "has format version 99; .* Install a newer kerassplit"),
-        (json.dumps({"format_version": 1, "model": "m"}), "'stages'. is wrong in it"),
-        (json.dumps({**manifest, "stages": [{**manifest["stages"][0], "file": "../x"}]}), "not in the folder itself"),
+        (json.dumps({"format_version": 1, "model": "m"}), "'stages' is no list of stages. Save the split again"),
+        (
+            json.dumps({**manifest, "stages": [{**manifest["stages"][0], "file": "../x"}, *manifest["stages"][1:]]}),
+            "not in the folder itself",
+        ),
     ]:
         path.write_text(text)
         with pytest.raises(ks.StoreError, match=message):
