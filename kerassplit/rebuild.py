@@ -90,7 +90,6 @@ class Builder:
     """
 
     def __init__(self) -> None:
-        self._nodes: list[Node] = []
         self._shared: list[_SharedNode] = []
         self._finished = False
 
@@ -103,7 +102,7 @@ class Builder:
 
     def add_input(self, symbol: keras.KerasTensor, name: str) -> keras.KerasTensor:
         """A fresh `keras.Input` with the shape and dtype of `symbol`."""
-        fresh = keras.Input(
+        return keras.Input(
             batch_shape=symbol.shape,
             dtype=symbol.dtype,
             sparse=symbol.sparse,
@@ -111,8 +110,6 @@ class Builder:
             name=name,
             optional=getattr(symbol._keras_history.operation, "optional", False),
         )
-        self._nodes.append(fresh._keras_history.operation._inbound_nodes[0])
-        return fresh
 
     def add_calls(
         self,
@@ -141,7 +138,6 @@ class Builder:
             operation = call.operation if operations is None else operations[call.operation.name]
             node = _SharedNode(operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
             node.makers = [symbol._keras_history.operation for symbol in node.input_tensors]
-            self._nodes.append(node)
             self._shared.append(node)
 
     def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:

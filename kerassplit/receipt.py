@@ -232,13 +232,21 @@ def random_input(graph: Graph, seed: int) -> Any:
 @contextlib.contextmanager
 def _state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
     """Puts back what running changes even in inference mode: random generators, stateful recurrent layers."""
-    states = {id(one): one for model in models for one in (*model.variables, *model.non_trainable_variables)}
-    before = [(one, keras.ops.copy(one.value)) for one in states.values() if not one.trainable or "seed" in one.path]
+    states = {id(one): one for model in models for one in _states(model)}
+    before = [(one, keras.ops.copy(one.value)) for one in states.values()]
     try:
         yield
     finally:
         for one, value in before:
             one.assign(value)
+
+
+def _states(model: keras.Model) -> Iterator[keras.Variable]:
+    yield from (variable for variable in model.variables if not variable.trainable)
+    for layer in model.layers:
+        # Keras does not count the states of a recurrent layer among its variables.
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            yield from (state for state in keras.tree.flatten(layer.states) if isinstance(state, keras.Variable))
 
 
 def _compare(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> Comparison:

@@ -38,6 +38,12 @@ def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = F
         manifest = _manifest(split, folder, names)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if replaced:
+            old = {entry["file"] for entry in read_manifest(target)["stages"]}
+            _move_in(folder, names, target)
+            for name in old - set(names):
+                if Path(name).name == name:
+                    (target / name).unlink(missing_ok=True)
+        elif target == Path.cwd():  # a folder put in its place would be another one
             _move_in(folder, names, target)
         else:
             os.replace(folder, target)
@@ -85,9 +91,13 @@ def check_target(target: Path, overwrite: bool) -> bool:
     Raises:
         StoreError: It is a file, or holds something else, or overwriting was not asked for.
     """
-    if target.exists() and not target.is_dir():
+    try:
+        occupied = any(target.iterdir()) if target.is_dir() else target.exists()
+    except (OSError, ValueError) as error:
+        raise StoreError(f"Cannot write '{target}': {error}.", path=target) from error
+    if occupied and not target.is_dir():
         raise StoreError(f"'{target}' is a file; expected a folder to write or one that does not exist.", path=target)
-    if not target.exists() or not any(target.iterdir()):
+    if not occupied:
         return False
     if not (target / MANIFEST).is_file():
         raise StoreError(
@@ -176,8 +186,7 @@ def _specs(names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[d
 
 
 def _move_in(folder: Path, names: Sequence[str], target: Path) -> None:
-    """Puts a new split in the place of an old one: after its files, the manifest makes it valid."""
-    old = {entry["file"] for entry in read_manifest(target)["stages"]}
+    """Puts a split into a folder that stays: after its files, the manifest makes it valid."""
     moved = []
     try:
         for name in names:
@@ -188,9 +197,6 @@ def _move_in(folder: Path, names: Sequence[str], target: Path) -> None:
         for path in moved:
             path.unlink(missing_ok=True)
         raise
-    for name in old - set(names):
-        if Path(name).name == name:
-            (target / name).unlink(missing_ok=True)
 
 
 def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | None) -> list[int]:

@@ -79,5 +79,5 @@ def fingerprint(model: keras.Model, weights: bool = True) -> dict[str, object]:
         "tensors": [(tensor.name, id(tensor)) for tensor in (*model.inputs, *model.outputs)],
         "histories": [tuple(layer.output._keras_history)[1:] for layer in model.layers],
         "variables": [(id(variable), variable.path) for variable in model.variables],
-        "values": [keras.ops.convert_to_numpy(value).tobytes() for value in model.weights] if weights else [],
+        "values": [keras.ops.convert_to_numpy(value).tobytes() for value in model.variables] if weights else [],
     }

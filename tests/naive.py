@@ -9,14 +9,21 @@ from hypothesis import Phase, settings
 from kerassplit.rebuild import Builder
 
 
-def add_calls(self, graph, calls, symbols):
+def add_calls(self, graph, calls, symbols, operations=None):
+    made = {graph.calls[graph.tensors[tensor].call].operation.name: symbol for tensor, symbol in symbols.items()}
+    start = next(iter(symbols.values()))
+
+    def look_up(argument):
+        if isinstance(argument, keras.KerasTensor):
+            return made.get(argument._keras_history.operation.name, start)
+        return argument
+
     for index in calls:
-        call = graph.calls[index]
-        new = {id(graph.tensors[tensor].symbol): symbol for tensor, symbol in symbols.items()}
-        args, kwargs = call.operation._inbound_nodes[0].arguments.fill_in(new)
-        outputs = call.operation(*args, **kwargs)
-        self._nodes.append(call.operation._inbound_nodes[-1])
-        symbols.update(zip(call.outputs, keras.tree.flatten(outputs), strict=True))
+        operation = graph.calls[index].operation
+        args, kwargs = operation._inbound_nodes[0].arguments.convert(look_up)
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        made[operation.name] = outputs[0]
+        symbols.update(zip(graph.calls[index].outputs, outputs, strict=True))
 
 
 Builder.add_calls = add_calls

@@ -143,3 +143,34 @@ def test_the_arguments_of_calls_are_kept():
     expected = model(data)
     dropout.seed_generator.state.assign(state)
     assert same_bits(split(data), expected)
+
+
+def test_every_call_of_a_shared_layer_is_computed_where_it_stands():
+    """Siamese towers, and a layer that is called again in each stage."""
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    shared, relu = keras.layers.Dense(4, name="shared"), keras.layers.ReLU(name="relu")
+    a = relu(shared(keras.layers.Dense(4, name="a")(left)))
+    b = relu(shared(keras.layers.Dense(4, name="b")(right)))
+    c = keras.layers.Dense(4, name="c")(keras.layers.Subtract(name="difference")([a, b]))
+    model = keras.Model([left, right], keras.layers.Dense(2, name="y")(relu(shared(c))))
+    generator = np.random.default_rng(0)
+    model.set_weights([generator.normal(size=weight.shape) for weight in model.get_weights()])
+    x = [generator.normal(size=(3, 4)).astype("float32") for _ in range(2)]
+    assert len(np.unique(model(x))) > 3
+    for at in (["difference"], ["c"], ["relu@0", "relu@1"], ["a", "b", "difference", "shared@2"]):
+        split = ks.split(model, at)
+        assert same_bits(split(x), model(x)), at
+        assert split.verify(x).identical
+
+
+def test_a_chain_through_one_layer():
+    x = inputs = keras.Input((4,), name="x")
+    dense = keras.layers.Dense(4, name="dense")
+    for number in range(4):
+        x = dense(keras.layers.Dense(4, name=f"other{number}")(x))
+    model = keras.Model(inputs, x)
+    data = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    for point in ks.split_points(model):
+        head = ks.build_submodel(model, end=point.name)
+        tail = ks.build_submodel(model, start=point.name)
+        assert same_bits(tail(head(data)), model(data)), point.name

@@ -11,13 +11,13 @@ import pytest
 TESTS = Path(__file__).parent
 
 MUST_FAIL = {
-    "test_left_alone.py::test_sub_models_overlapping_nested_and_dropped_in_any_order",
+    "test_exact.py::test_a_chain_through_one_layer",
+    "test_exact.py::test_every_call_of_a_shared_layer_is_computed_where_it_stands",
     "test_random_graphs.py::test_parameters_before_and_after_every_split_point",
     "test_random_graphs.py::test_stages_compute_what_the_model_computes_and_leave_it_alone",
-    "test_split.py::test_the_joined_stages_are_the_model_again",
-    "test_submodel.py::test_a_sub_model_of_a_sub_model",
-    "test_submodel.py::test_special_characters_of_tensor_names_do_not_reach_inputs",
+    "test_split.py::test_the_numbers_of_calls_are_the_same_in_the_joined_model",
 }
+BY_WRONG_NUMBERS = {name for name in MUST_FAIL if name.startswith("test_exact.py")}
 
 
 @pytest.mark.slow
@@ -25,11 +25,13 @@ def test_the_suite_fails_with_the_naive_rebuild():
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "naive", "-q", "-rf", *sorted(MUST_FAIL)],
         cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        env={**os.environ, "COLUMNS": "400", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert finished.returncode == 1, finished.stdout[-2000:]
-    failed = set(re.findall(r"^FAILED (?:tests/)?(\S+?)(?: - .*)?$", finished.stdout, re.MULTILINE))
-    assert failed == MUST_FAIL
+    failed = dict(re.findall(r"^FAILED (?:tests/)?(\S+) - (.*)$", finished.stdout, re.MULTILINE))
+    assert set(failed) == MUST_FAIL
+    for name in BY_WRONG_NUMBERS:  # not by a crash of the naive rebuild
+        assert re.match("AssertionError|assert", failed[name]), failed[name]

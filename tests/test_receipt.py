@@ -107,3 +107,41 @@ def test_random_input_fits_integer_inputs():
     x = keras.layers.Embedding(5, 8, name="embedding")(tokens)
     model = keras.Model(tokens, keras.layers.GlobalAveragePooling1D(name="pool")(x))
     assert ks.split(model, "embedding").verify().identical
+
+
+def test_state_is_as_it_was_after_verifying():
+    class Noise(keras.layers.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.generator = keras.random.SeedGenerator(1)
+
+        def call(self, x):
+            return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)
+
+    inputs = keras.Input((5, 4), name="x", batch_size=2)
+    x = keras.layers.LSTM(4, stateful=True, return_sequences=True, name="lstm")(Noise(name="noise")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="y")(x))
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    receipt = ks.split(model, "noise").verify()
+    assert receipt.ok
+    assert receipt.identical
+    for value, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable), err_msg=variable.path)
+
+
+def test_strings_cannot_be_drawn():
+    words = keras.Input((1,), dtype="string", name="words")
+    x = keras.layers.Hashing(8, name="hash")(words)
+    model = keras.Model(words, keras.layers.Embedding(8, 2, name="embedding")(x))
+    with pytest.raises(ks.SplitError, match="'words' takes strings: give an input as `x`"):
+        ks.split(model, "hash").verify()
+
+
+def test_names_of_inputs_may_differ():
+    def build():
+        inputs = keras.Input((4,))  # named by Keras: another name each time
+        return keras.Model(inputs, keras.layers.Dense(4, name="b")(keras.layers.Dense(4, name="a")(inputs)))
+
+    model, twin = build(), build()
+    twin.set_weights(model.get_weights())
+    assert ks.verify(twin, ks.split(model, "a")).identical

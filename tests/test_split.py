@@ -168,12 +168,56 @@ def test_the_joined_stages_are_the_model_again(three, resnet, images):
     assert three.model is resnet
 
 
-def test_progress_is_shown_when_asked_for(three, images, resnet, capsys):
+def test_progress_is_shown_on_standard_error_when_asked_for(three, images, resnet, capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     three.predict(images(resnet), batch_size=1, verbose=True)
     captured = capsys.readouterr()
     assert captured.out == ""
+    assert "resnet50, 3 stages" in captured.err
+    three.predict(images(resnet), batch_size=1, verbose=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_cuts_can_be_given_as_points_numpy_numbers_and_any_iterable(resnet):
+    points = ks.split_points(resnet)
+    expected = [points[3].name, points[8].name, "predictions"]
+    for at in ([points[3], points[8]], np.array([3, 8]), range(3, 9, 5), {3, 8}, (index for index in (8, 3))):
+        assert [stage.outputs[0] for stage in ks.split(resnet, at)] == expected
+    with pytest.raises(ks.SplitError, match="`at` is empty"):
+        ks.split(resnet, [[]])
+    with pytest.raises(ks.SplitError, match="named twice in the crossing"):
+        ks.split(resnet, [["conv4_block6_out", "conv4_block6_out"]])
+
+
+def test_what_is_no_array_is_refused(resnet):
+    split = ks.split(resnet, 3)
+    for wrong in (None, iter([1]), [np.ones((1, 64, 64, 3)), np.ones((1, 64, 64, 3))]):
+        with pytest.raises(ks.SplitError, match="'resnet50' takes one array or tensor; got"):
+            split.predict(wrong)
+    assert split.predict([np.ones((1, 64, 64, 3), "float32")]).shape == (1, 1000)
 
 
 def test_a_notebook_shows_the_picture(three):
     assert three._repr_svg_().lstrip().startswith(("<?xml", "<svg"))
     assert repr(three) == "<Split of resnet50: features, middle, classifier>"
+
+
+def test_the_numbers_of_calls_are_the_same_in_the_joined_model():
+    """`relu@0` is made first here, but runs behind `relu@1`."""
+    x = keras.Input((4,), name="x")
+    relu = keras.layers.ReLU(name="relu")
+    deep = relu(keras.layers.Dense(4, name="d2")(keras.layers.Dense(4, name="d1")(x)))
+    flat = keras.layers.Dense(4, name="e2")(keras.layers.Dense(4, name="e1")(relu(x)))
+    model = keras.Model(x, keras.layers.Dense(4, name="y")(keras.layers.Concatenate(name="both")([deep, flat])))
+    split = ks.split(model, [["relu@0", "relu@1"]])
+    joined = split.join()
+    assert ks.explain(model, "relu@0").crossing == ks.explain(joined, "relu@0").crossing
+    assert ks.verify(joined, split).identical
+
+
+def test_names_that_two_tensors_would_bear_are_refused():
+    x = keras.Input((4,), name="x")
+    relu = keras.layers.ReLU(name="relu")
+    model = keras.Model(x, relu(keras.layers.Dense(4, name="relu@0")(relu(x))))
+    with pytest.raises(ks.UnsupportedModelError, match="Two tensors of model .* are called 'relu@0'"):
+        ks.split_points(model)
