@@ -19,12 +19,13 @@ from kerassplit.errors import InsideBranchError
 from kerassplit.graph import Graph, TensorRef, bytes_per_sample, listed, read_graph, resolve
 
 _MERGES = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Stack", "Subtract"})
-_SHAPING = frozenset(
+SHAPING = frozenset(
     {"Activation", "BatchNormalization", "ELU", "GroupNormalization", "LayerNormalization", "LeakyReLU", "PReLU"}
     | {"RMSNormalization", "ReLU", "Softmax", "UnitNormalization"}
     | {"Elu", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Softplus"}
     | {"Softsign", "Tanh"}
 )
+"""Classes of activations and normalisations: they belong to what comes before them."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ def _after_merge(graph: Graph) -> list[bool]:
         if kind in _MERGES:
             merged.append(len(call.inputs) > 1)
         else:
-            shaped = kind in _SHAPING and len(call.inputs) == 1
+            shaped = kind in SHAPING and len(call.inputs) == 1
             merged.append(shaped and merged[graph.tensors[call.inputs[0]].call])
     return merged
 

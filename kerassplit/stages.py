@@ -211,6 +211,8 @@ class Split:
     def save(self, directory: Any, *, overwrite: bool = False) -> None:
         """Writes one `.keras` file per stage and `kerassplit.json`.
 
+        A process that is killed meanwhile may leave a folder `.kerassplit.*` beside, which can be deleted.
+
         Args:
             directory: The folder. It appears whole or not at all.
             overwrite: Whether a folder that holds a split may be replaced. No other folder ever is.

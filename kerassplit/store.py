@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,20 +113,15 @@ def check_target(target: Path, overwrite: bool) -> bool:
 
 @contextlib.contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target, with the permissions it would have; it is gone afterwards."""
-    folder = None
+    """A folder beside the target; it is gone afterwards, unless the process is killed."""
+    folder = target.with_name(f".kerassplit.{uuid.uuid4().hex}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".kerassplit.", dir=target.parent))
-        mask = os.umask(0)
-        os.umask(mask)
-        folder.chmod(0o777 & ~mask)
+        folder.mkdir(parents=True)
         yield folder
     except OSError as error:
         raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _warn_of_shared_weights(split: Split) -> None:

@@ -27,6 +27,9 @@ def build_submodel(
     (the very same objects), and each call with the arguments of the original. The layer that makes `start` is not in
     it. The model is left alone.
 
+    To go on inside a sub-model, build from it again. `tail.get_layer(name).output` is a tensor of the model it was cut
+    from, because the layers are shared.
+
     Args:
         model: A functional or built Sequential model.
         start: The tensor, or the several tensors, to start from: names, globs, layers or `KerasTensor`s. `None`: the

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,22 +147,12 @@ def _save(drawing: Drawing, path: Path) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
-    temporary = None
+    temporary = path.with_name(f".kerassplit.{uuid.uuid4().hex}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         raise SplitError(f"'{path}' cannot be written: {error.strerror or error}.") from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -48,6 +48,8 @@ def _arrow(edge: Edge) -> str:
 
 def _text(lines: tuple[str, ...]) -> str:
     first, *rest = (
-        line.replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;") for line in lines
+        line.replace("#", "#35;").replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
+        for line in lines
+        for line in lines
     )
     return "<br/>".join([f"<b>{first}</b>", *rest])

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Sequence
 import keras
 import numpy as np
 
+from kerassplit import points
 from kerassplit.graph import Graph
 
-SHAPING = frozenset(
-    {"Activation", "BatchNormalization", "Dropout", "ELU", "GroupNormalization", "LayerNormalization", "LeakyReLU"}
-    | {"PReLU", "RMSNormalization", "ReLU", "Softmax", "SpatialDropout2D", "UnitNormalization", "GaussianNoise"}
-    | {"Elu", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Tanh"}
-)
+SHAPING = points.SHAPING | {"Dropout", "GaussianNoise", "SpatialDropout2D"}
 """Classes that belong to the layer before them."""
 
 _MINOR = SHAPING | {"Flatten", "Identity", "Lambda", "Normalization", "Rescaling", "Reshape", "ZeroPadding2D"}

@@ -1,0 +1,47 @@
+"""What the README shows works as it stands there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_python_example(tmp_path, monkeypatch):
+    (code,) = blocks("python")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["split"].verify(names["images"]).identical
+    assert names["classifier"].input.name == "conv4_block6_out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "split.svg"]
+
+
+@pytest.mark.slow
+def test_the_command_line_example(tmp_path):
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("kerassplit ")]
+    assert commands
+    for line in commands:
+        command = [sys.executable, "-m", *shlex.split(line)]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "out" / "kerassplit.json").is_file()
+
+
+def test_the_two_commands_come_first():
+    install, test = (block.strip() for block in blocks("sh")[:2])
+    assert install == 'pip install ".[tensorflow]" && kerassplit demo'
+    assert test == 'pip install -e ".[test]" && pytest'
+
+
+def test_every_file_it_links_to_is_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (Path(__file__).parent.parent / target).exists(), target
