@@ -80,9 +80,7 @@ def test_split_points_are_those_of_brute_force(recipe):
     graph = read_graph(model)
     found = set()
     for tensor in our_split_tensors(graph, PostDominators(graph)):
-        operation, _, place = graph.tensors[tensor].symbol._keras_history
-        name = graph.tensors[tensor].name
-        number = int(name.split("@")[1].split(":")[0]) if "@" in name else 0
+        operation, number, place = graph.tensors[tensor].symbol._keras_history
         found.add((operation.name, number, place))
     assert found == split_tensors(model)
     assert [point.name for point in ks.split_points(model)] == [
