@@ -7,7 +7,7 @@ import keras
 
 from kerassplit.errors import SplitError
 from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob, several_of
-from kerassplit.points import PostDominators, SplitPoint, ancestors, require_whole_crossing, split_tensors
+from kerassplit.points import PostDominators, SplitPoint, ancestors, leaving, require_whole_crossing, split_tensors
 from kerassplit.stages import STAGE_NAME, Split, Stage
 from kerassplit.submodel import build_part
 
@@ -80,6 +80,14 @@ def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[l
                 what = "an output of the model" if tensor in outputs else "used by no call of the model"
                 raise SplitError(
                     f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor."
+                )
+        crossing = leaving(graph, ancestors(graph, cut))
+        for tensor, name in zip(cut, names, strict=True):
+            if tensor not in crossing:
+                others = [other for other in names if other != name]
+                raise SplitError(
+                    f"'{name}' does not cross where {listed(others)} {'does' if len(others) == 1 else 'do'}. Name only "
+                    "what crosses together; for several cuts, name each apart."
                 )
         if not allow_crossing:
             require_whole_crossing(graph, cut, _REMEDY)

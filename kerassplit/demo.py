@@ -17,9 +17,10 @@ from rich.text import Text
 import kerassplit as ks
 from kerassplit.cli.running import working
 from kerassplit.cli.tables import points_table, split_data
+from kerassplit.downloads import impatient, unreachable
 from kerassplit.errors import SplitError
-from kerassplit.manifest import read_manifest
 from kerassplit.photo import load_input, shipped_photo
+from kerassplit.store import check_target
 from kerassplit.zoo import architecture_module, load_model
 
 _ARCHITECTURE = "ResNet50"
@@ -42,8 +43,7 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
     Raises:
         SplitError: The folder holds other things, or cannot be written.
     """
-    if directory.is_dir() and any(directory.iterdir()):
-        read_manifest(directory)
+    check_target(directory, overwrite=True)
     model, weights = _model(show)
     points = ks.split_points(model)
     cuts = [point.index for point in points if point.name in _CUTS]
@@ -94,7 +94,8 @@ def _around(points: tuple[ks.SplitPoint, ...], cuts: list[int]) -> set[int]:
 
 def _labels(scores: np.ndarray, show: Callable[[RenderableType], None]) -> list[dict[str, Any]] | None:
     try:
-        decoded = architecture_module(_ARCHITECTURE).decode_predictions(scores, top=5)[0]
+        with impatient(reachable=unreachable() is None):
+            decoded = architecture_module(_ARCHITECTURE).decode_predictions(scores, top=5)[0]
     except Exception as error:  # Keras downloads the labels, and raises a bare Exception where that fails
         show(Text(f"The names of the ImageNet classes could not be downloaded: {error}", style="yellow"))
         return None

@@ -45,11 +45,12 @@ def load_input(path: str | Path, model: keras.Model, architecture: str | None = 
     (1, 224, 224, 3)
     """
     path = Path(path)
+    suffix = path.suffix.lower()
     if not path.is_file():
         raise SplitError(f"There is no file '{path}' to take an input from.")
-    if path.suffix == ".npy":
+    if suffix == ".npy":
         arrays = [_read_arrays(path)]
-    elif path.suffix == ".npz":
+    elif suffix == ".npz":
         arrays = _in_order(_read_arrays(path), path, model)
     else:
         return load_photo(path, model, architecture)
@@ -60,6 +61,9 @@ def load_input(path: str | Path, model: keras.Model, architecture: str | None = 
         )
     inputs = zip(arrays, model.inputs, _names(model), strict=True)
     checked = [_checked(array, symbol, name, path) for array, symbol, name in inputs]
+    if len({len(array) for array in checked}) > 1:
+        shapes = ", ".join(str(array.shape) for array in checked)
+        raise SplitError(f"The arrays in '{path}' have different numbers of samples: {shapes}.")
     return keras.tree.pack_sequence_as(model.input, checked)
 
 

@@ -137,7 +137,7 @@ class Receipt:
         return Group(table, Text(weights), verdict)
 
     def __str__(self) -> str:
-        console = Console(width=120, color_system=None)
+        console = Console(width=120, color_system=None, markup=False)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip()
@@ -182,6 +182,7 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
             f"This is no split of '{model.name}': it takes {len(names)} inputs ({listed(names)}), and the model "
             f"{len(graph.flat_inputs())}."
         )
+    _check_shapes(graph, split, dict(zip(names, graph.flat_inputs(), strict=True)) | by_name)
     tensors = split.named_inputs(random_input(graph, seed) if x is None else x)
     wanted = sorted({by_name[name] for name in makers})
     values = [keras.ops.convert_to_tensor(tensors[name]) for name in names]
@@ -207,6 +208,18 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
         problems=tuple(problems),
         tolerance=tolerance,
     )
+
+
+def _check_shapes(graph: Graph, split: Split, by_name: dict[str, int]) -> None:
+    for stage in split:
+        symbols = [*stage.model.inputs, *stage.model.outputs]
+        for name, symbol in zip((*stage.inputs, *stage.outputs), symbols, strict=True):
+            ours, theirs = tuple(symbol.shape), tuple(graph.tensors[by_name[name]].symbol.shape)
+            if ours != theirs:
+                raise SplitError(
+                    f"This is no split of '{graph.model.name}': '{name}' has the shape {ours} in stage '{stage.name}' "
+                    f"and {theirs} in the model. Was the model built with another input shape?"
+                )
 
 
 def random_input(graph: Graph, seed: int) -> Any:

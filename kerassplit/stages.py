@@ -214,7 +214,8 @@ class Split:
         A process that is killed meanwhile may leave a folder `.kerassplit.*` beside, which can be deleted.
 
         Args:
-            directory: The folder. It appears whole or not at all.
+            directory: The folder. It appears whole or not at all. A stage's file bears its name; the manifest has the
+                last word, because a split that is overwritten keeps its files until the new ones are complete.
             overwrite: Whether a folder that holds a split may be replaced. No other folder ever is.
 
         Raises:
@@ -235,7 +236,7 @@ class Split:
 
     def summary(self) -> None:
         """Prints the stages and what crosses each cut as a table."""
-        Console().print(self)
+        Console(markup=False).print(self)
 
     def __rich__(self) -> Table:
         table = Table(title=f"{self.name} in {len(self)} stages")

@@ -232,6 +232,12 @@ def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
         with deep_recursion():
             model = keras.saving.load_model(path, compile=False, safe_mode=safe_mode)
     except Exception as error:
+        if safe_mode and "safe_mode" in str(error):
+            raise StoreError(
+                f"{path} brings code of its own (in a Lambda layer, say) that would run with all your rights. If you "
+                "trust where it comes from, pass safe_mode=False.",
+                path=path,
+            ) from error
         raise StoreError(
             f"Keras {keras.__version__} cannot load stage '{entry['name']}' from {path} (saved with the versions in "
             f"{MANIFEST}): {error}",

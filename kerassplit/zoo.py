@@ -10,6 +10,7 @@ import io
 import random
 import re
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def architecture_module(name: str) -> ModuleType:
 
 def is_file_name(name: str | Path) -> bool:
     """Whether this names a model file and not an architecture."""
+    if name in architectures():  # a folder of the same name is written ./ResNet50
+        return False
     return isinstance(name, Path) or name.endswith(FILE_SUFFIXES) or "/" in name or "\\" in name or Path(name).exists()
 
 
@@ -266,7 +269,9 @@ def _load_weights(model: keras.Model, weights: str | Path) -> None:
     if not path.is_file():
         raise SplitError(f"Weights are 'imagenet', 'random' or a file; there is no file '{weights}'.")
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras warns of weights that it does not find, and goes on
+            model.load_weights(path)
     except Exception as error:  # as above
         raise SplitError(f"'{path}' holds no weights for '{model.name}': {_sentence(error)}") from error
 

@@ -278,7 +278,68 @@ class TestMistakes:
         assert run("points", file, status=130).stderr == "Interrupted.\n"
 
 
+class TestOddInput:
+    def test_another_input_shape_is_told_apart_from_wrong_numbers(self, tmp_path):
+        options = ["--weights", "random", "--input-shape", "32,32,3"]
+        run("split", "ResNet50", *options, "--at", "conv4_block6_out", "-o", tmp_path / "out")
+        message = run("verify", tmp_path / "out", "--model", "ResNet50", "--weights", "random", status=2).stderr
+        assert "has the shape (None, 32, 32, 3) in stage 'stage_0' and (None, 224, 224, 3) in the model." in message
+
+    def test_signs_of_markup_in_names_stay(self, tmp_path):
+        x = keras.Input((4,), name="x")
+        y = keras.layers.Dense(2, name="y")(keras.layers.Dense(4, name="[red]d1")(x))
+        (tmp_path / "[").mkdir()
+        keras.Model(x, y, name="rich[bold]").save(tmp_path / "[" / "x].keras")
+        output = run("points", tmp_path / "[" / "x].keras").stdout
+        assert "rich[bold]: 1 split points" in output
+        assert "[red]d1" in output
+        done = run("split", tmp_path / "[" / "x].keras", "--at", "[red]d1", "-o", tmp_path / "[/out]")
+        assert "[red]d1" in done.stdout
+        assert run("verify", tmp_path / "[/out]").stdout.count("[red]d1") == 1
+
+    def test_a_folder_named_like_an_architecture_does_not_hide_it(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "ResNet50").mkdir()
+        assert "resnet50: 39 split points" in run("points", "ResNet50").stdout
+
+    def test_two_cuts_in_one_option_are_told_apart_from_a_crossing(self, file, tmp_path):
+        message = run("split", file, "--at", "block1_out,block2_out", "-o", tmp_path / "out", status=2).stderr
+        assert "'block1_out' does not cross where 'block2_out' does." in message
+
+    def test_verifying_without_a_model_says_what_it_compared_with(self, folder):
+        assert "Compared with the saved stages joined into one." in run("verify", folder).stdout
+
+    def test_an_unexpected_error_is_no_failed_verification(self, file, monkeypatch):
+        def broken(model):
+            raise RuntimeError("something\nbroke")
+
+        monkeypatch.setattr("kerassplit.points.split_points", broken)
+        message = run("points", file, status=2).stderr
+        assert message == "Error: RuntimeError: something broke (Set KERASSPLIT_TRACEBACK=1 to see where.)\n"
+
+    def test_a_lambda_names_the_option(self, tmp_path):
+        x = keras.Input((4,), name="x")
+        y = keras.layers.Lambda(lambda t: t * 2, name="double")(keras.layers.Dense(4, name="a")(x))
+        ks.split(keras.Model(x, y), "a").save(tmp_path / "out")
+        message = run("verify", tmp_path / "out", status=2).stderr
+        assert "brings code of its own" in message
+        assert "pass --unsafe." in message
+        run("verify", tmp_path / "out", "--unsafe")
+
+    def test_samples_of_different_number(self, folder, tmp_path):
+        np.savez(tmp_path / "x.npz", image=np.ones((2, 8, 8, 3), "float32"), extra=np.ones((3, 4), "float32"))
+        message = run("verify", folder, "--input", tmp_path / "x.npz", status=2).stderr
+        assert "different numbers of samples: (2, 8, 8, 3), (3, 4)." in message
+
+
 class TestFreshProcess:
+    def test_a_terminal_that_knows_no_unicode(self, file):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+        command = [sys.executable, "-m", "kerassplit", "points", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        assert "block1_out" in done.stdout
+        assert "8?8?4" in done.stdout
+
     def test_a_reader_that_goes_away(self, file):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "kerassplit", "points", str(file)]

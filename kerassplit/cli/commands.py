@@ -130,6 +130,10 @@ def verify(
     with working("Comparing the stages with the model"):
         receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed)
     show(receipt.__rich__())
+    if model is None:
+        show(
+            Text("Compared with the saved stages joined into one. To compare with the original, name it with --model.")
+        )
     return {
         **split_data(stages),
         "directory": str(directory),
@@ -170,8 +174,10 @@ def plot(
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
         raise SplitError("--names belongs to cuts: say where to cut, with --at NAME.")
+    from kerassplit.manifest import MANIFEST
+
     drawn: Any
-    if Path(model).is_dir():
+    if (Path(model) / MANIFEST).is_file():
         if at:
             raise SplitError(f"'{model}' is already split; --at is for a model.")
         drawn = ks.load(model, safe_mode=not options.unsafe)

@@ -117,6 +117,6 @@ class _Shape(click.ParamType):
         if not isinstance(value, str):
             return value
         sides = [side.strip() for side in re.split(r"[,x×]", value.strip().strip("()"))]
-        if not all(side == "?" or side.isdigit() for side in sides):
+        if not all(side == "?" or side.isdecimal() for side in sides):
             self.fail(f"{value!r} is no shape; expected numbers such as 224,224,3.", param, ctx)
         return tuple(None if side == "?" else int(side) for side in sides)

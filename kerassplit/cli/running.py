@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from kerassplit.errors import SplitError
 
@@ -19,6 +20,7 @@ Show = Callable[[RenderableType], None]
 """Prints a table or a line of text on standard output, unless JSON was asked for."""
 
 _WIDE = 1000  # columns where there is no terminal, so that no name is cut off in a pipe
+_TRACEBACK = "KERASSPLIT_TRACEBACK"
 _FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
 _IN_OPTIONS = {
     "unsafe=True (--unsafe)": "--unsafe",
@@ -26,6 +28,7 @@ _IN_OPTIONS = {
     "weights='random' (--weights random)": "--weights random",
     "allow_crossing=True": "--allow-crossing",
     "overwrite=True": "--overwrite",
+    "safe_mode=False": "--unsafe",
     "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",
 }
 
@@ -47,13 +50,16 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(as_json: bool, **arguments: Any) -> None:
         stdout = sys.stdout
+        reconfigure = getattr(stdout, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")  # a terminal or pipe that knows no × still gets the rest
         show = functools.partial(_show, stdout)
         with _errors_as_messages(stdout):
             import_keras()
             with contextlib.redirect_stdout(sys.stderr):
                 data = function((lambda _: None) if as_json else show, **arguments)
             if as_json:
-                stdout.write(json.dumps(_jsonable(data), indent=2, ensure_ascii=False) + "\n")
+                stdout.write(json.dumps(_jsonable(data), indent=2) + "\n")
                 stdout.flush()
         if not data.get("ok", True):
             sys.exit(_FAILED_VERIFICATION)
@@ -78,7 +84,7 @@ def import_keras() -> None:
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
     """Shows on a terminal's standard error what is being done, until it is done."""
-    with Console(stderr=True).status(f"{what} …"):
+    with Console(stderr=True, markup=False).status(Text(f"{what} …")):
         yield
 
 
@@ -88,7 +94,7 @@ def note(text: str) -> None:
 
 
 def _show(stdout: Any, renderable: RenderableType) -> None:
-    console = Console(file=stdout, width=None if stdout.isatty() else _WIDE, highlight=False)
+    console = Console(file=stdout, width=None if stdout.isatty() else _WIDE, highlight=False, markup=False)
     with console.capture() as captured:  # or rich would meet a broken pipe before we do
         console.print(renderable)
     text = "\n".join(line.rstrip() for line in captured.get().split("\n"))
@@ -122,6 +128,14 @@ def _errors_as_messages(stdout: Any) -> Iterator[None]:
     except KeyboardInterrupt:
         note("Interrupted.")
         sys.exit(_INTERRUPTED)
+    except (click.exceptions.Exit, click.ClickException):
+        raise
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        text = " ".join(str(error).split())
+        short = f"{text[:500]} ..." if len(text) > 500 else text
+        raise Failure(f"{type(error).__name__}: {short} (Set {_TRACEBACK}=1 to see where.)") from error
 
 
 @contextlib.contextmanager
