@@ -5,9 +5,10 @@ from numbers import Integral
 
 import keras
 
+from kerassplit.dominators import PostDominators
 from kerassplit.errors import SplitError
 from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob, several_of
-from kerassplit.points import PostDominators, SplitPoint, ancestors, leaving, require_whole_crossing, split_tensors
+from kerassplit.points import SplitPoint, ancestors, leaving, require_whole_crossing, split_tensors
 from kerassplit.stages import STAGE_NAME, Split, Stage
 from kerassplit.submodel import build_part
 

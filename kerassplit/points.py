@@ -1,9 +1,7 @@
 """Where a model can be cut: split points, the tensors that cross elsewhere, and why.
 
-A tensor is a split point when nothing else that its ancestors receive or make is used outside of them. In terms of
-flow graphs: the call that makes it post-dominates every call it depends on. Post-dominators come from one backward
-pass that meets each call's users in the tree built so far (Cooper, Harvey and Kennedy, "A Simple, Fast Dominance
-Algorithm", 2001); jump pointers (Myers, "An Applicative Random-Access Stack", 1983) keep each meeting logarithmic.
+A tensor is a split point when nothing else that its ancestors receive or make is used outside of them: when the call
+that makes it post-dominates every call it depends on.
 """
 
 from collections import defaultdict
@@ -15,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerassplit.dominators import PostDominators, preorder
 from kerassplit.errors import InsideBranchError
 from kerassplit.graph import Graph, TensorRef, bytes_per_sample, listed, read_graph, resolve
 
@@ -166,46 +165,6 @@ def explain(model: keras.Model, name: TensorRef) -> Explanation:
     return Explanation(tensor.name, is_split_point, tuple(graph.names(crossing)), reason, before, after)
 
 
-class PostDominators:
-    """The post-dominator tree of a graph's calls.
-
-    Attributes:
-        parent: For each call the nearest one that lies on all paths from it to the end; the number of calls stands
-            for the end itself.
-    """
-
-    def __init__(self, graph: Graph):
-        end = len(graph.calls)
-        self.parent = [end] * (end + 1)
-        self._depth = [0] * (end + 1)
-        self._jump = [end] * (end + 1)
-        for call in range(end - 1, -1, -1):
-            users = [user for tensor in graph.calls[call].outputs for user in graph.tensors[tensor].users]
-            parent = self.meet(users) if users else end
-            self.parent[call] = parent
-            self._depth[call] = self._depth[parent] + 1
-            jump, far = self._jump[parent], self._jump[self._jump[parent]]
-            equal = self._depth[parent] - self._depth[jump] == self._depth[jump] - self._depth[far]
-            self._jump[call] = far if equal else parent
-
-    def meet(self, calls: Iterable[int]) -> int:
-        """The nearest call on all paths from these calls to the end, themselves counted."""
-        depth, parent, jump = self._depth, self.parent, self._jump
-        iterator = iter(calls)
-        one = next(iterator)
-        for other in iterator:
-            while one != other:
-                if depth[one] < depth[other]:
-                    one, other = other, one
-                if depth[one] > depth[other]:
-                    one = jump[one] if depth[jump[one]] >= depth[other] else parent[one]
-                elif jump[one] != jump[other]:
-                    one, other = jump[one], jump[other]
-                else:
-                    one, other = parent[one], parent[other]
-        return one
-
-
 def split_tensors(graph: Graph, tree: PostDominators) -> list[int]:
     """The split points as indices of tensors, in execution order."""
     top = list(range(len(graph.calls)))  # where all that a call depends on comes together again
@@ -327,7 +286,7 @@ def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int
     end = len(graph.calls)
     before = [0] * (end + 1)
     only_before = [0] * (end + 1)
-    entry = _preorder(tree) if any(len(calls) > 1 for calls in calls_of.values()) else []
+    entry = preorder(tree) if any(len(calls) > 1 for calls in calls_of.values()) else []
     for variable, calls in calls_of.items():
         size = sizes[variable]
         ordered = sorted(calls, key=lambda call: entry[call]) if len(calls) > 1 else calls
@@ -340,18 +299,3 @@ def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int
         before[tree.parent[call]] += before[call]
         only_before[tree.parent[call]] += only_before[call]
     return before, [sum(sizes.values()) - inside for inside in only_before]
-
-
-def _preorder(tree: PostDominators) -> list[int]:
-    """The place of each call in a walk of the tree that goes through whole subtrees."""
-    end = len(tree.parent) - 1
-    size = [1] * (end + 1)
-    for call in range(end):
-        size[tree.parent[call]] += size[call]
-    entry = [0] * (end + 1)
-    following = [1] * (end + 1)
-    for call in range(end - 1, -1, -1):
-        parent = tree.parent[call]
-        entry[call] = entry[parent] + following[parent]
-        following[parent] += size[call]
-    return entry

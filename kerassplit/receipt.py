@@ -169,35 +169,21 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
     (True, 0.0)
     """
     graph = read_graph(model)
-    by_name = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
-    makers = {name: stage.name for stage in split for name in stage.outputs}
-    unknown = [name for name in makers if name not in by_name]
-    if unknown:
-        raise SplitError(
-            f"This is no split of '{model.name}': the stages make {listed(unknown)}, and the model does not."
-        )
-    names = keras.tree.flatten(split.inputs)
-    if len(names) != len(graph.flat_inputs()):
-        raise SplitError(
-            f"This is no split of '{model.name}': it takes {len(names)} inputs ({listed(names)}), and the model "
-            f"{len(graph.flat_inputs())}."
-        )
-    _check_shapes(graph, split, dict(zip(names, graph.flat_inputs(), strict=True)) | by_name)
+    counterparts = _counterparts(graph, split)
     tensors = split.named_inputs(random_input(graph, seed) if x is None else x)
-    wanted = sorted({by_name[name] for name in makers})
-    values = [keras.ops.convert_to_tensor(tensors[name]) for name in names]
+    made = sorted({counterparts[name] for stage in split for name in stage.outputs})
+    values = [keras.ops.convert_to_tensor(tensors[name]) for name in keras.tree.flatten(split.inputs)]
     with _state_kept([model]):
-        expected = dict(
-            zip(wanted, keras.tree.flatten(whole_model(graph, wanted)(values, training=False)), strict=True)
-        )
+        expected = dict(zip(made, keras.tree.flatten(whole_model(graph, made)(values, training=False)), strict=True))
     comparisons = []
-    results = {graph.tensors[tensor].name for tensor in graph.flat_outputs()}
+    results = set(graph.flat_outputs())
     with _state_kept([stage.model for stage in split]):
         for stage in split:
-            made = stage.run(tensors, training=False)
-            tensors.update(made)
-            for name, value in made.items():
-                comparisons.append(_compare(name, stage.name, name in results, value, expected[by_name[name]]))
+            outputs = stage.run(tensors, training=False)
+            tensors.update(outputs)
+            for name, value in outputs.items():
+                other = counterparts[name]
+                comparisons.append(_compare(name, stage.name, other in results, value, expected[other]))
     shared, equal, problems = _compare_structure(graph, split)
     return Receipt(
         model=model.name,
@@ -210,16 +196,34 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
     )
 
 
-def _check_shapes(graph: Graph, split: Split, by_name: dict[str, int]) -> None:
+def _counterparts(graph: Graph, split: Split) -> dict[str, int]:
+    """The model's tensor for each name in the split: inputs by place (Keras's names for them differ), others by name.
+
+    Raises:
+        SplitError: The model has no such tensor, or one of another shape.
+    """
+
+    def refusal(reason: str) -> SplitError:
+        return SplitError(f"This is no split of '{graph.model.name}': {reason}")
+
+    by_name = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
+    unknown = [name for stage in split for name in stage.outputs if name not in by_name]
+    if unknown:
+        raise refusal(f"the stages make {listed(unknown)}, and the model does not.")
+    names, inputs = keras.tree.flatten(split.inputs), graph.flat_inputs()
+    if len(names) != len(inputs):
+        raise refusal(f"it takes {len(names)} inputs ({listed(names)}), and the model {len(inputs)}.")
+    counterparts = by_name | dict(zip(names, inputs, strict=True))
     for stage in split:
         symbols = [*stage.model.inputs, *stage.model.outputs]
         for name, symbol in zip((*stage.inputs, *stage.outputs), symbols, strict=True):
-            ours, theirs = tuple(symbol.shape), tuple(graph.tensors[by_name[name]].symbol.shape)
+            ours, theirs = tuple(symbol.shape), tuple(graph.tensors[counterparts[name]].symbol.shape)
             if ours != theirs:
-                raise SplitError(
-                    f"This is no split of '{graph.model.name}': '{name}' has the shape {ours} in stage '{stage.name}' "
-                    f"and {theirs} in the model. Was the model built with another input shape?"
+                raise refusal(
+                    f"'{name}' has the shape {ours} in stage '{stage.name}' and {theirs} in the model. "
+                    "Was the model built with another input shape?"
                 )
+    return counterparts
 
 
 def random_input(graph: Graph, seed: int) -> Any:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from oracle import split_tensors
 
 import kerassplit as ks
+from kerassplit.dominators import PostDominators
 from kerassplit.graph import read_graph
-from kerassplit.points import PostDominators, crossing_at
+from kerassplit.points import crossing_at
 from kerassplit.points import split_tensors as our_split_tensors
 
 KINDS = ["dense", "dense", "relu", "add", "add", "join", "shared", "shared_relu", "op", "two"]

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from kerassplit.dominators import PostDominators
 from kerassplit.graph import Graph
-from kerassplit.points import PostDominators, split_tensors
+from kerassplit.points import split_tensors
 
 
 @dataclass(slots=True)
