@@ -50,6 +50,5 @@ def _text(lines: tuple[str, ...]) -> str:
     first, *rest = (
         line.replace("#", "#35;").replace("&", "#amp;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
         for line in lines
-        for line in lines
     )
     return "<br/>".join([f"<b>{first}</b>", *rest])
