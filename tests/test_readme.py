@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import kerassplit
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -45,3 +47,9 @@ def test_the_two_commands_come_first():
 def test_every_file_it_links_to_is_there():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (Path(__file__).parent.parent / target).exists(), target
+
+
+def test_every_public_name_is_where_the_package_looks_for_it():
+    assert sorted(kerassplit.__all__) == sorted(kerassplit._HOME)
+    for name in kerassplit.__all__:
+        assert getattr(kerassplit, name).__module__.startswith("kerassplit.")

@@ -10,7 +10,6 @@ FILLS = ("#E3F2FD", "#FFF3E0", "#E8F5E9", "#F3E5F5", "#FFFDE7", "#E0F7FA", "#FBE
 BORDERS = ("#1565C0", "#E65100", "#2E7D32", "#6A1B9A", "#B28704", "#00838F", "#BF360C", "#455A64")
 CUT = "#C62828"
 CARRIED = "#6D4C41"
-GREY = "#546E7A"
 
 _WIDEST = 1620  # points; at 1600 pixels the smallest letters are then nearly 12 pixels high
 _TEXT, _NAME = 12, 14  # points
