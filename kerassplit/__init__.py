@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kerassplit.receipt import Receipt, verify
     from kerassplit.stages import Crossing, CrossingTensor, Split, Stage
     from kerassplit.store import load
-    from kerassplit.submodel import build_submodel
+    from kerassplit.submodel import build_submodel, flatten
 
 _HOME = {
     "AmbiguousTensorError": "errors",
@@ -42,6 +42,7 @@ _HOME = {
     "VerificationError": "errors",
     "build_submodel": "submodel",
     "explain": "points",
+    "flatten": "submodel",
     "load": "store",
     "plot": "pictures",
     "split": "cutting",
@@ -67,6 +68,7 @@ __all__ = [
     "VerificationError",
     "build_submodel",
     "explain",
+    "flatten",
     "load",
     "plot",
     "split",

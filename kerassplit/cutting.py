@@ -7,13 +7,15 @@ import keras
 
 from kerassplit.dominators import PostDominators
 from kerassplit.errors import SplitError
-from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob, several_of
+from kerassplit.graph import Graph, read_graph
+from kerassplit.names import listed
 from kerassplit.points import SplitPoint, ancestors, leaving, require_whole_crossing, split_tensors
-from kerassplit.stages import STAGE_NAME, Split, Stage
+from kerassplit.references import TensorRef, resolve_glob, several_of
+from kerassplit.stages import STAGE_NAME, Crossing, Split, Stage
 from kerassplit.submodel import build_part
 
-Cut = int | SplitPoint | TensorRef | Sequence[TensorRef]
-"""Where to cut: one of `split_points(model)` or its index, a tensor, or all the tensors of one crossing."""
+Cut = int | SplitPoint | Crossing | TensorRef | Sequence[TensorRef]
+"""Where to cut: one of `split_points(model)` or its index, one of `crossings(model)`, or the tensors."""
 
 _REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
 
@@ -30,7 +32,8 @@ def split(
     Args:
         model: A functional or built Sequential model. It is left alone; the stages share its layers.
         at: Where to cut, in any order: tensors (names, layers or `KerasTensor`s), globs for several cuts,
-            `split_points(model)` or indices into it. A list within the list names all the tensors of one crossing.
+            `split_points(model)` or indices into it. All the tensors of one crossing are named by a list within the
+            list, or one of `crossings(model)`.
         allow_crossing: Whether to cut inside a branch and carry all that crosses there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...
 
@@ -65,7 +68,7 @@ def split(
 def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[list[int]]:
     """The tensors of each cut, checked."""
     wanted = several_of(at)
-    if not wanted or [] in [several_of(one) for one in wanted]:
+    if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
     points = split_tensors(graph, PostDominators(graph))
     outputs = set(graph.flat_outputs())
@@ -98,7 +101,7 @@ def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[l
 
 def _cuts_at(graph: Graph, points: Sequence[int], one: Cut) -> list[list[int]]:
     """The cuts that one item of `at` stands for, each as its tensors: several for a glob, else one."""
-    several = several_of(one)
+    several = [tensor.name for tensor in one.tensors] if isinstance(one, Crossing) else several_of(one)
     tensors = [tensor for reference in several for tensor in _cut_tensors(graph, points, reference)]
     if several == [one]:
         return [[tensor] for tensor in tensors]

@@ -1,26 +1,53 @@
-"""A Keras model as a graph of calls and tensors.
+"""A Keras model as a graph of calls and tensors, nested models opened.
 
 `model.layers` is no graph: a layer may be called twice, `x + y` is a call without a layer, and a mask is an edge that
-no layer shows. Keras keeps the calls themselves as `Node`s. This module reads them, gives every tensor a name that
-survives saving, and finds the tensor that a user means. Only this file and `rebuild.py` know Keras's internals.
+no layer shows. Keras keeps the calls themselves as `Node`s. This module reads them, goes on inside the nested models,
+and gives every tensor a name that survives saving. Only this file and `rebuild.py` know Keras's internals.
 """
 
-import difflib
-import fnmatch
 import math
 import re
+import threading
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
 
-from kerassplit.errors import AmbiguousTensorError, SplitError, UnknownTensorError, UnsupportedModelError
+from kerassplit import __version__
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.kinds import why_no_graph
+from kerassplit.names import safe_name, unique
 
-TensorRef = str | keras.Layer | keras.KerasTensor
-"""How a user names a tensor: by its name, by the layer that makes it, or by the symbolic tensor itself."""
+_TESTED = "3.13 to 3.15"
+
+
+def unknown_keras(missing: str) -> UnsupportedModelError:
+    """The error for a Keras that lacks something private which kerassplit needs."""
+    return UnsupportedModelError(
+        f"Keras {keras.__version__} has no {missing}, which kerassplit {__version__} needs; it was tested with Keras "
+        f"{_TESTED}. Install one of these (pip install 'keras<3.16'), or a newer kerassplit."
+    )
+
+
+try:
+    from keras.src.backend.common.masking import get_keras_mask
+    from keras.src.layers.layer import CallSpec
+    from keras.src.models.functional import Functional
+    from keras.src.ops import function as keras_function
+    from keras.src.ops.function import make_node_key
+    from keras.src.ops.node import KerasHistory, Node
+    from keras.src.ops.symbolic_arguments import SymbolicArguments
+    from keras.src.saving.serialization_lib import SafeModeScope
+except ImportError as error:
+    raise unknown_keras(f"'{error.name}' as it was ({error})") from error
+
+__all__ = ["Node", "SafeModeScope", "get_keras_mask", "keras_function", "make_node_key"]
+
+lock = threading.RLock()
+"""Around what is the whole process's: the nodes of shared layers, a function of Keras's, Python's recursion limit."""
 
 
 @dataclass(slots=True)
@@ -29,7 +56,7 @@ class Tensor:
 
     Attributes:
         name: Its name in this model.
-        symbol: The `KerasTensor`, with shape and dtype.
+        symbol: A `KerasTensor` with its shape and dtype.
         call: Index of the call that makes it.
         users: Indices of the calls that receive it, each once, in execution order.
     """
@@ -45,18 +72,56 @@ class Call:
     """One call of a layer or operation.
 
     Attributes:
-        name: The operation's name; `relu@1` for the second call of one that is called several times.
+        name: The operation's name; `relu@1` for the second call of one that is called several times,
+            `backbone/relu` inside a nested model.
         operation: The layer or operation.
-        node: Keras's own record of the call.
+        arguments: What it is called with, as Keras's `SymbolicArguments`.
+        scope: From the `id` of a symbolic tensor among the arguments to the tensor's index.
         inputs: The tensors it receives, each once; empty for an input of the model.
         outputs: The tensors it makes.
     """
 
     name: str
     operation: keras.Operation
-    node: Any
+    arguments: Any
+    scope: dict[int, int]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
+        """The tensors it makes, each with the symbolic tensor that Keras recorded for it."""
+        return [(tensor, tensors[tensor].symbol) for tensor in self.outputs]
+
+
+@dataclass(slots=True)
+class Nest:
+    """One call of a nested model.
+
+    Attributes:
+        name: `backbone`, `tower@1`, `outer/tower`.
+        operation: The nested model.
+        arguments: What it is called with, as Keras's `SymbolicArguments`.
+        scope: From the `id` of a symbolic tensor among the arguments and symbols to the tensor's index.
+        symbols: Those that Keras recorded for what it gives.
+        given: The tensors that its inputs are given; -1 for one that it does not use.
+        outer: Index of the nest around it, or `None`.
+        calls: Indices of the calls inside, those of nests within included.
+        inner: From the `id` of a symbolic tensor inside to the tensor's index.
+    """
+
+    name: str
+    operation: keras.Model
+    arguments: Any
+    scope: dict[int, int]
+    symbols: Sequence[keras.KerasTensor]
+    given: list[int]
+    outer: int | None
+    calls: list[int] = field(default_factory=list)
+    inner: dict[int, int] = field(default_factory=dict)
+
+    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
+        """The tensors that its call gives, each with the symbolic tensor that Keras recorded for it."""
+        return [(self.scope.get(id(symbol), -1), symbol) for symbol in self.symbols]
 
 
 @dataclass(slots=True)
@@ -65,19 +130,24 @@ class Graph:
 
     Attributes:
         model: The model that was read.
-        calls: Every call after those it depends on. The model's inputs count as calls that receive nothing.
+        calls: Every call after those it depends on. The model's inputs count as calls that receive nothing. Nested
+            models are no calls: those inside them are.
         tensors: In the order in which they are made.
+        nests: The calls of nested models, each after the one around it.
         inputs: The model's inputs, in its own structure (tensor, list, dict, ...) with indices for tensors.
         outputs: The model's outputs, likewise.
-        by_symbol: From the `id` of a `KerasTensor` to the tensor's index.
+        scope: From the `id` of a `KerasTensor` of the model itself, not of its nests, to the tensor's index.
+        kept: Symbolic tensors that must live as long as the graph.
     """
 
     model: keras.Model
     calls: list[Call]
     tensors: list[Tensor]
+    nests: list[Nest]
     inputs: Any
     outputs: Any
-    by_symbol: dict[int, int]
+    scope: dict[int, int]
+    kept: list[keras.KerasTensor]
 
     def names(self, tensors: Iterable[int]) -> list[str]:
         """The names of these tensors."""
@@ -91,6 +161,17 @@ class Graph:
         """The model's outputs in the order in which Keras gives them; a tensor given out twice is there twice."""
         return keras.tree.flatten(self.outputs)
 
+    def own_symbols(self) -> dict[int, keras.KerasTensor]:
+        """What Keras itself recorded in the model, not in its nests: the symbolic tensor for each of these tensors."""
+        functional = _functional(self.model)
+        symbols = [symbol for node in nodes_of(functional) for symbol in node.outputs]
+        return {self.scope[id(symbol)]: symbol for symbol in symbols if id(symbol) in self.scope}
+
+    def by_symbol(self, symbol: keras.KerasTensor) -> list[int]:
+        """The tensors that a `KerasTensor` stands for: several where a nested model is called several times."""
+        scopes = [self.scope, *(nest.inner for nest in self.nests)]
+        return list(dict.fromkeys(scope[id(symbol)] for scope in scopes if id(symbol) in scope))
+
 
 def read_graph(model: keras.Model) -> Graph:
     """Reads the graph of a functional or built Sequential model. Leaves the model alone; takes linear time.
@@ -99,122 +180,416 @@ def read_graph(model: keras.Model) -> Graph:
         UnsupportedModelError: The model has no graph: it is subclassed, not built, or no Keras model.
     """
     functional = _functional(model)
-    by_depth = functional._nodes_by_depth
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    calls: list[Call] = []
-    tensors: list[Tensor] = []
-    by_symbol: dict[int, int] = {}
-    for index, (node, name) in enumerate(zip(nodes, _call_names(nodes, functional.outputs), strict=True)):
-        inputs = tuple(dict.fromkeys(by_symbol[id(symbol)] for symbol in node.input_tensors))
-        for tensor in inputs:
-            tensors[tensor].users.append(index)
-        first, several = len(tensors), len(node.outputs) > 1
-        for position, symbol in enumerate(node.outputs):
-            by_symbol[id(symbol)] = len(tensors)
-            tensors.append(Tensor(f"{name}:{position}" if several else name, symbol, index, []))
-        calls.append(Call(name, node.operation, node, inputs, tuple(range(first, len(tensors)))))
-    _check_names(model, tensors)
-    return Graph(
-        model,
-        calls,
-        tensors,
-        keras.tree.map_structure(lambda symbol: by_symbol[id(symbol)], functional.input),
-        keras.tree.map_structure(lambda symbol: by_symbol[id(symbol)], functional.output),
-        by_symbol,
+    if functional is None:
+        raise UnsupportedModelError(why_no_graph(model))
+    try:
+        reader = _Reader(functional)
+        graph = reader.graph(model)
+    except AttributeError as error:
+        if str(error.name).startswith("_"):
+            raise unknown_keras(f"'{type(error.obj).__name__}.{error.name}'") from error
+        raise
+    _check_names(graph)
+    return graph
+
+
+def plain_name(call: Call | Nest) -> str:
+    """Its name without the numbers of calls: the name of its operation in the model."""
+    return "/".join(part.partition("@")[0] for part in call.name.split("/"))
+
+
+def packed(
+    graph: Graph, calls: Sequence[int], given: Iterable[int], wanted: Iterable[int], apart: Iterable[int] = ()
+) -> list[Call | Nest]:
+    """Calls in execution order, those of a nested model as its one call where it is whole and nobody looks inside.
+
+    Args:
+        graph: Where the calls are.
+        calls: Their indices, in execution order.
+        given: The tensors that are there without them.
+        wanted: The tensors that somebody else uses.
+        apart: Calls that are to stand by themselves.
+    """
+    if not graph.nests:
+        return [graph.calls[call] for call in calls]
+    ours, alone, seen = set(calls), set(apart), set(wanted)
+    there = {*given, *(tensor for call in calls for tensor in graph.calls[call].outputs)}
+    outermost: dict[int, Nest] = {}
+    for nest in graph.nests:
+        if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen):
+            for call in nest.calls:
+                outermost.setdefault(call, nest)
+    done: set[int] = set()
+    items: list[Call | Nest] = []
+    for call in calls:
+        nest = outermost.get(call)
+        if nest is None:
+            items.append(graph.calls[call])
+        elif id(nest) not in done:
+            done.add(id(nest))
+            items.append(nest)
+    return items
+
+
+def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool:
+    """Whether all calls of a nested model are ours, and nothing it makes is used outside but what its call gives."""
+    inside = set(nest.calls)
+    results = {tensor for tensor, _ in nest.results(graph.tensors)}
+    return inside <= ours and all(
+        tensor in results
+        or (tensor not in seen and all(user in inside or user not in ours for user in graph.tensors[tensor].users))
+        for call in nest.calls
+        for tensor in graph.calls[call].outputs
     )
 
 
-def resolve(graph: Graph, reference: TensorRef) -> int:
-    """The tensor that a name, a layer or a `KerasTensor` stands for.
+def opened(operation: Any) -> Functional | None:
+    """The functional model inside a nested model; `None` for everything else, and for one with a `call` of its own."""
+    return _functional(operation) if isinstance(operation, keras.Model) else None
 
-    Raises:
-        UnknownTensorError: The model has no such tensor.
-        AmbiguousTensorError: The name or layer stands for several.
+
+def _functional(model: Any) -> Functional | None:
+    """The functional model whose graph says what `model` computes, or `None`."""
+    if isinstance(model, keras.Sequential):
+        own_call = type(model).call is not keras.Sequential.call
+        return None if own_call or not model.built else model._functional
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return None
+
+
+@dataclass(eq=False)
+class _Scope:
+    """One functional model as it is called once: its symbolic tensors and what they stand for.
+
+    Attributes:
+        prefix: What names begin with in it: `""`, `"backbone/"`.
+        nest: Its nest; `None` for the model itself.
+        training: What its call fixes `training` to; `None` where it leaves it open.
+        tensors: From the `id` of a symbolic tensor to the tensor's index.
+        changed: From the `id` of a symbolic tensor to one that tells better what is there in this call: another shape,
+            another dtype, or a mask that comes from outside.
+        probes: Copies without a history, to call layers with.
     """
-    if isinstance(reference, str):
-        return _by_name(graph, reference)
-    if isinstance(reference, keras.KerasTensor):
-        found = graph.by_symbol.get(id(reference))
-        if found is not None:
-            return found
-        # A sub-model shares its layers, so `tail.get_layer("x").output`, which is the output of the layer's first call
-        # ever, is a tensor of the model it was cut from.
-        operation, place, position = getattr(reference, "_keras_history", (None, 0, 0))
-        candidates = [call.outputs[position] for call in graph.calls if place == 0 and call.operation is operation]
-        return _only(graph, candidates, getattr(operation, "name", reference.name))
-    if isinstance(reference, keras.Operation):
-        candidates = [tensor for call in graph.calls if call.operation is reference for tensor in call.outputs]
-        return _only(graph, candidates, reference.name)
-    raise SplitError(
-        f"A tensor is named by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
-        f"of type {type(reference).__name__}."
-    )
+
+    prefix: str = ""
+    nest: int | None = None
+    training: Any = None
+    tensors: dict[int, int] = field(default_factory=dict)
+    changed: dict[int, keras.KerasTensor] = field(default_factory=dict)
+    probes: dict[int, keras.KerasTensor] = field(default_factory=dict)
 
 
-def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
-    """All the tensors whose names match a glob such as `conv3_*_out`; for anything else the one it stands for.
+class _Reader:
+    """Reads a functional model into calls and tensors.
 
-    Raises:
-        UnknownTensorError: Nothing matches.
-        AmbiguousTensorError: It is no glob and stands for several.
+    A nested model is read as if its calls stood in the place of its own. Where what it is given differs from what it
+    was built on (a shape known only now, a mask), and where a mask leaves it that Keras follows only when the model
+    runs, Keras is asked for its layers' outputs anew, and the nodes of that are taken out of the layers again.
     """
-    if not isinstance(reference, str) or not set("*?[") & set(reference):
-        return [resolve(graph, reference)]
-    if any(tensor.name == reference for tensor in graph.tensors):
-        return [resolve(graph, reference)]
-    found = [index for index, tensor in enumerate(graph.tensors) if fnmatch.fnmatchcase(tensor.name, reference)]
-    if not found:
-        raise UnknownTensorError(
-            f"No tensor of model '{graph.model.name}' matches '{reference}'. "
-            "`kerassplit.split_points(model)` lists the names.",
-            name=reference,
+
+    def __init__(self, functional: Functional):
+        self.calls: list[Call] = []
+        self.tensors: list[Tensor] = []
+        self.nests: list[Nest] = []
+        self.functional = functional
+        self.asked: dict[int, int] = {}  # the scope of what Keras was asked anew
+        self.kept: list[keras.KerasTensor] = []
+        self.taken: set[str] = set()  # names of operations, once one needs a new name
+
+    def graph(self, model: keras.Model) -> Graph:
+        top = _Scope()
+        self._read(self.functional, top)
+        inputs, outputs = (
+            keras.tree.map_structure(lambda symbol: top.tensors[id(symbol)], structure)
+            for structure in (self.functional.input, self.functional.output)
         )
-    return found
+        graph = Graph(model, self.calls, self.tensors, self.nests, inputs, outputs, top.tensors, self.kept)
+        return _without_unused_calls(graph, self.asked) if self.nests or self.kept else graph
+
+    def _read(self, functional: Functional, scope: _Scope) -> None:
+        nodes = nodes_of(functional)
+        for node, name in zip(nodes, _call_names(nodes, functional.outputs), strict=True):
+            if node.is_input:
+                if scope.nest is None:
+                    self._add_call(name, node.operation, node.arguments, scope.tensors, node.outputs, scope)
+            elif opened(node.operation) is None or not self._open(node, scope.prefix + name, scope):
+                self._read_call(node, scope.prefix + name, scope)
+
+    def _read_call(self, node: Any, name: str, scope: _Scope) -> None:
+        arguments = node.arguments
+        if scope.training is not None and "training" in getattr(node.operation, "_call_context_args", ()):
+            arguments = SymbolicArguments(*arguments.args, **{**arguments.kwargs, "training": scope.training})
+        if not any(id(symbol) in scope.changed for symbol in node.input_tensors):
+            arguments = self._with_masks(node.operation, arguments, scope.tensors, scope)
+            self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope)
+            return
+        asked = self._ask(node.operation, arguments, scope)
+        arguments = self._with_masks(node.operation, asked.arguments, self.asked, scope)
+        outputs = self._add_call(name, node.operation, arguments, self.asked, asked.outputs, scope)
+        for symbol, better, tensor in zip(node.outputs, asked.outputs, outputs, strict=True):
+            scope.tensors[id(symbol)] = tensor
+            if _differs(better, symbol):
+                scope.changed[id(symbol)] = better
+
+    def _with_masks(self, operation: keras.Operation, arguments: Any, known: dict[int, int], scope: _Scope) -> Any:
+        """The arguments and the masks that Keras finds on the tensors when the model runs.
+
+        Those that a layer was called with are among the arguments already, but Keras leaves them out of its record
+        where the layer is called with a keyword, and where the tensor comes out of a nested model.
+        """
+        masked = any(_mask(symbol) is not None for symbol in arguments.keras_tensors)
+        if not masked or not isinstance(operation, keras.Layer):
+            return arguments
+        spec = CallSpec(operation._call_signature, operation._call_context_args, arguments.args, {**arguments.kwargs})
+        tensors = spec.tensor_arguments_dict
+        masks = {}
+        for argument, value in tensors.items():
+            name = "mask" if len(tensors) == 1 else f"{argument}_mask"
+            if name in spec.argument_names and spec.arguments_dict[name] is None:
+                found = keras.tree.map_structure(_mask, value)
+                ways = [self._add_made(mask, known, scope) for mask in keras.tree.flatten(found) if mask is not None]
+                if ways and all(ways):
+                    masks[name] = found
+        return SymbolicArguments(*arguments.args, **{**arguments.kwargs, **masks}) if masks else arguments
+
+    def _add_call(
+        self,
+        name: str,
+        operation: keras.Operation,
+        arguments: Any,
+        known: dict[int, int],
+        symbols: Sequence[keras.KerasTensor],
+        scope: _Scope,
+    ) -> tuple[int, ...]:
+        """Adds a call whose arguments, and then whose outputs, are among `known`."""
+        index, first = len(self.calls), len(self.tensors)
+        inputs = tuple(dict.fromkeys(known[id(symbol)] for symbol in arguments.keras_tensors))
+        for tensor in inputs:
+            self.tensors[tensor].users.append(index)
+        for position, symbol in enumerate(symbols):
+            known[id(symbol)] = len(self.tensors)
+            own = f"{name}:{position}" if len(symbols) > 1 else name
+            self.tensors.append(Tensor(own, symbol, index, []))
+        outputs = tuple(range(first, len(self.tensors)))
+        self.calls.append(Call(name, operation, arguments, known, inputs, outputs))
+        nest = scope.nest
+        while nest is not None:
+            self.nests[nest].calls.append(index)
+            nest = self.nests[nest].outer
+        return outputs
+
+    def _open(self, node: Any, name: str, scope: _Scope) -> bool:
+        """Reads the calls inside a nested model; `False` where the way it is called leaves that to Keras alone."""
+        model, functional = node.operation, _functional(node.operation)
+        assert functional is not None
+        given = _given(node, functional)
+        if given is None:
+            return False
+        training = node.arguments.kwargs.get("training") if scope.training is None else scope.training
+        inner = _Scope(f"{name}/", len(self.nests), training)
+        tensors = [scope.tensors[id(symbol)] for symbol, _ in given]
+        nest = Nest(name, model, node.arguments, scope.tensors, node.outputs, tensors, scope.nest, inner=inner.tensors)
+        self.nests.append(nest)
+        for (symbol, mask), own in zip(given, functional.inputs, strict=True):
+            inner.tensors[id(own)] = scope.tensors[id(symbol)]
+            steps = _conversions(symbol, model, own)
+            mask_given = None if mask is None else self._probe(mask, scope)
+            if steps or mask_given is not None or id(symbol) in scope.changed or _differs(symbol, own):
+                better = self._probe(symbol, scope)
+                for step in steps:
+                    better = step(better)
+                    self._add_made(better, self.asked, inner)
+                if mask_given is not None and _mask(better) is not mask_given:
+                    better = bare(better)
+                    better._keras_mask = mask_given  # type: ignore[attr-defined]
+                    self.asked[id(better)] = self.asked[id(self._probe(symbol, scope))]
+                    self.kept.append(better)
+                inner.tensors[id(own)] = self.asked[id(better)]
+                if _differs(better, own):
+                    inner.changed[id(own)] = better
+        self._read(functional, inner)
+        for symbol, own in zip(node.outputs, functional.outputs, strict=True):
+            scope.tensors[id(symbol)] = inner.tensors[id(own)]
+            better = inner.changed.get(id(own), own)
+            if _differs(better, symbol):
+                scope.changed[id(symbol)] = self._probe(own, inner)
+        return True
+
+    def _probe(self, symbol: keras.KerasTensor, scope: _Scope) -> keras.KerasTensor:
+        """A symbolic tensor without history that stands for `symbol` in this scope: with its shape, dtype and mask."""
+        if id(symbol) in scope.changed:
+            return scope.changed[id(symbol)]
+        if id(symbol) not in scope.probes:
+            probe = scope.probes[id(symbol)] = bare(symbol)
+            self.asked[id(probe)] = scope.tensors[id(symbol)]
+            self.kept.append(probe)
+            mask = _mask(symbol)
+            if mask is not None and self._add_made(mask, scope.tensors, scope):
+                probe._keras_mask = self._probe(mask, scope)  # type: ignore[attr-defined]
+        return scope.probes[id(symbol)]
+
+    def _ask(self, operation: keras.Operation, arguments: Any, scope: _Scope) -> Any:
+        """Keras's record of a call with what is there in this scope; its outputs have no history."""
+        args, kwargs = arguments.convert(
+            lambda value: self._probe(value, scope) if isinstance(value, keras.KerasTensor) else value
+        )
+        with lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the model was built and warned of it
+            operation(*args, **kwargs)
+            node = operation._inbound_nodes.pop()
+        for symbol in node.outputs:
+            self.kept.append(symbol)
+            mask = _mask(symbol)
+            if mask is not None and not self._add_made(mask, self.asked, scope):
+                del symbol._keras_mask
+            symbol._keras_history = KerasHistory(None, 0, 0)
+        return node
+
+    def _add_made(self, symbol: keras.KerasTensor, known: dict[int, int], scope: _Scope) -> bool:
+        """Adds the calls that make a tensor which is not in the model's own graph, such as a mask, out of `known` ones.
+
+        Returns:
+            Whether there is a way.
+        """
+        nodes, _ = walk([symbol], known)
+        if any(node.is_input for node in nodes):
+            return False
+        for node in nodes:
+            operation = self._renamed(node.operation, scope)
+            self._add_call(operation.name, operation, node.arguments, known, node.outputs, scope)
+            self.kept += node.outputs
+        return True
+
+    def _renamed(self, operation: keras.Operation, scope: _Scope) -> keras.Operation:
+        """The same operation under a name that the graph alone decides: Keras numbers such ones as they come."""
+        if not self.taken:
+            self.taken = _operation_names(self.functional)
+        base = safe_name(scope.prefix).replace(".", "_") + re.sub(r"_\d+$", "", operation.name)
+        return renamed(operation, unique(base, self.taken))
 
 
-def several_of(references: Any) -> list[Any]:
-    """What a user gave as one or several: any iterable but a string or a tensor is several."""
-    one = isinstance(references, (str, keras.KerasTensor)) or not isinstance(references, Iterable)
-    return [references] if one else list(references)
+def renamed(operation: keras.Operation, name: str) -> keras.Operation:
+    """The same operation, which is no layer, under another name and with no calls yet."""
+    twin = object.__new__(type(operation))
+    twin.__dict__.update(operation.__dict__)
+    twin._inbound_nodes, twin._outbound_nodes = [], []
+    twin.name = name
+    return twin
 
 
-def _by_name(graph: Graph, name: str) -> int:
-    for index, tensor in enumerate(graph.tensors):
-        if tensor.name == name:
-            return index
-    candidates = [tensor for call in graph.calls if name in (call.operation.name, call.name) for tensor in call.outputs]
-    return _only(graph, candidates, name)
+def nodes_of(functional: Functional) -> list[Any]:
+    """Keras's records of a model's calls, each after those it depends on."""
+    by_depth = functional._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
-def _only(graph: Graph, candidates: Sequence[int], name: str) -> int:
-    if len(candidates) == 1:
-        return candidates[0]
-    if not candidates:
-        raise unknown_tensor(graph, name)
-    names = graph.names(candidates)
-    raise AmbiguousTensorError(
-        f"'{name}' stands for {len(names)} tensors of model '{graph.model.name}': {listed(names)}. Name one of them.",
-        name=name,
-        matches=names,
+def bare(symbol: keras.KerasTensor) -> keras.KerasTensor:
+    """A `KerasTensor` with the attributes of `symbol`, whatever this version of Keras has, but no history and mask."""
+    twin = keras.KerasTensor.__new__(keras.KerasTensor)
+    twin.__dict__.update(symbol.__dict__)
+    for name in ("_keras_mask", "_kerassplit_anchor"):
+        twin.__dict__.pop(name, None)
+    twin._keras_history = KerasHistory(None, 0, 0)  # type: ignore[attr-defined]
+    return twin
+
+
+def _mask(symbol: keras.KerasTensor) -> keras.KerasTensor | None:
+    return getattr(symbol, "_keras_mask", None)
+
+
+def _differs(symbol: keras.KerasTensor, recorded: keras.KerasTensor) -> bool:
+    """Whether a tensor is not what Keras recorded: in shape, in dtype, or by a mask that it does not know of."""
+    unknown_mask = _mask(symbol) is not None and _mask(recorded) is None
+    return symbol is not recorded and (unknown_mask or (symbol.shape, symbol.dtype) != (recorded.shape, recorded.dtype))
+
+
+def _given(node: Any, functional: Functional) -> list[tuple[keras.KerasTensor, keras.KerasTensor | None]] | None:
+    """What the call of a nested model gives each of its inputs, and the mask it sets on it.
+
+    `None` where this cannot be said: an optional input left out, a constant, arguments of other kinds.
+    """
+    arguments = dict(zip(("inputs", "training", "mask"), node.arguments.args, strict=False)) | node.arguments.kwargs
+    if any(value is not None for name, value in arguments.items() if name not in ("inputs", "training", "mask")):
+        return None
+    own, given, masks = functional.input, arguments["inputs"], arguments.get("mask")
+    if isinstance(given, dict) and not isinstance(own, dict):
+        given = [given.get(symbol.name) for symbol in functional.inputs]
+    symbols = keras.tree.flatten(given)
+    masks = [None] * len(symbols) if masks is None else keras.tree.flatten(masks)
+    pairs = list(zip(symbols, masks, strict=False))
+    fits = len(pairs) == len(symbols) == len(functional.inputs) and all(
+        isinstance(symbol, keras.KerasTensor)
+        and symbol.sparse == own.sparse
+        and (mask is None or isinstance(mask, keras.KerasTensor))
+        for (symbol, mask), own in zip(pairs, functional.inputs, strict=True)
     )
+    return pairs if fits else None
 
 
-def unknown_tensor(graph: Graph, name: str) -> UnknownTensorError:
-    """The error for a name that the model does not have, with close matches."""
-    names = [tensor.name for tensor in graph.tensors]
-    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
-    hint = f"Did you mean {listed(matches, 'or')}?" if matches else "`kerassplit.split_points(model)` lists the names."
-    return UnknownTensorError(f"Model '{graph.model.name}' has no tensor '{name}'. {hint}", name=name, matches=matches)
+def _conversions(symbol: keras.KerasTensor, model: Any, own: keras.KerasTensor) -> list[Callable[[Any], Any]]:
+    """What Keras does to a tensor that it hands to the Input of a nested model: casts, an axis of 1 more or less."""
+    dtypes = [own.dtype]
+    if model._convert_input_args and model.autocast and "float" in symbol.dtype and "float" in model.input_dtype:
+        dtypes.insert(0, model.input_dtype)
+    steps: list[Callable[[Any], Any]] = []
+    present = symbol.dtype
+    for dtype in dtypes:
+        if dtype != present:
+            steps.append(lambda x, dtype=dtype: keras.ops.cast(x, dtype))
+            present = dtype
+    if len(symbol.shape) == len(own.shape) + 1:
+        steps.append(lambda x: keras.ops.squeeze(x, axis=-1))
+    elif len(symbol.shape) == len(own.shape) - 1:
+        steps.append(lambda x: keras.ops.expand_dims(x, axis=-1))
+    return steps
 
 
-def listed(names: Iterable[str], conjunction: str = "and") -> str:
-    """Names as a list in a sentence, at most eight of them: `'a', 'b' and 'c'`."""
-    quoted = [f"'{name}'" for name in names]
-    if len(quoted) > 8:
-        quoted = [*quoted[:7], f"{len(quoted) - 7} more"]
-    if len(quoted) < 2:
-        return "".join(quoted)
-    return f"{', '.join(quoted[:-1])} {conjunction} {quoted[-1]}"
+def _operation_names(functional: Functional) -> set[str]:
+    """The names of all operations in a model and in the models nested in it."""
+    names: set[str] = set()
+    for operation in functional._operations:
+        names.add(operation.name)
+        inner = opened(operation)
+        if inner is not None:
+            names |= _operation_names(inner)
+    return names
+
+
+def _without_unused_calls(graph: Graph, asked: dict[int, int]) -> Graph:
+    """The graph without calls that lead to none of the model's outputs: a nested model may have such."""
+    live = {call for call, found in enumerate(graph.calls) if not found.inputs}
+    waiting = [graph.tensors[tensor].call for tensor in graph.flat_outputs()]
+    while waiting:
+        call = waiting.pop()
+        if call not in live:
+            live.add(call)
+            waiting += [graph.tensors[tensor].call for tensor in graph.calls[call].inputs]
+    if len(live) == len(graph.calls):
+        return graph
+    call_at = {call: place for place, call in enumerate(sorted(live))}
+    tensors = [tensor for tensor, found in enumerate(graph.tensors) if found.call in live]
+    tensor_at = {tensor: place for place, tensor in enumerate(tensors)}
+    for scope in (graph.scope, asked, *(nest.inner for nest in graph.nests)):
+        kept = {symbol: tensor_at[tensor] for symbol, tensor in scope.items() if tensor in tensor_at}
+        scope.clear()
+        scope.update(kept)
+    graph.calls = [graph.calls[call] for call in call_at]
+    for call in graph.calls:
+        call.inputs, call.outputs = (
+            tuple(tensor_at[tensor] for tensor in some) for some in (call.inputs, call.outputs)
+        )
+    graph.tensors = [graph.tensors[tensor] for tensor in tensors]
+    for tensor in graph.tensors:
+        tensor.call = call_at[tensor.call]
+        tensor.users = [call_at[user] for user in tensor.users if user in live]
+    for nest in graph.nests:
+        nest.calls = [call_at[call] for call in nest.calls if call in live]
+        nest.given = [tensor_at.get(tensor, -1) for tensor in nest.given]
+    graph.inputs, graph.outputs = (
+        keras.tree.map_structure(tensor_at.__getitem__, some) for some in (graph.inputs, graph.outputs)
+    )
+    return graph
 
 
 def bytes_per_sample(shape: tuple[int | None, ...], dtype: str) -> int | None:
@@ -228,25 +603,6 @@ def bytes_per_sample(shape: tuple[int | None, ...], dtype: str) -> int | None:
     if bits is None or len(sides) < len(shape) - 1:
         return None
     return math.ceil(math.prod(sides) * bits / 8)
-
-
-def _functional(model: keras.Model) -> Functional:
-    """The functional model whose graph says what `model` computes."""
-    if isinstance(model, keras.Sequential):
-        if not model.built or model._functional is None:
-            raise UnsupportedModelError(
-                f"Sequential model '{model.name}' is not built, so it has no graph yet. Give it a `keras.Input` as its "
-                "first layer, or call it on data once."
-            )
-        return model._functional
-    if not isinstance(model, keras.Model):
-        raise UnsupportedModelError(f"Expected a keras.Model, got {type(model).__module__}.{type(model).__qualname__}.")
-    if not isinstance(model, Functional) or type(model).call is not Functional.call:
-        raise UnsupportedModelError(
-            f"Model '{model.name}' ({type(model).__name__}) computes in its own `call`, so it has no graph that can be "
-            "cut. Build it with the functional API: `keras.Model(inputs, outputs)`."
-        )
-    return model
 
 
 def _call_names(nodes: Sequence[Any], outputs: Sequence[keras.KerasTensor]) -> list[str]:
@@ -268,22 +624,23 @@ def _call_names(nodes: Sequence[Any], outputs: Sequence[keras.KerasTensor]) -> l
     return names
 
 
-def _check_names(model: keras.Model, tensors: Sequence[Tensor]) -> None:
+def _check_names(graph: Graph) -> None:
     """Names with `@` or `:` of the user's own can be those of other tensors."""
     seen: set[str] = set()
-    for tensor in tensors:
+    for tensor in graph.tensors:
         if tensor.name in seen:
             raise UnsupportedModelError(
-                f"Two tensors of model '{model.name}' are called '{tensor.name}'. kerassplit numbers the calls of a "
-                "layer with '@' and its outputs with ':'; rename the layer whose own name has such a sign."
+                f"Two tensors of model '{graph.model.name}' are called '{tensor.name}'. kerassplit numbers the calls "
+                "of a layer with '@' and its outputs with ':'; rename the layer whose own name has such a sign."
             )
         seen.add(tensor.name)
 
 
-def walk(outputs: Sequence[keras.KerasTensor]) -> tuple[list[Any], dict[Any, int]]:
+def walk(outputs: Sequence[keras.KerasTensor], known: Container[int] = ()) -> tuple[list[Any], dict[Any, int]]:
     """The Keras nodes that lead to the outputs, and when each operation was first met.
 
-    Depth first and without recursion, arguments in their order. Each node comes after those it depends on.
+    Depth first and without recursion, arguments in their order. Each node comes after those it depends on. The walk
+    stops at tensors whose `id` is among `known`.
     """
     nodes: list[Any] = []
     first_met: dict[Any, int] = {}
@@ -293,8 +650,8 @@ def walk(outputs: Sequence[keras.KerasTensor]) -> tuple[list[Any], dict[Any, int
         node, waiting = path[-1]
         symbol = next(waiting, None)
         if symbol is not None:
-            maker = maker_of(symbol)
-            if maker not in seen:
+            maker = None if id(symbol) in known else maker_of(symbol)
+            if maker is not None and maker not in seen:
                 seen.add(maker)
                 first_met.setdefault(maker.operation, len(first_met))
                 path.append((maker, iter(maker.input_tensors)))

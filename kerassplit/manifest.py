@@ -75,6 +75,11 @@ def _what_is_wrong(manifest: dict[str, Any]) -> str | None:
         if unmade:
             return f"stage '{name}' takes '{unmade[0]}', and no stage before it makes that"
         made.update(spec["tensor"] for spec in stage["outputs"])
+    shared = manifest.get("shared", [])
+    if not isinstance(shared, list) or not all(
+        isinstance(layers, dict) and all(isinstance(layer, str) for layer in layers.values()) for layers in shared
+    ):
+        return "'shared' does not name layers by stage"
     missing = [name for name in ends["outputs"] if name not in made]
     return f"no stage makes the output '{missing[0]}'" if missing else None
 

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from kerassplit.errors import SplitError
-from kerassplit.graph import listed, read_graph
+from kerassplit.graph import read_graph
+from kerassplit.names import listed
 from kerassplit.zoo import architecture_module
 
 _OPEN_SIDE = 224  # stands for an open height or width

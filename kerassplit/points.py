@@ -15,7 +15,9 @@ import numpy as np
 
 from kerassplit.dominators import PostDominators, preorder
 from kerassplit.errors import InsideBranchError
-from kerassplit.graph import Graph, TensorRef, bytes_per_sample, listed, read_graph, resolve
+from kerassplit.graph import Graph, bytes_per_sample, read_graph
+from kerassplit.names import listed
+from kerassplit.references import TensorRef, find_nest, given_by, resolve
 
 _MERGES = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Stack", "Subtract"})
 SHAPING = frozenset(
@@ -66,6 +68,7 @@ class Explanation:
         reason: One sentence.
         before: The nearest split point before it, or `None`.
         after: The nearest split point after it, or `None`.
+        inside: Names of the split points inside, where `name` is that of a nested model.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Explanation:
     reason: str
     before: str | None
     after: str | None
+    inside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.reason}\n{_nearest(self.before, self.after)}"
@@ -130,10 +134,11 @@ def explain(model: keras.Model, name: TensorRef) -> Explanation:
 
     Args:
         model: A functional or built Sequential model.
-        name: The tensor: its name, the layer that makes it, or its `KerasTensor`.
+        name: The tensor: its name, the layer that makes it, or its `KerasTensor`. A nested model stands for the tensors
+            it gives.
 
     Returns:
-        An `Explanation`; printed, it reads as two sentences.
+        An `Explanation`; printed, it reads as two sentences. That of a nested model says what is inside, too.
 
     Raises:
         UnknownTensorError, AmbiguousTensorError: `name` is not one tensor of the model.
@@ -145,24 +150,40 @@ def explain(model: keras.Model, name: TensorRef) -> Explanation:
     Nearest split points: 'conv4_block5_out' before, 'conv4_block6_add' after.
     """
     graph = read_graph(model)
-    number = resolve(graph, name)
-    tensor = graph.tensors[number]
-    crossing = crossing_at(graph, [number])
-    others = [graph.tensors[other].name for other in crossing if other != number]
-    is_split_point = False
+    nest = find_nest(graph, name)
+    tensors = [resolve(graph, name)] if nest is None else list(dict.fromkeys(given_by(graph, nest)))
+    crossing = crossing_at(graph, tensors)
+    is_split_point, reason = _reason(graph, tensors, crossing)
+    inside: list[str] = []
+    if nest is not None:
+        calls = set(nest.calls)
+        found = split_tensors(graph, PostDominators(graph))
+        inside = graph.names(tensor for tensor in found if graph.tensors[tensor].call in calls)
+        points = f"{len(inside)} of its tensors are split points" if inside else "none of its tensors is a split point"
+        if len(inside) == 1:
+            points = f"'{inside[0]}' is the split point inside"
+        reason = f"'{nest.name}' is a nested model of {len(calls)} calls; {points}. {reason}"
+    before, after = nearest_split_points(graph, tensors)
+    title = nest.name if nest else graph.tensors[tensors[0]].name
+    return Explanation(title, is_split_point, tuple(graph.names(crossing)), reason, before, after, tuple(inside))
+
+
+def _reason(graph: Graph, tensors: Sequence[int], crossing: Sequence[int]) -> tuple[bool, str]:
+    """Whether these tensors (several only for a nested model) are a split point, and why."""
+    names = listed(graph.names(tensors))
+    others = graph.names(other for other in crossing if other not in tensors)
+    if len(tensors) > 1:
+        return False, f"It gives {len(tensors)} tensors: {names}."
+    tensor = graph.tensors[tensors[0]]
     if not graph.calls[tensor.call].inputs:
-        reason = f"'{tensor.name}' is an input of the model: there is nothing before it to cut off."
-    elif not tensor.users:
-        what = "an output of the model" if number in graph.flat_outputs() else "used by no call of the model"
-        reason = f"'{tensor.name}' is {what}: there is nothing behind it to cut off."
-    elif others:
+        return False, f"{names} is an input of the model: there is nothing before it to cut off."
+    if not tensor.users:
+        what = "an output of the model" if tensors[0] in graph.flat_outputs() else "used by no call of the model"
+        return False, f"{names} is {what}: there is nothing behind it to cut off."
+    if others:
         verb = "crosses" if len(others) == 1 else "cross"
-        reason = f"'{tensor.name}' is inside a branch: {listed(others)} {verb} there too."
-    else:
-        is_split_point = True
-        reason = f"'{tensor.name}' is a split point: cut there, and it alone crosses."
-    before, after = nearest_split_points(graph, [number])
-    return Explanation(tensor.name, is_split_point, tuple(graph.names(crossing)), reason, before, after)
+        return False, f"{names} is inside a branch: {listed(others)} {verb} there too."
+    return True, f"{names} is a split point: cut there, and it alone crosses."
 
 
 def split_tensors(graph: Graph, tree: PostDominators) -> list[int]:

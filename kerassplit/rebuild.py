@@ -10,24 +10,39 @@ are garbage-collected: the model, and whatever was built on it, hold these.
 
 import contextlib
 import sys
-import threading
+import tempfile
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras.src.ops import function as keras_function
-from keras.src.ops.function import make_node_key
-from keras.src.ops.node import Node
-from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 from kerassplit.errors import UnsupportedModelError
-from kerassplit.graph import Graph, maker_of, walk
+from kerassplit.graph import (
+    Call,
+    Graph,
+    Nest,
+    Node,
+    SafeModeScope,
+    SymbolicArguments,
+    bare,
+    get_keras_mask,
+    keras_function,
+    lock,
+    make_node_key,
+    maker_of,
+    packed,
+    plain_name,
+    read_graph,
+    renamed,
+    walk,
+)
+from kerassplit.names import listed, safe_name, unique
 
 _keras_map_graph = keras_function.map_graph
-_lock = threading.RLock()  # around what is the whole process's: a function of Keras's, Python's recursion limit
 _RECURSION_LIMIT = 1_000_000
 
 
@@ -87,10 +102,15 @@ class Builder:
 
     Add inputs and calls in an order in which every call follows those it depends on, then take the `model`. Left
     without one (`with` ends early, or an error), it takes its nodes back out of the shared layers.
+
+    Args:
+        only_to_run: Whether the model is never saved or built upon, so that two layers may bear one name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only_to_run: bool = False) -> None:
+        self._only_to_run = only_to_run
         self._shared: list[_SharedNode] = []
+        self._named: dict[str, tuple[keras.Operation, str]] = {}
         self._finished = False
 
     def __enter__(self) -> "Builder":
@@ -114,31 +134,63 @@ class Builder:
     def add_calls(
         self,
         graph: Graph,
-        calls: Sequence[int],
+        calls: Sequence[Call | Nest],
         symbols: dict[int, keras.KerasTensor],
-        operations: Mapping[str, keras.Operation] | None = None,
+        operations: Mapping[int, keras.Operation] | None = None,
     ) -> None:
-        """Repeats calls of `graph`, in execution order.
+        """Repeats calls of `graph`.
 
         Args:
             graph: Where the calls are.
-            calls: Their indices.
+            calls: They, in execution order.
             symbols: From its tensors to the new ones; grows by the outputs of the calls.
-            operations: By name, what to call in the place of the calls' own operations.
+            operations: From the `id` of an operation to another that is called in its place.
+
+        Raises:
+            UnsupportedModelError: Two different layers bear one name.
         """
-        new = {id(graph.tensors[tensor].symbol): symbol for tensor, symbol in symbols.items()}
-        for index in calls:
-            call = graph.calls[index]
+        for call in calls:
+            args, kwargs = _filled_in(call, symbols)
             outputs = []
-            for tensor in call.outputs:
-                old = graph.tensors[tensor].symbol
-                new[id(old)] = symbols[tensor] = symbol = _twin(old, new)
-                outputs.append(symbol)
-            args, kwargs = call.node.arguments.fill_in(new)
-            operation = call.operation if operations is None else operations[call.operation.name]
+            for tensor, symbol in call.results(graph.tensors):
+                twin = bare(symbol)
+                mask = getattr(symbol, "_keras_mask", None)
+                if mask is not None:
+                    twin._keras_mask = symbols.get(call.scope.get(id(mask), -1))  # type: ignore[attr-defined]
+                outputs.append(twin)
+                symbols.setdefault(tensor, twin)
+            operation = call.operation
+            if operations is not None:
+                operation = operations.get(id(operation), operation)
+            self._check_name(operation, call.name)
             node = _SharedNode(operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
             node.makers = [symbol._keras_history.operation for symbol in node.input_tensors]
             self._shared.append(node)
+
+    def add_copies(self, graph: Graph, calls: Sequence[Call | Nest], symbols: dict[int, keras.KerasTensor]) -> None:
+        """The same with copies of the operations: variables of their own, equal values, new names where two are one.
+
+        Raises:
+            UnsupportedModelError: Two layers share a variable; copies would not.
+        """
+        copies = _copies_of(calls)
+        for call in calls:
+            args, kwargs = _filled_in(call, symbols)
+            outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
+            for (tensor, _), output in zip(call.results(graph.tensors), outputs, strict=True):
+                symbols.setdefault(tensor, output)
+        _copy_state(calls, copies)
+
+    def _check_name(self, operation: keras.Operation, name: str) -> None:
+        """Keras takes a name only once in one model."""
+        other, known_as = self._named.setdefault(operation.name, (operation, name))
+        if other is not operation and not self._only_to_run:
+            which = "" if name == known_as else f" ({listed([known_as, name])})"
+            raise UnsupportedModelError(
+                f"Two different layers are called '{operation.name}'{which}, and a Keras model takes a name only "
+                "once. Cut so that they come into different stages, rename one of them, or ask for copies with "
+                "copy_weights=True, which get new names."
+            )
 
     def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
         """The `keras.Model` from `inputs` to `outputs`, with the dtype policy of `like`."""
@@ -159,15 +211,10 @@ class Builder:
         return model
 
 
-def _twin(symbol: keras.KerasTensor, new: dict[int, keras.KerasTensor]) -> keras.KerasTensor:
-    """A `KerasTensor` like `symbol`, whatever attributes this version of Keras gives it; its mask is the new one."""
-    twin = keras.KerasTensor.__new__(keras.KerasTensor)
-    twin.__dict__.update(symbol.__dict__)
-    twin.__dict__.pop("_kerassplit_anchor", None)
-    mask = getattr(symbol, "_keras_mask", None)
-    if mask is not None:
-        twin._keras_mask = new.get(id(mask))
-    return twin
+def _filled_in(call: Call | Nest, symbols: Mapping[int, keras.KerasTensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with other tensors; a tensor that nobody made becomes `None`."""
+    known = {id(symbol): symbols.get(call.scope.get(id(symbol), -1)) for symbol in call.arguments.keras_tensors}
+    return call.arguments.fill_in(known)
 
 
 def _release(nodes: Sequence[_SharedNode]) -> None:
@@ -206,7 +253,7 @@ def _fast_map_graph(outputs: Any) -> Iterator[None]:
         mine = [id(symbol) for symbol in outputs] == ours
         return map_graph(outputs) if mine else _keras_map_graph(inputs, outputs)
 
-    with _lock:
+    with lock:
         keras_function.map_graph = dispatch
         try:
             yield
@@ -250,8 +297,8 @@ def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int,
 
 def joined(
     pieces: Sequence[tuple[Graph, Sequence[str], Sequence[str]]], inputs: Any, outputs: Any, name: str
-) -> keras.Model:
-    """One flat model out of pieces that hand each other tensors by name, in the order in which they run.
+) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
+    """One model out of pieces that hand each other tensors by name, in the order in which they run.
 
     Args:
         pieces: For each its graph, and the names of its inputs and outputs in Keras's order.
@@ -259,20 +306,23 @@ def joined(
         outputs: Names of its outputs, likewise.
         name: Its name.
 
+    Returns:
+        It, and by name its symbolic tensors.
+
     Raises:
         UnsupportedModelError: The pieces do not fit, or hold different layers of one name. Equal ones, such as the
             copies of a layer that several saved stages share, become one.
     """
-    operations = _operations([graph for graph, _, _ in pieces])
+    wholes = [whole(graph) for graph, _, _ in pieces]
+    operations = _tied([call for calls in wholes for call in calls])
     with Builder() as builder:
         named: dict[str, keras.KerasTensor] = {}
-        for graph, takes, gives in pieces:
+        for (graph, takes, gives), calls in zip(pieces, wholes, strict=True):
             symbols = {}
             for tensor, key in zip(graph.flat_inputs(), takes, strict=True):
                 if key not in named:
-                    named[key] = builder.add_input(graph.tensors[tensor].symbol, key)
+                    named[key] = builder.add_input(graph.tensors[tensor].symbol, safe_name(key))
                 symbols[tensor] = named[key]
-            calls = [index for index, call in enumerate(graph.calls) if call.inputs]
             builder.add_calls(graph, calls, symbols, operations)
             named.update({key: symbols[tensor] for tensor, key in zip(graph.flat_outputs(), gives, strict=True)})
         for key in keras.tree.flatten((inputs, outputs)):
@@ -280,25 +330,57 @@ def joined(
                 raise UnsupportedModelError(
                     f"The pieces cannot be joined into '{name}': none of them takes or gives '{key}'."
                 )
-        return builder.model(
+        model = builder.model(
             keras.tree.map_structure(named.__getitem__, inputs),
             keras.tree.map_structure(named.__getitem__, outputs),
             name,
             like=pieces[0][0].model,
         )
+    return model, named
 
 
-def _operations(graphs: Sequence[Graph]) -> dict[str, keras.Operation]:
-    """The operations by name; of several equal ones the first."""
-    operations: dict[str, keras.Operation] = {}
-    for graph in graphs:
-        for call in graph.calls:
-            if call.inputs and not _equal(operations.setdefault(call.operation.name, call.operation), call.operation):
-                raise UnsupportedModelError(
-                    f"Two different layers are called '{call.operation.name}', and a Keras model takes a name only "
-                    "once. Keep them in separate models, or rename one of them."
-                )
-    return operations
+def whole(graph: Graph) -> list[Call | Nest]:
+    """All the calls of a model, its nested models as one call each."""
+    calls = [index for index, call in enumerate(graph.calls) if call.inputs]
+    return packed(graph, calls, graph.flat_inputs(), graph.flat_outputs())
+
+
+def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Operation]) -> keras.Model:
+    """The same model with other operations in the place of some, which are named as their calls are, without numbers.
+
+    Nested models that hold such are inlined.
+    """
+    graph = read_graph(model)
+    replaced = {
+        index: operations[plain_name(call)] for index, call in enumerate(graph.calls) if plain_name(call) in operations
+    }
+    by_operation = {id(graph.calls[index].operation): operation for index, operation in replaced.items()}
+    calls = [index for index, call in enumerate(graph.calls) if call.inputs]
+    with Builder() as builder:
+        own = graph.own_symbols()
+        symbols = {
+            tensor: builder.add_input(own[tensor], own[tensor]._keras_history.operation.name)
+            for tensor in graph.flat_inputs()
+        }
+        items = packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), replaced)
+        builder.add_calls(graph, items, symbols, by_operation)
+        return builder.model(
+            keras.tree.map_structure(symbols.__getitem__, graph.inputs),
+            keras.tree.map_structure(symbols.__getitem__, graph.outputs),
+            model.name,
+            like=model,
+        )
+
+
+def _tied(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
+    """For each operation that equals an earlier one of the same name, that one."""
+    first: dict[str, keras.Operation] = {}
+    tied: dict[int, keras.Operation] = {}
+    for call in calls:
+        earlier = first.setdefault(call.operation.name, call.operation)
+        if earlier is not call.operation and _equal(earlier, call.operation):
+            tied[id(call.operation)] = earlier
+    return tied
 
 
 def _equal(one: keras.Operation, other: keras.Operation) -> bool:
@@ -314,28 +396,67 @@ def _equal(one: keras.Operation, other: keras.Operation) -> bool:
     )
 
 
-def independent(model: keras.Model) -> keras.Model:
-    """The same model with layers and variables of its own, the values equal."""
-    with deep_recursion():
-        twin = keras.models.clone_model(model)
-    twin.name = model.name
-    for layer in model.layers:
-        for ours, theirs in zip(twin.get_layer(layer.name).variables, layer.variables, strict=True):
+def _copies_of(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
+    """For each operation, by its `id`, one of the same configuration; the second of a name gets a new one."""
+    copies: dict[int, keras.Operation] = {}
+    owners: dict[int, Call | Nest] = {}
+    taken: set[str] = set()
+    for call in calls:
+        operation = call.operation
+        if id(operation) in copies:
+            continue
+        name = unique(operation.name, taken)
+        if not isinstance(operation, keras.Layer):
+            copies[id(operation)] = renamed(operation, name)
+            continue
+        for variable in operation.variables:
+            owner = owners.setdefault(id(variable), call)
+            if owner is not call:
+                raise UnsupportedModelError(
+                    f"{listed([owner.name, call.name])} share the variable '{variable.path}', and copies of these "
+                    "layers would not. Build without copy_weights=True; saved and loaded, the sub-model is a copy."
+                )
+        kind = type(operation)
+        with keras.saving.custom_object_scope({kind.__name__: kind}), SafeModeScope(False):
+            copies[id(operation)] = kind.from_config(operation.get_config())
+        copies[id(operation)].name = name
+    return copies
+
+
+def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operation]) -> None:
+    """Gives copies that are built the originals' values: variables, vocabularies, what is frozen."""
+    for operation in {id(call.operation): call.operation for call in calls}.values():
+        if not isinstance(operation, keras.Layer):
+            continue
+        copy = copies[id(operation)]
+        for ours, theirs in zip(copy._flatten_layers(), operation._flatten_layers(), strict=True):
+            ours._trainable = theirs._trainable
+            if hasattr(theirs, "save_assets"):
+                with tempfile.TemporaryDirectory() as folder:
+                    theirs.save_assets(folder)
+                    if any(Path(folder).iterdir()):
+                        ours.load_assets(folder)
+        for ours, theirs in zip(copy.variables, operation.variables, strict=True):
+            ours.trainable = theirs.trainable
             ours.assign(theirs)
-    return twin
 
 
-def whole_model(graph: Graph, tensors: Sequence[int]) -> keras.Model:
-    """The model itself, giving these tensors (a list, also for one); by Keras alone, no node is made."""
-    symbols = [graph.tensors[tensor].symbol for tensor in graph.flat_inputs()]
+def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Model:
+    """The model itself, giving these of its own tensors (a list, also for one); by Keras alone, no node is made."""
+    own = graph.own_symbols()
     with deep_recursion():
-        return keras.Model(symbols, [graph.tensors[tensor].symbol for tensor in tensors], name=graph.model.name)
+        return keras.Model([own[tensor] for tensor in graph.flat_inputs()], list(symbols), name=graph.model.name)
+
+
+def without_mask(tensor: Any) -> Any:
+    """A tensor as another process would get it: without the mask that Keras hangs on it."""
+    return tensor if get_keras_mask(tensor) is None else keras.ops.copy(tensor)
 
 
 @contextlib.contextmanager
 def deep_recursion() -> Iterator[None]:
     """Lets Keras recurse once per call where it builds or loads a `Model`; Python's own limit stops it near 1,000."""
-    with _lock:
+    with lock:
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
         try:

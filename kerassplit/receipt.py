@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from kerassplit.errors import SplitError, VerificationError
-from kerassplit.graph import Graph, listed, read_graph
+from kerassplit.graph import Graph, read_graph
+from kerassplit.names import listed
 from kerassplit.rebuild import whole_model
 from kerassplit.stages import Split
+from kerassplit.submodel import build_part, part
 from kerassplit.units import format_shape
 
 _OPEN_SIDE = 32  # stands for an open dimension of random input
@@ -57,6 +59,7 @@ class Receipt:
         num_calls: Calls of the model's graph, its inputs not counted.
         weights_shared: Variables that stages and model have in common (the same objects).
         weights_equal: Variables that a stage has of its own, with the model's values.
+        shared_variables: Variables that several stages use, by path, with the names of these stages.
         problems: What is wrong with the structure: calls that are missing or in two stages, weights that differ.
         tolerance: The largest difference that was allowed.
     """
@@ -66,6 +69,7 @@ class Receipt:
     num_calls: int
     weights_shared: int
     weights_equal: int
+    shared_variables: dict[str, tuple[str, ...]]
     problems: tuple[str, ...]
     tolerance: float
 
@@ -133,6 +137,8 @@ class Receipt:
         weights = (
             f"{self.num_calls} calls; weights: {self.weights_shared} shared, {self.weights_equal} copied and equal."
         )
+        if self.shared_variables:
+            weights += f" Several stages share {listed(self.shared_variables)}."
         verdict = Text(self.verdict(), style="green" if self.ok else "bold red")
         return Group(table, Text(weights), verdict)
 
@@ -172,9 +178,7 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
     counterparts = _counterparts(graph, split)
     tensors = split.named_inputs(random_input(graph, seed) if x is None else x)
     made = sorted({counterparts[name] for stage in split for name in stage.outputs})
-    values = [keras.ops.convert_to_tensor(tensors[name]) for name in keras.tree.flatten(split.inputs)]
-    with _state_kept([model]):
-        expected = dict(zip(made, keras.tree.flatten(whole_model(graph, made)(values, training=False)), strict=True))
+    expected = _computed_by(graph, made, [tensors[name] for name in keras.tree.flatten(split.inputs)])
     comparisons = []
     results = set(graph.flat_outputs())
     with _state_kept([stage.model for stage in split]):
@@ -191,9 +195,30 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
         num_calls=sum(1 for call in graph.calls if call.inputs),
         weights_shared=shared,
         weights_equal=equal,
+        shared_variables=split.shared_variables,
         problems=tuple(problems),
         tolerance=tolerance,
     )
+
+
+def _computed_by(graph: Graph, tensors: Sequence[int], inputs: Sequence[Any]) -> dict[int, Any]:
+    """What the model computes for these tensors: its own by Keras alone, those inside nested models by opening them."""
+    own = graph.own_symbols()
+    ours = [tensor for tensor in tensors if tensor in own]
+    inside = [tensor for tensor in tensors if tensor not in own]
+    values = [keras.ops.convert_to_tensor(value) for value in inputs]
+    computed: dict[int, Any] = {}
+    with _state_kept([graph.model]):
+        outputs = whole_model(graph, [own[tensor] for tensor in ours])(values, training=False) if ours else []
+        computed.update(zip(ours, keras.tree.flatten(outputs), strict=True))
+    if inside:
+        calls, taken = part(graph, [], inside)
+        opened, taken, made = build_part(graph, calls, taken, inside, graph.model.name, only_to_run=True)
+        given = dict(zip(graph.flat_inputs(), values, strict=True))
+        with _state_kept([graph.model]):
+            outputs = opened(keras.tree.pack_sequence_as(opened.input, [given[tensor] for tensor in taken]))
+            computed.update(zip(made, keras.tree.flatten(outputs), strict=True))
+    return computed
 
 
 def _counterparts(graph: Graph, split: Split) -> dict[str, int]:
@@ -206,14 +231,18 @@ def _counterparts(graph: Graph, split: Split) -> dict[str, int]:
     def refusal(reason: str) -> SplitError:
         return SplitError(f"This is no split of '{graph.model.name}': {reason}")
 
-    by_name = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
-    unknown = [name for stage in split for name in stage.outputs if name not in by_name]
+    symbols = split.symbols_in(graph.model)
+    if symbols is not None:
+        counterparts = {name: graph.scope[id(symbol)] for name, symbol in symbols.items()}
+    else:
+        counterparts = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
+    unknown = [name for stage in split for name in stage.outputs if name not in counterparts]
     if unknown:
         raise refusal(f"the stages make {listed(unknown)}, and the model does not.")
     names, inputs = keras.tree.flatten(split.inputs), graph.flat_inputs()
     if len(names) != len(inputs):
         raise refusal(f"it takes {len(names)} inputs ({listed(names)}), and the model {len(inputs)}.")
-    counterparts = by_name | dict(zip(names, inputs, strict=True))
+    counterparts |= dict(zip(names, inputs, strict=True))
     for stage in split:
         symbols = [*stage.model.inputs, *stage.model.outputs]
         for name, symbol in zip((*stage.inputs, *stage.outputs), symbols, strict=True):
@@ -287,16 +316,14 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
     """How many variables are shared and how many equal, and what is wrong with calls and weights."""
     ours: Counter[str] = Counter()
     stages_of: dict[str, list[str]] = {}
-    pairs: dict[int, tuple[Any, Any]] = {}
-    originals = {call.operation.name: call.operation for call in graph.calls}
+    operations: dict[int, Any] = {}
     for stage in split:
         for call in read_graph(stage.model).calls:
             if call.inputs:
                 name = call.operation.name
                 ours[name] += 1
                 stages_of.setdefault(name, []).append(stage.name)
-                if name in originals:
-                    pairs[id(call.operation)] = (call.operation, originals[name])
+                operations[id(call.operation)] = call.operation
     theirs = Counter(call.operation.name for call in graph.calls if call.inputs)
     made = {name for stage in split for name in (*stage.inputs, *stage.outputs)}
     problems = [
@@ -307,15 +334,20 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
     ]
     outputs = dict.fromkeys(graph.names(graph.flat_outputs()))
     problems += [f"No stage makes the model's output '{name}'." for name in outputs if name not in made]
-    shared = equal = 0
-    for one, other in pairs.values():
-        if one is other:
-            shared += len(_variables(one))
+    shared: set[int] = set()
+    equal = 0
+    originals = {id(call.operation): call.operation for call in graph.calls}
+    for operation in operations.values():
+        if id(operation) in originals:
+            shared.update(id(variable) for variable in _variables(operation))
             continue
-        same, wrong = _compare_variables(one, other)
+        # Layers of different nested models can bear one name.
+        namesakes = [other for other in originals.values() if other.name == operation.name]
+        results = [_compare_variables(operation, other) for other in namesakes]
+        same, wrong = min(results, key=lambda result: len(result[1]), default=(0, []))
         equal += same
         problems += wrong
-    return shared, equal, problems
+    return len(shared), equal, problems
 
 
 def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:

@@ -16,8 +16,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from kerassplit.errors import SplitError
-from kerassplit.graph import bytes_per_sample, listed, read_graph
-from kerassplit.rebuild import joined
+from kerassplit.graph import bytes_per_sample, read_graph
+from kerassplit.names import listed, unique
+from kerassplit.rebuild import joined, without_mask
 from kerassplit.units import format_bytes, format_count, format_shape
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Stage:
 
     def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
-        values = [keras.ops.convert_to_tensor(tensors[name]) for name in self.inputs]
+        values = [without_mask(keras.ops.convert_to_tensor(tensors[name])) for name in self.inputs]
         return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
 
     def predict_on_batch(self, tensors: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -115,10 +116,10 @@ class Split:
     name: str
     original: keras.Model | None = field(default=None)
 
-    @cached_property
+    @property
     def model(self) -> keras.Model:
         """The original model or, once loaded, the stages joined into one."""
-        return self.join() if self.original is None else self.original
+        return self._joined[0] if self.original is None else self.original
 
     @property
     def crossings(self) -> tuple[Crossing, ...]:
@@ -131,6 +132,16 @@ class Split:
             ours = dict.fromkeys(name for stage in before for name in (*stage.inputs, *stage.outputs))
             crossings.append(Crossing(tuple(_crossing_tensor(name, made[name]) for name in ours if name in used)))
         return tuple(crossings)
+
+    @property
+    def shared_variables(self) -> dict[str, tuple[str, ...]]:
+        """The variables that several stages use, by path, with the names of these stages."""
+        stages_of: dict[int, tuple[str, list[str]]] = {}
+        for stage in self.stages:
+            for variable in stage.model.weights:
+                stages_of.setdefault(id(variable), (variable.path, []))[1].append(stage.name)
+        taken: set[str] = set()
+        return {unique(path, taken): tuple(stages) for path, stages in stages_of.values() if len(stages) > 1}
 
     def __len__(self) -> int:
         return len(self.stages)
@@ -226,20 +237,29 @@ class Split:
         save(self, directory, overwrite=overwrite)
 
     def join(self) -> keras.Model:
-        """The stages as one flat model that shares their layers."""
-        return joined(
-            [(read_graph(stage.model), stage.inputs, stage.outputs) for stage in self.stages],
-            self.inputs,
-            self.outputs,
-            self.name,
-        )
+        """The stages as one model that shares their layers."""
+        return self._join()[0]
+
+    def symbols_in(self, model: keras.Model) -> dict[str, keras.KerasTensor] | None:
+        """By tensor name, the symbolic tensors of `model` where that is the stages joined."""
+        built = vars(self).get("_joined", (None, None))
+        return built[1] if built[0] is model else None
+
+    @cached_property
+    def _joined(self) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
+        return self._join()
+
+    def _join(self) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
+        pieces = [(read_graph(stage.model), stage.inputs, stage.outputs) for stage in self.stages]
+        return joined(pieces, self.inputs, self.outputs, self.name)
 
     def summary(self) -> None:
         """Prints the stages and what crosses each cut as a table."""
         Console(markup=False).print(self)
 
     def __rich__(self) -> Table:
-        table = Table(title=f"{self.name} in {len(self)} stages")
+        shared = [f"{path} is shared by {listed(stages)}." for path, stages in self.shared_variables.items()]
+        table = Table(title=f"{self.name} in {len(self)} stages", caption="\n".join(shared) or None)
         table.add_column("stage")
         for heading in ("calls", "parameters", "weights"):
             table.add_column(heading, justify="right")

@@ -20,9 +20,10 @@ import keras
 
 from kerassplit import __version__
 from kerassplit.errors import StoreError
-from kerassplit.graph import listed
 from kerassplit.manifest import FORMAT_VERSION, MANIFEST, leaves, read_manifest
+from kerassplit.names import listed
 from kerassplit.rebuild import deep_recursion
+from kerassplit.sharing import shared_layers, tie
 from kerassplit.stages import Split, Stage
 
 
@@ -78,7 +79,7 @@ def load(
     manifest = read_manifest(folder)
     entries = manifest["stages"]
     chosen = [entries[place] for place in _places(entries, stages)]
-    loaded = tuple(_load_stage(folder, entry, safe_mode) for entry in chosen)
+    loaded = tie([_load_stage(folder, entry, safe_mode) for entry in chosen], manifest.get("shared", []))
     if len(loaded) == len(entries):
         return Split(loaded, manifest["inputs"], manifest["outputs"], manifest["model"])
     inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
@@ -126,17 +127,11 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
 
 def _warn_of_shared_weights(split: Split) -> None:
     """In files of their own, the stages' copies of a shared layer no longer learn together."""
-    first_stage: dict[int, Stage] = {}
-    shared = {
-        variable.path.rsplit("/", 1)[0]
-        for stage in split
-        for variable in stage.model.weights
-        if first_stage.setdefault(id(variable), stage) is not stage
-    }
+    shared = split.shared_variables
     if shared:
         warnings.warn(
-            f"Several stages share the weights of {listed(sorted(shared))}. In the saved files each stage has its own "
-            "copy: trained apart, they will no longer be equal.",
+            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, they "
+            "will no longer be equal. kerassplit.load ties those of shared layers again.",
             stacklevel=4,
         )
 
@@ -169,6 +164,7 @@ def _manifest(split: Split, folder: Path, names: Sequence[str]) -> dict[str, Any
             }
             for stage, name in zip(split, names, strict=True)
         ],
+        "shared": shared_layers(split),
         "versions": {"kerassplit": __version__, "keras": keras.__version__},
     }
 

@@ -6,9 +6,11 @@ from typing import Any
 import keras
 
 from kerassplit.errors import NotConnectedError, SplitError
-from kerassplit.graph import Graph, TensorRef, listed, read_graph, resolve_glob, several_of
+from kerassplit.graph import Graph, packed, read_graph
+from kerassplit.names import listed, safe_name, unique
 from kerassplit.points import require_whole_crossing
-from kerassplit.rebuild import Builder, independent
+from kerassplit.rebuild import Builder
+from kerassplit.references import TensorRef, resolve_glob, several_of
 
 _CARRY = "To build on {carried}, pass {crossing}."
 
@@ -70,8 +72,38 @@ def build_submodel(
             f"{listed(graph.names(ends))} is an input of the model: there is nothing to compute before it.",
             name=graph.tensors[ends[0]].name,
         )
-    submodel, _, _ = build_part(graph, calls, inputs, ends, name or _default_name(graph, starts, ends))
-    return independent(submodel) if copy_weights else submodel
+    name = name or _default_name(graph, starts, ends)
+    return build_part(graph, calls, inputs, ends, name, copy_weights=copy_weights)[0]
+
+
+def flatten(model: keras.Model, *, copy_weights: bool = False) -> keras.Model:
+    """Builds the same model with the models nested in it inlined, at any depth.
+
+    A mask that a nested model is given, or gives, is an argument of the layers that use it, and what Keras does to the
+    inputs of a nested model (a cast, an axis of 1) is a call of its own.
+
+    Args:
+        model: A functional or built Sequential model. It is left alone.
+        copy_weights: Whether the flat model gets layers and variables of its own, with equal values. It shares the
+            model's else.
+
+    Returns:
+        A `keras.Model` with the model's name, inputs and outputs, in their own structure.
+
+    Raises:
+        UnsupportedModelError: Layers of different nested models bear one name, which Keras refuses in one model;
+            copies get new names.
+
+    Example:
+
+    >>> [layer.name for layer in ks.flatten(keras.Sequential([backbone, head])).layers][:2]
+    ['input_layer', 'conv1_pad']
+    """
+    graph = read_graph(model)
+    calls, _ = part(graph, [], graph.flat_outputs())
+    inputs, outputs = (list(dict.fromkeys(some)) for some in (graph.flat_inputs(), graph.flat_outputs()))
+    flat, _, _ = build_part(graph, calls, inputs, outputs, model.name, copy_weights=copy_weights, nested=False)
+    return flat
 
 
 def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], what: str) -> list[int]:
@@ -104,20 +136,34 @@ def part(graph: Graph, starts: Sequence[int], ends: Sequence[int]) -> tuple[list
 
 
 def build_part(
-    graph: Graph, calls: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], name: str
+    graph: Graph,
+    calls: Sequence[int],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    name: str,
+    *,
+    copy_weights: bool = False,
+    nested: bool = True,
+    only_to_run: bool = False,
 ) -> tuple[keras.Model, list[int], list[int]]:
-    """The model that makes `outputs` out of `inputs` by `calls`, sharing the layers.
+    """The model that makes `outputs` out of `inputs` by `calls`, sharing the layers or with copies of them.
+
+    A nested model that lies whole within stays one layer, unless `nested` is off. For `only_to_run` see `Builder`.
 
     Returns:
         It, and the tensors in the order of its `inputs` and its `outputs`.
     """
-    taken = {graph.calls[call].operation.name for call in calls}
+    items = packed(graph, calls, inputs, outputs) if nested else [graph.calls[call] for call in calls]
+    taken = {item.operation.name for item in items}
     keys = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
     sources = _structure(graph, inputs, graph.inputs, keys)
     results = _structure(graph, outputs, graph.outputs, {})
-    with Builder() as builder:
+    with Builder(only_to_run) as builder:
         symbols = {tensor: builder.add_input(graph.tensors[tensor].symbol, key) for tensor, key in keys.items()}
-        builder.add_calls(graph, calls, symbols)
+        if copy_weights:
+            builder.add_copies(graph, items, symbols)
+        else:
+            builder.add_calls(graph, items, symbols)
         model = builder.model(
             keras.tree.map_structure(symbols.__getitem__, sources),
             keras.tree.map_structure(symbols.__getitem__, results),
@@ -125,21 +171,6 @@ def build_part(
             like=graph.model,
         )
     return model, keras.tree.flatten(sources), keras.tree.flatten(results)
-
-
-def safe_name(name: str) -> str:
-    """A tensor's name as the name of an Input or the key of a dict: `/`, `@` and `:` become `.`, `_` and `_`."""
-    return name.replace("/", ".").replace("@", "_").replace(":", "_")
-
-
-def unique(name: str, taken: set[str]) -> str:
-    """`name`, or `name_1`, `name_2`, ...: the first that is not `taken`; it is now."""
-    candidate, number = name, 0
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate
 
 
 def _structure(graph: Graph, tensors: Sequence[int], own: Any, names: dict[int, str]) -> Any:

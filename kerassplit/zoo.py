@@ -20,7 +20,7 @@ import keras
 
 from kerassplit.downloads import impatient, unreachable
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph import listed
+from kerassplit.names import listed
 from kerassplit.random_weights import randomize, smooth_noise
 
 FILE_SUFFIXES = (".keras", ".h5", ".hdf5")

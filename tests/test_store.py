@@ -74,8 +74,9 @@ def test_a_loaded_split_computes_the_same(saved, resnet, images):
 def test_loaded_in_a_fresh_process_it_computes_the_same(saved, resnet, images, tmp_path):
     np.save(tmp_path / "x.npy", images(resnet))
     code = f"""
-        import numpy as np, kerassplit as ks
-        np.save(r"{tmp_path}/y.npy", ks.load(r"{saved}")(np.load(r"{tmp_path}/x.npy")))
+        import keras, numpy as np, kerassplit as ks
+        result = ks.load(r"{saved}")(np.load(r"{tmp_path}/x.npy"))
+        np.save(r"{tmp_path}/y.npy", keras.ops.convert_to_numpy(result))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)
     assert same_bits(np.load(tmp_path / "y.npy"), resnet(images(resnet)))
@@ -259,15 +260,20 @@ def test_a_file_that_carries_code_is_not_run(tmp_path):
     assert same_bits(ks.load(tmp_path / "out", safe_mode=False)(data), split(data))
 
 
-def test_weights_that_stages_share_are_told_of_and_tied_again_in_the_joined_model(tmp_path):
+def test_weights_that_stages_share_are_told_of_and_tied_again_when_loaded(tmp_path):
     x = keras.Input((4,), name="x")
     dense = keras.layers.Dense(4, name="dense")
     relu = keras.layers.ReLU(name="relu")
     model = keras.Model(x, relu(dense(keras.layers.Dense(4, name="mid")(relu(dense(x))))))
     split = ks.split(model, "mid")
-    with pytest.warns(UserWarning, match="Several stages share the weights of 'dense'. In the saved files each stage"):
+    stages = ("stage_0", "stage_1")
+    assert split.shared_variables == {"dense/kernel": stages, "dense/bias": stages}
+    assert split.verify().shared_variables == split.shared_variables
+    with pytest.warns(UserWarning, match="Several stages share 'dense/kernel' and 'dense/bias'. In the saved files"):
         split.save(tmp_path / "out")
     loaded = ks.load(tmp_path / "out")
+    assert loaded[0].model.get_layer("dense") is loaded[1].model.get_layer("dense")
+    assert loaded.shared_variables == split.shared_variables
     data = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     assert same_bits(loaded(data), model(data))
     assert ks.verify(model, loaded, data).ok

@@ -65,10 +65,10 @@ def split_picture(split: Split, title: str | None = None, *, layers: bool = Fals
     crossing: dict[tuple[str, EdgeKind], list[str]] = {}  # tensor name and kind of edge -> boxes that use it
     given: set[str] = set()
     for place, (stage, graph) in enumerate(zip(split.stages, graphs, strict=True)):
-        taken = dict(zip((graph.by_symbol[id(symbol)] for symbol in stage.model.inputs), stage.inputs, strict=True))
+        taken = dict(zip((graph.scope[id(symbol)] for symbol in stage.model.inputs), stage.inputs, strict=True))
         own = [tensor for tensor, name in taken.items() if name not in makers]
         made = {
-            graph.tensors[graph.by_symbol[id(symbol)]].call: name
+            graph.tensors[graph.scope[id(symbol)]].call: name
             for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True)
             if name in results
         }
@@ -87,7 +87,7 @@ def split_picture(split: Split, title: str | None = None, *, layers: bool = Fals
             kind: EdgeKind = "carried" if name in given or (name, "cut") in crossing else "cut"
             crossing.setdefault((name, kind), []).extend(users)
         for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True):
-            box = part.box_of.get(graph.tensors[graph.by_symbol[id(symbol)]].call)
+            box = part.box_of.get(graph.tensors[graph.scope[id(symbol)]].call)
             if box is not None:
                 makers.setdefault(name, (place, box))
                 symbols.setdefault(name, symbol)

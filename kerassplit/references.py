@@ -1,0 +1,140 @@
+"""How a user names tensors, and which tensors of a graph are meant."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+
+from kerassplit.errors import AmbiguousTensorError, SplitError, UnknownTensorError
+from kerassplit.graph import Graph, Nest
+from kerassplit.names import listed
+
+TensorRef = str | keras.Layer | keras.KerasTensor
+"""How a user names a tensor: by its name, by the layer that makes it, or by the symbolic tensor itself."""
+
+
+def resolve(graph: Graph, reference: TensorRef) -> int:
+    """The tensor that a name, a layer or a `KerasTensor` stands for.
+
+    Raises:
+        UnknownTensorError: The model has no such tensor.
+        AmbiguousTensorError: The name or layer stands for several.
+    """
+    if isinstance(reference, str):
+        return _by_name(graph, reference)
+    if isinstance(reference, keras.KerasTensor):
+        found = graph.by_symbol(reference) or _as_in_another_model(graph, reference)
+        operation = getattr(reference, "_keras_history", (None,))[0]
+        return _only(graph, found, getattr(operation, "name", reference.name))
+    if isinstance(reference, keras.Operation):
+        return _only(graph, _outputs_of(graph, lambda operation, _: operation is reference), reference.name)
+    raise SplitError(
+        f"A tensor is named by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
+        f"of type {type(reference).__name__}."
+    )
+
+
+def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
+    """All the tensors whose names match a glob such as `conv3_*_out`; for anything else the one it stands for.
+
+    Raises:
+        UnknownTensorError: Nothing matches.
+        AmbiguousTensorError: It is no glob and stands for several.
+    """
+    if not isinstance(reference, str) or not set("*?[") & set(reference):
+        return [resolve(graph, reference)]
+    if any(tensor.name == reference for tensor in graph.tensors):
+        return [resolve(graph, reference)]
+    found = {index for index, tensor in enumerate(graph.tensors) if _matches(tensor.name, reference)}
+    found |= {tensor for nest in graph.nests if _matches(nest.name, reference) for tensor in given_by(graph, nest)}
+    if not found:
+        raise UnknownTensorError(
+            f"No tensor of model '{graph.model.name}' matches '{reference}'. "
+            "`kerassplit.split_points(model)` lists the names.",
+            name=reference,
+        )
+    return sorted(found)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As in a shell, `*` does not cross a `/`."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
+
+
+def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
+    """The one call of a nested model that a name or the nested model itself stands for, or `None`."""
+    if isinstance(reference, str):
+        if any(tensor.name == reference for tensor in graph.tensors):
+            return None
+        found = [nest for nest in graph.nests if reference in _names(nest.name)]
+    else:
+        found = [nest for nest in graph.nests if nest.operation is reference]
+    return found[0] if len(found) == 1 else None
+
+
+def given_by(graph: Graph, nest: Nest) -> list[int]:
+    """The tensors that the call of a nested model gives, but for those that nothing uses."""
+    return [tensor for tensor, _ in nest.results(graph.tensors) if tensor >= 0]
+
+
+def several_of(references: Any) -> list[Any]:
+    """What a user gave as one or several: any iterable but a string or a tensor is several."""
+    one = isinstance(references, (str, keras.KerasTensor)) or not isinstance(references, Iterable)
+    return [references] if one else list(references)
+
+
+def _by_name(graph: Graph, name: str) -> int:
+    for index, tensor in enumerate(graph.tensors):
+        if tensor.name == name:
+            return index
+    return _only(graph, _outputs_of(graph, lambda _, names: name in names), name)
+
+
+def _outputs_of(graph: Graph, meant: Callable[[keras.Operation, tuple[str, ...]], bool]) -> list[int]:
+    """The outputs of the calls, nested models' included, whose operation and names are `meant`.
+
+    `relu` and `relu@1` are names of the second call of `relu`; `tower/relu` and `tower@0/relu@1` of one inside.
+    """
+    found = [tensor for call in graph.calls if meant(call.operation, _names(call.name)) for tensor in call.outputs]
+    for nest in graph.nests:
+        if meant(nest.operation, _names(nest.name)):
+            found += given_by(graph, nest)
+    return list(dict.fromkeys(found))
+
+
+def _names(name: str) -> tuple[str, ...]:
+    head, slash, last = name.rpartition("/")
+    return name, head + slash + last.partition("@")[0]
+
+
+def _as_in_another_model(graph: Graph, symbol: keras.KerasTensor) -> list[int]:
+    """A sub-model shares its layers, so `tail.get_layer("x").output`, which is the output of the layer's first call
+    ever, is a tensor of the model it was cut from."""
+    operation, place, position = getattr(symbol, "_keras_history", (None, 0, 0))
+    if operation is None or place != 0:
+        return []
+    return [call.outputs[position] for call in graph.calls if call.operation is operation]
+
+
+def _only(graph: Graph, candidates: Sequence[int], name: str) -> int:
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise unknown_tensor(graph, name)
+    names = graph.names(candidates)
+    raise AmbiguousTensorError(
+        f"'{name}' stands for {len(names)} tensors of model '{graph.model.name}': {listed(names)}. Name one of them.",
+        name=name,
+        matches=names,
+    )
+
+
+def unknown_tensor(graph: Graph, name: str) -> UnknownTensorError:
+    """The error for a name that the model does not have, with close matches."""
+    names = [tensor.name for tensor in graph.tensors]
+    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    hint = f"Did you mean {listed(matches, 'or')}?" if matches else "`kerassplit.split_points(model)` lists the names."
+    return UnknownTensorError(f"Model '{graph.model.name}' has no tensor '{name}'. {hint}", name=name, matches=matches)

@@ -1,0 +1,246 @@
+"""Nested models: named, opened where a cut goes through, whole elsewhere."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+
+import kerassplit as ks
+from kerassplit.graph import read_graph
+from kerassplit.random_weights import randomize
+from tests.conftest import fingerprint, same_bits
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def transfer():
+    """The usual fine-tuning model: preparation, a backbone with open sides and frozen, a head."""
+    inputs = keras.Input((64, 64, 3), name="image")
+    preparation = keras.Sequential([layers.Resizing(64, 64), layers.Rescaling(1 / 127.5, -1)], name="preparation")
+    backbone = keras.applications.MobileNetV2(weights=None, include_top=False, alpha=0.35, name="backbone")
+    backbone.trainable = False
+    x = backbone(preparation(inputs), training=False)
+    outputs = layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D(name="pool")(x))
+    model = keras.Model(inputs, outputs, name="transfer")
+    randomize(model, seed=1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+
+
+def towers():
+    """One nested model called twice, and its outputs compared."""
+    x = keras.Input((8,), name="x")
+    relu = layers.ReLU(name="relu")
+    tower = keras.Model(x, relu(layers.Dense(6, name="second")(relu(layers.Dense(4, name="first")(x)))), name="tower")
+    left, right = keras.Input((8,), name="left"), keras.Input((8,), name="right")
+    outputs = layers.Dense(1, name="score")(layers.Subtract(name="difference")([tower(left), tower(right)]))
+    return keras.Model([left, right], outputs, name="siamese")
+
+
+def namesakes():
+    """Two nested models with layers of the same names, one behind the other."""
+
+    def nested(name):
+        x = keras.Input((4,))
+        return keras.Model(x, layers.Dense(4, name="b")(layers.Dense(4, name="a")(x)), name=name)
+
+    inputs = keras.Input((4,), name="x")
+    return keras.Model(inputs, nested("two")(nested("one")(inputs)), name="namesakes")
+
+
+def test_tensors_inside_a_nested_model_are_split_points_with_the_shapes_they_have_there(transfer):
+    points = {point.name: point for point in ks.split_points(transfer)}
+    assert points["backbone/block_6_expand_relu"].shape == (None, 8, 8, 96)
+    assert points["preparation/rescaling"].bytes == 64 * 64 * 3 * 4
+    assert list(points)[-2:] == ["backbone/out_relu", "pool"]
+    assert points["backbone/block_5_add"].after_merge
+
+
+@pytest.mark.parametrize("at", ["preparation", "backbone/block_6_expand_relu", "backbone/block_12_add", "backbone"])
+def test_a_cut_through_a_nested_model_computes_the_same(transfer, pictures, at):
+    before = fingerprint(transfer)
+    split = ks.split(transfer, at)
+    assert same_bits(split(pictures), transfer(pictures))
+    assert split.verify(pictures).check().identical
+    np.testing.assert_allclose(split.predict(pictures), transfer.predict(pictures, verbose=0), rtol=1e-4, atol=1e-5)
+    del split
+    gc.collect()
+    assert fingerprint(transfer) == before
+
+
+def test_a_nested_model_that_no_cut_goes_through_stays_one_layer(transfer):
+    head, tail = ks.split(transfer, "preparation")
+    assert [layer.name for layer in tail.model.layers] == ["preparation.rescaling", "backbone", "pool", "logits"]
+    assert tail.model.get_layer("backbone") is transfer.get_layer("backbone")
+    assert "preparation" in [layer.name for layer in head.model.layers]
+
+
+def test_start_and_end_can_lie_in_different_nested_models(transfer, pictures):
+    part = ks.build_submodel(transfer, start="preparation/resizing", end="backbone/block_1_project")
+    assert part.input.name == "preparation.resizing"
+    expected = ks.build_submodel(transfer, end="backbone/block_1_project")(pictures)
+    assert same_bits(part(transfer.get_layer("preparation").layers[0](pictures)), expected)
+
+
+def test_training_false_of_the_nested_call_reaches_the_layers_inside(transfer, pictures):
+    tail = ks.build_submodel(transfer, start="backbone/block_12_add")
+    cut = ks.build_submodel(transfer, end="backbone/block_12_add")(pictures)
+    norm = transfer.get_layer("backbone").get_layer("block_13_expand_BN")
+    before = keras.ops.convert_to_numpy(norm.moving_mean)
+    tail(cut)
+    assert same_bits(norm.moving_mean, before)
+    assert same_bits(tail(cut), transfer(pictures))
+
+
+def test_a_nested_model_called_twice_has_two_sets_of_tensors():
+    model = towers()
+    names = [tensor.name for tensor in read_graph(model).tensors]
+    assert [name for name in names if name.startswith("tower@0")] == [
+        "tower@0/first", "tower@0/relu@0", "tower@0/second", "tower@0/relu@1",
+    ]  # fmt: skip
+    assert [point.name for point in ks.split_points(model)] == [
+        "tower@0/first", "tower@0/relu@0", "tower@0/second", "tower@0/relu@1",
+        "tower@1/first", "tower@1/relu@0", "tower@1/second", "tower@1/relu@1", "difference",
+    ]  # fmt: skip
+    with pytest.raises(ks.AmbiguousTensorError, match="'tower' stands for 2 tensors.*'tower@0/relu@1' and 'tower@1"):
+        ks.build_submodel(model, start="tower")
+
+
+@pytest.mark.parametrize("at", ["tower@0", "tower@1/relu@0", "difference"])
+def test_a_cut_through_one_of_two_calls_computes_the_same(at):
+    model = towers()
+    data = list(np.random.default_rng(0).normal(size=(2, 3, 8)).astype("float32"))
+    split = ks.split(model, at)
+    assert same_bits(split(data), model(data))
+    assert split.verify(data).check().identical
+    if at != "difference":
+        assert "first/kernel" in split.shared_variables
+
+
+def test_a_glob_stops_at_the_border_of_a_nested_model(transfer):
+    def ends(pattern):
+        tensors = ks.build_submodel(transfer, end=pattern).output
+        return len(tensors) if isinstance(tensors, dict) else 1
+
+    with pytest.raises(ks.UnknownTensorError, match="matches 'block_1_\\*'"):
+        ks.split(transfer, "block_1_*")
+    assert len(ks.split(transfer, "backbone/block_1?_add")) == 5
+    assert len(ks.split(transfer, "back*")) == 2  # what it gives
+    assert ends("back*/block_1?_expand_relu") == 7
+
+
+def test_explain_of_a_nested_model_says_what_is_inside(transfer):
+    explanation = ks.explain(transfer, "backbone")
+    points = [point.name for point in ks.split_points(transfer) if point.name.startswith("backbone/")]
+    assert list(explanation.inside) == points
+    assert explanation.is_split_point
+    assert str(explanation) == (
+        f"'backbone' is a nested model of 153 calls; {len(points)} of its tensors are split points. "
+        "'backbone/out_relu' is a split point: cut there, and it alone crosses.\n"
+        "Nearest split points: 'backbone/Conv_1_bn' before, 'pool' after."
+    )
+    assert ks.explain(transfer, transfer.get_layer("backbone")) == explanation
+    assert ks.explain(transfer, "backbone/Conv1").inside == ()
+
+
+def test_a_layer_or_tensor_of_the_nested_model_names_its_tensor(transfer):
+    layer = transfer.get_layer("backbone").get_layer("block_2_add")
+    for reference in (layer, layer.output, "backbone/block_2_add"):
+        assert ks.build_submodel(transfer, start=reference).input.name == "backbone.block_2_add"
+
+
+def test_flatten_inlines_nested_models_and_shares_their_weights(transfer, pictures):
+    before = fingerprint(transfer)
+    flat = ks.flatten(transfer)
+    assert not any(isinstance(layer, keras.Model) for layer in flat.layers)
+    assert flat.name == "transfer"
+    assert flat.get_layer("Conv1") is transfer.get_layer("backbone").get_layer("Conv1")
+    assert same_bits(flat(pictures), transfer(pictures))
+    assert [variable.path for variable in flat.weights] == [variable.path for variable in transfer.weights]
+    del flat
+    gc.collect()
+    assert fingerprint(transfer) == before
+
+
+def test_flatten_opens_every_depth():
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="deep")], name="inner")
+    middle = keras.Sequential([keras.Input((3,)), inner, layers.ReLU(name="relu")], name="middle")
+    outer = keras.Sequential([keras.Input((3,)), middle, layers.Dense(2, name="last")], name="outer")
+    assert [point.name for point in ks.split_points(outer)] == ["middle/inner/deep", "middle/relu"]
+    assert [layer.name for layer in ks.flatten(outer).layers[1:]] == ["deep", "relu", "last"]
+    data = np.ones((1, 3), "float32")
+    for at in (0, 1):
+        assert same_bits(ks.split(outer, at)(data), outer(data))
+
+
+def test_names_that_collide_are_refused_in_one_flat_model_and_renamed_in_copies():
+    model = namesakes()
+    data = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    with pytest.raises(
+        ks.UnsupportedModelError,
+        match=r"Two different layers are called 'a' \('one/a' and 'two/a'\), and a Keras model takes.*copy_weights=True",
+    ):
+        ks.flatten(model)
+    copy = ks.flatten(model, copy_weights=True)
+    assert [layer.name for layer in copy.layers[1:]] == ["a", "b", "a_1", "b_1"]
+    assert same_bits(copy(data), model(data))
+    assert not {id(variable) for variable in copy.weights} & {id(variable) for variable in model.weights}
+
+
+def test_names_that_collide_are_no_matter_where_stages_keep_them_apart(tmp_path):
+    model = namesakes()
+    data = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    split = ks.split(model, ["one/a", "two/a"])
+    assert split.verify(data).check().identical
+    split.save(tmp_path / "out")
+    loaded = ks.load(tmp_path / "out")
+    assert same_bits(loaded(data), model(data))
+    assert ks.verify(model, loaded, data).check().identical
+    with pytest.raises(ks.UnsupportedModelError, match="Two different layers are called 'a', and"):
+        split.join()
+
+
+def test_a_saved_split_of_a_nested_model_loads_and_is_verified(transfer, pictures, tmp_path):
+    ks.split(transfer, ["backbone/block_6_expand_relu", "backbone"]).save(tmp_path / "out")
+    loaded = ks.load(tmp_path / "out")
+    assert same_bits(loaded(pictures), transfer(pictures))
+    assert loaded.verify(pictures).check().identical
+    assert ks.verify(transfer, loaded, pictures).check().identical
+
+
+def test_names_inside_nested_models_survive_saving(transfer, tmp_path):
+    transfer.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [tensor.name for tensor in read_graph(loaded).tensors] == [
+        tensor.name for tensor in read_graph(transfer).tensors
+    ]
+
+
+def test_a_nested_model_is_given_what_keras_makes_of_its_input():
+    """A cast to the dtype of its Input, and an axis of 1."""
+    x = keras.Input((4, 1), dtype="float32")
+    nested = keras.Model(x, layers.Flatten(name="flat")(x + 0.1), name="nested")
+    inputs = keras.Input((4,), dtype="int32", name="x")
+    model = keras.Model(inputs, layers.Dense(2)(nested(inputs)))
+    data = np.arange(8).reshape(2, 4)
+    names = [tensor.name for tensor in read_graph(model).tensors]
+    assert names[:4] == ["x", "nested_cast", "nested_expand_dims", "nested/add"]
+    for at in ("nested_cast", "nested_expand_dims", "nested/add", "nested"):
+        assert same_bits(ks.split(model, at)(data), model(data))
+    assert same_bits(ks.flatten(model)(data), model(data))
+
+
+def test_a_keras_without_a_private_attribute_is_named_with_both_versions():
+    model = towers()
+    del model._nodes_by_depth
+    with pytest.raises(
+        ks.UnsupportedModelError,
+        match=rf"Keras {keras.__version__} has no 'Functional._nodes_by_depth', which kerassplit {ks.__version__} needs",
+    ):
+        ks.split_points(model)
