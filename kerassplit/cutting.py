@@ -12,7 +12,7 @@ from kerassplit.names import listed
 from kerassplit.points import SplitPoint, ancestors, leaving, require_whole_crossing, split_tensors
 from kerassplit.references import TensorRef, resolve_glob, several_of
 from kerassplit.stages import STAGE_NAME, Crossing, Split, Stage
-from kerassplit.submodel import build_part
+from kerassplit.submodel import build_part, warn_of_lost_masks
 
 Cut = int | SplitPoint | Crossing | TensorRef | Sequence[TensorRef]
 """Where to cut: one of `split_points(model)` or its index, one of `crossings(model)`, or the tensors."""
@@ -172,5 +172,6 @@ def _build_stage(graph: Graph, stage_of: Sequence[int], place: int, name: str) -
         for tensor in graph.calls[call].outputs
         if tensor in results or any(user not in ours for user in graph.tensors[tensor].users)
     ]
+    warn_of_lost_masks(graph, calls, [tensor for tensor in outputs if tensor in results], name)
     model, inputs, outputs = build_part(graph, calls, inputs, outputs, name)
     return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))

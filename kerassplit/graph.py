@@ -494,6 +494,11 @@ def bare(symbol: keras.KerasTensor) -> keras.KerasTensor:
     return twin
 
 
+def has_mask(symbol: keras.KerasTensor) -> bool:
+    """Whether Keras hangs a mask on the tensor when the model runs."""
+    return _mask(symbol) is not None
+
+
 def _mask(symbol: keras.KerasTensor) -> keras.KerasTensor | None:
     return getattr(symbol, "_keras_mask", None)
 

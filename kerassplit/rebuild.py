@@ -429,16 +429,20 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
         if not isinstance(operation, keras.Layer):
             continue
         copy = copies[id(operation)]
+        for ours, theirs in zip(copy.variables, operation.variables, strict=True):
+            ours.trainable = theirs.trainable
+            ours.assign(theirs)
         for ours, theirs in zip(copy._flatten_layers(), operation._flatten_layers(), strict=True):
             ours._trainable = theirs._trainable
+            if type(theirs).load_own_variables is not keras.Layer.load_own_variables:  # it may derive more from them
+                store: dict[str, Any] = {}
+                theirs.save_own_variables(store)
+                ours.load_own_variables(store)
             if hasattr(theirs, "save_assets"):
                 with tempfile.TemporaryDirectory() as folder:
                     theirs.save_assets(folder)
                     if any(Path(folder).iterdir()):
                         ours.load_assets(folder)
-        for ours, theirs in zip(copy.variables, operation.variables, strict=True):
-            ours.trainable = theirs.trainable
-            ours.assign(theirs)
 
 
 def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Model:

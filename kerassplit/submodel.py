@@ -1,12 +1,13 @@
 """Sub-models: a part of a model as a model of its own."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 
 from kerassplit.errors import NotConnectedError, SplitError
-from kerassplit.graph import Graph, packed, read_graph
+from kerassplit.graph import Graph, has_mask, packed, read_graph
 from kerassplit.names import listed, safe_name, unique
 from kerassplit.points import require_whole_crossing
 from kerassplit.rebuild import Builder
@@ -73,6 +74,7 @@ def build_submodel(
             name=graph.tensors[ends[0]].name,
         )
     name = name or _default_name(graph, starts, ends)
+    warn_of_lost_masks(graph, calls, ends, name)
     return build_part(graph, calls, inputs, ends, name, copy_weights=copy_weights)[0]
 
 
@@ -171,6 +173,29 @@ def build_part(
             like=graph.model,
         )
     return model, keras.tree.flatten(sources), keras.tree.flatten(results)
+
+
+def warn_of_lost_masks(graph: Graph, calls: Sequence[int], outputs: Sequence[int], name: str) -> None:
+    """Warns where a loss on these outputs is masked in the model, and would not be in a part with these calls.
+
+    Keras hangs a mask on the tensors themselves when the model runs, and its losses look for it there. Masks that layers
+    take cross a cut as tensors; behind a cut that only a loss would look at is nothing to take it.
+    """
+    masked: set[int] = set()
+    for index in calls:
+        call = graph.calls[index]
+        marked = [tensor for tensor in call.outputs if has_mask(graph.tensors[tensor].symbol)]
+        before = [tensor for tensor in call.inputs if has_mask(graph.tensors[tensor].symbol)]
+        explicit = any(key.endswith("mask") and value is not None for key, value in call.arguments.kwargs.items())
+        if explicit or not before or not masked.isdisjoint(before):
+            masked.update(marked)
+    lost = [tensor for tensor in outputs if has_mask(graph.tensors[tensor].symbol) and tensor not in masked]
+    if lost:
+        warnings.warn(
+            f"In '{graph.model.name}' a loss on {listed(graph.names(lost))} is masked. In '{name}' it is not: no layer "
+            "there takes the mask. Where you train it, pass the mask to its loss as `sample_weight`.",
+            stacklevel=3,
+        )
 
 
 def _structure(graph: Graph, tensors: Sequence[int], own: Any, names: dict[int, str]) -> Any:
