@@ -1,26 +1,75 @@
 """Another way to the same answers: a model's graph read from its public config, and split points by brute force."""
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import keras
 
+Call = tuple[str, int]
+Made = tuple[str, int, int]
 
-def edges_of(model: keras.Model) -> tuple[dict[tuple[str, int], list[tuple[str, int, int]]], set[tuple[str, int, int]]]:
+
+def edges_of(model: keras.Model) -> tuple[dict[Call, list[Made]], set[Made]]:
     """The tensors that each call receives, and the tensors that the model gives out, from `model.get_config()`.
 
-    A call is (operation name, number of the call), a tensor (operation name, number of the call, place).
+    A call is (operation name, number of the call), a tensor (operation name, number of the call, place). Nested models
+    are opened: their operations are called `nested/operation`.
     """
-    config = model.get_config()
-    received: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
-    for layer in config["layers"]:
-        for number, node in enumerate(layer["inbound_nodes"] or [None]):
-            found: list[tuple[str, int, int]] = []
-            _collect(node, found)
-            received[layer["name"], number] = found
-    outputs: list[tuple[str, int, int]] = []
-    _collect_outputs(config["output_layers"], outputs)
+    received: dict[Call, list[Made]] = {}
+    outputs = _Config(model.get_config(), "", received).outputs()
     return received, set(outputs)
+
+
+class _Config:
+    """The config of a model, or of one call of a nested model, whose calls go into `received`."""
+
+    def __init__(self, config: dict[str, Any], path: str, received: dict[Call, list[Made]], given: Any = None):
+        self.path, self.received, self.given = path, received, given
+        self.layers = {layer["config"]["name"]: layer for layer in config["layers"]}
+        self.nodes = {name: layer.get("inbound_nodes", []) for name, layer in self.layers.items()}
+        self.inputs: list[Made] = []
+        self.results: list[Made] = []
+        if "output_layers" in config:
+            _collect_outputs(config["input_layers"], self.inputs)
+            _collect_outputs(config["output_layers"], self.results)
+        else:  # Sequential: a chain
+            names = list(self.layers)
+            self.nodes = {name: [[(before, 0, 0)]] for before, name in pairwise(names)}
+            self.inputs, self.results = [(names[0], 0, 0)], [(names[-1], 0, 0)]
+        self.nested: dict[Call, list[Made]] = {}
+        for name in self.layers:
+            for number in range(len(self.nodes.get(name, [])) or 1):
+                self.made_by(name, number)
+
+    def outputs(self) -> list[Made]:
+        return [self.found(tensor) for tensor in self.results]
+
+    def found(self, tensor: Made) -> Made:
+        """A tensor by its full name: what a nested model gives is made inside, what it is given outside."""
+        name, number, place = tensor
+        if self.given is not None and tensor in self.inputs:
+            return self.given[self.inputs.index(tensor)]
+        made = self.made_by(name, number)
+        return (self.path + name, number, place) if made is None else made[place]
+
+    def made_by(self, name: str, number: int) -> list[Made] | None:
+        """What a nested model gives in a call of it; `None` for other layers. Notes what the call receives."""
+        arguments: list[Made] = []
+        nodes = self.nodes.get(name, [])
+        _collect(nodes[number] if nodes else None, arguments)
+        layer = self.layers[name]
+        if layer["class_name"] in ("Functional", "Sequential"):
+            if (name, number) not in self.nested:
+                path = f"{self.path}{name}@{number}/" if len(nodes) > 1 else f"{self.path}{name}/"
+                given = [self.found(tensor) for tensor in arguments]
+                self.nested[name, number] = _Config(layer["config"], path, self.received, given).outputs()
+            return self.nested[name, number]
+        key = (self.path + name, number)
+        if key not in self.received and not (self.given is not None and layer["class_name"] == "InputLayer"):
+            self.received[key] = []
+            self.received[key] += [self.found(tensor) for tensor in arguments]
+        return None
 
 
 def split_tensors(model: keras.Model) -> set[tuple[str, int, int]]:
@@ -64,6 +113,8 @@ def _collect(value: Any, found: list[tuple[str, int, int]]) -> None:
         else:
             for inner in value.values():
                 _collect(inner, found)
+    elif isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], str):
+        found.append(value)
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _collect(inner, found)

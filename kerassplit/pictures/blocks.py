@@ -68,6 +68,9 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
         return group.key
     if len(operations) == 1:
         return operations[0].name.removeprefix(prefix)
+    nested = [nest.name for nest in graph.nests if set(nest.calls) == set(group.calls)]
+    if nested:
+        return nested[0].removeprefix(prefix)
     named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
     if not named:
         main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
