@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         VerificationError,
     )
+    from kerassplit.frontiers import crossings
     from kerassplit.pictures import plot
     from kerassplit.points import Explanation, SplitPoint, explain, split_points
     from kerassplit.receipt import Receipt, verify
@@ -41,6 +42,7 @@ _HOME = {
     "UnsupportedModelError": "errors",
     "VerificationError": "errors",
     "build_submodel": "submodel",
+    "crossings": "frontiers",
     "explain": "points",
     "flatten": "submodel",
     "load": "store",
@@ -67,6 +69,7 @@ __all__ = [
     "UnsupportedModelError",
     "VerificationError",
     "build_submodel",
+    "crossings",
     "explain",
     "flatten",
     "load",

@@ -161,6 +161,19 @@ class Graph:
         """The model's outputs in the order in which Keras gives them; a tensor given out twice is there twice."""
         return keras.tree.flatten(self.outputs)
 
+    def is_sparse(self, tensor: int) -> bool:
+        """Whether a tensor can be sparse: Keras marks `x * 2` so, too, where `x` is dense."""
+        waiting = [tensor] if self.tensors[tensor].symbol.sparse else []
+        seen = set(waiting)
+        while waiting:
+            call = self.calls[self.tensors[waiting.pop()].call]
+            sparse = {other for other in call.inputs if self.tensors[other].symbol.sparse}
+            if not sparse and isinstance(call.operation, keras.Layer):
+                return True  # an Input, or a layer that makes sparse tensors
+            waiting += sparse - seen
+            seen |= sparse
+        return False
+
     def own_symbols(self) -> dict[int, keras.KerasTensor]:
         """What Keras itself recorded in the model, not in its nests: the symbolic tensor for each of these tensors."""
         functional = _functional(self.model)

@@ -120,12 +120,13 @@ class Builder:
         if not self._finished:
             _release(self._shared)
 
-    def add_input(self, symbol: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        """A fresh `keras.Input` with the shape and dtype of `symbol`."""
+    def add_input(self, graph: Graph, tensor: int, name: str) -> keras.KerasTensor:
+        """A fresh `keras.Input` in the place of a tensor of `graph`."""
+        symbol = graph.tensors[tensor].symbol
         return keras.Input(
             batch_shape=symbol.shape,
             dtype=symbol.dtype,
-            sparse=symbol.sparse,
+            sparse=graph.is_sparse(tensor),
             ragged=symbol.ragged,
             name=name,
             optional=getattr(symbol._keras_history.operation, "optional", False),
@@ -321,7 +322,7 @@ def joined(
             symbols = {}
             for tensor, key in zip(graph.flat_inputs(), takes, strict=True):
                 if key not in named:
-                    named[key] = builder.add_input(graph.tensors[tensor].symbol, safe_name(key))
+                    named[key] = builder.add_input(graph, tensor, safe_name(key))
                 symbols[tensor] = named[key]
             builder.add_calls(graph, calls, symbols, operations)
             named.update({key: symbols[tensor] for tensor, key in zip(graph.flat_outputs(), gives, strict=True)})
@@ -359,7 +360,7 @@ def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Ope
     with Builder() as builder:
         own = graph.own_symbols()
         symbols = {
-            tensor: builder.add_input(own[tensor], own[tensor]._keras_history.operation.name)
+            tensor: builder.add_input(graph, tensor, own[tensor]._keras_history.operation.name)
             for tensor in graph.flat_inputs()
         }
         items = packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), replaced)

@@ -130,7 +130,7 @@ class Split:
             before, behind = self.stages[:cut], self.stages[cut:]
             used = {name for stage in behind for name in stage.inputs}
             ours = dict.fromkeys(name for stage in before for name in (*stage.inputs, *stage.outputs))
-            crossings.append(Crossing(tuple(_crossing_tensor(name, made[name]) for name in ours if name in used)))
+            crossings.append(Crossing(tuple(crossing_tensor(name, made[name]) for name in ours if name in used)))
         return tuple(crossings)
 
     @property
@@ -323,7 +323,8 @@ def _symbols(stage: Stage) -> Iterator[tuple[str, keras.KerasTensor]]:
     yield from zip(stage.outputs, stage.model.outputs, strict=True)
 
 
-def _crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
+def crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
+    """What crosses, described."""
     return CrossingTensor(name, tuple(symbol.shape), symbol.dtype, bytes_per_sample(symbol.shape, symbol.dtype))
 
 

@@ -161,7 +161,7 @@ def build_part(
     sources = _structure(graph, inputs, graph.inputs, keys)
     results = _structure(graph, outputs, graph.outputs, {})
     with Builder(only_to_run) as builder:
-        symbols = {tensor: builder.add_input(graph.tensors[tensor].symbol, key) for tensor, key in keys.items()}
+        symbols = {tensor: builder.add_input(graph, tensor, key) for tensor, key in keys.items()}
         if copy_weights:
             builder.add_copies(graph, items, symbols)
         else:

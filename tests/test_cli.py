@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import keras
@@ -98,6 +99,19 @@ class TestPoints:
         data = json.loads(run("points", "resnet50", "--input-shape", "64x96x3", "--json").stdout)
         assert len(data["points"]) == 39
         assert data["points"][-2]["shape"] == [None, 2, 3, 2048]
+
+    def test_cuts_of_several_tensors_are_written_as_at_takes_them(self, file, tmp_path):
+        printed = run("points", file, "--max-tensors", "2").stdout
+        assert "small: 11 cuts of up to 2 tensors" in printed
+        (line,) = [line.split() for line in printed.splitlines() if "block1_out,block2_conv " in line]
+        assert line == ["block1_out,block2_conv", "8×8×4,", "8×8×4", "2.0", "KiB"]
+        data = json.loads(run("points", file, "--max-tensors", "2", "--json").stdout)
+        crossing = [[one["name"] for one in crossing["tensors"]] for crossing in data["crossings"]]
+        assert data["crossings"][crossing.index(["block1_out", "block2_conv"])]["bytes"] == 2 * 8 * 8 * 4 * 4
+        out = tmp_path / "out"
+        data = json.loads(run("split", file, "--at", "block1_out,block2_conv", "-o", out, "--json").stdout)
+        assert [one["name"] for one in data["crossings"][0]["tensors"]] == ["block1_out", "block2_conv"]
+        assert "--max-tensors" in run("points", file, "--max-tensors", "0", status=2).stderr
 
 
 class TestExplain:
@@ -370,13 +384,34 @@ class TestFreshProcess:
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["receipt"]["identical"] is True
 
-    def test_keras_that_cannot_be_imported(self, tmp_path):
-        (tmp_path / "keras.py").write_text("raise ModuleNotFoundError(\"No module named 'tensorflow'\")\n")
+    @pytest.mark.parametrize(
+        ("missing", "installed", "remedy"),
+        [
+            ("tensorflow", [], "It needs a backend; `pip install tensorflow` brings one."),
+            (
+                "tensorflow",
+                ["torch"],
+                "Its backend is set to tensorflow; torch is installed: set KERAS_BACKEND=torch to take it.",
+            ),
+            (
+                "jax",
+                ["jax", "tensorflow"],
+                "Its backend is set to jax; tensorflow is installed: set KERAS_BACKEND=tensorflow to take it.",
+            ),
+        ],
+        ids=["no backend", "the default", "one of their own"],
+    )
+    def test_keras_that_lacks_its_backend(self, missing, installed, remedy, tmp_path):
+        message = f"No module named '{missing}'"
+        (tmp_path / "keras.py").write_text(f"raise ModuleNotFoundError({message!r}, name={missing!r})\n")
+        code = f"""
+            import importlib.util
+            importlib.util.find_spec = lambda name: name if name in {installed} else None
+            from kerassplit.cli import main
+            main(["points", "ResNet50"])
+        """
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-        command = [sys.executable, "-m", "kerassplit", "points", "ResNet50"]
+        command = [sys.executable, "-c", textwrap.dedent(code)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 2
-        assert done.stderr == (
-            "Error: Keras cannot be imported: No module named 'tensorflow'. It needs a backend; "
-            "`pip install tensorflow` brings one.\n"
-        )
+        assert done.stderr == f"Error: Keras cannot be imported: {message}. {remedy}\n"

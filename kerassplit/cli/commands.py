@@ -13,7 +13,7 @@ from rich.text import Text
 import kerassplit as ks
 from kerassplit.cli.options import ModelOptions, allow_crossing_option, at_option, cut, model_options, names_option
 from kerassplit.cli.running import Show, command, note, working
-from kerassplit.cli.tables import point_data, points_table, split_data
+from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
 from kerassplit.errors import SplitError
 
 if TYPE_CHECKING:
@@ -35,14 +35,26 @@ def main() -> None:
 
 @main.command(short_help="List where MODEL can be cut.")
 @click.argument("model")
+@click.option(
+    "--max-tensors",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="List the cuts where up to N tensors cross.",
+)
 @model_options
 @command
-def points(show: Show, model: str, options: ModelOptions) -> dict[str, Any]:
-    """List the tensors of MODEL where one cut carries one tensor.
+def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> dict[str, Any]:
+    """List the tensors of MODEL where one cut carries one tensor; with --max-tensors, cuts that carry a few.
 
     EfficientNets have one layer more with ImageNet weights: to cut by number, list them with the same --weights.
     """
     built = options.load(model, structure_only=True)
+    if max_tensors > 1:
+        few = ks.crossings(built, max_tensors)
+        show(crossings_table(built.name, few, max_tensors))
+        return {"model": built.name, "crossings": [crossing_data(crossing) for crossing in few]}
     found = ks.split_points(built)
     show(points_table(built.name, found))
     return {"model": built.name, "points": [point_data(point) for point in found]}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -20,6 +21,7 @@ Show = Callable[[RenderableType], None]
 """Prints a table or a line of text on standard output, unless JSON was asked for."""
 
 _WIDE = 1000  # columns where there is no terminal, so that no name is cut off in a pipe
+_BACKENDS = ("tensorflow", "jax", "torch")
 _TRACEBACK = "KERASSPLIT_TRACEBACK"
 _FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
 _IN_OPTIONS = {
@@ -76,9 +78,18 @@ def import_keras() -> None:
         with working("Starting Keras"), _quiet_native_code():
             import keras  # noqa: F401
     except ImportError as error:
-        raise SplitError(
-            f"Keras cannot be imported: {error}. It needs a backend; `pip install tensorflow` brings one."
-        ) from error
+        raise SplitError(f"Keras cannot be imported: {error}.{_backend_to_take(error)}") from error
+
+
+def _backend_to_take(error: ImportError) -> str:
+    """What to do where Keras lacks its backend."""
+    if error.name not in _BACKENDS:
+        return ""
+    installed = [name for name in _BACKENDS if name != error.name and importlib.util.find_spec(name)]
+    if not installed:
+        return " It needs a backend; `pip install tensorflow` brings one."
+    one = installed[0]
+    return f" Its backend is set to {error.name}; {one} is installed: set KERAS_BACKEND={one} to take it."
 
 
 @contextlib.contextmanager

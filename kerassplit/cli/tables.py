@@ -10,7 +10,7 @@ from kerassplit.units import format_bytes, format_count, format_shape
 
 if TYPE_CHECKING:
     from kerassplit.points import SplitPoint
-    from kerassplit.stages import Split
+    from kerassplit.stages import Crossing, Split
 
 
 def points_table(
@@ -55,6 +55,34 @@ def points_table(
     return table
 
 
+def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: int) -> Table:
+    """The cuts of a model where up to `max_tensors` tensors cross, written as `--at` takes them."""
+    table = Table(
+        title=f"{model}: {len(crossings)} cuts of up to {max_tensors} tensors", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("at", overflow="fold")
+    table.add_column("shapes", overflow="fold")
+    table.add_column("per\nsample", justify="right", no_wrap=True)
+    for crossing in crossings:
+        table.add_row(
+            ",".join(tensor.name for tensor in crossing.tensors),
+            ", ".join(format_shape(tensor.shape) for tensor in crossing.tensors),
+            format_bytes(crossing.bytes),
+        )
+    return table
+
+
+def crossing_data(crossing: "Crossing") -> dict[str, Any]:
+    """What crosses one cut as plain values."""
+    return {
+        "bytes": crossing.bytes,
+        "tensors": [
+            {"name": one.name, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes}
+            for one in crossing.tensors
+        ],
+    }
+
+
 def point_data(point: "SplitPoint") -> dict[str, Any]:
     """A split point as plain values."""
     return {
@@ -83,14 +111,5 @@ def split_data(split: "Split") -> dict[str, Any]:
             }
             for stage in split
         ],
-        "crossings": [
-            {
-                "bytes": crossing.bytes,
-                "tensors": [
-                    {"name": one.name, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes}
-                    for one in crossing.tensors
-                ],
-            }
-            for crossing in split.crossings
-        ],
+        "crossings": [crossing_data(crossing) for crossing in split.crossings],
     }

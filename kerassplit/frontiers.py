@@ -1,0 +1,146 @@
+"""All the places where a model can be cut and few tensors cross.
+
+What lies before a cut holds, with each call, all that this call depends on. The search goes backwards through the
+execution order and decides for each call whether it lies before the cut. So a tensor's users are decided before the
+call that makes it, what is found to cross stays so, and once too much crosses, the search turns back. Compilers find
+groups of instructions with few results in this way (Atasu, Pozzi and Ienne, "Automatic Application-Specific
+Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from numbers import Integral
+from operator import and_
+
+import keras
+
+from kerassplit.errors import SplitError
+from kerassplit.graph import Call, Graph, read_graph
+from kerassplit.stages import Crossing, crossing_tensor
+
+
+def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
+    """All the places where a model can be cut and at most `max_tensors` tensors cross, in execution order.
+
+    Where one tensor crosses is a split point. Models that have few of those, such as NASNet and U-Nets, can be cut in
+    many more places when two or three tensors may cross. An input of the model is among them where both sides use it.
+    Each of them is something for `split` to cut at.
+
+    Takes about linear time for chains of blocks. Two parallel towers of n calls have n * n cuts of two tensors, and
+    all of them are given.
+
+    Args:
+        model: A functional or built Sequential model.
+        max_tensors: How many tensors may cross; at least 1.
+
+    Returns:
+        A `Crossing` for each cut, in the order of the last calls before the cuts.
+
+    Raises:
+        SplitError: `max_tensors` is not a whole number above 0.
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> nasnet = keras.applications.NASNetMobile(weights=None)
+    >>> [len(ks.crossings(nasnet, max_tensors)) for max_tensors in (1, 2, 3)]
+    [5, 104, 1785]
+    """
+    if not isinstance(max_tensors, Integral) or isinstance(max_tensors, bool) or max_tensors < 1:
+        raise SplitError(
+            f"`max_tensors` says how many tensors may cross: a whole number, 1 or more; got {max_tensors!r}."
+        )
+    graph = read_graph(model)
+    described = [crossing_tensor(tensor.name, tensor.symbol) for tensor in graph.tensors]
+    return tuple(Crossing(tuple(described[tensor] for tensor in cut)) for cut in cuts(graph, int(max_tensors)))
+
+
+def cuts(graph: Graph, limit: int) -> list[list[int]]:
+    """All cuts where at most `limit` tensors cross: for each the tensors, as indices, in execution order.
+
+    For each call the search starts from all that it depends on, as if it were the last before the cut. It then goes
+    back through the calls that are left. One that is taken in brings all that it depends on, and a tensor of its own
+    that crosses; one that is left out makes what it receives cross.
+
+    Sets are bits of integers. Calls and tensors count backwards from the last call before the cut and the newest
+    tensor it makes, so the integers are as short as the branches that they tell of.
+    """
+    calls = graph.calls
+    received = _received_behind(graph)
+    apart, leaving = _heads(graph, received)
+    found = []
+    for last, call in enumerate(calls):
+        newest = call.outputs[-1]
+        waiting = [(apart[last], leaving[last], received[last])] if call.inputs and _is_used(graph, call) else []
+        while waiting:
+            undecided, crossing, outside = waiting.pop()
+            crossing = _without_covered(graph, last, undecided, crossing, outside)
+            if crossing.bit_count() <= limit:
+                found.append([newest - place for place in _places(crossing)][::-1])
+            while undecided and (crossing & outside).bit_count() < limit:
+                distance = next(_places(undecided))
+                undecided ^= 1 << distance
+                other = last - distance
+                more = crossing | leaving[other] << newest - calls[other].outputs[-1]
+                if calls[other].inputs and _is_used(graph, calls[other]) and (more & outside).bit_count() <= limit:
+                    waiting.append((undecided & apart[other] << distance, more, outside))
+                outside |= _bits(newest - tensor for tensor in calls[other].inputs)
+    return sorted(found, key=lambda cut: cut[::-1])
+
+
+def _received_behind(graph: Graph) -> list[int]:
+    """For each call: of the tensors made until then, those that later calls receive, or calls that are never inside.
+
+    Nothing depends on these: their outputs cannot cross.
+    """
+    newest = len(graph.tensors) - 1
+    received = _bits(newest - tensor for call in graph.calls if not _is_used(graph, call) for tensor in call.inputs)
+    behind = []
+    for call in reversed(graph.calls):
+        behind.append(received)
+        received |= _bits(call.outputs[-1] - tensor for tensor in call.inputs)
+        received >>= len(call.outputs)
+    return behind[::-1]
+
+
+def _heads(graph: Graph, received: list[int]) -> tuple[list[int], list[int]]:
+    """For each call: the earlier calls that it does not depend on, and what leaves it and those it depends on."""
+    apart: list[int] = []
+    leaving: list[int] = []
+    for index, call in enumerate(graph.calls):
+        newest = call.outputs[-1]
+        makers = {graph.tensors[tensor].call for tensor in call.inputs}
+        views = [apart[maker] << index - maker | (1 << index - maker) - 2 for maker in makers]
+        apart.append(reduce(and_, views) if views else (1 << index + 1) - 2)
+        crossing = _bits(newest - tensor for tensor in call.outputs if graph.tensors[tensor].users)
+        for maker in makers:
+            crossing |= leaving[maker] << newest - graph.calls[maker].outputs[-1]
+        leaving.append(_without_covered(graph, index, apart[index], crossing, received[index]))
+    return apart, leaving
+
+
+def _without_covered(graph: Graph, last: int, left: int, crossing: int, outside: int) -> int:
+    """What crosses, without the tensors that neither calls that are left nor those known to be outside receive."""
+    newest = graph.calls[last].outputs[-1]
+    for place in _places(crossing & ~outside):
+        if not any(left >> last - user & 1 for user in graph.tensors[newest - place].users):
+            crossing ^= 1 << place
+    return crossing
+
+
+def _is_used(graph: Graph, call: Call) -> bool:
+    return any(graph.tensors[tensor].users for tensor in call.outputs)
+
+
+def _bits(places: Iterable[int]) -> int:
+    bits = 0
+    for place in places:
+        bits |= 1 << place
+    return bits
+
+
+def _places(bits: int) -> Iterator[int]:
+    """The places of the bits that are set, the lowest first."""
+    while bits:
+        yield (bits & -bits).bit_length() - 1
+        bits &= bits - 1

@@ -1,0 +1,251 @@
+"""Cuts where several tensors cross: complete, each once, in order, and what they say is what `split` cuts."""
+
+import random
+from itertools import combinations, pairwise
+
+import keras
+import numpy as np
+import pytest
+from conftest import application, fingerprint, same_bits
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import ancestors, edges_of
+from test_random_graphs import EXAMPLES, build, data_for, places, recipes
+
+import kerassplit as ks
+from kerassplit.frontiers import crossings, cuts
+from kerassplit.graph import read_graph
+from kerassplit.points import ancestors as our_ancestors
+from kerassplit.points import leaving
+from kerassplit.rebuild import deep_recursion
+
+
+def names(crossing):
+    return [tensor.name for tensor in crossing.tensors]
+
+
+def all_names(model, max_tensors=2):
+    return [names(crossing) for crossing in crossings(model, max_tensors)]
+
+
+def brute_force(model, limit):
+    """Every set of tensors that is all that the rest uses of what its ancestors receive and make."""
+    received, _ = edges_of(model)
+    users = {}
+    for call, tensors in received.items():
+        for tensor in tensors:
+            users.setdefault(tensor, set()).add(call)
+    depends = {tensor: ancestors(received, tensor) for tensor in users}
+    found = set()
+    for count in range(1, limit + 1):
+        for chosen in combinations(users, count):
+            before = set().union(*(depends[tensor] for tensor in chosen))
+            crossing = {tensor for tensor in users if tensor[:2] in before and users[tensor] - before}
+            needless = [tensor for tensor in chosen if not received[tensor[:2]] and not users[tensor] & before]
+            if crossing == set(chosen) and not needless:
+                found.add(frozenset(chosen))
+    return found
+
+
+def as_in_the_oracle(graph, cut):
+    histories = [graph.tensors[tensor].symbol._keras_history for tensor in cut]
+    return frozenset((operation.name, number, place) for operation, number, place in histories)
+
+
+@EXAMPLES
+@given(recipes, st.integers(1, 3))
+def test_crossings_are_those_of_brute_force_each_once_and_in_order(recipe, limit):
+    model = build(recipe)
+    graph = read_graph(model)
+    found = cuts(graph, limit)
+    assert len({tuple(cut) for cut in found}) == len(found)
+    assert {as_in_the_oracle(graph, cut) for cut in found} == brute_force(model, limit)
+    for cut in found:
+        assert leaving(graph, our_ancestors(graph, cut)) == cut
+    for one, other in pairwise(found):
+        assert max(our_ancestors(graph, one)) <= max(our_ancestors(graph, other))
+    assert [graph.names(cut) for cut in found] == all_names(model, limit)
+    assert [point.name for point in ks.split_points(model)] == [name for (name,) in all_names(model, 1)]
+
+
+@EXAMPLES
+@given(recipes, places)
+def test_a_split_at_a_crossing_computes_what_the_model_computes(recipe, place):
+    model = build(recipe)
+    before = fingerprint(model)
+    found = crossings(model, 3)
+    assert fingerprint(model) == before
+    if found:
+        crossing = found[place % len(found)]
+        x = data_for(model)
+        assert same_bits(ks.split(model, [names(crossing)])(x), model(x))
+
+
+@pytest.fixture(scope="module")
+def unet() -> keras.Model:
+    """Down twice and up again; each level and the image itself are carried over to the way up."""
+    conv = keras.layers.Conv2D
+    x = image = keras.Input((16, 16, 3), name="image")
+    skips = [image]
+    for level in (1, 2):
+        x = conv(4 * level, 3, strides=2, padding="same", name=f"down{level}")(x)
+        skips.append(x)
+    x = conv(8, 3, padding="same", name="bottom")(x)
+    for level in (2, 1, 0):
+        x = keras.layers.Concatenate(name=f"join{level}")([x, skips[level]])
+        x = conv(4, 3, padding="same", name=f"up{level}")(x)
+        x = keras.layers.UpSampling2D(name=f"size{level}")(x) if level else x
+    return keras.Model(image, x, name="unet")
+
+
+class TestUNet:
+    def test_the_image_crosses_beside_the_skips(self, unet):
+        assert all_names(unet, 1) == [["join0"]]
+        assert all_names(unet, 2) == [
+            ["image", "down1"],
+            ["image", "join1"],
+            ["image", "up1"],
+            ["image", "size1"],
+            ["join0"],
+        ]
+        assert [cut for cut in all_names(unet, 3) if len(cut) == 3] == [
+            ["image", "down1", name] for name in ("down2", "join2", "up2", "size2")
+        ]
+        assert ["image", "down1", "down2", "bottom"] in all_names(unet, 4)
+
+    def test_every_crossing_cuts_it_exactly(self, unet):
+        x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+        expected = unet(x)
+        for crossing in crossings(unet, 4):
+            split = ks.split(unet, [names(crossing)])
+            assert same_bits(split(x), expected)
+            carried = {tensor.name for tensor in split.crossings[0].tensors}
+            assert carried == set(names(crossing))
+
+    def test_a_crossing_says_what_crosses_and_its_bytes(self, unet):
+        crossing = crossings(unet)[1]
+        assert isinstance(crossing, ks.Crossing)
+        assert str(crossing) == "image 16×16×3 float32, join1 8×8×8 float32"
+        assert [tensor.bytes for tensor in crossing.tensors] == [16 * 16 * 3 * 4, 8 * 8 * 8 * 4]
+        assert crossing.bytes == 16 * 16 * 3 * 4 + 8 * 8 * 8 * 4
+
+
+def test_two_towers_can_be_cut_at_every_pair_of_their_layers():
+    layers = [[f"{tower}{number}" for number in range(6)] for tower in ("left", "right")]
+    towers = []
+    for tower in layers:
+        x = keras.Input((4,), name=f"{tower[0]}_input")
+        towers.append([x])
+        for name in tower:
+            x = keras.layers.Dense(4, name=name)(x)
+        towers[-1].append(x)
+    (left, left_end), (right, right_end) = towers
+    outputs = keras.layers.Dense(1, name="top")(keras.layers.Add(name="sum")([left_end, right_end]))
+    model = keras.Model([left, right], outputs)
+    found = all_names(model)
+    assert sorted(name for cut in found if len(cut) == 1 for name in cut) == sorted([*layers[0], *layers[1], "sum"])
+    pairs = {frozenset((one, other)) for one in layers[0] for other in layers[1]}
+    assert {frozenset(cut) for cut in found if len(cut) == 2} == pairs
+    assert len(found) == 13 + len(pairs)
+
+
+def test_what_nothing_uses_never_crosses():
+    inputs = keras.Input((5, 3), name="steps")
+    sequence, state, _ = keras.layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")(inputs)
+    pooled = keras.layers.GlobalAveragePooling1D(name="pool")(sequence)
+    aside = keras.layers.Dense(2, name="aside")(keras.layers.Dense(4, name="inner")(state))
+    model = keras.Model(inputs, [keras.layers.Dense(2, name="last")(pooled), aside])
+    assert {frozenset(cut) for cut in all_names(model, 5)} == {
+        frozenset((one, other)) for one in ("lstm:0", "pool") for other in ("lstm:1", "inner")
+    }
+
+
+def test_a_model_without_calls_between_inputs_and_outputs_has_no_crossing():
+    inputs = keras.Input((4,))
+    assert crossings(keras.Model(inputs, keras.layers.Dense(2)(inputs)), 3) == ()
+
+
+def test_open_dimensions_have_no_size():
+    inputs = keras.Input((None, None, 3), name="image")
+    hidden = keras.layers.Conv2D(3, 1, name="hidden")(inputs)
+    (crossing,) = crossings(keras.Model(inputs, keras.layers.Add(name="sum")([hidden, inputs])))
+    assert names(crossing) == ["image", "hidden"]
+    assert crossing.bytes is None
+
+
+def test_a_residual_block_can_be_cut_with_its_shortcut(resnet):
+    assert [point.name for point in ks.split_points(resnet)] == [name for (name,) in all_names(resnet, 1)]
+    found = all_names(resnet)
+    assert ["conv4_block5_out", "conv4_block6_2_relu"] in found
+    assert len(found) == 239
+    assert all_names(resnet, 4) == found
+
+
+def test_a_chain_of_3000_layers_has_a_crossing_behind_every_layer():
+    x = inputs = keras.Input((2,), name="x")
+    for number in range(3000):
+        x = keras.layers.ReLU(name=f"relu{number}")(x)
+    with deep_recursion():
+        model = keras.Model(inputs, x, name="chain")
+    assert all_names(model) == [[f"relu{number}"] for number in range(2999)]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "2", None])
+def test_the_number_of_tensors_is_checked(unet, wrong):
+    with pytest.raises(ks.SplitError) as error:
+        crossings(unet, wrong)
+    assert str(error.value) == (
+        f"`max_tensors` says how many tensors may cross: a whole number, 1 or more; got {wrong!r}."
+    )
+
+
+def test_a_whole_number_of_numpy_is_one(unet):
+    assert crossings(unet, np.int64(2)) == crossings(unet, 2)
+
+
+NASNET_COUNTS = {1: 5, 2: 104, 3: 1785}
+
+
+@pytest.mark.slow
+def test_every_crossing_of_nasnet_is_one_by_definition_and_no_pair_is_missing():
+    with keras.StatelessScope():  # no memory for weights
+        model = keras.applications.NASNetMobile(weights=None)
+    graph = read_graph(model)
+    for limit, count in NASNET_COUNTS.items():
+        found = cuts(graph, limit)
+        assert len(found) == len({tuple(cut) for cut in found}) == count
+    for cut in found:
+        assert leaving(graph, our_ancestors(graph, cut)) == cut
+    pairs = {as_in_the_oracle(graph, cut) for cut in found if len(cut) == 2}
+    assert pairs == pairs_by_matrices(model)
+
+
+def pairs_by_matrices(model):
+    """All cuts of two tensors: for each pair of tensors, count the users of every tensor among their ancestors."""
+    received, _ = edges_of(model)
+    assert all(place == 0 for tensors in received.values() for _, _, place in tensors)  # one output each
+    calls = list(received)
+    index = {call: number for number, call in enumerate(calls)}
+    uses = np.zeros((len(calls), len(calls)), "float32")  # maker, user
+    depends = np.zeros((len(calls), len(calls)), bool)  # call, what it depends on
+    for call, tensors in received.items():
+        uses[[index[tensor[:2]] for tensor in tensors], index[call]] = 1
+        depends[index[call], [index[other] for other in ancestors(received, (*call, 0))]] = True
+    used = np.flatnonzero(uses.any(axis=1))
+    pairs = set()
+    for one in used:
+        before = depends[one] | depends
+        crossing = before & (before.astype("float32") @ uses.T < uses.sum(axis=1))
+        for other in used[used > one]:
+            if crossing[other, [one, other]].all() and crossing[other].sum() == 2:
+                pairs.add(frozenset({(*calls[one], 0), (*calls[other], 0)}))
+    return pairs
+
+
+@pytest.mark.slow
+def test_nasnet_cut_at_crossings_computes_what_it_computes(images):
+    model = application("NASNetMobile")
+    x = images(model)[:1]
+    expected = model(x)
+    for crossing in random.Random(0).sample(crossings(model, 3), 6):
+        assert same_bits(ks.split(model, [names(crossing)], allow_crossing=True)(x), expected)
