@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from kerassplit.frontiers import crossings
+    from kerassplit.joining import join
     from kerassplit.pictures import plot
+    from kerassplit.pieces import blocks, tap, to_sequential
     from kerassplit.points import Explanation, SplitPoint, explain, split_points
     from kerassplit.receipt import Receipt, verify
     from kerassplit.stages import Crossing, CrossingTensor, Split, Stage
@@ -41,14 +43,18 @@ _HOME = {
     "UnknownTensorError": "errors",
     "UnsupportedModelError": "errors",
     "VerificationError": "errors",
+    "blocks": "pieces",
     "build_submodel": "submodel",
     "crossings": "frontiers",
     "explain": "points",
     "flatten": "submodel",
+    "join": "joining",
     "load": "store",
     "plot": "pictures",
     "split": "cutting",
     "split_points": "points",
+    "tap": "pieces",
+    "to_sequential": "pieces",
     "verify": "receipt",
 }
 
@@ -68,14 +74,18 @@ __all__ = [
     "UnknownTensorError",
     "UnsupportedModelError",
     "VerificationError",
+    "blocks",
     "build_submodel",
     "crossings",
     "explain",
     "flatten",
+    "join",
     "load",
     "plot",
     "split",
     "split_points",
+    "tap",
+    "to_sequential",
     "verify",
 ]
 

@@ -161,6 +161,12 @@ class Graph:
         """The model's outputs in the order in which Keras gives them; a tensor given out twice is there twice."""
         return keras.tree.flatten(self.outputs)
 
+    def around(self, nest: int | None) -> Iterator[int]:
+        """A nest, by its index, and those around it, the innermost first."""
+        while nest is not None:
+            yield nest
+            nest = self.nests[nest].outer
+
     def is_sparse(self, tensor: int) -> bool:
         """Whether a tensor can be sparse: Keras marks `x * 2` so, too, where `x` is dense."""
         waiting = [tensor] if self.tensors[tensor].symbol.sparse else []
@@ -227,11 +233,30 @@ def packed(
         return [graph.calls[call] for call in calls]
     ours, alone, seen = set(calls), set(apart), set(wanted)
     there = {*given, *(tensor for call in calls for tensor in graph.calls[call].outputs)}
+    whole = {
+        index
+        for index, nest in enumerate(graph.nests)
+        if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen)
+    }
+    # Keras cannot save a layer that stands in a nested model and beside it: all calls of a nested model, or none.
+    before = -1
+    while len(whole) != before:
+        before = len(whole)
+        split = {
+            id(nest.operation)
+            for index, nest in enumerate(graph.nests)
+            if index not in whole and not ours.isdisjoint(nest.calls)
+        }
+        whole -= {
+            around
+            for index, nest in enumerate(graph.nests)
+            if id(nest.operation) in split
+            for around in graph.around(index)
+        }
     outermost: dict[int, Nest] = {}
-    for nest in graph.nests:
-        if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen):
-            for call in nest.calls:
-                outermost.setdefault(call, nest)
+    for index in sorted(whole):
+        for call in graph.nests[index].calls:
+            outermost.setdefault(call, graph.nests[index])
     done: set[int] = set()
     items: list[Call | Nest] = []
     for call in calls:

@@ -189,8 +189,8 @@ class Builder:
             which = "" if name == known_as else f" ({listed([known_as, name])})"
             raise UnsupportedModelError(
                 f"Two different layers are called '{operation.name}'{which}, and a Keras model takes a name only "
-                "once. Cut so that they come into different stages, rename one of them, or ask for copies with "
-                "copy_weights=True, which get new names."
+                "once. Keep them in different models or stages, rename one of them (`layer.name = ...`), or ask for copies "
+                "(copy_weights=True): they get new names."
             )
 
     def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
@@ -444,6 +444,16 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
                     theirs.save_assets(folder)
                     if any(Path(folder).iterdir()):
                         ours.load_assets(folder)
+
+
+def graph_of_call(layer: keras.Layer, inputs: Any) -> Graph:
+    """The graph of one call of a layer, which builds it. The call is taken out of the layer again."""
+    with lock:
+        count = len(layer._inbound_nodes)
+        try:
+            return read_graph(keras.Model(inputs, layer(inputs)))
+        finally:
+            del layer._inbound_nodes[count:]
 
 
 def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Model:

@@ -147,10 +147,12 @@ def build_part(
     copy_weights: bool = False,
     nested: bool = True,
     only_to_run: bool = False,
+    results: Any = None,
 ) -> tuple[keras.Model, list[int], list[int]]:
     """The model that makes `outputs` out of `inputs` by `calls`, sharing the layers or with copies of them.
 
     A nested model that lies whole within stays one layer, unless `nested` is off. For `only_to_run` see `Builder`.
+    `results` is the structure in which it gives the outputs, for another than that of `build_submodel`.
 
     Returns:
         It, and the tensors in the order of its `inputs` and its `outputs`.
@@ -159,7 +161,8 @@ def build_part(
     taken = {item.operation.name for item in items}
     keys = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
     sources = _structure(graph, inputs, graph.inputs, keys)
-    results = _structure(graph, outputs, graph.outputs, {})
+    if results is None:
+        results = _structure(graph, outputs, graph.outputs, {})
     with Builder(only_to_run) as builder:
         symbols = {tensor: builder.add_input(graph, tensor, key) for tensor, key in keys.items()}
         if copy_weights:
@@ -178,8 +181,8 @@ def build_part(
 def warn_of_lost_masks(graph: Graph, calls: Sequence[int], outputs: Sequence[int], name: str) -> None:
     """Warns where a loss on these outputs is masked in the model, and would not be in a part with these calls.
 
-    Keras hangs a mask on the tensors themselves when the model runs, and its losses look for it there. Masks that layers
-    take cross a cut as tensors; behind a cut that only a loss would look at is nothing to take it.
+    Keras hangs a mask on the tensors themselves when the model runs, and its losses look for it there. Masks that
+    layers take cross a cut as tensors; one that only a loss would look at has nothing to take it there.
     """
     masked: set[int] = set()
     for index in calls:

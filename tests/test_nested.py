@@ -244,3 +244,14 @@ def test_a_keras_without_a_private_attribute_is_named_with_both_versions():
         match=rf"Keras {keras.__version__} has no 'Functional._nodes_by_depth', which kerassplit {ks.__version__} needs",
     ):
         ks.split_points(model)
+
+
+def test_a_nested_model_called_twice_is_opened_in_both_calls_or_in_none(tmp_path):
+    model = towers()
+    data = list(np.random.default_rng(0).normal(size=(2, 3, 8)).astype("float32"))
+    tapped = ks.tap(model, "tower@1/first", keep_outputs=True)
+    assert "tower" not in [layer.name for layer in tapped.layers]
+    tapped.save(tmp_path / "tapped.keras")
+    loaded = keras.saving.load_model(tmp_path / "tapped.keras")
+    assert same_bits(loaded(data)["score"], model(data))
+    assert "tower" in [layer.name for layer in ks.tap(model, ["difference", "score"]).layers]
