@@ -11,7 +11,7 @@ from kerassplit.graph import Graph, read_graph
 from kerassplit.names import listed
 from kerassplit.points import SplitPoint, ancestors, leaving, require_whole_crossing, split_tensors
 from kerassplit.references import TensorRef, resolve_glob, several_of
-from kerassplit.stages import STAGE_NAME, Crossing, Split, Stage
+from kerassplit.stages import STAGE_NAME, Crossing, CrossingTensor, Split, Stage, crossing_tensor
 from kerassplit.submodel import build_part, warn_of_lost_masks
 
 Cut = int | SplitPoint | Crossing | TensorRef | Sequence[TensorRef]
@@ -62,7 +62,14 @@ def split(
         keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.outputs),
         model.name,
         model,
+        _unused_inputs(graph, stages),
     )
+
+
+def _unused_inputs(graph: Graph, stages: Sequence[Stage]) -> tuple[CrossingTensor, ...]:
+    taken = {name for stage in stages for name in stage.inputs}
+    inputs = [graph.tensors[tensor] for tensor in graph.flat_inputs()]
+    return tuple(crossing_tensor(tensor.name, tensor.symbol) for tensor in inputs if tensor.name not in taken)
 
 
 def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[list[int]]:

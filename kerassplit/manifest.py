@@ -75,6 +75,9 @@ def _what_is_wrong(manifest: dict[str, Any]) -> str | None:
         if unmade:
             return f"stage '{name}' takes '{unmade[0]}', and no stage before it makes that"
         made.update(spec["tensor"] for spec in stage["outputs"])
+    unused = manifest.get("unused_inputs", [])
+    if not isinstance(unused, list) or not all(_is_spec(spec) for spec in unused):
+        return "'unused_inputs' are not described"
     shared = manifest.get("shared", [])
     if not isinstance(shared, list) or not all(
         isinstance(layers, dict) and all(isinstance(layer, str) for layer in layers.values()) for layers in shared

@@ -252,7 +252,7 @@ def _fast_map_graph(outputs: Any) -> Iterator[None]:
 
     def dispatch(inputs: Any, outputs: Any) -> Any:
         mine = [id(symbol) for symbol in outputs] == ours
-        return map_graph(outputs) if mine else _keras_map_graph(inputs, outputs)
+        return map_graph(inputs, outputs) if mine else _keras_map_graph(inputs, outputs)
 
     with lock:
         keras_function.map_graph = dispatch
@@ -262,7 +262,9 @@ def _fast_map_graph(outputs: Any) -> Iterator[None]:
             keras_function.map_graph = _keras_map_graph
 
 
-def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int, Any], list[Any], dict[int, Any]]:
+def map_graph(
+    inputs: Sequence[keras.KerasTensor], outputs: Sequence[keras.KerasTensor]
+) -> tuple[set[str], dict[int, Any], list[Any], dict[int, Any]]:
     """What Keras's own `map_graph` returns for a graph that a `Builder` has built: the same things in the same order.
 
     Keras finds the nodes by recursion, one Python frame a call, and compares each operation's name with each other's,
@@ -283,6 +285,10 @@ def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int,
         for symbol in node.input_tensors:
             maker = maker_of(symbol)
             node_depth[maker] = max(depth + 1, node_depth.get(maker, 0))
+    unused = [maker_of(symbol) for symbol in inputs if maker_of(symbol) not in node_depth]
+    for node in unused:
+        node_depth[node] = operation_depth[node.operation] = 0
+        first_met[node.operation] = -1
     # As in Keras, `defaultdict`s: TensorFlow wraps and tracks all that is in a plain dict.
     nodes_by_depth: dict[int, list[Node]] = defaultdict(list)
     for node, depth in node_depth.items():
@@ -292,12 +298,16 @@ def map_graph(outputs: Sequence[keras.KerasTensor]) -> tuple[set[str], dict[int,
         operations_by_depth[operation_depth[operation]].append(operation)
     deepest_first = sorted(operations_by_depth, reverse=True)
     operations = [operation for depth in deepest_first for operation in operations_by_depth[depth]]
-    keys = {make_node_key(node.operation, node.outputs[0]._keras_history.node_index) for node in nodes}
+    keys = {make_node_key(node.operation, node.outputs[0]._keras_history.node_index) for node in [*nodes, *unused]}
     return keys, nodes_by_depth, operations, operations_by_depth
 
 
 def joined(
-    pieces: Sequence[tuple[Graph, Sequence[str], Sequence[str]]], inputs: Any, outputs: Any, name: str
+    pieces: Sequence[tuple[Graph, Sequence[str], Sequence[str]]],
+    inputs: Any,
+    outputs: Any,
+    name: str,
+    unused: Sequence[Any] = (),
 ) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
     """One model out of pieces that hand each other tensors by name, in the order in which they run.
 
@@ -306,6 +316,7 @@ def joined(
         inputs: Names of the model's inputs, in the structure it takes.
         outputs: Names of its outputs, likewise.
         name: Its name.
+        unused: Inputs that no piece takes, each with name, shape and dtype.
 
     Returns:
         It, and by name its symbolic tensors.
@@ -317,7 +328,7 @@ def joined(
     wholes = [whole(graph) for graph, _, _ in pieces]
     operations = _tied([call for calls in wholes for call in calls])
     with Builder() as builder:
-        named: dict[str, keras.KerasTensor] = {}
+        named = {one.name: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name) for one in unused}
         for (graph, takes, gives), calls in zip(pieces, wholes, strict=True):
             symbols = {}
             for tensor, key in zip(graph.flat_inputs(), takes, strict=True):

@@ -325,7 +325,7 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
                 stages_of.setdefault(name, []).append(stage.name)
                 operations[id(call.operation)] = call.operation
     theirs = Counter(call.operation.name for call in graph.calls if call.inputs)
-    made = {name for stage in split for name in (*stage.inputs, *stage.outputs)}
+    made = {name for stage in split for name in (*stage.inputs, *stage.outputs)} | {*keras.tree.flatten(split.inputs)}
     problems = [
         f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
         + (f" ({', '.join(stages_of[name])})." if name in stages_of else ".")

@@ -3,8 +3,8 @@
 import re
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -108,13 +108,15 @@ class Split:
         outputs: The model's outputs, likewise.
         name: The model's name.
         original: The model that was cut; `None` once loaded.
+        unused_inputs: The model's inputs that no stage takes.
     """
 
     stages: tuple[Stage, ...]
     inputs: Any
     outputs: Any
     name: str
-    original: keras.Model | None = field(default=None)
+    original: keras.Model | None = None
+    unused_inputs: tuple[CrossingTensor, ...] = ()
 
     @property
     def model(self) -> keras.Model:
@@ -251,7 +253,7 @@ class Split:
 
     def _join(self) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
         pieces = [(read_graph(stage.model), stage.inputs, stage.outputs) for stage in self.stages]
-        return joined(pieces, self.inputs, self.outputs, self.name)
+        return joined(pieces, self.inputs, self.outputs, self.name, self.unused_inputs)
 
     def summary(self) -> None:
         """Prints the stages and what crosses each cut as a table."""
@@ -325,7 +327,12 @@ def _symbols(stage: Stage) -> Iterator[tuple[str, keras.KerasTensor]]:
 
 def crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
     """What crosses, described."""
-    return CrossingTensor(name, tuple(symbol.shape), symbol.dtype, bytes_per_sample(symbol.shape, symbol.dtype))
+    return described(name, symbol.shape, symbol.dtype)
+
+
+def described(name: str, shape: Sequence[int | None], dtype: str) -> CrossingTensor:
+    """A tensor, described; with the bytes of a sample."""
+    return CrossingTensor(name, tuple(shape), dtype, bytes_per_sample(tuple(shape), dtype))
 
 
 def _samples(arrays: dict[str, np.ndarray]) -> int:

@@ -24,7 +24,7 @@ from kerassplit.manifest import FORMAT_VERSION, MANIFEST, leaves, read_manifest
 from kerassplit.names import listed
 from kerassplit.rebuild import deep_recursion
 from kerassplit.sharing import shared_layers, tie
-from kerassplit.stages import Split, Stage
+from kerassplit.stages import Split, Stage, described
 
 
 def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -81,7 +81,9 @@ def load(
     chosen = [entries[place] for place in _places(entries, stages)]
     loaded = tie([_load_stage(folder, entry, safe_mode) for entry in chosen], manifest.get("shared", []))
     if len(loaded) == len(entries):
-        return Split(loaded, manifest["inputs"], manifest["outputs"], manifest["model"])
+        unused = manifest.get("unused_inputs", [])
+        unused = tuple(described(spec["tensor"], spec["shape"], spec["dtype"]) for spec in unused)
+        return Split(loaded, manifest["inputs"], manifest["outputs"], manifest["model"], unused_inputs=unused)
     inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
     return Split(loaded, inputs, outputs, "_".join([manifest["model"], *(stage.name for stage in loaded)]))
 
@@ -130,8 +132,8 @@ def _warn_of_shared_weights(split: Split) -> None:
     shared = split.shared_variables
     if shared:
         warnings.warn(
-            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, they "
-            "will no longer be equal. kerassplit.load ties those of shared layers again.",
+            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, "
+            "they will no longer be equal. kerassplit.load ties those of shared layers again.",
             stacklevel=4,
         )
 
@@ -154,6 +156,7 @@ def _manifest(split: Split, folder: Path, names: Sequence[str]) -> dict[str, Any
         "model": split.name,
         "inputs": split.inputs,
         "outputs": split.outputs,
+        "unused_inputs": [{"tensor": one.name, "shape": one.shape, "dtype": one.dtype} for one in split.unused_inputs],
         "stages": [
             {
                 "name": stage.name,

@@ -335,3 +335,20 @@ def test_odd_places(tmp_path, chain, monkeypatch):
     chain.save("new/größe/")
     assert ks.load("new/größe").verify().ok
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "here", "link"]
+
+
+def test_inputs_that_no_stage_takes_are_inputs_of_the_joined_model(tmp_path):
+    a, b, c = (keras.Input((size,), name=name) for size, name in ((3, "a"), (2, "b"), (4, "c")))
+    hidden = keras.layers.Dense(3, name="hidden")(a)
+    try:
+        model = keras.Model([a, b, c], [keras.layers.Dense(2, name="last")(hidden), c])
+    except ValueError:
+        pytest.skip("this Keras refuses inputs that nothing uses")
+    split = ks.split(model, "hidden")
+    assert [tensor.name for tensor in split.unused_inputs] == ["b", "c"]
+    split.save(tmp_path / "out")
+    loaded = ks.load(tmp_path / "out")
+    data = [np.ones((2, size), "float32") for size in (3, 2, 4)]
+    assert [symbol.shape for symbol in loaded.model.inputs] == [(None, 3), (None, 2), (None, 4)]
+    assert all(map(same_bits, loaded.model(data), model(data)))
+    assert loaded.verify(data).check().identical
