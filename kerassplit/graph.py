@@ -358,7 +358,7 @@ class _Reader:
         arguments = node.arguments
         if scope.training is not None and "training" in getattr(node.operation, "_call_context_args", ()):
             arguments = SymbolicArguments(*arguments.args, **{**arguments.kwargs, "training": scope.training})
-        if not any(id(symbol) in scope.changed for symbol in node.input_tensors):
+        if not scope.changed or not any(id(symbol) in scope.changed for symbol in node.input_tensors):
             arguments = self._with_masks(node.operation, arguments, scope.tensors, scope)
             self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope)
             return
@@ -376,8 +376,7 @@ class _Reader:
         Those that a layer was called with are among the arguments already, but Keras leaves them out of its record
         where the layer is called with a keyword, and where the tensor comes out of a nested model.
         """
-        masked = any(_mask(symbol) is not None for symbol in arguments.keras_tensors)
-        if not masked or not isinstance(operation, keras.Layer):
+        if not any(map(has_mask, arguments.keras_tensors)) or not isinstance(operation, keras.Layer):
             return arguments
         spec = CallSpec(operation._call_signature, operation._call_context_args, arguments.args, {**arguments.kwargs})
         tensors = spec.tensor_arguments_dict
@@ -534,7 +533,7 @@ def bare(symbol: keras.KerasTensor) -> keras.KerasTensor:
 
 def has_mask(symbol: keras.KerasTensor) -> bool:
     """Whether Keras hangs a mask on the tensor when the model runs."""
-    return _mask(symbol) is not None
+    return getattr(symbol, "_keras_mask", None) is not None
 
 
 def _mask(symbol: keras.KerasTensor) -> keras.KerasTensor | None:
