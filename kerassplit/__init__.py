@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kerassplit.stages import Crossing, CrossingTensor, Split, Stage
     from kerassplit.store import load
     from kerassplit.submodel import build_submodel, flatten
+    from kerassplit.tracing import trace
 
 _HOME = {
     "AmbiguousTensorError": "errors",
@@ -55,6 +56,7 @@ _HOME = {
     "split_points": "points",
     "tap": "pieces",
     "to_sequential": "pieces",
+    "trace": "tracing",
     "verify": "receipt",
 }
 
@@ -86,6 +88,7 @@ __all__ = [
     "split_points",
     "tap",
     "to_sequential",
+    "trace",
     "verify",
 ]
 

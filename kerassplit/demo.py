@@ -55,7 +55,7 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
         with working("Running a photograph through the model and the stages"):
             receipt = ks.verify(model, stages, x)
         show(receipt.__rich__())
-        labels = _labels(np.asarray(stages(x)), show) if weights == "imagenet" else None
+        labels = _labels(keras.ops.convert_to_numpy(stages(x)), show) if weights == "imagenet" else None
         with working(f"Writing {directory}"):
             stages.save(directory, overwrite=True)
         show(Text(f"Saved the stages in {directory}."))

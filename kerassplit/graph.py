@@ -33,18 +33,16 @@ def unknown_keras(missing: str) -> UnsupportedModelError:
 
 
 try:
-    from keras.src.backend.common.masking import get_keras_mask
-    from keras.src.layers.layer import CallSpec
+    from keras.src.backend.common import global_state  # noqa: F401 (this and what else only rebuild.py needs)
+    from keras.src.backend.common.masking import get_keras_mask  # noqa: F401
+    from keras.src.layers.layer import CallContext, CallSpec  # noqa: F401
     from keras.src.models.functional import Functional
-    from keras.src.ops import function as keras_function
-    from keras.src.ops.function import make_node_key
-    from keras.src.ops.node import KerasHistory, Node
+    from keras.src.ops.function import make_node_key, map_graph  # noqa: F401
+    from keras.src.ops.node import KerasHistory, Node  # noqa: F401
     from keras.src.ops.symbolic_arguments import SymbolicArguments
-    from keras.src.saving.serialization_lib import SafeModeScope
+    from keras.src.saving.serialization_lib import SafeModeScope  # noqa: F401
 except ImportError as error:
     raise unknown_keras(f"'{error.name}' as it was ({error})") from error
-
-__all__ = ["Node", "SafeModeScope", "get_keras_mask", "keras_function", "make_node_key"]
 
 lock = threading.RLock()
 """Around what is the whole process's: the nodes of shared layers, a function of Keras's, Python's recursion limit."""
@@ -79,6 +77,7 @@ class Call:
         scope: From the `id` of a symbolic tensor among the arguments to the tensor's index.
         inputs: The tensors it receives, each once; empty for an input of the model.
         outputs: The tensors it makes.
+        masks: The masks that it looks for on its arguments themselves: from the `id` of a symbolic tensor to a tensor.
     """
 
     name: str
@@ -87,6 +86,7 @@ class Call:
     scope: dict[int, int]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    masks: dict[int, int] = field(default_factory=dict)
 
     def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
         """The tensors it makes, each with the symbolic tensor that Keras recorded for it."""
@@ -183,8 +183,12 @@ class Graph:
     def own_symbols(self) -> dict[int, keras.KerasTensor]:
         """What Keras itself recorded in the model, not in its nests: the symbolic tensor for each of these tensors."""
         functional = _functional(self.model)
-        symbols = [symbol for node in nodes_of(functional) for symbol in node.outputs]
-        return {self.scope[id(symbol)]: symbol for symbol in symbols if id(symbol) in self.scope}
+        own: dict[int, keras.KerasTensor] = {}
+        for node in nodes_of(functional):
+            for symbol in node.outputs:
+                if id(symbol) in self.scope:
+                    own.setdefault(self.scope[id(symbol)], symbol)  # a nested model may give what it is given
+        return own
 
     def by_symbol(self, symbol: keras.KerasTensor) -> list[int]:
         """The tensors that a `KerasTensor` stands for: several where a nested model is called several times."""
@@ -238,20 +242,22 @@ def packed(
         for index, nest in enumerate(graph.nests)
         if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen)
     }
-    # Keras cannot save a layer that stands in a nested model and beside it: all calls of a nested model, or none.
+    # Keras cannot load a file where a layer stands in a nested model and beside it, or in another one.
     before = -1
     while len(whole) != before:
         before = len(whole)
-        split = {
-            id(nest.operation)
-            for index, nest in enumerate(graph.nests)
-            if index not in whole and not ours.isdisjoint(nest.calls)
+        outer = {
+            call: id(graph.nests[index].operation)
+            for index in sorted(whole, reverse=True)
+            for call in graph.nests[index].calls
         }
-        whole -= {
-            around
-            for index, nest in enumerate(graph.nests)
-            if id(nest.operation) in split
-            for around in graph.around(index)
+        places = defaultdict(set)
+        for call in calls:
+            places[id(graph.calls[call].operation)].add(outer.get(call))
+        whole = {
+            index
+            for index in whole
+            if all(len(places[id(graph.calls[call].operation)]) == 1 for call in graph.nests[index].calls)
         }
     outermost: dict[int, Nest] = {}
     for index in sorted(whole):
@@ -270,14 +276,23 @@ def packed(
 
 
 def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool:
-    """Whether all calls of a nested model are ours, and nothing it makes is used outside but what its call gives."""
+    """Whether all calls of a nested model are ours, and nothing but its arguments goes in, but its results out."""
     inside = set(nest.calls)
     results = {tensor for tensor, _ in nest.results(graph.tensors)}
-    return inside <= ours and all(
-        tensor in results
-        or (tensor not in seen and all(user in inside or user not in ours for user in graph.tensors[tensor].users))
-        for call in nest.calls
-        for tensor in graph.calls[call].outputs
+    given = {nest.scope.get(id(symbol)) for symbol in nest.arguments.keras_tensors}
+    return (
+        inside <= ours
+        and all(
+            tensor in given or graph.tensors[tensor].call in inside
+            for call in nest.calls
+            for tensor in graph.calls[call].inputs
+        )
+        and all(
+            tensor in results
+            or (tensor not in seen and all(user in inside or user not in ours for user in graph.tensors[tensor].users))
+            for call in nest.calls
+            for tensor in graph.calls[call].outputs
+        )
     )
 
 
@@ -359,36 +374,41 @@ class _Reader:
         if scope.training is not None and "training" in getattr(node.operation, "_call_context_args", ()):
             arguments = SymbolicArguments(*arguments.args, **{**arguments.kwargs, "training": scope.training})
         if not scope.changed or not any(id(symbol) in scope.changed for symbol in node.input_tensors):
-            arguments = self._with_masks(node.operation, arguments, scope.tensors, scope)
-            self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope)
+            arguments, masks = self._with_masks(node.operation, arguments, scope.tensors, scope)
+            self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope, masks)
             return
         asked = self._ask(node.operation, arguments, scope)
-        arguments = self._with_masks(node.operation, asked.arguments, self.asked, scope)
-        outputs = self._add_call(name, node.operation, arguments, self.asked, asked.outputs, scope)
+        arguments, masks = self._with_masks(node.operation, asked.arguments, self.asked, scope)
+        outputs = self._add_call(name, node.operation, arguments, self.asked, asked.outputs, scope, masks)
         for symbol, better, tensor in zip(node.outputs, asked.outputs, outputs, strict=True):
             scope.tensors[id(symbol)] = tensor
             if _differs(better, symbol):
                 scope.changed[id(symbol)] = better
 
-    def _with_masks(self, operation: keras.Operation, arguments: Any, known: dict[int, int], scope: _Scope) -> Any:
+    def _with_masks(
+        self, operation: keras.Operation, arguments: Any, known: dict[int, int], scope: _Scope
+    ) -> tuple[Any, dict[int, int]]:
         """The arguments and the masks that Keras finds on the tensors when the model runs.
 
         Those that a layer was called with are among the arguments already, but Keras leaves them out of its record
-        where the layer is called with a keyword, and where the tensor comes out of a nested model.
+        where the layer is called with a keyword, and where the tensor comes out of a nested model. Besides, the masks
+        that the layer looks for itself on the tensors it is given, if it is one that does.
         """
         if not any(map(has_mask, arguments.keras_tensors)) or not isinstance(operation, keras.Layer):
-            return arguments
-        spec = CallSpec(operation._call_signature, operation._call_context_args, arguments.args, {**arguments.kwargs})
-        tensors = spec.tensor_arguments_dict
+            return arguments, {}
+        keywords = {}
+        for name, found in found_masks(operation, arguments.args, arguments.kwargs).items():
+            if all(self._add_made(mask, known, scope) for mask in keras.tree.flatten(found) if mask is not None):
+                keywords[name] = found
         masks = {}
-        for argument, value in tensors.items():
-            name = "mask" if len(tensors) == 1 else f"{argument}_mask"
-            if name in spec.argument_names and spec.arguments_dict[name] is None:
-                found = keras.tree.map_structure(_mask, value)
-                ways = [self._add_made(mask, known, scope) for mask in keras.tree.flatten(found) if mask is not None]
-                if ways and all(ways):
-                    masks[name] = found
-        return SymbolicArguments(*arguments.args, **{**arguments.kwargs, **masks}) if masks else arguments
+        if _looks_for_masks(operation):
+            for symbol in arguments.keras_tensors:
+                mask = mask_of(symbol)
+                if mask is not None and self._add_made(mask, known, scope):
+                    masks[id(symbol)] = known[id(mask)]
+        if keywords:
+            arguments = SymbolicArguments(*arguments.args, **{**arguments.kwargs, **keywords})
+        return arguments, masks
 
     def _add_call(
         self,
@@ -398,10 +418,13 @@ class _Reader:
         known: dict[int, int],
         symbols: Sequence[keras.KerasTensor],
         scope: _Scope,
+        masks: dict[int, int] | None = None,
     ) -> tuple[int, ...]:
         """Adds a call whose arguments, and then whose outputs, are among `known`."""
         index, first = len(self.calls), len(self.tensors)
         inputs = tuple(dict.fromkeys(known[id(symbol)] for symbol in arguments.keras_tensors))
+        if masks:
+            inputs = tuple(dict.fromkeys([*inputs, *masks.values()]))
         for tensor in inputs:
             self.tensors[tensor].users.append(index)
         for position, symbol in enumerate(symbols):
@@ -409,7 +432,7 @@ class _Reader:
             own = f"{name}:{position}" if len(symbols) > 1 else name
             self.tensors.append(Tensor(own, symbol, index, []))
         outputs = tuple(range(first, len(self.tensors)))
-        self.calls.append(Call(name, operation, arguments, known, inputs, outputs))
+        self.calls.append(Call(name, operation, arguments, known, inputs, outputs, masks or {}))
         nest = scope.nest
         while nest is not None:
             self.nests[nest].calls.append(index)
@@ -437,7 +460,7 @@ class _Reader:
                 for step in steps:
                     better = step(better)
                     self._add_made(better, self.asked, inner)
-                if mask_given is not None and _mask(better) is not mask_given:
+                if mask_given is not None and mask_of(better) is not mask_given:
                     better = bare(better)
                     better._keras_mask = mask_given  # type: ignore[attr-defined]
                     self.asked[id(better)] = self.asked[id(self._probe(symbol, scope))]
@@ -461,7 +484,7 @@ class _Reader:
             probe = scope.probes[id(symbol)] = bare(symbol)
             self.asked[id(probe)] = scope.tensors[id(symbol)]
             self.kept.append(probe)
-            mask = _mask(symbol)
+            mask = mask_of(symbol)
             if mask is not None and self._add_made(mask, scope.tensors, scope):
                 probe._keras_mask = self._probe(mask, scope)  # type: ignore[attr-defined]
         return scope.probes[id(symbol)]
@@ -477,7 +500,7 @@ class _Reader:
             node = operation._inbound_nodes.pop()
         for symbol in node.outputs:
             self.kept.append(symbol)
-            mask = _mask(symbol)
+            mask = mask_of(symbol)
             if mask is not None and not self._add_made(mask, self.asked, scope):
                 del symbol._keras_mask
             symbol._keras_history = KerasHistory(None, 0, 0)
@@ -489,6 +512,9 @@ class _Reader:
         Returns:
             Whether there is a way.
         """
+        if id(symbol) not in known and id(original(symbol)) in known:
+            known[id(symbol)] = known[id(original(symbol))]
+            self.kept.append(symbol)
         nodes, _ = walk([symbol], known)
         if any(node.is_input for node in nodes):
             return False
@@ -536,13 +562,68 @@ def has_mask(symbol: keras.KerasTensor) -> bool:
     return getattr(symbol, "_keras_mask", None) is not None
 
 
-def _mask(symbol: keras.KerasTensor) -> keras.KerasTensor | None:
+def original(symbol: keras.KerasTensor) -> keras.KerasTensor:
+    """What the call that made a symbolic tensor gives there: this one, or the one that it was copied from."""
+    operation, place, position = symbol._keras_history  # type: ignore[attr-defined]
+    if operation is None or place >= len(operation._inbound_nodes):
+        return symbol
+    return operation._inbound_nodes[place].outputs[position]
+
+
+def set_mask(symbol: keras.KerasTensor, mask: keras.KerasTensor) -> None:
+    """Lets a mask travel with a symbolic tensor."""
+    symbol._keras_mask = mask  # type: ignore[attr-defined]
+
+
+def symbolic_arguments(*args: Any, **kwargs: Any) -> Any:
+    """Arguments of a call as Keras keeps them."""
+    return SymbolicArguments(*args, **kwargs)
+
+
+def found_masks(layer: keras.Layer, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The mask arguments that Keras fills in when it calls a layer on masked tensors, by name."""
+    spec = CallSpec(layer._call_signature, layer._call_context_args, args, {**kwargs})
+    masks = {}
+    for argument, value in spec.tensor_arguments_dict.items():
+        name = "mask" if len(spec.tensor_arguments_dict) == 1 else f"{argument}_mask"
+        if name in spec.argument_names and spec.arguments_dict[name] is None:
+            found = keras.tree.map_structure(mask_of, value)
+            if any(mask is not None for mask in keras.tree.flatten(found)):
+                masks[name] = found
+    return masks
+
+
+def _looks_for_masks(layer: keras.Layer) -> bool:
+    """Whether a layer may look for masks on its arguments itself: some of Keras's do, and all others can."""
+    kinds = ("MultiHeadAttention", "Multiply", "Maximum", "Minimum", "Pipeline")
+    return isinstance(layer, tuple(getattr(keras.layers, kind) for kind in kinds)) or not type(
+        layer
+    ).__module__.startswith("keras.src.layers.")
+
+
+def naturally_masked(graph: Graph, calls: Iterable[Call | Nest]) -> set[int]:
+    """The tensors on which Keras hangs a mask when just these calls run: they make it, or are given it."""
+    masked: set[int] = set()
+    for call in (inner for one in calls for inner in _inside(graph, one)):
+        before = [tensor for tensor in call.inputs if has_mask(graph.tensors[tensor].symbol)]
+        explicit = any(key.endswith("mask") and value is not None for key, value in call.arguments.kwargs.items())
+        if explicit or call.masks or not before or not masked.isdisjoint(before):
+            masked.update(tensor for tensor in call.outputs if has_mask(graph.tensors[tensor].symbol))
+    return masked
+
+
+def _inside(graph: Graph, call: Call | Nest) -> list[Call]:
+    return [graph.calls[index] for index in call.calls] if isinstance(call, Nest) else [call]
+
+
+def mask_of(symbol: Any) -> keras.KerasTensor | None:
+    """The mask that Keras lets travel with a symbolic tensor."""
     return getattr(symbol, "_keras_mask", None)
 
 
 def _differs(symbol: keras.KerasTensor, recorded: keras.KerasTensor) -> bool:
     """Whether a tensor is not what Keras recorded: in shape, in dtype, or by a mask that it does not know of."""
-    unknown_mask = _mask(symbol) is not None and _mask(recorded) is None
+    unknown_mask = mask_of(symbol) is not None and mask_of(recorded) is None
     return symbol is not recorded and (unknown_mask or (symbol.shape, symbol.dtype) != (recorded.shape, recorded.dtype))
 
 
@@ -562,7 +643,7 @@ def _given(node: Any, functional: Functional) -> list[tuple[keras.KerasTensor, k
     pairs = list(zip(symbols, masks, strict=False))
     fits = len(pairs) == len(symbols) == len(functional.inputs) and all(
         isinstance(symbol, keras.KerasTensor)
-        and symbol.sparse == own.sparse
+        and symbol.sparse >= own.sparse  # Keras marks `x * 2` as sparse
         and (mask is None or isinstance(mask, keras.KerasTensor))
         for (symbol, mask), own in zip(pairs, functional.inputs, strict=True)
     )
@@ -621,6 +702,7 @@ def _without_unused_calls(graph: Graph, asked: dict[int, int]) -> Graph:
         call.inputs, call.outputs = (
             tuple(tensor_at[tensor] for tensor in some) for some in (call.inputs, call.outputs)
         )
+        call.masks = {symbol: tensor_at[tensor] for symbol, tensor in call.masks.items()}
     graph.tensors = [graph.tensors[tensor] for tensor in tensors]
     for tensor in graph.tensors:
         tensor.call = call_at[tensor.call]
@@ -702,6 +784,16 @@ def walk(outputs: Sequence[keras.KerasTensor], known: Container[int] = ()) -> tu
             if node is not None:
                 nodes.append(node)
     return nodes, first_met
+
+
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """A layer and all the layers inside it, at any depth."""
+    return layer._flatten_layers()
+
+
+def is_composite(operation: Any) -> bool:
+    """Whether there are layers inside."""
+    return isinstance(operation, keras.Layer) and bool(operation._layers)
 
 
 def maker_of(symbol: keras.KerasTensor) -> Any:

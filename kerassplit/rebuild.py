@@ -19,21 +19,27 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask
+from keras.src.layers.layer import CallContext
+from keras.src.ops import function as keras_function
+from keras.src.ops.function import make_node_key
+from keras.src.ops.node import Node
+from keras.src.ops.symbolic_arguments import SymbolicArguments
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph import (
     Call,
     Graph,
     Nest,
-    Node,
-    SafeModeScope,
-    SymbolicArguments,
     bare,
-    get_keras_mask,
-    keras_function,
+    has_mask,
     lock,
-    make_node_key,
     maker_of,
+    mask_of,
+    naturally_masked,
+    original,
     packed,
     plain_name,
     read_graph,
@@ -44,6 +50,9 @@ from kerassplit.names import listed, safe_name, unique
 
 _keras_map_graph = keras_function.map_graph
 _RECURSION_LIMIT = 1_000_000
+_CALL_CONTEXT = "current_call_ctx"  # Keras keeps the call that is under way there
+MASKED = "_with_mask"
+"""How the names of the nested models end that hang a mask on a tensor."""
 
 
 class _Anchor:
@@ -111,6 +120,8 @@ class Builder:
         self._only_to_run = only_to_run
         self._shared: list[_SharedNode] = []
         self._named: dict[str, tuple[keras.Operation, str]] = {}
+        self._with_masks: dict[tuple[int, int], keras.KerasTensor] = {}
+        self._names_of_masked: set[str] = set()
         self._finished = False
 
     def __enter__(self) -> "Builder":
@@ -150,14 +161,14 @@ class Builder:
         Raises:
             UnsupportedModelError: Two different layers bear one name.
         """
+        masked = naturally_masked(graph, calls)
         for call in calls:
-            args, kwargs = _filled_in(call, symbols)
+            args, kwargs = self._filled_in(call, symbols, masked)
             outputs = []
             for tensor, symbol in call.results(graph.tensors):
                 twin = bare(symbol)
-                mask = getattr(symbol, "_keras_mask", None)
-                if mask is not None:
-                    twin._keras_mask = symbols.get(call.scope.get(id(mask), -1))  # type: ignore[attr-defined]
+                if has_mask(symbol):
+                    twin._keras_mask = _mask_of(symbol, call, symbols)  # type: ignore[attr-defined]
                 outputs.append(twin)
                 symbols.setdefault(tensor, twin)
             operation = call.operation
@@ -175,12 +186,37 @@ class Builder:
             UnsupportedModelError: Two layers share a variable; copies would not.
         """
         copies = _copies_of(calls)
+        masked = naturally_masked(graph, calls)
         for call in calls:
-            args, kwargs = _filled_in(call, symbols)
+            args, kwargs = self._filled_in(call, symbols, masked)
             outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
             for (tensor, _), output in zip(call.results(graph.tensors), outputs, strict=True):
                 symbols.setdefault(tensor, output)
         _copy_state(calls, copies)
+
+    def _filled_in(
+        self, call: Call | Nest, symbols: Mapping[int, keras.KerasTensor], masked: set[int]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call with other tensors; a tensor that nobody made becomes `None`."""
+        known = {}
+        for symbol in call.arguments.keras_tensors:
+            tensor = call.scope.get(id(symbol), -1)
+            known[id(symbol)] = symbols.get(tensor)
+            mask = call.masks.get(id(symbol), -1) if isinstance(call, Call) else -1
+            if mask in symbols and tensor not in masked:
+                known[id(symbol)] = self._with_mask(symbols[tensor], symbols[mask])
+        return call.arguments.fill_in(known)
+
+    def _with_mask(self, symbol: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
+        """The tensor with a mask hung on it for a layer that looks for it there: a nested model does that in Keras."""
+        key = id(symbol), id(mask)
+        if key not in self._with_masks:
+            name = unique(f"{symbol._keras_history.operation.name}{MASKED}", self._names_of_masked)
+            plain = keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype)
+            carrier = keras.Model(plain, keras.layers.Identity(dtype=symbol.dtype, name="identity")(plain), name=name)
+            carrier.supports_masking = True
+            self._with_masks[key] = carrier(symbol, mask=mask)
+        return self._with_masks[key]
 
     def _check_name(self, operation: keras.Operation, name: str) -> None:
         """Keras takes a name only once in one model."""
@@ -189,8 +225,8 @@ class Builder:
             which = "" if name == known_as else f" ({listed([known_as, name])})"
             raise UnsupportedModelError(
                 f"Two different layers are called '{operation.name}'{which}, and a Keras model takes a name only "
-                "once. Keep them in different models or stages, rename one of them (`layer.name = ...`), or ask for copies "
-                "(copy_weights=True): they get new names."
+                "once. Keep them in different models or stages, rename one of them (`layer.name = ...`), or ask for "
+                "copies (copy_weights=True): they get new names."
             )
 
     def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
@@ -212,10 +248,20 @@ class Builder:
         return model
 
 
-def _filled_in(call: Call | Nest, symbols: Mapping[int, keras.KerasTensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with other tensors; a tensor that nobody made becomes `None`."""
-    known = {id(symbol): symbols.get(call.scope.get(id(symbol), -1)) for symbol in call.arguments.keras_tensors}
-    return call.arguments.fill_in(known)
+def _mask_of(
+    symbol: keras.KerasTensor, call: Call | Nest, symbols: Mapping[int, keras.KerasTensor]
+) -> keras.KerasTensor | None:
+    """The new mask of the twin of `symbol`.
+
+    A copy with the same history: the twin lives as long as its layer, and must not keep an output of the model alive.
+    """
+    mask = symbol._keras_mask  # type: ignore[attr-defined]
+    tensor = call.scope.get(id(mask), call.scope.get(id(original(mask)), -1))
+    if tensor not in symbols:
+        return None
+    copy = bare(symbols[tensor])
+    copy._keras_history = symbols[tensor]._keras_history  # type: ignore[attr-defined]
+    return copy
 
 
 def _release(nodes: Sequence[_SharedNode]) -> None:
@@ -474,9 +520,55 @@ def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Mod
         return keras.Model([own[tensor] for tensor in graph.flat_inputs()], list(symbols), name=graph.model.name)
 
 
+def hands_masks_on(model: keras.Model) -> keras.Model:
+    """The model, loaded from a file: Keras does not save that those nested models support masks."""
+    for layer in model.layers:
+        if layer.name.endswith(MASKED):
+            layer.supports_masking = True
+    return model
+
+
 def without_mask(tensor: Any) -> Any:
     """A tensor as another process would get it: without the mask that Keras hangs on it."""
     return tensor if get_keras_mask(tensor) is None else keras.ops.copy(tensor)
+
+
+def as_converted(layer: keras.Layer, value: Any) -> Any:
+    """An argument as `layer(...)` hands it to `layer.call`: cast to the layer's dtype."""
+    if not layer._convert_input_args:
+        return value
+    converted = layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
+    if isinstance(value, keras.KerasTensor) and mask_of(value) is not None:
+        converted._keras_mask = mask_of(value)
+    return converted
+
+
+@contextlib.contextmanager
+def calling(layer: keras.Layer, training: Any) -> Iterator[None]:
+    """As if `layer(..., training=training)` were under way: layers inside inherit `training`."""
+    context = CallContext(entry_layer=layer)
+    context.set_value("training", training)
+    before = global_state.get_global_attribute(_CALL_CONTEXT)
+    global_state.set_global_attribute(_CALL_CONTEXT, context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(_CALL_CONTEXT, before)
+
+
+def forget_calls_on(inputs: Sequence[keras.KerasTensor]) -> None:
+    """Takes all nodes that the inputs lead to out of their operations, also those that lead to no output."""
+    found: dict[Any, None] = {}
+    waiting = list(inputs)
+    while waiting:
+        symbol = waiting.pop()
+        for node in symbol._keras_history.operation._outbound_nodes:
+            if node not in found and any(taken is symbol for taken in node.input_tensors):
+                found[node] = None
+                waiting += node.outputs
+    for node in found:
+        node.makers = [symbol._keras_history.operation for symbol in node.input_tensors]
+    _release(list(found))
 
 
 @contextlib.contextmanager

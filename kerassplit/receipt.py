@@ -15,7 +15,7 @@ from rich.text import Text
 from kerassplit.errors import SplitError, VerificationError
 from kerassplit.graph import Graph, read_graph
 from kerassplit.names import listed
-from kerassplit.rebuild import whole_model
+from kerassplit.rebuild import MASKED, whole_model
 from kerassplit.stages import Split
 from kerassplit.submodel import build_part, part
 from kerassplit.units import format_shape
@@ -206,7 +206,7 @@ def _computed_by(graph: Graph, tensors: Sequence[int], inputs: Sequence[Any]) ->
     own = graph.own_symbols()
     ours = [tensor for tensor in tensors if tensor in own]
     inside = [tensor for tensor in tensors if tensor not in own]
-    values = [keras.ops.convert_to_tensor(value) for value in inputs]
+    values = [None if value is None else keras.ops.convert_to_tensor(value) for value in inputs]
     computed: dict[int, Any] = {}
     with _state_kept([graph.model]):
         outputs = whole_model(graph, [own[tensor] for tensor in ours])(values, training=False) if ours else []
@@ -216,7 +216,8 @@ def _computed_by(graph: Graph, tensors: Sequence[int], inputs: Sequence[Any]) ->
         opened, taken, made = build_part(graph, calls, taken, inside, graph.model.name, only_to_run=True)
         given = dict(zip(graph.flat_inputs(), values, strict=True))
         with _state_kept([graph.model]):
-            outputs = opened(keras.tree.pack_sequence_as(opened.input, [given[tensor] for tensor in taken]))
+            inputs = keras.tree.pack_sequence_as(opened.input, [given[tensor] for tensor in taken])
+            outputs = opened(inputs, training=False)
             computed.update(zip(made, keras.tree.flatten(outputs), strict=True))
     return computed
 
@@ -319,12 +320,12 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
     operations: dict[int, Any] = {}
     for stage in split:
         for call in read_graph(stage.model).calls:
-            if call.inputs:
-                name = call.operation.name
+            if call.inputs and f"{MASKED}/" not in call.name:
+                name = _name(call.operation)
                 ours[name] += 1
                 stages_of.setdefault(name, []).append(stage.name)
                 operations[id(call.operation)] = call.operation
-    theirs = Counter(call.operation.name for call in graph.calls if call.inputs)
+    theirs = Counter(_name(call.operation) for call in graph.calls if call.inputs)
     made = {name for stage in split for name in (*stage.inputs, *stage.outputs)} | {*keras.tree.flatten(split.inputs)}
     problems = [
         f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
@@ -348,6 +349,11 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
         equal += same
         problems += wrong
     return len(shared), equal, problems
+
+
+def _name(operation: keras.Operation) -> str:
+    """A layer's name, an operation's class: Keras numbers operations, and casts are made anew for each model."""
+    return operation.name if isinstance(operation, keras.Layer) else type(operation).__name__
 
 
 def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:

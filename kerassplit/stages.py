@@ -84,7 +84,7 @@ class Stage:
 
     def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
-        values = [without_mask(keras.ops.convert_to_tensor(tensors[name])) for name in self.inputs]
+        values = [_as_received(tensors[name]) for name in self.inputs]
         return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
 
     def predict_on_batch(self, tensors: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -184,7 +184,9 @@ class Split:
         Returns:
             Numpy arrays in the structure of the model's outputs.
         """
-        arrays = {name: np.asarray(value) for name, value in self.named_inputs(x).items()}
+        given = self.named_inputs(x)
+        arrays = {name: _as_array(self.name, name, value) for name, value in given.items() if value is not None}
+        left_out = {name: None for name in given if name not in arrays}
         count = _samples(arrays)
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
@@ -197,7 +199,8 @@ class Split:
         task = progress.add_task(f"{self.name}, {len(self)} stages", total=count)
         try:
             for first in range(0, count, batch_size):
-                tensors = {name: array[first : first + batch_size] for name, array in arrays.items()}
+                tensors: dict[str, Any] = {name: array[first : first + batch_size] for name, array in arrays.items()}
+                tensors.update(left_out)
                 for stage in self.stages:
                     tensors.update(stage.predict_on_batch(tensors))
                 for name in names:
@@ -315,6 +318,11 @@ class Split:
         return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
 
 
+def _as_received(value: Any) -> Any:
+    """A tensor as another process would get it; an optional input may be `None`."""
+    return None if value is None else without_mask(keras.ops.convert_to_tensor(value))
+
+
 def _outline(x: Any) -> str:
     """A structure with the types of its leaves: short enough for a message."""
     return repr(keras.tree.map_structure(lambda leaf: type(leaf).__name__, x))
@@ -333,6 +341,15 @@ def crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
 def described(name: str, shape: Sequence[int | None], dtype: str) -> CrossingTensor:
     """A tensor, described; with the bytes of a sample."""
     return CrossingTensor(name, tuple(shape), dtype, bytes_per_sample(tuple(shape), dtype))
+
+
+def _as_array(model: str, name: str, value: Any) -> np.ndarray:
+    if getattr(value, "ndim", None) is None and hasattr(value, "dense_shape"):
+        raise SplitError(
+            f"`predict` cuts arrays into batches, and '{name}' is sparse. Call the split of '{model}' on it, "
+            "`split(x)`, or pass a dense array."
+        )
+    return np.asarray(value)
 
 
 def _samples(arrays: dict[str, np.ndarray]) -> int:

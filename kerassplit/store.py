@@ -22,7 +22,7 @@ from kerassplit import __version__
 from kerassplit.errors import StoreError
 from kerassplit.manifest import FORMAT_VERSION, MANIFEST, leaves, read_manifest
 from kerassplit.names import listed
-from kerassplit.rebuild import deep_recursion
+from kerassplit.rebuild import MASKED, deep_recursion, hands_masks_on
 from kerassplit.sharing import shared_layers, tie
 from kerassplit.stages import Split, Stage, described
 
@@ -228,8 +228,9 @@ def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
             path=path,
         )
     try:
-        with deep_recursion():
-            model = keras.saving.load_model(path, compile=False, safe_mode=safe_mode)
+        with deep_recursion(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", f"Layer '.*{MASKED}' .* does not support masking")
+            model = hands_masks_on(keras.saving.load_model(path, compile=False, safe_mode=safe_mode))
     except Exception as error:
         if safe_mode and "safe_mode" in str(error):
             raise StoreError(

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import NotConnectedError, SplitError
-from kerassplit.graph import Graph, has_mask, packed, read_graph
+from kerassplit.graph import Graph, has_mask, naturally_masked, packed, read_graph
 from kerassplit.names import listed, safe_name, unique
 from kerassplit.points import require_whole_crossing
 from kerassplit.rebuild import Builder
@@ -184,14 +184,7 @@ def warn_of_lost_masks(graph: Graph, calls: Sequence[int], outputs: Sequence[int
     Keras hangs a mask on the tensors themselves when the model runs, and its losses look for it there. Masks that
     layers take cross a cut as tensors; one that only a loss would look at has nothing to take it there.
     """
-    masked: set[int] = set()
-    for index in calls:
-        call = graph.calls[index]
-        marked = [tensor for tensor in call.outputs if has_mask(graph.tensors[tensor].symbol)]
-        before = [tensor for tensor in call.inputs if has_mask(graph.tensors[tensor].symbol)]
-        explicit = any(key.endswith("mask") and value is not None for key, value in call.arguments.kwargs.items())
-        if explicit or not before or not masked.isdisjoint(before):
-            masked.update(marked)
+    masked = naturally_masked(graph, [graph.calls[call] for call in calls])
     lost = [tensor for tensor in outputs if has_mask(graph.tensors[tensor].symbol) and tensor not in masked]
     if lost:
         warnings.warn(

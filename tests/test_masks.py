@@ -52,6 +52,40 @@ def test_the_masks_of_attention_cross():
     check(model, [["attention", "not_equal"]], ["attention", "not_equal"])
 
 
+def test_layers_that_look_for_the_mask_on_the_tensor_itself_find_it_there(tmp_path):
+    ids, x = embedded()
+    x = layers.LayerNormalization(name="norm")(x)
+    x = layers.Multiply(name="gated")([layers.MultiHeadAttention(2, 4, name="attention")(x, x), x])
+    model = keras.Model(ids, layers.Dense(3, name="last")(x))
+    with pytest.warns(UserWarning, match="no layer there takes the mask"):
+        ks.split(model, "gated", allow_crossing=True)
+    check(model, ["norm"], ["ids", "norm"])
+    check(model, [["norm", "not_equal"]], ["norm", "not_equal"])
+    split = ks.split(model, [["norm", "not_equal"]])
+    split.save(tmp_path / "out")
+    loaded = ks.load(tmp_path / "out")
+    assert same_bits(loaded(IDS), model(IDS))
+    assert ks.verify(model, loaded, IDS).check().identical
+    unmasked = split[1].model({"norm": model_at(model, "norm"), "not_equal": np.ones((2, 6), bool)})
+    assert not same_bits(unmasked, model(IDS))
+
+
+def model_at(model, name):
+    return keras.ops.convert_to_numpy(ks.tap(model, name)(IDS)[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*Layer 'decoder' .* does not support masking")
+def test_a_mask_between_two_nested_models_crosses():
+    ids, x = embedded()
+    encoder = keras.Model(ids, layers.Dense(4, name="mix")(x), name="encoder")
+    y = keras.Input((6, 4), name="y")
+    decoder = keras.Model(y, layers.LSTM(3, name="lstm")(y), name="decoder")
+    outer = keras.Input((6,), dtype="int32", name="outer")
+    model = keras.Model(outer, decoder(encoder(outer)))
+    check(model, [["encoder", "encoder_not_equal"]], ["encoder/mix", "encoder_not_equal"])
+    check(model, ["encoder"], ["outer", "encoder/mix"])
+
+
 def test_a_mask_that_leaves_a_nested_model_crosses():
     ids, x = embedded()
     encoder = keras.Model(ids, layers.Dense(4, name="mix")(x), name="encoder")
@@ -85,7 +119,9 @@ def test_names_of_masks_survive_saving(tmp_path):
 def test_a_cut_that_takes_the_mask_from_a_loss_says_so():
     ids, x = embedded()
     model = keras.Model(ids, layers.Dense(2, name="logits")(layers.Dense(4, name="mix")(x)), name="tagger")
-    message = r"In 'tagger' a loss on 'logits' is masked. In 'tail' it is not: no layer there takes the mask. .*sample_weight"
+    message = (
+        r"In 'tagger' a loss on 'logits' is masked. In 'tail' it is not: no layer there takes the mask. .*sample_weight"
+    )
     with pytest.warns(UserWarning, match=message):
         ks.build_submodel(model, start="mix", name="tail")
     with pytest.warns(UserWarning, match="In 'stage_1' it is not"):
