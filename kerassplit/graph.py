@@ -138,6 +138,7 @@ class Graph:
         outputs: The model's outputs, likewise.
         scope: From the `id` of a `KerasTensor` of the model itself, not of its nests, to the tensor's index.
         kept: Symbolic tensors that must live as long as the graph.
+        made: Names of operations that Keras does not count among the model's: masks, casts at the doors of nests.
     """
 
     model: keras.Model
@@ -148,6 +149,7 @@ class Graph:
     outputs: Any
     scope: dict[int, int]
     kept: list[keras.KerasTensor]
+    made: set[str] = field(default_factory=set)
 
     def names(self, tensors: Iterable[int]) -> list[str]:
         """The names of these tensors."""
@@ -348,6 +350,7 @@ class _Reader:
         self.functional = functional
         self.asked: dict[int, int] = {}  # the scope of what Keras was asked anew
         self.kept: list[keras.KerasTensor] = []
+        self.made: set[str] = set()
         self.taken: set[str] = set()  # names of operations, once one needs a new name
 
     def graph(self, model: keras.Model) -> Graph:
@@ -357,7 +360,7 @@ class _Reader:
             keras.tree.map_structure(lambda symbol: top.tensors[id(symbol)], structure)
             for structure in (self.functional.input, self.functional.output)
         )
-        graph = Graph(model, self.calls, self.tensors, self.nests, inputs, outputs, top.tensors, self.kept)
+        graph = Graph(model, self.calls, self.tensors, self.nests, inputs, outputs, top.tensors, self.kept, self.made)
         return _without_unused_calls(graph, self.asked) if self.nests or self.kept else graph
 
     def _read(self, functional: Functional, scope: _Scope) -> None:
@@ -376,6 +379,7 @@ class _Reader:
         if not scope.changed or not any(id(symbol) in scope.changed for symbol in node.input_tensors):
             arguments, masks = self._with_masks(node.operation, arguments, scope.tensors, scope)
             self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope, masks)
+            self._take_masks(node, scope)
             return
         asked = self._ask(node.operation, arguments, scope)
         arguments, masks = self._with_masks(node.operation, asked.arguments, self.asked, scope)
@@ -384,6 +388,18 @@ class _Reader:
             scope.tensors[id(symbol)] = tensor
             if _differs(better, symbol):
                 scope.changed[id(symbol)] = better
+        self._take_masks(node, scope)
+
+    def _take_masks(self, node: Any, scope: _Scope) -> None:
+        """`MultiHeadAttention` takes the masks off the tensors it is given, so that later layers do not find them."""
+        if not isinstance(node.operation, keras.layers.MultiHeadAttention):
+            return
+        given = [*node.arguments.args[:3], *(node.arguments.kwargs.get(name) for name in ("query", "value", "key"))]
+        for symbol in given:
+            if isinstance(symbol, keras.KerasTensor) and has_mask(self._probe(symbol, scope)):
+                plain = scope.changed[id(symbol)] = bare(symbol)
+                self.asked[id(plain)] = scope.tensors[id(symbol)]
+                self.kept.append(plain)
 
     def _with_masks(
         self, operation: keras.Operation, arguments: Any, known: dict[int, int], scope: _Scope
@@ -520,6 +536,7 @@ class _Reader:
             return False
         for node in nodes:
             operation = self._renamed(node.operation, scope)
+            self.made.add(operation.name)
             self._add_call(operation.name, operation, node.arguments, known, node.outputs, scope)
             self.kept += node.outputs
         return True
@@ -622,9 +639,9 @@ def mask_of(symbol: Any) -> keras.KerasTensor | None:
 
 
 def _differs(symbol: keras.KerasTensor, recorded: keras.KerasTensor) -> bool:
-    """Whether a tensor is not what Keras recorded: in shape, in dtype, or by a mask that it does not know of."""
-    unknown_mask = mask_of(symbol) is not None and mask_of(recorded) is None
-    return symbol is not recorded and (unknown_mask or (symbol.shape, symbol.dtype) != (recorded.shape, recorded.dtype))
+    """Whether a tensor is not what Keras recorded: in shape, in dtype, or in whether it has a mask."""
+    other_mask = has_mask(symbol) != has_mask(recorded)
+    return symbol is not recorded and (other_mask or (symbol.shape, symbol.dtype) != (recorded.shape, recorded.dtype))
 
 
 def _given(node: Any, functional: Functional) -> list[tuple[keras.KerasTensor, keras.KerasTensor | None]] | None:

@@ -44,6 +44,7 @@ from kerassplit.graph import (
     plain_name,
     read_graph,
     renamed,
+    set_mask,
     walk,
 )
 from kerassplit.names import listed, safe_name, unique
@@ -215,7 +216,12 @@ class Builder:
             plain = keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype)
             carrier = keras.Model(plain, keras.layers.Identity(dtype=symbol.dtype, name="identity")(plain), name=name)
             carrier.supports_masking = True
-            self._with_masks[key] = carrier(symbol, mask=mask)
+            twin = bare(symbol)
+            set_mask(twin, mask)
+            node = _SharedNode(carrier, call_args=(symbol,), call_kwargs={"mask": mask}, outputs=[twin])
+            node.makers = [maker._keras_history.operation for maker in node.input_tensors]
+            self._shared.append(node)
+            self._with_masks[key] = twin
         return self._with_masks[key]
 
     def _check_name(self, operation: keras.Operation, name: str) -> None:

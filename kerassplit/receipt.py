@@ -318,14 +318,16 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
     ours: Counter[str] = Counter()
     stages_of: dict[str, list[str]] = {}
     operations: dict[int, Any] = {}
+    own = {call.operation.name for call in graph.calls if call.inputs} - graph.made
+    carrier = f"{MASKED}/"
     for stage in split:
         for call in read_graph(stage.model).calls:
-            if call.inputs and f"{MASKED}/" not in call.name:
-                name = _name(call.operation)
+            name = call.operation.name
+            if call.inputs and (name in own or (isinstance(call.operation, keras.Layer) and carrier not in call.name)):
                 ours[name] += 1
                 stages_of.setdefault(name, []).append(stage.name)
                 operations[id(call.operation)] = call.operation
-    theirs = Counter(_name(call.operation) for call in graph.calls if call.inputs)
+    theirs = Counter(call.operation.name for call in graph.calls if call.operation.name in own)
     made = {name for stage in split for name in (*stage.inputs, *stage.outputs)} | {*keras.tree.flatten(split.inputs)}
     problems = [
         f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
@@ -349,11 +351,6 @@ def _compare_structure(graph: Graph, split: Split) -> tuple[int, int, list[str]]
         equal += same
         problems += wrong
     return len(shared), equal, problems
-
-
-def _name(operation: keras.Operation) -> str:
-    """A layer's name, an operation's class: Keras numbers operations, and casts are made anew for each model."""
-    return operation.name if isinstance(operation, keras.Layer) else type(operation).__name__
 
 
 def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:

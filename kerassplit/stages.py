@@ -204,7 +204,7 @@ class Split:
                 for stage in self.stages:
                     tensors.update(stage.predict_on_batch(tensors))
                 for name in names:
-                    parts[name].append(np.asarray(tensors[name]))
+                    parts[name].append(keras.ops.convert_to_numpy(tensors[name]))
                 progress.update(task, completed=min(first + batch_size, count))
                 if shown and not progress.live.is_started and (verbose or time.monotonic() - began > _LONG_WORK):
                     progress.start()
@@ -349,7 +349,7 @@ def _as_array(model: str, name: str, value: Any) -> np.ndarray:
             f"`predict` cuts arrays into batches, and '{name}' is sparse. Call the split of '{model}' on it, "
             "`split(x)`, or pass a dense array."
         )
-    return np.asarray(value)
+    return np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
 
 
 def _samples(arrays: dict[str, np.ndarray]) -> int:

@@ -4,8 +4,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +15,14 @@ import pytest
 from kerassplit.random_weights import smooth_noise
 from kerassplit.zoo import architecture_module, find_architecture, load_model
 
-SMALLEST_SIDE = {"InceptionV3": 75, "Xception": 71}  # the others take 64 pixels here
+NEEDS_NASNET = pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras does not build NASNet on torch")
+NEEDS_STRINGS = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")
+SMALLEST_SIDE = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}  # the others take 64 pixels here
+
+
+def parameters(names: Iterable[str]) -> list[Any]:
+    """Architectures for `pytest.mark.parametrize`, those that the backend does not build skipped."""
+    return [pytest.param(name, marks=NEEDS_NASNET if name.startswith("NASNet") else ()) for name in names]
 
 
 @cache
@@ -68,6 +76,11 @@ def same_bits(one: object, other: object) -> bool:
         [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(structure)] for structure in (one, other)
     )
     return [value.tobytes() for value in ours] == [value.tobytes() for value in theirs]
+
+
+def copied(value: object) -> np.ndarray:
+    """A tensor or variable as an array of its own: what Keras gives of torch's tensors is their memory."""
+    return np.array(keras.ops.convert_to_numpy(value))
 
 
 def fingerprint(model: keras.Model, weights: bool = True) -> dict[str, object]:

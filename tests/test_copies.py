@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kerassplit as ks
-from tests.conftest import fingerprint, same_bits
+from conftest import fingerprint, same_bits
 
 layers = keras.layers
 

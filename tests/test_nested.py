@@ -9,7 +9,7 @@ import pytest
 import kerassplit as ks
 from kerassplit.graph import read_graph
 from kerassplit.random_weights import randomize
-from tests.conftest import fingerprint, same_bits
+from conftest import fingerprint, same_bits
 
 layers = keras.layers
 
@@ -64,6 +64,7 @@ def test_tensors_inside_a_nested_model_are_split_points_with_the_shapes_they_hav
 
 @pytest.mark.parametrize("at", ["preparation", "backbone/block_6_expand_relu", "backbone/block_12_add", "backbone"])
 def test_a_cut_through_a_nested_model_computes_the_same(transfer, pictures, at):
+    gc.collect()
     before = fingerprint(transfer)
     split = ks.split(transfer, at)
     assert same_bits(split(pictures), transfer(pictures))
@@ -156,6 +157,7 @@ def test_a_layer_or_tensor_of_the_nested_model_names_its_tensor(transfer):
 
 
 def test_flatten_inlines_nested_models_and_shares_their_weights(transfer, pictures):
+    gc.collect()
     before = fingerprint(transfer)
     flat = ks.flatten(transfer)
     assert not any(isinstance(layer, keras.Model) for layer in flat.layers)

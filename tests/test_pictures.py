@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from conftest import NEEDS_NASNET
 from PIL import Image
 
 import kerassplit as ks
@@ -103,6 +104,7 @@ def test_runs_of_like_blocks_are_folded(name: str, expected: list[str]):
     assert found[0] == "input"
 
 
+@NEEDS_NASNET
 def test_a_giant_branch_is_one_box_with_its_number_of_layers():
     found = boxes(plot(structure("NASNetMobile")).picture)
     assert sum("766 layers" in box.lines for box in found) == 1

@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import application, same_bits
+from conftest import application, parameters, same_bits
 from keras.src.ops import function as keras_function
 
 import kerassplit as ks
@@ -14,7 +14,7 @@ from kerassplit.rebuild import deep_recursion, map_graph
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ResNet50", "DenseNet121", "InceptionV3", "ConvNeXtTiny", "NASNetMobile"])
+@pytest.mark.parametrize("name", parameters(["ResNet50", "DenseNet121", "InceptionV3", "ConvNeXtTiny", "NASNetMobile"]))
 def test_the_order_of_nodes_and_operations_is_keras_own(name):
     with keras.StatelessScope():
         model = getattr(keras.applications, name)(weights=None)
@@ -34,7 +34,7 @@ def test_the_order_is_keras_own_with_shared_layers_and_many_outputs(small):
 
 
 def assert_same_map(model):
-    ours = map_graph(model.outputs)
+    ours = map_graph(model.inputs, model.outputs)
     theirs = keras_function.map_graph(model.inputs, model.outputs)
     assert ours[0] == theirs[0]
     assert dict(ours[1]) == dict(theirs[1])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kerassplit as ks
-from tests.conftest import same_bits
+from conftest import same_bits
 
 
 def test_a_dense_tensor_that_keras_takes_for_sparse_gets_a_dense_input():

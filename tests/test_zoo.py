@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import parameters
 
 import kerassplit as ks
 from kerassplit import zoo
@@ -73,12 +74,12 @@ class TestNames:
         assert str(caught.value).count("ResNet") <= 1
 
     @pytest.mark.slow
-    def test_all_forty_are_built_without_their_weights_and_found_by_their_own_names(self):
-        for name in architectures():
-            model = load_model(name)
-            assert model.count_params() > 1_000_000
-            assert find_architecture(model.name) == name
-            assert callable(architecture_module(name).preprocess_input)
+    @pytest.mark.parametrize("name", parameters(architectures()))
+    def test_each_is_built_without_its_weights_and_found_by_its_own_name(self, name):
+        model = load_model(name)
+        assert model.count_params() > 1_000_000
+        assert find_architecture(model.name) == name
+        assert callable(architecture_module(name).preprocess_input)
 
     def test_layers_bear_the_same_names_whatever_was_built_before(self):
         first, second = (load_model("InceptionV3", input_shape=(75, 75, 3)) for _ in range(2))
