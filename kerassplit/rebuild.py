@@ -481,8 +481,14 @@ def _copies_of(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
                     "layers would not. Build without copy_weights=True; saved and loaded, the sub-model is a copy."
                 )
         kind = type(operation)
-        with keras.saving.custom_object_scope({kind.__name__: kind}), SafeModeScope(False):
-            copies[id(operation)] = kind.from_config(operation.get_config())
+        try:
+            with keras.saving.custom_object_scope({kind.__name__: kind}), SafeModeScope(False):
+                copies[id(operation)] = kind.from_config(operation.get_config())
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"'{call.name}' ({kind.__name__}) cannot be copied from its configuration: {type(error).__name__}: "
+                f"{error}. Mend its `get_config`, or build without copy_weights=True."
+            ) from error
         copies[id(operation)].name = name
     return copies
 

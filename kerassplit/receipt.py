@@ -178,7 +178,15 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
     counterparts = _counterparts(graph, split)
     tensors = split.named_inputs(random_input(graph, seed) if x is None else x)
     made = sorted({counterparts[name] for stage in split for name in stage.outputs})
-    expected = _computed_by(graph, made, [tensors[name] for name in keras.tree.flatten(split.inputs)])
+    try:
+        expected = _computed_by(graph, made, [tensors[name] for name in keras.tree.flatten(split.inputs)])
+    except Exception as error:
+        if x is not None:
+            raise
+        raise SplitError(
+            f"Random input, with {_OPEN_SIDE} for open dimensions, does not go through '{model.name}': {error}\n"
+            "Give an input as `x` to compare on."
+        ) from error
     comparisons = []
     results = set(graph.flat_outputs())
     with _state_kept([stage.model for stage in split]):

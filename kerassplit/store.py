@@ -35,7 +35,7 @@ def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = F
     with _temporary_folder(target) as folder:
         names = _file_names(split, target if replaced else folder)
         for stage, name in zip(split, names, strict=True):
-            stage.model.save(folder / name)
+            _save_stage(stage, folder / name)
         manifest = _manifest(split, folder, names)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if replaced:
@@ -136,6 +136,31 @@ def _warn_of_shared_weights(split: Split) -> None:
             "they will no longer be equal. kerassplit.load ties those of shared layers again.",
             stacklevel=4,
         )
+
+
+def _save_stage(stage: Stage, path: Path) -> None:
+    try:
+        stage.model.save(path)
+    except OSError:
+        raise
+    except Exception as error:
+        culprit = next((layer for layer in stage.model.layers if not _has_config(layer)), None)
+        whose = (
+            "" if culprit is None else f" The configuration of '{culprit.name}' ({type(culprit).__name__}) is at fault."
+        )
+        raise StoreError(
+            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose} Mend `get_config` of that "
+            "layer, or cut so that it stays inside a nested model which Keras can save whole.",
+            path=path,
+        ) from error
+
+
+def _has_config(layer: keras.Layer) -> bool:
+    try:
+        keras.saving.serialize_keras_object(layer)
+    except Exception:
+        return False
+    return True
 
 
 def _file_names(split: Split, folder: Path) -> list[str]:

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from conftest import fingerprint, same_bits
 
 import kerassplit as ks
-from conftest import fingerprint, same_bits
 
 layers = keras.layers
 

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from conftest import same_bits
 
 import kerassplit as ks
 from kerassplit.graph import read_graph
-from conftest import same_bits
 
 layers = keras.layers
 IDS = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 0, 0, 0, 0]], "int32")

@@ -5,11 +5,11 @@ import gc
 import keras
 import numpy as np
 import pytest
+from conftest import fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.graph import read_graph
 from kerassplit.random_weights import randomize
-from conftest import fingerprint, same_bits
 
 layers = keras.layers
 

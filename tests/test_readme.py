@@ -18,14 +18,18 @@ def blocks(language):
 
 
 @pytest.mark.slow
-def test_the_python_example(tmp_path, monkeypatch):
-    (code,) = blocks("python")
+def test_the_python_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    names = {"__name__": "readme"}
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), names)
     assert names["split"].verify(names["images"]).identical
     assert names["classifier"].input.name == "conv4_block6_out"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "split.svg"]
+    assert len(names["residual_blocks"]) == 17
+    assert len(names["two"]) == 104
+    assert list(names["features"])[0] == "conv2_block3_out"
+    assert [point.name for point in kerassplit.split_points(names["graph"])] == ["first/add"]
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
+from conftest import same_bits
 
 import kerassplit as ks
-from conftest import same_bits
 
 
 def test_a_dense_tensor_that_keras_takes_for_sparse_gets_a_dense_input():
