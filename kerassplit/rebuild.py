@@ -195,6 +195,20 @@ class Builder:
                 symbols.setdefault(tensor, output)
         _copy_state(calls, copies)
 
+    def _keep_order(self, model: keras.Model) -> None:
+        """Lets the calls run in the order in which they were added.
+
+        Keras goes by their distance from the outputs, which a cut changes. Calls of one layer would draw random numbers
+        and update statistics in another order.
+        """
+        by_depth = model._nodes_by_depth
+        present = {node for nodes in by_depth.values() for node in nodes}
+        added = [node for node in self._shared if node in present]
+        first = [node for node in present if node.is_input]
+        by_depth.clear()
+        by_depth.update({len(added) - place: [node] for place, node in enumerate(added)})
+        by_depth[len(added) + 1] = first
+
     def _filled_in(
         self, call: Call | Nest, symbols: Mapping[int, keras.KerasTensor], masked: set[int]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -241,6 +255,8 @@ class Builder:
             model = keras.Model(inputs, outputs, name=name)
         if model.dtype_policy != like.dtype_policy:
             model.dtype_policy = like.dtype_policy
+        if len({id(node.operation) for node in self._shared}) < len(self._shared):
+            self._keep_order(model)
         given = {id(symbol) for node in self._shared for symbol in node.outputs}
         ends = [symbol for symbol in model.outputs if id(symbol) in given]
         anchor = _Anchor()

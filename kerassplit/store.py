@@ -149,8 +149,8 @@ def _save_stage(stage: Stage, path: Path) -> None:
             "" if culprit is None else f" The configuration of '{culprit.name}' ({type(culprit).__name__}) is at fault."
         )
         raise StoreError(
-            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose} Mend `get_config` of that "
-            "layer, or cut so that it stays inside a nested model which Keras can save whole.",
+            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose} Mend `get_config` of "
+            "that layer, or cut so that it stays inside a nested model which Keras can save whole.",
             path=path,
         ) from error
 

@@ -84,7 +84,11 @@ def test_gradients_and_training_are_the_models(kind: Kind, animal: Specimen) -> 
         assert_same(outputs, expected, split.crossings)
         assert states == after, split.crossings
         ours, _ = with_states_kept(model, lambda split=split: gradients(model, lambda: split(x)))
-        assert ours == slopes, split.crossings
+        several = used_several_times(model)
+        for variable, one, other in zip(model.trainable_variables, ours, slopes, strict=True):
+            # The parts of a gradient that come from several calls are summed in another order.
+            close = id(variable) in several and np.allclose(*map(array_of, (one, other)), rtol=1e-6, atol=1e-7)
+            assert one == other or close, (variable.path, split.crossings)
 
 
 @EVERY_KIND
@@ -330,6 +334,17 @@ def gradients(model: keras.Model, run: Callable[[], Any]) -> list[Any]:
         for variable in variables:
             variable.value.grad = None
     return [None if slope is None else bits(slope) for slope in slopes]
+
+
+def used_several_times(model: keras.Model) -> set[int]:
+    """The `id`s of the variables of layers that are called several times."""
+    operations = [call.operation for call in read_graph(model).calls]
+    several = [layer for layer, count in Counter(operations).items() if count > 1 and isinstance(layer, keras.Layer)]
+    return {id(variable) for layer in several for variable in layer.variables}
+
+
+def array_of(value: tuple[str, tuple[int, ...], bytes]) -> np.ndarray:
+    return np.frombuffer(value[2], value[0])
 
 
 def assert_same(outputs: Any, expected: Any, where: Any) -> None:

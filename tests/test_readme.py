@@ -28,7 +28,7 @@ def test_the_python_examples(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "split.svg"]
     assert len(names["residual_blocks"]) == 17
     assert len(names["two"]) == 104
-    assert list(names["features"])[0] == "conv2_block3_out"
+    assert next(iter(names["features"])) == "conv2_block3_out"
     assert [point.name for point in kerassplit.split_points(names["graph"])] == ["first/add"]
 
 
