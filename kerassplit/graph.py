@@ -335,6 +335,14 @@ class _Scope:
     probes: dict[int, keras.KerasTensor] = field(default_factory=dict)
 
 
+def _as_called(node: Any, scope: _Scope) -> Any:
+    """The arguments of a call, `training` as the call of the nested model around it fixes it."""
+    arguments = node.arguments
+    if scope.training is None or "training" not in getattr(node.operation, "_call_context_args", ()):
+        return arguments
+    return SymbolicArguments(*arguments.args, **{**arguments.kwargs, "training": scope.training})
+
+
 class _Reader:
     """Reads a functional model into calls and tensors.
 
@@ -373,9 +381,7 @@ class _Reader:
                 self._read_call(node, scope.prefix + name, scope)
 
     def _read_call(self, node: Any, name: str, scope: _Scope) -> None:
-        arguments = node.arguments
-        if scope.training is not None and "training" in getattr(node.operation, "_call_context_args", ()):
-            arguments = SymbolicArguments(*arguments.args, **{**arguments.kwargs, "training": scope.training})
+        arguments = _as_called(node, scope)
         if not scope.changed or not any(id(symbol) in scope.changed for symbol in node.input_tensors):
             arguments, masks = self._with_masks(node.operation, arguments, scope.tensors, scope)
             self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope, masks)
@@ -465,7 +471,8 @@ class _Reader:
         training = node.arguments.kwargs.get("training") if scope.training is None else scope.training
         inner = _Scope(f"{name}/", len(self.nests), training)
         tensors = [scope.tensors[id(symbol)] for symbol, _ in given]
-        nest = Nest(name, model, node.arguments, scope.tensors, node.outputs, tensors, scope.nest, inner=inner.tensors)
+        arguments = _as_called(node, scope)
+        nest = Nest(name, model, arguments, scope.tensors, node.outputs, tensors, scope.nest, inner=inner.tensors)
         self.nests.append(nest)
         for (symbol, mask), own in zip(given, functional.inputs, strict=True):
             inner.tensors[id(own)] = scope.tensors[id(symbol)]

@@ -436,13 +436,14 @@ def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Ope
     }
     by_operation = {id(graph.calls[index].operation): operation for index, operation in replaced.items()}
     calls = [index for index, call in enumerate(graph.calls) if call.inputs]
+    items = packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), replaced)
+    taken = {item.operation.name for item in items}
     with Builder() as builder:
         own = graph.own_symbols()
         symbols = {
-            tensor: builder.add_input(graph, tensor, own[tensor]._keras_history.operation.name)
-            for tensor in graph.flat_inputs()
+            tensor: builder.add_input(graph, tensor, unique(maker_of(own[tensor]).operation.name, taken))
+            for tensor in dict.fromkeys(graph.flat_inputs())
         }
-        items = packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), replaced)
         builder.add_calls(graph, items, symbols, by_operation)
         return builder.model(
             keras.tree.map_structure(symbols.__getitem__, graph.inputs),

@@ -11,7 +11,7 @@ from kerassplit.stages import Split, Stage
 
 
 def shared_layers(split: Split) -> list[dict[str, str]]:
-    """For each layer with weights that several stages use: by the name of the stage, the layer's name in it."""
+    """For each layer with variables that several stages use: by the name of the stage, the layer's name in it."""
     found: dict[int, dict[str, str]] = {}
     for stage in split:
         for name, place in _layers(read_graph(stage.model)).items():
@@ -39,5 +39,5 @@ def tie(stages: Sequence[Stage], shared: Sequence[Mapping[str, str]]) -> tuple[S
 
 
 def _layers(graph: Graph) -> dict[str, keras.Operation]:
-    """The layers with weights, those inside nested models too."""
-    return {plain_name(call): call.operation for call in graph.calls if getattr(call.operation, "weights", None)}
+    """The layers with variables, those inside nested models too."""
+    return {plain_name(call): call.operation for call in graph.calls if getattr(call.operation, "variables", None)}

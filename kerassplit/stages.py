@@ -140,7 +140,7 @@ class Split:
         """The variables that several stages use, by path, with the names of these stages."""
         stages_of: dict[int, tuple[str, list[str]]] = {}
         for stage in self.stages:
-            for variable in stage.model.weights:
+            for variable in stage.model.variables:  # the states of random generators among them
                 stages_of.setdefault(id(variable), (variable.path, []))[1].append(stage.name)
         taken: set[str] = set()
         return {unique(path, taken): tuple(stages) for path, stages in stages_of.values() if len(stages) > 1}

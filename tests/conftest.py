@@ -11,9 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from kerassplit.random_weights import smooth_noise
 from kerassplit.zoo import architecture_module, find_architecture, load_model
+
+settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty times as many as by default
 
 NEEDS_NASNET = pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras does not build NASNet on torch")
 NEEDS_STRINGS = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")

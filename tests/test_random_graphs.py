@@ -9,11 +9,12 @@ import warnings
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from conftest import fingerprint, same_bits
+from conftest import copied, same_bits
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from oracle import ancestors, edges_of
@@ -101,7 +102,9 @@ def recipes_of(calls, inputs, depth=0, **more):
     return st.fixed_dictionaries(
         {
             "inputs": st.lists(st.sampled_from(inputs), min_size=1, max_size=3),
-            "calls": st.lists(st.tuples(st.sampled_from(calls), places, places), min_size=1, max_size=12),
+            "calls": st.lists(
+                st.tuples(st.sampled_from(calls), places, places), min_size=1, max_size=8 if depth else 12
+            ),
             "early_output": st.none() | places,
             "as_dict": st.booleans(),
             "nested": st.lists(inner | chains, min_size=1, max_size=2) if inner is not None else st.just([]),
@@ -110,9 +113,7 @@ def recipes_of(calls, inputs, depth=0, **more):
     )
 
 
-chains = st.fixed_dictionaries(
-    {"chain": st.lists(st.sampled_from(["dense", "relu"]), min_size=1, max_size=3), "open": st.booleans()}
-)
+chains = st.fixed_dictionaries({"chain": st.lists(st.sampled_from(["dense", "relu"]), min_size=1, max_size=3)})
 recipes = recipes_of([*FLAT, "add", "dense", "shared", "shared_relu"], ["vector"])
 """Flat models over vectors."""
 plain = recipes_of([*MORE, *FLAT, *SHARED], ["vector", "vector", "sequence", "ids"], 2)
@@ -134,6 +135,7 @@ def build(recipe, name=None, lent=None):
     """The functional model that a recipe describes. Calls that find no tensor of their kind are left out."""
     if "chain" in recipe:
         return chain(recipe, name)
+    prefix = f"{name}_" if name else ""  # a cut through a nested model puts its layers beside those around it
     inputs = [
         keras.Input(INPUTS[kind][0], dtype=INPUTS[kind][1], name=f"in{number}")
         for number, kind in enumerate(recipe["inputs"])
@@ -157,7 +159,7 @@ def build(recipe, name=None, lent=None):
         given, call = [], None
         if kind == "nested":
             which = first % len(recipe["nested"])
-            key = f"nested{which}"
+            key = f"{prefix}nested{which}"
             if key not in shared:
                 shared[key] = build(recipe["nested"][which], key, {k: v for k, v in shared.items() if k in SHARED})
             model = shared[key]
@@ -169,19 +171,19 @@ def build(recipe, name=None, lent=None):
             given = take([SHARED[kind][0]], first)
             if given is not None:
                 if kind not in shared:
-                    shared[kind] = SHARED[kind][1](kind)
+                    shared[kind] = SHARED[kind][1](prefix + kind)
                 made = shared[kind](*given)
         else:
             kinds, call = EVERYTHING[kind]
             given = take(kinds, first, second)
             if given is not None:
-                made = call(f"{kind}{number}", *given)
+                made = call(f"{prefix}{kind}{number}", *given)
         if given is not None:
             known = {id(tensor) for tensor in tensors}
             tensors += [tensor for tensor in keras.tree.flatten(made) if id(tensor) not in known]
     made = tensors[len(inputs) :]
     if not made:
-        made = [layers.Identity(name="identity")(inputs[0])]
+        made = [layers.Identity(name=f"{prefix}identity")(inputs[0])]
         used.add(id(inputs[0]))
     outputs = [tensor for tensor in made if id(tensor) not in used]
     outputs = outputs[: max(1, len(outputs) - recipe.get("dropped", 0))]
@@ -196,17 +198,16 @@ def build(recipe, name=None, lent=None):
 
 
 def chain(recipe, name):
-    """A Sequential model, built or not."""
+    """A Sequential model."""
     steps = [
-        layers.Dense(3, name=f"dense{n}") if kind == "dense" else layers.ReLU(name=f"relu{n}")
+        layers.Dense(3, name=f"{name}_dense{n}") if kind == "dense" else layers.ReLU(name=f"{name}_relu{n}")
         for n, kind in enumerate(recipe["chain"])
     ]
-    model = keras.Sequential([keras.Input((3,)), *steps], name=name)
-    return model
+    return keras.Sequential([keras.Input((3,)), *steps], name=name)
 
 
 def call_nested(model, given, keywords):
-    structure = keras.tree.pack_sequence_as(model.input, given)
+    structure = given[0] if isinstance(model, keras.Sequential) else given
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Layer '.*' .* was passed an input with a mask", UserWarning)
         return model(structure, **keywords)
@@ -222,6 +223,7 @@ def examples(count):
         max_examples=count * settings.default.max_examples // 100,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+        report_multiple_bugs=False,
         derandomize=settings.get_current_profile_name() != "long",
     )
 
@@ -245,13 +247,19 @@ def data_for(model):
 
 
 def deep_fingerprint(model):
-    """The model's own fingerprint, and the nodes of all the layers inside, at any depth."""
+    """All that must not change about a model and the layers inside it, at any depth."""
     gc.collect()
     gc.collect()
-    inside = [
-        (layer.name, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model._flatten_layers()
-    ]
-    return fingerprint(model), inside
+    inside = all_layers(model)
+    return {
+        "config": model.to_json(),
+        "nodes": [
+            (layer.name, id(layer), len(layer._inbound_nodes), len(layer._outbound_nodes), layer.trainable)
+            for layer in inside
+        ],
+        "tensors": [(tensor.name, id(tensor)) for tensor in (*model.inputs, *model.outputs)],
+        "values": [(variable.path, copied(variable).tobytes()) for variable in model.variables],
+    }
 
 
 def brute_force(received, limit):
@@ -270,6 +278,29 @@ def brute_force(received, limit):
             if crossing == set(chosen) and not needless:
                 found.add(frozenset(chosen))
     return found
+
+
+def edges_of_config(model):
+    """The oracle's edges. Keras counts a nested functional model's calls from 1 where a config names its outputs."""
+    return edges_of(SimpleNamespace(get_config=lambda: counted_from_0(model.get_config())))
+
+
+def counted_from_0(config):
+    functional = {layer["config"]["name"] for layer in config["layers"] if layer["class_name"] == "Functional"}
+
+    def lower(value):
+        if isinstance(value, dict):
+            return {key: lower(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
+            return [value[0], value[1] - (value[0] in functional), value[2]]
+        return [lower(inner) for inner in value]
+
+    inside = [
+        layer | {"config": counted_from_0(layer["config"])} if "layers" in layer["config"] else layer
+        for layer in config["layers"]
+    ]
+    outputs = {"output_layers": lower(config["output_layers"])} if "output_layers" in config else {}
+    return config | {"layers": inside} | outputs
 
 
 def edges_of_graph(graph):
@@ -301,7 +332,7 @@ def as_in_the_config(graph, tensor):
 def test_split_points_are_those_of_brute_force(recipe):
     model = build(recipe)
     graph = read_graph(model)
-    received, _ = edges_of(model)
+    received, _ = edges_of_config(model)
     calls = {call for call, tensors in received.items() if tensors}
     event(f"nests: {min(len(graph.nests), 3)}")
     expected = {tensor for (tensor,) in map(tuple, brute_force(received, 1)) if tensor[:2] in calls}
@@ -323,7 +354,7 @@ def test_edges_are_those_of_the_config(recipe):
         as_in_the_config(graph, call.outputs[0])[:2]: {as_in_the_config(graph, tensor) for tensor in call.inputs}
         for call in graph.calls
     }
-    received, outputs = edges_of(model)
+    received, outputs = edges_of_config(model)
     assert ours == {call: set(tensors) for call, tensors in received.items()}
     assert {as_in_the_config(graph, tensor) for tensor in graph.flat_outputs()} == outputs
 
@@ -350,7 +381,7 @@ def crossing_of(graph, chosen):
     ]
 
 
-@examples(110)
+@examples(30)
 @given(recipes | whole | wild, st.lists(places, min_size=1, max_size=3))
 def test_stages_compute_what_the_model_computes_and_leave_it_alone(recipe, chosen):
     model = build(recipe)
@@ -366,7 +397,7 @@ def test_stages_compute_what_the_model_computes_and_leave_it_alone(recipe, chose
         try:
             split = ks.split(model, [names], allow_crossing=True)
         except ks.SplitError as error:
-            assert "does not cross where" in str(error)
+            assert "does not cross where" in str(error), error
             split = ks.split(model, [[names[-1]]], allow_crossing=True)
         assert same_bits(split(x), expected)
         assert split.verify(x).ok
