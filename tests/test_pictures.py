@@ -281,7 +281,7 @@ def test_a_missing_folder_and_an_unknown_detail_are_refused(tmp_path: Path):
         plot(in_three(), tmp_path / "nowhere" / "split.svg")
     with pytest.raises(ks.SplitError, match="'blocks' or 'layers'; got 'all'"):
         plot(in_three(), tmp_path / "split.svg", detail="all")
-    with pytest.raises(ks.SplitError, match="keras.Model"):
+    with pytest.raises(ks.SplitError, match="'resnet' is a name, not a model"):
         plot("resnet", tmp_path / "split.svg")
     assert not list(tmp_path.iterdir())
 
