@@ -18,12 +18,14 @@ def add_calls(self, graph, calls, symbols, operations=None):
             return made.get(argument._keras_history.operation.name, start)
         return argument
 
-    for index in calls:
-        operation = graph.calls[index].operation
+    for call in calls:
+        operation = call.operation
         args, kwargs = operation._inbound_nodes[0].arguments.convert(look_up)
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         made[operation.name] = outputs[0]
-        symbols.update(zip(graph.calls[index].outputs, outputs, strict=True))
+        symbols.update(
+            (tensor, output) for (tensor, _), output in zip(call.results(graph.tensors), outputs, strict=True)
+        )
 
 
 Builder.add_calls = add_calls
