@@ -195,7 +195,13 @@ class Graph:
     def by_symbol(self, symbol: keras.KerasTensor) -> list[int]:
         """The tensors that a `KerasTensor` stands for: several where a nested model is called several times."""
         scopes = [self.scope, *(nest.inner for nest in self.nests)]
-        return list(dict.fromkeys(scope[id(symbol)] for scope in scopes if id(symbol) in scope))
+        found = dict.fromkeys(scope[id(symbol)] for scope in scopes if id(symbol) in scope)
+        operation, place, position = getattr(symbol, "_keras_history", (None, 0, 0))
+        if not found and operation is not None and place == 0:
+            # A sub-model shares its layers, so `tail.get_layer("x").output`, which is the output of the layer's first
+            # call ever, is a tensor of the model it was cut from.
+            found = dict.fromkeys(call.outputs[position] for call in self.calls if call.operation is operation)
+        return list(found)
 
 
 def read_graph(model: keras.Model) -> Graph:
@@ -216,86 +222,6 @@ def read_graph(model: keras.Model) -> Graph:
         raise
     _check_names(graph)
     return graph
-
-
-def plain_name(call: Call | Nest) -> str:
-    """Its name without the numbers of calls: the name of its operation in the model."""
-    return "/".join(part.partition("@")[0] for part in call.name.split("/"))
-
-
-def packed(
-    graph: Graph, calls: Sequence[int], given: Iterable[int], wanted: Iterable[int], apart: Iterable[int] = ()
-) -> list[Call | Nest]:
-    """Calls in execution order, those of a nested model as its one call where it is whole and nobody looks inside.
-
-    Args:
-        graph: Where the calls are.
-        calls: Their indices, in execution order.
-        given: The tensors that are there without them.
-        wanted: The tensors that somebody else uses.
-        apart: Calls that are to stand by themselves.
-    """
-    if not graph.nests:
-        return [graph.calls[call] for call in calls]
-    ours, alone, seen = set(calls), set(apart), set(wanted)
-    there = {*given, *(tensor for call in calls for tensor in graph.calls[call].outputs)}
-    whole = {
-        index
-        for index, nest in enumerate(graph.nests)
-        if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen)
-    }
-    # Keras cannot load a file where a layer stands in a nested model and beside it, or in another one.
-    before = -1
-    while len(whole) != before:
-        before = len(whole)
-        outer = {
-            call: id(graph.nests[index].operation)
-            for index in sorted(whole, reverse=True)
-            for call in graph.nests[index].calls
-        }
-        places = defaultdict(set)
-        for call in calls:
-            places[id(graph.calls[call].operation)].add(outer.get(call))
-        whole = {
-            index
-            for index in whole
-            if all(len(places[id(graph.calls[call].operation)]) == 1 for call in graph.nests[index].calls)
-        }
-    outermost: dict[int, Nest] = {}
-    for index in sorted(whole):
-        for call in graph.nests[index].calls:
-            outermost.setdefault(call, graph.nests[index])
-    done: set[int] = set()
-    items: list[Call | Nest] = []
-    for call in calls:
-        nest = outermost.get(call)
-        if nest is None:
-            items.append(graph.calls[call])
-        elif id(nest) not in done:
-            done.add(id(nest))
-            items.append(nest)
-    return items
-
-
-def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool:
-    """Whether all calls of a nested model are ours, and nothing but its arguments goes in, but its results out."""
-    inside = set(nest.calls)
-    results = {tensor for tensor, _ in nest.results(graph.tensors)}
-    given = {nest.scope.get(id(symbol)) for symbol in nest.arguments.keras_tensors}
-    return (
-        inside <= ours
-        and all(
-            tensor in given or graph.tensors[tensor].call in inside
-            for call in nest.calls
-            for tensor in graph.calls[call].inputs
-        )
-        and all(
-            tensor in results
-            or (tensor not in seen and all(user in inside or user not in ours for user in graph.tensors[tensor].users))
-            for call in nest.calls
-            for tensor in graph.calls[call].outputs
-        )
-    )
 
 
 def opened(operation: Any) -> Functional | None:
@@ -377,7 +303,9 @@ class _Reader:
             if node.is_input:
                 if scope.nest is None:
                     self._add_call(name, node.operation, node.arguments, scope.tensors, node.outputs, scope)
-            elif opened(node.operation) is None or not self._open(node, scope.prefix + name, scope):
+                continue
+            inner = opened(node.operation)
+            if inner is None or not self._open(node, inner, scope.prefix + name, scope):
                 self._read_call(node, scope.prefix + name, scope)
 
     def _read_call(self, node: Any, name: str, scope: _Scope) -> None:
@@ -461,10 +389,9 @@ class _Reader:
             nest = self.nests[nest].outer
         return outputs
 
-    def _open(self, node: Any, name: str, scope: _Scope) -> bool:
+    def _open(self, node: Any, functional: Functional, name: str, scope: _Scope) -> bool:
         """Reads the calls inside a nested model; `False` where the way it is called leaves that to Keras alone."""
-        model, functional = node.operation, _functional(node.operation)
-        assert functional is not None
+        model = node.operation
         given = _given(node, functional)
         if given is None:
             return False
@@ -485,7 +412,7 @@ class _Reader:
                     self._add_made(better, self.asked, inner)
                 if mask_given is not None and mask_of(better) is not mask_given:
                     better = bare(better)
-                    better._keras_mask = mask_given  # type: ignore[attr-defined]
+                    set_mask(better, mask_given)
                     self.asked[id(better)] = self.asked[id(self._probe(symbol, scope))]
                     self.kept.append(better)
                 inner.tensors[id(own)] = self.asked[id(better)]
@@ -509,7 +436,7 @@ class _Reader:
             self.kept.append(probe)
             mask = mask_of(symbol)
             if mask is not None and self._add_made(mask, scope.tensors, scope):
-                probe._keras_mask = self._probe(mask, scope)  # type: ignore[attr-defined]
+                set_mask(probe, self._probe(mask, scope))
         return scope.probes[id(symbol)]
 
     def _ask(self, operation: keras.Operation, arguments: Any, scope: _Scope) -> Any:
@@ -594,7 +521,12 @@ def original(symbol: keras.KerasTensor) -> keras.KerasTensor:
     return operation._inbound_nodes[place].outputs[position]
 
 
-def set_mask(symbol: keras.KerasTensor, mask: keras.KerasTensor) -> None:
+def name_of(symbol: keras.KerasTensor) -> str:
+    """The name of the operation that makes a symbolic tensor, or its own."""
+    return getattr(getattr(symbol, "_keras_history", (None,))[0], "name", symbol.name)
+
+
+def set_mask(symbol: keras.KerasTensor, mask: keras.KerasTensor | None) -> None:
     """Lets a mask travel with a symbolic tensor."""
     symbol._keras_mask = mask  # type: ignore[attr-defined]
 
@@ -623,21 +555,6 @@ def _looks_for_masks(layer: keras.Layer) -> bool:
     return isinstance(layer, tuple(getattr(keras.layers, kind) for kind in kinds)) or not type(
         layer
     ).__module__.startswith("keras.src.layers.")
-
-
-def naturally_masked(graph: Graph, calls: Iterable[Call | Nest]) -> set[int]:
-    """The tensors on which Keras hangs a mask when just these calls run: they make it, or are given it."""
-    masked: set[int] = set()
-    for call in (inner for one in calls for inner in _inside(graph, one)):
-        before = [tensor for tensor in call.inputs if has_mask(graph.tensors[tensor].symbol)]
-        explicit = any(key.endswith("mask") and value is not None for key, value in call.arguments.kwargs.items())
-        if explicit or call.masks or not before or not masked.isdisjoint(before):
-            masked.update(tensor for tensor in call.outputs if has_mask(graph.tensors[tensor].symbol))
-    return masked
-
-
-def _inside(graph: Graph, call: Call | Nest) -> list[Call]:
-    return [graph.calls[index] for index in call.calls] if isinstance(call, Nest) else [call]
 
 
 def mask_of(symbol: Any) -> keras.KerasTensor | None:

@@ -38,16 +38,14 @@ from kerassplit.graph import (
     lock,
     maker_of,
     mask_of,
-    naturally_masked,
     original,
-    packed,
-    plain_name,
     read_graph,
     renamed,
     set_mask,
     walk,
 )
 from kerassplit.names import listed, safe_name, unique
+from kerassplit.packing import naturally_masked, packed, plain_name
 
 _keras_map_graph = keras_function.map_graph
 _RECURSION_LIMIT = 1_000_000
@@ -169,7 +167,7 @@ class Builder:
             for tensor, symbol in call.results(graph.tensors):
                 twin = bare(symbol)
                 if has_mask(symbol):
-                    twin._keras_mask = _mask_of(symbol, call, symbols)  # type: ignore[attr-defined]
+                    set_mask(twin, _mask_of(symbol, call, symbols))
                 outputs.append(twin)
                 symbols.setdefault(tensor, twin)
             operation = call.operation
@@ -516,6 +514,11 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
         if not isinstance(operation, keras.Layer):
             continue
         copy = copies[id(operation)]
+        if [variable.shape for variable in copy.variables] != [variable.shape for variable in operation.variables]:
+            raise UnsupportedModelError(
+                f"'{operation.name}' ({type(operation).__name__}) makes other variables when it is built "
+                "anew, so it cannot be copied. Build without copy_weights=True; what is saved and loaded is a copy."
+            )
         for ours, theirs in zip(copy.variables, operation.variables, strict=True):
             ours.trainable = theirs.trainable
             ours.assign(theirs)
@@ -568,7 +571,7 @@ def as_converted(layer: keras.Layer, value: Any) -> Any:
         return value
     converted = layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
     if isinstance(value, keras.KerasTensor) and mask_of(value) is not None:
-        converted._keras_mask = mask_of(value)
+        set_mask(converted, mask_of(value))
     return converted
 
 

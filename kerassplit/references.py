@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import AmbiguousTensorError, SplitError, UnknownTensorError
-from kerassplit.graph import Graph, Nest
+from kerassplit.graph import Graph, Nest, name_of
 from kerassplit.names import listed
 
 TensorRef = str | keras.Layer | keras.KerasTensor
@@ -25,9 +25,7 @@ def resolve(graph: Graph, reference: TensorRef) -> int:
     if isinstance(reference, str):
         return _by_name(graph, reference)
     if isinstance(reference, keras.KerasTensor):
-        found = graph.by_symbol(reference) or _as_in_another_model(graph, reference)
-        operation = getattr(reference, "_keras_history", (None,))[0]
-        return _only(graph, found, getattr(operation, "name", reference.name))
+        return _only(graph, graph.by_symbol(reference), name_of(reference))
     if isinstance(reference, keras.Operation):
         return _only(graph, _outputs_of(graph, lambda operation, _: operation is reference), reference.name)
     raise SplitError(
@@ -108,15 +106,6 @@ def _outputs_of(graph: Graph, meant: Callable[[keras.Operation, tuple[str, ...]]
 def _names(name: str) -> tuple[str, ...]:
     head, slash, last = name.rpartition("/")
     return name, head + slash + last.partition("@")[0]
-
-
-def _as_in_another_model(graph: Graph, symbol: keras.KerasTensor) -> list[int]:
-    """A sub-model shares its layers, so `tail.get_layer("x").output`, which is the output of the layer's first call
-    ever, is a tensor of the model it was cut from."""
-    operation, place, position = getattr(symbol, "_keras_history", (None, 0, 0))
-    if operation is None or place != 0:
-        return []
-    return [call.outputs[position] for call in graph.calls if call.operation is operation]
 
 
 def _only(graph: Graph, candidates: Sequence[int], name: str) -> int:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from kerassplit.errors import StoreError
-from kerassplit.graph import Graph, plain_name, read_graph
+from kerassplit.graph import Graph, read_graph
+from kerassplit.packing import plain_name
 from kerassplit.rebuild import with_other_operations
 from kerassplit.stages import Split, Stage
 

@@ -3,7 +3,7 @@
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -177,7 +177,8 @@ class Split:
         """Runs arrays through the stages in batches, each stage compiled.
 
         Args:
-            x: Arrays in the structure of the model's inputs, the samples along the first dimension.
+            x: Arrays in the structure of the model's inputs, the samples along the first dimension. Sparse
+                tensors become dense.
             batch_size: Samples a batch.
             verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
 
@@ -185,7 +186,11 @@ class Split:
             Numpy arrays in the structure of the model's outputs.
         """
         given = self.named_inputs(x)
-        arrays = {name: _as_array(self.name, name, value) for name, value in given.items() if value is not None}
+        arrays = {
+            name: np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
+            for name, value in given.items()
+            if value is not None
+        }
         left_out = {name: None for name in given if name not in arrays}
         count = _samples(arrays)
         if not isinstance(batch_size, Integral) or batch_size < 1:
@@ -335,21 +340,7 @@ def _symbols(stage: Stage) -> Iterator[tuple[str, keras.KerasTensor]]:
 
 def crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
     """What crosses, described."""
-    return described(name, symbol.shape, symbol.dtype)
-
-
-def described(name: str, shape: Sequence[int | None], dtype: str) -> CrossingTensor:
-    """A tensor, described; with the bytes of a sample."""
-    return CrossingTensor(name, tuple(shape), dtype, bytes_per_sample(tuple(shape), dtype))
-
-
-def _as_array(model: str, name: str, value: Any) -> np.ndarray:
-    if getattr(value, "ndim", None) is None and hasattr(value, "dense_shape"):
-        raise SplitError(
-            f"`predict` cuts arrays into batches, and '{name}' is sparse. Call the split of '{model}' on it, "
-            "`split(x)`, or pass a dense array."
-        )
-    return np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
+    return CrossingTensor(name, tuple(symbol.shape), symbol.dtype, bytes_per_sample(symbol.shape, symbol.dtype))
 
 
 def _samples(arrays: dict[str, np.ndarray]) -> int:

@@ -24,7 +24,7 @@ from kerassplit.manifest import FORMAT_VERSION, MANIFEST, leaves, read_manifest
 from kerassplit.names import listed
 from kerassplit.rebuild import MASKED, deep_recursion, hands_masks_on
 from kerassplit.sharing import shared_layers, tie
-from kerassplit.stages import Split, Stage, described
+from kerassplit.stages import Split, Stage, crossing_tensor
 
 
 def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -82,7 +82,9 @@ def load(
     loaded = tie([_load_stage(folder, entry, safe_mode) for entry in chosen], manifest.get("shared", []))
     if len(loaded) == len(entries):
         unused = manifest.get("unused_inputs", [])
-        unused = tuple(described(spec["tensor"], spec["shape"], spec["dtype"]) for spec in unused)
+        unused = tuple(
+            crossing_tensor(spec["tensor"], keras.KerasTensor(spec["shape"], spec["dtype"])) for spec in unused
+        )
         return Split(loaded, manifest["inputs"], manifest["outputs"], manifest["model"], unused_inputs=unused)
     inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
     return Split(loaded, inputs, outputs, "_".join([manifest["model"], *(stage.name for stage in loaded)]))

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from kerassplit.errors import NotConnectedError, SplitError
-from kerassplit.graph import Graph, has_mask, naturally_masked, packed, read_graph
+from kerassplit.graph import Graph, has_mask, read_graph
 from kerassplit.names import listed, safe_name, unique
+from kerassplit.packing import naturally_masked, packed
 from kerassplit.points import require_whole_crossing
 from kerassplit.rebuild import Builder
 from kerassplit.references import TensorRef, resolve_glob, several_of

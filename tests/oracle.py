@@ -1,7 +1,7 @@
 """Another way to the same answers: a model's graph read from its public config, and split points by brute force."""
 
 from collections import defaultdict
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import keras
@@ -33,6 +33,8 @@ class _Config:
         if "output_layers" in config:
             _collect_outputs(config["input_layers"], self.inputs)
             _collect_outputs(config["output_layers"], self.results)
+            # Here, and only here, Keras counts the calls of a nested functional model from 1.
+            self.results = [(name, number - self.is_functional(name), place) for name, number, place in self.results]
         else:  # Sequential: a chain
             names = list(self.layers)
             self.nodes = {name: [[(before, 0, 0)]] for before, name in pairwise(names)}
@@ -41,6 +43,9 @@ class _Config:
         for name in self.layers:
             for number in range(len(self.nodes.get(name, [])) or 1):
                 self.made_by(name, number)
+
+    def is_functional(self, name: str) -> bool:
+        return self.layers[name]["class_name"] == "Functional"
 
     def outputs(self) -> list[Made]:
         return [self.found(tensor) for tensor in self.results]
@@ -90,6 +95,24 @@ def split_tensors(model: keras.Model) -> set[tuple[str, int, int]]:
         used = {other for call in before for other in made_by[call] if users[other] - before}
         if used == {tensor}:
             found.add(tensor)
+    return found
+
+
+def cuts_by_brute_force(received, limit):
+    """Every set of up to `limit` tensors that is all that the rest uses of what its ancestors receive and make."""
+    users = defaultdict(set)
+    for call, tensors in received.items():
+        for tensor in tensors:
+            users[tensor].add(call)
+    depends = {tensor: ancestors(received, tensor) for tensor in users}
+    found = set()
+    for count in range(1, limit + 1):
+        for chosen in combinations(users, count):
+            before = set().union(*(depends[tensor] for tensor in chosen))
+            crossing = {tensor for tensor in users if tensor[:2] in before and users[tensor] - before}
+            needless = [tensor for tensor in chosen if not received[tensor[:2]] and not users[tensor] & before]
+            if crossing == set(chosen) and not needless:
+                found.add(frozenset(chosen))
     return found
 
 

@@ -1,7 +1,7 @@
 """Cuts where several tensors cross: complete, each once, in order, and what they say is what `split` cuts."""
 
 import random
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 from conftest import application, fingerprint, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import ancestors, edges_of
+from oracle import ancestors, cuts_by_brute_force, edges_of
 from test_random_graphs import EXAMPLES, build, data_for, places, recipes
 
 import kerassplit as ks
@@ -28,25 +28,6 @@ def all_names(model, max_tensors=2):
     return [names(crossing) for crossing in crossings(model, max_tensors)]
 
 
-def brute_force(model, limit):
-    """Every set of tensors that is all that the rest uses of what its ancestors receive and make."""
-    received, _ = edges_of(model)
-    users = {}
-    for call, tensors in received.items():
-        for tensor in tensors:
-            users.setdefault(tensor, set()).add(call)
-    depends = {tensor: ancestors(received, tensor) for tensor in users}
-    found = set()
-    for count in range(1, limit + 1):
-        for chosen in combinations(users, count):
-            before = set().union(*(depends[tensor] for tensor in chosen))
-            crossing = {tensor for tensor in users if tensor[:2] in before and users[tensor] - before}
-            needless = [tensor for tensor in chosen if not received[tensor[:2]] and not users[tensor] & before]
-            if crossing == set(chosen) and not needless:
-                found.add(frozenset(chosen))
-    return found
-
-
 def as_in_the_oracle(graph, cut):
     histories = [graph.tensors[tensor].symbol._keras_history for tensor in cut]
     return frozenset((operation.name, number, place) for operation, number, place in histories)
@@ -59,7 +40,7 @@ def test_crossings_are_those_of_brute_force_each_once_and_in_order(recipe, limit
     graph = read_graph(model)
     found = cuts(graph, limit)
     assert len({tuple(cut) for cut in found}) == len(found)
-    assert {as_in_the_oracle(graph, cut) for cut in found} == brute_force(model, limit)
+    assert {as_in_the_oracle(graph, cut) for cut in found} == cuts_by_brute_force(edges_of(model)[0], limit)
     for cut in found:
         assert leaving(graph, our_ancestors(graph, cut)) == cut
     for one, other in pairwise(found):
