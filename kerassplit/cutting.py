@@ -1,5 +1,6 @@
 """Cutting a model into stages: `split`."""
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -55,6 +56,7 @@ def split(
     cuts = sorted(_cuts(graph, at, allow_crossing), key=lambda cut: max(graph.tensors[tensor].call for tensor in cut))
     labels = _stage_names(names, len(cuts) + 1)
     stage_of = _stage_of_calls(graph, cuts)
+    _warn_of_another_order(graph, stage_of)
     stages = tuple(_build_stage(graph, stage_of, place, label) for place, label in enumerate(labels))
     return Split(
         stages,
@@ -135,11 +137,10 @@ def _cut_tensors(graph: Graph, points: Sequence[int], reference: int | SplitPoin
 def _stage_names(names: Sequence[str] | None, count: int) -> list[str]:
     if names is None:
         return [f"stage_{place}" for place in range(count)]
-    labels = [names] if isinstance(names, str) else list(names)
+    labels = several_of(names)
     if len(labels) != count:
-        raise SplitError(
-            f"{count - 1} cuts make {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}."
-        )
+        cuts = "1 cut makes" if count == 2 else f"{count - 1} cuts make"
+        raise SplitError(f"{cuts} {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}.")
     for label in labels:
         if not isinstance(label, str) or not STAGE_NAME.fullmatch(label):
             raise SplitError(
@@ -165,6 +166,33 @@ def _stage_of_calls(graph: Graph, cuts: Sequence[Sequence[int]]) -> list[int]:
                 "it. Leave one of the two out."
             )
     return stage_of
+
+
+def _warn_of_another_order(graph: Graph, stage_of: Sequence[int]) -> None:
+    """Warns of layers that keep a state and whose calls the stages run in another order than the model.
+
+    A moving average after two updates, and what a generator of random numbers draws, depend on the order.
+    """
+    last: dict[int, int] = {}
+    for index, call in enumerate(graph.calls):
+        layer = call.operation
+        if not isinstance(layer, keras.Layer) or not call.inputs:
+            continue
+        before = last.setdefault(id(layer), stage_of[index])
+        last[id(layer)] = max(before, stage_of[index])
+        if before > stage_of[index] and changes_in_training(layer):
+            warnings.warn(
+                f"'{layer.name}' keeps a state, and the stages call it in another order than '{graph.model.name}' "
+                "does. In training mode its state and what it computes may differ. Cut where all its calls lie on one "
+                "side.",
+                stacklevel=3,
+            )
+
+
+def changes_in_training(layer: keras.Layer) -> bool:
+    """Whether a call in training mode changes variables of a layer: moving averages, states of random generators."""
+    generators = [variable for variable in layer.variables if not any(variable is weight for weight in layer.weights)]
+    return bool(generators) or (layer.trainable and bool(layer.non_trainable_weights))
 
 
 def _build_stage(graph: Graph, stage_of: Sequence[int], place: int, name: str) -> Stage:

@@ -11,6 +11,7 @@ from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph import Graph, maker_of, read_graph
 from kerassplit.names import listed, safe_name, unique
 from kerassplit.rebuild import graph_of_call, joined
+from kerassplit.references import several_of
 from kerassplit.stages import Split, Stage
 
 Piece = keras.Model | Stage | keras.Layer
@@ -48,7 +49,7 @@ def join(pieces: Iterable[Piece]) -> keras.Model:
     """
     if isinstance(pieces, Split):
         return pieces.join()
-    several = [pieces] if isinstance(pieces, (Stage, keras.Layer, keras.KerasTensor)) else list(pieces)
+    several = [pieces] if isinstance(pieces, (Stage, keras.Layer, keras.KerasTensor)) else several_of(pieces)
     if not several:
         raise SplitError("There are no pieces to join: give at least one model, Stage or layer.")
     joint = _Joint(several)
@@ -189,6 +190,8 @@ def _graph_of(place: int, piece: Any) -> Graph | None:
     if _is_input(piece) and not place:
         return None
     if not isinstance(piece, keras.Layer):
+        if isinstance(piece, Split):
+            raise SplitError(f"Piece {place} is a Split. Put its stages there: `kerassplit.join([..., *split, ...])`.")
         kind = f"class {piece.__name__}" if isinstance(piece, type) else f"{type(piece).__name__} {piece!r:.80}"
         raise SplitError(f"Piece {place} is the {kind}; expected a keras.Model, a kerassplit.Stage or a keras layer.")
     if isinstance(piece, keras.Model):

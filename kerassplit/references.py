@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -67,10 +67,18 @@ def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
     if isinstance(reference, str):
         if any(tensor.name == reference for tensor in graph.tensors):
             return None
-        found = [nest for nest in graph.nests if reference in _names(nest.name)]
+        found = [nest for nest in graph.nests if _is_name(reference, nest.name)]
     else:
         found = [nest for nest in graph.nests if nest.operation is reference]
-    return found[0] if len(found) == 1 else None
+    if len(found) > 1:
+        name = reference if isinstance(reference, str) else reference.name
+        names = [nest.name for nest in found]
+        raise AmbiguousTensorError(
+            f"'{name}' stands for {len(names)} calls of a nested model: {listed(names)}. Name one of them.",
+            name=name,
+            matches=names,
+        )
+    return found[0] if found else None
 
 
 def given_by(graph: Graph, nest: Nest) -> list[int]:
@@ -79,7 +87,13 @@ def given_by(graph: Graph, nest: Nest) -> list[int]:
 
 
 def several_of(references: Any) -> list[Any]:
-    """What a user gave as one or several: any iterable but a string or a tensor is several."""
+    """What a user gave as one or several: any iterable but a string or a tensor is several.
+
+    Raises:
+        SplitError: It is a set, which has no order, or a mapping, of which half would be lost.
+    """
+    if isinstance(references, (set, frozenset, Mapping)):
+        raise SplitError(f"Expected one or a list of them, got a {type(references).__name__}: {references!r}.")
     one = isinstance(references, (str, keras.KerasTensor)) or not isinstance(references, Iterable)
     return [references] if one else list(references)
 
@@ -88,24 +102,24 @@ def _by_name(graph: Graph, name: str) -> int:
     for index, tensor in enumerate(graph.tensors):
         if tensor.name == name:
             return index
-    return _only(graph, _outputs_of(graph, lambda _, names: name in names), name)
+    return _only(graph, _outputs_of(graph, lambda _, of_call: _is_name(name, of_call)), name)
 
 
-def _outputs_of(graph: Graph, meant: Callable[[keras.Operation, tuple[str, ...]], bool]) -> list[int]:
-    """The outputs of the calls, nested models' included, whose operation and names are `meant`.
-
-    `relu` and `relu@1` are names of the second call of `relu`; `tower/relu` and `tower@0/relu@1` of one inside.
-    """
-    found = [tensor for call in graph.calls if meant(call.operation, _names(call.name)) for tensor in call.outputs]
+def _outputs_of(graph: Graph, meant: Callable[[keras.Operation, str], bool]) -> list[int]:
+    """The outputs of the calls, nested models' included, whose operation and name are `meant`."""
+    found = [tensor for call in graph.calls if meant(call.operation, call.name) for tensor in call.outputs]
     for nest in graph.nests:
-        if meant(nest.operation, _names(nest.name)):
+        if meant(nest.operation, nest.name):
             found += given_by(graph, nest)
     return list(dict.fromkeys(found))
 
 
-def _names(name: str) -> tuple[str, ...]:
-    head, slash, last = name.rpartition("/")
-    return name, head + slash + last.partition("@")[0]
+def _is_name(given: str, name: str) -> bool:
+    """Whether a user may call a call by this name: `tower/relu` is the second one, `tower@0/relu@1`, too."""
+    givens, names = given.split("/"), name.split("/")
+    return len(givens) == len(names) and all(
+        one in (whole, whole.partition("@")[0]) for one, whole in zip(givens, names, strict=True)
+    )
 
 
 def _only(graph: Graph, candidates: Sequence[int], name: str) -> int:

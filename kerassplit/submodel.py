@@ -50,6 +50,7 @@ def build_submodel(
     Raises:
         InsideBranchError: More tensors cross at `start` or `end` than were named.
         NotConnectedError: An end does not depend on a start, or a start leads nowhere.
+        SplitError: `name` cannot name a model.
         UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
 
     Example:
@@ -74,7 +75,7 @@ def build_submodel(
             f"{listed(graph.names(ends))} is an input of the model: there is nothing to compute before it.",
             name=graph.tensors[ends[0]].name,
         )
-    name = name or _default_name(graph, starts, ends)
+    name = _default_name(graph, starts, ends) if name is None else model_name(name)
     warn_of_lost_masks(graph, calls, ends, name)
     return build_part(graph, calls, inputs, ends, name, copy_weights=copy_weights)[0]
 
@@ -107,6 +108,13 @@ def flatten(model: keras.Model, *, copy_weights: bool = False) -> keras.Model:
     inputs, outputs = (list(dict.fromkeys(some)) for some in (graph.flat_inputs(), graph.flat_outputs()))
     flat, _, _ = build_part(graph, calls, inputs, outputs, model.name, copy_weights=copy_weights, nested=False)
     return flat
+
+
+def model_name(name: Any) -> str:
+    """`name`, if Keras takes it for a model."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise SplitError(f"{name!r} cannot name a model: give a string without '/', or leave `name` out.")
+    return name
 
 
 def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], what: str) -> list[int]:

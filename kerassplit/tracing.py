@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from kerassplit.blame import blamed, line_with, where
-from kerassplit.errors import UnsupportedModelError
+from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.forms import Form, Masking, filled, same, same_operation, specs, with_masks
 from kerassplit.graph import (
     Call,
@@ -92,7 +92,11 @@ def trace(
     """
     if not isinstance(model, keras.Layer) or not model.built:
         raise UnsupportedModelError(why_no_graph(model))
-    patterns = [Pattern(tuple(glob.split("/"))) for glob in several_of(open)]
+    globs = several_of(open)
+    for glob in globs:
+        if not isinstance(glob, str):
+            raise SplitError(f"`open` takes names and globs of layers, as strings; got {glob!r}.")
+    patterns = [Pattern(tuple(glob.split("/"))) for glob in globs]
     form = None if opened(model) is not None else Form.of([specs(model, inputs, arguments)])
     with lock:
         level = _Level(model, (), form, patterns, training, _default(model))

@@ -4,8 +4,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -33,6 +34,18 @@ def application(name: str, side: int | None = None) -> keras.Model:
     """An architecture of `keras.applications` with seeded weights and batch-norm statistics, on small images."""
     side = side or SMALLEST_SIDE.get(name, 64)
     return load_model(name, weights="random", seed=7, input_shape=(side, side, 3))
+
+
+@pytest.fixture(autouse=True)
+def memory_maps() -> Iterator[None]:
+    """JAX keeps whatever it compiles, in memory maps; Linux allows 65,530 of them, and JAX crashes at that."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        maps = Path("/proc/self/maps")
+        if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+            jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -87,13 +100,16 @@ def copied(value: object) -> np.ndarray:
 
 
 def fingerprint(model: keras.Model, weights: bool = True) -> dict[str, object]:
-    """All that must not change about a model."""
+    """All that must not change about a model, down to the layers of its innermost models."""
+    own = getattr(model, "operations", model.layers)
+    operations = list({id(one): one for one in (*own, *model._flatten_layers())}.values())
+    made = [tensor for operation in own for tensor in keras.tree.flatten(operation.output)]
     return {
         "config": model.to_json(),
-        "layers": [(layer.name, id(layer), layer.trainable) for layer in model.layers],
-        "nodes": [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers],
-        "tensors": [(tensor.name, id(tensor)) for tensor in (*model.inputs, *model.outputs)],
-        "histories": [tuple(layer.output._keras_history)[1:] for layer in model.layers],
+        "layers": [(one.name, id(one), getattr(one, "trainable", None)) for one in operations],
+        "nodes": [([id(node) for node in one._inbound_nodes], len(one._outbound_nodes)) for one in operations],
+        "tensors": [(tensor.name, id(tensor), tensor.shape) for tensor in (*model.inputs, *model.outputs)],
+        "histories": [tuple(tensor._keras_history)[1:] for tensor in made],
         "variables": [(id(variable), variable.path) for variable in model.variables],
-        "values": [keras.ops.convert_to_numpy(value).tobytes() for value in model.variables] if weights else [],
+        "values": [copied(variable).tobytes() for variable in model.variables] if weights else [],
     }

@@ -21,6 +21,7 @@ import keras
 import menagerie
 import numpy as np
 import pytest
+from conftest import fingerprint
 from keras import ops
 from menagerie import Kind, Specimen
 
@@ -45,10 +46,10 @@ cached = cache(lambda kind: kind.build())
 def animal(kind: Kind) -> Iterator[Specimen]:
     """The kind's specimen; afterwards its model is as it was before, down to the nodes of the innermost layers."""
     specimen = cached(kind)
-    before = deep_fingerprint(specimen.model)
+    before = fingerprint(specimen.model)
     yield specimen
     gc.collect()
-    assert deep_fingerprint(specimen.model) == before
+    assert fingerprint(specimen.model) == before
 
 
 @EVERY_KIND
@@ -272,18 +273,6 @@ def over_the_wire(split: ks.Split, x: Any) -> Any:
         tensors |= {name: ops.convert_to_numpy(value) for name, value in stage.run(tensors).items()}
     outputs = keras.tree.map_structure(tensors.__getitem__, split.outputs)
     return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs
-
-
-def deep_fingerprint(model: keras.Model) -> list[Any]:
-    """All that must not change about a model, down to the layers of its innermost models."""
-    layers = list(model._flatten_layers())
-    return [
-        model.to_json(),
-        [(layer.name, id(layer), layer.trainable) for layer in layers],
-        [([id(node) for node in layer._inbound_nodes], len(layer._outbound_nodes)) for layer in layers],
-        [(id(tensor), tensor.name, tensor.shape) for tensor in (*model.inputs, *model.outputs)],
-        [(id(variable), variable.path, bits(variable)) for variable in model.variables],
-    ]
 
 
 def with_states_kept(model: keras.Model, run: Callable[[], Any]) -> tuple[Any, list[bytes]]:

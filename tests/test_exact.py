@@ -10,6 +10,7 @@ from gradients import gradients
 from keras.losses import sparse_categorical_crossentropy
 
 import kerassplit as ks
+from kerassplit.graph import read_graph
 
 MODELS = ["ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3", "Xception", "ConvNeXtTiny"]
 FIRST_IS_FAST = [pytest.param(name, marks=pytest.mark.slow if place else ()) for place, name in enumerate(MODELS)]
@@ -157,6 +158,35 @@ def test_every_call_of_a_shared_layer_is_computed_where_it_stands():
         split = ks.split(model, at)
         assert same_bits(split(x), model(x)), at
         assert split.verify(x).identical
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.BatchNormalization(name="shared"),
+        keras.layers.Dropout(0.5, seed=1, name="shared"),
+    ],
+    ids=["BatchNormalization", "Dropout"],
+)
+def test_calls_of_a_layer_with_a_state_in_another_order_are_warned_of(layer):
+    x = keras.Input((4,), name="x")
+    early = keras.layers.Dense(4, name="early")(layer(x))
+    late = layer(keras.layers.Dense(4, name="late")(x))
+    model = keras.Model(x, keras.layers.Add(name="sum")([early, late]))
+    first, second = [call.name for call in read_graph(model).calls if call.operation is layer]
+    with pytest.warns(UserWarning, match="' keeps a state, and the stages call it in another order than 'functional"):
+        ks.split(model, second, allow_crossing=True)
+    ks.split(model, first, allow_crossing=True)
+
+
+def test_calls_of_a_layer_without_a_state_may_come_in_any_order():
+    x = keras.Input((4,), name="x")
+    frozen = keras.layers.BatchNormalization(name="shared")
+    early, late = keras.layers.Dense(4, name="early"), keras.layers.Dense(4, name="late")
+    model = keras.Model(x, keras.layers.Add(name="sum")([early(frozen(x)), frozen(late(x))]))
+    frozen.trainable = False
+    for at in ("early", "shared@0", "shared@1"):
+        ks.split(model, at, allow_crossing=True)
 
 
 def test_a_chain_through_one_layer():

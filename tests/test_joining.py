@@ -26,6 +26,10 @@ def values(shape, dtype="float32"):
     return np.random.default_rng(0).integers(0, 3, sides).astype(dtype)
 
 
+def two_layers():
+    return keras.Sequential([keras.Input((4,)), layers.Dense(4, name="one"), layers.Dense(4, name="two")])
+
+
 def suggested(message):
     """The layers that a message suggests, made of the text."""
     (text,) = re.findall(r"put between them: `(.+)`", str(message))
@@ -339,6 +343,10 @@ def test_what_is_no_piece_is_refused():
         ([keras.Input((4,))], "There is nothing behind the `keras.Input` to join"),
         ([layers.Dense(3)(keras.Input((4,)))], "Piece 0 is the KerasTensor"),
         ([layers.Dense], "Piece 0 is the class Dense; expected"),
+        (5, "Piece 0 is the int 5; expected"),
+        (None, "Piece 0 is the NoneType None; expected"),
+        ({passing((None, 4))}, "Expected one or a list of them, got a set"),
+        ([passing((None, 4)), ks.split(two_layers(), "one")], r"Piece 1 is a Split. Put its stages there: .*\*split"),
         (
             [layers.Dense(3, name="first")],
             r"The first piece, layer 'first', does not say what it takes. Put a `keras.In",

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from conftest import copied, same_bits
+from conftest import copied, fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.graph import read_graph
@@ -171,20 +171,6 @@ def data(model: keras.Model, seed: int = 1) -> Any:
         return values.astype(symbol.dtype)
 
     return keras.tree.map_structure(draw, model.input)
-
-
-def fingerprint(model: keras.Model) -> dict[str, object]:
-    """All that must not change about a model, down to the layers inside its layers."""
-    return {
-        "config": model.to_json(),
-        "nodes": [(id(one), one.name, len(one._inbound_nodes), len(one._outbound_nodes)) for one in inside(model)],
-        "tensors": [(tensor.name, id(tensor)) for tensor in (*model.inputs, *model.outputs)],
-        "histories": [
-            tuple(tensor._keras_history)[1:] for layer in model.layers for tensor in keras.tree.flatten(layer.output)
-        ],
-        "variables": [(id(variable), variable.path) for variable in model.variables],
-        "values": [copied(variable).tobytes() for variable in model.variables],
-    }
 
 
 def inside(model: keras.Model) -> list[keras.Layer]:

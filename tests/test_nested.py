@@ -114,6 +114,15 @@ def test_a_nested_model_called_twice_has_two_sets_of_tensors():
     ]  # fmt: skip
     with pytest.raises(ks.AmbiguousTensorError, match="'tower' stands for 2 tensors.*'tower@0/relu@1' and 'tower@1"):
         ks.build_submodel(model, start="tower")
+    with pytest.raises(ks.AmbiguousTensorError, match="'tower/first' stands for 2 tensors.*'tower@0/first' and 'tower"):
+        ks.build_submodel(model, start="tower/first")
+    with pytest.raises(ks.AmbiguousTensorError, match="'tower/relu' stands for 4 tensors"):
+        ks.build_submodel(model, start="tower/relu")
+    with pytest.raises(
+        ks.AmbiguousTensorError, match="'tower' stands for 2 calls.*: 'tower@0' and 'tower@1'. Name one"
+    ):
+        ks.explain(model, "tower")
+    assert "'tower@1' is a nested model of 4 calls" in str(ks.explain(model, "tower@1"))
 
 
 @pytest.mark.parametrize("at", ["tower@0", "tower@1/relu@0", "difference"])

@@ -117,6 +117,9 @@ def test_wrong_references_are_refused(resnet):
         ks.build_submodel(resnet, end=["avg_pool", "avg_pool"])
     with pytest.raises(ks.UnknownTensorError, match="has no tensor 'alien'"):
         ks.build_submodel(resnet, start=keras.layers.ReLU(name="alien"))
+    for name in ("a/b", "", 5):
+        with pytest.raises(ks.SplitError, match=f"{name!r} cannot name a model: give a string without '/'"):
+            ks.build_submodel(resnet, end="avg_pool", name=name)
 
 
 def test_late_inputs_and_early_outputs_stay_where_they_are(small):
