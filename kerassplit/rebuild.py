@@ -13,7 +13,7 @@ import sys
 import tempfile
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ class Builder:
         Raises:
             UnsupportedModelError: Two different layers bear one name.
         """
-        masked = naturally_masked(graph, calls)
+        masked = _masked(graph, calls, symbols)
         for call in calls:
             args, kwargs = self._filled_in(call, symbols, masked)
             outputs = []
@@ -185,7 +185,7 @@ class Builder:
             UnsupportedModelError: Two layers share a variable; copies would not.
         """
         copies = _copies_of(calls)
-        masked = naturally_masked(graph, calls)
+        masked = _masked(graph, calls, symbols)
         for call in calls:
             args, kwargs = self._filled_in(call, symbols, masked)
             outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
@@ -506,6 +506,22 @@ def _copies_of(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
             ) from error
         copies[id(operation)].name = name
     return copies
+
+
+def _masked(graph: Graph, calls: Sequence[Call | Nest], given: Iterable[int]) -> set[int]:
+    """The tensors that have their masks without our doing, but for those whose masks are given and not used else.
+
+    To hang those on again changes nothing, and Keras 3.13 refuses an input that nothing takes.
+    """
+    masked = naturally_masked(graph, calls)
+    used: set[int] = set()
+    hung: dict[int, int] = {}
+    for call in calls:
+        used.update(call.scope.get(id(symbol), -1) for symbol in call.arguments.keras_tensors)
+        if isinstance(call, Call):
+            hung.update((call.scope.get(symbol, -1), mask) for symbol, mask in call.masks.items())
+    used.update(mask for tensor, mask in hung.items() if tensor not in masked)
+    return masked - {tensor for tensor, mask in hung.items() if mask in set(given) - used}
 
 
 def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operation]) -> None:

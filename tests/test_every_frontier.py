@@ -31,7 +31,8 @@ from kerassplit.graph import Graph, read_graph
 pytestmark = [
     # Keras says so of every nested model that is given a masked tensor.
     pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask:UserWarning"),
-    # And kerassplit of stages that end in a masked output.
+    # And kerassplit of shared layers that keep a state, and of stages that end in a masked output.
+    pytest.mark.filterwarnings("ignore:'.*' keeps a state, and the stages call it in another order:UserWarning"),
     pytest.mark.filterwarnings("ignore:In '.*' a loss on '.*' is masked:UserWarning"),
 ]
 
@@ -77,6 +78,8 @@ def test_stages_compute_what_the_model_computes_at_every_frontier(kind: Kind, an
 
 @EVERY_KIND
 def test_gradients_and_training_are_the_models(kind: Kind, animal: Specimen) -> None:
+    if kind.name == "stateful_recurrent_layers" and keras.backend.backend() == "torch":
+        pytest.skip("on torch, Keras cannot go back through a stateful layer that has run before")
     model, x = animal.model, animal.x
     expected, after = with_states_kept(model, lambda: model(x, training=True))
     slopes, _ = with_states_kept(model, lambda: gradients(model, lambda: model(x)))
