@@ -514,14 +514,18 @@ def _masked(graph: Graph, calls: Sequence[Call | Nest], given: Iterable[int]) ->
     To hang those on again changes nothing, and Keras 3.13 refuses an input that nothing takes.
     """
     masked = naturally_masked(graph, calls)
-    used: set[int] = set()
-    hung: dict[int, int] = {}
-    for call in calls:
-        used.update(call.scope.get(id(symbol), -1) for symbol in call.arguments.keras_tensors)
-        if isinstance(call, Call):
-            hung.update((call.scope.get(symbol, -1), mask) for symbol, mask in call.masks.items())
-    used.update(mask for tensor, mask in hung.items() if tensor not in masked)
-    return masked - {tensor for tensor, mask in hung.items() if mask in set(given) - used}
+    hung = {
+        call.scope.get(symbol, -1): mask
+        for call in calls
+        if isinstance(call, Call)
+        for symbol, mask in call.masks.items()
+    }
+    idle = {mask for tensor, mask in hung.items() if tensor in masked}
+    idle -= {mask for tensor, mask in hung.items() if tensor not in masked}
+    for call in reversed(calls):
+        if not idle.issuperset(tensor for tensor, _ in call.results(graph.tensors)):
+            idle.difference_update(call.scope.get(id(symbol), -1) for symbol in call.arguments.keras_tensors)
+    return masked - {tensor for tensor, mask in hung.items() if mask in idle.intersection(given)}
 
 
 def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operation]) -> None:
