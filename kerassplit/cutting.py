@@ -1,7 +1,7 @@
 """Cutting a model into stages: `split`."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from numbers import Integral
 
 import keras
@@ -23,7 +23,7 @@ _REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
 
 def split(
     model: keras.Model,
-    at: Cut | Sequence[Cut],
+    at: Cut | Sequence[Cut] | Set[Cut],
     *,
     allow_crossing: bool = False,
     names: Sequence[str] | None = None,
@@ -74,9 +74,9 @@ def _unused_inputs(graph: Graph, stages: Sequence[Stage]) -> tuple[CrossingTenso
     return tuple(crossing_tensor(tensor.name, tensor.symbol) for tensor in inputs if tensor.name not in taken)
 
 
-def _cuts(graph: Graph, at: Cut | Sequence[Cut], allow_crossing: bool) -> list[list[int]]:
+def _cuts(graph: Graph, at: Cut | Sequence[Cut] | Set[Cut], allow_crossing: bool) -> list[list[int]]:
     """The tensors of each cut, checked."""
-    wanted = several_of(at)
+    wanted = list(at) if isinstance(at, Set) else several_of(at)
     if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
     points = split_tensors(graph, PostDominators(graph))

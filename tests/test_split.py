@@ -103,7 +103,7 @@ def test_a_cut_inside_a_branch_is_refused_or_carried_as_asked(resnet, images):
 
 
 def test_names_must_fit_the_stages(resnet):
-    with pytest.raises(ks.SplitError, match="1 cuts make 2 stages; `names` has 1: 'head'"):
+    with pytest.raises(ks.SplitError, match="1 cut makes 2 stages; `names` has 1: 'head'"):
         ks.split(resnet, 3, names=["head"])
     with pytest.raises(ks.SplitError, match="'a/b' cannot name a stage"):
         ks.split(resnet, 3, names=["a/b", "c"])
