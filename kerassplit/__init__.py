@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from kerassplit.costs.profiles import Profile
+    from kerassplit.costs.profiling import profile
     from kerassplit.cutting import split
     from kerassplit.errors import (
         AmbiguousTensorError,
@@ -35,6 +37,7 @@ _HOME = {
     "Explanation": "points",
     "InsideBranchError": "errors",
     "NotConnectedError": "errors",
+    "Profile": "costs.profiles",
     "Receipt": "receipt",
     "Split": "stages",
     "SplitError": "errors",
@@ -52,6 +55,7 @@ _HOME = {
     "join": "joining",
     "load": "store",
     "plot": "pictures",
+    "profile": "costs.profiling",
     "split": "cutting",
     "split_points": "points",
     "tap": "pieces",
@@ -67,6 +71,7 @@ __all__ = [
     "Explanation",
     "InsideBranchError",
     "NotConnectedError",
+    "Profile",
     "Receipt",
     "Split",
     "SplitError",
@@ -84,6 +89,7 @@ __all__ = [
     "join",
     "load",
     "plot",
+    "profile",
     "split",
     "split_points",
     "tap",

@@ -73,6 +73,43 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
     return {"model": built.name, **asdict(explanation)}
 
 
+@main.command(short_help="Say what MODEL costs, block by block.")
+@click.argument("model")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@click.option(
+    "--open-sides", type=click.IntRange(min=1), metavar="N", help="What stands for the sides that MODEL leaves open."
+)
+@click.option("--measure", is_flag=True, help="Run each block on this device, too: seconds.")
+@click.option("--calls", is_flag=True, help="Show each call, not each block.")
+@click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@model_options
+@command
+def profile(
+    show: Show,
+    model: str,
+    batch_size: int,
+    open_sides: int | None,
+    measure: bool,
+    calls: bool,
+    chart: Path | None,
+    options: ModelOptions,
+) -> dict[str, Any]:
+    """Say what MODEL costs between its split points: parameters, bytes, FLOPs and, with --measure, seconds.
+
+    A multiply-add is two FLOPs. Weights do not matter for what a model costs, so none are downloaded.
+    """
+    built = options.load(model, structure_only=True)
+    costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
+    if chart is not None:
+        costs.plot(chart)
+    from kerassplit.costs.tables import calls_table
+
+    show(calls_table(costs) if calls else costs.__rich__())
+    if chart is not None:
+        show(Text(f"Wrote {chart}."))
+    return costs.to_dict()
+
+
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
 @click.argument("model")
 @at_option

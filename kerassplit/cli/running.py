@@ -29,6 +29,7 @@ _IN_OPTIONS = {
     "weights=FILE, --weights FILE": "--weights FILE",
     "weights='random' (--weights random)": "--weights random",
     "allow_crossing=True": "--allow-crossing",
+    "open_sides=128 (--open-sides 128)": "--open-sides 128",
     "overwrite=True": "--overwrite",
     "safe_mode=False": "--unsafe",
     "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",

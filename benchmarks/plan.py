@@ -1,0 +1,202 @@
+"""How far from the best the cuts of other rules are: the slowest stage over that of the best plan.
+
+    python benchmarks/plan.py [--gigabits 1]
+
+Measured blocks of 18 Keras models on up to 7 machines (`tests/published/scission_blocks.json`), on 2 to 8 equal
+devices, with and without the time to move what crosses. The rules are written here in a few lines each, from their
+descriptions; the optimum is that of an exact search through all pairs of cuts that shares no code with the planner.
+"""
+
+import argparse
+import json
+import math
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
+from kerassplit.planner.chain_search import plan_chain
+
+BLOCKS = Path(__file__).parent.parent / "tests" / "published" / "scission_blocks.json"
+Bounds = list[int]
+
+
+def equal_layers(layers: Sequence[float], stages: int) -> Bounds:
+    """As many layers in each stage, as far as blocks allow."""
+    return even_shares(layers, stages)
+
+
+def even_shares(weights: Sequence[float], stages: int) -> Bounds:
+    """Cut where the running sum is closest to the stage's even share; no stage empty."""
+    running = np.cumsum(weights)
+    bounds = [0]
+    for stage in range(1, stages):
+        nearest = int(np.argmin(np.abs(running - running[-1] * stage / stages))) + 1
+        bounds.append(min(max(nearest, bounds[-1] + 1), len(running) - (stages - stage)))
+    return [*bounds, len(running)]
+
+
+def block_partition(seconds: Sequence[float], stages: int) -> Bounds:
+    """torchgpipe's rule (Bárány and Grinberg, "Block partitions of sequences", 2015).
+
+    From equal counts: as long as the largest block exceeds the smallest by more than the largest element, the smallest
+    block nearest to the largest one takes an element from its neighbour on that side.
+    """
+    bounds = [len(seconds) * stage // stages for stage in range(stages)] + [len(seconds)]
+    most = max(seconds)
+
+    def sums() -> list[float]:
+        return [math.fsum(seconds[one:two]) for one, two in pairwise(bounds)]
+
+    while True:
+        largest = int(np.argmax(sums()))
+        while True:
+            now = sums()
+            if now[largest] <= min(now) + most * (1 + 1e-12):
+                return bounds
+            smallest = min((stage for stage in range(stages) if now[stage] == min(now)), key=lambda s: abs(s - largest))
+            giver = smallest + 1 if smallest < largest else smallest - 1
+            # The bound between the two moves by one element.
+            bounds[max(giver, smallest)] += 1 if smallest < giver else -1
+            if giver == largest:
+                break
+
+
+def partition_balanced(weights: Sequence[float], stages: int) -> Bounds:
+    """DeepSpeed's rule for a list of layers: the least largest sum of weights, by bisection with a greedy probe.
+
+    (Its pipeline module takes the parameters of the layers for weights unless told otherwise.)
+    """
+    running = np.concatenate([[0.0], np.cumsum(weights)])
+
+    def probe(most: float) -> Bounds | None:
+        bounds = [0]
+        for _ in range(stages):
+            bounds.append(bisect_right(running, running[bounds[-1]] + most) - 1)
+        return bounds if bounds[-1] == len(weights) else None
+
+    low, high = max(weights), float(running[-1])
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if probe(middle) else (middle, high)
+    found = probe(high * (1 + 1e-9))
+    assert found
+    # Stages left over at the end are empty: they take one block each from the stages before.
+    for stage in range(stages - 1, 0, -1):
+        found[stage] = min(found[stage], found[stage + 1] - 1)
+    return found
+
+
+def ours(problem: ChainProblem) -> Bounds:
+    return [0, *plan_chain(problem).cuts, problem.number_of_blocks]
+
+
+def slowest(problem: ChainProblem, bounds: Bounds) -> float:
+    """Seconds of the slowest stage: receive, compute and send."""
+    link = problem.links
+    assert isinstance(link, ChainLink)
+    moving = np.concatenate([[0.0], link.seconds(problem.crossing), [0.0]])
+    seconds = problem.devices[0].seconds
+    # An empty stage is none: nothing is moved to it and on.
+    stages = [(one, two) for one, two in pairwise(bounds) if one < two]
+    return max(math.fsum([moving[one], *seconds[one:two], moving[two]]) for one, two in stages)
+
+
+def least(problem: ChainProblem) -> float:
+    """The optimum by all pairs of cuts."""
+    link = problem.links
+    assert isinstance(link, ChainLink)
+    moving = np.concatenate([[0.0], link.seconds(problem.crossing), [0.0]])
+    running = np.concatenate([[0.0], np.cumsum(problem.devices[0].seconds)])
+    loads = running[None, :] - running[:, None] + moving[:, None] + moving[None, :]
+    loads[np.tril_indices(len(running))] = np.inf
+    best = np.where(np.arange(len(running)) == 0, 0.0, np.inf)
+    for _ in range(problem.number_of_devices):
+        best = np.maximum(best[:, None], loads).min(axis=0)
+    return float(best[-1])
+
+
+def layer_counts(names: Sequence[str]) -> list[float]:
+    """Layers in each block: its name is a layer's number, or the first and the last one."""
+    counts = []
+    for name in names:
+        first, *last = name.split("-")
+        counts.append(float(int(last[-1]) - int(first) + 1 if last else 1))
+    return counts
+
+
+def ratios(stages: int, link: ChainLink) -> dict[str, list[float]]:
+    """For each rule the slowest stage over the optimum, for all models with enough blocks on all their machines."""
+    found: dict[str, list[float]] = {}
+    for model in json.loads(BLOCKS.read_text()).values():
+        layers = layer_counts(model["layers"])
+        if len(layers) < stages:
+            continue
+        crossing = np.array(model["output_mib"][:-1]) * 2**20
+        parameters: list[float] = model["params"]
+        for milliseconds in model["ms"].values():
+            seconds = np.array(milliseconds) / 1e3
+            problem = ChainProblem((ChainDevice("machine", seconds, count=stages),), crossing=crossing, links=link)
+            rules: dict[str, Callable[[], Bounds]] = {
+                "kerassplit": lambda: ours(problem),
+                "equal layer counts": lambda: equal_layers(layers, stages),
+                "equal parameters": lambda: even_shares(parameters, stages),
+                "torchgpipe: block partition of times": lambda: block_partition(seconds.tolist(), stages),
+                "DeepSpeed: balanced parameters": lambda: partition_balanced(parameters, stages),
+                "DeepSpeed's search with times": lambda: partition_balanced(seconds.tolist(), stages),
+            }
+            best = least(problem)
+            for name, rule in rules.items():
+                found.setdefault(name, []).append(slowest(problem, rule()) / best)
+    return found
+
+
+def table(console: Console, link: ChainLink, title: str) -> None:
+    made = Table("rule", title=title)
+    numbers = (2, 3, 4, 8)
+    columns = [ratios(stages, link) for stages in numbers]
+    for stages, column in zip(numbers, columns, strict=True):
+        made.add_column(f"k={stages} ({len(column['kerassplit'])} cases)\nmean  worst")
+    for name in columns[0]:
+        cells = [f"{np.mean(column[name]):.3f}  {max(column[name]):.3f}" for column in columns]
+        made.add_row(name, *cells)
+    console.print(made)
+
+
+def long_chains(console: Console) -> None:
+    made = Table("cuts", "throughput s", "overlap s", "latency s", title="8 equal devices, random numbers")
+    for cuts in (100, 1_000, 10_000, 100_000):
+        dice = np.random.default_rng(0)
+        device = ChainDevice("machine", dice.random(cuts + 1), count=8)
+        crossing: NDArray[np.float64] = dice.integers(1, 1000, cuts).astype(float)
+        cells = []
+        asked = ChainProblem((device,), crossing=crossing, links=ChainLink(1000.0))
+        for problem in (asked, replace(asked, overlap=True), replace(asked, objective="latency")):
+            began = time.perf_counter()
+            plan_chain(problem)
+            cells.append(f"{time.perf_counter() - began:.3f}")
+        made.add_row(f"{cuts}", *cells)
+    console.print(made)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabits", type=float, default=1.0, help="bandwidth of the link, Gbit/s")
+    arguments = parser.parse_args()
+    console = Console(width=130)
+    table(console, ChainLink(), "Slowest stage over the optimum, moving takes no time")
+    link = ChainLink(bandwidth=arguments.gigabits * 1e9 / 8)
+    table(console, link, f"Slowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
+    long_chains(console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the calls of a model cost: parameters, bytes, FLOPs and seconds."""

@@ -1,0 +1,179 @@
+"""The calls of a graph with every side of every tensor known: what the formulas count with.
+
+Keras leaves the batch open, and some models leave more sides open. Here a batch size (and, where the model asks for
+it, the open sides) is put in and goes through the model call by call: a `Reshape` of batch and time into one side, say,
+is followed rather than guessed.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerassplit.errors import SplitError
+from kerassplit.graph import Call, Graph, bytes_per_sample
+from kerassplit.names import listed
+
+Shape = tuple[int | None, ...]
+OpenSides = int | Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConcreteCall:
+    """A call of an operation on tensors of known shapes.
+
+    Attributes:
+        operation: The layer or operation.
+        args: Its arguments in order; a `KerasTensor` of known shape for each tensor.
+        kwargs: Its keyword arguments, likewise.
+        given: Shapes of the tensors among the arguments, in order.
+        made: Shapes of the tensors that it makes.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    given: tuple[Shape, ...]
+    made: tuple[Shape, ...]
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The argument that the parameter `name` of the operation's `call` gets; `default` where it is left out."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        names = list(inspect.signature(self.operation.call).parameters)
+        place = names.index(name) if name in names else len(self.args)
+        return self.args[place] if place < len(self.args) else default
+
+    @property
+    def is_known(self) -> bool:
+        """Whether no side of any tensor is open: an operation such as `keras.ops.nonzero` decides only as it runs."""
+        return all(None not in shape for shape in (*self.given, *self.made))
+
+
+def layer_call(layer: Any, given: Sequence[Shape], made: Sequence[Shape] | None = None) -> ConcreteCall:
+    """A call of a layer inside another one, on tensors of these shapes."""
+    symbols = tuple(keras.KerasTensor(shape) for shape in given)
+    if made is None:
+        made = [tuple(layer.compute_output_shape(given[0]))]
+    return ConcreteCall(layer, symbols, {}, tuple(given), tuple(made))
+
+
+def input_shapes(graph: Graph, batch_size: int, open_sides: OpenSides) -> dict[int, Shape]:
+    """The shapes of the model's inputs at this batch size, by tensor.
+
+    Raises:
+        SplitError: The batch size is none or not the one the model is built for, or sides are open and not given.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
+    tensors = list(dict.fromkeys(graph.flat_inputs()))
+    given = open_sides if isinstance(open_sides, Mapping) else {}
+    unknown = [name for name in given if name not in graph.names(tensors)]
+    if unknown:
+        raise SplitError(
+            f"`open_sides` names {listed(unknown)}, and the inputs of '{graph.model.name}' are "
+            f"{listed(graph.names(tensors))}."
+        )
+    if not isinstance(open_sides, Mapping) and open_sides is not None and not _is_side(open_sides):
+        raise SplitError(
+            "`open_sides` is one whole number for all open sides, or a shape without the batch for each input, such "
+            f"as {{'{graph.tensors[tensors[0]].name}': (224, 224, 3)}}; got {open_sides!r}."
+        )
+    return {tensor: _input_shape(graph, tensor, batch_size, open_sides) for tensor in tensors}
+
+
+def _input_shape(graph: Graph, tensor: int, batch_size: int, open_sides: OpenSides) -> Shape:
+    name, shape = graph.tensors[tensor].name, tuple(graph.tensors[tensor].symbol.shape)
+    batch, *sides = shape if shape else (batch_size,)
+    if batch not in (None, batch_size):
+        raise SplitError(
+            f"Input '{name}' of '{graph.model.name}' is built for batches of {batch}: pass batch_size={batch}; got "
+            f"{batch_size}."
+        )
+    if isinstance(open_sides, Mapping) and name in open_sides:
+        wanted = tuple(open_sides[name])
+        fits = len(wanted) == len(sides) and all(
+            _is_side(ours) and theirs in (None, ours) for ours, theirs in zip(wanted, sides, strict=True)
+        )
+        if not fits:
+            raise SplitError(f"`open_sides` gives '{name}' the shape {wanted}, which does not fit its own, {shape}.")
+        sides = list(wanted)
+    elif isinstance(open_sides, int):
+        sides = [open_sides if side is None else side for side in sides]
+    if None in sides:
+        raise SplitError(
+            f"Input '{name}' of '{graph.model.name}' has open sides: its shape is {shape}. What the model costs "
+            "depends on them. Pass open_sides=128 (--open-sides 128), one number for all of them; or in Python, for "
+            "each input, a shape without the batch: "
+            f"open_sides={{'{name}': {tuple(128 if side is None else side for side in sides)}}}."
+        )
+    return (batch_size, *sides) if shape else ()
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def concrete_shapes(graph: Graph, inputs: Mapping[int, Shape]) -> list[Shape]:
+    """The shape of every tensor of the graph for these inputs; `None` for sides that only running the model decides."""
+    shapes: list[Shape] = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
+    batch_size = next((shape[0] for shape in inputs.values() if shape), 1)
+    for call in graph.calls:
+        for tensor in call.outputs:
+            shapes[tensor] = inputs.get(tensor, shapes[tensor])
+        if call.inputs and any(None in shapes[tensor] for tensor in call.outputs):
+            for tensor, shape in zip(call.outputs, _made(graph, call, shapes, batch_size), strict=True):
+                shapes[tensor] = shape
+    return shapes
+
+
+def concrete_call(graph: Graph, call: Call, shapes: Sequence[Shape]) -> ConcreteCall:
+    """A call of the graph with the shapes that `concrete_shapes` found."""
+    args, kwargs = _arguments(graph, call, shapes)
+    given = [tuple(value.shape) for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)]
+    return ConcreteCall(call.operation, args, kwargs, tuple(given), tuple(shapes[tensor] for tensor in call.outputs))
+
+
+def tensor_bytes(shape: Shape, dtype: str) -> int | None:
+    """Bytes of a tensor; `None` where a side is open or the dtype has no size (strings).
+
+    >>> tensor_bytes((8, 28, 28, 512), "float32")
+    12845056
+    """
+    return bytes_per_sample((None, *shape), dtype)
+
+
+def _arguments(graph: Graph, call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
+    def concrete(value: Any) -> Any:
+        if isinstance(value, keras.KerasTensor) and id(value) in call.scope:
+            return keras.KerasTensor(shapes[call.scope[id(value)]], value.dtype)
+        return value
+
+    return keras.tree.map_structure(concrete, (call.arguments.args, call.arguments.kwargs))
+
+
+def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None) -> list[Shape]:
+    """The shapes that a call makes of concrete tensors; where Keras cannot tell, its record with the batch put in."""
+    recorded = [shapes[tensor] for tensor in call.outputs]
+    args, kwargs = _arguments(graph, call, shapes)
+    best = [(batch_size, *shape[1:]) if shape and shape[0] is None else shape for shape in recorded]
+    # What a layer says of its shapes; where it leaves sides open all the same, what its `call` does.
+    for infer in (type(call.operation).compute_output_spec, keras.Operation.compute_output_spec):
+        try:
+            found = [tuple(spec.shape) for spec in keras.tree.flatten(infer(call.operation, *args, **kwargs))]
+        except Exception:  # layers of all kinds raise what they like
+            continue
+        if len(found) == len(recorded) and all(map(_agrees, found, recorded)):
+            best = found
+            if not any(None in shape for shape in found):
+                break
+    return best
+
+
+def _agrees(found: Shape, recorded: Shape) -> bool:
+    """Whether a shape is what Keras recorded, with fewer open sides."""
+    return len(found) == len(recorded) and all(
+        theirs is None or ours == theirs for ours, theirs in zip(found, recorded, strict=True)
+    )

@@ -1,0 +1,48 @@
+"""Bytes that live at one time."""
+
+from collections.abc import Iterable, Sequence
+
+
+def peaks(
+    steps: Sequence[Sequence[tuple[Iterable[int], Iterable[int]]]], bytes_of: Sequence[int | None], kept: set[int]
+) -> list[int | None]:
+    """The most bytes of tensors that live at one time, for each block of a program, by liveness.
+
+    A tensor lives from the step that makes it (one that no step makes: from the beginning) to the last step that
+    receives it: the analysis of live variables (Aho, Sethi and Ullman, "Compilers", 1986).
+
+    Args:
+        steps: For each block the steps in order: what each receives and what it makes. During a step, both live.
+        bytes_of: Bytes of each tensor; `None` where not known.
+        kept: Tensors that live to the end once they are there: the outputs of the program.
+
+    Returns:
+        Bytes for each block; `None` where a tensor of unknown size lives there.
+    """
+    last_use = {
+        tensor: (place, number)
+        for place, block in enumerate(steps)
+        for number, (given, made) in enumerate(block)
+        for tensor in (*given, *made)
+    }
+    made_inside = {tensor for block in steps for _, made in block for tensor in made}
+    arriving = last_use.keys() - made_inside
+    live: set[int] = set()
+    total, unknown = 0, 0
+    found: list[int | None] = []
+    for place, block in enumerate(steps):
+        most, known = 0, True
+        for number, (given, made) in enumerate(block):
+            for tensor in {*made, *arriving} - live:
+                live.add(tensor)
+                size = bytes_of[tensor]
+                total, unknown = total + (size or 0), unknown + (size is None)
+            arriving = set()
+            most, known = max(most, total), known and not unknown
+            for tensor in {*given, *made}:
+                if last_use[tensor] == (place, number) and tensor not in kept:
+                    live.remove(tensor)
+                    size = bytes_of[tensor]
+                    total, unknown = total - (size or 0), unknown - (size is None)
+        found.append(most if known else None)
+    return found

@@ -1,0 +1,172 @@
+"""`profile`: what a model costs, call by call and block by block."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.costs.arithmetic import arithmetic
+from kerassplit.costs.concrete import OpenSides, Shape, concrete_call, concrete_shapes, input_shapes, tensor_bytes
+from kerassplit.costs.memory import peaks
+from kerassplit.costs.profiles import Profile
+from kerassplit.costs.records import BlockCost, CallCost, TensorCost, VariableCost, total
+from kerassplit.costs.regions import Region, regions
+from kerassplit.costs.timing import measure as measure_blocks
+from kerassplit.graph import Graph, bytes_per_sample, read_graph
+
+
+def profile(
+    model: keras.Model,
+    batch_size: int = 1,
+    *,
+    open_sides: OpenSides = None,
+    measure: bool = False,
+    seed: int = 0,
+    verbose: bool | None = None,
+) -> Profile:
+    """Says what a model costs in inference: parameters, bytes, FLOPs and, when asked, seconds.
+
+    All figures are for a batch of `batch_size` samples, for every call of the model and for every block between its
+    split points. One multiply-add is two FLOPs. They are counted by formulas for Keras's layers and operations, else
+    by the backend's own counter; those of a call that neither knows are `None`, and so is every total with such a call
+    in it (`known_flops` is the sum of the others, `unknown` names the calls).
+
+    Args:
+        model: A functional or built Sequential model. It is left alone.
+        batch_size: Samples in a batch.
+        open_sides: What stands for sides other than the batch that the model's inputs leave open: one number for all
+            of them, or a shape without the batch for each such input, by name.
+        measure: Whether to run each block on this device: compiled, with warm-up, several times, one block in memory
+            at a time. Takes from seconds to minutes: every block is compiled.
+        seed: Seed of the random input for measuring.
+        verbose: Whether to show a progress bar while it measures; by default on a terminal.
+
+    Returns:
+        A `Profile`: a table where it is printed or displayed; `to_json`, `to_pandas`, `plot`.
+
+    Raises:
+        SplitError: `batch_size` or `open_sides` do not fit the model, or it cannot be measured (it takes strings).
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> profile = ks.profile(keras.applications.ResNet50(weights=None))
+    >>> profile.multiply_adds, profile.parameters, len(profile.blocks)
+    (3857973248, 25636712, 40)
+    """
+    graph = read_graph(model)
+    shapes = concrete_shapes(graph, input_shapes(graph, batch_size, open_sides))
+    found = regions(graph)
+    counted = _profile(graph, found, shapes, batch_size)
+    if not measure:
+        return counted
+    measured = measure_blocks(graph, found, shapes, seed=seed, verbose=verbose)
+    blocks = tuple(
+        replace(block, time=time, seconds=max(time.median - measured.overhead.median, 0.0))
+        for block, time in zip(counted.blocks, measured.blocks, strict=True)
+    )
+    return replace(counted, blocks=blocks, device=measured.device, whole=measured.whole, overhead=measured.overhead)
+
+
+def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], batch_size: int) -> Profile:
+    tensors = tuple(
+        TensorCost(tensor.name, shape, tensor.symbol.dtype, tensor_bytes(shape, tensor.symbol.dtype))
+        for tensor, shape in zip(graph.tensors, shapes, strict=True)
+    )
+    variables, weights_of = _variables(graph)
+    block_of = {call: place for place, region in enumerate(found) for call in region.calls}
+    order = sorted(block_of)
+    calls = tuple(_call(graph, call, block_of[call], shapes, tensors, variables, weights_of[call]) for call in order)
+    place_of = {call: place for place, call in enumerate(order)}
+    outputs = tuple(dict.fromkeys(graph.flat_outputs()))
+    steps = [[(graph.calls[call].inputs, graph.calls[call].outputs) for call in region.calls] for region in found]
+    most = peaks(steps, [tensor.bytes for tensor in tensors], set(outputs))
+    blocks = tuple(
+        _block(region, [place_of[call] for call in region.calls], calls, tensors, variables, peak)
+        for region, peak in zip(found, most, strict=True)
+    )
+    return Profile(
+        model=graph.model.name,
+        batch_size=batch_size,
+        backend=keras.backend.backend(),
+        calls=calls,
+        blocks=blocks,
+        tensors=tensors,
+        variables=variables,
+        inputs=tuple(dict.fromkeys(graph.flat_inputs())),
+        outputs=outputs,
+    )
+
+
+def _variables(graph: Graph) -> tuple[tuple[VariableCost, ...], list[tuple[int, ...]]]:
+    """The weights of the model, each once, and for each call the places of its own."""
+    costs: list[VariableCost] = []
+    places: dict[int, int] = {}
+    weights_of: dict[int, tuple[int, ...]] = {}  # by operation: asking a layer for its weights takes time
+    for call in graph.calls:
+        if id(call.operation) in weights_of:
+            continue
+        weights: Any = call.operation.weights if isinstance(call.operation, keras.Layer) else []
+        for variable in weights:
+            if id(variable) not in places:
+                places[id(variable)] = len(costs)
+                shape = tuple(variable.shape)
+                size = bytes_per_sample((None, *shape), str(variable.dtype)) or 0
+                costs.append(VariableCost(variable.path, int(np.prod(shape)), size))
+        weights_of[id(call.operation)] = tuple(dict.fromkeys(places[id(variable)] for variable in weights))
+    return tuple(costs), [weights_of[id(call.operation)] for call in graph.calls]
+
+
+def _call(
+    graph: Graph,
+    index: int,
+    block: int,
+    shapes: Sequence[Shape],
+    tensors: Sequence[TensorCost],
+    variables: Sequence[VariableCost],
+    weights: tuple[int, ...],
+) -> CallCost:
+    call = graph.calls[index]
+    counted = arithmetic(concrete_call(graph, call, shapes))
+    return CallCost(
+        name=call.name,
+        kind=type(call.operation).__name__,
+        block=block,
+        inputs=call.inputs,
+        outputs=call.outputs,
+        variables=weights,
+        parameters=sum(variables[weight].parameters for weight in weights),
+        parameter_bytes=sum(variables[weight].bytes for weight in weights),
+        activation_bytes=total(tensors[tensor].bytes for tensor in call.outputs),
+        flops=counted.flops,
+        multiply_adds=counted.multiply_adds,
+        counted_by=counted.counted_by,
+    )
+
+
+def _block(
+    region: Region,
+    places: Sequence[int],
+    calls: Sequence[CallCost],
+    tensors: Sequence[TensorCost],
+    variables: Sequence[VariableCost],
+    peak: int | None,
+) -> BlockCost:
+    own = [calls[place] for place in places]
+    weights = tuple(dict.fromkeys(weight for call in own for weight in call.variables))
+    return BlockCost(
+        name=tensors[region.end].name,
+        calls=tuple(places),
+        variables=weights,
+        parameters=sum(variables[weight].parameters for weight in weights),
+        parameter_bytes=sum(variables[weight].bytes for weight in weights),
+        activation_bytes=total(call.activation_bytes for call in own),
+        peak_live_bytes=peak,
+        flops=total(call.flops for call in own),
+        known_flops=sum(call.flops or 0 for call in own),
+        multiply_adds=total(call.multiply_adds for call in own),
+        crossing=region.crossing,
+        crossing_bytes=total(tensors[tensor].bytes for tensor in region.crossing),
+    )

@@ -1,0 +1,97 @@
+"""Charts of figures, drawn by matplotlib (the extra `kerassplit[charts]`)."""
+
+import contextlib
+import io
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerassplit.errors import SplitError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHART_FORMATS = ("png", "svg", "pdf")
+"""What a chart is written as, by file name extension."""
+
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "font.size": 11,
+    "grid.color": "#ECEFF1",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kerassplit",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart; a notebook shows it.
+
+    Attributes:
+        figure: The `matplotlib.figure.Figure`, to be changed at will.
+    """
+
+    figure: "Figure"
+
+    def render(self, extension: str = "svg") -> bytes:
+        """The contents of a file of this format, one of `CHART_FORMATS`; the same chart gives the same bytes."""
+        file = io.BytesIO()
+        date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(extension)
+        with _style():
+            self.figure.savefig(file, format=extension, dpi=200, metadata=date)
+        return file.getvalue()
+
+    def save(self, to_file: str | os.PathLike[str]) -> None:
+        """Writes it whole or not at all; the extension says how.
+
+        Raises:
+            SplitError: The format is unknown, or the file cannot be written.
+        """
+        path = Path(to_file)
+        extension = path.suffix[1:].lower()
+        if extension not in CHART_FORMATS:
+            formats = ", ".join(f".{each}" for each in CHART_FORMATS)
+            raise SplitError(f"Charts are written as {formats}; got '{path.name}'.")
+        temporary = path.with_name(f".kerassplit.{uuid.uuid4().hex}")
+        try:
+            temporary.write_bytes(self.render(extension))
+            temporary.replace(path)
+        except OSError as error:
+            raise SplitError(f"'{path}' cannot be written: {error.strerror or error}.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+    def _repr_svg_(self) -> str:
+        return self.render("svg").decode()
+
+
+@contextlib.contextmanager
+def new_figure(width: float, height: float) -> Iterator["Figure"]:
+    """An empty figure of so many inches, to be drawn on in the style of this package.
+
+    No global state of matplotlib is used: the user's own figures and settings stay as they are.
+
+    Raises:
+        SplitError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SplitError("Charts need matplotlib: `pip install 'kerassplit[charts]'`.") from error
+    with _style():
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield

@@ -1,0 +1,120 @@
+"""The picture of a profile: what crosses each cut, and how much of the work lies before it.
+
+The two curves of Kang et al., "Neurosurgeon" (2017): a cut is worth a thought where little crosses and where the work
+before and behind it are as wanted.
+"""
+
+import os
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from kerassplit.costs.tables import format_flops, format_seconds
+from kerassplit.pictures.chart import Chart, new_figure
+from kerassplit.pictures.dot import CUT
+from kerassplit.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from kerassplit.costs.profiles import Profile
+
+_BAR, _INPUT, _LINE = "#90CAF9", "#B0BEC5", "#37474F"
+_UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("bytes", 1))
+
+
+def plot_profile(profile: "Profile", to_file: str | os.PathLike[str] | None = None) -> Chart:
+    """Draws a profile; see `Profile.plot`."""
+    sizes = [_input_bytes(profile), *(block.crossing_bytes or 0 for block in profile.blocks[:-1])]
+    unit, factor = next(((unit, factor) for unit, factor in _UNITS if max(sizes) >= factor), _UNITS[-1])
+    best = _smaller_than_all_before(sizes)
+    with new_figure(10, 5.6) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
+        work, what = _work(profile)
+        upper.fill_between(range(len(sizes)), work[: len(sizes)], step="mid", color=_LINE, alpha=0.15, linewidth=0)
+        upper.plot(range(len(sizes)), work[: len(sizes)], color=_LINE, linewidth=2, drawstyle="steps-mid")
+        upper.set_ylim(0, 100)
+        upper.set_yticks(range(0, 101, 25))
+        upper.set_ylabel(f"{what} before\nthe cut [%]")
+        colors = [_INPUT, *(CUT if place in best else _BAR for place in range(1, len(sizes)))]
+        lower.bar(range(len(sizes)), [size / factor for size in sizes], color=colors, width=0.8)
+        lower.set_ylim(0, max(sizes) / factor * 1.05 or 1)
+        lower.set_ylabel(f"crosses the cut [{unit}]")
+        lower.set_xlabel("cut behind block")
+        lower.set_xticks(*_ticks(len(sizes)))
+        lower.set_xlim(-0.7, len(sizes) - 0.3)
+        for axes in (upper, lower):
+            axes.set_axisbelow(True)
+            axes.grid(visible=False, axis="x")
+        figure.suptitle(_title(profile), fontweight="bold", x=0.01, ha="left")
+        upper.set_title(_subtitle(profile), fontsize=9, color="#546E7A")
+        _name(lower, profile, sizes, best, factor)
+    chart = Chart(figure)
+    if to_file is not None:
+        chart.save(to_file)
+    return chart
+
+
+def _input_bytes(profile: "Profile") -> int:
+    return sum(profile.tensors[tensor].bytes or 0 for tensor in profile.inputs)
+
+
+def _smaller_than_all_before(sizes: Sequence[int]) -> list[int]:
+    """The cuts where less crosses than at every earlier one, the whole input counted."""
+    least = [sizes[0], *accumulate(sizes, min)]
+    return [place for place in range(1, len(sizes)) if sizes[place] < least[place]]
+
+
+def _work(profile: "Profile") -> tuple[list[float], str]:
+    """Percent of the work before each cut, and what the work is."""
+    seconds = [block.seconds for block in profile.blocks]
+    if profile.whole is not None and None not in seconds:
+        what, amounts = "time", [second or 0.0 for second in seconds]
+    else:
+        what = "FLOPs" if profile.flops is not None else "known FLOPs"
+        amounts = [float(block.known_flops) for block in profile.blocks]
+    whole = sum(amounts) or 1.0
+    return [100 * amount / whole for amount in accumulate(amounts, initial=0.0)], what
+
+
+def _title(profile: "Profile") -> str:
+    return f"{profile.model}: where to cut it"
+
+
+def _subtitle(profile: "Profile") -> str:
+    facts = [f"{format_count(profile.parameters)} parameters"]
+    facts.append(f"{format_flops(profile.flops, profile.known_flops)} FLOPs")
+    if profile.whole is not None:
+        facts.append(f"{format_seconds(profile.whole_seconds)} on {profile.device}")
+    facts.append("1 sample" if profile.batch_size == 1 else f"batches of {profile.batch_size}")
+    facts.append("red: less crosses than at every earlier cut")
+    return " · ".join(facts)
+
+
+def _ticks(count: int) -> tuple[list[int], list[str]]:
+    """The places of some cuts: the input, then the numbers of the blocks that they are behind."""
+    step = max(1, -(-count // 20))
+    places = list(range(0, count, step))
+    return places, ["input" if place == 0 else str(place - 1) for place in places]
+
+
+def _name(axes: Any, profile: "Profile", sizes: Sequence[int], best: Sequence[int], factor: int) -> None:
+    """Tells the tensors at the best cuts, upright so that neighbours do not cover each other."""
+    from matplotlib.patheffects import withStroke
+
+    apart = max(1, len(sizes) // 30)
+    last = len(sizes) + apart
+    for place in reversed(best):  # of neighbours the one behind, where less crosses
+        if last - place < apart:
+            continue
+        last = place
+        axes.annotate(
+            f"{profile.blocks[place - 1].name}  {format_bytes(sizes[place])}",
+            xy=(place, sizes[place] / factor),
+            xytext=(0, 5),
+            textcoords="offset points",
+            rotation=90,
+            fontsize=8,
+            color=CUT,
+            ha="center",
+            va="bottom",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )

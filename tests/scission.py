@@ -1,0 +1,75 @@
+"""Reads the measurements of Scission: seconds and output bytes of the blocks of 18 Keras models on 5 machines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
+
+_FILE = Path(__file__).parent / "published" / "scission_measurements.json"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a model on a machine.
+
+    Attributes:
+        first_layers: Number of the first layer of each block.
+        last_layers: And of the last one.
+        seconds: Of each block.
+        bytes: Of each block's output.
+    """
+
+    first_layers: tuple[int, ...]
+    last_layers: tuple[int, ...]
+    seconds: tuple[float, ...]
+    bytes: tuple[float, ...]
+
+    def holding(self, layer: int) -> int:
+        """The block with this layer."""
+        return next(block for block, last in enumerate(self.last_layers) if last >= layer)
+
+
+@cache
+def _file() -> dict:
+    return json.loads(_FILE.read_text())
+
+
+def models() -> list[str]:
+    return list(_file()["machines"]["raspi4"])
+
+
+def blocks(model: str, machine: str) -> Blocks:
+    return Blocks(*(tuple(column) for column in zip(*_file()["machines"][machine][model], strict=True)))
+
+
+def links() -> dict[tuple[str, str], ChainLink]:
+    """From machine to machine: megabits per second are 10^6 bits."""
+    return {
+        (source, destination): ChainLink(bandwidth=megabits * 1e6 / 8, latency=ping / 1e3)
+        for source, destination, ping, megabits in _file()["links"]
+    }
+
+
+def triples() -> list[tuple[str, str, str]]:
+    """Device, edge and cloud, all measured, with links between one and the next."""
+    known = [pair for pair in links() if set(pair) <= set(_file()["machines"])]
+    return [(one, two, three) for one, two in known for other, three in known if other == two]
+
+
+def problem(model: str, machines: Sequence[str], **fields) -> ChainProblem:
+    """A model on machines in this order, all of them used."""
+    measured = [blocks(model, machine) for machine in machines]
+    known = links()
+    between = [known[pair] for pair in pairwise(machines)]
+    return ChainProblem(
+        tuple(ChainDevice(name, np.array(each.seconds)) for name, each in zip(machines, measured, strict=True)),
+        crossing=np.array(measured[0].bytes[:-1]),
+        links=between,
+        **fields,
+    )

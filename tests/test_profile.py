@@ -1,0 +1,413 @@
+"""ks.profile: parameters, bytes, blocks, liveness, and how it is shown and kept."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+from click.testing import CliRunner
+from conftest import copied
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers, ops
+from menagerie import Kind, kinds
+
+import kerassplit as ks
+from kerassplit.cli import main
+from kerassplit.costs.memory import peaks
+from kerassplit.graph import read_graph
+from kerassplit.pictures.dot import CUT
+
+
+@pytest.fixture(scope="module")
+def residual() -> keras.Model:
+    """A stem, a residual block, a head; 8×8×4 floats (1 KiB) between them."""
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same", name="stem")(x)
+    y = layers.Conv2D(4, 3, padding="same", name="inner")(x)
+    x = layers.Add(name="sum")([x, y])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(2, name="score")(x), name="residual")
+
+
+@pytest.fixture(scope="module")
+def twins() -> keras.Model:
+    """One layer with two calls, which are in different blocks."""
+    shared = layers.Dense(4, name="shared")
+    x = inputs = keras.Input((4,), name="x")
+    for number in range(2):
+        x = layers.ReLU(name=f"relu{number}")(shared(x))
+    return keras.Model(inputs, layers.Dense(2, name="score")(x), name="twins")
+
+
+@pytest.fixture(scope="module")
+def file(residual, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "residual.keras"
+    residual.save(path)
+    return path
+
+
+class TestFigures:
+    def test_blocks_lie_between_the_split_points(self, residual):
+        profile = ks.profile(residual)
+        assert [block.name for block in profile.blocks] == ["stem", "sum", "pool", "score"]
+        assert [[profile.calls[call].name for call in block.calls] for block in profile.blocks] == [
+            *(["stem"], ["inner", "sum"], ["pool"], ["score"])
+        ]
+        points = ks.split_points(residual)
+        assert [block.name for block in profile.blocks[:-1]] == [point.name for point in points]
+
+    def test_bytes_are_those_of_the_batch(self, residual):
+        one, four = ks.profile(residual), ks.profile(residual, 4)
+        assert [block.crossing_bytes for block in one.blocks] == [1024, 1024, 16, 0]
+        assert [block.crossing_bytes for block in four.blocks] == [4096, 4096, 64, 0]
+        assert [block.activation_bytes for block in one.blocks] == [1024, 2048, 16, 8]
+        assert four.activation_bytes == 4 * one.activation_bytes == 4 * (3 * 1024 + 16 + 8)
+        assert one.parameter_bytes == four.parameter_bytes == 4 * residual.count_params()
+
+    def test_what_lives_at_one_time_is_what_is_still_needed(self, residual):
+        profile = ks.profile(residual)
+        image = 8 * 8 * 3 * 4
+        assert [block.peak_live_bytes for block in profile.blocks] == [image + 1024, 3 * 1024, 1024 + 16, 16 + 8]
+        assert profile.peak_live_bytes == 3 * 1024
+
+    def test_a_shared_weight_counts_once_and_is_known_in_every_block(self, twins):
+        profile = ks.profile(twins)
+        assert profile.parameters == twins.count_params() == 20 + 10
+        first, second = (block for block in profile.blocks if block.name.startswith("shared"))
+        assert first.variables == second.variables
+        assert [profile.variables[index].path for index in first.variables] == ["shared/kernel", "shared/bias"]
+        assert first.parameters == second.parameters == 20
+        assert profile.parameter_bytes_of(0, 0) == profile.parameter_bytes_of(0, 3) == 80
+        assert profile.parameter_bytes_of(0, 4) == 120
+
+    def test_totals_are_sums_of_calls_and_of_blocks(self, resnet):
+        profile = ks.profile(resnet)
+        assert profile.parameters == resnet.count_params()
+        assert profile.flops == sum(call.flops for call in profile.calls) == sum(b.flops for b in profile.blocks)
+        assert profile.multiply_adds == sum(block.multiply_adds for block in profile.blocks)
+        assert len(profile.blocks) == 40
+        assert len(profile.calls) == 176
+        assert all(call.counted_by == "formula" for call in profile.calls)
+
+    def test_a_batch_that_a_reshape_merges_with_time_is_followed(self):
+        inputs = keras.Input((6, 4), name="x")
+        x = ops.reshape(inputs, (-1, 4))
+        x = layers.Dense(5, name="dense")(x)
+        model = keras.Model(inputs, ops.reshape(x, (-1, 6, 5)))
+        profile = ks.profile(model, 3)
+        (dense,) = [call for call in profile.calls if call.name == "dense"]
+        assert profile.tensors[dense.outputs[0]].shape == (18, 5)
+        assert dense.multiply_adds == 18 * 4 * 5
+
+    def test_sides_that_only_running_decides_are_unknown(self):
+        inputs = keras.Input((4,), name="x")
+        found = ops.nonzero(inputs)[0]
+        profile = ks.profile(keras.Model(inputs, ops.cast(found, "float32") * 2.0))
+        assert profile.activation_bytes is None
+        assert profile.peak_live_bytes is None
+        assert profile.flops is None
+        assert "?" in str(profile)
+
+    def test_integers_of_8_bits_take_a_quarter_of_the_bytes(self):
+        model = keras.Sequential([keras.Input((64,)), layers.Dense(64, use_bias=False)])
+        before = ks.profile(model)
+        model.layers[0].quantize("int8")
+        after = ks.profile(model)
+        assert before.parameter_bytes == 64 * 64 * 4
+        assert after.parameter_bytes == 64 * 64 + 64 * 4  # a scale for each column
+        assert after.multiply_adds == before.multiply_adds
+
+    def test_calls_inside_nested_models_are_listed(self):
+        inner = keras.Sequential(
+            [keras.Input((4,)), layers.Dense(4, name="one"), layers.ReLU(name="two")], name="inner"
+        )
+        profile = ks.profile(keras.Sequential([keras.Input((4,)), inner, layers.Dense(2, name="score")]))
+        assert [call.name for call in profile.calls] == ["inner/one", "inner/two", "score"]
+
+
+@pytest.mark.filterwarnings("ignore:[\\s\\S]*was passed an input with a mask:UserWarning")
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.name)
+def test_every_kind_of_model_is_profiled_and_left_alone(kind: Kind):
+    specimen = kind.build()
+    model = specimen.model
+    values = keras.tree.flatten(specimen.x)
+    open_sides = {
+        symbol.name: tuple(value.shape[1:])
+        for symbol, value in zip(model.inputs, values, strict=True)
+        if None in symbol.shape[1:]
+    }
+    before = nodes_and_values(model)
+    profile = ks.profile(model, int(values[0].shape[0]), open_sides=open_sides or None)
+    assert nodes_and_values(model) == before
+    assert sorted(call for block in profile.blocks for call in block.calls) == list(range(len(profile.calls)))
+    assert [block.name for block in profile.blocks[:-1]] == [point.name for point in ks.split_points(model)]
+    assert (profile.flops is None) == bool(profile.unknown)
+    assert ks.Profile.from_json(profile.to_json()) == profile
+
+
+def nodes_and_values(model: keras.Model) -> list[object]:
+    operations = {id(call.operation): call.operation for call in read_graph(model).calls}.values()
+    nodes = [(one.name, len(one._inbound_nodes), len(one._outbound_nodes)) for one in operations]
+    return [model.get_config(), nodes, [copied(variable).tobytes() for variable in model.variables]]
+
+
+class TestCrossings:
+    def test_what_crosses_is_what_crosses_in_a_split_at_every_point(self, small):
+        """`extra` comes late, `pooled` leaves early."""
+        profile = ks.profile(small)
+        split = ks.split(small, ks.split_points(small))
+        assert [[profile.tensors[one].name for one in block.crossing] for block in profile.blocks[:-1]] == [
+            [one.name for one in crossing.tensors] for crossing in split.crossings
+        ]
+        assert [block.crossing_bytes for block in profile.blocks[:-1]] == [one.bytes for one in split.crossings]
+
+    def test_an_output_made_early_lives_to_the_end(self, small):
+        profile = ks.profile(small)
+        assert profile.peak_live_bytes_of(3, len(profile.blocks) - 1) >= 16 + 12
+        names = [profile.tensors[tensor].name for tensor in profile.outputs]
+        assert sorted(names) == ["pool", "score"]
+
+
+@st.composite
+def programs(draw):
+    """Blocks of steps on numbered tensors: what each step receives and makes."""
+    sizes = draw(st.lists(st.integers(0, 9), min_size=3, max_size=12))
+    steps, known = [], [0, 1]
+    for tensor in range(2, len(sizes)):
+        steps.append((tuple(draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))), (tensor,)))
+        known.append(tensor)
+    ends = sorted(draw(st.sets(st.integers(1, len(steps) - 1)))) if len(steps) > 1 else []
+    blocks = [steps[first:last] for first, last in zip([0, *ends], [*ends, len(steps)], strict=True)]
+    return blocks, sizes, draw(st.sets(st.sampled_from(known)))
+
+
+@given(programs())
+@settings(max_examples=200, deadline=None)
+def test_peaks_are_those_found_by_looking_at_every_step(program):
+    blocks, sizes, kept = program
+    steps = [step for block in blocks for step in block]
+    made = {tensor: number for number, (_, outputs) in enumerate(steps) for tensor in outputs}
+
+    def lives(tensor: int, now: int) -> bool:
+        uses = [number for number, (given, outputs) in enumerate(steps) if tensor in (*given, *outputs)]
+        return bool(uses) and made.get(tensor, 0) <= now <= (len(steps) if tensor in kept else max(uses))
+
+    expected, number = [], 0
+    for block in blocks:
+        totals = []
+        for _ in block:
+            totals.append(sum(size for tensor, size in enumerate(sizes) if lives(tensor, number)))
+            number += 1
+        expected.append(max(totals))
+    assert peaks(blocks, sizes, kept) == expected
+
+
+@given(st.integers(0, 39), st.integers(0, 39))
+@settings(max_examples=30, deadline=None)
+def test_a_stage_needs_no_more_than_the_most_of_its_blocks(resnet, one, other):
+    profile = ks.profile(resnet)
+    first, last = sorted((one, other))
+    most = max(block.peak_live_bytes for block in profile.blocks[first : last + 1])
+    assert profile.peak_live_bytes_of(first, last) == most
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None])
+    def test_a_batch_size_is_a_whole_number(self, residual, batch_size):
+        with pytest.raises(ks.SplitError, match="`batch_size` must be a whole number, at least 1; got "):
+            ks.profile(residual, batch_size)
+
+    def test_a_model_built_for_one_batch_size_has_that_one(self):
+        model = keras.Sequential([keras.Input(batch_shape=(8, 4), name="x"), layers.Dense(2)])
+        with pytest.raises(ks.SplitError, match="'x' of '.*' is built for batches of 8: pass batch_size=8; got 1."):
+            ks.profile(model)
+        assert ks.profile(model, 8).multiply_adds == 8 * 4 * 2
+
+    def test_open_sides_are_asked_for(self):
+        model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
+        with pytest.raises(ks.SplitError) as error:
+            ks.profile(model)
+        assert str(error.value) == (
+            "Input 'x' of 'text' has open sides: its shape is (None, None, 4). What the model costs depends on them. "
+            "Pass open_sides=128 (--open-sides 128), one number for all of them; or in Python, for each input, a shape "
+            "without the batch: open_sides={'x': (128, 4)}."
+        )
+        assert ks.profile(model, open_sides=7).multiply_adds == 7 * 4 * 2
+        assert ks.profile(model, open_sides={"x": (5, 4)}).multiply_adds == 5 * 4 * 2
+
+    @pytest.mark.parametrize(
+        ("open_sides", "message"),
+        [
+            ({"y": (5, 4)}, "`open_sides` names 'y', and the inputs of 'text' are 'x'."),
+            (
+                {"x": (5, 3)},
+                r"`open_sides` gives 'x' the shape \(5, 3\), which does not fit its own, \(None, None, 4\).",
+            ),
+            ({"x": (5,)}, "does not fit its own"),
+            (0, r"`open_sides` is one whole number .* such as \{'x': \(224, 224, 3\)\}; got 0."),
+            ("7", "`open_sides` is one whole number"),
+        ],
+    )
+    def test_open_sides_that_do_not_fit_are_refused(self, open_sides, message):
+        model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
+        with pytest.raises(ks.SplitError, match=message):
+            ks.profile(model, open_sides=open_sides)
+
+    def test_a_model_without_a_graph_has_no_profile(self):
+        with pytest.raises(ks.UnsupportedModelError, match="a name, not a model"):
+            ks.profile("ResNet50")
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format_version": 1}', '{"format_version": 1, "calls": 3}'])
+    def test_text_that_is_no_profile(self, text):
+        with pytest.raises(ks.SplitError, match=r"This is no profile\. Expected the text that `Profile.to_json"):
+            ks.Profile.from_json(text)
+
+    def test_a_profile_of_a_later_version(self, residual):
+        data = {**ks.profile(residual).to_dict(), "format_version": 99}
+        with pytest.raises(ks.SplitError, match="has format 99, and this kerassplit reads 1"):
+            ks.Profile.from_json(json.dumps(data))
+
+
+class TestShown:
+    def test_the_table_has_every_block_and_the_totals(self, residual):
+        text = str(ks.profile(residual, 4))
+        assert "residual, batches of 4" in text
+        for name in ("stem", "sum", "pool", "score", "whole model"):
+            assert name in text
+        assert "4.0 KiB" in text
+        assert "time" not in text
+        assert repr(ks.profile(residual)) == "<Profile of residual: 5 calls in 4 blocks, batch size 1>"
+
+    def test_json_goes_into_a_file(self, residual, tmp_path):
+        profile = ks.profile(residual)
+        text = profile.to_json(tmp_path / "profile.json")
+        assert (tmp_path / "profile.json").read_text() == text + "\n"
+        assert json.loads(text)["totals"]["flops"] == profile.flops
+        with pytest.raises(ks.SplitError, match="cannot be written: No such file"):
+            profile.to_json(tmp_path / "no" / "profile.json")
+
+    def test_data_frames_have_a_row_for_each_block_or_call(self, residual):
+        pytest.importorskip("pandas")
+        profile = ks.profile(residual)
+        blocks, calls = profile.to_pandas(), profile.to_pandas("calls")
+        assert list(blocks.index) == ["stem", "sum", "pool", "score"]
+        assert blocks.loc["sum", "calls"] == 2
+        assert blocks.loc["stem", "crossing"] == "stem"
+        assert calls["flops"].sum() == profile.flops
+        assert calls.loc["sum", "inputs"] == "stem, inner"
+        with pytest.raises(ks.SplitError, match="`of` is 'blocks' or 'calls'; got 'layers'"):
+            profile.to_pandas("layers")
+
+    @pytest.mark.parametrize(
+        ("package", "method", "message"),
+        [("pandas", "to_pandas", "needs pandas: `pip install pandas`"), ("matplotlib", "plot", "kerassplit.charts.")],
+    )
+    def test_a_package_that_is_missing_is_named(self, residual, monkeypatch, package, method, message):
+        monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(sys.modules, f"{package}.figure", raising=False)
+        with pytest.raises(ks.SplitError, match=message):
+            getattr(ks.profile(residual), method)()
+
+
+class TestPlot:
+    @pytest.fixture(autouse=True)
+    def _matplotlib(self):
+        pytest.importorskip("matplotlib")
+
+    def test_bars_are_what_crosses_and_the_line_is_the_work(self, resnet):
+        profile = ks.profile(resnet)
+        work, sizes = profile.plot().figure.axes
+        heights = [bar.get_height() * 1024 for bar in sizes.patches]
+        image = profile.tensors[profile.inputs[0]].bytes
+        assert heights == pytest.approx([image, *(block.crossing_bytes for block in profile.blocks[:-1])])
+        (line,) = work.lines
+        assert line.get_ydata()[0] == 0
+        assert line.get_ydata()[-1] == pytest.approx(100 * (1 - profile.blocks[-1].flops / profile.flops))
+
+    def test_cuts_with_less_than_all_before_are_red_and_named(self, resnet):
+        from matplotlib.colors import to_hex
+
+        profile = ks.profile(resnet)
+        _, sizes = profile.plot().figure.axes
+        red = [place - 1 for place, bar in enumerate(sizes.patches) if to_hex(bar.get_facecolor()).upper() == CUT]
+        least = profile.tensors[profile.inputs[0]].bytes
+        expected = []
+        for place, block in enumerate(profile.blocks[:-1]):
+            if block.crossing_bytes < least:
+                least = block.crossing_bytes
+                expected.append(place)
+        assert red == expected
+        named = {text.get_text().split()[0] for text in sizes.texts}
+        assert profile.blocks[red[-1]].name in named
+        assert named <= {profile.blocks[place].name for place in red}
+
+    @pytest.mark.parametrize(("extension", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+    def test_it_is_written_the_same_every_time(self, residual, tmp_path, extension, start):
+        files = [tmp_path / f"{number}.{extension}" for number in range(2)]
+        for file in files:
+            ks.profile(residual).plot(file)
+        assert files[0].read_bytes().startswith(start)
+        assert files[0].read_bytes() == files[1].read_bytes()
+        assert sorted(tmp_path.iterdir()) == files
+
+    def test_a_format_that_is_none_is_refused(self, residual, tmp_path):
+        with pytest.raises(ks.SplitError, match=r"Charts are written as \.png, \.svg, \.pdf; got 'x\.doc'\."):
+            ks.profile(residual).plot(tmp_path / "x.doc")
+        with pytest.raises(ks.SplitError, match="cannot be written: No such file"):
+            ks.profile(residual).plot(tmp_path / "no" / "x.png")
+
+    def test_a_notebook_shows_it_and_other_figures_are_left_alone(self, residual):
+        import matplotlib
+
+        settings_before = dict(matplotlib.rcParams)
+        assert ks.profile(residual).plot()._repr_svg_().startswith("<?xml")
+        assert dict(matplotlib.rcParams) == settings_before
+
+    def test_a_model_of_one_block_has_no_cuts_to_draw_but_its_input(self):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+        _, sizes = ks.profile(model).plot().figure.axes
+        assert len(sizes.patches) == 1
+
+
+class TestCommand:
+    def run(self, *arguments: object, status: int = 0):
+        result = CliRunner().invoke(main, ["profile", *map(str, arguments)])
+        assert result.exit_code == status, (result.output, result.exception)
+        return result
+
+    def test_the_table_and_the_json_say_what_python_says(self, file, residual):
+        printed = self.run(file, "--batch-size", 4).stdout
+        assert "residual, batches of 4" in printed
+        data = json.loads(self.run(file, "--batch-size", 4, "--json").stdout)
+        assert data == json.loads(ks.profile(residual, 4).to_json())
+
+    def test_calls_instead_of_blocks(self, file):
+        printed = self.run(file, "--calls").stdout
+        assert "residual: 5 calls" in printed
+        assert "GlobalAveragePooling2D" in printed
+        assert "formula" in printed
+
+    def test_measuring(self, file):
+        data = json.loads(self.run(file, "--measure", "--json").stdout)
+        assert all(block["seconds"] is not None for block in data["blocks"])
+        assert data["totals"]["whole_seconds"] is not None
+
+    def test_an_architecture_by_name_needs_no_weights(self):
+        data = json.loads(self.run("MobileNet", "--input-shape", "64x64x3", "--json").stdout)
+        assert data["totals"]["multiply_adds"] > 1e7
+
+    def test_drawing(self, file, tmp_path):
+        pytest.importorskip("matplotlib")
+        printed = self.run(file, "--plot", tmp_path / "chart.svg").stdout
+        assert f"Wrote {tmp_path / 'chart.svg'}." in printed
+        assert (tmp_path / "chart.svg").is_file()
+
+    def test_open_sides_are_told_in_the_words_of_the_command(self, tmp_path):
+        model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
+        model.save(tmp_path / "text.keras")
+        message = self.run(tmp_path / "text.keras", status=2).stderr
+        assert "Pass --open-sides 128, one number for all of them" in message
+        data = json.loads(self.run(tmp_path / "text.keras", "--open-sides", 7, "--json").stdout)
+        assert data["totals"]["multiply_adds"] == 7 * 4 * 2
