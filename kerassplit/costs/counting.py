@@ -66,7 +66,8 @@ _FREE_NAMES = """
     Arg Assert BatchToSpaceND BroadcastArgs BroadcastTo Cast Concat ConcatV2 Const DepthToSpace Diag DynamicStitch
     EnsureShape ExpandDims Fill Gather GatherNd GatherV2 Identity IdentityN InvertPermutation LinSpace MatrixBandPart
     MatrixDiagV3 MirrorPad NoOp OneHot OnesLike Pack Pad PadV2 Placeholder PlaceholderWithDefault PreventGradient
-    Range Rank ReadVariableOp Reshape ResizeNearestNeighbor ResourceGather Reverse ReverseV2 Roll ScatterNd Shape ShapeN Size Slice
+    Range Rank ReadVariableOp Reshape ResizeNearestNeighbor ResourceGather Reverse ReverseV2 Roll ScatterNd Shape ShapeN
+    Size Slice
     SpaceToBatchND SpaceToDepth Split SplitV Squeeze StopGradient StridedSlice TensorScatterUpdate Tile Transpose
     Unpack VarHandleOp Where ZerosLike
 """
