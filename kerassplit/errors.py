@@ -1,6 +1,6 @@
 """The errors. Each message says what happened, what was expected and how to mend it; the data is on attributes too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class SplitError(ValueError):
@@ -67,6 +67,25 @@ class NotConnectedError(SplitError):
 
 class UnsupportedModelError(SplitError):
     """The model is no graph that can be read, or the pieces make none."""
+
+
+class PlanError(SplitError):
+    """No cuts keep to all the limits that a plan was asked to keep to.
+
+    Attributes:
+        binding: The limits in the way, such as `"memory"`, `"largest_crossing"`, `"devices"` (too few or too many of
+            them), `"must_cut"`, `"must_not_cut"`, `"first_to"`, `"last_from"`, `"links"`, `"seconds"` (what no device
+            in its place can run), `"cuts"` (rules for cuts, not told apart), `"time"` (none was found in time; there
+            may be one). Where there are several, the message says whether one of them or all have to be loosened.
+        enough: What would be enough, the other limits as they are: for `"memory"` bytes on each device, for
+            `"largest_crossing"` bytes, for `"devices"` how many, for `"memory_factor"` what to multiply each
+            device's memory by. Only what is known.
+    """
+
+    def __init__(self, message: str, *, binding: Sequence[str] = (), enough: Mapping[str, float] | None = None):
+        super().__init__(message)
+        self.binding = tuple(binding)
+        self.enough = dict(enough or {})
 
 
 class StoreError(SplitError):

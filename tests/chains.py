@@ -38,12 +38,12 @@ def all_plans(problem: ChainProblem) -> Iterator[Plain]:
         cut
         for cut in range(1, blocks)
         if problem.crossing[cut - 1] <= limits.largest_crossing
-        and cut not in limits.forbidden
+        and cut not in limits.must_not_cut
         and limits.first_to <= cut <= last_from
     ]
     for devices in _orders(problem):
         for cuts in combinations(usable, len(devices) - 1):
-            if set(limits.required) <= set(cuts):
+            if set(limits.must_cut) <= set(cuts):
                 plan = _priced(problem, devices, cuts)
                 if plan is not None:
                     yield plan
@@ -155,8 +155,8 @@ def random_chain(seed: int, **given) -> ChainProblem:
     dice.shuffle(cuts)
     limits = ChainLimits(
         largest_crossing=dice.choice([inf, inf, float(dice.randint(3, 9))]),
-        required=tuple(cuts[: dice.choice([0, 0, 0, 1])]),
-        forbidden=tuple(cuts[1 : 1 + dice.choice([0, 0, 1])]),
+        must_cut=tuple(cuts[: dice.choice([0, 0, 0, 1])]),
+        must_not_cut=tuple(cuts[1 : 1 + dice.choice([0, 0, 1])]),
         first_to=dice.choice([0, 0, dice.randint(0, blocks)]),
         last_from=dice.choice([None, None, dice.randint(0, blocks)]),
         fewest_stages=dice.choice([1, 1, 2]),

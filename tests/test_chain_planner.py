@@ -13,9 +13,9 @@ from chains import all_plans, random_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kerassplit.errors import PlanError
 from kerassplit.planner import chain, chain_even, chain_search
 from kerassplit.planner.chain import ChainDevice, ChainLimits, ChainLink, ChainProblem, SharedWeight
-from kerassplit.planner.chain_blame import NoPlanError
 from kerassplit.planner.chain_memory import Highest, Memory
 from kerassplit.planner.chain_search import best_plans, plan_chain
 
@@ -43,7 +43,7 @@ def test_the_plan_is_the_best_of_all_plans_down_to_the_last_tie(objective, leave
         best = min(all_plans(problem), key=lambda plan: plan.rank(problem.objective), default=None)
         seen[best is None] += 1
         if best is None:
-            with pytest.raises(NoPlanError):
+            with pytest.raises(PlanError):
                 plan_chain(problem)
             continue
         plan = plan_chain(problem)
@@ -138,7 +138,7 @@ def test_longer_chains_agree_with_another_exact_method(fields):
         problem = _longer_chain(seed, 40 + seed, 2 + seed % 5, (0.9, 1.1, 1.4, 3.0)[seed % 4], **fields)
         expected = _by_all_pairs(problem)
         if expected == math.inf:
-            with pytest.raises(NoPlanError):
+            with pytest.raises(PlanError):
                 plan_chain(problem)
             continue
         possible += 1
@@ -174,7 +174,7 @@ def test_the_highest_of_a_range(values, data):
 def _value(problem: ChainProblem) -> float:
     try:
         return plan_chain(problem).value
-    except NoPlanError:
+    except PlanError:
         return math.inf
 
 
@@ -231,8 +231,8 @@ def test_a_chain_read_backwards_has_the_same_value(seed):
     blocks = problem.number_of_blocks
     limits = replace(
         problem.limits,
-        required=tuple(blocks - cut for cut in problem.limits.required),
-        forbidden=tuple(blocks - cut for cut in problem.limits.forbidden),
+        must_cut=tuple(blocks - cut for cut in problem.limits.must_cut),
+        must_not_cut=tuple(blocks - cut for cut in problem.limits.must_not_cut),
         first_to=0 if problem.limits.last_from is None else blocks - problem.limits.last_from,
         last_from=blocks - problem.limits.first_to,
     )
@@ -262,7 +262,7 @@ def test_infeasible_chains_say_exactly_what_would_be_enough():
         try:
             plan_chain(problem)
             continue
-        except NoPlanError as error:
+        except PlanError as error:
             binding, enough = error.binding, error.enough
         assert binding
         for name in {"memory", "largest_crossing"} & set(enough):
@@ -294,7 +294,7 @@ def test_the_fewest_devices_are_exact():
             continue
         try:
             plan_chain(problem)
-        except NoPlanError as error:
+        except PlanError as error:
             if "devices" not in error.enough:
                 continue
             checked += 1
@@ -392,7 +392,7 @@ def _equal(count: int, blocks: int = 4, **fields) -> ChainProblem:
             "1 stage can be made, so take fewer devices or allow to leave some out.",
         ),
         (
-            _equal(2, limits=ChainLimits(required=(1, 3))),
+            _equal(2, limits=ChainLimits(must_cut=(1, 3))),
             "No plan for 4 blocks on 2 devices keeps to all limits. 3 devices would be enough (there are 2); "
             "or do not require all of the cuts 1, 3.",
         ),
@@ -403,9 +403,9 @@ def _equal(count: int, blocks: int = 4, **fields) -> ChainProblem:
             "cut 1.",
         ),
         (
-            _equal(2, limits=ChainLimits(required=(2,), forbidden=(2,))),
+            _equal(2, limits=ChainLimits(must_cut=(2,), must_not_cut=(2,))),
             "No plan for 4 blocks on 2 devices keeps to all limits. "
-            "Do not require all of the cuts 2; or do not forbid all of the cuts 2.",
+            "Do not require the cut 2; or do not forbid the cut 2.",
         ),
         (
             ChainProblem((ChainDevice("cpu", np.array([1.0, math.inf])),), crossing=np.zeros(1)),
@@ -420,14 +420,14 @@ def _equal(count: int, blocks: int = 4, **fields) -> ChainProblem:
     ],
 )
 def test_a_refusal_names_the_limit_and_what_would_be_enough(problem, message):
-    with pytest.raises(NoPlanError) as raised:
+    with pytest.raises(PlanError) as raised:
         plan_chain(problem)
     assert str(raised.value) == message
 
 
 def test_too_many_orders_are_refused():
     devices = tuple(ChainDevice(f"d{index}", np.ones(40)) for index in range(24))
-    with pytest.raises(NoPlanError, match="too many orders of devices for 40 blocks on 24 devices"):
+    with pytest.raises(PlanError, match="too many orders of devices for 40 blocks on 24 devices"):
         plan_chain(ChainProblem(devices, crossing=np.zeros(39), any_order=True))
 
 
@@ -464,7 +464,7 @@ def test_too_many_orders_are_refused():
             lambda: _equal(2, objective="speed"),
             "The objective is 'speed'. It must be 'throughput' or 'latency'.",
         ),
-        (lambda: _equal(2, limits=ChainLimits(required=(4,))), "Cut 4 is required. The cuts are 1 to 3."),
+        (lambda: _equal(2, limits=ChainLimits(must_cut=(4,))), "`must_cut` has cut 4. The cuts are 1 to 3."),
         (
             lambda: _equal(2, shared=(SharedWeight(1.0, (4,)),)),
             "No weight has 1.0 bytes in the blocks (4,) of 4.",

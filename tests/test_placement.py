@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_files import BEST_LOADS, published_problem
 
+from kerassplit.errors import PlanError
 from kerassplit.planner import dynamic_program
 from kerassplit.planner.bounds import device_rates
 from kerassplit.planner.closed_sets import closed_sets, family_of
 from kerassplit.planner.contracting import contract
-from kerassplit.planner.dag import CutRules, DeviceType, InfeasibleError, Link, Node, Problem, Tensor, Weight
+from kerassplit.planner.dag import CutRules, DeviceType, Link, Node, Problem, Tensor, Weight
 from kerassplit.planner.device_orders import device_orders
 from kerassplit.planner.dynamic_program import search
 from kerassplit.planner.placing import place
@@ -206,7 +207,7 @@ def answer(problem, **options):
     """The placement, or `None` where there is none. Its stages are looked at: they keep to all rules."""
     try:
         placement = place(problem, **options)
-    except InfeasibleError:
+    except PlanError:
         return None
     parts = [(stage.device, frozenset(stage.nodes)) for stage in placement.stages]
     value, _, fits = cost(problem, parts)
@@ -466,31 +467,29 @@ def test_equal_problems_get_equal_answers():
 def test_too_little_memory_says_how_much_or_how_many_would_be_enough():
     nodes = tuple(Node((1.0,), memory=4.0) for _ in range(6))
     problem = replace(chain_of([1.0] * 6, moves=0.0), nodes=nodes, devices=(DeviceType("one", 2, memory=10.0),))
-    with pytest.raises(
-        InfeasibleError, match=r"It would be enough if each had 1\.3 times as much\. So would 3 dev"
-    ) as error:
+    with pytest.raises(PlanError, match=r"It would be enough if each had 1\.3 times as much\. So would 3 dev") as error:
         place(problem)
-    assert error.value.limit == "memory"
-    assert error.value.devices == 3
-    assert error.value.memory_factor == pytest.approx(1.3)
+    assert error.value.binding == ("memory",)
+    assert error.value.enough["devices"] == 3
+    assert error.value.enough["memory_factor"] == pytest.approx(1.3)
     assert place(replace(problem, devices=(DeviceType("one", 2, memory=13.0),))).value == 3.0
     assert place(replace(problem, devices=(DeviceType("one", 3, memory=10.0),))).value == 2.0
 
 
 def test_rules_that_leave_no_placement_are_named():
     problem = chain_of([1.0, 1.0], use_all=True, rules=CutRules(max_tensors=0))
-    with pytest.raises(InfeasibleError, match="The rules for cuts leave no placement") as error:
+    with pytest.raises(PlanError, match="The rules for cuts leave no placement") as error:
         place(problem)
-    assert error.value.limit == "cuts"
+    assert error.value.binding == ("cuts",)
 
 
 def test_devices_that_cannot_run_the_nodes_in_any_order_are_named():
     nodes = (Node((1.0, math.inf)), Node((math.inf, 1.0)), Node((1.0, math.inf)))
     tensors = (Tensor(0, (1,)), Tensor(1, (2,)))
     problem = Problem(nodes, tensors, (DeviceType("a"), DeviceType("b")))
-    with pytest.raises(InfeasibleError, match="The devices cannot run these nodes one stage after another") as error:
+    with pytest.raises(PlanError, match="The devices cannot run these nodes one stage after another") as error:
         place(problem)
-    assert error.value.limit == "devices"
+    assert error.value.binding == ("devices",)
     assert place(replace(problem, devices=(DeviceType("a", 2), DeviceType("b")))).value == 1.0
 
 
@@ -500,20 +499,20 @@ def test_the_limit_that_is_named_is_one_that_binds(seed):
     problem = random_problem(seed)
     try:
         place(problem)
-    except InfeasibleError as error:
+    except PlanError as error:
         unlimited = replace(problem, devices=tuple(replace(device, memory=math.inf) for device in problem.devices))
         without_rules = best_by_trying(replace(unlimited, rules=CutRules()))
-        if error.limit == "memory":
+        if error.binding == ("memory",):
             assert best_by_trying(unlimited) is not None
-        elif error.limit == "cuts":
+        elif error.binding == ("cuts",):
             assert without_rules is not None
             assert best_by_trying(unlimited) is None
         else:
-            assert error.limit == "devices"
+            assert error.binding == ("devices",)
             assert without_rules is None
-        if error.memory_factor is not None:
+        if "memory_factor" in error.enough:
             for factor, feasible in ((1 + 1e-9, True), (1 - 1e-9, False)):
-                share = error.memory_factor * factor
+                share = error.enough["memory_factor"] * factor
                 devices = tuple(replace(device, memory=device.memory * share) for device in problem.devices)
                 assert (best_by_trying(replace(problem, devices=devices)) is not None) == feasible
 

@@ -1,1 +1,1 @@
-"""Where to cut, on plain numbers: what comes in are times, sizes and devices, what goes out are stages. No Keras here."""
+"""Where to cut, on plain numbers: in come times, sizes and devices, out go stages. No Keras here."""

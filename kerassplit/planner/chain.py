@@ -88,8 +88,8 @@ class ChainLimits:
 
     Attributes:
         largest_crossing: Most bytes that may cross at a cut.
-        required: Cuts that must be made.
-        forbidden: Cuts that must not be made.
+        must_cut: Cuts that must be made.
+        must_not_cut: Cuts that must not be made.
         first_to: The first stage holds at least the blocks before this cut.
         last_from: The last stage holds at least the blocks from this cut on; `None` for no such limit.
         fewest_stages: With devices that may be left out: at least so many are used.
@@ -97,8 +97,8 @@ class ChainLimits:
     """
 
     largest_crossing: float = np.inf
-    required: tuple[int, ...] = ()
-    forbidden: tuple[int, ...] = ()
+    must_cut: tuple[int, ...] = ()
+    must_not_cut: tuple[int, ...] = ()
     first_to: int = 0
     last_from: int | None = None
     fewest_stages: int = 1
@@ -138,6 +138,7 @@ class ChainProblem:
         any_order: The devices may be used in any order.
         leave_out: Devices may be left out.
         limits: Other limits.
+        cut_names: What to call cuts 1 to n-1 in messages; by default their numbers.
 
     Example:
 
@@ -163,6 +164,7 @@ class ChainProblem:
     any_order: bool = False
     leave_out: bool = False
     limits: ChainLimits = field(default_factory=ChainLimits)
+    cut_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "devices", tuple(self.devices))
@@ -190,6 +192,10 @@ class ChainProblem:
     @property
     def number_of_devices(self) -> int:
         return sum(device.count for device in self.devices)
+
+    def name_of(self, cut: int) -> str:
+        """What to call a cut."""
+        return str(cut) if self.cut_names is None else f"'{self.cut_names[cut - 1]}'"
 
     @property
     def chain_links(self) -> bool:
@@ -270,10 +276,10 @@ def _check(problem: ChainProblem) -> None:
     if problem.objective not in ("throughput", "latency"):
         raise ValueError(f"The objective is '{problem.objective}'. It must be 'throughput' or 'latency'.")
     limits = problem.limits
-    for name in ("required", "forbidden"):
+    for name in ("must_cut", "must_not_cut"):
         outside = [cut for cut in getattr(limits, name) if not 0 < cut < blocks]
         if outside:
-            raise ValueError(f"Cut {outside[0]} is {name}. The cuts are 1 to {blocks - 1}.")
+            raise ValueError(f"`{name}` has cut {outside[0]}. The cuts are 1 to {blocks - 1}.")
     for shared in problem.shared:
         if any(not 0 <= block < blocks for block in shared.blocks) or not 0 <= shared.bytes < np.inf:
             raise ValueError(f"No weight has {shared.bytes} bytes in the blocks {shared.blocks} of {blocks}.")

@@ -4,13 +4,13 @@ Each limit is lifted on its own, and where that does not help, in pairs. What wo
 with the same exact search, the other limits as they are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
-from kerassplit.errors import SplitError
+from kerassplit.errors import PlanError
 from kerassplit.planner.chain import NO_COST, ChainProblem
 from kerassplit.planner.chain_reach import allowed_cuts, prepare, reach
 from kerassplit.planner.chain_slots import number_of_states
@@ -20,26 +20,7 @@ _MOST_DEVICES = 64
 _MOST_STATES = 10_000
 
 
-class NoPlanError(SplitError):
-    """No cuts keep to all the limits.
-
-    Attributes:
-        binding: The limits in the way: lifting them together makes a plan possible. Some of `"memory"`,
-            `"largest_crossing"`, `"required"`, `"forbidden"`, `"first_to"`, `"last_from"`, `"fewest_stages"`,
-            `"most_stages"`, `"devices"` (too few or too many of them; up to 64 are tried), `"links"`, `"seconds"`
-            (blocks that no device in its place can run). Empty where there are too many orders of devices to try.
-        enough: For `"memory"` the least whole bytes for each device, for `"largest_crossing"` the least bytes to allow,
-            for `"devices"` the fewest stages there can be with more of the device with the most memory: all with the
-            other limits as they are.
-    """
-
-    def __init__(self, message: str, *, binding: Sequence[str] = (), enough: Mapping[str, float] | None = None):
-        super().__init__(message)
-        self.binding = tuple(binding)
-        self.enough = dict(enough or {})
-
-
-def refusal(problem: ChainProblem) -> NoPlanError:
+def refusal(problem: ChainProblem) -> PlanError:
     """The error for a problem that has no plan."""
     lifts = _in_force(problem)
     mending = [name for name, lift in lifts.items() if _possible(lift(problem))]
@@ -47,16 +28,16 @@ def refusal(problem: ChainProblem) -> NoPlanError:
         enough = {name: _enough(name, problem) for name in mending}
         first, *others = [_way_out(name, problem, enough[name]) for name in mending]
         mend = f"{first[0].upper()}{first[1:]}" + "".join(f"; or {way}" for way in others)
-        return NoPlanError(
+        return PlanError(
             f"No plan for {_asked(problem)} keeps to all limits. {mend}.",
             binding=mending,
             enough={name: number for name, number in enough.items() if number is not None},
         )
     together = _together(problem, lifts)
     if not together:
-        return NoPlanError(f"No plan for {_asked(problem)} keeps to all limits. Loosen several of them.")
+        return PlanError(f"No plan for {_asked(problem)} keeps to all limits. Loosen several of them.")
     names = [name.replace("_", " ") for name in together]
-    return NoPlanError(
+    return PlanError(
         f"No plan for {_asked(problem)} keeps to all limits. These are in the way together: "
         f"{', '.join(names[:-1])} and {names[-1]}. Loosen all of them.",
         binding=together,
@@ -75,9 +56,9 @@ def _together(problem: ChainProblem, lifts: Mapping[str, Callable[[ChainProblem]
     return ()
 
 
-def too_many_orders(problem: ChainProblem) -> NoPlanError:
+def too_many_orders(problem: ChainProblem) -> PlanError:
     """The error for devices of too many kinds in any order."""
-    return NoPlanError(
+    return PlanError(
         f"There are too many orders of devices for {_asked(problem)} to try them all. "
         "Give equal devices as one with a count, or fix the order."
     )
@@ -168,8 +149,8 @@ def _in_force(problem: ChainProblem) -> dict[str, Callable[[ChainProblem], Chain
         "memory": (any(device.memory < np.inf for device in problem.devices), _without_memory),
         "largest_crossing": (limits.largest_crossing < np.inf, _with_limit("largest_crossing", np.inf)),
         "devices": (number_of_states(_any_number(problem)) <= _MOST_STATES, _any_number),
-        "required": (bool(limits.required), _with_limit("required", ())),
-        "forbidden": (bool(limits.forbidden), _with_limit("forbidden", ())),
+        "must_cut": (bool(limits.must_cut), _with_limit("must_cut", ())),
+        "must_not_cut": (bool(limits.must_not_cut), _with_limit("must_not_cut", ())),
         "first_to": (limits.first_to > 0, _with_limit("first_to", 0)),
         "last_from": (limits.last_from is not None, _with_limit("last_from", None)),
         "fewest_stages": (limits.fewest_stages > 1, _with_limit("fewest_stages", 1)),
@@ -199,14 +180,16 @@ def _way_out(name: str, problem: ChainProblem, enough: float | None) -> str:
             stages = f"{int(enough)} stage{'s' * (enough != 1)}"
             return f"{stages} can be made, so take fewer devices or allow to leave some out"
         return f"{int(enough)} devices would be enough (there are {problem.number_of_devices})"
-    if name in ("required", "forbidden"):
+    if name in ("must_cut", "must_not_cut"):
         cuts = getattr(limits, name)
-        what = "require" if name == "required" else "forbid"
-        return f"do not {what} all of the cuts {', '.join(map(str, cuts))}"
+        what = "require" if name == "must_cut" else "forbid"
+        names = ", ".join(map(problem.name_of, cuts))
+        return f"do not {what} {'all of the cuts' if len(cuts) > 1 else 'the cut'} {names}"
     if name == "first_to":
-        return f"let the first stage end before cut {limits.first_to}"
+        return f"let the first stage end before cut {problem.name_of(limits.first_to)}"
     if name == "last_from":
-        return f"let the last stage begin behind cut {limits.last_from}"
+        assert limits.last_from is not None
+        return f"let the last stage begin behind cut {problem.name_of(limits.last_from)}"
     return {
         "fewest_stages": f"ask for fewer than {limits.fewest_stages} stages",
         "most_stages": f"allow more than {limits.most_stages} stages",

@@ -31,7 +31,7 @@ def latency_throughput_front(problem: ChainProblem) -> tuple[ChainPlan, ...]:
         Plans from the smallest latency to the smallest bottleneck: the one rises, the other falls.
 
     Raises:
-        NoPlanError: There is no plan.
+        PlanError: There is no plan.
 
     Example:
 

@@ -63,7 +63,7 @@ def allowed_cuts(problem: ChainProblem) -> NDArray[np.bool_]:
     cuts = np.arange(problem.number_of_blocks + 1)
     last = problem.number_of_blocks if limits.last_from is None else limits.last_from
     allowed = (crossing_bytes(problem) <= limits.largest_crossing) & (cuts >= limits.first_to) & (cuts <= last)
-    allowed[list(limits.forbidden)] = False
+    allowed[list(limits.must_not_cut)] = False
     allowed[[0, -1]] = False
     return allowed
 
@@ -77,7 +77,7 @@ def _places(problem: ChainProblem) -> dict[str, NDArray[np.bool_]]:
 def _last_required(problem: ChainProblem) -> Array:
     """For each cut the last one before it that must be made; 0 where there is none."""
     marked = np.zeros(problem.number_of_blocks + 1, dtype=np.int64)
-    for cut in problem.limits.required:
+    for cut in problem.limits.must_cut:
         marked[cut + 1] = cut
     return np.maximum.accumulate(marked)
 

@@ -150,12 +150,12 @@ def best_plans(problem: ChainProblem) -> Iterator[ChainPlan]:
         _, _, _, part, plan = heapq.heappop(waiting)
         yield plan
         limits = part.limits
-        free = [cut for cut in plan.cuts if cut not in limits.required]
+        free = [cut for cut in plan.cuts if cut not in limits.must_cut]
         for place, cut in enumerate(free):
-            required = (*limits.required, *free[:place])
-            add(replace(part, limits=replace(limits, required=required, forbidden=(*limits.forbidden, cut))))
+            must_cut = (*limits.must_cut, *free[:place])
+            add(replace(part, limits=replace(limits, must_cut=must_cut, must_not_cut=(*limits.must_not_cut, cut))))
         if problem.leave_out:
-            more = replace(limits, required=plan.cuts, fewest_stages=max(limits.fewest_stages, len(plan.cuts) + 2))
+            more = replace(limits, must_cut=plan.cuts, fewest_stages=max(limits.fewest_stages, len(plan.cuts) + 2))
             add(replace(part, limits=more))
 
 

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from kerassplit.planner.dag import InfeasibleError, Problem, predecessors_of, topological_order
+from kerassplit.errors import PlanError
+from kerassplit.planner.dag import Problem, predecessors_of, topological_order
 
 Table = NDArray[np.bool_]
 
@@ -182,7 +183,7 @@ def family_of(problem: Problem, table: Table, rates: NDArray[np.float64]) -> Fam
         rates: For each type of device, how much work a second of its time is at the most (`device_rates`).
 
     Raises:
-        InfeasibleError: A required cut is not allowed.
+        PlanError: A required cut is not allowed.
     """
     count = len(problem.nodes)
     ends = np.zeros((count, 2), dtype=np.bool_)
@@ -197,7 +198,7 @@ def family_of(problem: Problem, table: Table, rates: NDArray[np.float64]) -> Fam
     family = Family(problem, np.ascontiguousarray(table[:, order]), sums[order], rates)
     allowed = _allowed(family)
     if not allowed[family.required].all():
-        raise InfeasibleError("A required cut breaks another of the rules for cuts.", limit="cuts")
+        raise PlanError("A required cut breaks another of the rules for cuts.", binding=("cuts",))
     return family.restricted(np.flatnonzero(allowed))
 
 

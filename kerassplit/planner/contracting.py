@@ -15,9 +15,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from kerassplit.errors import PlanError
 from kerassplit.planner.dag import (
     CutRules,
-    InfeasibleError,
     Node,
     Problem,
     Tensor,
@@ -60,7 +60,7 @@ def contract(problem: Problem, *, fold: bool = True) -> Contraction:
         fold: Also let nodes without time join their neighbours, where that is known to lose nothing.
 
     Raises:
-        InfeasibleError: A required cut parts what must stay together, or no device can run what must stay together.
+        PlanError: A required cut parts what must stay together, or no device can run what must stay together.
     """
     home = _joined(len(problem.nodes), [*problem.classes, *_ends(problem)])
     home = _without_cycles(home, problem.tensors)
@@ -160,8 +160,9 @@ def _contraction(problem: Problem, home: Sequence[int]) -> Contraction:
     merged = [_merged([problem.nodes[node] for node in nodes]) for nodes in members]
     for node, nodes in zip(merged, members, strict=True):
         if min(node.seconds) == math.inf:
-            raise InfeasibleError(
-                f"The nodes {nodes} must stay in one stage, and no type of device can run all of them.", limit="devices"
+            raise PlanError(
+                f"The nodes {nodes} must stay in one stage, and no type of device can run all of them.",
+                binding=("devices",),
             )
     smaller = replace(
         problem,
@@ -190,7 +191,7 @@ def _merged(nodes: Sequence[Node]) -> Node:
 def _rules(rules: CutRules, contraction: Contraction) -> CutRules:
     required = [contraction.closed_set(cut) for cut in rules.required]
     if None in required:
-        raise InfeasibleError("A required cut parts nodes that must stay in one stage.", limit="cuts")
+        raise PlanError("A required cut parts nodes that must stay in one stage.", binding=("cuts",))
     forbidden = [contraction.closed_set(cut) for cut in rules.forbidden]  # those that part groups cannot be made anyway
     return replace(
         rules,

@@ -15,24 +15,6 @@ from typing import Literal
 Objective = Literal["throughput", "latency"]
 
 
-class InfeasibleError(ValueError):
-    """No placement keeps to all limits.
-
-    Attributes:
-        limit: Which limit binds: "memory" (without the devices' memory limits there is a placement), "cuts" (without
-            the rules for cuts there is one), "devices" (the devices cannot run these nodes in any order of theirs) or
-            "time" (none was found in the time given; there may be one).
-        memory_factor: Where memory binds, the least factor by which all memory limits would have to grow, if known.
-        devices: Where memory binds and all devices are alike, the fewest that would be enough, if known.
-    """
-
-    def __init__(self, message: str, *, limit: str, memory_factor: float | None = None, devices: int | None = None):
-        super().__init__(message)
-        self.limit = limit
-        self.memory_factor = memory_factor
-        self.devices = devices
-
-
 @dataclass(frozen=True)
 class Node:
     """Something that runs on one device.

@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from kerassplit.errors import PlanError
 from kerassplit.planner.bounds import in_order_of_memory
 from kerassplit.planner.closed_sets import Family
-from kerassplit.planner.dag import CutRules, InfeasibleError, Problem
+from kerassplit.planner.dag import CutRules, Problem
 from kerassplit.planner.device_orders import NO_LINK, Arc, DeviceOrders, Kind, device_orders
 from kerassplit.planner.dynamic_program import search, upper_bound
 
 
 def infeasible(
     problem: Problem, family: Family | None, chosen_cuts: bool, feasible: Callable[[Problem], bool]
-) -> InfeasibleError:
+) -> PlanError:
     """The error for a problem that is known to have no placement.
 
     Args:
@@ -35,25 +36,28 @@ def infeasible(
     if factor is not None or (family is None and unlimited != problem and feasible(unlimited)):
         return _too_little_memory(family, None if factor is None or factor > 1e100 else factor)
     if (chosen_cuts or problem.rules != CutRules()) and feasible(replace(unlimited, rules=CutRules())):
-        return InfeasibleError(
-            "The rules for cuts leave no placement on these devices. Without these rules there is one.", limit="cuts"
+        return PlanError(
+            "The rules for cuts leave no placement on these devices. Without these rules there is one.",
+            binding=("cuts",),
         )
     used = "Every device must have a stage, and" if problem.use_all else "Here"
-    return InfeasibleError(
+    return PlanError(
         f"The devices cannot run these nodes one stage after another. {used} a stage needs a device that can run all "
         "of its nodes, and a link to the next. Allow more devices, or another order of them.",
-        limit="devices",
+        binding=("devices",),
     )
 
 
-def _too_little_memory(family: Family | None, factor: float | None) -> InfeasibleError:
+def _too_little_memory(family: Family | None, factor: float | None) -> PlanError:
     message = "The devices have too little memory."
     if factor is not None:
         message += f" It would be enough if each had {factor:.4g} times as much."
     fewest = None if family is None else fewest_devices(family)
     if fewest is not None:
         message += f" So would {fewest} devices like these."
-    return InfeasibleError(message, limit="memory", memory_factor=factor, devices=fewest)
+    enough = {"memory_factor": factor, "devices": fewest}
+    known = {name: number for name, number in enough.items() if number is not None}
+    return PlanError(message, binding=("memory",), enough=known)
 
 
 def fewest_devices(family: Family) -> int | None:

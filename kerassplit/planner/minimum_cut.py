@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
+from kerassplit.errors import PlanError
 from kerassplit.planner.chain import NO_COST, ChainLink
-from kerassplit.planner.chain_blame import NoPlanError
 
 _SOURCE, _SINK = 0, 1
 _ENDLESS = 2**62
@@ -88,7 +88,7 @@ def plan_two_devices(
         The best placement.
 
     Raises:
-        NoPlanError: There is none: a call that can run only on the edge needs one that can run only in the cloud,
+        PlanError: There is none: a call that can run only on the edge needs one that can run only in the cloud,
             or a call can run nowhere.
 
     Example:
@@ -107,7 +107,7 @@ def plan_two_devices(
     ticks, moving_ticks = ticks.astype(np.int64), np.rint(moving * scale).astype(np.int64)
     found = _best_side(ticks, moving_ticks, tensors)
     if found is None:
-        raise NoPlanError(
+        raise PlanError(
             "No placement on the edge and in the cloud is possible: some call can run on neither, or one that can run "
             "only on the edge needs one that can run only in the cloud, and nothing comes back from there. "
             "Let more calls run on both.",

@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from kerassplit.errors import PlanError
 from kerassplit.planner import integer_program
 from kerassplit.planner.bounds import device_rates
 from kerassplit.planner.closed_sets import Table, closed_sets, family_of
 from kerassplit.planner.contracting import Contraction, contract
-from kerassplit.planner.dag import InfeasibleError, Problem
+from kerassplit.planner.dag import Problem
 from kerassplit.planner.dynamic_program import best_chain
 from kerassplit.planner.infeasibility import infeasible
 from kerassplit.planner.local_search import local_search
@@ -72,7 +73,7 @@ def place(
         A `Placement`.
 
     Raises:
-        InfeasibleError: There is no placement within the limits; or, where a time limit ended the search, none was
+        PlanError: There is no placement within the limits; or, where a time limit ended the search, none was
             found. Says which limit binds, and what would be enough where that is known.
         ValueError: There are more closed sets than `limit` and the method "closed sets" was asked for; or a cut holds a
             node without all that it depends on.
@@ -143,10 +144,10 @@ def _with_bound(problem: Problem, contraction: Contraction, method: Method | Non
         if answer.lower_bound == math.inf:
             raise infeasible(problem, None, False, partial(_feasible, limit=1, time_limit=time_limit))
     if parts is None:
-        raise InfeasibleError(
+        raise PlanError(
             f"No placement was found in {time_limit:g} s, and it is not known whether there is one. "
             "Allow more time, more memory or more devices.",
-            limit="time",
+            binding=("time",),
         )
     stages = stages_of(problem, contraction.parts(parts))
     value = value_of(problem, stages)
@@ -169,7 +170,7 @@ def _value_within_memory(problem: Problem, parts: Sequence[tuple[int, Sequence[i
 def _feasible(problem: Problem, limit: int, time_limit: float) -> bool:
     try:
         place(problem, limit=limit, time_limit=time_limit)
-    except InfeasibleError:
+    except PlanError:
         return False
     return True
 

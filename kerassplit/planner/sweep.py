@@ -63,7 +63,7 @@ def sweep_two_devices(problem: ChainProblem) -> tuple[BandwidthRange, ...]:
         good.
 
     Raises:
-        NoPlanError: There is no plan.
+        PlanError: There is no plan.
         ValueError: There are not two devices in a given order and one link, or the output has to be moved.
 
     Example:
@@ -129,7 +129,7 @@ def _possible(problem: ChainProblem) -> NDArray[np.bool_]:
     most = 2 if limits.most_stages is None else limits.most_stages
     possible = np.where(middle, allowed_cuts(problem) & (most >= 2), problem.leave_out & (limits.fewest_stages <= 1))
     possible &= limits.fewest_stages <= 2
-    for cut in limits.required:
+    for cut in limits.must_cut:
         possible &= cuts == cut
     start, stop = np.zeros_like(cuts), np.full_like(cuts, blocks)
     for device, first, behind in ((problem.devices[0], start, cuts), (problem.devices[1], cuts, stop)):
@@ -205,7 +205,7 @@ def sweep_latency(problem: ChainProblem, low: float, high: float) -> tuple[Bandw
         Ranges from `low` to `high`.
 
     Raises:
-        NoPlanError: There is no plan.
+        PlanError: There is no plan.
         ValueError: The links differ, or the bandwidths are no range.
 
     Example:
