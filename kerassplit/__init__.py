@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         AmbiguousTensorError,
         InsideBranchError,
         NotConnectedError,
+        PlanError,
         SplitError,
         StoreError,
         UnknownTensorError,
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from kerassplit.joining import join
     from kerassplit.pictures import plot
     from kerassplit.pieces import blocks, tap, to_sequential
+    from kerassplit.planning.choosing import plan
+    from kerassplit.planning.devices import Device, Link
+    from kerassplit.plans import Plan
     from kerassplit.points import Explanation, SplitPoint, explain, split_points
     from kerassplit.receipt import Receipt, verify
     from kerassplit.stages import Crossing, CrossingTensor, Split, Stage
@@ -34,9 +38,13 @@ _HOME = {
     "AmbiguousTensorError": "errors",
     "Crossing": "stages",
     "CrossingTensor": "stages",
+    "Device": "planning.devices",
     "Explanation": "points",
     "InsideBranchError": "errors",
+    "Link": "planning.devices",
     "NotConnectedError": "errors",
+    "Plan": "plans",
+    "PlanError": "errors",
     "Profile": "costs.profiles",
     "Receipt": "receipt",
     "Split": "stages",
@@ -54,6 +62,7 @@ _HOME = {
     "flatten": "submodel",
     "join": "joining",
     "load": "store",
+    "plan": "planning.choosing",
     "plot": "pictures",
     "profile": "costs.profiling",
     "split": "cutting",
@@ -68,9 +77,13 @@ __all__ = [
     "AmbiguousTensorError",
     "Crossing",
     "CrossingTensor",
+    "Device",
     "Explanation",
     "InsideBranchError",
+    "Link",
     "NotConnectedError",
+    "Plan",
+    "PlanError",
     "Profile",
     "Receipt",
     "Split",
@@ -88,6 +101,7 @@ __all__ = [
     "flatten",
     "join",
     "load",
+    "plan",
     "plot",
     "profile",
     "split",

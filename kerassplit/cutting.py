@@ -10,6 +10,7 @@ from kerassplit.dominators import PostDominators
 from kerassplit.errors import SplitError
 from kerassplit.graph import Graph, read_graph
 from kerassplit.names import listed
+from kerassplit.plans import Plan
 from kerassplit.points import SplitPoint, ancestors, leaving, require_whole_crossing, split_tensors
 from kerassplit.references import TensorRef, resolve_glob, several_of
 from kerassplit.stages import STAGE_NAME, Crossing, CrossingTensor, Split, Stage, crossing_tensor
@@ -23,7 +24,7 @@ _REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
 
 def split(
     model: keras.Model,
-    at: Cut | Sequence[Cut] | Set[Cut],
+    at: Cut | Sequence[Cut] | Set[Cut] | Plan,
     *,
     allow_crossing: bool = False,
     names: Sequence[str] | None = None,
@@ -34,7 +35,7 @@ def split(
         model: A functional or built Sequential model. It is left alone; the stages share its layers.
         at: Where to cut, in any order: tensors (names, layers or `KerasTensor`s), globs for several cuts,
             `split_points(model)` or indices into it. All the tensors of one crossing are named by a list within the
-            list, or one of `crossings(model)`.
+            list, or one of `crossings(model)`. Or a `plan` for this model.
         allow_crossing: Whether to cut inside a branch and carry all that crosses there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...
 
@@ -53,7 +54,11 @@ def split(
     True
     """
     graph = read_graph(model)
-    cuts = sorted(_cuts(graph, at, allow_crossing), key=lambda cut: max(graph.tensors[tensor].call for tensor in cut))
+    if isinstance(at, Plan):
+        at = _planned(at)
+    cuts = sorted(
+        resolve_cuts(graph, at, allow_crossing), key=lambda cut: max(graph.tensors[tensor].call for tensor in cut)
+    )
     labels = _stage_names(names, len(cuts) + 1)
     stage_of = _stage_of_calls(graph, cuts)
     _warn_of_another_order(graph, stage_of)
@@ -68,13 +73,21 @@ def split(
     )
 
 
+def _planned(plan: Plan) -> Sequence[Cut]:
+    if len(plan.stages) == 1:
+        raise SplitError(
+            f"The plan for '{plan.model}' runs all of it on '{plan.stages[0].device}': there is nothing to cut."
+        )
+    return plan.at
+
+
 def _unused_inputs(graph: Graph, stages: Sequence[Stage]) -> tuple[CrossingTensor, ...]:
     taken = {name for stage in stages for name in stage.inputs}
     inputs = [graph.tensors[tensor] for tensor in graph.flat_inputs()]
     return tuple(crossing_tensor(tensor.name, tensor.symbol) for tensor in inputs if tensor.name not in taken)
 
 
-def _cuts(graph: Graph, at: Cut | Sequence[Cut] | Set[Cut], allow_crossing: bool) -> list[list[int]]:
+def resolve_cuts(graph: Graph, at: Cut | Sequence[Cut] | Set[Cut], allow_crossing: bool = False) -> list[list[int]]:
     """The tensors of each cut, checked."""
     wanted = list(at) if isinstance(at, Set) else several_of(at)
     if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):

@@ -52,11 +52,13 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
         )
     graph = read_graph(model)
     described = [crossing_tensor(tensor.name, tensor.symbol) for tensor in graph.tensors]
-    return tuple(Crossing(tuple(described[tensor] for tensor in cut)) for cut in cuts(graph, int(max_tensors)))
+    return tuple(Crossing(tuple(described[tensor] for tensor in cut)) for cut in cuts(graph, int(max_tensors)) or ())
 
 
-def cuts(graph: Graph, limit: int) -> list[list[int]]:
+def cuts(graph: Graph, limit: int, *, most: int | None = None) -> list[list[int]] | None:
     """All cuts where at most `limit` tensors cross: for each the tensors, as indices, in execution order.
+
+    `None` where there are more than `most`.
 
     For each call the search starts from all that it depends on, as if it were the last before the cut. It then goes
     back through the calls that are left. One that is taken in brings all that it depends on, and a tensor of its own
@@ -77,6 +79,8 @@ def cuts(graph: Graph, limit: int) -> list[list[int]]:
             crossing = _without_covered(graph, last, undecided, crossing, outside)
             if crossing.bit_count() <= limit:
                 found.append([newest - place for place in _places(crossing)][::-1])
+                if most is not None and len(found) > most:
+                    return None
             while undecided and (crossing & outside).bit_count() < limit:
                 distance = next(_places(undecided))
                 undecided ^= 1 << distance

@@ -127,7 +127,7 @@ def _parse(
         number = float(found[1]) * units[unit] if unit else float(found[1])
     if number is None:
         raise SplitError(f"The {what} is {value!r}. Expected {expected}.")
-    if not (0 < number if least is None else least <= number) or number == float("inf"):
+    if not (number > 0 if least is None else number >= least) or number == float("inf"):
         more = "more than 0" if least is None else "0 or more"
         raise SplitError(f"The {what} is {value!r}. It must be {more}, and finite.")
     return number

@@ -1,0 +1,251 @@
+"""`plan`: the best cuts of a model for some devices."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Literal
+
+import keras
+
+from kerassplit.costs.concrete import OpenSides
+from kerassplit.costs.profiles import Profile
+from kerassplit.costs.profiling import profile as profile_model
+from kerassplit.cutting import Cut, resolve_cuts
+from kerassplit.errors import PlanError, SplitError
+from kerassplit.graph import Graph, read_graph
+from kerassplit.planning.devices import Device, Links, read_devices, read_links
+from kerassplit.planning.in_chain import Chain
+from kerassplit.planning.in_graph import InGraph, explain_refusal, is_one_flow, solve_as_flow
+from kerassplit.planning.stages import describe
+from kerassplit.planning.task import Limits, Task
+from kerassplit.planning.work import Balance, check_compression, needs_measuring, work_of
+from kerassplit.plans import Objective, Plan
+from kerassplit.references import TensorRef, resolve_glob, several_of
+from kerassplit.units import parse_bytes
+
+
+def plan(
+    model: keras.Model,
+    devices: int | Device | Sequence[Device],
+    *,
+    links: Links | None = None,
+    objective: Objective = "throughput",
+    balance: Balance = "flops",
+    max_crossing: int | Literal["any"] = 1,
+    batch_size: int = 1,
+    any_order: bool = False,
+    leave_out: bool | None = None,
+    overlap: bool = False,
+    compression: float | str | None = None,
+    largest_crossing: float | str | None = None,
+    must_cut: Cut | Sequence[Cut] = (),
+    must_not_cut: Cut | Sequence[Cut] = (),
+    first_to: TensorRef | Sequence[TensorRef] = (),
+    last_from: TensorRef | Sequence[TensorRef] = (),
+    profile: Profile | None = None,
+    open_sides: OpenSides = None,
+    time_limit: float = 60.0,
+    verbose: bool | None = None,
+) -> Plan:
+    """Finds the best cuts of a model for some devices, with proof, or a bound on how much better others could be.
+
+    What is best: for `objective="throughput"` the stage that takes longest takes as little as possible, transfers
+    counted; for `"latency"` one batch takes the least time through all stages and transfers. Of equal plans, the one
+    with the fewest stages, then the most even one, is taken, the same each time.
+
+    The memory of a stage is its weights (those that its layers share once), the most bytes of activations that live at
+    one time, and buffers for what crosses at both its ends.
+
+    Methods: cuts of one tensor (`max_crossing=1`) make a chain, planned exactly by bisection over the bottleneck, or as
+    a shortest path. With several tensors, exact dynamic programming over all sets of calls that are closed under
+    predecessors, while there are at most 50,000 of them (Tarnawski et al., "Efficient Algorithms for Device Placement
+    of DNN Graph Operators", 2020); where there are more, local search, and HiGHS for something better and a bound. For
+    the least latency on two devices with any number of tensors, a minimum cut (Hu et al., "Dynamic adaptive DNN
+    surgery", 2019). `Plan.method` says which it was.
+
+    Args:
+        model: A functional or built Sequential model. It is left alone.
+        devices: How many equal devices, or a `Device` for each, in the order in which stages use them.
+        links: What connects them: a `Link` for all, one between each device and the next, or a mapping of pairs
+            `("phone", "server")` to links: then only these are connected. `None`: moving takes no time.
+        objective: `"throughput"` or `"latency"`.
+        balance: What a call takes on a device of unknown speed: its `"flops"`, its `"params"`, the bytes of its weights
+            and of what it makes (`"memory"`), or the `"time"` that it takes here, measured.
+        max_crossing: How many tensors may cross a cut, or `"any"` number.
+        batch_size: Samples in the batch that all figures are for.
+        any_order: Whether the planner may choose the order of the devices.
+        leave_out: Whether devices may stay without a stage. By default only for latency.
+        overlap: For throughput: transfers run in parallel with computing, so links are stages of the pipeline, too.
+        compression: What is sent is so many times smaller than it is, or floats are sent as this dtype (`"float16"`).
+        largest_crossing: The most that may cross a cut, as it is sent: bytes, or a text such as `"512 KiB"`.
+        must_cut: Cuts that must be made, as `split` takes them.
+        must_not_cut: Cuts that must not be made, likewise.
+        first_to: The first stage makes at least this tensor, or these.
+        last_from: All that uses this tensor, or these, is in the last stage.
+        profile: What `profile(model)` gave, to save time: with `measure=True` for `balance="time"`.
+        open_sides: What stands for the sides that the inputs leave open; see `profile`.
+        time_limit: Seconds that the integer program may take.
+        verbose: Whether to show a progress bar while it measures; by default on a terminal.
+
+    Where there are links and the order is fixed, the model's inputs lie on the first device: another device that uses
+    them has to receive them, and with `first_to` the first stage is the first device's.
+
+    Returns:
+        A `Plan`; its `at`, or the plan itself, goes into `split`.
+
+    Raises:
+        PlanError: No cuts keep to all limits; says which are in the way and what would be enough.
+        SplitError: An argument makes no sense, or what calls take is not known.
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> four = ks.plan(resnet, 4)
+    >>> four.optimal, round(four.value * 4 / ks.profile(resnet).flops, 2)
+    (True, 1.07)
+    >>> phone, server = ks.Device("phone", "20 GFLOPS"), ks.Device("server", "5 TFLOPS")
+    >>> ks.plan(resnet, [phone, server], links=ks.Link("20 Mbit/s", "10 ms"), objective="latency").at
+    []
+    """
+    graph = read_graph(model)
+    task = task_of(
+        graph,
+        read_devices(devices),
+        links=links,
+        objective=objective,
+        balance=balance,
+        batch_size=batch_size,
+        any_order=any_order,
+        leave_out=leave_out,
+        overlap=overlap,
+        compression=compression,
+        limits=_limits(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
+        profile=profile,
+        open_sides=open_sides,
+        time_limit=time_limit,
+        verbose=verbose,
+    )
+    return solve(task)
+
+
+def solve(task: Task) -> Plan:
+    """The best plan, by the method that fits."""
+    if task.limits.max_crossing == 1:
+        best, parts = Chain(task).solve()
+        return describe(task, parts, best.value, best.lower_bound, best.optimal, best.method)
+    if is_one_flow(task):
+        value, bound, optimal, method, parts = solve_as_flow(task)
+        return describe(task, parts, value, bound, optimal, method)
+    try:
+        placement, parts = InGraph(task).solve()
+    except PlanError as error:
+        raise explain_refusal(error, task) from error
+    return describe(task, parts, placement.value, placement.lower_bound, placement.optimal, placement.method)
+
+
+def task_of(
+    graph: Graph,
+    devices: tuple[Device, ...],
+    *,
+    links: Links | None,
+    objective: str,
+    balance: Balance,
+    batch_size: int,
+    any_order: bool,
+    leave_out: bool | None,
+    overlap: bool,
+    compression: float | str | None,
+    limits: Limits,
+    profile: Profile | None,
+    open_sides: OpenSides,
+    time_limit: float,
+    verbose: bool | None,
+) -> Task:
+    """The arguments of `plan`, checked and put together."""
+    if objective not in ("throughput", "latency"):
+        raise SplitError(f"`objective` is 'throughput' or 'latency'; got {objective!r}.")
+    check_compression(compression)
+    if not isinstance(time_limit, (int, float)) or isinstance(time_limit, bool) or not time_limit > 0:
+        raise SplitError(f"`time_limit` is {time_limit!r}. Expected seconds, more than 0.")
+    links = read_links(links, devices)
+    leave_out = objective == "latency" if leave_out is None else leave_out
+    if isinstance(links, list) and (any_order or leave_out):
+        if leave_out and objective == "latency" and not any_order:
+            raise SplitError(
+                "Links from each device to the next say nothing of plans that leave one out. Give a Link for all or a "
+                "mapping of pairs of devices, or use all devices with leave_out=False (--use-all)."
+            )
+        raise SplitError(
+            "Links from each device to the next say nothing of devices in another order, or with some left out. Give "
+            "a Link for all, or a mapping of pairs of devices."
+        )
+    measure = needs_measuring(devices, balance)
+    costs = _costs(graph, profile, batch_size, open_sides, measure, verbose)
+    work = work_of(costs, devices, balance)
+    if links is not None and work.unit != "seconds":
+        raise SplitError(
+            f"Links take seconds, and the work of devices is in {work.unit}: the two cannot be added. Give each Device "
+            "`flops_per_second` or `seconds`, or measure here with balance='time' (--balance time)."
+        )
+    return Task(
+        graph, costs, devices, work, links, objective, overlap, compression, any_order, leave_out, limits, time_limit
+    )
+
+
+def _costs(
+    graph: Graph,
+    given: Profile | None,
+    batch_size: int,
+    open_sides: OpenSides,
+    measure: bool,
+    verbose: bool | None,
+) -> Profile:
+    """The model's profile: the given one, if it fits."""
+    if given is None:
+        return profile_model(graph.model, batch_size, open_sides=open_sides, measure=measure, verbose=verbose)
+    if not isinstance(given, Profile):
+        raise SplitError(f"`profile` is what `kerassplit.profile(model)` gives; got a {type(given).__name__}.")
+    if [tensor.name for tensor in given.tensors] != [tensor.name for tensor in graph.tensors]:
+        raise SplitError(f"The profile is of '{given.model}', not of this model: their tensors differ.")
+    if given.batch_size != batch_size:
+        raise SplitError(
+            f"The profile is for batches of {given.batch_size}, the plan for {batch_size}. Pass "
+            f"batch_size={given.batch_size}, or make another profile."
+        )
+    if measure and given.seconds is None:
+        raise SplitError("balance='time' needs seconds, and the profile has none: make it with measure=True.")
+    return given
+
+
+def _limits(
+    graph: Graph,
+    max_crossing: Any,
+    largest_crossing: float | str | None,
+    must_cut: Any,
+    must_not_cut: Any,
+    first_to: Any,
+    last_from: Any,
+) -> Limits:
+    if max_crossing != "any":
+        if not isinstance(max_crossing, Integral) or isinstance(max_crossing, bool) or max_crossing < 1:
+            raise SplitError(
+                f"`max_crossing` says how many tensors may cross a cut: 1 or more, or 'any'; got {max_crossing!r}."
+            )
+        max_crossing = int(max_crossing)
+    most = math.inf if largest_crossing is None else parse_bytes(largest_crossing, "largest crossing")
+    return Limits(
+        max_crossing=None if max_crossing == "any" else max_crossing,
+        largest_crossing=most,
+        must_cut=_cuts(graph, must_cut),
+        must_not_cut=_cuts(graph, must_not_cut),
+        first_to=_tensors(graph, first_to),
+        last_from=_tensors(graph, last_from),
+    )
+
+
+def _cuts(graph: Graph, at: Any) -> list[list[int]]:
+    return [] if isinstance(at, (list, tuple)) and not at else resolve_cuts(graph, at)
+
+
+def _tensors(graph: Graph, references: Any) -> list[int]:
+    return sorted({tensor for one in several_of(references) for tensor in resolve_glob(graph, one)})

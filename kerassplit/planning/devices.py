@@ -1,0 +1,159 @@
+"""What a plan is for: devices and the links between them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kerassplit.costs.profiles import Profile
+from kerassplit.errors import SplitError
+from kerassplit.names import listed
+from kerassplit.units import parse_bandwidth, parse_bytes, parse_flops_per_second, parse_seconds
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that a stage can run on, or several that are alike.
+
+    Attributes:
+        name: What to call it.
+        flops_per_second: How fast it computes: FLOPs per second, or a text such as `"50 GFLOPS"`.
+        memory: Bytes that it has, or a text such as `"2 GiB"`. `None`: no limit.
+        seconds: What each block takes there, instead of `flops_per_second`: a profile that was measured there
+            (`profile(model, measure=True).to_json(...)`, then `Profile.from_json`), or seconds for each block of
+            `profile(model)` by name; `float("inf")` for a block that cannot run there.
+        count: How many there are.
+
+    Raises:
+        SplitError: A value makes no sense.
+
+    Example:
+
+    >>> Device("phone", flops_per_second="50 GFLOPS", memory="2 GiB").memory
+    2147483648.0
+    """
+
+    name: str
+    flops_per_second: float | str | None = None
+    memory: float | str | None = None
+    seconds: Profile | Mapping[str, float] | None = None
+    count: int = 1
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name:
+            raise SplitError(f"A device needs a name; got {self.name!r}.")
+        of_device = f"of device '{self.name}'"
+        if self.flops_per_second is not None:
+            if self.seconds is not None:
+                raise SplitError(
+                    f"Device '{self.name}' has `flops_per_second` and `seconds`: both say how fast it is. Give one."
+                )
+            speed = parse_flops_per_second(self.flops_per_second, f"speed {of_device}")
+            object.__setattr__(self, "flops_per_second", speed)
+        if self.memory is not None:
+            object.__setattr__(self, "memory", parse_bytes(self.memory, f"memory {of_device}"))
+        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+            raise SplitError(f"The count {of_device} is {self.count!r}. It must be a whole number, 1 or more.")
+        if isinstance(self.seconds, Profile):
+            if self.seconds.seconds is None:
+                raise SplitError(
+                    f"The profile {of_device} holds no seconds. Measure it there: "
+                    "`profile(model, measure=True)` (`kerassplit profile MODEL --measure --json`)."
+                )
+        elif self.seconds is not None and not isinstance(self.seconds, Mapping):
+            raise SplitError(
+                f"The seconds {of_device} are a {type(self.seconds).__name__}. Expected a measured Profile, or the "
+                "seconds of each block by its name."
+            )
+
+
+@dataclass(frozen=True)
+class Link:
+    """What it takes to move tensors from one device to another: `latency` + bytes / `bandwidth`.
+
+    Attributes:
+        bandwidth: Bytes per second, or a text such as `"20 Mbit/s"` or `"1 GB/s"`.
+        latency: Seconds that every transfer takes on top, or a text such as `"10 ms"`.
+
+    Raises:
+        SplitError: A value makes no sense.
+
+    Example:
+
+    >>> Link("20 Mbit/s", "10 ms").bandwidth
+    2500000.0
+    """
+
+    bandwidth: float | str
+    latency: float | str = 0.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "bandwidth", parse_bandwidth(self.bandwidth, "bandwidth of a link"))
+        object.__setattr__(self, "latency", parse_seconds(self.latency, "latency of a link"))
+
+
+Links = Link | Sequence[Link] | Mapping[tuple[str, str], Link]
+
+
+def read_devices(devices: int | Device | Sequence[Device]) -> tuple[Device, ...]:
+    """The devices that a user gave: a number of them that are alike, one, or several.
+
+    Raises:
+        SplitError: There is none, or two bear one name.
+    """
+    if isinstance(devices, int) and not isinstance(devices, bool):
+        if devices < 1:
+            raise SplitError(f"A plan needs a device or more; got {devices}.")
+        return (Device("device", count=devices),)
+    several: tuple[Any, ...] = (devices,) if isinstance(devices, Device) else _tuple(devices)
+    if not several or not all(isinstance(device, Device) for device in several):
+        raise SplitError(f"`devices` is a number of equal devices, a Device or a list of them; got {devices!r}.")
+    names = [device.name for device in several]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise SplitError(f"Two devices are called '{twice[0]}'. Name each, or give equal ones as one with a `count`.")
+    return several
+
+
+def _tuple(values: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(values)
+    except TypeError:
+        return ()
+
+
+def read_links(links: Links | None, devices: Sequence[Device]) -> Links | None:
+    """The links that a user gave, checked against the devices.
+
+    Raises:
+        SplitError: They do not fit.
+    """
+    if links is None or isinstance(links, Link):
+        return links
+    if isinstance(links, Mapping):
+        names = [device.name for device in devices]
+        for pair, link in links.items():
+            if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(link, Link)):
+                raise SplitError(f"`links` maps (from, to), two names of devices, to a Link; got {pair!r}: {link!r}.")
+            for name in pair:
+                if name not in names:
+                    raise SplitError(f"`links` names device {name!r}. The devices are {listed(names)}.")
+        return dict(links)
+    several = _tuple(links)
+    if not all(isinstance(link, Link) for link in several):
+        raise SplitError(f"`links` is a Link, a list of them, or a mapping of pairs of names to them; got {links!r}.")
+    count = sum(device.count for device in devices)
+    if len(several) != count - 1:
+        raise SplitError(
+            f"`links` has {len(several)} links for {count} devices. Expected {count - 1}: one between each and the "
+            "next."
+        )
+    return list(several)
+
+
+def device_names(devices: Sequence[Device]) -> list[str]:
+    """A name for each single device: those of a count above 1 are numbered."""
+    return [
+        device.name if device.count == 1 else f"{device.name} {number}"
+        for device in devices
+        for number in range(1, device.count + 1)
+    ]

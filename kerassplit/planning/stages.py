@@ -1,0 +1,108 @@
+"""The stages that an algorithm found, as a plan describes them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from kerassplit.planning.devices import device_names
+from kerassplit.planning.task import Task
+from kerassplit.plans import Plan, PlannedStage, PossibleCut
+
+
+@dataclass(frozen=True)
+class StageParts:
+    """A stage as an algorithm found it.
+
+    Attributes:
+        device: Index of the device, or of the kind of devices.
+        calls: Its calls, as indices into the profile.
+        crossing: The tensors that cross the cut behind it, as indices into the graph, late inputs left out.
+        work: What its calls take.
+        receive: What receiving takes.
+        send: What sending takes.
+        load: What counts.
+        memory: Bytes that it needs; `None` where that was not asked.
+    """
+
+    device: int
+    calls: tuple[int, ...]
+    crossing: tuple[int, ...]
+    work: float
+    receive: float
+    send: float
+    load: float
+    memory: float | None
+
+
+def describe(
+    task: Task, parts: Sequence[StageParts], value: float, lower_bound: float, optimal: bool, method: str
+) -> Plan:
+    """The plan that these stages make."""
+    names = _names(task, parts)
+    return Plan(
+        model=task.profile.model,
+        batch_size=task.profile.batch_size,
+        objective=task.objective,
+        unit=task.work.unit,
+        overlap=task.overlap,
+        stages=tuple(_stage(task, part, name) for part, name in zip(parts, names, strict=True)),
+        value=float(value),
+        lower_bound=float(lower_bound),
+        optimal=optimal,
+        method=method,
+        cuts=_possible_cuts(task, [(part.calls, part.crossing) for part in parts[:-1]]),
+    )
+
+
+def _names(task: Task, parts: Sequence[StageParts]) -> list[str]:
+    """The devices' names, in a fixed order each single one its own; equal ones are numbered as they are used."""
+    numbered = iter(device_names(task.devices))
+    by_kind = [[next(numbered) for _ in range(device.count)] for device in task.devices]
+    return [by_kind[part.device].pop(0) for part in parts]
+
+
+def _stage(task: Task, part: StageParts, name: str) -> PlannedStage:
+    profile = task.profile
+    calls = [profile.calls[call] for call in part.calls]
+    variables = {variable for call in calls for variable in call.variables}
+    known = all(call.activation_bytes is not None for call in calls)
+    return PlannedStage(
+        device=name,
+        calls=tuple(call.name for call in calls),
+        crossing=tuple(task.graph.names(part.crossing)),
+        crossing_bytes=_bytes(task, part.crossing),
+        work=float(part.work),
+        receive=float(part.receive),
+        send=float(part.send),
+        load=float(part.load),
+        parameter_bytes=sum(profile.variables[variable].bytes for variable in variables),
+        memory=float(part.memory) if known and part.memory is not None else None,
+    )
+
+
+def _possible_cuts(task: Task, chosen: Sequence[tuple[Collection[int], tuple[int, ...]]]) -> tuple[PossibleCut, ...]:
+    """The cuts of one tensor, and the chosen ones, by the work before them."""
+    calls, blocks = task.work.calls[0], task.work.blocks[0]
+    # On a device that cannot run everything, what it can run.
+    calls, blocks = np.where(np.isinf(calls), 0.0, calls), np.where(np.isinf(blocks), 0.0, blocks)
+    total = float(blocks.sum()) or 1.0
+    part_before: dict[tuple[int, ...], float] = {}
+    for block, amount in zip(task.profile.blocks[:-1], accumulate(blocks.tolist()), strict=False):
+        if len(block.crossing) == 1:
+            part_before[tuple(block.crossing)] = amount / total
+    made = {crossing for _, crossing in chosen}
+    before: list[int] = []
+    for own, crossing in chosen:
+        before += own
+        part_before.setdefault(crossing, float(calls[before].sum()) / total)
+    return tuple(
+        PossibleCut(tuple(task.graph.names(crossing)), _bytes(task, crossing), min(part, 1.0), crossing in made)
+        for crossing, part in sorted(part_before.items(), key=lambda item: (item[1], item[0]))
+    )
+
+
+def _bytes(task: Task, crossing: Sequence[int]) -> float | None:
+    sizes = [size for size in map(task.known_size, crossing) if size is not None]
+    return float(sum(sizes)) if len(sizes) == len(crossing) else None

@@ -1,0 +1,79 @@
+"""Plans and sweeps as tables for people."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from kerassplit.costs.tables import format_seconds
+from kerassplit.names import listed
+from kerassplit.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from kerassplit.plans import Plan
+
+
+def format_amount(amount: float, unit: str) -> str:
+    """An amount in the unit of a plan.
+
+    >>> format_amount(0.0125, "seconds"), format_amount(7.7e9, "FLOPs")
+    ('12.5 ms', '7.7 G')
+    """
+    if unit == "seconds":
+        return format_seconds(amount)
+    return format_bytes(round(amount)) if unit == "bytes" else format_count(round(amount))
+
+
+def plan_tables(plan: "Plan") -> Group:
+    """The stages, then what was made least and how good that is."""
+    return Group(_stages_table(plan), *(Text(line) for line in _remarks(plan)))
+
+
+def _stages_table(plan: "Plan") -> Table:
+    stages = f"{len(plan.stages)} stage{'s' * (len(plan.stages) != 1)}"
+    samples = "1 sample" if plan.batch_size == 1 else f"batches of {plan.batch_size}"
+    table = Table(title=f"{plan.model}: {stages}, {samples}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("device", overflow="fold")
+    table.add_column("cut behind it at", overflow="fold")
+    headings = ["calls", "weights", "memory", "crosses"]
+    timed = plan.unit == "seconds"
+    headings += ["computes", "moves", "load"] if timed else [plan.unit]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for place, stage in enumerate(plan.stages):
+        last = place == len(plan.stages) - 1
+        figures = [
+            str(len(stage.calls)),
+            format_bytes(stage.parameter_bytes),
+            "?" if stage.memory is None else format_bytes(round(stage.memory)),
+            "" if last else _size(stage.crossing_bytes),
+        ]
+        amounts = [stage.work, stage.receive + stage.send, stage.load] if timed else [stage.work]
+        figures += [format_amount(amount, plan.unit) for amount in amounts]
+        table.add_row(stage.device, " + ".join(stage.crossing), *figures)
+    return table
+
+
+def _size(count: float | None) -> str:
+    return "?" if count is None else format_bytes(round(count))
+
+
+def _remarks(plan: "Plan") -> Sequence[str]:
+    what = "The largest load" if plan.objective == "throughput" else "The time of one batch through all stages"
+    if plan.objective == "latency" and plan.batch_size == 1:
+        what = "The time of one sample through all stages"
+    value, bound = (format_amount(amount, plan.unit) for amount in (plan.value, plan.lower_bound))
+    unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
+    if plan.optimal:
+        how_good = "no plan within the limits has less"
+    else:
+        how_good = f"no plan has less than {bound}{unit}, so at most {plan.gap:.1%} could be gained"
+    lines = [f"{what}: {value}{unit}; {how_good} ({plan.method})."]
+    if len(plan.stages) == 1:
+        lines.append("There is nothing to cut: all of it runs on one device.")
+    else:
+        lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
+    return lines

@@ -1,0 +1,97 @@
+"""What is to be planned, in one place: the model, its costs, the devices and all limits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from kerassplit.costs.profiles import Profile
+from kerassplit.errors import SplitError
+from kerassplit.graph import Graph
+from kerassplit.planning.devices import Device, Links
+from kerassplit.planning.work import OPEN_SIDES, Work, wire_bytes
+from kerassplit.plans import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """What a plan must keep to, besides the memory of the devices. Tensors are indices into the graph.
+
+    Attributes:
+        max_crossing: The most tensors that may cross a cut; `None`: any number.
+        largest_crossing: The most bytes that may cross a cut, as they are sent.
+        must_cut: Cuts that must be made: for each the tensors that cross.
+        must_not_cut: Cuts that must not be made.
+        first_to: The first stage makes at least these tensors.
+        last_from: The last stage holds all that uses these tensors.
+    """
+
+    max_crossing: int | None
+    largest_crossing: float
+    must_cut: Sequence[Sequence[int]]
+    must_not_cut: Sequence[Sequence[int]]
+    first_to: Sequence[int]
+    last_from: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All that decides what the best plan is.
+
+    Attributes:
+        graph: The model's graph. Its tensors have the indices that they have in the profile.
+        profile: What the model costs.
+        devices: The devices.
+        work: What everything takes on them.
+        links: What connects them; `None` where moving takes nothing.
+        objective: What is to be least.
+        overlap: Whether transfers overlap with computing.
+        compression: How tensors are sent.
+        any_order: Whether devices may be used in any order.
+        leave_out: Whether devices may be left out.
+        limits: The limits.
+        time_limit: Seconds for the integer program.
+    """
+
+    graph: Graph
+    profile: Profile
+    devices: tuple[Device, ...]
+    work: Work
+    links: Links | None
+    objective: Objective
+    overlap: bool
+    compression: float | str | None
+    any_order: bool
+    leave_out: bool
+    limits: Limits
+    time_limit: float
+
+    @property
+    def sizes_count(self) -> bool:
+        """Whether the bytes of activations play a part."""
+        memory = any(device.memory is not None for device in self.devices)
+        return memory or self.links is not None or self.limits.largest_crossing < float("inf")
+
+    @property
+    def inputs_move(self) -> bool:
+        """Whether the model's inputs lie on the first device and have to be moved where another one uses them."""
+        return self.links is not None and not self.any_order
+
+    def known_size(self, tensor: int) -> float | None:
+        """Bytes of a tensor as it is sent; `None` where not known."""
+        return wire_bytes(self.profile.tensors[tensor], self.compression)
+
+    def sent(self, tensor: int) -> float:
+        """Bytes of a tensor as it is sent; 0 where they are not known and play no part.
+
+        Raises:
+            SplitError: They play a part and are not known.
+        """
+        size = self.known_size(tensor)
+        if size is None and self.sizes_count:
+            raise SplitError(f"The bytes of '{self.profile.tensors[tensor].name}' are not known. {OPEN_SIDES}")
+        return size or 0.0
+
+    @cached_property
+    def calls(self) -> list[int]:
+        """The calls of the graph that the profile's calls are, in the same order."""
+        return [index for index, call in enumerate(self.graph.calls) if call.inputs]

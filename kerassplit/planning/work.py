@@ -1,0 +1,184 @@
+"""What the calls and blocks of a model take on each device: the numbers that a plan balances."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerassplit.costs.profiles import Profile
+from kerassplit.costs.records import TensorCost
+from kerassplit.errors import SplitError
+from kerassplit.names import listed
+from kerassplit.planning.devices import Device
+from kerassplit.plans import Unit
+
+Balance = Literal["flops", "params", "memory", "time"]
+Array = NDArray[np.float64]
+
+_UNITS: dict[Balance, Unit] = {"flops": "FLOPs", "params": "parameters", "memory": "bytes", "time": "seconds"}
+_REMEDY_FLOPS = (
+    "Balance something else: balance='time' (--balance time) measures here, balance='params' counts weights."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What everything takes on each device.
+
+    Attributes:
+        unit: Of all numbers.
+        blocks: For each device (rows) what each block of the profile takes.
+        calls: For each device (rows) what each call takes. Seconds are measured for blocks only: those of its calls
+            are in proportion to their FLOPs.
+    """
+
+    unit: Unit
+    blocks: Array
+    calls: Array
+
+
+def needs_measuring(devices: Sequence[Device], balance: Balance) -> bool:
+    """Whether the model has to be run here to know what it takes."""
+    return balance == "time" and any(device.flops_per_second is None and device.seconds is None for device in devices)
+
+
+def work_of(profile: Profile, devices: Sequence[Device], balance: Balance) -> Work:
+    """What the calls and blocks take on each device.
+
+    Raises:
+        SplitError: It is not known for some of them, or in different units.
+    """
+    if balance not in _UNITS:
+        raise SplitError(f"`balance` is {listed(_UNITS)}; got {balance!r}.")
+    own = [device for device in devices if device.flops_per_second is not None or device.seconds is not None]
+    without = [device.name for device in devices if device not in own]
+    if own and without and balance != "time":
+        raise SplitError(
+            f"Of {listed(device.name for device in own)} it is known what a block takes in seconds, of "
+            f"{listed(without)} it is not. Give {'it' if len(without) == 1 else 'them'} `flops_per_second` or "
+            "`seconds`; or take balance='time' (--balance time): then what has none is like this machine."
+        )
+    pairs = [_on_device(profile, device, balance) for device in devices]
+    unit: Unit = "seconds" if own else _UNITS[balance]
+    return Work(unit, np.array([blocks for blocks, _ in pairs]), np.array([calls for _, calls in pairs]))
+
+
+def _on_device(profile: Profile, device: Device, balance: Balance) -> tuple[Array, Array]:
+    if device.flops_per_second is not None:
+        calls = _flops(profile) / float(device.flops_per_second)
+    elif device.seconds is not None:
+        seconds = _given_seconds(profile, device, device.seconds)
+        return seconds, _shared_out(profile, seconds)
+    elif balance == "time":
+        seconds = np.array([block.seconds for block in profile.blocks], dtype=np.float64)
+        return seconds, _shared_out(profile, seconds)
+    elif balance == "flops":
+        calls = _flops(profile)
+    else:
+        calls = _weights(profile, in_bytes=balance == "memory")
+    return _summed(profile, calls), calls
+
+
+def _summed(profile: Profile, calls: Array) -> Array:
+    return np.bincount([call.block for call in profile.calls], weights=calls, minlength=len(profile.blocks))
+
+
+def _flops(profile: Profile) -> Array:
+    if profile.unknown:
+        raise SplitError(
+            f"The FLOPs of {listed(profile.unknown)} in '{profile.model}' are not known, so they cannot be shared out "
+            f"evenly. {_REMEDY_FLOPS}"
+        )
+    return np.array([call.flops for call in profile.calls], dtype=np.float64)
+
+
+def _weights(profile: Profile, in_bytes: bool) -> Array:
+    """Parameters of each call, or bytes of weights and of what it makes; a shared weight counts at its first call."""
+    counted: set[int] = set()
+    found = []
+    for call in profile.calls:
+        own = [profile.variables[variable] for variable in call.variables if variable not in counted]
+        counted.update(call.variables)
+        if in_bytes and call.activation_bytes is None:
+            raise SplitError(f"The bytes of what '{call.name}' makes are not known. {OPEN_SIDES}")
+        made = call.activation_bytes or 0
+        found.append(sum(weight.bytes for weight in own) + made if in_bytes else sum(w.parameters for w in own))
+    return np.array(found, dtype=np.float64)
+
+
+OPEN_SIDES = "Say what stands for open sides, with open_sides=128 (--open-sides 128), or a shape for each input."
+
+
+def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[str, float]) -> Array:
+    """Seconds of each block out of a profile or a table; its names must be those of the model's blocks."""
+    names = [block.name for block in profile.blocks]
+    if isinstance(given, Profile):
+        if given.batch_size != profile.batch_size:
+            raise SplitError(
+                f"The profile of device '{device.name}' is for batches of {given.batch_size}, the plan for "
+                f"{profile.batch_size}. Measure it for these, or plan with batch_size={given.batch_size}."
+            )
+        table = {block.name: block.seconds for block in given.blocks}
+    else:
+        table = dict(given)
+    missing = [name for name in names if name not in table]
+    unknown = [str(name) for name in table if name not in names]
+    if missing or unknown:
+        what = f"no seconds for {listed(missing[:3])}" if missing else f"seconds for {listed(unknown[:3])}"
+        raise SplitError(
+            f"Device '{device.name}' has {what}. Expected the {len(names)} blocks of `profile(model)` of "
+            f"'{profile.model}', by the names that it gives them."
+        )
+    seconds = [table[name] for name in names]
+    wrong = [name for name in names if not _is_time(table[name])]
+    if wrong:
+        raise SplitError(f"Device '{device.name}' takes {table[wrong[0]]!r} s for '{wrong[0]}'. Expected 0 or more.")
+    return np.array(seconds, dtype=np.float64)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and float(value) >= 0
+
+
+def _shared_out(profile: Profile, seconds: Array) -> Array:
+    """Seconds of blocks shared out among their calls."""
+    shares = np.array([float(call.flops or 0) for call in profile.calls])
+    totals = _summed(profile, shares)
+    block_of = np.array([call.block for call in profile.calls])
+    numbers = np.bincount(block_of, minlength=len(seconds))
+    empty = totals[block_of] == 0
+    shares = np.where(empty, 1 / numbers[block_of], shares / np.where(empty, 1.0, totals[block_of]))
+    known = np.where(np.isinf(seconds), 0.0, seconds)
+    return np.where(np.isinf(seconds)[block_of], np.inf, known[block_of] * shares)
+
+
+def wire_bytes(tensor: TensorCost, compression: float | str | None) -> float | None:
+    """Bytes of a tensor as it is sent: divided by a factor, or as floats of another dtype."""
+    if tensor.bytes is None or compression is None:
+        return tensor.bytes
+    if not isinstance(compression, str):
+        return tensor.bytes / compression
+    if "float" not in tensor.dtype:
+        return tensor.bytes
+    return min(tensor.bytes, math.prod(side or 0 for side in tensor.shape) * _FLOAT_BYTES[compression])
+
+
+_FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+
+def check_compression(compression: float | str | None) -> None:
+    """Refuses what is neither a factor nor a dtype.
+
+    Raises:
+        SplitError: It is neither.
+    """
+    if compression is None or (isinstance(compression, str) and compression in _FLOAT_BYTES):
+        return
+    if isinstance(compression, (str, bool)) or not 1 <= compression < math.inf:
+        raise SplitError(
+            f"`compression` is {compression!r}. Expected a factor of 1 or more, or what floats are sent as: "
+            f"{listed(_FLOAT_BYTES)}."
+        )
