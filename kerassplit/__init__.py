@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from kerassplit.pieces import blocks, tap, to_sequential
     from kerassplit.planning.choosing import plan
     from kerassplit.planning.devices import Device, Link
+    from kerassplit.planning.sweeping import plan_sweep
+    from kerassplit.planning.sweeps import Sweep
     from kerassplit.plans import Plan
     from kerassplit.points import Explanation, SplitPoint, explain, split_points
     from kerassplit.receipt import Receipt, verify
@@ -52,6 +54,7 @@ _HOME = {
     "SplitPoint": "points",
     "Stage": "stages",
     "StoreError": "errors",
+    "Sweep": "planning.sweeps",
     "UnknownTensorError": "errors",
     "UnsupportedModelError": "errors",
     "VerificationError": "errors",
@@ -63,6 +66,7 @@ _HOME = {
     "join": "joining",
     "load": "store",
     "plan": "planning.choosing",
+    "plan_sweep": "planning.sweeping",
     "plot": "pictures",
     "profile": "costs.profiling",
     "split": "cutting",
@@ -91,6 +95,7 @@ __all__ = [
     "SplitPoint",
     "Stage",
     "StoreError",
+    "Sweep",
     "UnknownTensorError",
     "UnsupportedModelError",
     "VerificationError",
@@ -102,6 +107,7 @@ __all__ = [
     "join",
     "load",
     "plan",
+    "plan_sweep",
     "plot",
     "profile",
     "split",

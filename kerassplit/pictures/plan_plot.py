@@ -37,24 +37,37 @@ def plot_plan(plan: "Plan", to_file: str | os.PathLike[str] | None = None) -> Ch
 
 
 def _draw_stages(axes: Any, plan: "Plan") -> None:
-    """A bar for each stage: receiving, computing, sending; one above the other where they overlap in time."""
-    unit, factor = _unit(plan.bottleneck, plan.unit)
+    """A bar for each stage: receiving, computing, sending. For latency each begins where the one before ends."""
+    in_turn = plan.objective == "latency"
+    end = plan.latency if in_turn else plan.bottleneck
+    unit, factor = _unit(end, plan.unit)
+    done = 0.0
     for row, stage in enumerate(plan.stages):
-        parts = [(stage.receive, _MOVE), (stage.work, _WORK), (stage.send, _MOVE)]
-        left = 0.0
+        parts = [(stage.receive, _MOVE), (stage.work, _WORK), (0.0 if in_turn else stage.send, _MOVE)]
+        left = done
         for place, (amount, color) in enumerate(parts):
-            if plan.overlap:
+            if plan.overlap and not in_turn:
                 axes.barh(row + (place - 1) * 0.24, amount / factor, height=0.22, color=color)
             else:
                 axes.barh(row, amount / factor, left=left / factor, height=0.62, color=color)
                 left += amount
-        label = format_amount(stage.load, plan.unit)
-        axes.annotate(label, (stage.load / factor, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.axvline(plan.bottleneck / factor, color=_LINE, linewidth=1, linestyle=":")
+        if in_turn:
+            done = left
+        shown = stage.receive + stage.work if in_turn else stage.load
+        axes.annotate(
+            format_amount(shown, plan.unit),
+            ((left if in_turn else stage.load) / factor, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+    axes.axvline(end / factor, color=_LINE, linewidth=1, linestyle=":", zorder=0)
     axes.set_yticks(range(len(plan.stages)), [stage.device for stage in plan.stages])
     axes.set_ylim(len(plan.stages) - 0.4, -0.6)
-    axes.set_xlim(0, plan.bottleneck / factor * 1.12 or 1)
-    axes.set_xlabel(f"load of a stage [{unit}]")
+    axes.set_xlim(0, end / factor * 1.12 or 1)
+    axes.set_xlabel(f"{'time since the input' if in_turn else 'load of a stage'} [{unit}]")
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
     axes.set_title(_subtitle(plan), fontsize=9, color="#546E7A")

@@ -119,7 +119,7 @@ def plan(
         leave_out=leave_out,
         overlap=overlap,
         compression=compression,
-        limits=_limits(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
+        limits=limits_of(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
         profile=profile,
         open_sides=open_sides,
         time_limit=time_limit,
@@ -217,7 +217,7 @@ def _costs(
     return given
 
 
-def _limits(
+def limits_of(
     graph: Graph,
     max_crossing: Any,
     largest_crossing: float | str | None,
@@ -226,6 +226,7 @@ def _limits(
     first_to: Any,
     last_from: Any,
 ) -> Limits:
+    """The limits that were asked for, checked."""
     if max_crossing != "any":
         if not isinstance(max_crossing, Integral) or isinstance(max_crossing, bool) or max_crossing < 1:
             raise SplitError(

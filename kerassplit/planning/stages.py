@@ -10,6 +10,8 @@ from kerassplit.planning.devices import device_names
 from kerassplit.planning.task import Task
 from kerassplit.plans import Plan, PlannedStage, PossibleCut
 
+_METHODS = {"closed sets": "dynamic programming over closed sets", "integer program": "integer program (HiGHS)"}
+
 
 @dataclass(frozen=True)
 class StageParts:
@@ -40,7 +42,7 @@ def describe(
     task: Task, parts: Sequence[StageParts], value: float, lower_bound: float, optimal: bool, method: str
 ) -> Plan:
     """The plan that these stages make."""
-    names = _names(task, parts)
+    names = names_of(task, [part.device for part in parts])
     return Plan(
         model=task.profile.model,
         batch_size=task.profile.batch_size,
@@ -51,16 +53,16 @@ def describe(
         value=float(value),
         lower_bound=float(lower_bound),
         optimal=optimal,
-        method=method,
+        method=_METHODS.get(method, method),
         cuts=_possible_cuts(task, [(part.calls, part.crossing) for part in parts[:-1]]),
     )
 
 
-def _names(task: Task, parts: Sequence[StageParts]) -> list[str]:
-    """The devices' names, in a fixed order each single one its own; equal ones are numbered as they are used."""
+def names_of(task: Task, devices: Sequence[int]) -> list[str]:
+    """Names of the devices of stages, given their kinds; equal ones are numbered as they are used."""
     numbered = iter(device_names(task.devices))
     by_kind = [[next(numbered) for _ in range(device.count)] for device in task.devices]
-    return [by_kind[part.device].pop(0) for part in parts]
+    return [by_kind[device].pop(0) for device in devices]
 
 
 def _stage(task: Task, part: StageParts, name: str) -> PlannedStage:

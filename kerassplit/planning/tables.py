@@ -10,9 +10,11 @@ from rich.text import Text
 
 from kerassplit.costs.tables import format_seconds
 from kerassplit.names import listed
+from kerassplit.planning.sweeps import format_bandwidth, place_of
 from kerassplit.units import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from kerassplit.planning.sweeps import Sweep
     from kerassplit.plans import Plan
 
 
@@ -77,3 +79,40 @@ def _remarks(plan: "Plan") -> Sequence[str]:
     else:
         lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
     return lines
+
+
+def sweep_tables(sweep: "Sweep") -> Group:
+    """The ranges as sentences, then the front."""
+    lines = []
+    for place, one in enumerate(sweep.ranges):
+        start = "From" if place else "Below" if len(sweep.ranges) > 1 else "At every bandwidth"
+        if place:
+            start += f" {format_bandwidth(one.low)}"
+            start += f" to {format_bandwidth(one.high)}" if place < len(sweep.ranges) - 1 else " on"
+        elif len(sweep.ranges) > 1:
+            start += f" {format_bandwidth(one.high)}"
+        times = [format_seconds(one.value(bandwidth)) for bandwidth in (one.low, one.high)]
+        lines.append((start, place_of(one), " → ".join(dict.fromkeys(times)), format_bytes(round(one.moved))))
+    what = "latency" if sweep.objective == "latency" else "bottleneck"
+    table = Table(title=f"{sweep.model}: the best cut at every bandwidth", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("bandwidth", no_wrap=True)
+    table.add_column("best", overflow="fold")
+    table.add_column(what, justify="right", no_wrap=True)
+    table.add_column("moved", justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    return Group(table, _front_table(sweep)) if sweep.front else Group(table)
+
+
+def _front_table(sweep: "Sweep") -> Table:
+    title = f"Latency against throughput at {format_bandwidth(sweep.front_bandwidth)}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("latency", "bottleneck"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("devices", overflow="fold")
+    table.add_column("cut at", overflow="fold")
+    for plan in sweep.front:
+        devices = ", ".join(stage.device for stage in plan.stages)
+        cuts = ", ".join(" + ".join(stage.crossing) for stage in plan.stages[:-1])
+        table.add_row(format_seconds(plan.latency), format_seconds(plan.bottleneck), devices, cuts)
+    return table

@@ -1,0 +1,190 @@
+"""`plan_sweep`: the best cuts at every bandwidth."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import keras
+
+from kerassplit.costs.concrete import OpenSides
+from kerassplit.costs.profiles import Profile
+from kerassplit.cutting import Cut
+from kerassplit.errors import SplitError
+from kerassplit.graph import read_graph
+from kerassplit.planner.chain import ChainLink
+from kerassplit.planner.chain_front import latency_throughput_front
+from kerassplit.planner.sweep import BandwidthRange, sweep_latency, sweep_lines, sweep_two_devices
+from kerassplit.planning.choosing import limits_of, task_of
+from kerassplit.planning.devices import Device, Link, read_devices
+from kerassplit.planning.in_chain import Chain, at_bandwidth
+from kerassplit.planning.in_graph import flow_at, is_one_flow
+from kerassplit.planning.stages import describe, names_of
+from kerassplit.planning.sweeps import Sweep, SweepRange
+from kerassplit.planning.task import Task
+from kerassplit.planning.work import Balance
+from kerassplit.plans import Objective
+from kerassplit.references import TensorRef
+from kerassplit.units import parse_bandwidth
+
+
+def plan_sweep(
+    model: keras.Model,
+    devices: int | Device | Sequence[Device],
+    *,
+    bandwidths: tuple[float | str, float | str] = ("1 kbit/s", "100 Gbit/s"),
+    latency: float | str = 0.0,
+    objective: Objective = "latency",
+    balance: Balance = "flops",
+    max_crossing: Literal[1, "any"] = 1,
+    batch_size: int = 1,
+    any_order: bool = False,
+    leave_out: bool | None = None,
+    overlap: bool = False,
+    compression: float | str | None = None,
+    largest_crossing: float | str | None = None,
+    must_cut: Cut | Sequence[Cut] = (),
+    must_not_cut: Cut | Sequence[Cut] = (),
+    first_to: TensorRef | Sequence[TensorRef] = (),
+    last_from: TensorRef | Sequence[TensorRef] = (),
+    front_bandwidth: float | str | None = None,
+    profile: Profile | None = None,
+    open_sides: OpenSides = None,
+    verbose: bool | None = None,
+) -> Sweep:
+    """Finds the best cuts at every bandwidth of the links, with exact breakpoints, and the latency/throughput front.
+
+    What a plan takes is a line in seconds per byte; the best at every bandwidth is the lower envelope of the plans'
+    lines. It is found by searching where two lines meet (Eisner and Severance, "Mathematical techniques for efficient
+    record segmentation", 1976), or for two devices in closed form. The front is found by bounding the bottleneck ever
+    more tightly (the epsilon-constraint method: Haimes, Lasdon and Wismer, 1971).
+
+    Args:
+        model: A functional or built Sequential model. It is left alone.
+        devices: A `Device` for each, in the order in which stages use them, or how many equal ones.
+        bandwidths: The lowest and the highest: bytes per second, or texts such as `"20 Mbit/s"`.
+        latency: Seconds that every transfer takes on top, or a text such as `"10 ms"`.
+        objective: `"latency"`; or `"throughput"`, for two devices.
+        max_crossing: 1; or `"any"` number of tensors: for the least latency on two devices, without limits.
+        front_bandwidth: The bandwidth that the front is for; by default the geometric middle of `bandwidths`.
+
+    The other arguments are those of `plan`.
+
+    Returns:
+        A `Sweep`: a table where it is printed; `best(bandwidth)`, `plot`.
+
+    Raises:
+        PlanError: No cuts keep to all limits.
+        SplitError: An argument makes no sense, or what calls take is not known in seconds.
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> phone, server = ks.Device("phone", "20 GFLOPS"), ks.Device("server", "5 TFLOPS")
+    >>> print(ks.plan_sweep(resnet, [phone, server], latency="10 ms"))  # doctest: +SKIP
+    """
+    graph = read_graph(model)
+    low, high = (parse_bandwidth(one, "bandwidth of a sweep") for one in bandwidths)
+    if not low < high:
+        raise SplitError(f"The bandwidths of a sweep go from the lowest to the highest; got {bandwidths!r}.")
+    middle = math.sqrt(low * high)
+    if front_bandwidth is not None:
+        middle = parse_bandwidth(front_bandwidth, "bandwidth of the front")
+    task = task_of(
+        graph,
+        read_devices(devices),
+        links=Link(middle, latency),
+        objective=objective,
+        balance=balance,
+        batch_size=batch_size,
+        any_order=any_order,
+        leave_out=leave_out,
+        overlap=overlap,
+        compression=compression,
+        limits=limits_of(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
+        profile=profile,
+        open_sides=open_sides,
+        time_limit=math.inf,
+        verbose=verbose,
+    )
+    if task.limits.max_crossing == 1:
+        chain = Chain(task)
+        front = latency_throughput_front(at_bandwidth(chain.problem, middle))
+        plans = [describe(task, chain.stages_of(one), one.latency, one.latency, True, one.method) for one in front]
+        ranges = _ranges_of_chain(chain, low, high)
+    else:
+        plans, ranges = [], _ranges_of_flow(task, low, high)
+    return Sweep(task.profile.model, task.profile.batch_size, task.objective, ranges, middle, tuple(plans))
+
+
+def _ranges_of_chain(chain: Chain, low: float, high: float) -> tuple[SweepRange, ...]:
+    task = chain.task
+    if task.objective == "latency":
+        found = sweep_latency(chain.problem, low, high)
+    elif len(task.devices) == 2 and all(device.count == 1 for device in task.devices) and not task.any_order:
+        found = _within(sweep_two_devices(chain.problem), low, high)
+    else:
+        raise SplitError(
+            "A sweep for throughput takes two devices in a given order. Sweep the latency (objective='latency'), or "
+            "call `plan` at the bandwidths that matter."
+        )
+    names = [chain.task.graph.tensors[end].name for end in chain.ends]
+    return tuple(
+        SweepRange(
+            one.low,
+            one.high,
+            tuple(names[cut - 1] for cut in one.cuts),
+            tuple(names_of(task, one.devices)),
+            one.seconds,
+            one.moved,
+            one.at_least,
+        )
+        for one in found
+    )
+
+
+def _within(ranges: Sequence[BandwidthRange], low: float, high: float) -> list[BandwidthRange]:
+    """The parts of ranges between two bandwidths."""
+    parts = [replace(one, low=max(one.low, low), high=min(one.high, high)) for one in ranges]
+    return [one for one in parts if one.low < one.high]
+
+
+def _ranges_of_flow(task: Task, low: float, high: float) -> tuple[SweepRange, ...]:
+    """With any number of tensors crossing: minimum cuts."""
+    if task.limits.max_crossing is not None or not is_one_flow(task):
+        raise SplitError(
+            "A sweep where several tensors may cross takes max_crossing='any', two devices, the objective 'latency' "
+            "and no limits. Otherwise take max_crossing=1, or call `plan` at the bandwidths that matter."
+        )
+    assert isinstance(task.links, Link)
+    latency = float(task.links.latency)
+    cuts: dict[tuple[int, ...], tuple[tuple[str | tuple[str, ...], ...], tuple[str, ...]]] = {}
+
+    def best(bandwidth: float) -> BandwidthRange:
+        _, _, _, _, parts = flow_at(task, ChainLink(bandwidth, latency))
+        fetched = len(parts) == 1 and parts[0].device == 1
+        moves = len(parts) == 2 or fetched
+        crossing = task.profile.inputs if fetched else parts[0].crossing
+        # Inputs that only the second device uses are sent, too.
+        moved = sum(map(task.sent, crossing)) + (0 if fetched else _late(task, parts[0].calls)) if moves else 0.0
+        key = parts[0].calls if parts[0].device == 0 else ()
+        names = task.graph.names(parts[0].crossing)
+        at = (names[0] if len(names) == 1 else tuple(names),) if len(parts) == 2 else ()
+        cuts[key] = (at, tuple(names_of(task, [part.device for part in parts])))
+        return BandwidthRange(
+            low, high, key, (), sum(part.work for part in parts) + (latency if moves else 0.0), float(moved)
+        )
+
+    return tuple(
+        SweepRange(one.low, one.high, *cuts[one.cuts], one.seconds, one.moved, 0.0)
+        for one in sweep_lines(best, low, high)
+    )
+
+
+def _late(task: Task, calls: Sequence[int]) -> float:
+    """Bytes of the inputs that none of these calls of the profile use."""
+    own = {task.calls[call] for call in calls}
+    tensors = task.graph.tensors
+    return sum(
+        task.sent(one) for one in task.profile.inputs if tensors[one].users and own.isdisjoint(tensors[one].users)
+    )
