@@ -11,7 +11,16 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
-from kerassplit.cli.options import ModelOptions, allow_crossing_option, at_option, cut, model_options, names_option
+from kerassplit.cli.devices import Devices, device_options, factor_or_dtype, number_or_any, read_profile
+from kerassplit.cli.options import (
+    ModelOptions,
+    allow_crossing_option,
+    at_option,
+    cut,
+    model_options,
+    names_option,
+    open_sides_option,
+)
 from kerassplit.cli.running import Show, command, note, working
 from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
 from kerassplit.errors import SplitError
@@ -76,9 +85,7 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 @main.command(short_help="Say what MODEL costs, block by block.")
 @click.argument("model")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
-@click.option(
-    "--open-sides", type=click.IntRange(min=1), metavar="N", help="What stands for the sides that MODEL leaves open."
-)
+@open_sides_option
 @click.option("--measure", is_flag=True, help="Run each block on this device, too: seconds.")
 @click.option("--calls", is_flag=True, help="Show each call, not each block.")
 @click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
@@ -110,9 +117,104 @@ def profile(
     return costs.to_dict()
 
 
+@main.command(short_help="Say where to cut MODEL for some devices.")
+@click.argument("model")
+@device_options
+@click.option(
+    "--objective",
+    type=click.Choice(["throughput", "latency"]),
+    default="throughput",
+    show_default=True,
+    help="Make the slowest stage fast, or one batch through all of them.",
+)
+@click.option(
+    "--balance",
+    type=click.Choice(["flops", "params", "memory", "time"]),
+    default="flops",
+    show_default=True,
+    help="What a call takes on a device of unknown speed; time is measured here.",
+)
+@click.option(
+    "--max-crossing",
+    callback=number_or_any,
+    default="1",
+    show_default=True,
+    metavar="N|any",
+    help="How many tensors may cross a cut.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@click.option("--any-order", is_flag=True, help="Devices may be used in any order.")
+@click.option(
+    "--leave-out/--use-all", default=None, help="Whether devices may stay without a stage; by default for latency."
+)
+@click.option("--overlap", is_flag=True, help="Transfers run in parallel with computing.")
+@click.option(
+    "--compression", callback=factor_or_dtype, metavar="X", help="A factor, or the dtype that floats are sent as."
+)
+@click.option("--largest-crossing", metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'.")
+@click.option("--must-cut", multiple=True, metavar="NAME", help="A cut that must be made, as --at of `split`.")
+@click.option("--must-not-cut", multiple=True, metavar="NAME", help="A cut, or by a glob cuts, that must not be made.")
+@click.option("--first-to", metavar="NAME", help="The first stage makes at least this tensor.")
+@click.option("--last-from", metavar="NAME", help="All that uses this tensor is in the last stage.")
+@open_sides_option
+@click.option("--profile", "profile_file", type=_path, metavar="FILE", help="What `profile --json` printed for MODEL.")
+@click.option("-o", "--output", type=_path, metavar="FILE", help="Write the plan, as JSON for `split --plan`.")
+@click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@model_options
+@command
+def plan(
+    show: Show,
+    model: str,
+    devices: Devices,
+    profile_file: Path | None,
+    output: Path | None,
+    chart: Path | None,
+    must_cut: tuple[str, ...],
+    must_not_cut: tuple[str, ...],
+    first_to: str | None,
+    last_from: str | None,
+    options: ModelOptions,
+    **limits: Any,
+) -> dict[str, Any]:
+    """Say where to cut MODEL for some devices, so that the slowest stage is as fast as can be, or one batch is.
+
+    Weights do not matter for what a model costs, so none are downloaded.
+
+    \b
+    kerassplit plan ResNet50 --devices 4 -o plan.json
+    kerassplit plan ResNet50 --device "phone: 20 GFLOPS, 2 GiB" --device "server: 5 TFLOPS" \\
+        --link "20 Mbit/s, 10 ms" --objective latency
+    """
+    found = ks.plan(
+        options.load(model, structure_only=True),
+        devices.read(),
+        links=devices.read_links(),
+        must_cut=[cut(one) for one in must_cut],
+        must_not_cut=[cut(one) for one in must_not_cut],
+        first_to=first_to or (),
+        last_from=last_from or (),
+        profile=None if profile_file is None else read_profile(profile_file),
+        **limits,
+    )
+    show(found.__rich__())
+    if chart is not None:
+        found.plot(chart)
+    if output is not None:
+        found.save(output)
+    for written in (chart, output):
+        if written is not None:
+            show(Text(f"Wrote {written}."))
+    return found.to_dict()
+
+
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
 @click.argument("model")
 @at_option
+@click.option(
+    "--plan", "plan_file", type=_path, metavar="FILE", help="Cut where this plan says, which `plan -o` wrote."
+)
+@click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into so many stages of even FLOPs.")
+@open_sides_option
 @click.option("-o", "--output", "directory", type=_path, required=True, metavar="DIR", help="Folder for the stages.")
 @click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
 @names_option
@@ -123,6 +225,9 @@ def split(
     show: Show,
     model: str,
     at: tuple[str, ...],
+    plan_file: Path | None,
+    stages: int | None,
+    open_sides: int | None,
     directory: Path,
     overwrite: bool,
     names: list[str] | None,
@@ -130,24 +235,31 @@ def split(
     options: ModelOptions,
 ) -> dict[str, Any]:
     """Cut MODEL into stages, verify them on random input, and save them in DIR."""
-    if not at:
-        raise SplitError("Say where to cut, with --at NAME; `kerassplit points MODEL` lists the names.")
+    if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
+        raise SplitError(
+            "Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with --plan FILE "
+            "(`kerassplit plan MODEL -o FILE` writes one), or with --stages N."
+        )
     from kerassplit.store import check_target
 
     check_target(directory, overwrite)
+    planned = None if plan_file is None else ks.Plan.load(plan_file)
     built = options.load(model)
-    stages = ks.split(built, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
-    show(stages.__rich__())
+    if stages is not None:
+        planned = ks.plan(built, stages, open_sides=open_sides)
+    cuts = planned if planned is not None else [cut(one) for one in at]
+    made = ks.split(built, cuts, allow_crossing=allow_crossing, names=names)
+    show(made.__rich__())
     with working("Comparing the stages with the model"):
-        receipt = ks.verify(built, stages, seed=options.seed)
+        receipt = ks.verify(built, made, seed=options.seed)
     show(receipt.__rich__())
-    data = {**split_data(stages), "directory": None, "receipt": receipt.to_dict(), "ok": receipt.ok}
+    data = {**split_data(made), "directory": None, "receipt": receipt.to_dict(), "ok": receipt.ok}
     if not receipt.ok:
         note("Error: the stages differ from the model, so they were not saved.")
         return data
     with working(f"Writing {directory}"):
-        stages.save(directory, overwrite=overwrite)
-    show(Text(f"Saved {len(stages)} stages in {directory}."))
+        made.save(directory, overwrite=overwrite)
+    show(Text(f"Saved {len(made)} stages in {directory}."))
     return {**data, "directory": str(directory)}
 
 

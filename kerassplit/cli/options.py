@@ -108,6 +108,9 @@ def names_of_stages(_context: click.Context, _parameter: click.Parameter, value:
 names_option = click.option(
     "--names", callback=names_of_stages, metavar="A,B,...", help="Names of the stages, in order: one more than cuts."
 )
+open_sides_option = click.option(
+    "--open-sides", type=click.IntRange(min=1), metavar="N", help="What stands for the sides that MODEL leaves open."
+)
 
 
 class _Shape(click.ParamType):

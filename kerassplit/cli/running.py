@@ -30,6 +30,8 @@ _IN_OPTIONS = {
     "weights='random' (--weights random)": "--weights random",
     "allow_crossing=True": "--allow-crossing",
     "open_sides=128 (--open-sides 128)": "--open-sides 128",
+    "balance='time' (--balance time)": "--balance time",
+    "leave_out=False (--use-all)": "--use-all",
     "overwrite=True": "--overwrite",
     "safe_mode=False": "--unsafe",
     "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",
