@@ -96,7 +96,7 @@ def _priced(problem: ChainProblem, devices: tuple[int, ...], cuts: tuple[int, ..
 
 
 def _memory(problem: ChainProblem, first: int, behind: int) -> float:
-    buffers = [problem.input_bytes, *problem.buffers, problem.output_bytes]
+    buffers = [0.0, *problem.buffers, 0.0]
     shared = sum(weight.bytes for weight in problem.shared if any(first <= block < behind for block in weight.blocks))
     own = sum(problem.parameters[first:behind]) + max(problem.peaks[first:behind])
     return own + shared + buffers[first] + buffers[behind]

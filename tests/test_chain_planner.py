@@ -152,7 +152,7 @@ def test_the_memory_of_a_stage_counts_a_shared_weight_once():
         blocks = problem.number_of_blocks
         pairs = [(first, behind) for behind in range(blocks + 1) for first in range(behind)]
         found = Memory(problem).needed(*np.array(pairs).T)
-        buffers = [problem.input_bytes, *problem.buffers, problem.output_bytes]
+        buffers = [0.0, *problem.buffers, 0.0]
         for (first, behind), count in zip(pairs, found, strict=True):
             held = sum(weight.bytes for weight in problem.shared if set(weight.blocks) & set(range(first, behind)))
             own = sum(problem.parameters[first:behind]) + max(problem.peaks[first:behind])

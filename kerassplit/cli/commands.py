@@ -237,8 +237,8 @@ def split(
     """Cut MODEL into stages, verify them on random input, and save them in DIR."""
     if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
         raise SplitError(
-            "Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with --plan FILE "
-            "(`kerassplit plan MODEL -o FILE` writes one), or with --stages N."
+            "Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with --plan "
+            "FILE (`kerassplit plan MODEL -o FILE` writes one), or with --stages N."
         )
     from kerassplit.store import check_target
 

@@ -32,6 +32,8 @@ _IN_OPTIONS = {
     "open_sides=128 (--open-sides 128)": "--open-sides 128",
     "balance='time' (--balance time)": "--balance time",
     "leave_out=False (--use-all)": "--use-all",
+    "leave_out=True, --leave-out": "--leave-out",
+    "max_crossing=2, --max-crossing 2": "--max-crossing 2",
     "overwrite=True": "--overwrite",
     "safe_mode=False": "--unsafe",
     "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",

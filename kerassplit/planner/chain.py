@@ -114,7 +114,7 @@ class ChainProblem:
 
     The time of a stage on a device is what it receives, computes and sends, one after another: both ends are busy while
     tensors move. Its memory is its parameters, the largest of its blocks' peaks, and a buffer for what crosses at each
-    of its two ends.
+    of its two ends; the input and the output are among the live activations.
 
     Attributes:
         devices: In the order in which they are used, unless `any_order`.

@@ -49,7 +49,7 @@ class Memory:
         assert problem.parameters is not None and problem.peaks is not None and problem.buffers is not None
         self.own = np.concatenate([[0.0], np.cumsum(problem.parameters)])
         self.peaks = Highest(np.asarray(problem.peaks))
-        self.buffers = np.concatenate([[problem.input_bytes], problem.buffers, [problem.output_bytes]])
+        self.buffers = np.concatenate([[0.0], problem.buffers, [0.0]])
         self.repeated = _Repeated(problem)
 
     def without_buffers(self, first: Indices, behind: Indices) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from kerassplit.cutting import Cut, resolve_cuts
 from kerassplit.errors import PlanError, SplitError
 from kerassplit.graph import Graph, read_graph
 from kerassplit.planning.devices import Device, Links, read_devices, read_links
-from kerassplit.planning.in_chain import Chain
+from kerassplit.planning.in_chain import Chain, is_chain
 from kerassplit.planning.in_graph import InGraph, explain_refusal, is_one_flow, solve_as_flow
 from kerassplit.planning.stages import describe
 from kerassplit.planning.task import Limits, Task
@@ -54,14 +54,14 @@ def plan(
     with the fewest stages, then the most even one, is taken, the same each time.
 
     The memory of a stage is its weights (those that its layers share once), the most bytes of activations that live at
-    one time, and buffers for what crosses at both its ends.
+    one time in a run of the whole model, the model's inputs among them, and buffers for what crosses at both its ends.
 
-    Methods: cuts of one tensor (`max_crossing=1`) make a chain, planned exactly by bisection over the bottleneck, or as
-    a shortest path. With several tensors, exact dynamic programming over all sets of calls that are closed under
-    predecessors, while there are at most 50,000 of them (Tarnawski et al., "Efficient Algorithms for Device Placement
-    of DNN Graph Operators", 2020); where there are more, local search, and HiGHS for something better and a bound. For
-    the least latency on two devices with any number of tensors, a minimum cut (Hu et al., "Dynamic adaptive DNN
-    surgery", 2019). `Plan.method` says which it was.
+    Methods: where one tensor may cross (`max_crossing=1`), the cuts mostly make a chain, planned exactly by bisection
+    over the bottleneck or as a shortest path. Else, exact dynamic programming over all sets of calls that are closed
+    under predecessors, while there are at most 50,000 of them (Tarnawski et al., "Efficient Algorithms for Device
+    Placement of DNN Graph Operators", 2020); where there are more, local search, and HiGHS for something better and a
+    bound. For the least latency on two devices with any number of tensors, a minimum cut (Hu et al., "Dynamic adaptive
+    DNN surgery", 2019). `Plan.method` says which it was.
 
     Args:
         model: A functional or built Sequential model. It is left alone.
@@ -77,7 +77,8 @@ def plan(
         leave_out: Whether devices may stay without a stage. By default only for latency.
         overlap: For throughput: transfers run in parallel with computing, so links are stages of the pipeline, too.
         compression: What is sent is so many times smaller than it is, or floats are sent as this dtype (`"float16"`).
-        largest_crossing: The most that may cross a cut, as it is sent: bytes, or a text such as `"512 KiB"`.
+        largest_crossing: The most that may cross a cut, as it is sent and without the model's inputs: bytes, or a text
+            such as `"512 KiB"`.
         must_cut: Cuts that must be made, as `split` takes them.
         must_not_cut: Cuts that must not be made, likewise.
         first_to: The first stage makes at least this tensor, or these.
@@ -130,7 +131,7 @@ def plan(
 
 def solve(task: Task) -> Plan:
     """The best plan, by the method that fits."""
-    if task.limits.max_crossing == 1:
+    if is_chain(task):
         best, parts = Chain(task).solve()
         return describe(task, parts, best.value, best.lower_bound, best.optimal, best.method)
     if is_one_flow(task):

@@ -1,11 +1,12 @@
 """Plans whose cuts let one tensor cross: the model as a chain of the blocks between split points."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from kerassplit.errors import SplitError
+from kerassplit.errors import PlanError, SplitError
 from kerassplit.planner.chain import NO_COST, ChainDevice, ChainLimits, ChainLink, ChainPlan, ChainProblem, SharedWeight
 from kerassplit.planner.chain import Links as ChainLinks
 from kerassplit.planner.chain_search import plan_chain
@@ -16,21 +17,33 @@ from kerassplit.planning.task import Task
 from kerassplit.points import ancestors
 
 
+def is_chain(task: Task) -> bool:
+    """Whether at each cut one tensor crosses, and nothing else has to be moved.
+
+    It is no chain where towers lie side by side, or where inputs go to later stages by way of the earlier ones.
+    """
+    profile = task.profile
+    first_users = {min(task.graph.tensors[one].users) for one in task.used_inputs}
+    ends = [call.block for call, index in zip(profile.calls, task.calls, strict=True) if index in first_users]
+    return (
+        task.limits.max_crossing == 1
+        and all(len(block.crossing) == 1 for block in profile.blocks[:-1])
+        and not (task.inputs_move and any(ends))
+    )
+
+
 class Chain:
-    """The pieces of a model between the cuts where one tensor crosses, and the problem that they make.
+    """The blocks of a model, and the problem that they make.
 
     Attributes:
-        ends: The tensor that each piece but the last ends at.
+        ends: The tensor that each block but the last ends at.
         problem: For the chain planner.
     """
 
     def __init__(self, task: Task):
         self.task = task
-        blocks = task.profile.blocks
-        behind = [place for place, block in enumerate(blocks[:-1]) if len(block.crossing) == 1]
-        self.ends = [blocks[place].crossing[0] for place in behind]
-        self._first_block = [0, *(place + 1 for place in behind)]
-        self._piece_of = self._pieces_of_calls()
+        self.ends = [block.crossing[0] for block in task.profile.blocks[:-1]]
+        self._block_of = dict(zip(task.calls, (call.block for call in task.profile.calls), strict=True))
         self.problem = self._problem()
 
     def solve(self) -> tuple[ChainPlan, list[StageParts]]:
@@ -39,23 +52,31 @@ class Chain:
         Raises:
             PlanError: There is none.
         """
+        devices, stages = self.problem.number_of_devices, len(self.ends) + 1
+        if devices > stages and not self.task.leave_out:
+            raise PlanError(
+                f"'{self.task.profile.model}' has {len(self.ends)} split points, so {stages} stages at most, and there "
+                f"are {devices} devices. Take fewer, let some stay without a stage (leave_out=True, --leave-out), or "
+                "let more tensors cross (max_crossing=2, --max-crossing 2).",
+                binding=("devices",),
+                enough={"devices": stages},
+            )
         plan = plan_chain(self.problem)
         return plan, self.stages_of(plan)
 
     def stages_of(self, plan: ChainPlan) -> list[StageParts]:
         """The stages of a plan for the problem."""
-        bounds = [0, *plan.cuts, len(self._first_block)]
-        last_blocks = [*self._first_block[1:], len(self.task.profile.blocks)]
+        blocks = self.task.profile.blocks
+        bounds = [0, *plan.cuts, len(blocks)]
         stages = []
         for place, device in enumerate(plan.devices):
             first, behind = bounds[place], bounds[place + 1]
-            blocks = range(self._first_block[first], last_blocks[behind - 1])
-            calls = [call for block in blocks for call in self.task.profile.blocks[block].calls]
+            calls = [call for block in blocks[first:behind] for call in block.calls]
             stages.append(
                 StageParts(
                     device=device,
                     calls=tuple(sorted(calls)),
-                    crossing=() if behind == bounds[-1] else (self.ends[behind - 1],),
+                    crossing=() if behind == len(blocks) else (self.ends[behind - 1],),
                     work=plan.compute[place],
                     receive=plan.transfers[place],
                     send=plan.transfers[place + 1],
@@ -65,22 +86,14 @@ class Chain:
             )
         return stages
 
-    def _pieces_of_calls(self) -> dict[int, int]:
-        """The piece of each call of the graph, inputs left out."""
-        pieces = np.searchsorted(self._first_block, [call.block for call in self.task.profile.calls], side="right") - 1
-        return dict(zip(self.task.calls, pieces.tolist(), strict=True))
-
-    def _pieces(self, calls: Iterable[int]) -> list[int]:
-        return [self._piece_of[call] for call in calls if call in self._piece_of]
+    def _blocks(self, calls: Iterable[int]) -> list[int]:
+        return [self._block_of[call] for call in calls if call in self._block_of]
 
     def _problem(self) -> ChainProblem:
-        task, starts = self.task, self._first_block
+        task = self.task
         sent = np.array([task.sent(end) for end in self.ends])
-        for one in task.profile.inputs if task.inputs_move else ():
-            # It goes along until the piece that uses it.
-            sent[: min(self._pieces(task.graph.tensors[one].users), default=0)] += task.sent(one)
         limits = self._limits()
-        seconds = np.add.reduceat(task.work.blocks, starts, axis=1)
+        seconds = task.work.blocks.copy()
         if task.inputs_move and limits.first_to:
             seconds[1:, : limits.first_to] = np.inf  # the first stage is the first device's
         parameters, shared = self._weights()
@@ -96,7 +109,7 @@ class Chain:
             parameters=parameters,
             shared=shared,
             peaks=self._peaks(),
-            input_bytes=sum(task.sent(one) for one in task.profile.inputs),
+            input_bytes=sum(task.sent(one) for one in task.used_inputs) if task.inputs_move else 0.0,
             source=0 if task.inputs_move else None,
             any_order=task.any_order,
             leave_out=task.leave_out,
@@ -109,33 +122,33 @@ class Chain:
         if None in sizes and any(device.memory is not None for device in self.task.devices):
             for tensor in range(len(self.task.profile.tensors)):
                 self.task.sent(tensor)  # names the one at fault
-        return np.maximum.reduceat(np.array([float(size or 0) for size in sizes]), self._first_block)
+        return np.array([float(size or 0) for size in sizes], dtype=np.float64)
 
     def _weights(self) -> tuple[np.ndarray, tuple[SharedWeight, ...]]:
-        """Bytes of the weights that one piece uses, and the others with their pieces."""
-        profile, pieces_of = self.task.profile, {}
+        """Bytes of the weights that one block uses, and the others with their blocks."""
+        profile = self.task.profile
+        blocks_of: dict[int, list[int]] = defaultdict(list)
         for block, cost in enumerate(profile.blocks):
-            piece = int(np.searchsorted(self._first_block, block, side="right")) - 1
             for variable in cost.variables:
-                pieces_of.setdefault(variable, set()).add(piece)
-        own = np.zeros(len(self._first_block))
+                blocks_of[variable].append(block)
+        own = np.zeros(len(profile.blocks))
         shared = []
-        for variable, pieces in pieces_of.items():
+        for variable, blocks in blocks_of.items():
             size = profile.variables[variable].bytes
-            if len(pieces) == 1:
-                own[pieces.pop()] += size
+            if len(blocks) == 1:
+                own[blocks[0]] += size
             else:
-                shared.append(SharedWeight(size, tuple(sorted(pieces))))
+                shared.append(SharedWeight(size, tuple(blocks)))
         return own, tuple(shared)
 
     def _limits(self) -> ChainLimits:
         limits, graph = self.task.limits, self.task.graph
         first_to, last_from = 0, None
         if limits.first_to:
-            first_to = 1 + max(self._pieces(ancestors(graph, limits.first_to)), default=-1)
+            first_to = 1 + max(self._blocks(ancestors(graph, limits.first_to)), default=-1)
         if limits.last_from:
             users = {user for tensor in limits.last_from for user in graph.tensors[tensor].users}
-            last_from = min(self._pieces(users), default=len(self.ends))
+            last_from = min(self._blocks(users), default=len(self.ends))
         return ChainLimits(
             largest_crossing=limits.largest_crossing,
             must_cut=tuple(self._cut(tensors) for tensors in limits.must_cut),

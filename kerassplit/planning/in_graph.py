@@ -30,9 +30,9 @@ class InGraph:
         self.task = task
         self.devices = _single_devices(task)
         self._types = [type_ for type_, _ in self.devices]
-        graph, profile = task.graph, task.profile
-        self._first_call = len(profile.inputs)
-        self._node_of = {graph.tensors[tensor].call: node for node, tensor in enumerate(profile.inputs)}
+        graph = task.graph
+        self._first_call = len(task.used_inputs)
+        self._node_of = {graph.tensors[tensor].call: node for node, tensor in enumerate(task.used_inputs)}
         self._node_of |= {call: self._first_call + place for place, call in enumerate(task.calls)}
         self.nodes = self._nodes()
         self.tensors = self._tensors()
@@ -43,7 +43,7 @@ class InGraph:
         rows = [device for _, device in self.devices]
         elsewhere = math.inf if task.inputs_move and task.leave_out else 0.0
         free = tuple(0.0 if place == 0 else elsewhere for place in range(len(rows)))
-        inputs = [Node(free, memory=task.sent(tensor)) for tensor in profile.inputs]
+        inputs = [Node(free) for _ in task.used_inputs]
         seconds = task.work.calls[rows].T
         shared = self._variables()
         live = self._live_bytes()
@@ -81,8 +81,10 @@ class InGraph:
         for index, tensor in enumerate(graph.tensors):
             if tensor.users:
                 consumers = tuple(sorted({self._node_of[user] for user in tensor.users}))
-                sent = task.sent(index)
-                made.append(Tensor(self._node_of[tensor.call], consumers, seconds=sent, memory=sent))
+                size = task.sent(index)
+                seconds = size if task.links else 0.0  # times seconds per byte
+                buffer = size if graph.calls[tensor.call].inputs else 0.0  # inputs are among the live activations
+                made.append(Tensor(self._node_of[tensor.call], consumers, seconds, buffer))
         return tuple(made)
 
     def solve(self) -> tuple[Placement, list[StageParts]]:
@@ -164,7 +166,7 @@ class InGraph:
     def _inputs_with_first_users(self) -> Iterable[tuple[int, int]]:
         """Inputs that one call uses before all others are wherever that call is: nothing is lost by that."""
         graph = self.task.graph
-        for node, tensor in enumerate(self.task.profile.inputs):
+        for node, tensor in enumerate(self.task.used_inputs):
             users = graph.tensors[tensor].users
             if not users:
                 continue
@@ -178,12 +180,13 @@ class InGraph:
         nodes = {self._node_of[call] for call in ancestors(self.task.graph, crossing)}
         return nodes | set(range(self._first_call)) if self.task.inputs_move else nodes
 
-    def _allowed(self, nodes: Collection[int]) -> bool:
+    def _allowed(self, nodes: set[int]) -> bool:
         """Whether what crosses behind these nodes is small enough."""
         most = self.task.limits.largest_crossing
         if most == math.inf:
             return True
-        return sum(t.memory for t in self.tensors if t.producer in nodes and not set(t.consumers) <= set(nodes)) <= most
+        crossing = [one for one in self.tensors if one.producer in nodes and not nodes.issuperset(one.consumers)]
+        return sum(one.memory for one in crossing) <= most
 
     def _stages(self, placement: Placement) -> list[StageParts]:
         stages = []
@@ -258,14 +261,10 @@ def _ends(task: Task) -> list[int]:
 def solve_as_flow(task: Task) -> tuple[float, float, bool, str, list[StageParts]]:
     """Value, lower bound, whether optimal, method and stages of the best plan for two devices, as a minimum cut."""
     assert isinstance(task.links, Link)
-    return flow_at(task, ChainLink(float(task.links.bandwidth), float(task.links.latency)))
-
-
-def flow_at(task: Task, link: ChainLink) -> tuple[float, float, bool, str, list[StageParts]]:
-    """The same over another link."""
-    graph, profile = task.graph, task.profile
+    link = ChainLink(float(task.links.bandwidth), float(task.links.latency))
+    graph = task.graph
     place_of = {call: place for place, call in enumerate(task.calls)}
-    inputs = {graph.tensors[tensor].call for tensor in profile.inputs}
+    inputs = {graph.tensors[tensor].call for tensor in task.used_inputs}
     tensors = [
         GraphTensor(
             None if tensor.call in inputs else place_of[tensor.call],

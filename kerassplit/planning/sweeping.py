@@ -12,18 +12,16 @@ from kerassplit.costs.profiles import Profile
 from kerassplit.cutting import Cut
 from kerassplit.errors import SplitError
 from kerassplit.graph import read_graph
-from kerassplit.planner.chain import ChainLink
 from kerassplit.planner.chain_front import latency_throughput_front
 from kerassplit.planner.sweep import BandwidthRange, sweep_latency, sweep_lines, sweep_two_devices
-from kerassplit.planning.choosing import limits_of, task_of
+from kerassplit.planning.choosing import limits_of, solve, task_of
 from kerassplit.planning.devices import Device, Link, read_devices
-from kerassplit.planning.in_chain import Chain, at_bandwidth
-from kerassplit.planning.in_graph import flow_at, is_one_flow
+from kerassplit.planning.in_chain import Chain, at_bandwidth, is_chain
 from kerassplit.planning.stages import describe, names_of
 from kerassplit.planning.sweeps import Sweep, SweepRange
 from kerassplit.planning.task import Task
 from kerassplit.planning.work import Balance
-from kerassplit.plans import Objective
+from kerassplit.plans import Objective, Plan
 from kerassplit.references import TensorRef
 from kerassplit.units import parse_bandwidth
 
@@ -36,7 +34,7 @@ def plan_sweep(
     latency: float | str = 0.0,
     objective: Objective = "latency",
     balance: Balance = "flops",
-    max_crossing: Literal[1, "any"] = 1,
+    max_crossing: int | Literal["any"] = 1,
     batch_size: int = 1,
     any_order: bool = False,
     leave_out: bool | None = None,
@@ -65,8 +63,8 @@ def plan_sweep(
         bandwidths: The lowest and the highest: bytes per second, or texts such as `"20 Mbit/s"`.
         latency: Seconds that every transfer takes on top, or a text such as `"10 ms"`.
         objective: `"latency"`; or `"throughput"`, for two devices.
-        max_crossing: 1; or `"any"` number of tensors: for the least latency on two devices, without limits.
-        front_bandwidth: The bandwidth that the front is for; by default the geometric middle of `bandwidths`.
+        front_bandwidth: The bandwidth that the front is for; by default the geometric middle of `bandwidths`. There is
+            a front where one tensor may cross a cut, and the model's split points follow one another.
 
     The other arguments are those of `plan`.
 
@@ -104,16 +102,16 @@ def plan_sweep(
         limits=limits_of(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
         profile=profile,
         open_sides=open_sides,
-        time_limit=math.inf,
+        time_limit=60.0,
         verbose=verbose,
     )
-    if task.limits.max_crossing == 1:
+    if is_chain(task):
         chain = Chain(task)
         front = latency_throughput_front(at_bandwidth(chain.problem, middle))
         plans = [describe(task, chain.stages_of(one), one.latency, one.latency, True, one.method) for one in front]
         ranges = _ranges_of_chain(chain, low, high)
     else:
-        plans, ranges = [], _ranges_of_flow(task, low, high)
+        plans, ranges = [], _ranges_of_plans(task, low, high)
     return Sweep(task.profile.model, task.profile.batch_size, task.objective, ranges, middle, tuple(plans))
 
 
@@ -149,42 +147,41 @@ def _within(ranges: Sequence[BandwidthRange], low: float, high: float) -> list[B
     return [one for one in parts if one.low < one.high]
 
 
-def _ranges_of_flow(task: Task, low: float, high: float) -> tuple[SweepRange, ...]:
-    """With any number of tensors crossing: minimum cuts."""
-    if task.limits.max_crossing is not None or not is_one_flow(task):
+def _ranges_of_plans(task: Task, low: float, high: float) -> tuple[SweepRange, ...]:
+    """Where the cuts make no chain: by planning where two plans' lines meet."""
+    if task.objective != "latency":
         raise SplitError(
-            "A sweep where several tensors may cross takes max_crossing='any', two devices, the objective 'latency' "
-            "and no limits. Otherwise take max_crossing=1, or call `plan` at the bandwidths that matter."
+            "A sweep for throughput takes a model whose split points follow one another, and max_crossing=1. Sweep the "
+            "latency (objective='latency'), or call `plan` at the bandwidths that matter."
         )
     assert isinstance(task.links, Link)
     latency = float(task.links.latency)
-    cuts: dict[tuple[int, ...], tuple[tuple[str | tuple[str, ...], ...], tuple[str, ...]]] = {}
+    plans: list[Plan] = []
 
     def best(bandwidth: float) -> BandwidthRange:
-        _, _, _, _, parts = flow_at(task, ChainLink(bandwidth, latency))
-        fetched = len(parts) == 1 and parts[0].device == 1
-        moves = len(parts) == 2 or fetched
-        crossing = task.profile.inputs if fetched else parts[0].crossing
-        # Inputs that only the second device uses are sent, too.
-        moved = sum(map(task.sent, crossing)) + (0 if fetched else _late(task, parts[0].calls)) if moves else 0.0
-        key = parts[0].calls if parts[0].device == 0 else ()
-        names = task.graph.names(parts[0].crossing)
-        at = (names[0] if len(names) == 1 else tuple(names),) if len(parts) == 2 else ()
-        cuts[key] = (at, tuple(names_of(task, [part.device for part in parts])))
-        return BandwidthRange(
-            low, high, key, (), sum(part.work for part in parts) + (latency if moves else 0.0), float(moved)
-        )
+        plan = solve(replace(task, links=Link(bandwidth, latency)))
+        plans.append(plan)
+        transfers = sum(stage.receive > 0 for stage in plan.stages)
+        seconds = sum(stage.work for stage in plan.stages) + transfers * latency
+        return BandwidthRange(low, high, (len(plans) - 1,), (), seconds, _moved(task, plan))
 
-    return tuple(
-        SweepRange(one.low, one.high, *cuts[one.cuts], one.seconds, one.moved, 0.0)
-        for one in sweep_lines(best, low, high)
-    )
+    made = []
+    for one in sweep_lines(best, low, high):
+        plan = plans[one.cuts[0]]
+        devices = tuple(stage.device for stage in plan.stages)
+        at = tuple(cut if isinstance(cut, str) else tuple(cut) for cut in plan.at)
+        made.append(SweepRange(one.low, one.high, at, devices, one.seconds, one.moved, 0.0))
+    return tuple(made)
 
 
-def _late(task: Task, calls: Sequence[int]) -> float:
-    """Bytes of the inputs that none of these calls of the profile use."""
-    own = {task.calls[call] for call in calls}
+def _moved(task: Task, plan: Plan) -> float:
+    """Bytes that a plan sends: what crosses, and the model's inputs on their way to where they are used."""
     tensors = task.graph.tensors
-    return sum(
-        task.sent(one) for one in task.profile.inputs if tensors[one].users and own.isdisjoint(tensors[one].users)
-    )
+    place_of = {name: place for place, stage in enumerate(plan.stages) for name in stage.calls}
+    moved = sum(stage.crossing_bytes or 0.0 for stage in plan.stages)
+    fetched = plan.stages[0].receive > 0
+    for one in task.used_inputs if task.inputs_move else ():
+        users = [place_of[task.graph.calls[user].name] for user in tensors[one].users]
+        if users:
+            moved += task.sent(one) * (min(users) + fetched)
+    return moved

@@ -95,3 +95,8 @@ class Task:
     def calls(self) -> list[int]:
         """The calls of the graph that the profile's calls are, in the same order."""
         return [index for index, call in enumerate(self.graph.calls) if call.inputs]
+
+    @cached_property
+    def used_inputs(self) -> list[int]:
+        """The model's inputs that some call uses, as tensors."""
+        return [tensor for tensor in self.profile.inputs if self.graph.tensors[tensor].users]

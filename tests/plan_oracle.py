@@ -1,0 +1,131 @@
+"""The best plan for a small model by trying everything, from a profile and the definitions alone."""
+
+import math
+from functools import cached_property
+from itertools import combinations, permutations
+
+from kerassplit.graph import read_graph
+
+
+class Oracle:
+    """All ways to cut a model and to put the stages on devices.
+
+    `speeds` are FLOPs per second, `memories` bytes, one for each device; `link` is (bytes per second, seconds) or None.
+    """
+
+    def __init__(self, model, profile, speeds, link, memories, *, objective, overlap, leave_out, max_crossing):
+        self.graph, self.profile = read_graph(model), profile
+        self.speeds, self.link, self.memories = speeds, link, memories
+        self.objective, self.overlap, self.leave_out = objective, overlap, leave_out
+        self.most = math.inf if max_crossing == "any" else max_crossing
+        self.calls = [index for index, call in enumerate(self.graph.calls) if call.inputs]
+        self.cost = dict(zip(self.calls, profile.calls, strict=True))
+
+    @cached_property
+    def cuts(self):
+        """The sets of calls before a cut: closed, and all of it leads to what crosses. With what crosses."""
+        needs = {call: {self.graph.tensors[t].call for t in self.graph.calls[call].inputs} for call in self.calls}
+        closed = {frozenset()}
+        for call in self.calls:
+            closed |= {some | {call} for some in closed if needs[call] & set(self.calls) <= some}
+        found = {}
+        for some in closed:
+            crossing = [
+                index
+                for index, tensor in enumerate(self.graph.tensors)
+                if any(user not in some for user in tensor.users)
+                and (tensor.call in some or (tensor.call not in needs and any(user in some for user in tensor.users)))
+            ]
+            if some and len(crossing) <= self.most and self._before(crossing, needs) == some:
+                found[some] = crossing
+        return found
+
+    def _before(self, crossing, needs):
+        waiting, seen = [self.graph.tensors[tensor].call for tensor in crossing], set()
+        while waiting:
+            call = waiting.pop()
+            if call in needs and call not in seen:
+                seen.add(call)
+                waiting += needs[call]
+        return seen
+
+    @cached_property
+    def live(self):
+        """Bytes of tensors that live during each call of a run of the whole model."""
+        last = {}
+        for place, call in enumerate(self.calls):
+            for tensor in (*self.graph.calls[call].inputs, *self.graph.calls[call].outputs):
+                last[tensor] = math.inf if tensor in self.profile.outputs else max(place, last.get(tensor, 0))
+        first = {tensor: place for place, call in enumerate(self.calls) for tensor in self.graph.calls[call].outputs}
+        return {
+            call: sum(
+                self.profile.tensors[tensor].bytes
+                for tensor, end in last.items()
+                if first.get(tensor, 0) <= place <= end
+            )
+            for place, call in enumerate(self.calls)
+        }
+
+    def moving(self, tensors):
+        if self.link is None:
+            return 0.0
+        bandwidth, latency = self.link
+        return latency + sum(self.profile.tensors[tensor].bytes for tensor in tensors) / bandwidth
+
+    def moved(self, some):
+        """What is sent over a cut: what crosses, and inputs on their way to later stages."""
+        late = [
+            tensor
+            for tensor in self.profile.inputs
+            if self.graph.tensors[tensor].users and not some.intersection(self.graph.tensors[tensor].users)
+        ]
+        return [*self.cuts[some], *(late if self.link is not None else [])]
+
+    def value(self, sets, devices):
+        """What a plan takes; `inf` where it does not fit. `sets` grow, without the whole."""
+        bounds = [frozenset(), *sets, frozenset(self.calls)]
+        loads, total = [], 0.0
+        used = [tensor for tensor in self.profile.inputs if self.graph.tensors[tensor].users]
+        for place, device in enumerate(devices):
+            own = bounds[place + 1] - bounds[place]
+            work = sum(self.cost[call].flops for call in own) / self.speeds[device]
+            given = self.moved(bounds[place]) if place else []
+            sent = self.moved(bounds[place + 1]) if place + 1 < len(devices) else []
+            receive = self.moving(given) if place else self.moving(used) if device and self.link else 0.0
+            send = self.moving(sent) if sent else 0.0
+            loads.append(max(work, receive, send) if self.overlap else work + receive + send)
+            total += work + receive
+            if self.memory(own, given, sent) > self.memories[device]:
+                return math.inf
+        return max(loads) if self.objective == "throughput" else total
+
+    def memory(self, own, given, sent):
+        """Weights, live activations, and a buffer for each tensor that is received or sent."""
+        weights = {variable for call in own for variable in self.cost[call].variables}
+        kept = sum(self.profile.variables[variable].bytes for variable in weights)
+        if self.link is None:  # tensors go straight from where they are made to where they are used
+            received = {tensor for tensor in given if own.intersection(self.graph.tensors[tensor].users)}
+            buffers = received | {tensor for tensor in sent if self.graph.tensors[tensor].call in own}
+        else:
+            buffers = {*given, *sent}
+        kept += sum(self.profile.tensors[tensor].bytes for tensor in buffers - set(self.profile.inputs))
+        return kept + max(self.live[call] for call in own)
+
+    def best(self, any_order=False):
+        """The least value of all plans."""
+        count, least = len(self.speeds), math.inf
+        for stages in range(1, count + 1):
+            if stages < count and not self.leave_out:
+                continue
+            orders = permutations(range(count), stages) if any_order else combinations(range(count), stages)
+            orders = list(orders)
+            for sets in self._chains(stages - 1):
+                least = min([least, *(self.value(sets, devices) for devices in orders)])
+        return least
+
+    def _chains(self, count):
+        """All sequences of so many cuts, each with more before it than the last one."""
+        chains = [()]
+        for _ in range(count):
+            chains = [(*chain, some) for chain in chains for some in self.cuts if not chain or chain[-1] < some]
+        return [chain for chain in chains if not chain or chain[-1] < frozenset(self.calls)]
