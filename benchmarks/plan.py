@@ -10,15 +10,13 @@ descriptions; the optimum is that of an exact search through all pairs of cuts t
 import argparse
 import json
 import math
-import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -124,6 +122,23 @@ def least(problem: ChainProblem) -> float:
     return float(best[-1])
 
 
+@dataclass(frozen=True)
+class Case:
+    """A model on a machine: what its blocks cost.
+
+    Attributes:
+        layers: Layers in each block.
+        parameters: Parameters of each block.
+        seconds: Seconds of each block.
+        crossing: Bytes that cross behind each block but the last.
+    """
+
+    layers: Sequence[float]
+    parameters: Sequence[float]
+    seconds: Sequence[float]
+    crossing: Sequence[float]
+
+
 def layer_counts(names: Sequence[str]) -> list[float]:
     """Layers in each block: its name is a layer's number, or the first and the last one."""
     counts = []
@@ -133,57 +148,42 @@ def layer_counts(names: Sequence[str]) -> list[float]:
     return counts
 
 
-def ratios(stages: int, link: ChainLink) -> dict[str, list[float]]:
-    """For each rule the slowest stage over the optimum, for all models with enough blocks on all their machines."""
-    found: dict[str, list[float]] = {}
+def published_cases() -> Iterable[Case]:
     for model in json.loads(BLOCKS.read_text()).values():
-        layers = layer_counts(model["layers"])
-        if len(layers) < stages:
-            continue
-        crossing = np.array(model["output_mib"][:-1]) * 2**20
-        parameters: list[float] = model["params"]
+        crossing = [mebibytes * 2**20 for mebibytes in model["output_mib"][:-1]]
         for milliseconds in model["ms"].values():
-            seconds = np.array(milliseconds) / 1e3
-            problem = ChainProblem((ChainDevice("machine", seconds, count=stages),), crossing=crossing, links=link)
-            rules: dict[str, Callable[[], Bounds]] = {
-                "kerassplit": lambda: ours(problem),
-                "equal layer counts": lambda: equal_layers(layers, stages),
-                "equal parameters": lambda: even_shares(parameters, stages),
-                "torchgpipe: block partition of times": lambda: block_partition(seconds.tolist(), stages),
-                "DeepSpeed: balanced parameters": lambda: partition_balanced(parameters, stages),
-                "DeepSpeed's search with times": lambda: partition_balanced(seconds.tolist(), stages),
-            }
-            best = least(problem)
-            for name, rule in rules.items():
-                found.setdefault(name, []).append(slowest(problem, rule()) / best)
-    return found
+            seconds = [one / 1e3 for one in milliseconds]
+            yield Case(layer_counts(model["layers"]), model["params"], seconds, crossing)
 
 
-def table(console: Console, link: ChainLink, title: str) -> None:
+def ratios(case: Case, stages: int, link: ChainLink) -> dict[str, float]:
+    """For each rule the slowest stage over the optimum."""
+    device = ChainDevice("machine", np.array(case.seconds), count=stages)
+    problem = ChainProblem((device,), crossing=np.array(case.crossing), links=link)
+    rules = {
+        "kerassplit": ours(problem),
+        "equal layer counts": equal_layers(case.layers, stages),
+        "equal parameters": even_shares(case.parameters, stages),
+        "torchgpipe: block partition of times": block_partition(case.seconds, stages),
+        "DeepSpeed: balanced parameters": partition_balanced(case.parameters, stages),
+        "DeepSpeed's search with times": partition_balanced(case.seconds, stages),
+    }
+    best = least(problem)
+    return {name: slowest(problem, bounds) / best for name, bounds in rules.items()}
+
+
+def show(console: Console, cases: Iterable[Case], link: ChainLink, title: str) -> None:
+    """Mean and worst over all cases that have enough blocks, for each rule."""
+    cases = list(cases)
     made = Table("rule", title=title)
-    numbers = (2, 3, 4, 8)
-    columns = [ratios(stages, link) for stages in numbers]
-    for stages, column in zip(numbers, columns, strict=True):
-        made.add_column(f"k={stages} ({len(column['kerassplit'])} cases)\nmean  worst")
-    for name in columns[0]:
-        cells = [f"{np.mean(column[name]):.3f}  {max(column[name]):.3f}" for column in columns]
-        made.add_row(name, *cells)
-    console.print(made)
-
-
-def long_chains(console: Console) -> None:
-    made = Table("cuts", "throughput s", "overlap s", "latency s", title="8 equal devices, random numbers")
-    for cuts in (100, 1_000, 10_000, 100_000):
-        dice = np.random.default_rng(0)
-        device = ChainDevice("machine", dice.random(cuts + 1), count=8)
-        crossing: NDArray[np.float64] = dice.integers(1, 1000, cuts).astype(float)
-        cells = []
-        asked = ChainProblem((device,), crossing=crossing, links=ChainLink(1000.0))
-        for problem in (asked, replace(asked, overlap=True), replace(asked, objective="latency")):
-            began = time.perf_counter()
-            plan_chain(problem)
-            cells.append(f"{time.perf_counter() - began:.3f}")
-        made.add_row(f"{cuts}", *cells)
+    columns = []
+    for stages in (2, 3, 4, 8):
+        found = [ratios(case, stages, link) for case in cases if len(case.layers) >= stages]
+        made.add_column(f"k={stages} ({len(found)} cases)\nmean  worst")
+        columns.append(found)
+    for name in columns[0][0]:
+        values = [[one[name] for one in found] for found in columns]
+        made.add_row(name, *(f"{np.mean(some):.3f}  {max(some):.3f}" for some in values))
     console.print(made)
 
 
@@ -192,10 +192,9 @@ def main() -> None:
     parser.add_argument("--gigabits", type=float, default=1.0, help="bandwidth of the link, Gbit/s")
     arguments = parser.parse_args()
     console = Console(width=130)
-    table(console, ChainLink(), "Slowest stage over the optimum, moving takes no time")
+    show(console, published_cases(), ChainLink(), "Slowest stage over the optimum, moving takes no time")
     link = ChainLink(bandwidth=arguments.gigabits * 1e9 / 8)
-    table(console, link, f"Slowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
-    long_chains(console)
+    show(console, published_cases(), link, f"Slowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """How well a measured profile predicts the time of stages: predicted against measured, on this machine.
 
-    python benchmarks/predict.py [--models ResNet50 MobileNetV2 DenseNet121] [--stages 2 3 4] [--plot-nothing]
+    python benchmarks/predict.py [--models ResNet50 MobileNetV2 DenseNet121] [--stages 2 3 4]
 
-Each model is profiled, planned from the profile, cut and run. The stages are compiled and timed as the profile times
-blocks. Profiles and rounds of runs take turns, so that a machine that gets slower or faster does so for both; in a
-round everything runs once, in turn. All figures are medians. What the call of a compiled model takes by itself is taken
-off the measured time, as it is off the seconds of a block.
+Each model is profiled, planned from the profile and cut; its stages are compiled and run as the profile runs blocks. A
+stage is predicted to take what its blocks take, and the overhead of a call, which the seconds of blocks leave out.
+
+Profiles and rounds of runs take turns, so that a machine that gets slower or faster does so for both, and in a round
+everything runs in turn. All figures are medians. The last column is the error that stays when all blocks are made
+shorter or longer by the same factor, so that they add up to the whole model: that of the shares alone.
 """
 
 import argparse
@@ -13,8 +15,8 @@ import gc
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -27,6 +29,7 @@ import kerassplit as ks
 from kerassplit.costs.timing import _compiled
 
 MODELS = ("ResNet50", "MobileNetV2", "DenseNet121")
+WARM_UP, TIMED = 2, 5  # runs of each stage in a round
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Runner:
     """Something that can be run again and again, with the seconds that it took."""
 
     run: Callable[[], object]
-    seconds: list[float]
+    seconds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -43,83 +46,80 @@ class Runner:
 
 def runner(model: keras.Model, values: Sequence[object]) -> Runner:
     compute = _compiled(model)
-    return Runner(lambda: compute(values), [])
-
-
-def empty_runner() -> Runner:
-    """A compiled model that hands one number on: what a call takes by itself."""
-    source = keras.Input(batch_shape=(1, 1))
-    return runner(keras.Model(source, keras.layers.Identity()(source)), [keras.ops.ones((1, 1))])
+    for _ in range(3):  # the first run compiles
+        compute(values)
+    return Runner(lambda: compute(values))
 
 
 def stage_runners(model: keras.Model, plan: ks.Plan, images: object) -> list[Runner]:
-    """One for each stage, with what the stages before it made."""
+    """One for each stage, on what the stages before it made."""
     stages = ks.split(model, plan)
     made = {stages.inputs: images}
     runners = []
     for stage in stages:
-        inputs = [made[name] for name in stage.inputs]
-        runners.append(runner(stage.model, inputs))
+        runners.append(runner(stage.model, [made[name] for name in stage.inputs]))
         made |= stage.run(made)
     return runners
 
 
-def play(runners: Sequence[Runner], rounds: int) -> None:
-    """Runs each once a round, in turn; each time once more before, so that it finds its own weights in the cache."""
+def play(runners: Iterable[Runner], rounds: int) -> None:
+    """Each in turn, in every round: twice to get going (on a device of its own it would run all the time), then timed."""
     gc.collect()
     gc.disable()
     for _ in range(rounds):
         for one in runners:
-            one.run()
-            began = time.perf_counter()
-            one.run()
-            one.seconds.append(time.perf_counter() - began)
+            for _ in range(WARM_UP):
+                one.run()
+            for _ in range(TIMED):
+                began = time.perf_counter()
+                one.run()
+                one.seconds.append(time.perf_counter() - began)
     gc.enable()
 
 
-def middle(profiles: Sequence[ks.Profile]) -> ks.Profile:
-    """A profile with the median of the seconds that several of the same model have for each block."""
-    seconds = np.median([[block.seconds for block in one.blocks] for one in profiles], axis=0)
+def middle(profiles: Sequence[ks.Profile]) -> tuple[ks.Profile, float]:
+    """A profile whose blocks take the median of what they take in these, and the median overhead of a call."""
+    seconds = np.median([[block.seconds or 0.0 for block in one.blocks] for one in profiles], axis=0)
     blocks = [replace(block, seconds=float(one)) for block, one in zip(profiles[0].blocks, seconds, strict=True)]
-    return replace(profiles[0], blocks=tuple(blocks))
+    overhead = statistics.median(one.overhead.median for one in profiles if one.overhead)
+    return replace(profiles[0], blocks=tuple(blocks)), overhead
 
 
-def predicted_seconds(profile: ks.Profile, plan: ks.Plan) -> list[float]:
+def stage_seconds(profile: ks.Profile, plan: ks.Plan) -> list[float]:
     """What the profile says of each stage: its blocks, added up."""
-    block_of = {call.name: profile.blocks[call.block] for call in profile.calls}
-    stages = [dict.fromkeys(block_of[name] for name in stage.calls) for stage in plan.stages]
-    return [sum(block.seconds or 0.0 for block in blocks) for blocks in stages]
+    block_of = {call.name: call.block for call in profile.calls}
+    stages = [{block_of[name] for name in stage.calls} for stage in plan.stages]
+    return [sum(profile.blocks[block].seconds or 0.0 for block in blocks) for blocks in stages]
 
 
-def compare(name: str, numbers: Sequence[int], profiles: int, rounds: int) -> list[list[str]]:
-    """Rows of the table: each stage of each plan."""
+def compare(name: str, numbers: Sequence[int], profiles: int, rounds: int) -> Iterable[tuple[str, ...]]:
+    """Rows of the table: the whole model, then each stage of each plan."""
     model = getattr(keras.applications, name)(weights=None)
     dice = np.random.default_rng(0)
     images = keras.ops.convert_to_tensor(dice.standard_normal((1, *model.input_shape[1:])).astype("float32"))
     first = ks.profile(model, measure=True)
     plans = [ks.plan(model, number, balance="time", profile=first) for number in numbers]
+    whole = runner(model, [images])
     stages = [stage_runners(model, plan, images) for plan in plans]
-    empty, whole = empty_runner(), runner(model, [images])
-    everything = [empty, whole, *(one for runners in stages for one in runners)]
-    play(everything, 2)  # compiles
-    for one in everything:
-        one.seconds.clear()
+    everything = [whole, *(one for runners in stages for one in runners)]
     taken = []
     for _ in range(profiles):
         play(everything, rounds)
         taken.append(ks.profile(model, measure=True))
         play(everything, rounds)
-    profile = middle(taken)
-    rows = [row(name, "whole", 0, sum(block.seconds or 0 for block in profile.blocks), whole.median - empty.median)]
+    profile, overhead = middle(taken)
+    total = sum(block.seconds or 0.0 for block in profile.blocks)
+    factor = (whole.median - overhead) / total
+
+    def row(stage: str, seconds: float, one: Runner) -> tuple[str, ...]:
+        error, of_shares = ((seconds * scale + overhead) / one.median - 1 for scale in (1, factor))
+        figures = (f"{(seconds + overhead) * 1e3:.2f}", f"{one.median * 1e3:.2f}", f"{error:+.1%}", f"{of_shares:+.1%}")
+        return (name, stage, *figures)
+
+    yield row("whole model", total, whole)
     for plan, runners in zip(plans, stages, strict=True):
-        pairs = zip(predicted_seconds(profile, plan), runners, strict=True)
-        for place, (predicted, one) in enumerate(pairs):
-            rows.append(row(name, f"{place + 1} of {len(runners)}", 0, predicted, one.median - empty.median))
-    return rows
-
-
-def row(model: str, stage: str, calls: int, predicted: float, measured: float) -> list[str]:
-    return [model, stage, f"{predicted * 1e3:.2f}", f"{measured * 1e3:.2f}", f"{predicted / measured - 1:+.1%}"]
+        for place, (seconds, one) in enumerate(zip(stage_seconds(profile, plan), runners, strict=True), 1):
+            yield row(f"{place} of {len(runners)}", seconds, one)
 
 
 def main() -> None:
@@ -127,13 +127,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, help="names in keras.applications")
     parser.add_argument("--stages", nargs="+", type=int, default=(2, 3, 4), help="numbers of stages")
     parser.add_argument("--profiles", type=int, default=3, help="how often to measure a profile")
-    parser.add_argument("--rounds", type=int, default=10, help="runs of everything before and after each of them")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds before and after each of them")
     arguments = parser.parse_args()
-    table = Table("model", "stage", "predicted ms", "measured ms", "error")
+    table = Table("model", "stage", "predicted ms", "measured ms", "error", "of shares", title="Batches of one image")
     for name in arguments.models:
         for cells in compare(name, arguments.stages, arguments.profiles, arguments.rounds):
             table.add_row(*cells)
-    Console(width=130).print(table)
+        table.add_section()
+    Console(width=100).print(table)
 
 
 if __name__ == "__main__":

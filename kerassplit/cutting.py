@@ -87,8 +87,10 @@ def _unused_inputs(graph: Graph, stages: Sequence[Stage]) -> tuple[CrossingTenso
     return tuple(crossing_tensor(tensor.name, tensor.symbol) for tensor in inputs if tensor.name not in taken)
 
 
-def resolve_cuts(graph: Graph, at: Cut | Sequence[Cut] | Set[Cut], allow_crossing: bool = False) -> list[list[int]]:
-    """The tensors of each cut, checked."""
+def resolve_cuts(
+    graph: Graph, at: Cut | Sequence[Cut] | Set[Cut], allow_crossing: bool = False, remedy: str = _REMEDY
+) -> list[list[int]]:
+    """The tensors of each cut, checked; `remedy` is what to do about one inside a branch."""
     wanted = list(at) if isinstance(at, Set) else several_of(at)
     if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
@@ -116,7 +118,7 @@ def resolve_cuts(graph: Graph, at: Cut | Sequence[Cut] | Set[Cut], allow_crossin
                     "what crosses together; for several cuts, name each apart."
                 )
         if not allow_crossing:
-            require_whole_crossing(graph, cut, _REMEDY)
+            require_whole_crossing(graph, cut, remedy)
         cuts.append(cut)
     return cuts
 

@@ -13,10 +13,14 @@ class Oracle:
     `speeds` are FLOPs per second, `memories` bytes, one for each device; `link` is (bytes per second, seconds) or None.
     """
 
-    def __init__(self, model, profile, speeds, link, memories, *, objective, overlap, leave_out, max_crossing):
+    def __init__(
+        self, model, profile, speeds, link, memories, *, objective, overlap, leave_out, max_crossing, any_order=False
+    ):
         self.graph, self.profile = read_graph(model), profile
         self.speeds, self.link, self.memories = speeds, link, memories
         self.objective, self.overlap, self.leave_out = objective, overlap, leave_out
+        self.any_order = any_order
+        self.inputs_move = link is not None and not any_order
         self.most = math.inf if max_crossing == "any" else max_crossing
         self.calls = [index for index, call in enumerate(self.graph.calls) if call.inputs]
         self.cost = dict(zip(self.calls, profile.calls, strict=True))
@@ -79,7 +83,7 @@ class Oracle:
             for tensor in self.profile.inputs
             if self.graph.tensors[tensor].users and not some.intersection(self.graph.tensors[tensor].users)
         ]
-        return [*self.cuts[some], *(late if self.link is not None else [])]
+        return [*self.cuts[some], *(late if self.inputs_move else [])]
 
     def value(self, sets, devices):
         """What a plan takes; `inf` where it does not fit. `sets` grow, without the whole."""
@@ -91,7 +95,7 @@ class Oracle:
             work = sum(self.cost[call].flops for call in own) / self.speeds[device]
             given = self.moved(bounds[place]) if place else []
             sent = self.moved(bounds[place + 1]) if place + 1 < len(devices) else []
-            receive = self.moving(given) if place else self.moving(used) if device and self.link else 0.0
+            receive = self.moving(given) if place else self.moving(used) if device and self.inputs_move else 0.0
             send = self.moving(sent) if sent else 0.0
             loads.append(max(work, receive, send) if self.overlap else work + receive + send)
             total += work + receive
@@ -111,15 +115,15 @@ class Oracle:
         kept += sum(self.profile.tensors[tensor].bytes for tensor in buffers - set(self.profile.inputs))
         return kept + max(self.live[call] for call in own)
 
-    def best(self, any_order=False):
-        """The least value of all plans."""
+    def best(self, allowed=lambda sets: True):
+        """The least value of all plans with such cuts."""
         count, least = len(self.speeds), math.inf
         for stages in range(1, count + 1):
             if stages < count and not self.leave_out:
                 continue
-            orders = permutations(range(count), stages) if any_order else combinations(range(count), stages)
+            orders = permutations(range(count), stages) if self.any_order else combinations(range(count), stages)
             orders = list(orders)
-            for sets in self._chains(stages - 1):
+            for sets in filter(allowed, self._chains(stages - 1)):
                 least = min([least, *(self.value(sets, devices) for devices in orders)])
         return least
 

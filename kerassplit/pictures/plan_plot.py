@@ -110,8 +110,6 @@ _WORK_NAMES = {"seconds": "time", "FLOPs": "FLOPs", "parameters": "parameters", 
 
 
 def _name(axes: Any, x: float, y: float, names: tuple[str, ...], count: float | None, top: float) -> None:
-    from matplotlib.patheffects import withStroke
-
     first = names[0] if len(names) == 1 else f"{names[0]} + {len(names) - 1} more"
     size = "" if count is None else f"\n{format_bytes(round(count))}"
     side = "right" if x > 85 else "left" if x < 15 else "center"
@@ -124,7 +122,7 @@ def _name(axes: Any, x: float, y: float, names: tuple[str, ...], count: float | 
         va="bottom",
         fontsize=9,
         color=CUT,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
     )
 
 

@@ -11,6 +11,7 @@ from kerassplit.costs.concrete import OpenSides
 from kerassplit.costs.profiles import Profile
 from kerassplit.costs.profiling import profile as profile_model
 from kerassplit.cutting import Cut, resolve_cuts
+from kerassplit.dominators import PostDominators
 from kerassplit.errors import PlanError, SplitError
 from kerassplit.graph import Graph, read_graph
 from kerassplit.planning.devices import Device, Links, read_devices, read_links
@@ -20,8 +21,14 @@ from kerassplit.planning.stages import describe
 from kerassplit.planning.task import Limits, Task
 from kerassplit.planning.work import Balance, check_compression, needs_measuring, work_of
 from kerassplit.plans import Objective, Plan
+from kerassplit.points import split_tensors
 from kerassplit.references import TensorRef, resolve_glob, several_of
 from kerassplit.units import parse_bytes
+
+_REMEDY = (
+    "A cut where several tensors cross is named by all of them, in a list of their own: [{crossing}] (--must-cut A,B), "
+    "and allowed by max_crossing."
+)
 
 
 def plan(
@@ -239,14 +246,25 @@ def limits_of(
         max_crossing=None if max_crossing == "any" else max_crossing,
         largest_crossing=most,
         must_cut=_cuts(graph, must_cut),
-        must_not_cut=_cuts(graph, must_not_cut),
+        must_not_cut=_cuts_not_to_make(graph, must_not_cut),
         first_to=_tensors(graph, first_to),
         last_from=_tensors(graph, last_from),
     )
 
 
 def _cuts(graph: Graph, at: Any) -> list[list[int]]:
-    return [] if isinstance(at, (list, tuple)) and not at else resolve_cuts(graph, at)
+    return [] if isinstance(at, (list, tuple)) and not at else resolve_cuts(graph, at, remedy=_REMEDY)
+
+
+def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
+    """Of what a glob stands for, the split points."""
+    points = set(split_tensors(graph, PostDominators(graph)))
+    found = []
+    for one in several_of(at):
+        matching = resolve_glob(graph, one) if isinstance(one, str) else []
+        some = [[tensor] for tensor in matching if tensor in points]
+        found += some if some and len(matching) > 1 else resolve_cuts(graph, [one], remedy=_REMEDY)
+    return found
 
 
 def _tensors(graph: Graph, references: Any) -> list[int]:

@@ -307,6 +307,13 @@ def explain_refusal(error: PlanError, task: Task) -> PlanError:
         "last_from": bool(limits.last_from),
     }
     names = [name for name, here in asked.items() if here]
+    if not names:
+        count = sum(device.count for device in task.devices)
+        return PlanError(
+            f"'{task.profile.model}' cannot be cut into {count} stages, one for each device. Take fewer devices, or "
+            "let some stay without a stage (leave_out=True, --leave-out).",
+            binding=("devices",),
+        )
     return PlanError(
         f"No cuts of '{task.profile.model}' for these devices keep to {', '.join(names)}. Loosen some of them.",
         binding=[name.split("=")[0] for name in names],

@@ -1,0 +1,109 @@
+"""Plans from profiles of our own: other rules' cuts beside them, and what cuts of several tensors buy.
+
+    python benchmarks/plan_models.py [--models ResNet50 MobileNetV2 ...] [--gigabits 1]
+
+The first tables are those of `plan.py`, for models that are measured here, cut at split points. The last one plans
+ResNet50 (by seconds measured here) and NASNetLarge (by FLOPs: to measure it takes long) with one, two, three and any
+number of tensors in a cut. What stands there is the slowest stage over an even share of the work, 1 where all stages
+are equal. Seconds are measured for whole blocks; within a block they are shared out by FLOPs.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterable, Sequence
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+from plan import Case, show
+from rich.console import Console
+from rich.table import Table
+
+import kerassplit as ks
+from kerassplit.costs.records import BlockCost
+from kerassplit.planner.chain import ChainLink
+
+MODELS = ("ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3")
+
+
+def pieces(profile: ks.Profile) -> list[list[BlockCost]]:
+    """The blocks of a model in groups that end where one tensor crosses."""
+    groups: list[list[BlockCost]] = [[]]
+    for block in profile.blocks:
+        groups[-1].append(block)
+        if len(block.crossing) == 1:
+            groups.append([])
+    return groups
+
+
+def measured_case(profile: ks.Profile) -> Case:
+    """What the pieces of a measured model cost; weights that several of them share count in each."""
+    groups = pieces(profile)
+    return Case(
+        layers=[float(sum(len(block.calls) for block in group)) for group in groups],
+        parameters=[float(sum(block.parameters for block in group)) for group in groups],
+        seconds=[sum(block.seconds or 0.0 for block in group) for group in groups],
+        crossing=[float(group[-1].crossing_bytes or 0) for group in groups[:-1]],
+    )
+
+
+def several_tensors(model: keras.Model, profile: ks.Profile, time_limit: float) -> Iterable[Sequence[str]]:
+    """Rows of the last table."""
+    by_time = profile.seconds is not None
+    for devices in (2, 3, 4, 8):
+        total = (profile.seconds if by_time else profile.flops) or 0.0
+        for tensors in (1, 2, 3, "any"):
+            began = time.perf_counter()
+            plan = ks.plan(
+                model,
+                devices,
+                balance="time" if by_time else "flops",
+                max_crossing=tensors,
+                profile=profile,
+                time_limit=time_limit,
+            )
+            took = time.perf_counter() - began
+            even = total / devices
+            yield (
+                profile.model,
+                "seconds" if by_time else "FLOPs",
+                f"{devices}",
+                f"{tensors}",
+                ", ".join(str(len(stage.crossing)) for stage in plan.stages[:-1]),
+                f"{plan.value / even:.4f}",
+                f"{plan.lower_bound / even:.4f}",
+                plan.method,
+                f"{took:.2f}",
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, help="names in keras.applications, to be measured")
+    parser.add_argument("--gigabits", type=float, default=1.0, help="bandwidth of the link, Gbit/s")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each plan of several tensors")
+    arguments = parser.parse_args()
+    console = Console(width=130)
+    models = {name: getattr(keras.applications, name)(weights=None) for name in arguments.models}
+    profiles = {name: ks.profile(model, measure=True) for name, model in models.items()}
+    cases = [measured_case(profile) for profile in profiles.values()]
+    names = ", ".join(models)
+    show(console, cases, ChainLink(), f"{names}\nSlowest stage over the optimum, moving takes no time")
+    link = ChainLink(bandwidth=arguments.gigabits * 1e9 / 8)
+    show(console, cases, link, f"{names}\nSlowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
+
+    headings = ("by", "devices", "most tensors", "tensors in cuts", "slowest", "bound", "method", "s to plan")
+    table = Table("model", *headings, title="Slowest stage over an even share")
+    large = keras.applications.NASNetLarge(weights=None)
+    asked = {name: (model, profiles[name]) for name, model in models.items() if name == "ResNet50"}
+    asked["NASNetLarge"] = (large, ks.profile(large))
+    for model, profile in asked.values():
+        for cells in several_tensors(model, profile, arguments.time_limit):
+            table.add_row(*cells)
+        table.add_section()
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

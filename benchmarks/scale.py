@@ -1,0 +1,114 @@
+"""How long planning takes: EfficientNetV2L, long chains of blocks, and models of up to 100,000 calls; 8 devices.
+
+    python benchmarks/scale.py [--largest 100000] [--measure]
+
+Seconds are the median of several runs.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from build import long_model
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import kerassplit as ks
+from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
+from kerassplit.planner.chain_search import plan_chain
+
+DEVICES = 8
+
+
+def seconds(what: Callable[[], object], rounds: int = 5) -> str:
+    taken = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        what()
+        taken.append(time.perf_counter() - began)
+    return f"{statistics.median(taken):.3f}"
+
+
+def large_model(console: Console, measure: bool) -> None:
+    """EfficientNetV2L, from the model and its profile to the plan."""
+    model = keras.applications.EfficientNetV2L(weights=None)
+    began = time.perf_counter()
+    profile = ks.profile(model, measure=measure)
+    profiled = time.perf_counter() - began
+    title = f"EfficientNetV2L, {len(model.layers)} layers, {DEVICES} devices; profiled in {profiled:.1f} s"
+    table = Table("plan", "s to plan", title=title)
+    device = ks.Device("device", "1 TFLOPS", memory="2 GB", count=DEVICES)
+    link = ks.Link("1 Gbit/s", "1 ms")
+    plans: dict[str, Callable[[], object]] = {
+        "balance='flops'": lambda: ks.plan(model, DEVICES, profile=profile),
+        "links and memory": lambda: ks.plan(model, device, links=link, profile=profile),
+        "links and memory, overlap": lambda: ks.plan(model, device, links=link, overlap=True, profile=profile),
+        "links, latency": lambda: ks.plan(model, device, links=link, objective="latency", profile=profile),
+        "links, latency, all devices used": lambda: ks.plan(
+            model, device, links=link, objective="latency", leave_out=False, profile=profile
+        ),
+    }
+    if measure:
+        plans["balance='time'"] = lambda: ks.plan(model, DEVICES, balance="time", profile=profile)
+    for name, plan in plans.items():
+        table.add_row(name, seconds(plan))
+    console.print(table)
+
+
+def sizes(largest: int) -> Iterator[int]:
+    size = 100
+    while size <= largest:
+        yield size
+        size *= 10
+
+
+def long_chains(console: Console, largest: int) -> None:
+    """The planner alone, on random numbers."""
+    table = Table("cuts", "throughput s", "overlap s", "latency s", title=f"Planner alone, {DEVICES} equal devices")
+    for cuts in sizes(largest):
+        dice = np.random.default_rng(0)
+        device = ChainDevice("machine", dice.random(cuts + 1), count=DEVICES)
+        crossing: NDArray[np.float64] = dice.integers(1, 1000, cuts).astype(float)
+        asked = ChainProblem((device,), crossing=crossing, links=ChainLink(1000.0))
+        problems = (asked, replace(asked, overlap=True), replace(asked, objective="latency"))
+        table.add_row(f"{cuts:,}", *(seconds(lambda: plan_chain(problem), 3) for problem in problems))
+    console.print(table)
+
+
+def long_models(console: Console, largest: int) -> None:
+    """From a Keras model to the plan: chains of residual blocks."""
+    title = f"Keras models, chains of residual blocks, {DEVICES} equal devices"
+    table = Table("calls", "profile s", "plan s", "plan µs/call", title=title)
+    for calls in sizes(largest):
+        model = long_model(calls, residual=True)
+        began = time.perf_counter()
+        profile = ks.profile(model)
+        profiled = time.perf_counter() - began
+        taken = seconds(lambda: ks.plan(model, DEVICES, balance="memory", profile=profile), 3)
+        table.add_row(f"{calls:,}", f"{profiled:.2f}", taken, f"{float(taken) / calls * 1e6:.1f}")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--largest", type=int, default=100_000, help="cuts or calls of the longest chain")
+    parser.add_argument("--measure", action="store_true", help="measure EfficientNetV2L, too")
+    arguments = parser.parse_args()
+    console = Console(width=100)
+    sys.setrecursionlimit(1_000_000)  # Keras recurses; kerassplit does not need it
+    large_model(console, arguments.measure)
+    long_chains(console, arguments.largest)
+    long_models(console, arguments.largest)
+
+
+if __name__ == "__main__":
+    main()
