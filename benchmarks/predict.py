@@ -63,7 +63,7 @@ def stage_runners(model: keras.Model, plan: ks.Plan, images: object) -> list[Run
 
 
 def play(runners: Iterable[Runner], rounds: int) -> None:
-    """Each in turn, in every round: twice to get going (on a device of its own it would run all the time), then timed."""
+    """Each in turn, in every round: first some runs to get going, for on a device of its own it would never stop."""
     gc.collect()
     gc.disable()
     for _ in range(rounds):

@@ -25,9 +25,12 @@ def test_the_python_examples(tmp_path, monkeypatch):
         exec(compile(code, "README.md", "exec"), names)
     assert names["split"].verify(names["images"]).identical
     assert names["classifier"].input.name == "conv4_block6_out"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "split.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "plan.json", "split.svg", "sweep.svg"]
     assert len(names["residual_blocks"]) == 17
     assert len(names["two"]) == 104
+    assert names["plan"].optimal
+    assert len(names["stages"]) == 4
+    assert 1 < len(names["sweep"].ranges) < 10
     assert next(iter(names["features"])) == "conv2_block3_out"
     assert [point.name for point in kerassplit.split_points(names["graph"])] == ["first/add"]
 

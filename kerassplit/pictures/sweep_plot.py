@@ -42,9 +42,20 @@ def _draw_ranges(axes: Any, sweep: "Sweep") -> None:
             axes.axvline(one.low * 8 / 1e6, color=_LINE, linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("bandwidth [Mbit/s]")
+    axes.xaxis.set_major_formatter(lambda megabits, _: format_bandwidth(megabits * 1e6 / 8))
+    _plain_numbers(axes.yaxis)
+    axes.set_xlabel("bandwidth")
     axes.set_ylabel("latency [ms]" if sweep.objective == "latency" else "slowest stage [ms]")
     axes.legend(fontsize=9, frameon=False)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """1, 2 and 5 of every decade in place of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _label(sweep: "Sweep", place: int) -> str:

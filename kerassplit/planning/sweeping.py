@@ -30,7 +30,7 @@ def plan_sweep(
     model: keras.Model,
     devices: int | Device | Sequence[Device],
     *,
-    bandwidths: tuple[float | str, float | str] = ("1 kbit/s", "100 Gbit/s"),
+    bandwidths: tuple[float | str, float | str] = ("100 kbit/s", "10 Gbit/s"),
     latency: float | str = 0.0,
     objective: Objective = "latency",
     balance: Balance = "flops",
