@@ -50,32 +50,23 @@ def measured_case(profile: ks.Profile) -> Case:
 
 def several_tensors(model: keras.Model, profile: ks.Profile, time_limit: float) -> Iterable[Sequence[str]]:
     """Rows of the last table."""
-    by_time = profile.seconds is not None
+    balance = "flops" if profile.seconds is None else "time"
+    total = (profile.flops if profile.seconds is None else profile.seconds) or 0.0
     for devices in (2, 3, 4, 8):
-        total = (profile.seconds if by_time else profile.flops) or 0.0
-        for tensors in (1, 2, 3, "any"):
+        for most in (1, 2, 3, "any"):
+            row = (profile.model, balance, f"{devices}", f"{most}")
             began = time.perf_counter()
-            plan = ks.plan(
-                model,
-                devices,
-                balance="time" if by_time else "flops",
-                max_crossing=tensors,
-                profile=profile,
-                time_limit=time_limit,
-            )
+            try:
+                plan = ks.plan(
+                    model, devices, balance=balance, max_crossing=most, profile=profile, time_limit=time_limit
+                )
+            except ks.PlanError:
+                yield (*row, "too few cuts")
+                continue
             took = time.perf_counter() - began
-            even = total / devices
-            yield (
-                profile.model,
-                "seconds" if by_time else "FLOPs",
-                f"{devices}",
-                f"{tensors}",
-                ", ".join(str(len(stage.crossing)) for stage in plan.stages[:-1]),
-                f"{plan.value / even:.4f}",
-                f"{plan.lower_bound / even:.4f}",
-                plan.method,
-                f"{took:.2f}",
-            )
+            crossing = ", ".join(str(len(stage.crossing)) for stage in plan.stages[:-1])
+            slowest, bound = (f"{value * devices / total:.4f}" for value in (plan.value, plan.lower_bound))
+            yield (*row, crossing, slowest, bound, plan.method, f"{took:.2f}")
 
 
 def main() -> None:
@@ -93,7 +84,7 @@ def main() -> None:
     link = ChainLink(bandwidth=arguments.gigabits * 1e9 / 8)
     show(console, cases, link, f"{names}\nSlowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
 
-    headings = ("by", "devices", "most tensors", "tensors in cuts", "slowest", "bound", "method", "s to plan")
+    headings = ("balance", "devices", "most tensors", "tensors in cuts", "slowest", "bound", "method", "s to plan")
     table = Table("model", *headings, title="Slowest stage over an even share")
     large = keras.applications.NASNetLarge(weights=None)
     asked = {name: (model, profiles[name]) for name, model in models.items() if name == "ResNet50"}

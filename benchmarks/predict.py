@@ -29,7 +29,7 @@ import kerassplit as ks
 from kerassplit.costs.timing import _compiled
 
 MODELS = ("ResNet50", "MobileNetV2", "DenseNet121")
-WARM_UP, TIMED = 2, 5  # runs of each stage in a round
+WARM_UP, TIMED = 2, 3  # runs of each stage in a round
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, help="names in keras.applications")
     parser.add_argument("--stages", nargs="+", type=int, default=(2, 3, 4), help="numbers of stages")
-    parser.add_argument("--profiles", type=int, default=3, help="how often to measure a profile")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds before and after each of them")
+    parser.add_argument("--profiles", type=int, default=5, help="how often to measure a profile")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds before and after each of them")
     arguments = parser.parse_args()
     table = Table("model", "stage", "predicted ms", "measured ms", "error", "of shares", title="Batches of one image")
     for name in arguments.models:

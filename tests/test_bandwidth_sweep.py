@@ -20,6 +20,8 @@ from kerassplit.planner.chain_search import plan_chain
 from kerassplit.planner.minimum_cut import GraphTensor, plan_two_devices
 from kerassplit.planner.sweep import BandwidthRange, sweep_latency, sweep_lines, sweep_two_devices
 
+pytestmark = pytest.mark.plain
+
 
 @pytest.mark.parametrize("module", [sweep, chain_front])
 def test_the_examples_in_the_docstrings_are_right(module):

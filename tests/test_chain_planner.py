@@ -19,6 +19,8 @@ from kerassplit.planner.chain import ChainDevice, ChainLimits, ChainLink, ChainP
 from kerassplit.planner.chain_memory import Highest, Memory
 from kerassplit.planner.chain_search import best_plans, plan_chain
 
+pytestmark = pytest.mark.plain
+
 
 @pytest.mark.parametrize("module", [chain, chain_search])
 def test_the_examples_in_the_docstrings_are_right(module):

@@ -18,6 +18,8 @@ from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
 from kerassplit.planner.chain_search import plan_chain
 from kerassplit.planner.minimum_cut import GraphTensor, minimum_cut, plan_two_devices
 
+pytestmark = pytest.mark.plain
+
 
 def test_the_examples_in_the_docstrings_are_right():
     results = doctest.testmod(module)

@@ -21,6 +21,8 @@ from kerassplit.planner.dynamic_program import search
 from kerassplit.planner.placing import place
 from kerassplit.planner.staging import stages_of, value_of
 
+pytestmark = pytest.mark.plain
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Trying everything, written down from the definitions alone.
 

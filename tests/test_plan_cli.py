@@ -58,13 +58,13 @@ def test_devices_and_links_are_read(tmp_path):
     assert data["stages"][0]["crossing_bytes"] <= 100 * 1024
 
 
-def test_a_profile_that_was_measured_elsewhere_is_a_device(tmp_path):
-    file = tmp_path / "phone.json"
-    model = ("MobileNetV2", "--input-shape", "32,32,3")
-    file.write_text(run("profile", *model, "--measure", "--json").stdout)
-    data = json.loads(run("plan", *model, "--device", f"phone: {file}, x2", "--json").stdout)
+def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
+    model, file = tmp_path / "small.keras", tmp_path / "phone.json"
+    small.save(model)
+    file.write_text(run("profile", model, "--measure", "--json").stdout)
+    data = json.loads(run("plan", model, "--device", f"phone: {file}, x2", "--json").stdout)
     assert data["unit"] == "seconds"
-    here = json.loads(run("plan", *model, "--devices", 2, "--balance", "time", "--profile", file, "--json").stdout)
+    here = json.loads(run("plan", model, "--devices", 2, "--balance", "time", "--profile", file, "--json").stdout)
     assert here["at"] == data["at"]
 
 
