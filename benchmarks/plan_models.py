@@ -54,7 +54,7 @@ def several_tensors(model: keras.Model, profile: ks.Profile, time_limit: float) 
     total = (profile.flops if profile.seconds is None else profile.seconds) or 0.0
     for devices in (2, 3, 4, 8):
         for most in (1, 2, 3, "any"):
-            row = (profile.model, balance, f"{devices}", f"{most}")
+            row = (f"{profile.model}, {balance}", f"{devices}", f"{most}")
             began = time.perf_counter()
             try:
                 plan = ks.plan(
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--gigabits", type=float, default=1.0, help="bandwidth of the link, Gbit/s")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each plan of several tensors")
     arguments = parser.parse_args()
-    console = Console(width=130)
+    console = Console(width=145)
     models = {name: getattr(keras.applications, name)(weights=None) for name in arguments.models}
     profiles = {name: ks.profile(model, measure=True) for name, model in models.items()}
     cases = [measured_case(profile) for profile in profiles.values()]
@@ -84,8 +84,8 @@ def main() -> None:
     link = ChainLink(bandwidth=arguments.gigabits * 1e9 / 8)
     show(console, cases, link, f"{names}\nSlowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
 
-    headings = ("balance", "devices", "most tensors", "tensors in cuts", "slowest", "bound", "method", "s to plan")
-    table = Table("model", *headings, title="Slowest stage over an even share")
+    headings = ("devices", "most tensors", "tensors in cuts", "slowest", "bound", "method", "s to plan")
+    table = Table("model, balance", *headings, title="Slowest stage over an even share")
     large = keras.applications.NASNetLarge(weights=None)
     asked = {name: (model, profiles[name]) for name, model in models.items() if name == "ResNet50"}
     asked["NASNetLarge"] = (large, ks.profile(large))

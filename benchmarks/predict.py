@@ -114,7 +114,7 @@ def compare(name: str, numbers: Sequence[int], profiles: int, rounds: int) -> It
     def row(stage: str, seconds: float, one: Runner) -> tuple[str, ...]:
         error, of_shares = ((seconds * scale + overhead) / one.median - 1 for scale in (1, factor))
         figures = (f"{(seconds + overhead) * 1e3:.2f}", f"{one.median * 1e3:.2f}", f"{error:+.1%}", f"{of_shares:+.1%}")
-        return (name, stage, *figures)
+        return (stage, *figures)
 
     yield row("whole model", total, whole)
     for plan, runners in zip(plans, stages, strict=True):
@@ -129,12 +129,13 @@ def main() -> None:
     parser.add_argument("--profiles", type=int, default=5, help="how often to measure a profile")
     parser.add_argument("--rounds", type=int, default=4, help="rounds before and after each of them")
     arguments = parser.parse_args()
-    table = Table("model", "stage", "predicted ms", "measured ms", "error", "of shares", title="Batches of one image")
     for name in arguments.models:
+        table = Table(
+            "stage", "predicted ms", "measured ms", "error", "of shares", title=f"{name}, batches of one image"
+        )
         for cells in compare(name, arguments.stages, arguments.profiles, arguments.rounds):
             table.add_row(*cells)
-        table.add_section()
-    Console(width=100).print(table)
+        Console(width=100).print(table)
 
 
 if __name__ == "__main__":
