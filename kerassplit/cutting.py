@@ -55,7 +55,7 @@ def split(
     """
     graph = read_graph(model)
     if isinstance(at, Plan):
-        at = _planned(at)
+        at = _planned(at, graph)
     cuts = sorted(
         resolve_cuts(graph, at, allow_crossing), key=lambda cut: max(graph.tensors[tensor].call for tensor in cut)
     )
@@ -73,7 +73,14 @@ def split(
     )
 
 
-def _planned(plan: Plan) -> Sequence[Cut]:
+def _planned(plan: Plan, graph: Graph) -> Sequence[Cut]:
+    """The cuts of a plan that was made for this model."""
+    theirs = sorted(name for stage in plan.stages for name in stage.calls)
+    if theirs != sorted(call.name for call in graph.calls if call.inputs):
+        raise SplitError(
+            f"The plan was made for '{plan.model}', and '{graph.model.name}' has other layers. Plan for this model, "
+            "or cut where the plan says with at=plan.at."
+        )
     if len(plan.stages) == 1:
         raise SplitError(
             f"The plan for '{plan.model}' runs all of it on '{plan.stages[0].device}': there is nothing to cut."

@@ -1,16 +1,16 @@
 """`Plan`: where to cut a model for some devices, and what that is expected to take."""
 
 import json
+import math
 import os
-import uuid
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rich.console import Console, Group
 
 from kerassplit.errors import SplitError
+from kerassplit.files import write_whole
 
 if TYPE_CHECKING:
     from kerassplit.pictures.chart import Chart
@@ -130,15 +130,7 @@ class Plan:
         Raises:
             SplitError: The file cannot be written.
         """
-        path = Path(to_file)
-        temporary = path.with_name(f".kerassplit.{uuid.uuid4().hex}")
-        try:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise SplitError(f"'{path}' cannot be written: {error.strerror or error}.") from error
-        finally:
-            temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        write_whole(to_file, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, file: str | os.PathLike[str]) -> "Plan":
@@ -157,13 +149,26 @@ class Plan:
             values = {field.name: data[field.name] for field in fields(cls)}
             values["stages"] = tuple(_record(PlannedStage, stage) for stage in values["stages"])
             values["cuts"] = tuple(_record(PossibleCut, cut) for cut in values["cuts"])
-            return cls(**values)
+            plan = cls(**values)
+            plan._check()
+            return plan
         except OSError as error:
             raise SplitError(f"'{file}' cannot be read: {error.strerror or error}.") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, SplitError):
                 raise
             raise SplitError(f"'{file}' holds no plan. Expected a file that `Plan.save` wrote.") from error
+
+    def _check(self) -> None:
+        """Raises what goes wrong where values are not of their types."""
+        if not self.stages or self.unit not in get_args(Unit) or self.objective not in get_args(Objective):
+            raise ValueError("no plan")
+        numbers = [self.value, self.lower_bound, *(cut.before for cut in self.cuts)]
+        for stage in self.stages:
+            numbers += [stage.work, stage.receive, stage.send, stage.load, stage.parameter_bytes]
+            "".join((stage.device, *stage.calls, *stage.crossing))
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("no plan")
 
     def plot(self, to_file: str | os.PathLike[str] | None = None) -> "Chart":
         """Draws the plan: above, what each device computes and moves; below, what crosses at every possible cut.
@@ -204,12 +209,3 @@ class Plan:
 def _record(kind: type, data: dict[str, Any]) -> Any:
     """A record out of plain values: lists were tuples."""
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
-
-
-def listed_cuts(cuts: Sequence[str | Sequence[str]]) -> str:
-    """Cuts as a person reads them.
-
-    >>> listed_cuts(["conv1", ["a", "b"]])
-    'conv1; a + b'
-    """
-    return "; ".join(cut if isinstance(cut, str) else " + ".join(cut) for cut in cuts)

@@ -120,11 +120,13 @@ def _parse(
         number = float(value)
     elif isinstance(value, str) and (found := _QUANTITY.fullmatch(value)):
         unit = found[2] or ""
-        if unit and unit not in units:
+        if not unit:
+            raise SplitError(f"The {what} '{value}' has no unit. Expected {expected}.")
+        if unit not in units:
             close = [name for name in units if name.lower() == unit.lower()]
             meant = f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
             raise SplitError(f"The {what} {value!r} has the unit '{unit}'. Expected {expected}.{meant}")
-        number = float(found[1]) * units[unit] if unit else float(found[1])
+        number = float(found[1]) * units[unit]
     if number is None:
         raise SplitError(f"The {what} is {value!r}. Expected {expected}.")
     if not (number > 0 if least is None else number >= least) or number == float("inf"):

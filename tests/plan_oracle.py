@@ -55,19 +55,19 @@ class Oracle:
 
     @cached_property
     def live(self):
-        """Bytes of tensors that live during each call of a run of the whole model."""
-        last = {}
-        for place, call in enumerate(self.calls):
+        """Bytes of tensors that live during each call of a run of the whole model, block by block."""
+        last, calls = {}, [self.calls[call] for block in self.profile.blocks for call in block.calls]
+        for place, call in enumerate(calls):
             for tensor in (*self.graph.calls[call].inputs, *self.graph.calls[call].outputs):
                 last[tensor] = math.inf if tensor in self.profile.outputs else max(place, last.get(tensor, 0))
-        first = {tensor: place for place, call in enumerate(self.calls) for tensor in self.graph.calls[call].outputs}
+        first = {tensor: place for place, call in enumerate(calls) for tensor in self.graph.calls[call].outputs}
         return {
             call: sum(
                 self.profile.tensors[tensor].bytes
                 for tensor, end in last.items()
                 if first.get(tensor, 0) <= place <= end
             )
-            for place, call in enumerate(self.calls)
+            for place, call in enumerate(calls)
         }
 
     def moving(self, tensors):
@@ -83,7 +83,9 @@ class Oracle:
             for tensor in self.profile.inputs
             if self.graph.tensors[tensor].users and not some.intersection(self.graph.tensors[tensor].users)
         ]
-        return [*self.cuts[some], *(late if self.inputs_move else [])]
+        if self.inputs_move:
+            return [*self.cuts[some], *late]
+        return [tensor for tensor in self.cuts[some] if tensor not in self.profile.inputs]
 
     def value(self, sets, devices):
         """What a plan takes; `inf` where it does not fit. `sets` grow, without the whole."""

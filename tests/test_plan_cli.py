@@ -74,8 +74,11 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
         ((), "Say what to plan for: a number of equal devices with --devices N, or each with --device 'NAME: SPEED"),
         (("--devices", 2, "--device", "a"), "Say what to plan for"),
         (("--device", "a: 1 GFLOPS, 2 GFLOPS"), "has two values for one thing"),
-        (("--device", "a: fast"), "The speed of device 'a' is 'fast'."),
-        (("--device", "a: 2 GFLOPS, 3 MHz"), "has two values for one thing"),
+        (("--device", "a: fast"), "'fast' of device 'a' is neither a speed such as '20 GFLOPS' nor a memory such as"),
+        (("--device", "a: 2 GFLOPS, 2gb"), "'2gb' of device 'a' is neither"),
+        (("--device", "phone 20 GFLOPS"), "The device 'phone 20 GFLOPS' makes no sense."),
+        (("--device", "phone: "), "The device 'phone: ' makes no sense."),
+        (("--devices", 2, "--link", "200"), "The bandwidth of a link '200' has no unit."),
         (("--device", "a: nowhere.json"), "The profile 'nowhere.json' cannot be read: No such file or directory."),
         (("--devices", 2, "--link", "1 Mbit/s, 1 ms, 2"), "has 3 parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'."),
         (("--devices", 2, "--link", "1 Mbit/s"), "or measure here with --balance time."),
@@ -105,5 +108,9 @@ def test_a_split_takes_one_way_to_say_where(tmp_path):
     assert "there is nothing to cut" in error
     run("plan", "ResNet50", "--devices", 2, "-o", plan)
     error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
-    assert "no tensor 'conv" in error
+    assert "The plan was made for 'resnet50', and 'mobilenetv2_1.00_224' has other layers." in error
+    error = run("split", "MobileNetV2", "--weights", "random", "--stages", 99, "-o", out, status=2).stderr
+    assert "so 75 stages at most, and there are 99 devices. `kerassplit plan` knows more ways" in error
+    error = run("split", "MobileNetV2", "--at", 3, "--open-sides", 9, "-o", out, status=2).stderr
+    assert "--open-sides is for counting FLOPs" in error
     assert not out.exists()

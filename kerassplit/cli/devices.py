@@ -79,23 +79,43 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _device(text: str) -> "Device":
     from kerassplit.planning.devices import Device
-    from kerassplit.units import parse_bytes
 
     name, colon, rest = text.partition(":")
+    parts = [part.strip() for part in rest.split(",")]
+    if not colon and " " not in text.strip():
+        parts = []  # a name alone
+    elif not all(parts):
+        raise SplitError(
+            f"The device '{text}' makes no sense. Expected '{_DEVICE}', such as 'phone: 20 GFLOPS, 2 GiB'."
+        )
     values: dict[str, Any] = {}
-    for part in [part.strip() for part in rest.split(",")] if colon and rest.strip() else []:
+    for part in parts:
         if part[:1] in ("x", "×") and part[1:].isdecimal():
             key, value = "count", int(part[1:])
         elif part.endswith(".json"):
             key, value = "seconds", read_profile(Path(part))
-        elif part.endswith(("B", "bytes")):
-            key, value = "memory", parse_bytes(part, f"memory of device '{name}'")
         else:
-            key, value = "flops_per_second", part
+            key, value = _speed_or_memory(part, name)
         if key in values:
             raise SplitError(f"The device '{text}' has two values for one thing. Expected '{_DEVICE}'.")
         values[key] = value
     return Device(name.strip(), **values)
+
+
+def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
+    from kerassplit.units import parse_bytes, parse_flops_per_second
+
+    try:
+        return "flops_per_second", parse_flops_per_second(text, "speed")
+    except SplitError:
+        pass
+    try:
+        return "memory", parse_bytes(text, "memory")
+    except SplitError as error:
+        raise SplitError(
+            f"'{text}' of device '{device}' is neither a speed such as '20 GFLOPS' nor a memory such as '2 GiB', nor a "
+            "count such as 'x4', nor a profile, a .json file."
+        ) from error
 
 
 def _link(text: str) -> "Link":

@@ -30,6 +30,7 @@ _IN_OPTIONS = {
     "weights='random' (--weights random)": "--weights random",
     "allow_crossing=True": "--allow-crossing",
     "open_sides=128 (--open-sides 128)": "--open-sides 128",
+    "balance='memory' (--balance memory)": "--balance memory",
     "balance='time' (--balance time)": "--balance time",
     "leave_out=False (--use-all)": "--use-all",
     "leave_out=True, --leave-out": "--leave-out",

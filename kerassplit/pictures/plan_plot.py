@@ -1,5 +1,6 @@
 """The picture of a plan: what each device does, and where among all possible cuts the model is cut."""
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _WORK, _MOVE, _BAR, _LINE = "#42A5F5", "#FFB74D", "#B0BEC5", "#37474F"
 _SECONDS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 _BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("bytes", 1.0))
+_LABEL_WIDTH = 18  # percent of the axis
 _COUNTS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
 
@@ -93,12 +95,17 @@ def _draw_cuts(axes: Any, plan: "Plan") -> None:
     places = [100 * cut.before for cut in plan.cuts]
     top = max(sizes) / factor or 1.0
     for place, cut in enumerate(plan.cuts):
-        color = CUT if cut.chosen else _BAR
-        axes.vlines(places[place], 0, sizes[place] / factor, color=color, linewidth=3 if cut.chosen else 1.5)
-        axes.plot(places[place], sizes[place] / factor, "o", color=color, markersize=6 if cut.chosen else 3)
+        color, above = (CUT, 3) if cut.chosen else (_BAR, 2)
+        size = sizes[place] / factor
+        axes.vlines(places[place], 0, size, color=color, linewidth=3 if cut.chosen else 1.5, zorder=above)
+        axes.plot(places[place], size, "o", color=color, markersize=6 if cut.chosen else 3, zorder=above)
+    last, level = -math.inf, 0
     for place, cut in enumerate(plan.cuts):
         if cut.chosen:
-            _name(axes, places[place], sizes[place] / factor, cut.names, cut.bytes, top)
+            # Labels of neighbours stand one above the other.
+            level = level + 1 if places[place] - last < _LABEL_WIDTH else 0
+            last = places[place]
+            _name(axes, places[place], sizes[place] / factor, cut.names, cut.bytes, top, level)
     axes.set_ylim(0, top * 1.3)
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"{_WORK_NAMES[plan.unit]} before the cut [%]")
@@ -109,14 +116,14 @@ def _draw_cuts(axes: Any, plan: "Plan") -> None:
 _WORK_NAMES = {"seconds": "time", "FLOPs": "FLOPs", "parameters": "parameters", "bytes": "memory"}
 
 
-def _name(axes: Any, x: float, y: float, names: tuple[str, ...], count: float | None, top: float) -> None:
+def _name(axes: Any, x: float, y: float, names: tuple[str, ...], count: float | None, top: float, level: int) -> None:
     first = names[0] if len(names) == 1 else f"{names[0]} + {len(names) - 1} more"
     size = "" if count is None else f"\n{format_bytes(round(count))}"
     side = "right" if x > 85 else "left" if x < 15 else "center"
     axes.annotate(
         first + size,
         (x, max(y, 0.02 * top)),
-        (0, 7),
+        (0, 7 + 26 * level),
         textcoords="offset points",
         ha=side,
         va="bottom",

@@ -195,7 +195,9 @@ class ChainProblem:
 
     def name_of(self, cut: int) -> str:
         """What to call a cut."""
-        return str(cut) if self.cut_names is None else f"'{self.cut_names[cut - 1]}'"
+        if self.cut_names is None:
+            return str(cut)
+        return f"'{self.cut_names[cut - 1]}'" if cut < self.number_of_blocks else "the end"
 
     @property
     def chain_links(self) -> bool:

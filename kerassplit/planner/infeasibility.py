@@ -35,7 +35,9 @@ def infeasible(
     unlimited = replace(problem, devices=tuple(replace(device, memory=math.inf) for device in problem.devices))
     if factor is not None or (family is None and unlimited != problem and feasible(unlimited)):
         return _too_little_memory(family, None if factor is None or factor > 1e100 else factor)
-    if (chosen_cuts or problem.rules != CutRules()) and feasible(replace(unlimited, rules=CutRules())):
+    if chosen_cuts:
+        return PlanError("None of the given cuts leave a placement on these devices.", binding=("cuts",))
+    if problem.rules != CutRules() and feasible(replace(unlimited, rules=CutRules())):
         return PlanError(
             "The rules for cuts leave no placement on these devices. Without these rules there is one.",
             binding=("cuts",),

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from kerassplit.errors import PlanError
 from kerassplit.planner import integer_program
-from kerassplit.planner.bounds import device_rates
+from kerassplit.planner.bounds import device_rates, in_order_of_memory
 from kerassplit.planner.closed_sets import Table, closed_sets, family_of
 from kerassplit.planner.contracting import Contraction, contract
 from kerassplit.planner.dag import Problem
-from kerassplit.planner.dynamic_program import best_chain
+from kerassplit.planner.device_orders import device_orders
+from kerassplit.planner.dynamic_program import best_chain, search, upper_bound
 from kerassplit.planner.infeasibility import infeasible
 from kerassplit.planner.local_search import local_search
 from kerassplit.planner.stage_costs import ROUNDING
@@ -108,6 +109,43 @@ def place(
             f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` to be chosen."
         )
     return _with_bound(problem, contraction, method, time_limit)
+
+
+def least_memory(
+    problem: Problem, *, limit: int = 50_000, cuts: Sequence[Collection[int]] | None = None
+) -> float | None:
+    """The least memory with which there is a placement, if all devices have the same.
+
+    Args:
+        problem: As for `place`; the memory of its devices does not count.
+        limit: The most closed sets to list.
+        cuts: As for `place`.
+
+    Returns:
+        Bytes; `None` where there is no placement at all, or there are more closed sets than `limit`.
+
+    Example:
+
+    >>> nodes = tuple(Node((0.0,), memory=memory) for memory in (3.0, 2.0, 2.0))
+    >>> least_memory(Problem(nodes, (Tensor(0, (1,)), Tensor(1, (2,))), (DeviceType("chip", count=2),)))
+    4.0
+    """
+    everything = sum(max(node.memory, node.workspace) for node in problem.nodes)
+    everything += sum(one.memory for one in (*problem.weights, *problem.tensors))
+    if not everything:
+        return 0.0
+    # The search is for the least share of a device's memory, for shares of more than 1.
+    unit = everything * 1e-9
+    small = replace(problem, devices=tuple(replace(device, memory=unit) for device in problem.devices))
+    contraction = contract(small, fold=cuts is None)
+    smaller = contraction.problem
+    table = closed_sets(smaller, limit) if cuts is None else _table(contraction, cuts)
+    if table is None:
+        return None
+    family = in_order_of_memory(family_of(smaller, table, device_rates(smaller)))
+    orders = device_orders(family.problem)
+    chain = search(family, orders, "memory", max(upper_bound(family, orders, "memory"), 1.0))
+    return None if chain is None else chain.value * unit
 
 
 def _table(contraction: Contraction, cuts: Sequence[Collection[int]]) -> Table:

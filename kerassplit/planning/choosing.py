@@ -16,12 +16,11 @@ from kerassplit.errors import PlanError, SplitError
 from kerassplit.graph import Graph, read_graph
 from kerassplit.planning.devices import Device, Links, read_devices, read_links
 from kerassplit.planning.in_chain import Chain, is_chain
-from kerassplit.planning.in_graph import InGraph, explain_refusal, is_one_flow, solve_as_flow
 from kerassplit.planning.stages import describe
 from kerassplit.planning.task import Limits, Task
 from kerassplit.planning.work import Balance, check_compression, needs_measuring, work_of
 from kerassplit.plans import Objective, Plan
-from kerassplit.points import split_tensors
+from kerassplit.points import SplitPoint, split_tensors
 from kerassplit.references import TensorRef, resolve_glob, several_of
 from kerassplit.units import parse_bytes
 
@@ -45,10 +44,10 @@ def plan(
     overlap: bool = False,
     compression: float | str | None = None,
     largest_crossing: float | str | None = None,
-    must_cut: Cut | Sequence[Cut] = (),
-    must_not_cut: Cut | Sequence[Cut] = (),
-    first_to: TensorRef | Sequence[TensorRef] = (),
-    last_from: TensorRef | Sequence[TensorRef] = (),
+    must_cut: Cut | Sequence[Cut] | None = None,
+    must_not_cut: Cut | Sequence[Cut] | None = None,
+    first_to: TensorRef | Sequence[TensorRef] | None = None,
+    last_from: TensorRef | Sequence[TensorRef] | None = None,
     profile: Profile | None = None,
     open_sides: OpenSides = None,
     time_limit: float = 60.0,
@@ -57,8 +56,11 @@ def plan(
     """Finds the best cuts of a model for some devices, with proof, or a bound on how much better others could be.
 
     What is best: for `objective="throughput"` the stage that takes longest takes as little as possible, transfers
-    counted; for `"latency"` one batch takes the least time through all stages and transfers. Of equal plans, the one
-    with the fewest stages, then the most even one, is taken, the same each time.
+    counted; for `"latency"` one batch takes the least time through all stages and transfers. Of equally good plans one
+    with few stages and even loads is taken, the same each time, but where a time limit ends the search.
+
+    Over links, tensors go from each stage to the next: what a later stage needs passes through those between, and is
+    moved once over each link, however many consumers wait for it. Without links, it goes straight there.
 
     The memory of a stage is its weights (those that its layers share once), the most bytes of activations that live at
     one time in a run of the whole model, the model's inputs among them, and buffers for what crosses at both its ends.
@@ -76,8 +78,9 @@ def plan(
         links: What connects them: a `Link` for all, one between each device and the next, or a mapping of pairs
             `("phone", "server")` to links: then only these are connected. `None`: moving takes no time.
         objective: `"throughput"` or `"latency"`.
-        balance: What a call takes on a device of unknown speed: its `"flops"`, its `"params"`, the bytes of its weights
-            and of what it makes (`"memory"`), or the `"time"` that it takes here, measured.
+        balance: What is shared out where devices do not say how fast they are: `"flops"`; what stages hold, their
+            `"params"` or all their `"memory"` (see above), for throughput; or the `"time"` that calls take here,
+            measured.
         max_crossing: How many tensors may cross a cut, or `"any"` number.
         batch_size: Samples in the batch that all figures are for.
         any_order: Whether the planner may choose the order of the devices.
@@ -92,11 +95,13 @@ def plan(
         last_from: All that uses this tensor, or these, is in the last stage.
         profile: What `profile(model)` gave, to save time: with `measure=True` for `balance="time"`.
         open_sides: What stands for the sides that the inputs leave open; see `profile`.
-        time_limit: Seconds that the integer program may take.
+        time_limit: Seconds that local search and the integer program may take together, about: listing cuts and what
+            is exact before that comes on top.
         verbose: Whether to show a progress bar while it measures; by default on a terminal.
 
     Where there are links and the order is fixed, the model's inputs lie on the first device: another device that uses
-    them has to receive them, and with `first_to` the first stage is the first device's.
+    them has to receive them, and with `first_to` the first stage is the first device's. In any order, inputs are
+    wherever they are needed.
 
     Returns:
         A `Plan`; its `at`, or the plan itself, goes into `split`.
@@ -138,17 +143,19 @@ def plan(
 
 def solve(task: Task) -> Plan:
     """The best plan, by the method that fits."""
-    if is_chain(task):
-        best, parts = Chain(task).solve()
-        return describe(task, parts, best.value, best.lower_bound, best.optimal, best.method)
+    if is_chain(task) and task.holds is None:
+        return describe(task, Chain(task).solve())
+    from kerassplit.planning.in_graph import InGraph, is_one_flow, solve_as_flow  # SciPy takes a while
+
     if is_one_flow(task):
-        value, bound, optimal, method, parts = solve_as_flow(task)
-        return describe(task, parts, value, bound, optimal, method)
+        return describe(task, solve_as_flow(task))
     try:
-        placement, parts = InGraph(task).solve()
+        answer = InGraph(task).solve() if task.holds is None else InGraph(task, task.holds).smallest()
     except PlanError as error:
-        raise explain_refusal(error, task) from error
-    return describe(task, parts, placement.value, placement.lower_bound, placement.optimal, placement.method)
+        from kerassplit.planning.refusals import explained
+
+        raise explained(error, task) from error
+    return describe(task, answer)
 
 
 def task_of(
@@ -187,9 +194,18 @@ def task_of(
             "Links from each device to the next say nothing of devices in another order, or with some left out. Give "
             "a Link for all, or a mapping of pairs of devices."
         )
+    if not [call for call in graph.calls if call.inputs]:
+        raise SplitError(f"'{graph.model.name}' computes nothing: there is nothing to plan.")
     measure = needs_measuring(devices, balance)
     costs = _costs(graph, profile, batch_size, open_sides, measure, verbose)
     work = work_of(costs, devices, balance)
+    if objective == "latency" and work.unit in ("parameters", "bytes"):
+        raise SplitError(
+            f"Latency is a time, and balance='{balance}' shares out what stages hold. Take balance='flops' or "
+            "'time', or tell how fast the devices are."
+        )
+    if work.unit == "parameters" and any(device.memory is not None for device in devices):
+        raise SplitError("To keep to the memory of devices, balance bytes: balance='memory' (--balance memory).")
     if links is not None and work.unit != "seconds":
         raise SplitError(
             f"Links take seconds, and the work of devices is in {work.unit}: the two cannot be added. Give each Device "
@@ -213,8 +229,9 @@ def _costs(
         return profile_model(graph.model, batch_size, open_sides=open_sides, measure=measure, verbose=verbose)
     if not isinstance(given, Profile):
         raise SplitError(f"`profile` is what `kerassplit.profile(model)` gives; got a {type(given).__name__}.")
-    if [tensor.name for tensor in given.tensors] != [tensor.name for tensor in graph.tensors]:
-        raise SplitError(f"The profile is of '{given.model}', not of this model: their tensors differ.")
+    _require_profile_of(graph, given)
+    if open_sides is not None:
+        raise SplitError("A profile has its sides already: leave out `open_sides`, or the profile.")
     if given.batch_size != batch_size:
         raise SplitError(
             f"The profile is for batches of {given.batch_size}, the plan for {batch_size}. Pass "
@@ -223,6 +240,22 @@ def _costs(
     if measure and given.seconds is None:
         raise SplitError("balance='time' needs seconds, and the profile has none: make it with measure=True.")
     return given
+
+
+def _require_profile_of(graph: Graph, given: Profile) -> None:
+    """Refuses a profile of another model, or of this one with other sides."""
+    # Inputs have names of their own in each process.
+    theirs = [call.name for call in given.calls]
+    if theirs != [call.name for call in graph.calls if call.inputs] or len(given.tensors) != len(graph.tensors):
+        raise SplitError(f"The profile is of '{given.model}', not of this model: their layers differ.")
+    for cost, tensor in zip(given.tensors, graph.tensors, strict=True):
+        sides = list(zip(cost.shape, tensor.symbol.shape, strict=False))[1:]
+        same = all(theirs is None or ours is None or theirs == ours for theirs, ours in sides)
+        if not same or len(cost.shape) != len(tensor.symbol.shape) or cost.dtype != tensor.symbol.dtype:
+            raise SplitError(
+                f"The profile is of another '{given.model}': its '{cost.name}' has the shape {cost.shape}, and here it "
+                f"is {tuple(tensor.symbol.shape)}. Profile this model, with the same input shape."
+            )
 
 
 def limits_of(
@@ -253,14 +286,18 @@ def limits_of(
 
 
 def _cuts(graph: Graph, at: Any) -> list[list[int]]:
-    return [] if isinstance(at, (list, tuple)) and not at else resolve_cuts(graph, at, remedy=_REMEDY)
+    return [] if _is_none(at) else resolve_cuts(graph, at, remedy=_REMEDY)
+
+
+def _is_none(references: Any) -> bool:
+    return references is None or (isinstance(references, (list, tuple)) and not references)
 
 
 def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
     """Of what a glob stands for, the split points."""
     points = set(split_tensors(graph, PostDominators(graph)))
     found = []
-    for one in several_of(at):
+    for one in [] if _is_none(at) else several_of(at):
         matching = resolve_glob(graph, one) if isinstance(one, str) else []
         some = [[tensor] for tensor in matching if tensor in points]
         found += some if some and len(matching) > 1 else resolve_cuts(graph, [one], remedy=_REMEDY)
@@ -268,4 +305,6 @@ def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
 
 
 def _tensors(graph: Graph, references: Any) -> list[int]:
-    return sorted({tensor for one in several_of(references) for tensor in resolve_glob(graph, one)})
+    several = [] if _is_none(references) else several_of(references)
+    names = [one.name if isinstance(one, SplitPoint) else one for one in several]
+    return sorted({tensor for one in names for tensor in resolve_glob(graph, one)})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from kerassplit.costs.profiles import Profile
@@ -51,7 +52,7 @@ class Device:
             object.__setattr__(self, "flops_per_second", speed)
         if self.memory is not None:
             object.__setattr__(self, "memory", parse_bytes(self.memory, f"memory {of_device}"))
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
+        if isinstance(self.count, bool) or not isinstance(self.count, Integral) or self.count < 1:
             raise SplitError(f"The count {of_device} is {self.count!r}. It must be a whole number, 1 or more.")
         if isinstance(self.seconds, Profile):
             if self.seconds.seconds is None:
@@ -100,15 +101,18 @@ def read_devices(devices: int | Device | Sequence[Device]) -> tuple[Device, ...]
     Raises:
         SplitError: There is none, or two bear one name.
     """
-    if isinstance(devices, int) and not isinstance(devices, bool):
+    if isinstance(devices, Integral) and not isinstance(devices, bool):
         if devices < 1:
             raise SplitError(f"A plan needs a device or more; got {devices}.")
-        return (Device("device", count=devices),)
+        return (Device("device", count=int(devices)),)
     several: tuple[Any, ...] = (devices,) if isinstance(devices, Device) else _tuple(devices)
     if not several or not all(isinstance(device, Device) for device in several):
         raise SplitError(f"`devices` is a number of equal devices, a Device or a list of them; got {devices!r}.")
     names = [device.name for device in several]
     twice = [name for name in names if names.count(name) > 1]
+    if not twice:
+        singles = device_names(several)
+        twice = [name for name in singles if singles.count(name) > 1]
     if twice:
         raise SplitError(f"Two devices are called '{twice[0]}'. Name each, or give equal ones as one with a `count`.")
     return several
@@ -139,7 +143,7 @@ def read_links(links: Links | None, devices: Sequence[Device]) -> Links | None:
                     raise SplitError(f"`links` names device {name!r}. The devices are {listed(names)}.")
         return dict(links)
     several = _tuple(links)
-    if not all(isinstance(link, Link) for link in several):
+    if (not several and links != []) or not all(isinstance(link, Link) for link in several):
         raise SplitError(f"`links` is a Link, a list of them, or a mapping of pairs of names to them; got {links!r}.")
     count = sum(device.count for device in devices)
     if len(several) != count - 1:

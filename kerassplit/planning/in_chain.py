@@ -10,9 +10,8 @@ from kerassplit.errors import PlanError, SplitError
 from kerassplit.planner.chain import NO_COST, ChainDevice, ChainLimits, ChainLink, ChainPlan, ChainProblem, SharedWeight
 from kerassplit.planner.chain import Links as ChainLinks
 from kerassplit.planner.chain_search import plan_chain
-from kerassplit.planning.devices import Device, Link
-from kerassplit.planning.devices import Links as Links
-from kerassplit.planning.stages import StageParts
+from kerassplit.planning.devices import Device, Link, Links
+from kerassplit.planning.stages import Answer, StageParts
 from kerassplit.planning.task import Task
 from kerassplit.points import ancestors
 
@@ -43,11 +42,12 @@ class Chain:
     def __init__(self, task: Task):
         self.task = task
         self.ends = [block.crossing[0] for block in task.profile.blocks[:-1]]
+        self._cut_of = {end: cut for cut, end in enumerate(self.ends, 1)}
         self._block_of = dict(zip(task.calls, (call.block for call in task.profile.calls), strict=True))
         self.problem = self._problem()
 
-    def solve(self) -> tuple[ChainPlan, list[StageParts]]:
-        """The best plan, and its stages.
+    def solve(self) -> Answer:
+        """The best plan.
 
         Raises:
             PlanError: There is none.
@@ -62,7 +62,7 @@ class Chain:
                 enough={"devices": stages},
             )
         plan = plan_chain(self.problem)
-        return plan, self.stages_of(plan)
+        return Answer(plan.value, plan.lower_bound, plan.optimal, plan.method, self.stages_of(plan))
 
     def stages_of(self, plan: ChainPlan) -> list[StageParts]:
         """The stages of a plan for the problem."""
@@ -119,9 +119,8 @@ class Chain:
 
     def _peaks(self) -> np.ndarray:
         sizes = [block.peak_live_bytes for block in self.task.profile.blocks]
-        if None in sizes and any(device.memory is not None for device in self.task.devices):
-            for tensor in range(len(self.task.profile.tensors)):
-                self.task.sent(tensor)  # names the one at fault
+        if None in sizes:
+            self.task.require_sizes()
         return np.array([float(size or 0) for size in sizes], dtype=np.float64)
 
     def _weights(self) -> tuple[np.ndarray, tuple[SharedWeight, ...]]:
@@ -152,14 +151,14 @@ class Chain:
         return ChainLimits(
             largest_crossing=limits.largest_crossing,
             must_cut=tuple(self._cut(tensors) for tensors in limits.must_cut),
-            must_not_cut=tuple(self._cut(tensors) for tensors in limits.must_not_cut if tensors[0] in self.ends),
+            must_not_cut=tuple(self._cut(tensors) for tensors in limits.must_not_cut if tensors[0] in self._cut_of),
             first_to=first_to,
             last_from=last_from,
         )
 
     def _cut(self, tensors: Sequence[int]) -> int:
-        if len(tensors) == 1 and tensors[0] in self.ends:
-            return self.ends.index(tensors[0]) + 1
+        if len(tensors) == 1 and tensors[0] in self._cut_of:
+            return self._cut_of[tensors[0]]
         names = ", ".join(f"'{name}'" for name in self.task.graph.names(tensors))
         raise SplitError(
             f"A cut at {names} lets more than one tensor cross. Allow it with max_crossing={max(2, len(tensors))} "

@@ -11,6 +11,7 @@ from kerassplit.planning.task import Task
 from kerassplit.plans import Plan, PlannedStage, PossibleCut
 
 _METHODS = {"closed sets": "dynamic programming over closed sets", "integer program": "integer program (HiGHS)"}
+"""Names for people of the methods that have shorter ones in the planner."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,28 @@ class StageParts:
     memory: float | None
 
 
-def describe(
-    task: Task, parts: Sequence[StageParts], value: float, lower_bound: float, optimal: bool, method: str
-) -> Plan:
-    """The plan that these stages make."""
+@dataclass(frozen=True)
+class Answer:
+    """What an algorithm found.
+
+    Attributes:
+        value: The largest load, or the latency.
+        lower_bound: No plan has less.
+        optimal: Whether that is proved to be the best.
+        method: The algorithm.
+        stages: In the order in which they run.
+    """
+
+    value: float
+    lower_bound: float
+    optimal: bool
+    method: str
+    stages: Sequence[StageParts]
+
+
+def describe(task: Task, answer: Answer) -> Plan:
+    """The plan that an answer makes."""
+    parts = answer.stages
     names = names_of(task, [part.device for part in parts])
     return Plan(
         model=task.profile.model,
@@ -50,10 +69,10 @@ def describe(
         unit=task.work.unit,
         overlap=task.overlap,
         stages=tuple(_stage(task, part, name) for part, name in zip(parts, names, strict=True)),
-        value=float(value),
-        lower_bound=float(lower_bound),
-        optimal=optimal,
-        method=_METHODS.get(method, method),
+        value=float(answer.value),
+        lower_bound=float(answer.lower_bound),
+        optimal=bool(answer.optimal),
+        method=_METHODS.get(answer.method, answer.method),
         cuts=_possible_cuts(task, [(part.calls, part.crossing) for part in parts[:-1]]),
     )
 

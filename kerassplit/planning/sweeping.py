@@ -12,12 +12,13 @@ from kerassplit.costs.profiles import Profile
 from kerassplit.cutting import Cut
 from kerassplit.errors import SplitError
 from kerassplit.graph import read_graph
+from kerassplit.planner.chain import ChainPlan
 from kerassplit.planner.chain_front import latency_throughput_front
 from kerassplit.planner.sweep import BandwidthRange, sweep_latency, sweep_lines, sweep_two_devices
 from kerassplit.planning.choosing import limits_of, solve, task_of
 from kerassplit.planning.devices import Device, Link, read_devices
 from kerassplit.planning.in_chain import Chain, at_bandwidth, is_chain
-from kerassplit.planning.stages import describe, names_of
+from kerassplit.planning.stages import Answer, describe, names_of
 from kerassplit.planning.sweeps import Sweep, SweepRange
 from kerassplit.planning.task import Task
 from kerassplit.planning.work import Balance
@@ -41,13 +42,14 @@ def plan_sweep(
     overlap: bool = False,
     compression: float | str | None = None,
     largest_crossing: float | str | None = None,
-    must_cut: Cut | Sequence[Cut] = (),
-    must_not_cut: Cut | Sequence[Cut] = (),
-    first_to: TensorRef | Sequence[TensorRef] = (),
-    last_from: TensorRef | Sequence[TensorRef] = (),
+    must_cut: Cut | Sequence[Cut] | None = None,
+    must_not_cut: Cut | Sequence[Cut] | None = None,
+    first_to: TensorRef | Sequence[TensorRef] | None = None,
+    last_from: TensorRef | Sequence[TensorRef] | None = None,
     front_bandwidth: float | str | None = None,
     profile: Profile | None = None,
     open_sides: OpenSides = None,
+    time_limit: float = 10.0,
     verbose: bool | None = None,
 ) -> Sweep:
     """Finds the best cuts at every bandwidth of the links, with exact breakpoints, and the latency/throughput front.
@@ -65,6 +67,8 @@ def plan_sweep(
         objective: `"latency"`; or `"throughput"`, for two devices.
         front_bandwidth: The bandwidth that the front is for; by default the geometric middle of `bandwidths`. There is
             a front where one tensor may cross a cut, and the model's split points follow one another.
+        time_limit: Seconds for each of the plans that a sweep compares, where one cannot be found exactly. Breakpoints
+            between plans that are not proved to be the best are where these two meet.
 
     The other arguments are those of `plan`.
 
@@ -82,6 +86,8 @@ def plan_sweep(
     >>> print(ks.plan_sweep(resnet, [phone, server], latency="10 ms"))  # doctest: +SKIP
     """
     graph = read_graph(model)
+    if not isinstance(bandwidths, (tuple, list)) or len(bandwidths) != 2:
+        raise SplitError(f"`bandwidths` are two, the lowest and the highest; got {bandwidths!r}.")
     low, high = (parse_bandwidth(one, "bandwidth of a sweep") for one in bandwidths)
     if not low < high:
         raise SplitError(f"The bandwidths of a sweep go from the lowest to the highest; got {bandwidths!r}.")
@@ -102,25 +108,36 @@ def plan_sweep(
         limits=limits_of(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
         profile=profile,
         open_sides=open_sides,
-        time_limit=60.0,
+        time_limit=time_limit,
         verbose=verbose,
     )
     if is_chain(task):
         chain = Chain(task)
         front = latency_throughput_front(at_bandwidth(chain.problem, middle))
-        plans = [describe(task, chain.stages_of(one), one.latency, one.latency, True, one.method) for one in front]
+        plans = _front_plans(chain, front)
         ranges = _ranges_of_chain(chain, low, high)
     else:
         plans, ranges = [], _ranges_of_plans(task, low, high)
     return Sweep(task.profile.model, task.profile.batch_size, task.objective, ranges, middle, tuple(plans))
 
 
+def _front_plans(chain: Chain, front: Sequence[ChainPlan]) -> list[Plan]:
+    """Of the plans on the front only the one at an end of it has the best value there is."""
+    of_latency = chain.task.objective == "latency"
+    values = [one.latency if of_latency else one.bottleneck for one in front]
+    return [
+        describe(chain.task, Answer(value, min(values), value == min(values), one.method, chain.stages_of(one)))
+        for one, value in zip(front, values, strict=True)
+    ]
+
+
 def _ranges_of_chain(chain: Chain, low: float, high: float) -> tuple[SweepRange, ...]:
     task = chain.task
     if task.objective == "latency":
         found = sweep_latency(chain.problem, low, high)
-    elif len(task.devices) == 2 and all(device.count == 1 for device in task.devices) and not task.any_order:
-        found = _within(sweep_two_devices(chain.problem), low, high)
+    elif chain.problem.number_of_devices == 2 and not task.any_order:
+        pair = tuple(replace(device, count=1) for device in chain.problem.devices for _ in range(device.count))
+        found = _within(sweep_two_devices(replace(chain.problem, devices=pair)), low, high)
     else:
         raise SplitError(
             "A sweep for throughput takes two devices in a given order. Sweep the latency (objective='latency'), or "
@@ -132,10 +149,11 @@ def _ranges_of_chain(chain: Chain, low: float, high: float) -> tuple[SweepRange,
             one.low,
             one.high,
             tuple(names[cut - 1] for cut in one.cuts),
-            tuple(names_of(task, one.devices)),
+            tuple(names_of(task, [min(device, len(task.devices) - 1) for device in one.devices])),
             one.seconds,
             one.moved,
             one.at_least,
+            optimal=True,
         )
         for one in found
     )
@@ -170,7 +188,7 @@ def _ranges_of_plans(task: Task, low: float, high: float) -> tuple[SweepRange, .
         plan = plans[one.cuts[0]]
         devices = tuple(stage.device for stage in plan.stages)
         at = tuple(cut if isinstance(cut, str) else tuple(cut) for cut in plan.at)
-        made.append(SweepRange(one.low, one.high, at, devices, one.seconds, one.moved, 0.0))
+        made.append(SweepRange(one.low, one.high, at, devices, one.seconds, one.moved, 0.0, plan.optimal))
     return tuple(made)
 
 

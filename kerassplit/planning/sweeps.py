@@ -28,6 +28,7 @@ class SweepRange:
         seconds: What does not depend on the bandwidth, without what `at_least` counts.
         moved: Bytes that go over links, as they are sent.
         at_least: Seconds below which no bandwidth brings it: where transfers overlap with computing.
+        optimal: Whether it is proved that no cuts are better at these bandwidths.
     """
 
     low: float
@@ -37,6 +38,7 @@ class SweepRange:
     seconds: float
     moved: float
     at_least: float
+    optimal: bool
 
     def value(self, bandwidth: float | str) -> float:
         """Seconds at a bandwidth: bytes per second, or a text such as `"20 Mbit/s"`."""
@@ -136,7 +138,7 @@ def format_bandwidth(count: float) -> str:
 def place_of(one: SweepRange) -> str:
     """Where the stages of a range run, in words.
 
-    >>> place_of(SweepRange(0.0, 1.0, (), ("phone",), 1.0, 0.0, 0.0))
+    >>> place_of(SweepRange(0.0, 1.0, (), ("phone",), 1.0, 0.0, 0.0, True))
     "keep all on 'phone'"
     """
     if not one.at:

@@ -101,7 +101,12 @@ def sweep_tables(sweep: "Sweep") -> Group:
     table.add_column("moved", justify="right", no_wrap=True)
     for line in lines:
         table.add_row(*line)
-    return Group(table, _front_table(sweep)) if sweep.front else Group(table)
+    parts: list[Table | Text] = [table]
+    if not all(one.optimal for one in sweep.ranges):
+        parts.append(Text("Not all of these are proved to be the best: there may be better cuts than some of them."))
+    if sweep.front:
+        parts.append(_front_table(sweep))
+    return Group(*parts)
 
 
 def _front_table(sweep: "Sweep") -> Table:

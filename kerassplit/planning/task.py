@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from kerassplit.costs.profiles import Profile
 from kerassplit.errors import SplitError
@@ -75,6 +76,23 @@ class Task:
     def inputs_move(self) -> bool:
         """Whether the model's inputs lie on the first device and have to be moved where another one uses them."""
         return self.links is not None and not self.any_order
+
+    def require_sizes(self) -> None:
+        """Raises where the bytes of a tensor are not known and memory plays a part.
+
+        Raises:
+            SplitError: Names the tensor.
+        """
+        if self.holds is not None or any(device.memory is not None for device in self.devices):
+            for tensor in self.profile.tensors:
+                if tensor.bytes is None:
+                    raise SplitError(f"The bytes of '{tensor.name}' are not known. {OPEN_SIDES}")
+
+    @property
+    def holds(self) -> Literal["bytes", "parameters"] | None:
+        """What is shared out, where that is what stages hold."""
+        unit = self.work.unit
+        return unit if unit in ("bytes", "parameters") else None
 
     def known_size(self, tensor: int) -> float | None:
         """Bytes of a tensor as it is sent; `None` where not known."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,7 @@ def work_of(profile: Profile, devices: Sequence[Device], balance: Balance) -> Wo
     Raises:
         SplitError: It is not known for some of them, or in different units.
     """
-    if balance not in _UNITS:
+    if not isinstance(balance, str) or balance not in _UNITS:
         raise SplitError(f"`balance` is {listed(_UNITS)}; got {balance!r}.")
     own = [device for device in devices if device.flops_per_second is not None or device.seconds is not None]
     without = [device.name for device in devices if device not in own]
@@ -121,6 +122,11 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
                 f"The profile of device '{device.name}' is for batches of {given.batch_size}, the plan for "
                 f"{profile.batch_size}. Measure it for these, or plan with batch_size={given.batch_size}."
             )
+        if [(one.shape, one.dtype) for one in given.tensors] != [(one.shape, one.dtype) for one in profile.tensors]:
+            raise SplitError(
+                f"The profile of device '{device.name}' is of another model, or of '{profile.model}' with other sides: "
+                "their tensors differ. Profile this model there, with the same input shape."
+            )
         table = {block.name: block.seconds for block in given.blocks}
     else:
         table = dict(given)
@@ -177,7 +183,8 @@ def check_compression(compression: float | str | None) -> None:
     """
     if compression is None or (isinstance(compression, str) and compression in _FLOAT_BYTES):
         return
-    if isinstance(compression, (str, bool)) or not 1 <= compression < math.inf:
+    number = float(compression) if isinstance(compression, Real) and not isinstance(compression, bool) else 0.0
+    if not 1 <= number < math.inf:
         raise SplitError(
             f"`compression` is {compression!r}. Expected a factor of 1 or more, or what floats are sent as: "
             f"{listed(_FLOAT_BYTES)}."
