@@ -3,11 +3,10 @@
     python benchmarks/predict.py [--models ResNet50 MobileNetV2 DenseNet121] [--stages 2 3 4]
 
 Each model is profiled, planned from the profile and cut; its stages are compiled and run as the profile runs blocks. A
-stage is predicted to take what its blocks take, and the overhead of a call, which the seconds of blocks leave out.
+stage is predicted to take what the plan says, and the overhead of a call, which plans leave out.
 
 Profiles and rounds of runs take turns, so that a machine that gets slower or faster does so for both, and in a round
-everything runs in turn. All figures are medians. The last column is the error that stays when all blocks are made
-shorter or longer by the same factor, so that they add up to the whole model: that of the shares alone.
+everything runs in turn. All figures are medians.
 """
 
 import argparse
@@ -27,6 +26,7 @@ from rich.table import Table
 
 import kerassplit as ks
 from kerassplit.costs.timing import _compiled
+from kerassplit.planning.work import measured_seconds
 
 MODELS = ("ResNet50", "MobileNetV2", "DenseNet121")
 WARM_UP, TIMED = 2, 3  # runs of each stage in a round
@@ -78,18 +78,20 @@ def play(runners: Iterable[Runner], rounds: int) -> None:
 
 
 def middle(profiles: Sequence[ks.Profile]) -> tuple[ks.Profile, float]:
-    """A profile whose blocks take the median of what they take in these, and the median overhead of a call."""
+    """A profile whose whole and blocks take the median of what they take in these; and the median overhead."""
     seconds = np.median([[block.seconds or 0.0 for block in one.blocks] for one in profiles], axis=0)
     blocks = [replace(block, seconds=float(one)) for block, one in zip(profiles[0].blocks, seconds, strict=True)]
     overhead = statistics.median(one.overhead.median for one in profiles if one.overhead)
-    return replace(profiles[0], blocks=tuple(blocks)), overhead
+    whole = statistics.median(one.whole_seconds or 0.0 for one in profiles)
+    return replace(profiles[0], blocks=tuple(blocks), whole_seconds=whole), overhead
 
 
 def stage_seconds(profile: ks.Profile, plan: ks.Plan) -> list[float]:
-    """What the profile says of each stage: its blocks, added up."""
+    """What a plan from this profile says of each stage: its blocks, added up."""
     block_of = {call.name: call.block for call in profile.calls}
     stages = [{block_of[name] for name in stage.calls} for stage in plan.stages]
-    return [sum(profile.blocks[block].seconds or 0.0 for block in blocks) for blocks in stages]
+    seconds = measured_seconds(profile)
+    return [float(seconds[list(blocks)].sum()) for blocks in stages]
 
 
 def compare(name: str, numbers: Sequence[int], profiles: int, rounds: int) -> Iterable[tuple[str, ...]]:
@@ -108,15 +110,12 @@ def compare(name: str, numbers: Sequence[int], profiles: int, rounds: int) -> It
         taken.append(ks.profile(model, measure=True))
         play(everything, rounds)
     profile, overhead = middle(taken)
-    total = sum(block.seconds or 0.0 for block in profile.blocks)
-    factor = (whole.median - overhead) / total
 
     def row(stage: str, seconds: float, one: Runner) -> tuple[str, ...]:
-        error, of_shares = ((seconds * scale + overhead) / one.median - 1 for scale in (1, factor))
-        figures = (f"{(seconds + overhead) * 1e3:.2f}", f"{one.median * 1e3:.2f}", f"{error:+.1%}", f"{of_shares:+.1%}")
-        return (stage, *figures)
+        predicted = seconds + overhead
+        return stage, f"{predicted * 1e3:.2f}", f"{one.median * 1e3:.2f}", f"{predicted / one.median - 1:+.1%}"
 
-    yield row("whole model", total, whole)
+    yield row("whole model", profile.whole_seconds or 0.0, whole)
     for plan, runners in zip(plans, stages, strict=True):
         for place, (seconds, one) in enumerate(zip(stage_seconds(profile, plan), runners, strict=True), 1):
             yield row(f"{place} of {len(runners)}", seconds, one)
@@ -130,9 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="rounds before and after each of them")
     arguments = parser.parse_args()
     for name in arguments.models:
-        table = Table(
-            "stage", "predicted ms", "measured ms", "error", "of shares", title=f"{name}, batches of one image"
-        )
+        table = Table("stage", "predicted ms", "measured ms", "error", title=f"{name}, batches of one image")
         for cells in compare(name, arguments.stages, arguments.profiles, arguments.rounds):
             table.add_row(*cells)
         Console(width=100).print(table)
