@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
-from kerassplit.costs.timing import _compiled
+from kerassplit.costs.timing import compiled
 from kerassplit.planning.work import measured_seconds
 
 MODELS = ("ResNet50", "MobileNetV2", "DenseNet121")
@@ -45,7 +45,7 @@ class Runner:
 
 
 def runner(model: keras.Model, values: Sequence[object]) -> Runner:
-    compute = _compiled(model)
+    compute = compiled(model)
     for _ in range(3):  # the first run compiles
         compute(values)
     return Runner(lambda: compute(values))

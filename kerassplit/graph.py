@@ -737,6 +737,13 @@ def is_composite(operation: Any) -> bool:
     return isinstance(operation, keras.Layer) and bool(operation._layers)
 
 
+def keras_operation_name(operation: Any) -> str | None:
+    """The class name of an operation of `keras.ops`; `None` for layers and for operations of others."""
+    kind = type(operation)
+    own = kind.__module__.startswith("keras.src.ops.") and not isinstance(operation, keras.Layer)
+    return kind.__name__ if own else None
+
+
 def maker_of(symbol: keras.KerasTensor) -> Any:
     """The Keras node that makes a symbolic tensor."""
     operation, place, _ = symbol._keras_history

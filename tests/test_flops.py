@@ -15,8 +15,9 @@ from keras import layers, ops
 import kerassplit as ks
 from kerassplit.costs.arithmetic import by_formula
 from kerassplit.costs.concrete import ConcreteCall, concrete_call, concrete_shapes, input_shapes
-from kerassplit.costs.count import UnknownCountError, einsum
+from kerassplit.costs.count import Count, UnknownCountError, einsum
 from kerassplit.costs.counting import count_by_backend
+from kerassplit.costs.flops import LAYERS
 from kerassplit.graph import read_graph
 
 BACKEND = keras.backend.backend()
@@ -59,10 +60,9 @@ PUBLISHED = {
     "EfficientNetB0": 0.3858,
     "EfficientNetV2S": 8.3656,
 }
-"""Multiply-adds of convolutions and dense layers, in 10^9, for one image of the model's usual size.
+"""Multiply-adds of convolutions and dense layers, one 224 (299, 331) pixel image, in 10^9.
 
-Sources: the papers of the architectures and the models of `keras.applications` counted by hand and by other tools.
-torchvision's ResNet50 has 4.089: its strides are elsewhere.
+torchvision's ResNet50 has 4.089 (another stride placement): it must not match.
 """
 
 
@@ -109,10 +109,10 @@ def by(**apart: float) -> dict[str, float]:
     return apart
 
 
-def with_low_rank(layer: Any, shape: tuple[int | None, ...]) -> Any:
+def with_low_rank(layer: Any, shape: tuple[int | None, ...], factor: str = "lora_kernel_b") -> Any:
     layer.build(shape)
-    layer.enable_lora(2)
-    layer.lora_kernel_b.assign(ops.ones(layer.lora_kernel_b.shape))
+    layer.enable_lora(2, lora_alpha=3)  # scaled by 1, a factor would be no product to XLA
+    getattr(layer, factor).assign(ops.ones(getattr(layer, factor).shape))
     return layer
 
 
@@ -432,6 +432,109 @@ def test_what_nobody_can_count_is_unknown_and_never_nothing():
 def test_a_loop_is_unknown_rather_than_counted_once():
     profile = ks.profile(model_of(Looping(), (5,)))
     assert profile.calls[0].flops is None
+
+
+@dataclass
+class Scaled:
+    """An activation of a user, which has no hash."""
+
+    factor: float
+
+    def __call__(self, x):
+        return x * self.factor
+
+
+def test_an_activation_of_a_user_is_counted_by_the_backend():
+    (call,) = ks.profile(model_of(layers.Dense(2, activation=Scaled(2.0)), (5,)), BATCH).calls
+    assert call.counted_by == BACKEND
+    assert call.flops == BATCH * (2 * 5 * 2 + 2 + 2)
+
+
+def test_a_formula_that_fails_leaves_the_count_to_the_backend(monkeypatch):
+    def broken(call):
+        raise AttributeError("an option of a later Keras")
+
+    (call,) = calls_of(model_of(layers.Dense(3), (4,)))
+    monkeypatch.setitem(LAYERS, layers.Dense, broken)
+    with pytest.raises(UnknownCountError):
+        by_formula(call)
+    assert ks.profile(model_of(layers.Dense(3), (4,))).calls[0].counted_by == BACKEND
+
+
+def test_an_embedding_with_an_adapter_is_no_table_alone():
+    embedding = with_low_rank(layers.Embedding(10, 4), (None,), "lora_embeddings_b")
+    (call,) = ks.profile(model_of(embedding, (5,), dtype="int32")).calls
+    assert call.counted_by in (BACKEND, "unknown")
+    assert call.flops != 0
+
+
+class Products(layers.Layer):
+    """A product, and one whose sides depend on the numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(8), layers.Dense(8)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((None, 8))
+
+    def call(self, x):
+        import tensorflow as tf
+
+        y = self.first(x)
+        kept = tf.boolean_mask(y, x[:, 0] > 0)
+        return y + tf.reshape(self.second(kept)[0], (1, 8))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's profiler drops products of open sides")
+def test_a_product_of_sides_that_only_running_decides_makes_the_whole_unknown():
+    (call,) = ks.profile(model_of(Products(), (4,)), BATCH).calls
+    assert (call.flops, call.counted_by) == (None, "unknown")
+
+
+class Largest(layers.Layer):
+    """The two largest numbers, which XLA finds without counting."""
+
+    def call(self, x):
+        return ops.top_k(x, 2)[0]
+
+
+class Either(layers.Layer):
+    """One of two branches, as the numbers say."""
+
+    def call(self, x):
+        return ops.cond(ops.sum(x) > 0, lambda: x * 2, lambda: x + x * x)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="XLA's cost analysis")
+@pytest.mark.parametrize("layer", [Largest(), Either()], ids=lambda layer: type(layer).__name__)
+def test_what_xla_counts_as_nothing_or_twice_is_unknown(layer):
+    (call,) = ks.profile(model_of(layer, (5,)), BATCH).calls
+    assert (call.flops, call.counted_by) == (None, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes"),
+    [
+        (lambda x: ops.einsum("bi,bi->bi", x[0], x[1]), ((4,), (4,))),
+        (lambda x: ops.outer(x, ops.ones((2,))), ((2,),)),
+        (lambda x: ops.tensordot(x, ops.ones((2,)), axes=0), ((2,),)),
+    ],
+    ids=["einsum", "outer", "tensordot"],
+)
+def test_products_that_sum_over_nothing_are_one_flop_each(make, shapes):
+    (call,) = calls_of(model_of(make, *shapes))
+    assert by_formula(call) == Count(others=BATCH * 4)
+
+
+@given(SIDES, SIDES, SIDES)
+@settings(max_examples=25, deadline=None)
+def test_einsum_adds_where_an_index_is_lost(rows, inner, columns):
+    shapes = [(rows, inner), (inner, columns)]
+    combinations = rows * inner * columns
+    assert einsum("ij,jk->ik", shapes) == einsum("ij,jk", shapes) == Count(multiply_adds=combinations)
+    assert einsum("ij,jk->ijk", shapes) == Count(others=combinations)
 
 
 def test_a_formula_without_known_sides_refuses():

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import copied
@@ -214,7 +215,7 @@ def test_a_stage_needs_no_more_than_the_most_of_its_blocks(resnet, one, other):
 
 
 class TestMistakes:
-    @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None])
+    @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None, np.True_, np.int64(0), np.float32(2)])
     def test_a_batch_size_is_a_whole_number(self, residual, batch_size):
         with pytest.raises(ks.SplitError, match="`batch_size` must be a whole number, at least 1; got "):
             ks.profile(residual, batch_size)
@@ -246,6 +247,8 @@ class TestMistakes:
                 r"`open_sides` gives 'x' the shape \(5, 3\), which does not fit its own, \(None, None, 4\).",
             ),
             ({"x": (5,)}, "does not fit its own"),
+            ({"x": 5}, r"`open_sides` gives 'x' 5. Expected a shape without the batch: its own is \(None, None, 4\)."),
+            ({"x": None}, "`open_sides` gives 'x' None. Expected a shape without the batch"),
             (0, r"`open_sides` is one whole number .* such as \{'x': \(224, 224, 3\)\}; got 0."),
             ("7", "`open_sides` is one whole number"),
         ],
@@ -255,6 +258,57 @@ class TestMistakes:
         with pytest.raises(ks.SplitError, match=message):
             ks.profile(model, open_sides=open_sides)
 
+    def test_numpys_whole_numbers_are_whole_numbers(self):
+        model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
+        expected = ks.profile(model, 3, open_sides=7).to_json()
+        for open_sides in (np.int64(7), {"x": np.array([7, 4])}):
+            assert ks.profile(model, np.int64(3), open_sides=open_sides).to_json() == expected
+
+    def test_sides_that_a_call_cannot_take_are_told_with_the_reason(self):
+        image = keras.Input((None, None, 3), name="image")
+        model = keras.Model(image, layers.Conv2D(4, 3, name="conv")(image), name="seer")
+        with pytest.raises(ks.SplitError) as error:
+            ks.profile(model, open_sides=2)
+        assert str(error.value).startswith("'conv' of 'seer' cannot take tensors of shape (1, 2, 2, 3): Computed ")
+        assert str(error.value).endswith(". Pass another `open_sides` or `batch_size`.")
+
+    def test_a_batch_that_cannot_be_reshaped_is_told(self):
+        inputs = keras.Input((5,), name="x")
+        model = keras.Model(inputs, ops.reshape(inputs, (4, -1)), name="fours")
+        with pytest.raises(ks.SplitError, match=r"of 'fours' cannot take tensors of shape \(3, 5\): "):
+            ks.profile(model, 3)
+        assert ks.profile(model, 4).flops == 0
+
+    def test_a_layer_that_cannot_be_asked_keeps_the_shape_on_record(self):
+        class Once(layers.Layer):
+            """Answers the first question for its shape only."""
+
+            asked = 0
+
+            def compute_output_spec(self, x):
+                Once.asked += 1
+                if Once.asked > 1:
+                    raise RuntimeError("not again")
+                return keras.KerasTensor((*x.shape[:-1], 7), x.dtype)
+
+            def call(self, x):
+                raise RuntimeError("never")
+
+        inputs = keras.Input((5,), name="x")
+        profile = ks.profile(keras.Model(inputs, Once(name="once")(inputs)), 3)
+        assert profile.tensors[-1].shape == (3, 7)
+
+    @pytest.mark.parametrize(("first", "last"), [(1, 0), (-1, 0), (0, 4), (4, 4)])
+    def test_a_stage_is_made_of_blocks_that_there_are(self, residual, first, last):
+        profile = ks.profile(residual)
+        for method in (profile.peak_live_bytes_of, profile.parameter_bytes_of):
+            with pytest.raises(ks.SplitError) as error:
+                method(first, last)
+            assert str(error.value) == (
+                f"Blocks {first} to {last} are no stage of 'residual'. Expected two of its blocks, which are numbered "
+                "0 to 3, the first one first."
+            )
+
     def test_a_model_without_a_graph_has_no_profile(self):
         with pytest.raises(ks.UnsupportedModelError, match="a name, not a model"):
             ks.profile("ResNet50")
@@ -263,6 +317,34 @@ class TestMistakes:
     def test_text_that_is_no_profile(self, text):
         with pytest.raises(ks.SplitError, match=r"This is no profile\. Expected the text that `Profile.to_json"):
             ks.Profile.from_json(text)
+
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [
+            (("calls",), [1, 2]),
+            (("calls", 0), None),
+            (("calls", 0, "flops"), "many"),
+            (("calls", 0, "counted_by"), "hand"),
+            (("calls", 0, "inputs"), [99]),
+            (("calls", 0, "variables"), [-1]),
+            (("calls", 0, "block"), 4),
+            (("blocks", 1, "calls"), [0, 5]),
+            (("blocks", 1, "crossing"), "stem"),
+            (("tensors", 0, "shape"), [1, "8"]),
+            (("outputs",), [99]),
+            (("batch_size",), None),
+            (("whole",), 0.5),
+        ],
+        ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else "",
+    )
+    def test_a_profile_with_something_else_in_its_place(self, residual, place, value):
+        data = json.loads(ks.profile(residual).to_json())
+        around = data
+        for step in place[:-1]:
+            around = around[step]
+        around[place[-1]] = value
+        with pytest.raises(ks.SplitError, match=r"This is no profile\. Expected the text that `Profile.to_json"):
+            ks.Profile.from_json(json.dumps(data))
 
     def test_a_profile_of_a_later_version(self, residual):
         data = {**ks.profile(residual).to_dict(), "format_version": 99}
@@ -287,6 +369,45 @@ class TestShown:
         assert json.loads(text)["totals"]["flops"] == profile.flops
         with pytest.raises(ks.SplitError, match="cannot be written: No such file"):
             profile.to_json(tmp_path / "no" / "profile.json")
+
+    def test_a_file_is_written_whole_or_not_at_all(self, residual, tmp_path, monkeypatch):
+        def on_a_full_disk(path, content):
+            with path.open("wb") as file:
+                file.write(content[:10])
+            raise OSError(28, "No space left on device")
+
+        target = tmp_path / "profile.json"
+        target.write_text("before")
+        monkeypatch.setattr(Path, "write_bytes", on_a_full_disk)
+        with pytest.raises(ks.SplitError, match="profile.json' cannot be written: No space left on device."):
+            ks.profile(residual).to_json(target)
+        assert list(tmp_path.iterdir()) == [target]
+        assert target.read_text() == "before"
+
+    @pytest.mark.parametrize("of", ["blocks", "calls"])
+    def test_a_summary_has_a_row_for_each(self, residual, capsys, of):
+        profile = ks.profile(residual)
+        profile.summary(of)
+        printed = capsys.readouterr().out
+        for item in getattr(profile, of):
+            assert item.name in printed
+        assert ("GlobalAveragePooling2D" in printed) == (of == "calls")
+        assert "Multiply-adds of matrix products" in printed
+        with pytest.raises(ks.SplitError, match="`of` is 'blocks' or 'calls'; got 'layers'"):
+            profile.summary("layers")
+
+    def test_a_model_that_gives_what_it_is_given_has_a_profile(self, tmp_path):
+        pytest.importorskip("pandas")
+        x = keras.Input((4,), name="x")
+        profile = ks.profile(keras.Model(x, x, name="same"), measure=True)
+        assert (profile.calls, profile.blocks, profile.flops, profile.peak_live_bytes) == ((), (), 0, 0)
+        assert profile.whole is None
+        assert "same, 1 sample" in str(profile)
+        for of in ("blocks", "calls"):
+            frame = profile.to_pandas(of)
+            assert len(frame) == 0
+            assert "flops" in frame.columns
+        assert ks.Profile.from_json(profile.to_json()) == profile
 
     def test_data_frames_have_a_row_for_each_block_or_call(self, residual):
         pytest.importorskip("pandas")
@@ -365,6 +486,20 @@ class TestPlot:
         assert ks.profile(residual).plot()._repr_svg_().startswith("<?xml")
         assert dict(matplotlib.rcParams) == settings_before
 
+    def test_bytes_that_are_not_known_are_a_hatched_bar_and_no_advice(self):
+        inputs = keras.Input((4,), name="x")
+        x = layers.Dense(8, name="dense")(inputs)
+        x = ops.cast(ops.nonzero(x)[0], "float32") * 2.0
+        profile = ks.profile(keras.Model(inputs, ops.sum(x)))
+        sizes = [block.crossing_bytes for block in profile.blocks[:-1]]
+        assert sizes[0] == 32
+        assert None in sizes[1:]
+        _, axes = profile.plot().figure.axes
+        hatched = [bar.get_hatch() is not None for bar in axes.patches]
+        assert hatched == [False, *(size is None for size in sizes)]
+        assert [text.get_text() for text in axes.texts].count("?") == sizes.count(None)
+        assert not [text.get_text() for text in axes.texts if "?" not in text.get_text()]
+
     def test_a_model_of_one_block_has_no_cuts_to_draw_but_its_input(self):
         model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
         _, sizes = ks.profile(model).plot().figure.axes
@@ -403,6 +538,26 @@ class TestCommand:
         printed = self.run(file, "--plot", tmp_path / "chart.svg").stdout
         assert f"Wrote {tmp_path / 'chart.svg'}." in printed
         assert (tmp_path / "chart.svg").is_file()
+
+    @pytest.mark.parametrize(
+        ("command", "options"), [("profile", ["--measure"]), ("plan", ["--devices", "2", "--balance", "time"])]
+    )
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("chart.txt", "Charts are written as .png, .svg, .pdf; got 'chart.txt'."),
+            ("no/chart.png", "to write 'chart.png' to: make it first."),
+            ("chart.png", "Charts need matplotlib: `pip install 'kerassplit[charts]'`."),
+        ],
+    )
+    def test_a_chart_that_cannot_be_written_is_told_before_the_work(
+        self, tmp_path, monkeypatch, command, options, name, message
+    ):
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        file = tmp_path / "no_such_model.keras"  # which would be the next thing to be told
+        result = CliRunner().invoke(main, [command, str(file), *options, "--plot", str(tmp_path / name)])
+        assert result.exit_code == 2
+        assert message in result.stderr.replace("\n", " ")
 
     def test_open_sides_are_told_in_the_words_of_the_command(self, tmp_path):
         model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")

@@ -105,13 +105,14 @@ def profile(
 
     A multiply-add is two FLOPs. Weights do not matter for what a model costs, so none are downloaded.
     """
+    from kerassplit.costs.tables import profile_tables
+
+    _check_chart(chart)
     built = options.load(model, structure_only=True)
     costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
     if chart is not None:
         costs.plot(chart)
-    from kerassplit.costs.tables import calls_table
-
-    show(calls_table(costs) if calls else costs.__rich__())
+    show(profile_tables(costs, "calls" if calls else "blocks"))
     if chart is not None:
         show(Text(f"Wrote {chart}."))
     return costs.to_dict()
@@ -157,6 +158,14 @@ def profile(
 @click.option("--first-to", metavar="NAME", help="The first stage makes at least this tensor.")
 @click.option("--last-from", metavar="NAME", help="All that uses this tensor is in the last stage.")
 @open_sides_option
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the search where cuts are too many to try them all.",
+)
 @click.option("--profile", "profile_file", type=_path, metavar="FILE", help="What `profile --json` printed for MODEL.")
 @click.option("-o", "--output", type=_path, metavar="FILE", help="Write the plan, as JSON for `split --plan`.")
 @click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
@@ -185,6 +194,7 @@ def plan(
     kerassplit plan ResNet50 --device "phone: 20 GFLOPS, 2 GiB" --device "server: 5 TFLOPS" \\
         --link "20 Mbit/s, 10 ms" --objective latency
     """
+    _check_chart(chart)
     found = ks.plan(
         options.load(model, structure_only=True),
         devices.read(),
@@ -240,13 +250,19 @@ def split(
             "Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with --plan "
             "FILE (`kerassplit plan MODEL -o FILE` writes one), or with --stages N."
         )
+    if open_sides is not None and stages is None:
+        raise SplitError("--open-sides is for counting FLOPs: it belongs to --stages.")
     from kerassplit.store import check_target
 
     check_target(directory, overwrite)
     planned = None if plan_file is None else ks.Plan.load(plan_file)
     built = options.load(model)
     if stages is not None:
-        planned = ks.plan(built, stages, open_sides=open_sides)
+        try:
+            planned = ks.plan(built, stages, open_sides=open_sides)
+        except ks.PlanError as error:
+            first, _, _ = str(error).partition(". ")
+            raise SplitError(f"{first}. `kerassplit plan` knows more ways: pass what it writes with --plan.") from error
     cuts = planned if planned is not None else [cut(one) for one in at]
     made = ks.split(built, cuts, allow_crossing=allow_crossing, names=names)
     show(made.__rich__())
@@ -369,6 +385,13 @@ def demo(show: Show, directory: Path) -> dict[str, Any]:
     from kerassplit.demo import run_demo
 
     return run_demo(directory, show)
+
+
+def _check_chart(chart: Path | None) -> None:
+    if chart is not None:
+        from kerassplit.pictures.chart import check_chart
+
+        check_chart(chart)
 
 
 def _input(path: Path, model: "keras.Model", name: str | None) -> Any:

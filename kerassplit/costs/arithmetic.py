@@ -11,6 +11,7 @@ from kerassplit.costs.counting import count_by_backend
 from kerassplit.costs.flops import LAYERS
 from kerassplit.costs.operations import OPERATIONS
 from kerassplit.costs.recurrent import WRAPPERS
+from kerassplit.graph import keras_operation_name
 
 CountedBy = Literal["formula", "tensorflow", "jax", "torch", "unknown"]
 _HARMLESS = frozenset({"__init__", "build", "get_config", "from_config"})
@@ -48,16 +49,18 @@ def by_formula(call: ConcreteCall) -> Count:
     """Counts a call by its formula.
 
     Raises:
-        UnknownCountError: There is none, or a tensor has open sides.
+        UnknownCountError: There is none, it does not know an option of the call, or a tensor has open sides.
     """
     if not call.is_known:
         raise UnknownCountError
     kind = _kind(call.operation)
-    if kind in WRAPPERS:
-        return WRAPPERS[kind](call, by_formula)
-    if kind in LAYERS:
-        return LAYERS[kind](call)
-    return _operation_by_formula(call)
+    try:
+        if kind in WRAPPERS:
+            return WRAPPERS[kind](call, by_formula)
+        formula = LAYERS.get(kind) or OPERATIONS[keras_operation_name(call.operation) or ""]
+        return formula(call)
+    except Exception as error:  # a formula meets values that users make: an activation without a hash, say
+        raise UnknownCountError from error
 
 
 def _kind(operation: Any) -> type:
@@ -71,12 +74,3 @@ def _kind(operation: Any) -> type:
         if not own <= _HARMLESS:
             break
     return type(operation)
-
-
-def _operation_by_formula(call: ConcreteCall) -> Count:
-    kind = type(call.operation)
-    if isinstance(call.operation, keras.Layer) or not kind.__module__.startswith("keras.src.ops."):
-        raise UnknownCountError
-    if kind.__name__ not in OPERATIONS:
-        raise UnknownCountError
-    return OPERATIONS[kind.__name__](call)

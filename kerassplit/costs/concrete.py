@@ -6,7 +6,8 @@ is followed rather than guessed.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ import keras
 from kerassplit.errors import SplitError
 from kerassplit.graph import Call, Graph, bytes_per_sample
 from kerassplit.names import listed
+
+_NAME = "concrete"  # of every symbolic tensor made here: without one, Keras would count on in its automatic names
 
 Shape = tuple[int | None, ...]
 OpenSides = int | Mapping[str, Sequence[int]] | None
@@ -54,7 +57,7 @@ class ConcreteCall:
 
 def layer_call(layer: Any, given: Sequence[Shape], made: Sequence[Shape] | None = None) -> ConcreteCall:
     """A call of a layer inside another one, on tensors of these shapes."""
-    symbols = tuple(keras.KerasTensor(shape) for shape in given)
+    symbols = tuple(keras.KerasTensor(shape, name=_NAME) for shape in given)
     if made is None:
         made = [tuple(layer.compute_output_shape(given[0]))]
     return ConcreteCall(layer, symbols, {}, tuple(given), tuple(made))
@@ -66,7 +69,8 @@ def input_shapes(graph: Graph, batch_size: int, open_sides: OpenSides) -> dict[i
     Raises:
         SplitError: The batch size is none or not the one the model is built for, or sides are open and not given.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    samples = _side(batch_size)
+    if samples is None:
         raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
     tensors = list(dict.fromkeys(graph.flat_inputs()))
     given = open_sides if isinstance(open_sides, Mapping) else {}
@@ -76,12 +80,12 @@ def input_shapes(graph: Graph, batch_size: int, open_sides: OpenSides) -> dict[i
             f"`open_sides` names {listed(unknown)}, and the inputs of '{graph.model.name}' are "
             f"{listed(graph.names(tensors))}."
         )
-    if not isinstance(open_sides, Mapping) and open_sides is not None and not _is_side(open_sides):
+    if not isinstance(open_sides, Mapping) and open_sides is not None and _side(open_sides) is None:
         raise SplitError(
             "`open_sides` is one whole number for all open sides, or a shape without the batch for each input, such "
             f"as {{'{graph.tensors[tensors[0]].name}': (224, 224, 3)}}; got {open_sides!r}."
         )
-    return {tensor: _input_shape(graph, tensor, batch_size, open_sides) for tensor in tensors}
+    return {tensor: _input_shape(graph, tensor, samples, open_sides) for tensor in tensors}
 
 
 def _input_shape(graph: Graph, tensor: int, batch_size: int, open_sides: OpenSides) -> Shape:
@@ -93,15 +97,21 @@ def _input_shape(graph: Graph, tensor: int, batch_size: int, open_sides: OpenSid
             f"{batch_size}."
         )
     if isinstance(open_sides, Mapping) and name in open_sides:
+        if not isinstance(open_sides[name], Iterable):
+            raise SplitError(
+                f"`open_sides` gives '{name}' {open_sides[name]!r}. Expected a shape without the batch: its own is "
+                f"{shape}."
+            )
         wanted = tuple(open_sides[name])
-        fits = len(wanted) == len(sides) and all(
-            _is_side(ours) and theirs in (None, ours) for ours, theirs in zip(wanted, sides, strict=True)
+        given = [_side(side) for side in wanted]
+        fits = len(given) == len(sides) and all(
+            ours is not None and theirs in (None, ours) for ours, theirs in zip(given, sides, strict=True)
         )
         if not fits:
             raise SplitError(f"`open_sides` gives '{name}' the shape {wanted}, which does not fit its own, {shape}.")
-        sides = list(wanted)
-    elif isinstance(open_sides, int):
-        sides = [open_sides if side is None else side for side in sides]
+        sides = given
+    elif open_sides is not None and not isinstance(open_sides, Mapping):
+        sides = [_side(open_sides) if side is None else side for side in sides]
     if None in sides:
         raise SplitError(
             f"Input '{name}' of '{graph.model.name}' has open sides: its shape is {shape}. What the model costs "
@@ -112,12 +122,21 @@ def _input_shape(graph: Graph, tensor: int, batch_size: int, open_sides: OpenSid
     return (batch_size, *sides) if shape else ()
 
 
-def _is_side(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _side(value: Any) -> int | None:
+    """A whole number of at least 1, NumPy's ones included, as an `int`; `None` for all else."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+    return number if number > 0 else None
 
 
 def concrete_shapes(graph: Graph, inputs: Mapping[int, Shape]) -> list[Shape]:
-    """The shape of every tensor of the graph for these inputs; `None` for sides that only running the model decides."""
+    """The shape of every tensor of the graph for these inputs; `None` for sides that only running the model decides.
+
+    Raises:
+        SplitError: A call cannot take such shapes: a convolution is larger than what it is given, say.
+    """
     shapes: list[Shape] = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
     batch_size = next((shape[0] for shape in inputs.values() if shape), 1)
     for call in graph.calls:
@@ -148,7 +167,7 @@ def tensor_bytes(shape: Shape, dtype: str) -> int | None:
 def _arguments(graph: Graph, call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
     def concrete(value: Any) -> Any:
         if isinstance(value, keras.KerasTensor) and id(value) in call.scope:
-            return keras.KerasTensor(shapes[call.scope[id(value)]], value.dtype)
+            return keras.KerasTensor(shapes[call.scope[id(value)]], value.dtype, name=_NAME)
         return value
 
     return keras.tree.map_structure(concrete, (call.arguments.args, call.arguments.kwargs))
@@ -157,19 +176,49 @@ def _arguments(graph: Graph, call: Call, shapes: Sequence[Shape]) -> tuple[Any, 
 def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None) -> list[Shape]:
     """The shapes that a call makes of concrete tensors; where Keras cannot tell, its record with the batch put in."""
     recorded = [shapes[tensor] for tensor in call.outputs]
-    args, kwargs = _arguments(graph, call, shapes)
     best = [(batch_size, *shape[1:]) if shape and shape[0] is None else shape for shape in recorded]
+    failures: list[Exception] = []
     # What a layer says of its shapes; where it leaves sides open all the same, what its `call` does.
-    for infer in (type(call.operation).compute_output_spec, keras.Operation.compute_output_spec):
+    inferences = (type(call.operation).compute_output_spec, keras.Operation.compute_output_spec)
+    for infer in inferences:
         try:
-            found = [tuple(spec.shape) for spec in keras.tree.flatten(infer(call.operation, *args, **kwargs))]
-        except Exception:  # layers of all kinds raise what they like
+            found = _inferred(infer, graph, call, shapes)
+        except Exception as error:  # layers of all kinds raise what they like
+            failures.append(error)
             continue
         if len(found) == len(recorded) and all(map(_agrees, found, recorded)):
             best = found
             if not any(None in shape for shape in found):
                 break
+    if len(failures) == len(inferences):
+        _check_that_shapes_fit(graph, call, shapes, failures[0])
     return best
+
+
+def _inferred(infer: Callable[..., Any], graph: Graph, call: Call, shapes: Sequence[Shape]) -> list[Shape]:
+    args, kwargs = _arguments(graph, call, shapes)
+    return [tuple(spec.shape) for spec in keras.tree.flatten(infer(call.operation, *args, **kwargs))]
+
+
+def _check_that_shapes_fit(graph: Graph, call: Call, shapes: Sequence[Shape], failure: Exception) -> None:
+    """Finds out whether the shapes are why Keras cannot tell what a call makes: with those on record it then can.
+
+    Raises:
+        SplitError: They are.
+    """
+    given = [shapes[tensor] for tensor in call.inputs]
+    if any(None in shape for shape in given):
+        return
+    on_record = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
+    try:
+        _inferred(type(call.operation).compute_output_spec, graph, call, on_record)
+    except Exception:
+        return
+    reason = str(failure).partition("\n")[0].rstrip(".")
+    raise SplitError(
+        f"'{call.name}' of '{graph.model.name}' cannot take tensors of shape {', '.join(map(str, given))}: "
+        f"{reason}. Pass another `open_sides` or `batch_size`."
+    ) from failure
 
 
 def _agrees(found: Shape, recorded: Shape) -> bool:

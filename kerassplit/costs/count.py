@@ -109,13 +109,18 @@ def reduction(given: int, made: int) -> Count:
 def einsum(equation: str, shapes: Sequence[Sequence[int | None]]) -> Count:
     """A product of two tensors in Einstein's notation: one multiply-add for each combination of its indices.
 
+    Where it sums over none of them, each combination is one multiplication.
+
     >>> einsum("abc,cd->abd", [(2, 3, 4), (4, 5)]).multiply_adds
     120
+    >>> einsum("ab,ab->ab", [(2, 3), (2, 3)]).flops
+    6
 
     Raises:
         UnknownCountError: More than two tensors (the order of products decides then), or an unknown notation.
     """
-    left = equation.replace(" ", "").partition("->")[0].split(",")
+    terms, arrow, right = equation.replace(" ", "").partition("->")
+    left = terms.split(",")
     if len(left) != 2 or len(shapes) != 2:
         raise UnknownCountError
     sides: dict[str, int] = {}
@@ -129,4 +134,7 @@ def einsum(equation: str, shapes: Sequence[Sequence[int | None]]) -> Count:
             if side is None:
                 raise UnknownCountError
             sides[label] = max(sides.get(label, 1), side)
-    return Count(multiply_adds=math.prod(sides.values()))
+    labels = terms.replace("...", "").replace(",", "")
+    sums = set(labels) - set(right) if arrow else {label for label in labels if labels.count(label) > 1}
+    combinations = math.prod(sides.values())
+    return Count(multiply_adds=combinations) if sums else Count(others=combinations)

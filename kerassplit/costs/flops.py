@@ -7,7 +7,10 @@ Sources: convolutions, Dumoulin and Visin, "A guide to convolution arithmetic fo
 Howard et al., "MobileNets" (2017); normalisations by batch, Ioffe and Szegedy (2015), by layer, Ba et al. (2016), by
 group, Wu and He (2018), by root mean square, Zhang and Sennrich (2019); attention, Luong et al. (2015), Bahdanau et al.
 (2015), Vaswani et al., "Attention is all you need" (2017), Ainslie et al., "GQA" (2023); adapters of low rank, Hu et
-al., "LoRA" (2021); integers of 8 bits, Dettmers et al., "LLM.int8()" (2022).
+al., "LoRA" (2021); integers of 8 bits, Dettmers et al., "LLM.int8()" (2022); rectifiers, Nair and Hinton (2010), leaky
+ones, Maas et al. (2013), with learned slopes, He et al., "Delving deep into rectifiers" (2015), exponential ones,
+Clevert et al. (2016). What is not among these (pooling, Dot, EinsumDense, Rescaling, Softmax, UpSampling, merging
+layers, UnitNormalization) is counted from the definition in Keras's documentation.
 """
 
 import math
@@ -200,8 +203,8 @@ def _free(_: ConcreteCall) -> Count:
 
 
 def _embedding(call: ConcreteCall) -> Count:
-    """Rows of a table; integers are scaled back, which the backend may count."""
-    if call.operation.quantization_mode:
+    """Rows of a table; integers are scaled back and adapters multiplied, which the backend may count."""
+    if call.operation.quantization_mode or call.operation.lora_enabled:
         raise UnknownCountError
     return NOTHING
 

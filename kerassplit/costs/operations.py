@@ -2,6 +2,9 @@
 
 Keras has no public names for the classes of operations that it records; the names of the classes are those of the
 functions in capitals.
+
+What names no source is counted from the operation's definition in Keras's documentation; operations that are layers,
+too (convolutions, normalisations, activations), after the sources of these in `flops.py` and `count.py`.
 """
 
 import math
@@ -84,9 +87,13 @@ def _einsum(call: ConcreteCall) -> Count:
 
 
 def _contraction(call: ConcreteCall) -> Count:
-    """Two tensors, some sides of which are multiplied and summed: for all of them m·k and k·n make m·n numbers."""
-    one, other = size(_shape(call, "x1")), size(_shape(call, "x2"))
-    return Count(multiply_adds=math.isqrt(one * other * size(call.made[0])))
+    """Two tensors, some sides of which are multiplied and summed: for all of them m·k and k·n make m·n numbers.
+
+    Where k is 1, nothing is summed.
+    """
+    made = size(call.made[0])
+    products = math.isqrt(size(_shape(call, "x1")) * size(_shape(call, "x2")) * made)
+    return Count(multiply_adds=products) if products > made else Count(others=products)
 
 
 def _shape(call: ConcreteCall, name: str) -> Any:

@@ -3,14 +3,15 @@
 import json
 import os
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rich.console import Console, Group
 
 from kerassplit.costs.memory import peaks
+from kerassplit.costs.reading import check_indices, read_record
 from kerassplit.costs.records import BlockCost, CallCost, TensorCost, Timing, VariableCost, total
 from kerassplit.errors import SplitError
+from kerassplit.files import write_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from kerassplit.pictures.chart import Chart
 
 FORMAT_VERSION = 1
+
+Rows = Literal["blocks", "calls"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,7 +39,8 @@ class Profile:
         outputs: The model's outputs, each once, likewise.
         device: What it was measured on; `None` where it was not measured.
         whole: How long the whole model took, compiled as one; `None` where it was not measured.
-        overhead: How long the call of a compiled model takes that computes nothing.
+        whole_seconds: Its median without the overhead of its call, as that was right before and after it.
+        overhead: How long the call of a compiled model takes that computes nothing, in all runs of it.
     """
 
     model: str
@@ -50,11 +54,15 @@ class Profile:
     outputs: tuple[int, ...]
     device: str | None = None
     whole: Timing | None = None
+    whole_seconds: float | None = None
     overhead: Timing | None = None
 
     @property
     def parameters(self) -> int:
-        """Numbers in the weights of the model; shared ones count once."""
+        """Numbers in the weights of the calls; shared ones count once.
+
+        A weight of a subclassed model's own that no call uses is not among them.
+        """
         return sum(variable.parameters for variable in self.variables)
 
     @property
@@ -69,7 +77,11 @@ class Profile:
 
     @property
     def peak_live_bytes(self) -> int | None:
-        """The most bytes of tensors that live at one time; `None` where not known."""
+        """The most bytes of tensors that live at one time between the calls; `None` where not known.
+
+        What a call holds inside while it runs (the scores of an attention, the workspace of a convolution) is not
+        counted: a device needs more.
+        """
         sizes = [block.peak_live_bytes for block in self.blocks]
         return None if None in sizes else max((size for size in sizes if size is not None), default=0)
 
@@ -99,33 +111,35 @@ class Profile:
         return total(block.seconds for block in self.blocks)
 
     @property
-    def whole_seconds(self) -> float | None:
-        """Seconds of the whole model without the overhead of its call; `None` where it was not measured."""
-        if self.whole is None or self.overhead is None:
-            return None
-        return max(self.whole.median - self.overhead.median, 0.0)
-
-    @property
     def discrepancy(self) -> float | None:
-        """How much longer the blocks take than the whole model, relative to that; `None` where not measured.
+        """How much longer the blocks take than the whole model, relative to that.
 
-        What the compiler gains by seeing several blocks at a time makes it positive.
+        What the compiler gains by seeing several blocks at a time makes it positive. `None` where it was not measured,
+        or where the whole model took no longer than a call that computes nothing.
         """
         whole, seconds = self.whole_seconds, self.seconds
         return None if not whole or seconds is None else seconds / whole - 1
 
     def parameter_bytes_of(self, first: int, last: int) -> int:
-        """Bytes of the weights of a stage made of the blocks `first` to `last`, both counted; shared ones once."""
-        variables = {variable for block in self.blocks[first : last + 1] for variable in block.variables}
+        """Bytes of the weights of a stage made of the blocks `first` to `last`, both counted; shared ones once.
+
+        Raises:
+            SplitError: There are no such blocks.
+        """
+        variables = {variable for block in self._stage(first, last) for variable in block.variables}
         return sum(self.variables[variable].bytes for variable in variables)
 
     def peak_live_bytes_of(self, first: int, last: int) -> int | None:
         """The most bytes that live at one time in a stage made of the blocks `first` to `last`, both counted.
 
         All that the stage receives is there from the beginning, and what it gives out lives to its end. Tensors that
-        only pass over it do not count. Never more than the largest `peak_live_bytes` of the blocks, but for outputs.
+        only pass over it do not count, nor does what a call holds inside. Never more than the largest
+        `peak_live_bytes` of the blocks, but for outputs.
+
+        Raises:
+            SplitError: There are no such blocks.
         """
-        blocks = self.blocks[first : last + 1]
+        blocks = self._stage(first, last)
         steps = [[(self.calls[call].inputs, self.calls[call].outputs) for call in block.calls] for block in blocks]
         behind = {
             tensor for block in self.blocks[last + 1 :] for call in block.calls for tensor in self.calls[call].inputs
@@ -133,6 +147,14 @@ class Profile:
         made = {tensor for block in steps for _, outputs in block for tensor in outputs}
         found = peaks(steps, [tensor.bytes for tensor in self.tensors], made & {*behind, *self.outputs})
         return None if None in found else max(size for size in found if size is not None)
+
+    def _stage(self, first: int, last: int) -> tuple[BlockCost, ...]:
+        if not 0 <= first <= last < len(self.blocks):
+            raise SplitError(
+                f"Blocks {first} to {last} are no stage of '{self.model}'. Expected two of its blocks, which are "
+                f"numbered 0 to {len(self.blocks) - 1}, the first one first."
+            )
+        return self.blocks[first : last + 1]
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain values, for JSON, with the totals."""
@@ -145,13 +167,14 @@ class Profile:
         }
 
     def to_json(self, to_file: str | os.PathLike[str] | None = None) -> str:
-        """The profile as JSON text, also written to a file where one is named; `Profile.from_json` reads it."""
+        """The profile as JSON text, also written to a file where one is named; `Profile.from_json` reads it.
+
+        Raises:
+            SplitError: The file cannot be written; it is written whole or not at all.
+        """
         text = json.dumps(self.to_dict(), indent=2)
         if to_file is not None:
-            try:
-                Path(to_file).write_text(text + "\n", encoding="utf-8")
-            except OSError as error:
-                raise SplitError(f"'{to_file}' cannot be written: {error.strerror or error}.") from error
+            write_whole(to_file, (text + "\n").encode())
         return text
 
     @classmethod
@@ -167,38 +190,38 @@ class Profile:
                 raise SplitError(
                     f"The profile has format {data['format_version']}, and this kerassplit reads {FORMAT_VERSION}."
                 )
-            return _read(cls, {field.name: data[field.name] for field in fields(cls)})
+            profile = read_record(cls, data)
+            check_indices(profile)
+            return profile
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, SplitError):
                 raise
             raise SplitError("This is no profile. Expected the text that `Profile.to_json()` gave.") from error
 
-    def to_pandas(self, of: Literal["blocks", "calls"] = "blocks") -> "pandas.DataFrame":
+    def to_pandas(self, of: Rows = "blocks") -> "pandas.DataFrame":
         """The blocks, or the calls, as a data frame with one row for each; names in place of indices.
 
         Raises:
-            SplitError: pandas is not installed.
+            SplitError: `of` is something else, or pandas is not installed.
         """
-        if of not in ("blocks", "calls"):
-            raise SplitError(f"`of` is 'blocks' or 'calls'; got {of!r}.")
+        _check_rows(of)
         try:
             import pandas
         except ImportError as error:
             raise SplitError("A data frame needs pandas: `pip install pandas`.") from error
-        rows = [self._row(item) for item in (self.blocks if of == "blocks" else self.calls)]
-        return pandas.DataFrame(rows).set_index("name")
+        items, kind = (self.blocks, BlockCost) if of == "blocks" else (self.calls, CallCost)
+        columns = [field.name for field in fields(kind) if field.name not in ("variables", "time")]
+        if of == "blocks" and self.whole is not None:
+            columns += [f"time_{field.name}" for field in fields(Timing)]
+        return pandas.DataFrame([self._row(item) for item in items], columns=columns).set_index("name")
 
     def _row(self, item: BlockCost | CallCost) -> dict[str, Any]:
         row = asdict(item)
-        time = row.pop("time", None)
-        if time is not None:
-            row |= {f"time_{name}": value for name, value in time.items()}
-        for name, kind in (("inputs", "tensors"), ("outputs", "tensors"), ("crossing", "tensors")):
-            if name in row:
-                row[name] = ", ".join(getattr(self, kind)[index].name for index in row[name])
-        row.pop("variables")
-        if isinstance(row.get("calls"), tuple):
-            row["calls"] = len(row["calls"])
+        row |= {f"time_{name}": value for name, value in (row.pop("time", None) or {}).items()}
+        for name in {"inputs", "outputs", "crossing"} & row.keys():
+            row[name] = ", ".join(self.tensors[index].name for index in row[name])
+        if isinstance(item, BlockCost):
+            row["calls"] = len(item.calls)
         return row
 
     def plot(self, to_file: str | os.PathLike[str] | None = None) -> "Chart":
@@ -220,9 +243,16 @@ class Profile:
 
         return plot_profile(self, to_file)
 
-    def summary(self) -> None:
-        """Prints the blocks as a table."""
-        Console(markup=False).print(self)
+    def summary(self, of: Rows = "blocks") -> None:
+        """Prints the blocks, or the calls, as a table.
+
+        Raises:
+            SplitError: `of` is something else.
+        """
+        from kerassplit.costs.tables import profile_tables
+
+        _check_rows(of)
+        Console(markup=False).print(profile_tables(self, of))
 
     def __rich__(self) -> Group:
         from kerassplit.costs.tables import profile_tables
@@ -240,17 +270,6 @@ class Profile:
         return f"<Profile of {self.model}: {calls} calls in {blocks} blocks, batch size {self.batch_size}>"
 
 
-_LISTS = {"calls": CallCost, "blocks": BlockCost, "tensors": TensorCost, "variables": VariableCost}
-
-
-def _read(kind: type, data: dict[str, Any]) -> Any:
-    """A record out of plain values."""
-    read: dict[str, Any] = {}
-    for name, value in data.items():
-        if kind is Profile and name in _LISTS:
-            read[name] = tuple(_read(_LISTS[name], one) for one in value)
-        elif name in ("time", "whole", "overhead") and value is not None:
-            read[name] = Timing(**value)
-        else:
-            read[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**read)
+def _check_rows(of: Any) -> None:
+    if of not in get_args(Rows):
+        raise SplitError(f"`of` is 'blocks' or 'calls'; got {of!r}.")

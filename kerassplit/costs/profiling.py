@@ -1,5 +1,6 @@
 """`profile`: what a model costs, call by call and block by block."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,7 +40,9 @@ def profile(
         open_sides: What stands for sides other than the batch that the model's inputs leave open: one number for all
             of them, or a shape without the batch for each such input, by name.
         measure: Whether to run each block on this device: compiled, with warm-up, several times, one block in memory
-            at a time. Takes from seconds to minutes: every block is compiled.
+            at a time. Takes from seconds to minutes: every block is compiled, as `model.compile` was told
+            (`jit_compile`). A model that was not compiled runs as Keras's `jit_compile="auto"`: through XLA on JAX,
+            and on TensorFlow where there is a GPU, as a plain `tf.function` without one; eagerly on torch.
         seed: Seed of the random input for measuring.
         verbose: Whether to show a progress bar while it measures; by default on a terminal.
 
@@ -47,7 +50,8 @@ def profile(
         A `Profile`: a table where it is printed or displayed; `to_json`, `to_pandas`, `plot`.
 
     Raises:
-        SplitError: `batch_size` or `open_sides` do not fit the model, or it cannot be measured (it takes strings).
+        SplitError: `batch_size` or `open_sides` do not fit the model, or it cannot be measured (it takes strings, or
+            fails on random input).
         UnsupportedModelError: The model has no graph.
 
     Example:
@@ -59,15 +63,22 @@ def profile(
     graph = read_graph(model)
     shapes = concrete_shapes(graph, input_shapes(graph, batch_size, open_sides))
     found = regions(graph)
-    counted = _profile(graph, found, shapes, batch_size)
-    if not measure:
+    counted = _profile(graph, found, shapes, operator.index(batch_size))
+    if not measure or not found:  # a model that gives what it is given has no calls
         return counted
     measured = measure_blocks(graph, found, shapes, seed=seed, verbose=verbose)
     blocks = tuple(
-        replace(block, time=time, seconds=max(time.median - measured.overhead.median, 0.0))
-        for block, time in zip(counted.blocks, measured.blocks, strict=True)
+        replace(block, time=time, seconds=seconds)
+        for block, time, seconds in zip(counted.blocks, measured.blocks, measured.seconds, strict=True)
     )
-    return replace(counted, blocks=blocks, device=measured.device, whole=measured.whole, overhead=measured.overhead)
+    return replace(
+        counted,
+        blocks=blocks,
+        device=measured.device,
+        whole=measured.whole,
+        whole_seconds=measured.whole_seconds,
+        overhead=measured.overhead,
+    )
 
 
 def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], batch_size: int) -> Profile:

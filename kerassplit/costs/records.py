@@ -101,15 +101,17 @@ class BlockCost:
         parameter_bytes: Their bytes.
         activation_bytes: Bytes of all the tensors that it makes; `None` where not known.
         peak_live_bytes: The most bytes of tensors that live at one time while it runs: those that it receives, makes,
-            or that pass over it in a run of the whole model. Buffers that a backend uses twice are not thought of.
-            `None` where not known.
+            or that pass over it in a run of the whole model. Buffers that a backend uses twice are not thought of, and
+            what a call holds inside (the scores of an attention, the workspace of a convolution) is not counted: a
+            device needs more. `None` where not known.
         flops: FLOPs; `None` where those of a call are not known.
         known_flops: Those of the calls that could be counted.
         multiply_adds: Multiply-adds of matrix products and convolutions; `None` where not known.
         crossing: What crosses the cut behind it, as indices into `Profile.tensors`; none behind the last block.
         crossing_bytes: Bytes of these; `None` where not known.
         time: How long it ran, with the overhead of a call; `None` where it was not measured.
-        seconds: The median without that overhead: what it adds to a stage. `None` where it was not measured.
+        seconds: The median without that overhead, as that was right before and after it: what the block adds to a
+            stage; 0 where it is too short to tell. `None` where it was not measured.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """Arithmetic of layers that run other layers or cells: recurrent ones, `TimeDistributed`, `Bidirectional`.
 
 Sources: Hochreiter and Schmidhuber, "Long short-term memory" (1997); Cho et al. (2014) for the gated recurrent unit,
-its variant `reset_after` as in cuDNN; Shi et al., "Convolutional LSTM network" (2015).
+its variant `reset_after` as in cuDNN; Shi et al., "Convolutional LSTM network" (2015); Schuster and Paliwal,
+"Bidirectional recurrent neural networks" (1997); Miyato et al., "Spectral normalization" (2018).
 """
 
 import math

@@ -12,8 +12,11 @@ from kerassplit.names import listed
 from kerassplit.units import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from kerassplit.costs.profiles import Profile
+    from kerassplit.costs.profiles import Profile, Rows
     from kerassplit.costs.records import BlockCost, CallCost
+
+
+_UNITS = (("s", 1), ("ms", 1_000), ("µs", 1_000_000))
 
 
 def format_seconds(seconds: float | None) -> str:
@@ -24,10 +27,13 @@ def format_seconds(seconds: float | None) -> str:
     """
     if seconds is None:
         return ""
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1 or unit == "µs":
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:,.0f} {unit}"
-    return ""
+    rounded = float(f"{seconds:.3g}")
+    unit, factor = next((one for one in _UNITS if rounded * one[1] >= 1), _UNITS[-1])
+    return f"{rounded * factor:.3g} {unit}" if rounded < 1000 else f"{seconds:,.0f} {unit}"
+
+
+_TRUSTED = 0.15
+"""How far the blocks together may be from the whole model before a table says so."""
 
 
 def format_flops(flops: int | None, known: int = 0) -> str:
@@ -41,9 +47,11 @@ def format_flops(flops: int | None, known: int = 0) -> str:
     return f"> {format_count(known)}" if known else "unknown"
 
 
-def profile_tables(profile: "Profile") -> Group:
-    """The blocks, then the totals and what is to be said about them."""
-    return Group(blocks_table(profile), *(Text(line) for line in remarks(profile)))
+def profile_tables(profile: "Profile", of: "Rows" = "blocks") -> Group:
+    """The blocks, or the calls, then what is to be said about them."""
+    if of == "calls":
+        return Group(calls_table(profile), *map(Text, remarks_on_flops(profile)))
+    return Group(blocks_table(profile), *map(Text, [*remarks_on_flops(profile), *remarks_on_seconds(profile)]))
 
 
 def blocks_table(profile: "Profile") -> Table:
@@ -103,8 +111,8 @@ def _call_figures(call: "CallCost") -> Sequence[str]:
     return format_count(call.parameters), format_bytes(call.activation_bytes), format_flops(call.flops)
 
 
-def remarks(profile: "Profile") -> list[str]:
-    """What the figures leave open, and what measuring found, in sentences."""
+def remarks_on_flops(profile: "Profile") -> list[str]:
+    """What counting leaves open, and the multiply-adds, in sentences."""
     lines = []
     if profile.unknown:
         calls = "call" if len(profile.unknown) == 1 else "calls"
@@ -114,12 +122,27 @@ def remarks(profile: "Profile") -> list[str]:
         )
     if profile.flops is not None and profile.multiply_adds is not None:
         lines.append(f"Multiply-adds of matrix products and convolutions: {format_count(profile.multiply_adds)}.")
-    if profile.whole is not None and profile.overhead is not None and profile.discrepancy is not None:
-        more = "more" if profile.discrepancy >= 0 else "less"
-        lines.append(
-            f"Measured on {profile.device} with {profile.backend}. The whole model takes "
-            f"{format_seconds(profile.whole_seconds)}; the blocks together {format_seconds(profile.seconds)}, "
-            f"{abs(profile.discrepancy):.0%} {more}: apart, they cannot be compiled as one. To each call of a stage "
-            f"add {format_seconds(profile.overhead.median)}; ± is half of what lies between the quartiles."
-        )
+    return lines
+
+
+def remarks_on_seconds(profile: "Profile") -> list[str]:
+    """What measuring found, and whether it can be trusted, in sentences; none where nothing was measured."""
+    if profile.whole is None or profile.overhead is None:
+        return []
+    apart, doubtful = profile.discrepancy, "The whole model is too short to tell"
+    whole = f"The whole model takes {format_seconds(profile.whole_seconds)}"
+    if apart is not None:
+        how = "as long" if f"{apart:.0%}" in ("0%", "-0%") else f"{abs(apart):.0%} {'more' if apart > 0 else 'less'}"
+        why = ": apart, they cannot be compiled as one" if apart > 0 and how != "as long" else ""
+        whole += f"; the blocks together {format_seconds(profile.seconds)}, {how}{why}"
+        doubtful = "Whole and blocks do not fit together" if abs(apart) > _TRUSTED else ""
+    lines = [
+        f"Measured on {profile.device} with {profile.backend}. {whole}. To each call of a stage add "
+        f"{format_seconds(profile.overhead.median)}; ± is half of what lies between the quartiles."
+    ]
+    lost = sum(block.seconds == 0 for block in profile.blocks)
+    if lost > 1 and not doubtful:
+        doubtful = f"{lost} blocks are too short to tell"
+    if doubtful:
+        lines.append(f"{doubtful}, or the machine was busy: measure again on an idle one, or with a larger batch.")
     return lines

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import FunctionType
 from typing import Any
 
 import keras
@@ -25,6 +26,7 @@ from kerassplit.submodel import build_part
 _WARM_UP = 2  # runs, the first of which compiles
 _LEAST_RUNS, _MOST_RUNS = 5, 60
 _ENOUGH_SECONDS = 0.3  # for what is run between the least and the most times
+_EMPTY_RUNS = 10  # of the model that computes nothing, before and after each block
 _BLOCKS_BETWEEN_COLLECTIONS = 8  # models are cycles of references: only the collector frees their memory
 
 Run = Callable[[Sequence[Any]], list[Any]]
@@ -37,14 +39,34 @@ class Measurement:
     Attributes:
         device: What ran them.
         whole: The whole model, in runs before and after those of the blocks.
-        overhead: The call of a compiled model that computes nothing.
+        whole_seconds: Its median without the overhead, as that was then; never below 0.
+        overhead: The call of a compiled model that computes nothing, in all its runs.
         blocks: Each block by itself.
+        seconds: For each block its median without the overhead, as that was right before and after it; never below 0.
     """
 
     device: str
     whole: Timing
+    whole_seconds: float
     overhead: Timing
     blocks: tuple[Timing, ...]
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Durations:
+    """Seconds of each run of something, and of the runs of the empty model right before and after it."""
+
+    own: list[float]
+    empty: list[float]
+
+    def __add__(self, other: "_Durations") -> "_Durations":
+        return _Durations(self.own + other.own, self.empty + other.empty)
+
+    @property
+    def seconds(self) -> float:
+        """The median without the overhead: load that comes and goes is in both."""
+        return max(statistics.median(self.own) - statistics.median(self.empty), 0.0)
 
 
 def measure(
@@ -56,51 +78,85 @@ def measure(
     their last use: at most the whole model, one block and what crosses are in memory. The model's state (of random
     generators, of recurrent layers) does not change.
 
+    Args:
+        graph: The model. There must be calls in it.
+        regions: Its blocks.
+        shapes: The shape of each tensor.
+        seed: Seed of the random input.
+        verbose: Whether to show a progress bar; `None`: on a terminal.
+
     Raises:
         SplitError: The model takes strings, or cannot be compiled or run.
     """
+    try:
+        found = _measure(graph, regions, shapes, seed, verbose)
+    except SplitError as error:
+        found = error.with_traceback(None)
+        found.__cause__ = found.__context__ = None
+    # Models are cycles of references. The tracebacks hold blocks, too, and blocks hold nodes in the model's own layers:
+    # hence no cause, and the error is raised out here.
+    gc.collect()
+    if isinstance(found, SplitError):
+        raise found
+    return found
+
+
+def _measure(
+    graph: Graph, regions: Sequence[Region], shapes: Sequence[Shape], seed: int, verbose: bool | None
+) -> Measurement:
     inputs = list(dict.fromkeys(graph.flat_inputs()))
     values = {tensor: _random(graph, tensor, shapes[tensor], seed + place) for place, tensor in enumerate(inputs)}
     last_use = {tensor: place for place, region in enumerate(regions) for tensor in region.given}
     everything = sorted(call for region in regions for call in region.calls)
     outputs = [tensor for tensor in dict.fromkeys(graph.flat_outputs()) if tensor not in values]
     used = [tensor for tensor in inputs if tensor in last_use]
-    blocks = []
+    blocks: list[_Durations] = []
     with _progress(f"Measuring {graph.model.name}", len(regions) + 2, verbose) as advance:
-        try:
-            whole, taken, _ = _runnable(graph, everything, used, outputs)
-            given = [values[tensor] for tensor in taken]
-            before = _durations(whole, given)
+        whole, taken, _ = _runnable(graph, everything, used, outputs)
+        given = [values[tensor] for tensor in taken]
+        with _failures_of(f"'{graph.model.name}'"):
+            empty = _empty(graph)
+            runs = _between(empty, whole, given)
+        advance()
+        for place, region in enumerate(regions):
+            blocks.append(_measure_block(graph, region, values, empty))
+            for tensor in [tensor for tensor in values if last_use.get(tensor, -1) <= place]:
+                del values[tensor]
+            if place % _BLOCKS_BETWEEN_COLLECTIONS == 0:
+                gc.collect()
             advance()
-            for place, region in enumerate(regions):
-                blocks.append(_measure_block(graph, region, values))
-                for tensor in [tensor for tensor in values if last_use.get(tensor, -1) <= place]:
-                    del values[tensor]
-                if place % _BLOCKS_BETWEEN_COLLECTIONS == 0:
-                    gc.collect()
-                advance()
-            after = _durations(whole, given)
-            advance()
-            return Measurement(_device(), _timing(before + after), _overhead(), tuple(blocks))
-        finally:
-            whole = None
-            gc.collect()
+        with _failures_of(f"'{graph.model.name}'"):
+            runs += _between(empty, whole, given)
+        advance()
+    overhead = [duration for one in (runs, *blocks) for duration in one.empty]
+    return Measurement(
+        device=_device(),
+        whole=_timing(runs.own),
+        whole_seconds=runs.seconds,
+        overhead=_timing(overhead),
+        blocks=tuple(_timing(block.own) for block in blocks),
+        seconds=tuple(block.seconds for block in blocks),
+    )
 
 
-def _measure_block(graph: Graph, region: Region, values: dict[int, Any]) -> Timing:
+def _measure_block(
+    graph: Graph, region: Region, values: dict[int, Any], empty: Callable[[], list[float]]
+) -> _Durations:
     """Runs one block; adds what it makes to `values`."""
     run, taken, made = _runnable(graph, region.calls, region.given, region.made)
     given = [values[tensor] for tensor in taken]
-    try:
-        durations = _durations(run, given)
+    with _failures_of(f"The block of '{graph.model.name}' that ends at '{graph.tensors[region.end].name}'"):
+        durations = _between(empty, run, given)
         values.update(zip(made, run(given), strict=True))
-    except Exception as error:
-        name = graph.tensors[region.end].name
-        raise SplitError(
-            f"The block of '{graph.model.name}' that ends at '{name}' cannot be run on random input: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return _timing(durations)
+    return durations
+
+
+@contextlib.contextmanager
+def _failures_of(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # layers raise what they like
+        raise SplitError(f"{what} cannot be run on random input: {type(error).__name__}: {error}") from error
 
 
 def _runnable(
@@ -108,30 +164,51 @@ def _runnable(
 ) -> tuple[Run, list[int], list[int]]:
     """These calls as a compiled function, with the tensors that it takes and gives in order."""
     model, taken, results = build_part(graph, calls, given, made, graph.model.name, only_to_run=True)
-    return _compiled(model), taken, results
+    return compiled(model, _mode(graph)), taken, results
+
+
+def _mode(graph: Graph) -> bool | None:
+    """What the model was compiled with as `jit_compile`; `None` where it was not compiled."""
+    return graph.model.jit_compile if graph.model.compiled else None
+
+
+def _empty(graph: Graph) -> Callable[[], list[float]]:
+    """Runs a compiled model that hands one number on; gives the seconds of each run.
+
+    It has names of its own, so that the user's next layers get the names that they would get without it.
+    """
+    source = keras.Input(batch_shape=(1, 1), name="number")
+    model = keras.Model(source, keras.layers.Identity(name="same_number")(source), name="nothing")
+    run, number = compiled(model, _mode(graph)), keras.ops.ones((1, 1))
+    for _ in range(_WARM_UP):
+        run([number])
+    return lambda: [_duration(run, [number]) for _ in range(_EMPTY_RUNS)]
+
+
+def _between(empty: Callable[[], list[float]], run: Run, given: Sequence[Any]) -> _Durations:
+    for _ in range(_WARM_UP):
+        run(given)
+    before = empty()
+    own = _durations(run, given)
+    return _Durations(own, before + empty())
 
 
 def _durations(run: Run, given: Sequence[Any]) -> list[float]:
-    for _ in range(_WARM_UP):
-        run(given)
     durations: list[float] = []
     while len(durations) < _LEAST_RUNS or (sum(durations) < _ENOUGH_SECONDS and len(durations) < _MOST_RUNS):
-        began = time.perf_counter()
-        run(given)
-        durations.append(time.perf_counter() - began)
+        durations.append(_duration(run, given))
     return durations
+
+
+def _duration(run: Run, given: Sequence[Any]) -> float:
+    began = time.perf_counter()
+    run(given)
+    return time.perf_counter() - began
 
 
 def _timing(durations: Sequence[float]) -> Timing:
     low, median, high = statistics.quantiles(durations, n=4, method="inclusive")
     return Timing(median, low, high, len(durations))
-
-
-def _overhead() -> Timing:
-    """The call of a compiled model that hands one number on."""
-    source = keras.Input(batch_shape=(1, 1))
-    model = keras.Model(source, keras.layers.Identity()(source))
-    return _timing(_durations(_compiled(model), [keras.ops.ones((1, 1))]))
 
 
 def _random(graph: Graph, tensor: int, shape: Any, seed: int) -> Any:
@@ -145,9 +222,15 @@ def _random(graph: Graph, tensor: int, shape: Any, seed: int) -> Any:
     return keras.ops.convert_to_tensor(generator.integers(0, 2, shape).astype("int32"), dtype)
 
 
-def _compiled(model: keras.Model) -> Run:
-    """A model as a function of its inputs in order, compiled as `predict` compiles it; it waits for its results."""
-    return {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}[keras.backend.backend()](model)
+def compiled(model: keras.Model, jit_compile: bool | None = None) -> Run:
+    """A model as a function of its inputs in order, compiled as `predict` compiles it; it waits for its results.
+
+    Args:
+        model: The model.
+        jit_compile: As in `keras.Model.compile`; `None`: what the model itself says, "auto" where it was not compiled.
+    """
+    by_backend = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}[keras.backend.backend()]
+    return by_backend(model, model.jit_compile if jit_compile is None else jit_compile)
 
 
 def _outputs(model: keras.Model, tensors: Sequence[Any]) -> list[Any]:
@@ -156,10 +239,10 @@ def _outputs(model: keras.Model, tensors: Sequence[Any]) -> list[Any]:
         return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, tensors), training=False))
 
 
-def _by_tensorflow(model: keras.Model) -> Run:
+def _by_tensorflow(model: keras.Model, jit_compile: bool) -> Run:
     tf = import_module("tensorflow")
 
-    compute = tf.function(lambda tensors: _outputs(model, tensors), jit_compile=model.jit_compile, autograph=False)
+    compute = tf.function(lambda tensors: _outputs(model, tensors), jit_compile=jit_compile, autograph=False)
     on_gpu = bool(tf.config.list_logical_devices("GPU"))
 
     def run(tensors: Sequence[Any]) -> list[Any]:
@@ -171,35 +254,41 @@ def _by_tensorflow(model: keras.Model) -> Run:
     return run
 
 
-def _by_jax(model: keras.Model) -> Run:
+def _by_jax(model: keras.Model, jit_compile: bool) -> Run:
     jax = import_module("jax")
 
     trainable, others = (
         [variable.value for variable in some] for some in (model.trainable_variables, model.non_trainable_variables)
     )
 
-    @jax.jit
-    def compute(trainable: Any, others: Any, tensors: Any) -> Any:
+    def call(trainable: Any, others: Any, tensors: Any) -> Any:
         inputs = keras.tree.pack_sequence_as(model.input, tensors)
         outputs, _ = model.stateless_call(trainable, others, inputs, training=False)
         return keras.tree.flatten(outputs)
 
+    compute = jax.jit(call) if jit_compile else call
     return lambda tensors: jax.block_until_ready(compute(trainable, others, list(tensors)))
 
 
-def _by_torch(model: keras.Model) -> Run:
+def _by_torch(model: keras.Model, jit_compile: bool) -> Run:
     torch = import_module("torch")
 
+    compute = torch.compile(_copy(_outputs)) if jit_compile else _outputs
     on_gpu = torch.cuda.is_available()
 
     def run(tensors: Sequence[Any]) -> list[Any]:
         with torch.no_grad():
-            results = _outputs(model, tensors)
+            results = compute(model, tensors)
         if on_gpu:
             torch.cuda.synchronize()
         return results
 
     return run
+
+
+def _copy(function: Any) -> Any:
+    """The same function with code of its own: torch compiles a piece of code a few times only, whatever the model."""
+    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def _device() -> str:

@@ -1,8 +1,6 @@
 """Pictures of models and splits: one model of a picture, and a writer for each format."""
 
-import contextlib
 import os
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Literal
 import keras
 
 from kerassplit.errors import SplitError
+from kerassplit.files import write_whole
 from kerassplit.graph import read_graph
 from kerassplit.pictures.dot import to_dot
 from kerassplit.pictures.layers import layers_dot
@@ -140,19 +139,6 @@ def _save(drawing: Drawing, path: Path) -> None:
         content = drawing.render(path.suffix[1:].lower())
     except NoLayoutError as error:
         source = path.with_suffix(".dot")
-        _write(source, drawing.dot.encode())
+        write_whole(source, drawing.dot.encode())
         raise NoLayoutError(f"{error} The picture's source is in '{source}'.") from None
-    _write(path, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".kerassplit.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise SplitError(f"'{path}' cannot be written: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    write_whole(path, content)

@@ -3,13 +3,13 @@
 import contextlib
 import io
 import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerassplit.errors import SplitError
+from kerassplit.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,23 +53,39 @@ class Chart:
         Raises:
             SplitError: The format is unknown, or the file cannot be written.
         """
-        path = Path(to_file)
-        extension = path.suffix[1:].lower()
-        if extension not in CHART_FORMATS:
-            formats = ", ".join(f".{each}" for each in CHART_FORMATS)
-            raise SplitError(f"Charts are written as {formats}; got '{path.name}'.")
-        temporary = path.with_name(f".kerassplit.{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(self.render(extension))
-            temporary.replace(path)
-        except OSError as error:
-            raise SplitError(f"'{path}' cannot be written: {error.strerror or error}.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        write_whole(to_file, self.render(_extension(Path(to_file))))
 
     def _repr_svg_(self) -> str:
         return self.render("svg").decode()
+
+
+def check_chart(to_file: str | os.PathLike[str]) -> None:
+    """Refuses what no chart could be written to, before the work for one begins.
+
+    Raises:
+        SplitError: The format is unknown, the folder does not exist, or matplotlib is not installed.
+    """
+    path = Path(to_file)
+    _extension(path)
+    if not path.parent.is_dir():
+        raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
+    _figure_class()
+
+
+def _extension(path: Path) -> str:
+    extension = path.suffix[1:].lower()
+    if extension not in CHART_FORMATS:
+        formats = ", ".join(f".{each}" for each in CHART_FORMATS)
+        raise SplitError(f"Charts are written as {formats}; got '{path.name}'.")
+    return extension
+
+
+def _figure_class() -> type["Figure"]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SplitError("Charts need matplotlib: `pip install 'kerassplit[charts]'`.") from error
+    return Figure
 
 
 @contextlib.contextmanager
@@ -81,12 +97,9 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
     Raises:
         SplitError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SplitError("Charts need matplotlib: `pip install 'kerassplit[charts]'`.") from error
+    figure_class = _figure_class()
     with _style():
-        yield Figure(figsize=(width, height), layout="constrained")
+        yield figure_class(figsize=(width, height), layout="constrained")
 
 
 @contextlib.contextmanager

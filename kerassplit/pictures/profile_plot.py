@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from kerassplit.costs.records import total
 from kerassplit.costs.tables import format_flops, format_seconds
 from kerassplit.pictures.chart import Chart, new_figure
 from kerassplit.pictures.dot import CUT
@@ -23,8 +24,9 @@ _UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("bytes", 1))
 
 def plot_profile(profile: "Profile", to_file: str | os.PathLike[str] | None = None) -> Chart:
     """Draws a profile; see `Profile.plot`."""
-    sizes = [_input_bytes(profile), *(block.crossing_bytes or 0 for block in profile.blocks[:-1])]
-    unit, factor = next(((unit, factor) for unit, factor in _UNITS if max(sizes) >= factor), _UNITS[-1])
+    sizes = [_input_bytes(profile), *(block.crossing_bytes for block in profile.blocks[:-1])]
+    most = max(size or 0 for size in sizes)
+    unit, factor = next(((unit, factor) for unit, factor in _UNITS if most >= factor), _UNITS[-1])
     best = _smaller_than_all_before(sizes)
     with new_figure(10, 5.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
@@ -35,8 +37,9 @@ def plot_profile(profile: "Profile", to_file: str | os.PathLike[str] | None = No
         upper.set_yticks(range(0, 101, 25))
         upper.set_ylabel(f"{what} before\nthe cut [%]")
         colors = [_INPUT, *(CUT if place in best else _BAR for place in range(1, len(sizes)))]
-        lower.bar(range(len(sizes)), [size / factor for size in sizes], color=colors, width=0.8)
-        lower.set_ylim(0, max(sizes) / factor * 1.05 or 1)
+        lower.bar(range(len(sizes)), [(size or 0) / factor for size in sizes], color=colors, width=0.8)
+        lower.set_ylim(0, most / factor * 1.05 or 1)
+        _mark_unknown(lower, sizes)
         lower.set_ylabel(f"crosses the cut [{unit}]")
         lower.set_xlabel("cut behind block")
         lower.set_xticks(*_ticks(len(sizes)))
@@ -53,14 +56,29 @@ def plot_profile(profile: "Profile", to_file: str | os.PathLike[str] | None = No
     return chart
 
 
-def _input_bytes(profile: "Profile") -> int:
-    return sum(profile.tensors[tensor].bytes or 0 for tensor in profile.inputs)
+def _input_bytes(profile: "Profile") -> int | None:
+    return total(profile.tensors[tensor].bytes for tensor in profile.inputs)
 
 
-def _smaller_than_all_before(sizes: Sequence[int]) -> list[int]:
-    """The cuts where less crosses than at every earlier one, the whole input counted."""
-    least = [sizes[0], *accumulate(sizes, min)]
-    return [place for place in range(1, len(sizes)) if sizes[place] < least[place]]
+def _smaller_than_all_before(sizes: Sequence[int | None]) -> list[int]:
+    """The cuts where less crosses than at every earlier one, the whole input counted; unknown sizes left out."""
+    found: list[int] = []
+    least = sizes[0]
+    for place, size in enumerate(sizes):
+        if size is not None and least is not None and size < least:
+            found.append(place)
+        least = min((one for one in (size, least) if one is not None), default=None)
+    return found
+
+
+def _mark_unknown(axes: Any, sizes: Sequence[int | None]) -> None:
+    """Draws hatched bars up to the top, with a question mark, where it is not known how much crosses."""
+    top = axes.get_ylim()[1]
+    for bar, size in zip(list(axes.patches), sizes, strict=True):
+        if size is None:
+            bar.set(height=top, facecolor="white", edgecolor=_INPUT, hatch="///")
+            middle = bar.get_x() + bar.get_width() / 2
+            axes.text(middle, top / 2, "?", ha="center", va="center", color=_LINE, backgroundcolor="white")
 
 
 def _work(profile: "Profile") -> tuple[list[float], str]:
@@ -96,7 +114,7 @@ def _ticks(count: int) -> tuple[list[int], list[str]]:
     return places, ["input" if place == 0 else str(place - 1) for place in places]
 
 
-def _name(axes: Any, profile: "Profile", sizes: Sequence[int], best: Sequence[int], factor: int) -> None:
+def _name(axes: Any, profile: "Profile", sizes: Sequence[int | None], best: Sequence[int], factor: int) -> None:
     """Tells the tensors at the best cuts, upright so that neighbours do not cover each other."""
     from matplotlib.patheffects import withStroke
 
@@ -108,7 +126,7 @@ def _name(axes: Any, profile: "Profile", sizes: Sequence[int], best: Sequence[in
         last = place
         axes.annotate(
             f"{profile.blocks[place - 1].name}  {format_bytes(sizes[place])}",
-            xy=(place, sizes[place] / factor),
+            xy=(place, (sizes[place] or 0) / factor),
             xytext=(0, 5),
             textcoords="offset points",
             rotation=90,

@@ -65,6 +65,10 @@ def plan(
     The memory of a stage is its weights (those that its layers share once), the most bytes of activations that live at
     one time in a run of the whole model, the model's inputs among them, and buffers for what crosses at both its ends.
 
+    Measured seconds are those of blocks, scaled so that together they take as long as the whole model; those of the
+    calls within a block are in proportion to their FLOPs. What calling a stage takes by itself (`profile.overhead`) is
+    left out.
+
     Methods: where one tensor may cross (`max_crossing=1`), the cuts mostly make a chain, planned exactly by bisection
     over the bottleneck or as a shortest path. Else, exact dynamic programming over all sets of calls that are closed
     under predecessors, while there are at most 50,000 of them (Tarnawski et al., "Efficient Algorithms for Device

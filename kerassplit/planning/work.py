@@ -74,7 +74,7 @@ def _on_device(profile: Profile, device: Device, balance: Balance) -> tuple[Arra
         seconds = _given_seconds(profile, device, device.seconds)
         return seconds, _shared_out(profile, seconds)
     elif balance == "time":
-        seconds = np.array([block.seconds for block in profile.blocks], dtype=np.float64)
+        seconds = measured_seconds(profile)
         return seconds, _shared_out(profile, seconds)
     elif balance == "flops":
         calls = _flops(profile)
@@ -127,7 +127,7 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
                 f"The profile of device '{device.name}' is of another model, or of '{profile.model}' with other sides: "
                 "their tensors differ. Profile this model there, with the same input shape."
             )
-        table = {block.name: block.seconds for block in given.blocks}
+        table = dict(zip(names, measured_seconds(given).tolist(), strict=True))
     else:
         table = dict(given)
     missing = [name for name in names if name not in table]
@@ -143,6 +143,17 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
     if wrong:
         raise SplitError(f"Device '{device.name}' takes {table[wrong[0]]!r} s for '{wrong[0]}'. Expected 0 or more.")
     return np.array(seconds, dtype=np.float64)
+
+
+def measured_seconds(profile: Profile) -> Array:
+    """Seconds of each block of a measured profile, scaled so that together they take as long as the whole model.
+
+    A stage is nearer to that than to its blocks apart: between them a compiler can do more, and the overhead of a call
+    is never known exactly, which counts once for each block.
+    """
+    seconds = np.array([block.seconds for block in profile.blocks], dtype=np.float64)
+    total, whole = seconds.sum(), profile.whole_seconds
+    return seconds * (whole / total) if whole and total else seconds
 
 
 def _is_time(value: object) -> bool:
