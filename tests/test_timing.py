@@ -299,7 +299,7 @@ def test_a_block_that_fails_is_named(small, monkeypatch):
         return run
 
     before = fingerprint(small)
-    monkeypatch.setattr(timing, "_compiled", broken)
+    monkeypatch.setattr(timing, "compiled", broken)
     with pytest.raises(
         ks.SplitError, match="The block of 'small' that ends at 'stem' cannot be run on random input: Ru"
     ) as error:
