@@ -11,6 +11,7 @@ import keras
 import menagerie
 import numpy as np
 import pytest
+from conftest import NEEDS_NASNET
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from plan_oracle import Oracle
@@ -195,6 +196,7 @@ def test_where_closed_sets_are_too_many_there_is_a_bound(applications):
     require_as_told(model, plan)
 
 
+@NEEDS_NASNET
 def test_a_looser_limit_is_never_worse(applications):
     model = applications("NASNetMobile")
     profile = ks.profile(model)
