@@ -164,7 +164,10 @@ class TestSplit:
 
     def test_without_a_cut(self, file, tmp_path):
         message = run("split", file, "-o", tmp_path / "out", status=2).stderr
-        assert message == "Error: Say where to cut, with --at NAME; `kerassplit points MODEL` lists the names.\n"
+        assert message == (
+            "Error: Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with "
+            "--plan FILE (`kerassplit plan MODEL -o FILE` writes one), or with --stages N.\n"
+        )
 
     def test_stages_that_differ_are_not_saved(self, file, tmp_path, monkeypatch):
         monkeypatch.setattr(ks.Receipt, "ok", False)
