@@ -19,6 +19,7 @@ from kerassplit.zoo import architecture_module, find_architecture, load_model
 
 settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty times as many as by default
 
+OLD_KERAS = keras.__version__.startswith("3.13.")
 NEEDS_NASNET = pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras does not build NASNet on torch")
 NEEDS_STRINGS = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")
 SMALLEST_SIDE = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}  # the others take 64 pixels here

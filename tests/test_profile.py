@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import copied
+from conftest import OLD_KERAS, copied
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -264,6 +264,7 @@ class TestMistakes:
         for open_sides in (np.int64(7), {"x": np.array([7, 4])}):
             assert ks.profile(model, np.int64(3), open_sides=open_sides).to_json() == expected
 
+    @pytest.mark.skipif(OLD_KERAS, reason="Keras 3.13 lets sides of 0 pass")
     def test_sides_that_a_call_cannot_take_are_told_with_the_reason(self):
         image = keras.Input((None, None, 3), name="image")
         model = keras.Model(image, layers.Conv2D(4, 3, name="conv")(image), name="seer")
@@ -396,6 +397,7 @@ class TestShown:
         with pytest.raises(ks.SplitError, match="`of` is 'blocks' or 'calls'; got 'layers'"):
             profile.summary("layers")
 
+    @pytest.mark.skipif(OLD_KERAS, reason="Keras 3.13 makes no such model")
     def test_a_model_that_gives_what_it_is_given_has_a_profile(self, tmp_path):
         pytest.importorskip("pandas")
         x = keras.Input((4,), name="x")

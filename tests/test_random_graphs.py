@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import fingerprint, same_bits
+from conftest import OLD_KERAS, fingerprint, same_bits
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from oracle import ancestors, cuts_by_brute_force, edges_of
@@ -34,7 +34,6 @@ pytestmark = [
 ]
 
 layers, ops = keras.layers, keras.ops
-OLD_KERAS = keras.__version__.startswith("3.13.")  # refuses inputs that nothing takes
 places = st.integers(0, 10**6)
 
 INPUTS = {
@@ -190,7 +189,7 @@ def build(recipe, name=None, lent=None):
     if recipe["early_output"] is not None:
         outputs.append(made[recipe["early_output"] % len(made)])
     outputs = list({id(tensor): tensor for tensor in outputs}.values())
-    if "dropped" not in recipe or OLD_KERAS:
+    if "dropped" not in recipe or OLD_KERAS:  # which refuses inputs that nothing takes
         inputs = [tensor for tensor in inputs if id(tensor) in used]
     return keras.Model(
         inputs, {f"out{i}": t for i, t in enumerate(outputs)} if recipe["as_dict"] else outputs, name=name
