@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from rich.console import Console, Group
+from rich.console import Group
 
 from kerassplit.errors import SplitError
 from kerassplit.files import write_whole
+from kerassplit.shown import Shown
 
 if TYPE_CHECKING:
     from kerassplit.pictures.chart import Chart
@@ -69,7 +70,7 @@ class PossibleCut:
 
 
 @dataclass(frozen=True, repr=False)
-class Plan:
+class Plan(Shown):
     """Where to cut a model, and what each stage is expected to take.
 
     Attributes:
@@ -186,20 +187,10 @@ class Plan:
 
         return plot_plan(self, to_file)
 
-    def summary(self) -> None:
-        """Prints the stages as a table."""
-        Console(markup=False).print(self)
-
     def __rich__(self) -> Group:
         from kerassplit.planning.tables import plan_tables
 
         return plan_tables(self)
-
-    def __str__(self) -> str:
-        console = Console(width=160, color_system=None, markup=False)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip()
 
     def __repr__(self) -> str:
         devices = ", ".join(stage.device for stage in self.stages)

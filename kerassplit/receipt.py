@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +16,7 @@ from kerassplit.errors import SplitError, VerificationError
 from kerassplit.graph import Graph, read_graph
 from kerassplit.names import listed
 from kerassplit.rebuild import MASKED, whole_model
+from kerassplit.shown import Shown
 from kerassplit.stages import Split
 from kerassplit.submodel import build_part, part
 from kerassplit.units import format_shape
@@ -50,7 +51,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Receipt(Shown):
     """The result of verifying a split against a model.
 
     Attributes:
@@ -141,12 +142,6 @@ class Receipt:
             weights += f" Several stages share {listed(self.shared_variables)}."
         verdict = Text(self.verdict(), style="green" if self.ok else "bold red")
         return Group(table, Text(weights), verdict)
-
-    def __str__(self) -> str:
-        console = Console(width=120, color_system=None, markup=False)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip()
 
 
 def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float = 0.0, seed: int = 0) -> Receipt:

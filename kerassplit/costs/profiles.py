@@ -12,6 +12,7 @@ from kerassplit.costs.reading import check_indices, read_record
 from kerassplit.costs.records import BlockCost, CallCost, TensorCost, Timing, VariableCost, total
 from kerassplit.errors import SplitError
 from kerassplit.files import write_whole
+from kerassplit.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +25,7 @@ Rows = Literal["blocks", "calls"]
 
 
 @dataclass(frozen=True, repr=False)
-class Profile:
+class Profile(Shown):
     """What a model costs at one batch size, in inference.
 
     Attributes:
@@ -258,12 +259,6 @@ class Profile:
         from kerassplit.costs.tables import profile_tables
 
         return profile_tables(self)
-
-    def __str__(self) -> str:
-        console = Console(width=160, color_system=None, markup=False)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip()
 
     def __repr__(self) -> str:
         calls, blocks = len(self.calls), len(self.blocks)

@@ -149,7 +149,8 @@ def solve(task: Task) -> Plan:
     """The best plan, by the method that fits."""
     if is_chain(task) and task.holds is None:
         return describe(task, Chain(task).solve())
-    from kerassplit.planning.in_graph import InGraph, is_one_flow, solve_as_flow  # SciPy takes a while
+    from kerassplit.planning.in_flow import is_one_flow, solve_as_flow  # SciPy takes a while
+    from kerassplit.planning.in_graph import InGraph
 
     if is_one_flow(task):
         return describe(task, solve_as_flow(task))

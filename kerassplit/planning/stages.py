@@ -1,6 +1,6 @@
 """The stages that an algorithm found, as a plan describes them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -9,6 +9,7 @@ import numpy as np
 from kerassplit.planning.devices import device_names
 from kerassplit.planning.task import Task
 from kerassplit.plans import Plan, PlannedStage, PossibleCut
+from kerassplit.points import leaving
 
 _METHODS = {"closed sets": "dynamic programming over closed sets", "integer program": "integer program (HiGHS)"}
 """Names for people of the methods that have shorter ones in the planner."""
@@ -56,6 +57,14 @@ class Answer:
     optimal: bool
     method: str
     stages: Sequence[StageParts]
+
+
+def crossing_behind(task: Task, calls: Iterable[int]) -> tuple[int, ...]:
+    """The tensors that cross behind these calls of the profile, without inputs that nothing among them uses."""
+    graph = task.graph
+    before = {task.calls[call] for call in calls}
+    inputs = {graph.tensors[tensor].call for call in before for tensor in graph.calls[call].inputs}
+    return tuple(leaving(graph, before | inputs))
 
 
 def describe(task: Task, answer: Answer) -> Plan:

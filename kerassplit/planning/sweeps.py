@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Group
 
 from kerassplit.errors import SplitError
 from kerassplit.plans import Objective, Plan
+from kerassplit.shown import Shown
 from kerassplit.units import parse_bandwidth
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SweepRange:
 
 
 @dataclass(frozen=True, repr=False)
-class Sweep:
+class Sweep(Shown):
     """The best cuts of a model at every bandwidth of its links.
 
     Attributes:
@@ -101,20 +102,10 @@ class Sweep:
 
         return plot_sweep(self, to_file)
 
-    def summary(self) -> None:
-        """Prints the ranges as sentences and the front as a table."""
-        Console(markup=False).print(self)
-
     def __rich__(self) -> Group:
         from kerassplit.planning.tables import sweep_tables
 
         return sweep_tables(self)
-
-    def __str__(self) -> str:
-        console = Console(width=160, color_system=None, markup=False)
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip()
 
     def __repr__(self) -> str:
         return f"<Sweep of {self.model}: {len(self.ranges)} ranges of bandwidth, {len(self.front)} plans on the front>"
