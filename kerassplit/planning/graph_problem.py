@@ -1,0 +1,218 @@
+"""The placement problem that a model and its devices make: every call of the model is a node."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from kerassplit.costs.memory import peaks
+from kerassplit.planner.dag import CutRules, DeviceType, Node, Problem, Tensor, Weight
+from kerassplit.planner.dag import Link as TypeLink
+from kerassplit.planner.placing import Placement
+from kerassplit.planning.devices import Link
+from kerassplit.planning.stages import StageParts, crossing_behind
+from kerassplit.planning.task import Task
+from kerassplit.points import ancestors
+
+
+class GraphProblem:
+    """A model's calls as nodes, its inputs before them, and the placement problem that they make.
+
+    What a stage holds is counted in bytes; or, to share them out, in parameters, without what lives while it runs.
+
+    Attributes:
+        task: What is to be planned.
+        devices: (count, index into the task's devices) for each type of devices.
+        first_call: How many nodes are inputs; those of the calls come after them.
+        nodes: The nodes.
+        tensors: The edges.
+    """
+
+    def __init__(self, task: Task, holds: Literal["bytes", "parameters"] = "bytes"):
+        self.task = task
+        self.devices = _single_devices(task)
+        self._holds = holds
+        graph = task.graph
+        # Inputs that are wherever they are needed are no nodes.
+        inputs = task.used_inputs if task.inputs_move else []
+        self.first_call = len(inputs)
+        self._node_of = {graph.tensors[tensor].call: node for node, tensor in enumerate(inputs)}
+        self._node_of |= {call: self.first_call + place for place, call in enumerate(task.calls)}
+        self.nodes = self._nodes()
+        self.tensors = self._tensors()
+
+    def _nodes(self) -> tuple[Node, ...]:
+        """Inputs take no time. Where they have to be moved, they can only be on the first device."""
+        task, profile = self.task, self.task.profile
+        rows = [device for _, device in self.devices]
+        elsewhere = math.inf if task.leave_out else 0.0
+        free = tuple(0.0 if place == 0 else elsewhere for place in range(len(rows)))
+        inputs = [Node(free)] * self.first_call
+        seconds = task.work.calls[rows].T
+        shared = self._variables()
+        live = self._live_bytes()
+        calls = [
+            Node(
+                tuple(seconds[place].tolist()),
+                memory=sum(self._size_of(one) for one in call.variables if len(shared[one]) == 1),
+                workspace=live[place],
+            )
+            for place, call in enumerate(profile.calls)
+        ]
+        return (*inputs, *calls)
+
+    def _size_of(self, variable: int) -> float:
+        cost = self.task.profile.variables[variable]
+        return float(cost.bytes if self._holds == "bytes" else cost.parameters)
+
+    def _variables(self) -> dict[int, list[int]]:
+        """The calls (nodes) that each variable is used by."""
+        users = defaultdict(list)
+        for node, call in enumerate(self.task.profile.calls, self.first_call):
+            for variable in call.variables:
+                users[variable].append(node)
+        return users
+
+    def _live_bytes(self) -> list[float]:
+        """Bytes that live while each call runs, in a run of the whole model block by block."""
+        profile = self.task.profile
+        if self._holds == "parameters":
+            return [0.0] * len(profile.calls)
+        order = [call for block in profile.blocks for call in block.calls]
+        steps = [[(profile.calls[call].inputs, profile.calls[call].outputs)] for call in order]
+        sizes = peaks(steps, [tensor.bytes for tensor in profile.tensors], set(profile.outputs))
+        if None in sizes:
+            self.task.require_sizes()
+        live = dict(zip(order, sizes, strict=True))
+        return [float(live[call] or 0) for call in range(len(profile.calls))]
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        task, graph = self.task, self.task.graph
+        made = []
+        self._sent: list[float] = []  # by cuts, of each tensor; inputs of the model are not counted
+        for index, tensor in enumerate(graph.tensors):
+            if tensor.users and tensor.call in self._node_of:
+                consumers = tuple(sorted({self._node_of[user] for user in tensor.users}))
+                size = task.sent(index)
+                seconds = size if task.links else 0.0  # times seconds per byte
+                self._sent.append(size if graph.calls[tensor.call].inputs else 0.0)
+                buffer = self._sent[-1] if self._holds == "bytes" else 0.0  # inputs are among the live activations
+                made.append(Tensor(self._node_of[tensor.call], consumers, seconds, buffer))
+        return tuple(made)
+
+    def problem(self, max_tensors: int | None = None) -> Problem:
+        """The placement problem, with a limit for the tensors that cross."""
+        task = self.task
+        return Problem(
+            nodes=self.nodes,
+            tensors=self.tensors,
+            devices=tuple(self._device_types()),
+            weights=tuple(
+                Weight(tuple(nodes), self._size_of(variable))
+                for variable, nodes in self._variables().items()
+                if len(nodes) > 1
+            ),
+            links=self._links(),
+            objective=task.objective,
+            overlap=task.overlap and task.objective == "throughput",
+            in_order=not task.any_order,
+            use_all=not task.leave_out,
+            rules=self._rules(max_tensors),
+        )
+
+    def _device_types(self) -> Iterable[DeviceType]:
+        for count, device in self.devices:
+            kind = self.task.devices[device]
+            limited = kind.memory is not None and self._holds == "bytes"
+            yield DeviceType(kind.name, count, float(kind.memory or 0) if limited else math.inf)
+
+    def _links(self) -> tuple[tuple[TypeLink, ...], ...] | None:
+        """A link for each pair of types. What crosses is counted in bytes, so the factor is seconds per byte."""
+        links, rows = self.task.links, range(len(self.devices))
+        if links is None:
+            return None
+        if isinstance(links, Link):
+            return tuple(tuple(_type_link(links) for _ in rows) for _ in rows)
+        if isinstance(links, Mapping):
+            names = [self.task.devices[device].name for _, device in self.devices]
+            return tuple(tuple(_type_link(links.get((one, other))) for other in names) for one in names)
+        return tuple(tuple(_type_link(links[one] if other == one + 1 else None) for other in rows) for one in rows)
+
+    def _rules(self, max_tensors: int | None) -> CutRules:
+        """The limits of cuts. What makes no tensor that others use can only be in the last stage: nothing leads on."""
+        limits, graph = self.task.limits, self.task.graph
+        first = self.before(limits.first_to) if limits.first_to else set(range(self.first_call))
+        last = {self._node_of[user] for tensor in limits.last_from for user in graph.tensors[tensor].users}
+        ends = {tensor.producer for tensor in self.tensors}
+        last |= {node for node in range(self.first_call, len(self.nodes)) if node not in ends}
+        if max_tensors is not None and not self.task.inputs_move:
+            # Inputs cross, too, though they are no nodes.
+            shared = [one for one in self.task.used_inputs if len(graph.tensors[one].users) > 1]
+            max_tensors = max(max_tensors - len(shared), 0)
+        forbidden = [self.before(tensors) for tensors in limits.must_not_cut]
+        if self.first_call and not self.task.leave_out:
+            forbidden.append(set(range(self.first_call)))  # a stage of nothing but inputs is none
+        return CutRules(
+            max_tensors=max_tensors,
+            max_memory=limits.largest_crossing,
+            first=frozenset(first),
+            last=frozenset(last),
+            required=tuple(frozenset(self.before(tensors)) for tensors in limits.must_cut),
+            forbidden=tuple(map(frozenset, forbidden)),
+        )
+
+    def before(self, crossing: Iterable[int]) -> set[int]:
+        """The nodes before a cut, given by the tensors that cross it."""
+        before = ancestors(self.task.graph, crossing)
+        return {self._node_of[call] for call in before if call in self._node_of} | set(range(self.first_call))
+
+    def is_allowed(self, nodes: set[int]) -> bool:
+        """Whether what crosses behind these nodes is small enough."""
+        most = self.task.limits.largest_crossing
+        return most == math.inf or self.sent_by(nodes) <= most
+
+    def sent_by(self, nodes: set[int]) -> float:
+        """Bytes that cross behind these nodes, without inputs of the model."""
+        return sum(
+            sent
+            for tensor, sent in zip(self.tensors, self._sent, strict=True)
+            if tensor.producer in nodes and not nodes.issuperset(tensor.consumers)
+        )
+
+    def parts_of(self, placement: Placement) -> list[StageParts]:
+        stages = []
+        before: list[int] = []
+        fetched = 0.0
+        for index, stage in enumerate(placement.stages):
+            calls = [node - self.first_call for node in stage.nodes if node >= self.first_call]
+            before += calls
+            if not calls:
+                fetched = stage.send  # the inputs alone: what follows receives them
+                continue
+            last = index == len(placement.stages) - 1
+            stages.append(
+                StageParts(
+                    device=self.devices[stage.device][1],
+                    calls=tuple(calls),
+                    crossing=() if last else crossing_behind(self.task, before),
+                    work=stage.compute,
+                    receive=stage.receive or fetched,
+                    send=stage.send,
+                    load=stage.load,
+                    memory=stage.memory,
+                )
+            )
+        return stages
+
+
+def _single_devices(task: Task) -> list[tuple[int, int]]:
+    """(count, device) for each type of devices; with links from one device to the next, each is a type of its own."""
+    if isinstance(task.links, Sequence):
+        return [(1, index) for index, device in enumerate(task.devices) for _ in range(device.count)]
+    return [(device.count, index) for index, device in enumerate(task.devices)]
+
+
+def _type_link(link: Link | None) -> TypeLink:
+    if link is None:
+        return TypeLink(latency=math.inf)
+    return TypeLink(float(link.latency), 1 / float(link.bandwidth))
