@@ -74,7 +74,7 @@ def _useful(family: Family, orders: DeviceOrders, bound: float) -> Family:
     """The sets at which some state can be within a bound."""
     if bound == np.inf:
         return family
-    useful = sides_of(family).allowed(orders, bound).any(axis=0)
+    useful = np.logical_or.reduce(sides_of(family).allowed(orders, bound))
     useful[[0, -1, *family.required]] = True
     return family.restricted(np.flatnonzero(useful))
 

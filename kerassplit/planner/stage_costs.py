@@ -35,7 +35,7 @@ class StageCosts:
         self._problem = problem
         self._seconds = np.array([tensor.seconds for tensor in problem.tensors])
         self._room = np.array([tensor.memory for tensor in problem.tensors])
-        self._crosses = family.crossing.any(axis=0)
+        self._crosses = np.logical_or.reduce(family.crossing)
         self._shared = _SharedMemory(family)
         self._workspaces = sorted(
             ((node.workspace, index) for index, node in enumerate(problem.nodes) if node.workspace), reverse=True

@@ -84,7 +84,9 @@ def _on_device(profile: Profile, device: Device, balance: Balance) -> tuple[Arra
 
 
 def _summed(profile: Profile, calls: Array) -> Array:
-    return np.bincount([call.block for call in profile.calls], weights=calls, minlength=len(profile.blocks))
+    summed = np.zeros(len(profile.blocks))
+    np.add.at(summed, [call.block for call in profile.calls], calls)
+    return summed
 
 
 def _flops(profile: Profile) -> Array:
