@@ -100,6 +100,22 @@ class StoreError(SplitError):
         self.path = str(path)
 
 
+class RunError(SplitError):
+    """A stage fails on a batch, also when it is tried again.
+
+    Attributes:
+        stage: The stage's name.
+        batch: The number of the batch, counted from 0.
+        rows: The rows in it, as numbers of the first and of the one after the last.
+    """
+
+    def __init__(self, message: str, *, stage: str, batch: int, rows: tuple[int, int]):
+        super().__init__(message)
+        self.stage = stage
+        self.batch = batch
+        self.rows = rows
+
+
 class VerificationError(SplitError):
     """A split does not compute what the model computes.
 

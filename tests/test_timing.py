@@ -12,6 +12,7 @@ from conftest import NEEDS_STRINGS, copied, fingerprint
 from keras import layers, ops
 
 import kerassplit as ks
+from kerassplit import compiling
 from kerassplit.costs import timing
 from kerassplit.costs.records import Timing
 from kerassplit.costs.tables import format_seconds, remarks_on_seconds
@@ -219,7 +220,7 @@ def test_it_runs_as_the_model_was_compiled(monkeypatch):
     original, seen = getattr(module, name), []
 
     def watching(function, **options):
-        if function.__module__ == timing.__name__:
+        if function.__module__ == compiling.__name__:
             seen.append(options.get("jit_compile", True))
         return function if backend == "torch" else original(function, **options)
 

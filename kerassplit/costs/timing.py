@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from types import FunctionType
 from typing import Any
 
 import keras
@@ -16,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from kerassplit.compiling import Run, compiled
 from kerassplit.costs.concrete import Shape
 from kerassplit.costs.records import Timing
 from kerassplit.costs.regions import Region
@@ -28,8 +28,6 @@ _LEAST_RUNS, _MOST_RUNS = 5, 60
 _ENOUGH_SECONDS = 0.3  # for what is run between the least and the most times
 _EMPTY_RUNS = 10  # of the model that computes nothing, before and after each block
 _BLOCKS_BETWEEN_COLLECTIONS = 8  # models are cycles of references: only the collector frees their memory
-
-Run = Callable[[Sequence[Any]], list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ def _runnable(
 ) -> tuple[Run, list[int], list[int]]:
     """These calls as a compiled function, with the tensors that it takes and gives in order."""
     model, taken, results = build_part(graph, calls, given, made, graph.model.name, only_to_run=True)
-    return compiled(model, _mode(graph)), taken, results
+    return compiled(model, _mode(graph), stateful=False), taken, results
 
 
 def _mode(graph: Graph) -> bool | None:
@@ -179,7 +177,7 @@ def _empty(graph: Graph) -> Callable[[], list[float]]:
     """
     source = keras.Input(batch_shape=(1, 1), name="number")
     model = keras.Model(source, keras.layers.Identity(name="same_number")(source), name="nothing")
-    run, number = compiled(model, _mode(graph)), keras.ops.ones((1, 1))
+    run, number = compiled(model, _mode(graph), stateful=False), keras.ops.ones((1, 1))
     for _ in range(_WARM_UP):
         run([number])
     return lambda: [_duration(run, [number]) for _ in range(_EMPTY_RUNS)]
@@ -220,75 +218,6 @@ def _random(graph: Graph, tensor: int, shape: Any, seed: int) -> Any:
     if "float" in dtype:
         return keras.ops.convert_to_tensor(generator.standard_normal(shape).astype("float32"), dtype)
     return keras.ops.convert_to_tensor(generator.integers(0, 2, shape).astype("int32"), dtype)
-
-
-def compiled(model: keras.Model, jit_compile: bool | None = None) -> Run:
-    """A model as a function of its inputs in order, compiled as `predict` compiles it; it waits for its results.
-
-    Args:
-        model: The model.
-        jit_compile: As in `keras.Model.compile`; `None`: what the model itself says, "auto" where it was not compiled.
-    """
-    by_backend = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}[keras.backend.backend()]
-    return by_backend(model, model.jit_compile if jit_compile is None else jit_compile)
-
-
-def _outputs(model: keras.Model, tensors: Sequence[Any]) -> list[Any]:
-    """Calls the model; what it would assign to variables is dropped."""
-    with keras.StatelessScope():
-        return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, tensors), training=False))
-
-
-def _by_tensorflow(model: keras.Model, jit_compile: bool) -> Run:
-    tf = import_module("tensorflow")
-
-    compute = tf.function(lambda tensors: _outputs(model, tensors), jit_compile=jit_compile, autograph=False)
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
-
-    def run(tensors: Sequence[Any]) -> list[Any]:
-        results = compute(list(tensors))
-        if on_gpu:
-            tf.test.experimental.sync_devices()
-        return results
-
-    return run
-
-
-def _by_jax(model: keras.Model, jit_compile: bool) -> Run:
-    jax = import_module("jax")
-
-    trainable, others = (
-        [variable.value for variable in some] for some in (model.trainable_variables, model.non_trainable_variables)
-    )
-
-    def call(trainable: Any, others: Any, tensors: Any) -> Any:
-        inputs = keras.tree.pack_sequence_as(model.input, tensors)
-        outputs, _ = model.stateless_call(trainable, others, inputs, training=False)
-        return keras.tree.flatten(outputs)
-
-    compute = jax.jit(call) if jit_compile else call
-    return lambda tensors: jax.block_until_ready(compute(trainable, others, list(tensors)))
-
-
-def _by_torch(model: keras.Model, jit_compile: bool) -> Run:
-    torch = import_module("torch")
-
-    compute = torch.compile(_copy(_outputs)) if jit_compile else _outputs
-    on_gpu = torch.cuda.is_available()
-
-    def run(tensors: Sequence[Any]) -> list[Any]:
-        with torch.no_grad():
-            results = compute(model, tensors)
-        if on_gpu:
-            torch.cuda.synchronize()
-        return results
-
-    return run
-
-
-def _copy(function: Any) -> Any:
-    """The same function with code of its own: torch compiles a piece of code a few times only, whatever the model."""
-    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def _device() -> str:

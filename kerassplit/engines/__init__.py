@@ -1,0 +1,1 @@
+"""Running stages: in this process, on Ray, behind HTTP."""
