@@ -12,17 +12,18 @@ Run = Callable[[Sequence[Any]], list[Any]]
 """A model as a function from its inputs in order to its outputs in order."""
 
 
-def compiled(model: keras.Model, jit_compile: bool | None = None, *, stateful: bool = True) -> Run:
-    """A model as a function of its inputs in order, compiled as `predict` compiles it; it waits for its results.
+def compiled(model: keras.Model, jit_compile: bool | None = None, *, stateful: bool = True, wait: bool = False) -> Run:
+    """A model as a function of its inputs in order, compiled as `predict` compiles it.
 
     Args:
         model: The model.
         jit_compile: As in `keras.Model.compile`; `None`: what the model itself says, "auto" where it was not compiled.
         stateful: Whether what the model assigns to its variables (the states of recurrent layers) is kept, as in
             `predict`. Where it is not, the model stays as it is.
+        wait: Whether it returns when the results are there, and not as soon as an accelerator knows what to do.
     """
     by_backend = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}[keras.backend.backend()]
-    return by_backend(model, model.jit_compile if jit_compile is None else jit_compile, stateful)
+    return by_backend(model, model.jit_compile if jit_compile is None else jit_compile, stateful, wait)
 
 
 def _outputs(model: keras.Model, stateful: bool, tensors: Sequence[Any]) -> list[Any]:
@@ -30,7 +31,7 @@ def _outputs(model: keras.Model, stateful: bool, tensors: Sequence[Any]) -> list
         return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, tensors), training=False))
 
 
-def _by_tensorflow(model: keras.Model, jit_compile: bool, stateful: bool) -> Run:
+def _by_tensorflow(model: keras.Model, jit_compile: bool, stateful: bool, wait: bool) -> Run:
     tf = import_module("tensorflow")
 
     compute = tf.function(
@@ -39,18 +40,18 @@ def _by_tensorflow(model: keras.Model, jit_compile: bool, stateful: bool) -> Run
         autograph=False,
         reduce_retracing=True,
     )
-    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    waits = wait and tf.config.list_logical_devices("GPU")
 
     def run(tensors: Sequence[Any]) -> list[Any]:
         results = compute(list(tensors))
-        if on_gpu:
+        if waits:
             tf.test.experimental.sync_devices()
         return results
 
     return run
 
 
-def _by_jax(model: keras.Model, jit_compile: bool, stateful: bool) -> Run:
+def _by_jax(model: keras.Model, jit_compile: bool, stateful: bool, wait: bool) -> Run:
     jax = import_module("jax")
 
     def call(trainable: Any, others: Any, tensors: Any) -> Any:
@@ -64,24 +65,24 @@ def _by_jax(model: keras.Model, jit_compile: bool, stateful: bool) -> Run:
         trainable, others = (
             [variable.value for variable in some] for some in (model.trainable_variables, model.non_trainable_variables)
         )
-        results, assigned = jax.block_until_ready(compute(trainable, others, list(tensors)))
+        results, assigned = compute(trainable, others, list(tensors))
         for variable, value in zip(model.non_trainable_variables, assigned, strict=False):
             variable.assign(value)
-        return results
+        return jax.block_until_ready(results) if wait else results
 
     return run
 
 
-def _by_torch(model: keras.Model, jit_compile: bool, stateful: bool) -> Run:
+def _by_torch(model: keras.Model, jit_compile: bool, stateful: bool, wait: bool) -> Run:
     torch = import_module("torch")
 
     compute = torch.compile(_copy(_outputs)) if jit_compile else _outputs
-    on_gpu = torch.cuda.is_available()
+    waits = wait and torch.cuda.is_available()
 
     def run(tensors: Sequence[Any]) -> list[Any]:
         with torch.no_grad():
             results = compute(model, stateful, tensors)
-        if on_gpu:
+        if waits:
             torch.cuda.synchronize()
         return results
 

@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from kerassplit import __version__
 from kerassplit.errors import StoreError
-from kerassplit.stages import STAGE_NAME
+from kerassplit.stages import STAGE_NAME, CrossingTensor, crossing_tensor
 
 MANIFEST = "kerassplit.json"
 FORMAT_VERSION = 1
@@ -85,6 +87,11 @@ def _what_is_wrong(manifest: dict[str, Any]) -> str | None:
         return "'shared' does not name layers by stage"
     missing = [name for name in ends["outputs"] if name not in made]
     return f"no stage makes the output '{missing[0]}'" if missing else None
+
+
+def described(spec: dict[str, Any]) -> CrossingTensor:
+    """The tensor that a manifest describes."""
+    return crossing_tensor(spec["tensor"], keras.KerasTensor(spec["shape"], spec["dtype"]))
 
 
 def leaves(structure: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import zipfile
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from kerassplit.names import listed
 from kerassplit.zoo import architecture_module
 
 _OPEN_SIDE = 224  # stands for an open height or width
+IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+"""What files of images are called."""
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 
 
@@ -75,11 +78,24 @@ def load_photo(path: Path, model: keras.Model, architecture: str | None = None) 
             f"'{name}' {tuple(one.shape)}" for name, one in zip(_names(model), model.inputs, strict=True)
         )
         raise SplitError(f"'{model.name}' does not take one image; it takes {shapes}. Give these as .npy or .npz.")
-    height, width, channels = model.inputs[0].shape[1:]
+    pixels = read_photo(path, model.inputs[0].shape[1:], architecture, model.name)
+    return keras.tree.pack_sequence_as(model.input, [pixels[None]])
+
+
+def read_photo(path: Path, shape: Sequence[int | None], architecture: str | None, model: str) -> np.ndarray:
+    """Reads one image as a model takes it.
+
+    Args:
+        path: The file.
+        shape: The model's input without the batch dimension; 224 stands for open sides.
+        architecture: See `load_input`.
+        model: Its name, for messages.
+    """
+    height, width, channels = shape
     if keras.config.image_data_format() == "channels_first":
         channels, height, width = height, width, channels
     if channels not in _COLOURS:
-        raise SplitError(f"'{model.name}' takes images with {channels} channels, and a photograph has 1, 3 or 4.")
+        raise SplitError(f"'{model}' takes images with {channels} channels, and a photograph has 1, 3 or 4.")
     try:
         image = keras.utils.load_img(
             path,
@@ -90,9 +106,8 @@ def load_photo(path: Path, model: keras.Model, architecture: str | None = None) 
         )
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for a damaged file
         raise SplitError(f"'{path}' cannot be read as an image, a .npy or a .npz file: {error}.") from error
-    pixels = keras.utils.img_to_array(image, dtype="float32")[None]
-    packed = architecture_module(architecture).preprocess_input(pixels) if architecture else pixels
-    return keras.tree.pack_sequence_as(model.input, [packed])
+    pixels = keras.utils.img_to_array(image, dtype="float32")
+    return architecture_module(architecture).preprocess_input(pixels[None])[0] if architecture else pixels
 
 
 def _names(model: keras.Model) -> list[str]:

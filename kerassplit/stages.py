@@ -1,20 +1,17 @@
 """A model as a sequence of stages: `Split`, `Stage`, and what crosses between them."""
 
 import re
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from kerassplit.compiling import Run, compiled
 from kerassplit.errors import SplitError
 from kerassplit.graph import bytes_per_sample, read_graph
 from kerassplit.names import listed, unique
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 """What can name a stage: it names a file, too."""
-_LONG_WORK = 2.0  # seconds after which `predict` shows its progress
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,10 @@ class Stage:
         values = [_as_received(tensors[name]) for name in self.inputs]
         return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
 
-    def predict_on_batch(self, tensors: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The same, compiled, for arrays."""
-        inputs = keras.tree.pack_sequence_as(self.model.input, [tensors[name] for name in self.inputs])
-        return self._named(self.model.predict_on_batch(inputs))
+    @cached_property
+    def compiled(self) -> Run:
+        """The stage as a function of its inputs in order, compiled as `predict` compiles a model."""
+        return compiled(self.model)
 
     def _named(self, outputs: Any) -> dict[str, Any]:
         return dict(zip(self.outputs, keras.tree.flatten(outputs), strict=True))
@@ -173,49 +169,68 @@ class Split:
             tensors.update(stage.run(tensors, training))
         return self._packed(tensors)
 
-    def predict(self, x: Any, batch_size: int = 32, verbose: bool | None = None) -> Any:
-        """Runs arrays through the stages in batches, each stage compiled.
+    def predict(
+        self,
+        x: Any,
+        batch_size: int = 32,
+        verbose: bool | None = None,
+        *,
+        output: Any = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        preprocess: str | None = None,
+        engine: Literal["local", "ray"] = "local",
+        **options: Any,
+    ) -> Any:
+        """Runs arrays, files or a dataset through the stages in batches, each stage compiled.
 
         Args:
-            x: Arrays in the structure of the model's inputs, the samples along the first dimension. Sparse
-                tensors become dense.
-            batch_size: Samples a batch.
+            x: Arrays in the structure of the model's inputs, the samples along the first dimension (sparse tensors
+                become dense); the path of a folder of images, of an image, or of a `.npy` or `.npz` file; a
+                `tf.data.Dataset`; or any iterable of batches or of single samples in that structure. Of a tuple, the
+                first element is the input, as in Keras.
+            batch_size: Samples a batch. The batches of an iterable stay as they are.
             verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
+            output: A `.npy` file to write the results to while they are computed; several outputs get a file each,
+                `NAME.TENSOR.npy`. Memory stays the same however many rows there are. `NAME.json` says what the run was
+                and, for images, which row is which file.
+            resume: Whether to go on with a run into `output` that was interrupted, at the first batch that it had not
+                finished. An iterable is read from its beginning again.
+            overwrite: Whether `output` may be replaced.
+            preprocess: For images: the architecture whose `preprocess_input` they get, such as `"ResNet50"`; by default
+                the one that bears the model's name. `"none"`: pixels from 0 to 255.
+            engine: `"local"`: in this process. `"ray"`: each stage in a process of its own, here or on a cluster; needs
+                `pip install "kerassplit[ray]"`.
+            options: Of the engine: see `kerassplit.engines.local.LocalOptions` (`devices`) and
+                `kerassplit.engines.ray_core.RayOptions` (`replicas`, `num_cpus`, `num_gpus`, `max_restarts`,
+                `max_retries`, `in_flight`, `address`).
 
         Returns:
-            Numpy arrays in the structure of the model's outputs.
+            NumPy arrays in the structure of the model's outputs; memory maps of the files where there is `output`.
+
+        Raises:
+            SplitError: The input does not fit the model or cannot be read, or results would be lost.
+            RunError: A stage fails on a batch. What was finished stays beside `output`, to go on with.
+
+        Example:
+
+        >>> split.predict("photos/", output="scores.npy").shape
+        (1000, 1000)
         """
-        given = self.named_inputs(x)
-        arrays = {
-            name: np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
-            for name, value in given.items()
-            if value is not None
-        }
-        left_out = {name: None for name in given if name not in arrays}
-        count = _samples(arrays)
-        if not isinstance(batch_size, Integral) or batch_size < 1:
-            raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
-        names = list(dict.fromkeys(keras.tree.flatten(self.outputs)))
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        began = time.monotonic()
-        console = Console(stderr=True)
-        shown = verbose or (verbose is None and sys.stderr.isatty())
-        progress = Progress(console=console, transient=True)
-        task = progress.add_task(f"{self.name}, {len(self)} stages", total=count)
-        try:
-            for first in range(0, count, batch_size):
-                tensors: dict[str, Any] = {name: array[first : first + batch_size] for name, array in arrays.items()}
-                tensors.update(left_out)
-                for stage in self.stages:
-                    tensors.update(stage.predict_on_batch(tensors))
-                for name in names:
-                    parts[name].append(keras.ops.convert_to_numpy(tensors[name]))
-                progress.update(task, completed=min(first + batch_size, count))
-                if shown and not progress.live.is_started and (verbose or time.monotonic() - began > _LONG_WORK):
-                    progress.start()
-        finally:
-            progress.stop()
-        return self._packed({name: np.concatenate(part) for name, part in parts.items()})
+        from kerassplit.engines.running import predict
+
+        return predict(
+            self,
+            x,
+            batch_size,
+            verbose,
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            preprocess=preprocess,
+            engine=engine,
+            options=options,
+        )
 
     def verify(self, x: Any = None, **options: Any) -> "Receipt":
         """Compares the stages with the model; see `kerassplit.verify`."""
@@ -301,26 +316,42 @@ class Split:
         Raises:
             SplitError: It does not have the structure of the model's inputs.
         """
-        names = keras.tree.flatten(self.inputs)
-        if isinstance(x, dict) and not isinstance(self.inputs, dict) and set(x) == set(names):
-            return {name: x[name] for name in names}
-        if len(names) == 1 and not isinstance(x, dict):
-            x = x[0] if isinstance(x, (list, tuple)) and len(x) == 1 else x
-            if x is None or isinstance(x, (list, tuple)) or not (hasattr(x, "shape") or np.ndim(x)):
-                raise SplitError(f"'{self.name}' takes one array or tensor; got {_outline(x)}.")
-            return {names[0]: x}
-        try:
-            keras.tree.assert_same_structure(*map(keras.tree.lists_to_tuples, (self.inputs, x)))
-        except (ValueError, TypeError) as error:
-            raise SplitError(
-                f"The input does not have the structure that '{self.name}' takes, {self.inputs!r}. "
-                f"Expected arrays or tensors in the places of the names; got {_outline(x)}."
-            ) from error
-        return dict(zip(names, keras.tree.flatten(x), strict=True))
+        return named_tensors(x, self.inputs, self.name)
 
     def _packed(self, tensors: dict[str, Any]) -> Any:
-        outputs = keras.tree.map_structure(tensors.__getitem__, self.outputs)
-        return outputs[0] if isinstance(outputs, (list, tuple)) and len(outputs) == 1 else outputs
+        return packed_tensors(tensors, self.outputs)
+
+
+def named_tensors(x: Any, inputs: Any, model: str) -> dict[str, Any]:
+    """What a caller passes as a model's input, by tensor name.
+
+    Args:
+        x: Arrays or tensors.
+        inputs: Names of tensors in the structure in which the model takes them.
+        model: Its name, for messages.
+    """
+    names = keras.tree.flatten(inputs)
+    if isinstance(x, dict) and not isinstance(inputs, dict) and set(x) == set(names):
+        return {name: x[name] for name in names}
+    if len(names) == 1 and not isinstance(x, dict):
+        x = x[0] if isinstance(x, (list, tuple)) and len(x) == 1 else x
+        if x is None or isinstance(x, (list, tuple)) or not (hasattr(x, "shape") or np.ndim(x)):
+            raise SplitError(f"'{model}' takes one array or tensor; got {_outline(x)}.")
+        return {names[0]: x}
+    try:
+        keras.tree.assert_same_structure(*map(keras.tree.lists_to_tuples, (inputs, x)))
+    except (ValueError, TypeError) as error:
+        raise SplitError(
+            f"The input does not have the structure that '{model}' takes, {inputs!r}. "
+            f"Expected arrays or tensors in the places of the names; got {_outline(x)}."
+        ) from error
+    return dict(zip(names, keras.tree.flatten(x), strict=True))
+
+
+def packed_tensors(tensors: Mapping[str, Any], outputs: Any) -> Any:
+    """Tensors by name in the structure of a model's outputs."""
+    packed = keras.tree.map_structure(tensors.__getitem__, outputs)
+    return packed[0] if isinstance(packed, (list, tuple)) and len(packed) == 1 else packed
 
 
 def _as_received(value: Any) -> Any:
@@ -341,13 +372,3 @@ def _symbols(stage: Stage) -> Iterator[tuple[str, keras.KerasTensor]]:
 def crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
     """What crosses, described."""
     return CrossingTensor(name, tuple(symbol.shape), symbol.dtype, bytes_per_sample(symbol.shape, symbol.dtype))
-
-
-def _samples(arrays: dict[str, np.ndarray]) -> int:
-    counts = {name: len(array) for name, array in arrays.items() if array.ndim}
-    if len(counts) < len(arrays) or len(set(counts.values())) != 1 or not next(iter(counts.values())):
-        shapes = ", ".join(f"'{name}' {array.shape}" for name, array in arrays.items())
-        raise SplitError(
-            f"All inputs need the same number of samples, at least one, along the first dimension; got {shapes}."
-        )
-    return next(iter(counts.values()))

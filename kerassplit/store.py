@@ -20,11 +20,11 @@ import keras
 
 from kerassplit import __version__
 from kerassplit.errors import StoreError
-from kerassplit.manifest import FORMAT_VERSION, MANIFEST, leaves, read_manifest
+from kerassplit.manifest import FORMAT_VERSION, MANIFEST, described, leaves, read_manifest
 from kerassplit.names import listed
 from kerassplit.rebuild import MASKED, deep_recursion, hands_masks_on
 from kerassplit.sharing import shared_layers, tie
-from kerassplit.stages import Split, Stage, crossing_tensor
+from kerassplit.stages import Split, Stage
 
 
 def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -81,10 +81,7 @@ def load(
     chosen = [entries[place] for place in _places(entries, stages)]
     loaded = tie([_load_stage(folder, entry, safe_mode) for entry in chosen], manifest.get("shared", []))
     if len(loaded) == len(entries):
-        unused = manifest.get("unused_inputs", [])
-        unused = tuple(
-            crossing_tensor(spec["tensor"], keras.KerasTensor(spec["shape"], spec["dtype"])) for spec in unused
-        )
+        unused = tuple(described(spec) for spec in manifest.get("unused_inputs", []))
         return Split(loaded, manifest["inputs"], manifest["outputs"], manifest["model"], unused_inputs=unused)
     inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
     return Split(loaded, inputs, outputs, "_".join([manifest["model"], *(stage.name for stage in loaded)]))

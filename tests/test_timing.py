@@ -291,7 +291,7 @@ def test_strings_cannot_be_measured():
 
 
 def test_a_block_that_fails_is_named(small, monkeypatch):
-    def broken(model, jit_compile, *, stateful):
+    def broken(model, jit_compile, *, stateful, wait):
         def run(tensors):
             if model.name == "small" and len(model.layers) < 6:
                 raise RuntimeError("no such kernel")

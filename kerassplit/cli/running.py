@@ -35,7 +35,11 @@ _IN_OPTIONS = {
     "leave_out=False (--use-all)": "--use-all",
     "leave_out=True, --leave-out": "--leave-out",
     "max_crossing=2, --max-crossing 2": "--max-crossing 2",
+    "overwrite=True (--overwrite)": "--overwrite",
     "overwrite=True": "--overwrite",
+    "resume=True (--resume)": "--resume",
+    "preprocess='ResNet50' (--preprocess ResNet50)": "--preprocess ResNet50",
+    "`preprocess` (--preprocess)": "--preprocess",
     "safe_mode=False": "--unsafe",
     "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",
 }
@@ -107,7 +111,14 @@ def working(what: str) -> Iterator[None]:
 
 def note(text: str) -> None:
     """A line on standard error."""
-    click.echo(text, err=True)
+    click.echo(_in_options(text), err=True)
+
+
+def _in_options(message: str) -> str:
+    """A message of the library as users of the command know things."""
+    for python, option in _IN_OPTIONS.items():
+        message = message.replace(python, option)
+    return message
 
 
 def _show(stdout: Any, renderable: RenderableType) -> None:
@@ -133,10 +144,7 @@ def _errors_as_messages(stdout: Any) -> Iterator[None]:
     try:
         yield
     except SplitError as error:
-        message = str(error)
-        for python, option in _IN_OPTIONS.items():
-            message = message.replace(python, option)
-        raise Failure(message) from error
+        raise Failure(_in_options(str(error))) from error
     except BrokenPipeError:
         # The reader has gone (`| head`). Python would complain once more when it closes standard output.
         with contextlib.suppress(OSError, ValueError):

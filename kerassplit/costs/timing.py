@@ -162,7 +162,7 @@ def _runnable(
 ) -> tuple[Run, list[int], list[int]]:
     """These calls as a compiled function, with the tensors that it takes and gives in order."""
     model, taken, results = build_part(graph, calls, given, made, graph.model.name, only_to_run=True)
-    return compiled(model, _mode(graph), stateful=False), taken, results
+    return compiled(model, _mode(graph), stateful=False, wait=True), taken, results
 
 
 def _mode(graph: Graph) -> bool | None:
@@ -177,7 +177,7 @@ def _empty(graph: Graph) -> Callable[[], list[float]]:
     """
     source = keras.Input(batch_shape=(1, 1), name="number")
     model = keras.Model(source, keras.layers.Identity(name="same_number")(source), name="nothing")
-    run, number = compiled(model, _mode(graph), stateful=False), keras.ops.ones((1, 1))
+    run, number = compiled(model, _mode(graph), stateful=False, wait=True), keras.ops.ones((1, 1))
     for _ in range(_WARM_UP):
         run([number])
     return lambda: [_duration(run, [number]) for _ in range(_EMPTY_RUNS)]

@@ -1,12 +1,14 @@
 """What an engine is told: which stage takes and gives which tensors, and the batches that go through them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 
-from kerassplit.stages import Split
+from kerassplit.manifest import described
+from kerassplit.stages import CrossingTensor, Split, crossing_tensor
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,16 @@ class Route:
         inputs: The model's inputs by tensor name, in the structure in which the model takes them.
         outputs: The model's outputs, likewise.
         steps: The stages in order.
+        takes: The model's inputs described, each once, in the order of `inputs`.
     """
 
     model: str
     inputs: Any
     outputs: Any
     steps: tuple[Step, ...]
+    takes: tuple[CrossingTensor, ...]
 
-    @property
+    @cached_property
     def results(self) -> tuple[str, ...]:
         """Names of the model's outputs, each once."""
         return tuple(dict.fromkeys(keras.tree.flatten(self.outputs)))
@@ -53,16 +57,37 @@ class Route:
 def route_of(split: Split) -> Route:
     """The route through the stages of a split."""
     steps = tuple(Step(stage.name, stage.inputs, stage.outputs) for stage in split)
-    return Route(split.name, split.inputs, split.outputs, steps)
+    taken = {
+        name: crossing_tensor(name, symbol)
+        for stage in split
+        for name, symbol in zip(stage.inputs, stage.model.inputs, strict=True)
+    }
+    return _route(split.name, split.inputs, split.outputs, steps, taken, split.unused_inputs)
 
 
 def route_in(manifest: Mapping[str, Any]) -> Route:
     """The route through the saved stages that a manifest describes."""
+    entries = manifest["stages"]
     steps = tuple(
         Step(entry["name"], *(tuple(spec["tensor"] for spec in entry[side]) for side in ("inputs", "outputs")))
-        for entry in manifest["stages"]
+        for entry in entries
     )
-    return Route(manifest["model"], manifest["inputs"], manifest["outputs"], steps)
+    taken = {spec["tensor"]: described(spec) for entry in entries for spec in entry["inputs"]}
+    unused = [described(spec) for spec in manifest.get("unused_inputs", [])]
+    return _route(manifest["model"], manifest["inputs"], manifest["outputs"], steps, taken, unused)
+
+
+def _route(
+    model: str,
+    inputs: Any,
+    outputs: Any,
+    steps: tuple[Step, ...],
+    taken: Mapping[str, CrossingTensor],
+    unused: Iterable[CrossingTensor],
+) -> Route:
+    known = {**taken, **{tensor.name: tensor for tensor in unused}}
+    names = dict.fromkeys(keras.tree.flatten(inputs))
+    return Route(model, inputs, outputs, steps, tuple(known[name] for name in names))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,248 @@
+"""From input to output through the stages: `Split.predict` and `kerassplit run`."""
+
+import contextlib
+import hashlib
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kerassplit.engines import local
+from kerassplit.engines.outputs import InMemory, Output, Places, finished, in_files, places_of
+from kerassplit.engines.route import Batch, Route, route_in, route_of
+from kerassplit.engines.sources import Source, source_of
+from kerassplit.errors import RunError, SplitError
+from kerassplit.manifest import read_manifest
+from kerassplit.names import listed
+from kerassplit.stages import Split, packed_tensors
+from kerassplit.store import load
+
+_LONG_WORK = 2.0  # seconds after which progress is shown
+
+RunBatches = Callable[[Iterable[Batch]], Generator[Batch]]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that has ended.
+
+    Attributes:
+        results: In the structure of the model's outputs.
+        rows: How many.
+        computed: How many of them this run computed; the others were there from one that was interrupted.
+        seconds: That it took, with starting the engine.
+        files: The file of each output, by tensor name, where files were written.
+        shapes: The shape of each output, likewise.
+    """
+
+    results: Any
+    rows: int
+    computed: int
+    seconds: float
+    files: dict[str, Path]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def predict(
+    split: Split,
+    x: Any,
+    batch_size: int,
+    verbose: bool | None,
+    *,
+    output: Any,
+    resume: bool,
+    overwrite: bool,
+    preprocess: str | None,
+    engine: str,
+    options: Mapping[str, Any],
+) -> Any:
+    """Runs input through the stages of a split; see `Split.predict`."""
+    if output is None and (resume or overwrite):
+        raise SplitError("`resume` and `overwrite` are about files of results: say where they are, with `output`.")
+    route = route_of(split)
+    source = _source(x, route, batch_size, preprocess)
+    for text in source.notes:
+        warnings.warn(text, stacklevel=3)
+    places = None if output is None else _places(Path(output), route, source, batch_size, _digest(split))
+    started = _engine(split, engine, options, safe_mode=False)  # the caller's own objects, saved for Ray
+    return _run(route, source, started, places, resume, overwrite, verbose).results
+
+
+def run_folder(
+    folder: Path,
+    x: Any,
+    output: Path,
+    *,
+    batch_size: int = 32,
+    preprocess: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: bool | None = None,
+    engine: str = "local",
+    options: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+    note: Callable[[str], None] = warnings.warn,
+) -> Ran:
+    """Runs input through saved stages. With Ray they are loaded where they run, and not here.
+
+    Args:
+        folder: What `Split.save` wrote.
+        safe_mode: See `kerassplit.load`.
+        note: Is told what somebody should know who did not ask.
+
+    All others are those of `Split.predict`.
+    """
+    manifest = read_manifest(folder)
+    route = route_in(manifest)
+    source = _source(x, route, batch_size, preprocess)
+    for text in source.notes:
+        note(text)
+    digest = hashlib.sha256("".join(entry["sha256"] for entry in manifest["stages"]).encode()).hexdigest()
+    places = _places(output, route, source, batch_size, digest)
+    started = _engine(folder, engine, options or {}, safe_mode=safe_mode)
+    return _run(route, source, started, places, resume, overwrite, verbose)
+
+
+def _source(x: Any, route: Route, batch_size: int, preprocess: str | None) -> Source:
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
+    return source_of(x, route, int(batch_size), preprocess)
+
+
+def _places(output: Path, route: Route, source: Source, batch_size: int, digest: str) -> Places:
+    job = {
+        "model": route.model,
+        "stages": [step.name for step in route.steps],
+        "weights": digest,
+        "batch_size": int(batch_size),
+        "input": source.identity,
+        "files": source.files,
+    }
+    return places_of(output, route.results, job)
+
+
+def _digest(split: Split) -> str:
+    """What tells the weights of a split from others."""
+    digest = hashlib.sha256()
+    for stage in split:
+        for variable in stage.model.weights:
+            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).view("uint8").data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _engine(stages: Split | Path, engine: str, options: Mapping[str, Any], *, safe_mode: bool) -> Iterator[RunBatches]:
+    """What runs batches through stages, which are in memory or in a folder."""
+    if engine == "local":
+        here = _options(local.LocalOptions, engine, options)
+        split = load(stages, safe_mode=safe_mode) if isinstance(stages, Path) else stages
+        yield lambda batches: local.run(split, batches, here)
+    elif engine == "ray":
+        from kerassplit.engines import ray_core
+
+        there = _options(ray_core.RayOptions, engine, options)
+        with contextlib.ExitStack() as stack:
+            folder = stages
+            if isinstance(stages, Split):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kerassplit."))) / "stages"
+                with warnings.catch_warnings(action="ignore"):  # of weights that stages share: these do not learn
+                    stages.save(folder)
+            yield lambda batches: ray_core.run(folder, batches, there, safe_mode=safe_mode)
+    else:
+        raise SplitError(f"There is no engine {engine!r}. Expected 'local' or 'ray'.")
+
+
+def _options(kind: Any, engine: str, options: Mapping[str, Any]) -> Any:
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise SplitError(f"The engine '{engine}' has no option {listed(unknown)}. It has {listed(known)}.")
+    return kind(**options)
+
+
+def _run(
+    route: Route,
+    source: Source,
+    engine: contextlib.AbstractContextManager[RunBatches],
+    places: Places | None,
+    resume: bool,
+    overwrite: bool,
+    verbose: bool | None,
+) -> Ran:
+    began = time.monotonic()
+    arrays, computed = (finished(places) if places and resume else None), 0
+    if arrays is None:
+        files = None if places is None else in_files(places, resume=resume, overwrite=overwrite)
+        with files or contextlib.nullcontext(InMemory(route.results)) as output, engine as run_batches:
+            what = f"{route.model}, {len(route.steps)} stages"
+            computed = _compute(source, run_batches, output, what, verbose)
+            if not output.rows:
+                raise SplitError("The input holds no rows. Expected at least one.")
+            arrays = output.finish()
+    return Ran(
+        results=packed_tensors(arrays, route.outputs),
+        rows=len(next(iter(arrays.values()))),
+        computed=computed,
+        seconds=time.monotonic() - began,
+        files={} if places is None else places.paths,
+        shapes={name: array.shape for name, array in arrays.items()},
+    )
+
+
+def _compute(source: Source, run_batches: RunBatches, output: Output, what: str, verbose: bool | None) -> int:
+    """Runs the batches that are not there yet; gives how many rows they had."""
+    computed = 0
+    with contextlib.closing(source.batches(output.rows)) as batches, _progress(what, source.rows, verbose) as show:
+        try:
+            with contextlib.closing(run_batches(batches)) as results:
+                for batch in results:
+                    output.add(batch)
+                    computed += batch.rows
+                    show(output.rows, computed)
+        except RunError as error:
+            raise _with_what_is_kept(error, output) from error
+    return computed
+
+
+def _with_what_is_kept(error: RunError, output: Output) -> RunError:
+    if not output.rows or isinstance(output, InMemory):
+        return error
+    kept = f"{error} The {output.rows} rows before it are kept: go on with resume=True (--resume)."
+    return RunError(kept, stage=error.stage, batch=error.batch, rows=error.rows)
+
+
+@contextlib.contextmanager
+def _progress(what: str, rows: int | None, verbose: bool | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, once the work takes long; gives a function that takes the rows there and computed."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    shown = verbose or (verbose is None and sys.stderr.isatty())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task(what, total=rows, rate="")
+    began = time.monotonic()
+
+    def show(there: int, computed: int) -> None:
+        seconds = time.monotonic() - began
+        progress.update(task, completed=there, rate=f"{computed / max(seconds, 1e-9):,.0f} rows/s")
+        if shown and not progress.live.is_started and (verbose or seconds > _LONG_WORK):
+            progress.start()
+
+    try:
+        yield show
+    finally:
+        progress.stop()

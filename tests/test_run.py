@@ -1,0 +1,547 @@
+"""Running stages: whatever the rows come from and wherever they go, they are those of the model, each once."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import kerassplit as ks
+from kerassplit.cli import main
+from kerassplit.engines.local import devices_here
+from kerassplit.engines.running import run_folder
+from kerassplit.photo import load_input, shipped_photo
+
+ROWS = 100
+
+
+@pytest.fixture(scope="module")
+def chain():
+    keras.utils.set_random_seed(3)
+    x = inputs = keras.Input((8,), name="x")
+    for name in "abcd":
+        x = keras.layers.Dense(8, "tanh", name=name)(x)
+    return ks.split(keras.Model(inputs, x, name="chain"), ["a", "c"])
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(5).normal(size=(ROWS, 8)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def expected(chain, rows):
+    """What the stages give, which is what the model gives but for the rounding of the compiler."""
+    result = chain.predict(rows)
+    np.testing.assert_allclose(result, chain.model.predict(rows, verbose=0), rtol=1e-5, atol=1e-6)
+    return result
+
+
+@pytest.fixture(scope="module")
+def saved(chain, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "stages"
+    chain.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Five images of different sizes, formats and colours, in folders; and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    with shipped_photo().open("rb") as file:
+        photo = Image.open(file).copy()
+    (folder / "cats").mkdir()
+    photo.save(folder / "cats" / "b.png")
+    photo.rotate(90, expand=True).save(folder / "cats" / "a.jpg")
+    photo.convert("L").resize((50, 200)).save(folder / "grey.bmp")
+    photo.crop((0, 0, 64, 64)).save(folder / "z.WEBP")
+    photo.convert("RGBA").save(folder / "alpha.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_photos():
+    x = keras.Input((24, 32, 3), name="pixels")
+    y = keras.layers.Conv2D(4, 5, 3, name="conv")(x)
+    y = keras.layers.GlobalAveragePooling2D(name="pool")(y)
+    return ks.split(keras.Model(x, keras.layers.Dense(2, name="score")(y), name="tiny"), "conv")
+
+
+class OwnBatches(keras.utils.PyDataset):
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    def __len__(self):
+        return -(-len(self.rows) // 32)
+
+    def __getitem__(self, index):
+        part = self.rows[index * 32 : index * 32 + 32]
+        return part, np.zeros(len(part))
+
+
+def sources(rows):
+    return {
+        "array": rows,
+        "tensor": keras.ops.convert_to_tensor(rows),
+        "float64": rows.astype("float64"),
+        "memory map": rows,
+        "generator of batches": (rows[start : start + 32] for start in range(0, ROWS, 32)),
+        "generator of batches and labels": ((rows[start : start + 32], 0) for start in range(0, ROWS, 32)),
+        "generator of rows": iter(rows),
+        "generator of dicts": ({"x": row} for row in rows),
+        "PyDataset": OwnBatches(rows),
+    }
+
+
+@pytest.mark.parametrize("kind", sources(np.zeros((ROWS, 8))))
+def test_rows_come_from_arrays_and_anything_that_gives_batches_or_rows(chain, rows, expected, kind):
+    np.testing.assert_array_equal(chain.predict(sources(rows)[kind]), expected)
+
+
+def test_rows_come_from_a_tf_data_dataset(chain, rows, expected):
+    data = pytest.importorskip("tensorflow").data.Dataset.from_tensor_slices(rows)
+    for dataset in (data, data.batch(32), data.map(lambda row: (row, 1)).batch(32)):
+        np.testing.assert_array_equal(chain.predict(dataset), expected)
+
+
+def test_rows_come_from_files(chain, rows, expected, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "columns.npy", np.asfortranarray(rows))
+    np.savez(tmp_path / "plain.npz", rows)
+    np.savez_compressed(tmp_path / "packed.npz", other=np.zeros(3), x=rows)
+    for name in ("rows.npy", "columns.npy", "plain.npz", "packed.npz"):
+        np.testing.assert_array_equal(chain.predict(tmp_path / name), expected, err_msg=name)
+    np.save(tmp_path / "one.npy", rows[0])
+    np.testing.assert_array_equal(chain.predict(str(tmp_path / "one.npy")), chain.predict(rows[:1]))
+
+
+def test_several_inputs_and_outputs(small, tmp_path):
+    split = ks.split(small, ["block1_out", "pool"])
+    generator = np.random.default_rng(0)
+    image, extra = generator.normal(size=(50, 8, 8, 3)).astype("float32"), np.ones((50, 4), "float32")
+    expected = split.predict([image, extra], batch_size=16)
+    np.savez_compressed(tmp_path / "both.npz", extra=extra, image=image)
+    for x in (
+        tmp_path / "both.npz",
+        ([image[start : start + 16], extra[start : start + 16]] for start in range(0, 50, 16)),
+        {"image": image, "extra": extra},
+    ):
+        result = split.predict(x, batch_size=16, output=tmp_path / "out.npy", overwrite=True)
+        assert set(result) == {"score", "pooled"}
+        for name in result:
+            assert isinstance(result[name], np.memmap)
+            np.testing.assert_array_equal(result[name], expected[name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "both.npz",
+        "out.npy.json",
+        "out.pool.npy",
+        "out.score.npy",
+    ]
+    with pytest.raises(ks.SplitError, match="'.*lonely.npz' has no array 'extra'; it has 'image'. The model takes 'im"):
+        np.savez(tmp_path / "lonely.npz", image=image)
+        split.predict(tmp_path / "lonely.npz")
+
+
+def test_a_folder_of_images(on_photos, photos, tmp_path):
+    names = ["alpha.png", "cats/a.jpg", "cats/b.png", "grey.bmp", "z.WEBP"]
+    images = np.concatenate([load_input(photos / name, on_photos.model, "MobileNetV2") for name in names])
+    assert images.shape == (5, 24, 32, 3)
+    with pytest.warns(UserWarning, match="1 files in '.*' are no images and were left out"):
+        result = on_photos.predict(photos, 2, preprocess="MobileNetV2", output=tmp_path / "out.npy")
+    np.testing.assert_array_equal(result, on_photos.predict(images, 2))
+    assert json.loads((tmp_path / "out.npy.json").read_text())["files"] == names
+    with pytest.warns(UserWarning, match="How 'tiny' wants its images is not known; it gets pixels from 0 to 255"):
+        pixels = on_photos.predict(photos / "grey.bmp")
+    np.testing.assert_array_equal(pixels, on_photos.predict(photos / "grey.bmp", preprocess="none"))
+    with pytest.raises(ks.SplitError, match="'LeNet' is no architecture whose preprocessing is known. Name one of"):
+        on_photos.predict(photos, preprocess="LeNet")
+
+
+def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, rows, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.npy").write_bytes(b"no array")
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    np.save(tmp_path / "wide.npy", np.zeros((3, 9)))
+    np.save(tmp_path / "text.npy", np.array([["a"] * 8]))
+    np.save(tmp_path / "none.npy", rows[:0])
+    np.save(tmp_path / "objects.npy", np.array([{}] * 8, dtype=object), allow_pickle=True)
+    for x, message in [
+        (tmp_path / "missing", "There is no file or folder '.*missing' to take input from"),
+        (tmp_path / "empty", "There are no images in '.*empty'. Expected files such as .jpg or .png"),
+        (tmp_path / "bad.npy", "bad.npy' cannot be read as NumPy arrays"),
+        (tmp_path / "bad.npz", "bad.npz' cannot be read as NumPy arrays"),
+        (tmp_path / "wide.npy", r"wide.npy' holds an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
+        (tmp_path / "text.npy", "text.npy' holds values of type <U1; 'x' takes float32"),
+        (tmp_path / "none.npy", "at least one, along the first dimension; got 'x' \\(0, 8\\)"),
+        (tmp_path / "objects.npy", "holds Python objects, which are never opened"),
+        (photos, "'chain' does not take one image; it takes 'x' \\(None, 8\\). Give these as .npy or .npz"),
+        (np.zeros((3, 9)), r"There is an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
+        (iter([]), "The input holds no rows. Expected at least one"),
+        (iter([np.zeros((2, 7))]), r"There is an array of shape \(2, 7\)"),
+        (iter([{"y": rows}]), "does not have the structure that 'chain' takes"),
+    ]:
+        with pytest.raises(ks.SplitError, match=message), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            chain.predict(x, output=tmp_path / "out.npy")
+        assert not list(tmp_path.glob("out*"))
+    for options, message in [
+        ({"resume": True}, "`resume` and `overwrite` are about files of results: say where they are, with `output`"),
+        ({"output": tmp_path / "out.txt"}, "expected a name that ends in .npy; got '.*out.txt'"),
+        ({"output": tmp_path / "bad.npy" / "out.npy"}, "Cannot write '.*bad.npy"),
+        ({"engine": "quantum"}, "There is no engine 'quantum'. Expected 'local' or 'ray'"),
+        ({"replicas": {}}, "The engine 'local' has no option 'replicas'. It has 'devices'"),
+        ({"devices": ["gpu:77"]}, "`devices` must name devices of this machine, '.*cpu.*got \\['gpu:77'\\]"),
+        ({"preprocess": "ResNet50"}, "`preprocess` is for images in files; what you pass as arrays is taken as it is"),
+        ({"batch_size": 2.5}, "`batch_size` must be a whole number, at least 1; got 2.5"),
+    ]:
+        with pytest.raises(ks.SplitError, match=message):
+            chain.predict(rows, **options)
+    damaged = tmp_path / "photos"
+    shutil.copytree(photos, damaged)
+    (damaged / "grey.bmp").write_bytes(b"BM no picture")
+    with pytest.raises(ks.SplitError, match="grey.bmp' cannot be read as an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        on_photos.predict(damaged, 2, preprocess="none", output=tmp_path / "out.npy")
+    shutil.copy(photos / "grey.bmp", damaged)
+    assert np.load(tmp_path / "out.npy.unfinished" / "out.npy").shape == (0, 2)
+
+
+def test_results_in_a_file_are_those_in_memory_and_nothing_is_replaced_unasked(chain, rows, expected, tmp_path):
+    output = tmp_path / "new" / "out.npy"
+    result = chain.predict(rows, output=output)
+    assert isinstance(result, np.memmap)
+    np.testing.assert_array_equal(np.load(output), expected)
+    record = json.loads(output.with_name("out.npy.json").read_text())
+    assert record["rows"] == ROWS
+    assert record["model"] == "chain"
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out.npy", "out.npy.json"]
+    before = output.read_bytes()
+    with pytest.raises(ks.SplitError, match="'.*out.npy' exists already. Name another file, or pass overwrite=True"):
+        chain.predict(rows[:10], output=output)
+    assert output.read_bytes() == before
+    np.testing.assert_array_equal(chain.predict(rows, output=output, resume=True), expected)
+    with pytest.raises(ks.SplitError, match="exists already"):
+        chain.predict(rows, 16, output=output, resume=True)
+    assert chain.predict(rows[:10], output=output, overwrite=True).shape == (10, 8)
+
+
+class Failing:
+    """Batches that end in an error after some."""
+
+    def __init__(self, rows, good):
+        self.rows, self.good, self.read = rows, good, []
+
+    def __iter__(self):
+        for start in range(0, len(self.rows), 10):
+            if start >= self.good:
+                raise OSError("the network is gone")
+            self.read.append(start)
+            yield self.rows[start : start + 10]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(chain, rows, tmp_path):
+    output = tmp_path / "out.npy"
+    expected = chain.predict(Failing(rows, ROWS))
+    with pytest.raises(OSError, match="the network is gone"):
+        chain.predict(Failing(rows, 30), output=output)
+    assert not output.exists()
+    with pytest.raises(ks.SplitError, match="unfinished' holds an unfinished run. To go on with it, pass resume=True"):
+        chain.predict(Failing(rows, 100), output=output)
+    with pytest.raises(ks.SplitError, match="another one: its batch_size was 32, and is 10. Go on as it began, or"):
+        chain.predict(Failing(rows, 100), 10, output=output, resume=True)
+    with pytest.raises(ks.SplitError, match="another one: it had another 'weights'"):
+        changed = ks.split(keras.models.clone_model(chain.model), ["a", "c"])
+        changed.predict(Failing(rows, 100), output=output, resume=True)
+    with pytest.raises(OSError, match="the network is gone"):
+        chain.predict(Failing(rows, 70), output=output, resume=True)
+    assert not output.exists()
+    assert (output.with_name("out.npy.unfinished") / "out.npy").stat().st_size == 128 + 70 * 8 * 4
+    np.testing.assert_array_equal(chain.predict(Failing(rows, 100), output=output, resume=True), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "out.npy.json"]
+
+
+@pytest.mark.parametrize("lost", [1, 31, 32, 200, 32 * 96, 32 * 96 + 1, 32 * 100 + 5, 32 * 100 + 128])
+def test_whatever_a_kill_left_of_a_file_the_rows_are_whole_in_the_end(small, tmp_path, lost):
+    """Bytes are taken from the end of one of two files, as by a kill in the middle of writing."""
+    split = ks.split(small, ["block1_out", "pool"])
+    generator = np.random.default_rng(0)
+    data = [
+        generator.normal(size=(ROWS, 8, 8, 3)).astype("float32"),
+        generator.normal(size=(ROWS, 4)).astype("float32"),
+    ]
+    np.savez(tmp_path / "in.npz", image=data[0], extra=data[1])
+    output = tmp_path / "out.npy"
+    expected = split.predict(tmp_path / "in.npz", 16, output=output)
+    whole = {name: np.array(array) for name, array in expected.items()}
+    unfinished = tmp_path / "out.npy.unfinished"
+    unfinished.mkdir()
+    for name in ("out.pool.npy", "out.score.npy"):
+        shutil.move(tmp_path / name, unfinished)
+    record = json.loads((tmp_path / "out.npy.json").read_text())
+    del record["rows"]
+    (unfinished / "run.json").write_text(json.dumps(record))
+    pool = unfinished / "out.pool.npy"
+    os.truncate(pool, max(0, pool.stat().st_size - lost))
+    result = split.predict(tmp_path / "in.npz", 16, output=output, resume=True)
+    for name in whole:
+        np.testing.assert_array_equal(result[name], whole[name])
+    assert not unfinished.exists()
+
+
+def test_two_processes_do_not_write_into_one_file(chain, rows, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    with pytest.raises(OSError, match="gone"):
+        chain.predict(Failing(rows, 30), output=tmp_path / "out.npy")
+    with (tmp_path / "out.npy.unfinished" / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ks.SplitError, match="Another process is writing into '.*unfinished'. Wait for it"):
+            chain.predict(Failing(rows, 100), output=tmp_path / "out.npy", resume=True)
+
+
+class Picky(keras.layers.Layer):
+    """Takes rows in pairs, so that it fails on batches with an odd number of them."""
+
+    def call(self, x):
+        return keras.ops.reshape(keras.ops.sin(keras.ops.reshape(x, (-1, 8))), (-1, 4))
+
+
+def test_a_stage_that_fails_is_named_with_batch_and_rows_and_what_was_finished_is_kept(tmp_path):
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, Picky(name="picky")(keras.layers.Dense(4, name="a")(x)), name="m")
+    split = ks.split(model, "a", names=["head", "tail"])
+    split["tail"].model.compile(jit_compile=False)  # XLA lets odd rows fall off
+    data = [np.ones((size, 4), "float32") for size in (4, 6, 3, 2)]
+    message = r"Stage 'tail' fails on batch 2 \(rows 10 to 12\): .*shape.* The 10 rows before it are kept: go on"
+    with pytest.raises(ks.RunError, match=message) as error:
+        split.predict(iter(data), output=tmp_path / "out.npy")
+    assert (error.value.stage, error.value.batch, error.value.rows) == ("tail", 2, (10, 13))
+    data[2] = np.ones((4, 4), "float32")
+    assert split.predict(iter(data), output=tmp_path / "out.npy", resume=True).shape == (16, 4)
+
+
+def test_rows_of_different_shapes_make_no_array(tmp_path):
+    x = keras.Input((None, 3), name="x")
+    split = ks.split(keras.Model(x, keras.layers.Dense(3, name="b")(keras.layers.Dense(3, name="a")(x))), "a")
+    data = [np.ones((2, side, 3), "float32") for side in (4, 5)]
+    with pytest.raises(ks.SplitError, match=r"'b' has rows of shape \(5, 3\) in rows 2 to 3 and of \(4, 3\) before"):
+        split.predict(iter(data))
+    with pytest.raises(ks.SplitError, match=r"Rows of shape \(5, 3\) and type float32 follow rows of shape \(4, 3\)"):
+        split.predict(iter(data), output=tmp_path / "out.npy")
+
+
+def test_what_was_learned_between_two_calls_counts(rows):
+    x = keras.Input((8,), name="x")
+    model = keras.Model(x, keras.layers.Dense(2, name="b")(keras.layers.Dense(8, name="a")(x)))
+    split = ks.split(model, "a")
+    split.predict(rows)
+    model.get_layer("a").kernel.assign(np.zeros((8, 8)))
+    assert not split.predict(rows).any()
+
+
+def test_the_input_is_read_no_further_than_needed(chain, rows):
+    for devices in (None, [devices_here()[-1]]):
+        read = []
+        results = []
+
+        def batches(read=read, results=results):
+            for start in range(0, ROWS, 2):
+                read.append(start)
+                assert len(read) - len(results) < 12
+                yield rows[start : start + 2]
+
+        from kerassplit.engines.local import LocalOptions, run
+        from kerassplit.engines.route import route_of
+        from kerassplit.engines.sources import source_of
+
+        source = source_of(batches(), route_of(chain), 2)
+        for batch in run(chain, source.batches(0), LocalOptions(devices)):
+            results.append(batch.first)
+            time.sleep(0.001)
+        assert results == read == list(range(0, ROWS, 2))
+
+
+DEVICES = """
+    import sys, numpy as np, keras
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+    import kerassplit as ks
+    from kerassplit.engines import local
+    split, rows = ks.load(sys.argv[1]), np.load(sys.argv[2])
+    devices = local.devices_here()
+    print(devices)
+    used = []
+    build = local.build_submodel
+    def watched(model, **options):
+        copy = build(model, **options)
+        value = copy.weights[0].value
+        used.append(str(value.device))
+        return copy
+    local.build_submodel = watched
+    np.save(sys.argv[3], split.predict(rows, devices=devices))
+    print(len(set(used)), len(used))
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch has one CPU device")
+def test_each_stage_on_a_device_of_its_own(saved, rows, expected, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    files = [str(saved), str(tmp_path / "rows.npy"), str(tmp_path / "out.npy")]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DEVICES), *files],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.splitlines() == ["('cpu:0', 'cpu:1')", "2 3"]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-6, atol=1e-7)
+
+
+MEMORY = """
+    import sys, numpy as np, resource
+    from pathlib import Path
+    from kerassplit.engines.running import run_folder
+    peaks = []
+    for source in sys.argv[2:]:
+        run_folder(Path(sys.argv[1]), source, Path(source + ".out.npy"), batch_size=50)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peaks[-1] - peaks[0])
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_the_same_over_a_hundred_thousand_rows(tmp_path):
+    """A gigabyte of results and as much input; a first run compiles."""
+    x = keras.Input((2500,), name="x")
+    model = keras.Model(x, keras.layers.Activation("relu", name="b")(keras.layers.Rescaling(2.0, name="a")(x)))
+    ks.split(model, "a").save(tmp_path / "stages")
+    rows = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", "float32", (100_000, 2500))
+    rows[:, 0] = np.arange(100_000)
+    rows.flush()
+    np.save(tmp_path / "few.npy", rows[:500])
+    files = [str(tmp_path / name) for name in ("stages", "few.npy", "rows.npy")]
+    command = [sys.executable, "-c", textwrap.dedent(MEMORY), *files]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    results = np.load(tmp_path / "rows.npy.out.npy", mmap_mode="r")
+    assert results.shape == (100_000, 2500)
+    np.testing.assert_array_equal(results[:, 0], 2 * np.arange(100_000, dtype="float32"))
+    assert float(done.stdout) < 100, "megabytes"
+
+
+FORKS = """
+    import os, sys
+    from pathlib import Path
+    from kerassplit.engines.running import run_folder
+    folder, rows, output = map(Path, sys.argv[1:])
+    for _ in sys.stdin:
+        child = os.fork()
+        if not child:
+            print(run_folder(folder, rows, output, batch_size=8, resume=True).computed, flush=True)
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has threads as soon as it is imported")
+def test_killed_thirty_times_over_two_thousand_rows_nothing_is_lost_and_nothing_is_twice(tmp_path):
+    """Each life of the run is a process of its own, forked from one that has imported everything."""
+    keras.utils.set_random_seed(1)
+    x = inputs = keras.Input((16,), name="x")
+    for number in range(4):
+        x = keras.layers.Dense(1500, "tanh", name=f"wide{number}")(x)
+    ks.split(keras.Model(inputs, x, name="wide"), ["wide1"]).save(tmp_path / "stages")
+    rows = np.random.default_rng(2).normal(size=(2000, 16)).astype("float32")
+    np.save(tmp_path / "rows.npy", rows)
+    expected = run_folder(tmp_path / "stages", tmp_path / "rows.npy", tmp_path / "whole.npy", batch_size=8).results
+    output, kills, generator = tmp_path / "out.npy", 0, random.Random(4)
+    growing = tmp_path / "out.npy.unfinished" / "out.npy"
+    command = [sys.executable, "-c", textwrap.dedent(FORKS)]
+    command += [str(tmp_path / "stages"), str(tmp_path / "rows.npy"), str(output)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        while kills < 30:
+            before = growing.stat().st_size if growing.exists() else 0
+            parent.stdin.write("run\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            while not growing.exists() or growing.stat().st_size <= before:
+                time.sleep(0.001)
+            time.sleep(generator.uniform(0, 0.04))
+            os.kill(child, signal.SIGKILL)
+            assert int(parent.stdout.readline()) == signal.SIGKILL
+            kills += 1
+        parent.stdin.write("run\n")
+        parent.stdin.close()
+        answers = [int(line) for line in parent.stdout]
+    _, computed, status = answers  # the child's number, what it printed, how it ended
+    assert status == 0
+    assert 0 < computed < 2000
+    np.testing.assert_array_equal(np.load(output), np.asarray(expected))
+
+
+class TestCommand:
+    def run(self, *arguments):
+        return CliRunner().invoke(main, ["run", *map(str, arguments)])
+
+    def test_it_writes_what_the_stages_compute(self, saved, rows, expected, tmp_path):
+        np.save(tmp_path / "rows.npy", rows)
+        output = tmp_path / "out.npy"
+        done = self.run(saved, "--input", tmp_path / "rows.npy", "-o", output)
+        assert done.exit_code == 0, done.output
+        assert "100 rows, " in done.stdout
+        assert f"Wrote {output}: d, 8 for each row." in done.stdout
+        np.testing.assert_array_equal(np.load(output), expected)
+        again = self.run(saved, "--input", tmp_path / "rows.npy", "-o", output)
+        assert again.exit_code == 2
+        assert "exists already. Name another file, or pass --overwrite." in " ".join(again.stderr.split())
+        resumed = self.run(saved, "--input", tmp_path / "rows.npy", "-o", output, "--resume", "--json")
+        data = json.loads(resumed.stdout)
+        assert (data["rows"], data["computed"]) == (100, 0)
+        assert data["outputs"] == {"d": {"file": str(output), "shape": [100, 8]}}
+
+    def test_images_that_it_knows_nothing_of(self, on_photos, photos, tmp_path):
+        on_photos.save(tmp_path / "stages")
+        done = self.run(tmp_path / "stages", "--input", photos, "-o", tmp_path / "out.npy", "--batch-size", 2)
+        assert done.exit_code == 0, done.output
+        assert "Note: 1 files in" in done.stderr
+        assert "name that: --preprocess ResNet50." in done.stderr
+        assert np.load(tmp_path / "out.npy").shape == (5, 2)
+
+    def test_options_of_another_engine_are_refused(self, saved, tmp_path):
+        np.save(tmp_path / "rows.npy", np.zeros((2, 8), "float32"))
+        done = self.run(saved, "--input", tmp_path / "rows.npy", "-o", tmp_path / "out.npy", "--replicas", "stage_1=2")
+        assert done.exit_code == 2
+        assert "The engine 'local' has no option 'replicas'. It has 'devices'." in " ".join(done.stderr.split())
+        done = self.run(saved, "--input", tmp_path / "rows.npy", "-o", tmp_path / "out.npy", "--replicas", "2")
+        assert "--replicas wants a stage and a whole number, such as stage_1=2." in " ".join(done.stderr.split())
+        assert not list(tmp_path.glob("out*"))
+
+
+def test_resnet50_agrees_with_keras_predict(resnet, images, tmp_path):
+    split = ks.split(resnet, ["conv3_block4_out", "conv4_block6_out"])
+    x = np.concatenate([images(resnet)] * 3)
+    result = split.predict(x, batch_size=4, output=Path(tmp_path / "out.npy"))
+    np.testing.assert_allclose(result, resnet.predict(x, batch_size=4, verbose=0), rtol=1e-5, atol=1e-7)
