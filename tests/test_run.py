@@ -316,16 +316,16 @@ class Picky(keras.layers.Layer):
     """Takes rows in pairs, so that it fails on batches with an odd number of them."""
 
     def call(self, x):
-        return keras.ops.reshape(keras.ops.sin(keras.ops.reshape(x, (-1, 8))), (-1, 4))
+        pairs = keras.ops.reshape(x, (-1, 8))
+        return keras.ops.reshape(keras.ops.matmul(pairs, keras.ops.ones((8, 8))), (-1, 4))
 
 
 def test_a_stage_that_fails_is_named_with_batch_and_rows_and_what_was_finished_is_kept(tmp_path):
     x = keras.Input((4,), name="x")
     model = keras.Model(x, Picky(name="picky")(keras.layers.Dense(4, name="a")(x)), name="m")
     split = ks.split(model, "a", names=["head", "tail"])
-    split["tail"].model.compile(jit_compile=False)  # XLA lets odd rows fall off
     data = [np.ones((size, 4), "float32") for size in (4, 6, 3, 2)]
-    message = r"Stage 'tail' fails on batch 2 \(rows 10 to 12\): .*shape.* The 10 rows before it are kept: go on"
+    message = r"Stage 'tail' fails on batch 2 \(rows 10 to 12\): .* The 10 rows before it are kept: go on"
     with pytest.raises(ks.RunError, match=message) as error:
         split.predict(iter(data), output=tmp_path / "out.npy")
     assert (error.value.stage, error.value.batch, error.value.rows) == ("tail", 2, (10, 13))
