@@ -23,7 +23,7 @@ BY_WRONG_NUMBERS = {name for name in MUST_FAIL if name.startswith("test_exact.py
 @pytest.mark.slow
 def test_the_suite_fails_with_the_naive_rebuild():
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "naive", "-q", "-rf", *sorted(MUST_FAIL)],
+        [sys.executable, "-m", "pytest", "-n0", "-p", "naive", "-q", "-rf", *sorted(MUST_FAIL)],
         cwd=TESTS,
         env={**os.environ, "COLUMNS": "400", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
         capture_output=True,
