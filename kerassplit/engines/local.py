@@ -100,7 +100,7 @@ def devices_here() -> tuple[str, ...]:
 def _through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:
     """A batch behind a stage, without the tensors that nobody needs any more."""
     try:
-        results = compute([batch.tensors[name] for name in stage.inputs])
+        results = compute([_as_tensor(batch.tensors[name]) for name in stage.inputs])
     except Exception as error:
         message = " ".join(str(error).split())
         raise RunError(
@@ -115,6 +115,10 @@ def _through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) 
     return replace(batch, tensors={name: value for name, value in {**batch.tensors, **made}.items() if name in needed})
 
 
+def _as_tensor(value: Any) -> Any:
+    return value if value is None or keras.ops.is_tensor(value) else keras.ops.convert_to_tensor(value)
+
+
 def _results(batch: Batch, route: Route) -> Batch:
     return replace(batch, tensors={name: keras.ops.convert_to_numpy(batch.tensors[name]) for name in route.results})
 
@@ -123,6 +127,9 @@ def _on_device(stage: Stage, device: str, route: Route, step: int) -> Callable[[
     """A stage with weights of its own on a device."""
     with keras.device(device):
         copy = replace(stage, model=build_submodel(stage.model, copy_weights=True, name=stage.model.name))
+        if keras.backend.backend() == "jax":  # where a value is, its variable stays
+            for variable in copy.model.variables:
+                variable.assign(_moved(variable.value, device))
 
     def run_there(batch: Batch) -> Batch:
         with keras.device(device):  # Keras keeps it by thread
