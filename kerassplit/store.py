@@ -18,7 +18,7 @@ import keras
 
 from kerassplit import __version__
 from kerassplit.archive import check_archive
-from kerassplit.errors import SplitError, StoreError
+from kerassplit.errors import StoreError
 from kerassplit.folder import is_device_name, opened, sha256
 from kerassplit.manifest import FORMAT_VERSION, MANIFEST, as_text, leaves, read_manifest, unknown_fields
 from kerassplit.names import listed
@@ -85,11 +85,10 @@ def load(
     loaded = [_load_stage(folder, entry, safe_mode) for entry in chosen]
     try:
         return _assembled(manifest, chosen, loaded)
-    except SplitError:
-        raise
     except Exception as error:
+        reason = str(error).rstrip(".")
         raise StoreError(
-            f"The stages in '{folder}' do not go together as {MANIFEST} says: {error}. Save the split again.",
+            f"The stages in '{folder}' do not go together as {MANIFEST} says: {reason}. Save the split again.",
             path=folder,
         ) from error
 
@@ -300,7 +299,7 @@ def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bo
             warnings.filterwarnings("ignore", f"Layer '.*{MASKED}' .* does not support masking")
             model = load_file(file, safe_mode)
         if not isinstance(model, keras.Model):
-            raise TypeError(f"it holds a {type(model).__name__} and no model")
+            raise TypeError(f"it holds no model, but what is of type {type(model).__name__}")
         model = hands_masks_on(model)
         sides = {"inputs": list(model.inputs), "outputs": list(model.outputs)}
     except Exception as error:
