@@ -8,8 +8,8 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from kerassplit.errors import StoreError
 
@@ -40,7 +40,7 @@ def same_file_key(name: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, name: str) -> Iterator[BinaryIO]:
+def opened(folder: Path, name: str) -> Iterator[BufferedReader]:
     """A regular file in the folder, open for reading, and left as it is meanwhile.
 
     Links are not followed, and opening waits for no pipe or device. All that is checked and loaded is read through
@@ -76,7 +76,7 @@ def opened(folder: Path, name: str) -> Iterator[BinaryIO]:
             raise StoreError(f"{path} was changed while it was read. Load again when nothing writes to it.", path=path)
 
 
-def sha256(file: BinaryIO) -> str:
+def sha256(file: BufferedReader) -> str:
     """The SHA-256 of an open file, all of it; a chunk at a time is in memory."""
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,9 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import keras
 
@@ -277,7 +278,7 @@ def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
         raise StoreError(f"{path} cannot be read: {error}.", path=path) from error
 
 
-def _check_whole(file: BinaryIO, path: Path, entry: dict[str, Any]) -> None:
+def _check_whole(file: BufferedReader, path: Path, entry: dict[str, Any]) -> None:
     size, expected = os.fstat(file.fileno()).st_size, entry.get("bytes")
     mend = "Copy it again from where it is whole, or save the split again."
     if expected is not None and size != expected:
@@ -293,7 +294,7 @@ def _check_whole(file: BinaryIO, path: Path, entry: dict[str, Any]) -> None:
         )
 
 
-def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
+def _read_stage(file: BufferedReader, path: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", f"Layer '.*{MASKED}' .* does not support masking")
@@ -311,7 +312,7 @@ def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bo
             ) from error
         raise StoreError(
             f"Keras {keras.__version__} cannot load stage '{entry['name']}' from {path} (saved with the versions in "
-            f"{MANIFEST}): {error}",
+            f"{MANIFEST}): {_without_configs(str(error))}",
             path=path,
         ) from error
     ends: dict[str, tuple[str, ...]] = {}
@@ -320,6 +321,11 @@ def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bo
         if [(spec["shape"], spec["dtype"]) for spec in entry[side]] != [(list(x.shape), x.dtype) for x in symbols]:
             raise StoreError(f"The {side} of {path} are not those that {MANIFEST} describes.", path=path)
     return Stage(entry["name"], model, ends["inputs"], ends["outputs"])
+
+
+def _without_configs(message: str) -> str:
+    """Keras's message without its middle, where it quotes the whole config of a model."""
+    return message if len(message) <= 2000 else f"{message[:1200]} [...] {message[-800:]}"
 
 
 def _open_ends(

@@ -689,3 +689,23 @@ def test_any_bytes_in_the_place_of_the_manifest_are_refused(good, text):
         refused(good, MANIFEST)
     finally:
         (good / MANIFEST).write_bytes(whole)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(["model.weights.h5", "model.weights.h5", "config.json"]),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=8),
+)
+def test_any_bytes_in_a_stage_s_weights_or_config_load_or_are_refused(good, name, changes):
+    before = content(good)
+    made = members(good)
+    data = bytearray(made[name])
+    for place, other in changes:
+        start = int(place * len(data))
+        data[start : start + len(other)] = other
+    try:
+        pack(good, {**made, name: bytes(data)}.items())
+        loads_or_is_refused(good, stages=[1])
+    finally:
+        for one, whole in before.items():
+            (good / one).write_bytes(whole)
