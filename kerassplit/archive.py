@@ -2,12 +2,11 @@
 
 `Split.save` writes uncompressed zip files of a config, metadata, weights and assets. Whatever else a file holds was not
 made by it: a compressed member can be a bomb, a member's name can lead out of the folder it is unpacked in, links,
-external and virtual datasets in the weights read other files, and functions named in the config can load or write some.
-Not every Keras from 3.13 on refuses all of these. What a config may deserialise otherwise is left to Keras's safe mode.
+external and virtual datasets in the weights read other files. Not every Keras from 3.13 on refuses all of these. Of the
+config (`config.py`), what it may deserialise is left to Keras's safe mode, on the whole.
 """
 
 import io
-import json
 import math
 import stat
 import struct
@@ -18,14 +17,12 @@ from typing import Any, BinaryIO
 
 import h5py
 
+from kerassplit.config import wrong_config
 from kerassplit.errors import StoreError
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
 _ASSETS = "assets/"
-_FUNCTIONS = ("activations", "constraints", "initializers", "losses", "metrics", "ops", "random", "regularizers", "src")
-"""The modules of Keras whose functions compute something and do nothing else."""
-_DEEPEST = 1000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip file: signature, lengths of name and extra field
 
 
@@ -39,7 +36,7 @@ def check_archive(file: BinaryIO, path: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             reason = (
                 _wrong_members(archive, file.seek(0, io.SEEK_END))
-                or _wrong_config(archive.read(_CONFIG))
+                or wrong_config(archive.read(_CONFIG))
                 or _wrong_weights(_Member(file, archive.getinfo(_WEIGHTS)))
             )
     except Exception as error:  # what zipfile, json and h5py raise for nonsense has no common kind
@@ -79,28 +76,6 @@ def _wrong_members(archive: zipfile.ZipFile, size: int) -> str | None:
 def _stays_inside(name: str) -> bool:
     parts = name.removesuffix("/").split("/")
     return all(part not in ("", ".", "..") and not set(part) & set("\\:\0") for part in parts)
-
-
-def _wrong_config(text: bytes) -> str | None:
-    waiting: list[tuple[Any, int]] = [(json.loads(text), 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        if depth > _DEEPEST:
-            return f"a config nested more than {_DEEPEST} levels deep"
-        if isinstance(value, dict):
-            module = value.get("module")
-            if value.get("class_name") == "function" and not _only_computes(module):
-                return f"the function {value.get('config')!r} of {module!r} in its config"
-            waiting += [(inner, depth + 1) for inner in value.values()]
-        elif isinstance(value, list):
-            waiting += [(inner, depth + 1) for inner in value]
-    return None
-
-
-def _only_computes(module: object) -> bool:
-    """Whether functions of a module may stand in a config. Those outside of Keras are the user's own, registered."""
-    parts = str(module).split(".")
-    return parts[0] != "keras" or (len(parts) > 1 and parts[1] in _FUNCTIONS)
 
 
 def _wrong_weights(stream: io.RawIOBase) -> str | None:

@@ -465,12 +465,16 @@ CONFIGS = {
     "a number": (lambda config: 5, "cannot load stage"),
     "a list": (lambda config: [1, 2], "cannot load stage"),
     "no layers": (lambda config: config["config"].update(layers=[]), "cannot load stage"),
-    "layers that are numbers": (lambda config: config["config"].update(layers=[1, 2]), "cannot load stage"),
+    "layers that are numbers": (lambda config: config["config"].update(layers=[1, 2]), "is no file that Split"),
     "layers in a circle": (
         lambda config: config["config"]["layers"][1].update(
             inbound_nodes=config["config"]["layers"][2]["inbound_nodes"]
         ),
-        "cannot load stage|are not those that",
+        "calls in its config that wait for each other, or for what is not there",
+    ),
+    "a call of what is not there": (
+        lambda config: config["config"]["layers"][1].update(name="z"),
+        "calls in its config that wait for each other, or for what is not there",
     ),
     "another size": (setting(units=5), "cannot load stage|are not those that"),
     "a size beyond all memory": (setting(units=2**62), "cannot load stage"),
