@@ -15,7 +15,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -26,6 +26,7 @@ from keras.src.ops import function as keras_function
 from keras.src.ops.function import make_node_key
 from keras.src.ops.node import Node
 from keras.src.ops.symbolic_arguments import SymbolicArguments
+from keras.src.saving.saving_lib import load_model
 from keras.src.saving.serialization_lib import SafeModeScope
 
 from kerassplit.errors import UnsupportedModelError
@@ -570,6 +571,15 @@ def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Mod
     own = graph.own_symbols()
     with deep_recursion():
         return keras.Model([own[tensor] for tensor in graph.flat_inputs()], list(symbols), name=graph.model.name)
+
+
+def load_file(file: BinaryIO, safe_mode: bool) -> Any:
+    """What Keras makes of an open `.keras` file, not compiled; its public function opens a path once more.
+
+    With `safe_mode`, also where the user has turned Keras's own off for the whole process.
+    """
+    with deep_recursion(), SafeModeScope(safe_mode):
+        return load_model(file, compile=False, safe_mode=safe_mode)
 
 
 def hands_masks_on(model: keras.Model) -> keras.Model:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,6 +105,8 @@ class Split:
         name: The model's name.
         original: The model that was cut; `None` once loaded.
         unused_inputs: The model's inputs that no stage takes.
+        unknown: What a later kerassplit has written into the manifest of the folder that this split was loaded from:
+            it is saved again. Under `""` what it says of the split, under a stage's name what it says of that.
     """
 
     stages: tuple[Stage, ...]
@@ -113,6 +115,7 @@ class Split:
     name: str
     original: keras.Model | None = None
     unused_inputs: tuple[CrossingTensor, ...] = ()
+    unknown: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def model(self) -> keras.Model:
@@ -247,7 +250,9 @@ class Split:
     def save(self, directory: Any, *, overwrite: bool = False) -> None:
         """Writes one `.keras` file per stage and `kerassplit.json`.
 
-        A process that is killed meanwhile may leave a folder `.kerassplit.*` beside, which can be deleted.
+        A process that is killed meanwhile leaves the old split or the new one. It may leave a folder `.kerassplit.*`
+        besides, which the next save into the same place removes, and, where it was overwriting, files of stages that
+        the manifest does not name.
 
         Args:
             directory: The folder. It appears whole or not at all. A stage's file bears its name; the manifest has the
@@ -255,7 +260,8 @@ class Split:
             overwrite: Whether a folder that holds a split may be replaced. No other folder ever is.
 
         Raises:
-            StoreError: The folder is not empty, or cannot be written.
+            StoreError: The folder is not empty, cannot be written (what was there is still there then), or another
+                process is overwriting it.
         """
         from kerassplit.store import save
 

@@ -3,26 +3,28 @@
 A folder is written beside its place and renamed into it, so it is there whole or not at all. Where a split is
 overwritten, the new files come first, under names of their own, and the manifest last, in one rename: until then the
 folder is the old split, from then on the new one.
+
+One stage at a time is written and read. A file is opened once: it is hashed, looked through and loaded through that.
 """
 
 import contextlib
-import hashlib
-import json
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from kerassplit import __version__
+from kerassplit.archive import check_archive
 from kerassplit.errors import StoreError
-from kerassplit.manifest import FORMAT_VERSION, MANIFEST, described, leaves, read_manifest
+from kerassplit.folder import is_device_name, opened, sha256
+from kerassplit.manifest import FORMAT_VERSION, MANIFEST, as_text, described, leaves, read_manifest, unknown_fields
 from kerassplit.names import listed
-from kerassplit.rebuild import MASKED, deep_recursion, hands_masks_on
+from kerassplit.rebuild import MASKED, hands_masks_on, load_file
+from kerassplit.scratch import PREFIX, alone_in, flush, move_folder, move_in, scratch_folder
 from kerassplit.sharing import shared_layers, tie
 from kerassplit.stages import Split, Stage
 
@@ -32,22 +34,23 @@ def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = F
     target = Path(directory).resolve()
     replaced = check_target(target, overwrite)
     _warn_of_shared_weights(split)
-    with _temporary_folder(target) as folder:
-        names = _file_names(split, target if replaced else folder)
+    stays = replaced or _must_stay(target)
+    alone = alone_in(target) if stays else contextlib.nullcontext()
+    with _errors_named(target), scratch_folder(target if stays else target.parent) as folder, alone:
+        old = [entry["file"] for entry in read_manifest(target)["stages"]] if replaced else []
+        names = _file_names(split, target if stays else folder)
         for stage, name in zip(split, names, strict=True):
             _save_stage(stage, folder / name)
-        manifest = _manifest(split, folder, names)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if replaced:
-            old = {entry["file"] for entry in read_manifest(target)["stages"]}
-            _move_in(folder, names, target)
-            for name in old - set(names):
-                if Path(name).name == name:
-                    (target / name).unlink(missing_ok=True)
-        elif target == Path.cwd():  # a folder put in its place would be another one
-            _move_in(folder, names, target)
-        else:
-            os.replace(folder, target)
+            flush(folder / name)
+        (folder / MANIFEST).write_bytes(as_text(_manifest(split, folder, names)))
+        flush(folder / MANIFEST)
+        if not stays:
+            move_folder(folder, target)
+            return
+        move_in(folder, names, MANIFEST, target)
+        for name in old:
+            with contextlib.suppress(OSError):  # the new split is there already
+                (target / name).unlink()
 
 
 def load(
@@ -55,14 +58,15 @@ def load(
 ) -> Split:
     """Loads a split, or some of its stages, from a folder that `Split.save` wrote.
 
-    Neither the model nor the other stages are needed in order to load one.
+    Neither the model nor the other stages are needed in order to load one. Nothing but `kerassplit.json` and the files
+    of these stages is read, and none of them through a link.
 
     Args:
         directory: The folder.
         stages: Which stages to load, by number or name; by default all. A `Split` of some stages takes the tensors that
             they need and gives those that they make for others, by tensor name.
-        safe_mode: Whether Keras refuses to run code that the files carry (such as Lambda layers). Turn it off only for
-            files that you trust.
+        safe_mode: Whether Keras refuses to run code that the files carry (such as Lambda layers), and kerassplit files
+            with anything in them that `Split.save` never writes. Turn it off only for files that you trust.
 
     Returns:
         A `Split` whose `model` is the stages joined.
@@ -79,12 +83,27 @@ def load(
     manifest = read_manifest(folder)
     entries = manifest["stages"]
     chosen = [entries[place] for place in _places(entries, stages)]
-    loaded = tie([_load_stage(folder, entry, safe_mode) for entry in chosen], manifest.get("shared", []))
+    loaded = [_load_stage(folder, entry, safe_mode) for entry in chosen]
+    try:
+        return _assembled(manifest, chosen, loaded)
+    except Exception as error:
+        reason = str(error).rstrip(".")
+        raise StoreError(
+            f"The stages in '{folder}' do not go together as {MANIFEST} says: {reason}. Save the split again.",
+            path=folder,
+        ) from error
+
+
+def _assembled(manifest: dict[str, Any], chosen: Sequence[dict[str, Any]], loaded: Sequence[Stage]) -> Split:
+    entries = manifest["stages"]
+    stages = tie(loaded, manifest.get("shared", []))
+    unknown = {"": unknown_fields(manifest), **{entry["name"]: unknown_fields(entry) for entry in chosen}}
+    unknown = {name: fields for name, fields in unknown.items() if fields}
     if len(loaded) == len(entries):
-        unused = tuple(described(spec) for spec in manifest.get("unused_inputs", []))
-        return Split(loaded, manifest["inputs"], manifest["outputs"], manifest["model"], unused_inputs=unused)
+from kerassplit.folder import is_device_name, opened, sha256
+from kerassplit.manifest import FORMAT_VERSION, MANIFEST, as_text, described, leaves, read_manifest, unknown_fields
     inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
-    return Split(loaded, inputs, outputs, "_".join([manifest["model"], *(stage.name for stage in loaded)]))
+    return Split(stages, inputs, outputs, "_".join([manifest["model"], *(one.name for one in stages)]), unknown=unknown)
 
 
 def check_target(target: Path, overwrite: bool) -> bool:
@@ -94,7 +113,10 @@ def check_target(target: Path, overwrite: bool) -> bool:
         StoreError: It is a file, or holds something else, or overwriting was not asked for.
     """
     try:
-        occupied = any(target.iterdir()) if target.is_dir() else target.exists()
+        if target.is_dir():
+            occupied = any(not path.name.startswith(PREFIX) for path in target.iterdir())
+        else:
+            occupied = target.exists()
     except (OSError, ValueError) as error:
         raise StoreError(f"Cannot write '{target}': {error}.", path=target) from error
     if occupied and not target.is_dir():
@@ -109,21 +131,28 @@ def check_target(target: Path, overwrite: bool) -> bool:
         raise StoreError(
             f"'{target}' already holds a split. Name another folder, or pass overwrite=True to replace it.", path=target
         )
-    read_manifest(target)
+    try:
+        read_manifest(target)
+    except StoreError as error:
+        raise StoreError(
+            f"'{target}' is not overwritten, as it is not certain what it holds. Name another folder, or delete this "
+            f"one. {error}",
+            path=error.path,
+        ) from error
     return True
 
 
+def _must_stay(target: Path) -> bool:
+    """Whether another folder cannot take the place of this one, which is empty or not there."""
+    return target == Path.cwd() or target.is_mount() or (os.name == "nt" and target.is_dir())
+
+
 @contextlib.contextmanager
-def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target; it is gone afterwards, unless the process is killed."""
-    folder = target.with_name(f".kerassplit.{uuid.uuid4().hex}")
+def _errors_named(target: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True)
-        yield folder
+        yield
     except OSError as error:
         raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _warn_of_shared_weights(split: Split) -> None:
@@ -166,16 +195,18 @@ def _file_names(split: Split, folder: Path) -> list[str]:
     """One file name per stage that is not yet taken in the folder."""
     names = []
     for stage in split:
-        name, number = f"{stage.name}.keras", 1
-        while (folder / name).exists():
+        stem = f"_{stage.name}" if is_device_name(stage.name) else stage.name
+        name, number = f"{stem}.keras", 1
+        while os.path.lexists(folder / name) or name.lower() in map(str.lower, names):
             number += 1
-            name = f"{stage.name}-{number}.keras"
+            name = f"{stem}-{number}.keras"
         names.append(name)
     return names
 
 
 def _manifest(split: Split, folder: Path, names: Sequence[str]) -> dict[str, Any]:
     return {
+        **split.unknown.get("", {}),
         "format_version": FORMAT_VERSION,
         "model": split.name,
         "inputs": split.inputs,
@@ -183,8 +214,10 @@ def _manifest(split: Split, folder: Path, names: Sequence[str]) -> dict[str, Any
         "unused_inputs": [{"tensor": one.name, "shape": one.shape, "dtype": one.dtype} for one in split.unused_inputs],
         "stages": [
             {
+                **split.unknown.get(stage.name, {}),
                 "name": stage.name,
                 "file": name,
+                "bytes": (folder / name).stat().st_size,
                 "sha256": _sha256(folder / name),
                 "inputs": _specs(stage.inputs, stage.model.inputs),
                 "outputs": _specs(stage.outputs, stage.model.outputs),
@@ -201,20 +234,6 @@ def _specs(names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[d
         {"tensor": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
         for name, symbol in zip(names, symbols, strict=True)
     ]
-
-
-def _move_in(folder: Path, names: Sequence[str], target: Path) -> None:
-    """Puts a split into a folder that stays: after its files, the manifest makes it valid."""
-    moved = []
-    try:
-        for name in names:
-            os.replace(folder / name, target / name)
-            moved.append(target / name)
-        os.replace(folder / MANIFEST, target / MANIFEST)
-    except OSError:
-        for path in moved:
-            path.unlink(missing_ok=True)
-        raise
 
 
 def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | None) -> list[int]:
@@ -240,21 +259,46 @@ def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | Non
 
 def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
     path = folder / entry["file"]
-    if Path(entry["file"]).name != entry["file"]:
+    try:
+        with opened(folder, entry["file"]) as file:
+            _check_whole(file, path, entry)
+            if safe_mode:
+                check_archive(file, path)
+            return _read_stage(file, path, entry, safe_mode)
+    except FileNotFoundError as error:
         raise StoreError(
-            f"The manifest names the file '{entry['file']}', which is not in the folder itself.", path=path
-        )
-    if not path.is_file():
-        raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path)
-    if _sha256(path) != entry["sha256"]:
+            f"The file of stage '{entry['name']}' is missing: {path}. Copy it there, or save the split again.",
+            path=path,
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}.", path=path) from error
+
+
+def _check_whole(file: BufferedReader, path: Path, entry: dict[str, Any]) -> None:
+    size, expected = os.fstat(file.fileno()).st_size, entry.get("bytes")
+    mend = "Copy it again from where it is whole, or save the split again."
+    if expected is not None and size != expected:
+        what = "cut off" if size < expected else "not the file that was saved"
         raise StoreError(
-            f"{path} is damaged or not the file that was saved: its SHA-256 differs from the one in {MANIFEST}.",
+            f"{path} is {what}: it has {size:,} bytes, and was saved with {expected:,} according to {MANIFEST}. {mend}",
             path=path,
         )
+    if sha256(file) != entry["sha256"]:
+        raise StoreError(
+            f"{path} is damaged or not the file that was saved: its SHA-256 differs from the one in {MANIFEST}. {mend}",
+            path=path,
+        )
+
+
+def _read_stage(file: BufferedReader, path: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
     try:
-        with deep_recursion(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", f"Layer '.*{MASKED}' .* does not support masking")
-            model = hands_masks_on(keras.saving.load_model(path, compile=False, safe_mode=safe_mode))
+            model = load_file(file, safe_mode)
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"it holds no model, but what is of type {type(model).__name__}")
+        model = hands_masks_on(model)
+        sides = {"inputs": list(model.inputs), "outputs": list(model.outputs)}
     except Exception as error:
         if safe_mode and "safe_mode" in str(error):
             raise StoreError(
@@ -264,15 +308,20 @@ def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
             ) from error
         raise StoreError(
             f"Keras {keras.__version__} cannot load stage '{entry['name']}' from {path} (saved with the versions in "
-            f"{MANIFEST}): {error}",
+            f"{MANIFEST}): {_without_configs(str(error))}",
             path=path,
         ) from error
     ends: dict[str, tuple[str, ...]] = {}
-    for side, symbols in (("inputs", model.inputs), ("outputs", model.outputs)):
+    for side, symbols in sides.items():
         ends[side] = tuple(spec["tensor"] for spec in entry[side])
         if [(spec["shape"], spec["dtype"]) for spec in entry[side]] != [(list(x.shape), x.dtype) for x in symbols]:
             raise StoreError(f"The {side} of {path} are not those that {MANIFEST} describes.", path=path)
     return Stage(entry["name"], model, ends["inputs"], ends["outputs"])
+
+
+def _without_configs(message: str) -> str:
+    """Keras's message without its middle, where it quotes the whole config of a model."""
+    return message if len(message) <= 2000 else f"{message[:1200]} [...] {message[-800:]}"
 
 
 def _open_ends(
@@ -294,4 +343,4 @@ def _open_ends(
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(file)

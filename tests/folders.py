@@ -1,0 +1,66 @@
+"""Saved splits in tests: small ones, and manifests changed by someone who makes the checksums right again."""
+
+import hashlib
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+import kerassplit as ks
+
+MANIFEST = "kerassplit.json"
+
+
+def chain_split(names: str = "abcd", at: tuple[str, ...] = ("a", "c"), size: int = 4, name: str = "chain") -> ks.Split:
+    """A chain of Dense layers, cut."""
+    x = inputs = keras.Input((size,), name="x")
+    for layer in names:
+        x = keras.layers.Dense(size, name=layer)(x)
+    return ks.split(keras.Model(inputs, x, name=name), list(at))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The folder's files, those in its folders too."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if stat.S_ISREG(path.lstat().st_mode)}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes a manifest with the right checksum."""
+    rest = {name: value for name, value in manifest.items() if name != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    rest["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(rest), encoding="utf-8")
+
+
+def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
+    """Changes a manifest and seals it."""
+    manifest = read(folder)
+    how(manifest)
+    seal(folder, manifest)
+
+
+def accept(folder: Path) -> None:
+    """Makes the manifest say of the stages' files what they are now."""
+    manifest = read(folder)
+    for entry in manifest["stages"]:
+        data = (folder / entry["file"]).read_bytes()
+        entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    seal(folder, manifest)
+
+
+def as_version_1(folder: Path) -> None:
+    """Makes the folder one that the first kerassplit has written."""
+    manifest = read(folder)
+    del manifest["checksum"]
+    manifest["format_version"] = 1
+    for entry in manifest["stages"]:
+        del entry["bytes"]
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
