@@ -100,8 +100,10 @@ def _assembled(manifest: dict[str, Any], chosen: Sequence[dict[str, Any]], loade
     unknown = {"": unknown_fields(manifest), **{entry["name"]: unknown_fields(entry) for entry in chosen}}
     unknown = {name: fields for name, fields in unknown.items() if fields}
     if len(loaded) == len(entries):
-from kerassplit.folder import is_device_name, opened, sha256
-from kerassplit.manifest import FORMAT_VERSION, MANIFEST, as_text, described, leaves, read_manifest, unknown_fields
+        unused = tuple(described(spec) for spec in manifest.get("unused_inputs", []))
+        return Split(
+            stages, manifest["inputs"], manifest["outputs"], manifest["model"], unused_inputs=unused, unknown=unknown
+        )
     inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
     return Split(stages, inputs, outputs, "_".join([manifest["model"], *(one.name for one in stages)]), unknown=unknown)
 
