@@ -31,6 +31,21 @@ def import_ray() -> Any:
 
 
 @contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Ray says nothing of answers that nobody asks for: calls that wait for one that failed fail, too."""
+    name = "RAY_IGNORE_UNHANDLED_ERRORS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
 def connected(ray: Any, address: str | None) -> Iterator[None]:
     """Connected to the cluster that this process uses already, or to one at an address, or to one started for it."""
     if ray.is_initialized():
@@ -72,7 +87,7 @@ def reserved(ray: Any, needs: Sequence[Needs]) -> Iterator[Any]:
         if not group.wait(PATIENCE):
             there, free = (_amounts(have, needs) for have in (ray.cluster_resources(), ray.available_resources()))
             raise SplitError(
-                f"The processes of the stages need {_amounts(_total(needs))}, and others use the cluster: it has {there}, "
+                f"The stages need {_amounts(_total(needs))}, and others use the cluster: it has {there}, "
                 f"of which {free} were free after {PATIENCE:g} seconds. Wait for the others, or: {_REMEDY}"
             )
         yield group

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from kerassplit.engines.ray_actor import Shipment, StageActor, environment
-from kerassplit.engines.ray_cluster import Needs, check_resources, connected, import_ray, reserved
+from kerassplit.engines.ray_cluster import Needs, check_resources, connected, import_ray, quiet, reserved
 from kerassplit.engines.ray_pipeline import Flight, Pipeline
 from kerassplit.engines.route import Batch, Route, route_in
 from kerassplit.errors import SplitError, StoreError
@@ -157,7 +157,7 @@ def _run(
 ) -> Iterator[Batch]:
     places = [number for number, step in enumerate(route.steps) for _ in range(options.replicas.get(step.name, 1))]
     needs = [options.needs(route.steps[number].name) for number in places]
-    with connected(ray, options.address), reserved(ray, needs) as group:
+    with quiet(), connected(ray, options.address), reserved(ray, needs) as group:
         files = [ray.put(content) for content in contents]
         starts = []
         for bundle, number in enumerate(places):

@@ -159,10 +159,10 @@ class Pipeline:
         """After tensors were lost on the way, with the machine that had them."""
         number = min(flight.passed, len(self._route.steps) - 1)
         _LOG.warning("Tensors of batch %d (%s) were lost; it runs again.", flight.batch.number, flight.batch.span)
-        self._count_failure(flight, number, in_words(error))
-        flight.passed = 0
-        flight.tensors = dict(flight.batch.tensors)
-        self._send_from(flight, 0)
+        if self._count_failure(flight, number, in_words(error)):
+            flight.passed = 0
+            flight.tensors = dict(flight.batch.tensors)
+            self._send_from(flight, 0)
 
     def _passed(self, flight: Flight) -> None:
         number, batch = flight.passed, flight.batch
@@ -179,8 +179,7 @@ class Pipeline:
             if isinstance(cause, exceptions.ObjectLostError):
                 self._from_the_beginning(flight, cause)
                 return
-            again = self._count_failure(flight, number, str(cause))
-            if again:
+            if self._count_failure(flight, number, str(cause)):
                 _LOG.warning(
                     "Stage '%s' failed on batch %d (%s), which runs again: %s",
                     *(worker.step.name, batch.number, batch.span, cause),
@@ -197,17 +196,15 @@ class Pipeline:
         flight.failures[number] += 1
         if flight.failures[number] <= self._max_retries:
             return True
-        self._give_up(flight, number, f"failed {_times(flight.failures[number])}", reason)
+        failed = f"failed {_times(flight.failures[number])}, with max_retries={self._max_retries}"
+        self._give_up(flight, number, f"{failed}. The last time: {reason}")
         return False
 
-    def _give_up(self, flight: Flight, number: int, what: str, reason: str) -> None:
+    def _give_up(self, flight: Flight, number: int, why: str) -> None:
         name, batch = self._route.steps[number].name, flight.batch
-        flight.error = RunError(
-            f"Stage '{name}' {what} on batch {batch.number} ({batch.span}). The last time: {reason}",
-            stage=name,
-            batch=batch.number,
-            rows=(batch.first, batch.first + batch.rows),
-        )
+        message = f"Stage '{name}', batch {batch.number} ({batch.span}): {why}"
+        rows = (batch.first, batch.first + batch.rows)
+        flight.error = RunError(message, stage=name, batch=batch.number, rows=rows)
         for worker, _ in flight.calls:
             worker.calls.pop(batch.number, None)
 
@@ -238,14 +235,15 @@ class Pipeline:
         reason = _cause_of_death(error)
         lost = [flight for flight in worker.calls.values() if not self._went_well(flight.calls[number][1])]
         if lost and not worker.loading and self._has_reached(lost[0], number):  # what it was at when it died
-            self._count_failure(lost[0], number, f"its process died. {reason}")
+            self._count_failure(lost[0], number, f"its process died ({reason})")
         again = [flight for flight in lost if not flight.error]
         if worker.restarts == self._max_restarts:
-            died = f"died {_times(worker.restarts + 1)}, with max_restarts={self._max_restarts},"
-            if not lost:
-                raise SplitError(f"The process of stage '{worker.step.name}' {died} the last time: {reason}")
+            died = f"its process died {_times(worker.restarts + 1)}, with max_restarts={self._max_restarts}"
+            if worker.loading and not lost:
+                raise SplitError(f"Stage '{worker.step.name}': {died}. The last time: {reason}")
+            worker.loading = None
             for flight in again:
-                self._give_up(flight, number, f"is without a process, which {died} the last time", reason)
+                self._give_up(flight, number, f"{died}. The last time: {reason}")
             return
         worker.restarts += 1
         _LOG.warning(
