@@ -40,9 +40,13 @@ def _by_tensorflow(model: keras.Model, jit_compile: bool, stateful: bool, wait: 
         autograph=False,
         reduce_retracing=True,
     )
+    any_batch = [tf.TensorSpec(symbol.shape, symbol.dtype) for symbol in model.inputs if not symbol.sparse]
+    traced: list[Any] = []
     waits = wait and tf.config.list_logical_devices("GPU")
 
     def run(tensors: Sequence[Any]) -> list[Any]:
+        if not traced and len(any_batch) == sum(map(tf.is_tensor, tensors)):  # once for batches of all sizes
+            traced.append(compute.get_concrete_function(any_batch))
         results = compute(list(tensors))
         if waits:
             tf.test.experimental.sync_devices()
