@@ -82,7 +82,6 @@ def _origins(arguments: Any) -> set[tuple[str, int]]:
 
 
 def _first_calls(layer: dict[str, Any]) -> tuple[int, ...]:
-    """The number that Keras gives to a layer's first call: 1 for a nested model, whose own making was call 0."""
-    if "input_layers" in layer["config"]:
-        return (1,)
-    return (0,) if str(layer.get("module")).startswith("keras.") else (0, 1)  # which, a class of the user's knows
+    """What number a layer's first call may have. A nested model's own making may count as call 0, or not."""
+    is_layer = str(layer.get("module")).startswith("keras.") and "input_layers" not in layer["config"]
+    return (0,) if is_layer else (0, 1)
