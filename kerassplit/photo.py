@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -82,11 +82,11 @@ def load_photo(path: Path, model: keras.Model, architecture: str | None = None) 
     return keras.tree.pack_sequence_as(model.input, [pixels[None]])
 
 
-def read_photo(path: Path, shape: Sequence[int | None], architecture: str | None, model: str) -> np.ndarray:
+def read_photo(path: Path | IO[bytes], shape: Sequence[int | None], architecture: str | None, model: str) -> np.ndarray:
     """Reads one image as a model takes it.
 
     Args:
-        path: The file.
+        path: The file, or one that is open.
         shape: The model's input without the batch dimension; 224 stands for open sides.
         architecture: See `load_input`.
         model: Its name, for messages.

@@ -187,7 +187,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         (tmp_path / "wide.npy", r"wide.npy' holds an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
         (tmp_path / "text.npy", "text.npy' holds values of type <U1; 'x' takes float32"),
         (tmp_path / "none.npy", "at least one, along the first dimension; got 'x' \\(0, 8\\)"),
-        (tmp_path / "objects.npy", "holds Python objects, which are never opened"),
+        (tmp_path / "objects.npy", "holds Python objects, which are never unpickled"),
         (photos, "'chain' does not take one image; it takes 'x' \\(None, 8\\). Give these as .npy or .npz"),
         (np.zeros((3, 9)), r"There is an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
         (iter([]), "The input holds no rows. Expected at least one"),

@@ -47,7 +47,7 @@ class ArrayFile:
             return
         per_row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
         with _reading(self.path, self.member) as stream:
-            _header(stream, self.path)
+            read_header(stream)
             stream.seek(stream.tell() + row * per_row)
             for start in range(row, self.shape[0], rows):
                 count = min(rows, self.shape[0] - start)
@@ -88,9 +88,7 @@ def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
 
 def _described(path: Path, member: str | None) -> ArrayFile:
     with _reading(path, member) as stream:
-        shape, fortran, dtype = _header(stream, path)
-    if dtype.hasobject:
-        raise SplitError(f"'{path}' holds Python objects, which are never opened. Save plain numbers.")
+        shape, fortran, dtype = read_header(stream)
     return ArrayFile(path, member, shape, dtype, fortran and len(shape) > 1)
 
 
@@ -109,13 +107,25 @@ def _reading(path: Path, member: str | None) -> Iterator[IO[bytes]]:
         raise SplitError(f"'{path}' cannot be read as NumPy arrays: {error}.") from error
 
 
-def _header(stream: IO[bytes], path: Path) -> Any:
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is stored column by column, and type of values of an array in NumPy's format.
+
+    Raises:
+        ValueError: It is none, or holds Python objects, which are never unpickled.
+    """
     version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
-    raise SplitError(f"'{path}' is of NumPy's format {version}, which only arrays with named fields need.")
+    if version not in ((1, 0), (2, 0)):  # what only arrays with named fields need
+        raise ValueError(f"version {version} of the format is not known")
+    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+    shape, by_column, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never unpickled")
+    return shape, by_column, dtype
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """An array as NumPy's format can hold it: bfloat16 and its like, which NumPy itself does not know, as float32."""
+    return array.astype(np.float32) if array.dtype.kind == "V" and not array.dtype.names else array
 
 
 def _loaded(path: Path) -> Any:

@@ -7,17 +7,17 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import keras
 import numpy as np
 from PIL import Image
 
 from kerassplit import wire
+from kerassplit.engines.array_files import read_header, storable
 from kerassplit.errors import SplitError
 from kerassplit.names import listed
-from kerassplit.photo import load_photo
+from kerassplit.photo import read_photo
+from kerassplit.stages import CrossingTensor
 
 NPY, NPZ, WIRE, JSON = "application/x-npy", "application/x-npz", "application/x-kerassplit", "application/json"
 TAKEN = (JSON, NPY, NPZ, WIRE, "image/jpeg", "image/png")
@@ -39,19 +39,6 @@ class Refused(Exception):  # noqa: N818 (an answer rather than an error)
         self.status = status
 
 
-@dataclass(frozen=True)
-class Taken:
-    """A tensor that is taken: its name, its shape with the batch dimension first, its dtype."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        sides = ", ".join("any" if side is None else str(side) for side in self.shape)
-        return f"'{self.name}' ({sides}) {self.dtype}"
-
-
 class _Body(io.BytesIO):
     """Bytes that messages about a file call by a name."""
 
@@ -59,7 +46,9 @@ class _Body(io.BytesIO):
         return "the body"
 
 
-def read(kind: str, body: bytes, taken: Sequence[Taken], most_bytes: int, architecture: str | None) -> dict[str, Any]:
+def read(
+    kind: str, body: bytes, taken: Sequence[CrossingTensor], most_bytes: int, architecture: str | None
+) -> dict[str, Any]:
     """The tensors in a body, checked.
 
     Args:
@@ -114,11 +103,11 @@ def write(tensors: Mapping[str, np.ndarray], kind: str) -> bytes:
         return json.dumps({"outputs": lists}, allow_nan=False).encode()
     buffer = io.BytesIO()
     if kind == NPZ:
-        np.savez(buffer, allow_pickle=False, **{name: _known_to_numpy(tensor) for name, tensor in tensors.items()})
+        np.savez(buffer, allow_pickle=False, **{name: storable(tensor) for name, tensor in tensors.items()})
     elif len(tensors) > 1:
         raise Refused(406, f"There are several results, {listed(tensors)}; {NPY} holds one array. Accept {NPZ}.")
     else:
-        np.save(buffer, _known_to_numpy(*tensors.values()), allow_pickle=False)
+        np.save(buffer, storable(*tensors.values()), allow_pickle=False)
     return buffer.getvalue()
 
 
@@ -133,12 +122,18 @@ def wanted(accept: str) -> str:
     raise Refused(406, f"The client accepts {accept}; results can be {listed(GIVEN)}.")
 
 
-def _all(taken: Sequence[Taken]) -> str:
-    return ", ".join(map(str, taken))
+def _all(taken: Sequence[CrossingTensor]) -> str:
+    return ", ".join(map(_shown, taken))
 
 
-def _image(body: bytes, taken: Sequence[Taken], architecture: str | None) -> np.ndarray:
-    inputs = [keras.Input(batch_shape=one.shape, dtype=one.dtype, name=f"input_{n}") for n, one in enumerate(taken)]
+def _shown(taken: CrossingTensor) -> str:
+    sides = ", ".join("any" if side is None else str(side) for side in taken.shape)
+    return f"'{taken.name}' ({sides}) {taken.dtype}"
+
+
+def _image(body: bytes, taken: Sequence[CrossingTensor], architecture: str | None) -> np.ndarray:
+    if len(taken) != 1 or len(taken[0].shape) != 4:
+        raise Refused(422, f"The stages do not take one image; expected {_all(taken)}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -146,25 +141,18 @@ def _image(body: bytes, taken: Sequence[Taken], architecture: str | None) -> np.
                 if image.width * image.height > _MOST_PIXELS:
                     size = f"{image.width}×{image.height}"
                     raise Refused(413, f"The image has {size} pixels; {_MOST_PIXELS:,} in all can be taken.")
-            given = load_photo(cast(Any, _Body(body)), keras.Model(inputs, inputs[0], name="model"), architecture)
-            return keras.tree.flatten(given)[0]
+            return read_photo(_Body(body), taken[0].shape[1:], architecture, "the model")[None]
     except Image.DecompressionBombError as error:
         raise Refused(413, f"The image is too large: {error}") from error
     except SplitError as error:
-        raise Refused(422 if "does not take" in str(error) else 400, str(error)) from error
+        raise Refused(422 if "images with" in str(error) else 400, str(error)) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise Refused(400, f"The body cannot be read as an image: {error}.") from error
 
 
 def _npy(data: bytes) -> np.ndarray:
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version} of the format is not known")
-    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]](stream)
-    shape, by_column, dtype = header
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never unpickled")
+    shape, by_column, dtype = read_header(stream)
     expected, there = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if expected != there:
         raise ValueError(f"an array of shape {shape} takes {expected} bytes, and {there} are there")
@@ -187,23 +175,18 @@ def _json(data: bytes) -> Any:
     return np.asarray(content)
 
 
-def _checked(array: np.ndarray, taken: Taken) -> np.ndarray:
+def _checked(array: np.ndarray, taken: CrossingTensor) -> np.ndarray:
     batched = array[None] if array.ndim == len(taken.shape) - 1 else array
     fits = batched.ndim == len(taken.shape) and all(
         side in (None, given) for side, given in zip(taken.shape, batched.shape, strict=True)
     )
     if not fits or not len(batched):
-        raise Refused(422, f"'{taken.name}' has the shape {array.shape}; expected {taken}.")
+        raise Refused(422, f"'{taken.name}' has the shape {array.shape}; expected {_shown(taken)}.")
     dtype = np.dtype(taken.dtype)
     if array.dtype != dtype and (array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and dtype.kind in "biu")):
-        raise Refused(422, f"'{taken.name}' holds values of type {array.dtype}; expected {taken}.")
+        raise Refused(422, f"'{taken.name}' holds values of type {array.dtype}; expected {_shown(taken)}.")
     with np.errstate(over="ignore"):
         return batched.astype(dtype)
-
-
-def _known_to_numpy(tensor: np.ndarray) -> np.ndarray:
-    """bfloat16, which .npy files do not have, as float32."""
-    return tensor.astype(np.float32) if tensor.dtype.name == "bfloat16" else tensor
 
 
 def _finite(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from kerassplit.engines.array_files import storable
 from kerassplit.engines.growing import GrowingArray
 from kerassplit.engines.route import Batch
 from kerassplit.errors import SplitError
@@ -248,9 +249,7 @@ def _differing(state: dict[str, Any], job: dict[str, Any]) -> str:
 
 def _storable(batch: Batch, name: str) -> np.ndarray:
     """Results as `.npy` files can hold them."""
-    array = batch.tensors[name]
-    if array.dtype.kind == "V":  # bfloat16 and its like, which only extensions of NumPy know
-        array = array.astype("float32")
+    array = storable(batch.tensors[name])
     if array.dtype.hasobject:
         raise SplitError(f"'{name}' is of type {array.dtype}, which .npy files cannot hold. Leave `output` out.")
     if array.ndim == 0 or len(array) != batch.rows:

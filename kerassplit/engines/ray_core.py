@@ -7,7 +7,7 @@ but `kerassplit` and the backend have to be installed on every machine of the cl
 import hashlib
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -91,7 +91,7 @@ class RayOptions:
 
 def run(
     folder: str | Path, batches: Iterable[Batch], options: RayOptions | None = None, *, safe_mode: bool = True
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Runs batches through a saved split, each stage in processes of its own.
 
     Batches are taken from `batches` as there is room for them, never more than `in_flight` ahead of those handed out.
@@ -154,7 +154,7 @@ def _run(
     shipments: Sequence[Callable[..., Shipment]],
     batches: Iterable[Batch],
     options: RayOptions,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     places = [number for number, step in enumerate(route.steps) for _ in range(options.replicas.get(step.name, 1))]
     needs = [options.needs(route.steps[number].name) for number in places]
     with quiet(), connected(ray, options.address), reserved(ray, needs) as group:
@@ -186,7 +186,7 @@ def _start(actor: Any, shipment: Shipment, file: Any) -> tuple[Any, Any]:
     return process, process.load.remote(shipment, file)
 
 
-def _in_order(pipeline: Pipeline, batches: Iterable[Batch], in_flight: int) -> Iterator[Batch]:
+def _in_order(pipeline: Pipeline, batches: Iterable[Batch], in_flight: int) -> Generator[Batch]:
     source = iter(batches)
     flights: deque[Flight] = deque()
     exhausted, trouble = False, None

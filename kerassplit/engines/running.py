@@ -152,8 +152,9 @@ def _engine(stages: Split | Path, engine: str, options: Mapping[str, Any], *, sa
 
         there = _options(ray_core.RayOptions, engine, options)
         with contextlib.ExitStack() as stack:
-            folder = stages
-            if isinstance(stages, Split):
+            if isinstance(stages, Path):
+                folder = stages
+            else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kerassplit."))) / "stages"
                 with warnings.catch_warnings(action="ignore"):  # of weights that stages share: these do not learn
                     stages.save(folder)

@@ -14,12 +14,12 @@ import keras
 import numpy as np
 
 from kerassplit.compiling import compiled
-from kerassplit.engines.bodies import GIVEN, TAKEN, Refused, Taken, read, wanted, write
+from kerassplit.engines.bodies import GIVEN, TAKEN, Refused, read, wanted, write
 from kerassplit.engines.ray_actor import StageFailure, environment, in_words
 from kerassplit.engines.ray_cluster import check_resources, import_ray
 from kerassplit.engines.route import Route, Step, route_in
 from kerassplit.errors import SplitError
-from kerassplit.manifest import read_manifest
+from kerassplit.manifest import described, read_manifest
 from kerassplit.names import listed
 from kerassplit.store import load
 from kerassplit.units import parse_bytes
@@ -94,7 +94,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         known = find_architecture(options.architecture) or "one of keras.applications, such as ResNet50"
         raise SplitError(f"There is no architecture '{options.architecture}'; expected {known}.")
     most_bytes = int(parse_bytes(options.max_body, "max_body"))
-    route, taken = _served(manifest, options.stages)
+    route = _served(manifest, options.stages)
     names = [step.name for step in route.steps]
     replicas = options.replicas if isinstance(options.replicas, dict) else dict.fromkeys(names, options.replicas)
     unknown = [name for name in replicas if name not in names]
@@ -116,7 +116,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         kept = route.needed_from(number + 1)
         stages.append(deployment.bind(str(folder), step, kept, options.safe_mode))
     door = serve.deployment(_Door, name="door", max_ongoing_requests=1000, ray_actor_options=_resources(0, 0, backend))
-    return door.bind(route, taken, options, most_bytes, *stages)
+    return door.bind(route, options, most_bytes, *stages)
 
 
 def _resources(num_cpus: float, num_gpus: float, backend: str) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _resources(num_cpus: float, num_gpus: float, backend: str) -> dict[str, Any]
     return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": variables}}
 
 
-def _served(manifest: Mapping[str, Any], stages: Sequence[str] | str | None) -> tuple[Route, list[Taken]]:
-    """The route through the stages that are served, and what has to come from outside."""
+def _served(manifest: Mapping[str, Any], stages: Sequence[str] | str | None) -> Route:
+    """The route through the stages that are served; it takes what has to come from outside."""
     route = route_in(manifest)
     names = [step.name for step in route.steps]
     chosen = [one.strip() for one in stages.split(",")] if isinstance(stages, str) else list(stages or names)
@@ -138,8 +138,8 @@ def _served(manifest: Mapping[str, Any], stages: Sequence[str] | str | None) -> 
     inputs = [name for name in dict.fromkeys(name for step in steps for name in step.inputs) if name not in made]
     behind = {name for step in route.steps[first + len(chosen) :] for name in step.inputs}
     outputs = [name for step in steps for name in step.outputs if name in {*behind, *route.results}]
-    taken = [Taken(name, tuple(specs[name]["shape"]), specs[name]["dtype"]) for name in inputs]
-    return Route(route.model, inputs, outputs, steps), taken
+    taken = tuple(described(specs[name]) for name in inputs)
+    return Route(route.model, inputs, outputs, steps, taken)
 
 
 class _StageServer:
@@ -162,10 +162,10 @@ class _StageServer:
 class _Door:
     """Takes requests, checks them, runs those together that come together, and answers."""
 
-    def __init__(self, route: Route, taken: Sequence[Taken], options: Options, most_bytes: int, *stages: Any):
-        self.route, self.taken, self.options, self.most_bytes = route, taken, options, most_bytes
+    def __init__(self, route: Route, options: Options, most_bytes: int, *stages: Any):
+        self.route, self.options, self.most_bytes = route, options, most_bytes
         self.stages = stages
-        self.stackable = all(one.shape[0] is None for one in taken)
+        self.stackable = all(one.shape[0] is None for one in route.takes)
 
         async def together(requests: list[dict[str, np.ndarray]]) -> list[Any]:
             return await self.run_together(requests)
@@ -197,7 +197,9 @@ class _Door:
         body = await self.body(request)
         content_type = request.headers.get("content-type", "")
         options = self.options
-        tensors = await asyncio.to_thread(read, content_type, body, self.taken, self.most_bytes, options.architecture)
+        tensors = await asyncio.to_thread(
+            read, content_type, body, self.route.takes, self.most_bytes, options.architecture
+        )
         rows = len(next(iter(tensors.values())))
         if rows > options.max_batch_size and self.stackable:
             raise Refused(422, f"The body holds {rows} rows; up to {options.max_batch_size} can be sent at a time.")
@@ -228,7 +230,7 @@ class _Door:
         return {
             "model": self.route.model,
             "stages": [step.name for step in self.route.steps],
-            "takes": {one.name: {"shape": one.shape, "dtype": one.dtype} for one in self.taken},
+            "takes": {one.name: {"shape": one.shape, "dtype": one.dtype} for one in self.route.takes},
             "gives": self.route.outputs,
             "content_types": TAKEN,
             "accepts": GIVEN,
