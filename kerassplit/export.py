@@ -46,12 +46,8 @@ def export(
     seed: int = 0,
 ) -> ExportReceipt:
     """Exports a split; see `Split.export`."""
-    form = find_format(format)
-    check_packages(form, write=True, run=verify)
-    if not verify and x is not None:
-        raise SplitError("`x` is what exported stages are compared on: it does not go with verify=False.")
-    target = Path(directory).resolve()
-    replaced = check_export_target(target, overwrite)
+    replaced = check_export(directory, format, verify=verify, overwrite=overwrite, x=x)
+    form, target = find_format(format), Path(directory).resolve()
     given, compared_on = input_to_compare_on(split, x, seed) if verify else ({}, None)
     allowed = tolerance_for(split) if tolerance is None else tolerance
     with folder_beside(target) as temporary:
@@ -79,6 +75,25 @@ def export(
             )
         move_in(folder, target, replaced)
     return receipt
+
+
+def check_export(
+    directory: str | os.PathLike[str],
+    format: str,  # noqa: A002
+    *,
+    verify: bool,
+    overwrite: bool,
+    x: Any,
+) -> bool:
+    """Finds what stands in the way of an export before there is work to lose; whether a folder is to be replaced.
+
+    Raises:
+        SplitError: Such as a package that is missing.
+    """
+    check_packages(find_format(format), write=True, run=verify)
+    if not verify and x is not None:
+        raise SplitError("An input to compare on does not go with verify=False: nothing is compared then.")
+    return check_export_target(Path(directory).resolve(), overwrite)
 
 
 def _write(

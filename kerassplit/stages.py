@@ -260,7 +260,7 @@ class Split:
             **options: `verify=False` writes without running anything. `x` is the input to compare on, by default a
                 photograph and its mirror image where the model is an architecture of `keras.applications`, else two
                 random samples (drawn with `seed`, by default 0). `tolerance` is the largest difference to allow,
-                relative to the largest number of its tensor, by default 0.001 for float32. `overwrite=True` replaces
+                relative to the largest number of its tensor, by default 0.0001 for float32. `overwrite=True` replaces
                 a folder that holds an export; no other folder ever is.
 
         Returns:

@@ -36,6 +36,8 @@ _IN_OPTIONS = {
     "leave_out=True, --leave-out": "--leave-out",
     "max_crossing=2, --max-crossing 2": "--max-crossing 2",
     "overwrite=True": "--overwrite",
+    "a larger `tolerance` or verify=False": "a larger --tolerance or --no-verify",
+    "verify=False": "--no-verify",
     "safe_mode=False": "--unsafe",
     "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",
 }

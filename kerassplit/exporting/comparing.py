@@ -20,7 +20,7 @@ from kerassplit.receipt import largest_difference, random_input, state_kept
 from kerassplit.stages import Split
 from kerassplit.zoo import find_architecture
 
-TOLERANCES = {"float64": 1e-3, "float32": 1e-3, "float16": 3e-2, "bfloat16": 1e-1}
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-1}
 """The largest difference that is allowed, relative to the largest number of its tensor, by the least precise type in
 which the model computes. Runtimes add in other orders, and merge layers: that moves the last bits of every number, and
 a deep model moves them further. A tensor that was mixed up with another one differs by about as much as it is large."""

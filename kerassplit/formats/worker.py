@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kerassplit.errors import SplitError
+
 _LONGEST_REASON = 600  # characters; converters print whole graphs
 
 
@@ -55,8 +57,10 @@ def main(job_file: str, result_file: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no reason given"
-    return f"{type(error).__name__}: {text[:_LONGEST_REASON]}{' ...' if len(text) > _LONGEST_REASON else ''}"
+    text = " ".join(str(error).split())
+    text = f"{text[:_LONGEST_REASON]} ..." if len(text) > _LONGEST_REASON else text
+    # What this package raises is a sentence; what others raise may be no more than a name.
+    return text if isinstance(error, (SplitError, NotImplementedError)) and text else f"{type(error).__name__}: {text}"
 
 
 def _peak_memory() -> int | None:
