@@ -27,6 +27,7 @@ from kerassplit.exporting.receipt import ExportedStage, ExportReceipt
 from kerassplit.formats import Format, check_packages, distribution, find_format
 from kerassplit.formats.naming import exported_names
 from kerassplit.formats.processes import WorkerError, work
+from kerassplit.formats.reasons import reason
 from kerassplit.graph import bytes_per_sample
 from kerassplit.stages import Split, Stage
 
@@ -156,8 +157,8 @@ def _trace(stage: Stage, names: Names, form: Format, traced: Path, saved: Path |
     except OSError:
         raise
     except Exception as error:
-        reason = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
-        raise _refusal(stage, form, f"TensorFlow cannot trace it: {reason}.{hint}") from error
+        why = error if isinstance(error, WorkerError) else reason(error)
+        raise _refusal(stage, form, f"TensorFlow cannot trace it: {why}.{hint}") from error
 
 
 def _convert(stage: Stage, form: Format, traced: Path, path: Path) -> int | None:
@@ -186,9 +187,7 @@ def _manifest(split: Split, form: Format, entries: Sequence[Mapping[str, Any]]) 
     }
 
 
-def _specs(
-    tensors: Sequence[str], names: Sequence[str], symbols: Sequence[keras.KerasTensor]
-) -> list[dict[str, Any]]:
+def _specs(tensors: Sequence[str], names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[dict[str, Any]]:
     return [
         {"tensor": tensor, "name": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
         for tensor, name, symbol in zip(tensors, names, symbols, strict=True)

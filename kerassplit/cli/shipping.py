@@ -67,9 +67,10 @@ def export(
         with working(f"Exporting {len(stages)} stages as {FORMATS[format_name].title}"):
             receipt = stages.export(output, format=format_name, x=x, **options)
     except ks.VerificationError as error:
-        show(error.receipt.__rich__())
+        failed: Any = error.receipt
+        show(failed.__rich__())
         note("Error: the exported stages differ from those in Keras, so nothing was written.")
-        return {**error.receipt.to_dict(), "directory": None}
+        return {**failed.to_dict(), "directory": None}
     show(receipt.__rich__())
     show(Text(f"Wrote {len(stages)} stages in {output}."))
     return receipt.to_dict()

@@ -22,10 +22,12 @@ def convert(saved_model: Path, target: Path) -> None:
 
     loaded = tf.saved_model.load(str(saved_model))  # to be kept: the signature does not keep its variables
     signature = loaded.signatures[SIGNATURE]
-    specs = [tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in signature.structured_input_signature[1].values()]
+    specs = [
+        tf.TensorSpec(spec.shape, spec.dtype, spec.name) for spec in signature.structured_input_signature[1].values()
+    ]
 
     def compute(*values: Any) -> Any:
-        return signature(**{spec.name: value for spec, value in zip(specs, values, strict=True)})
+        return signature(**{str(spec.name): value for spec, value in zip(specs, values, strict=True)})
 
     # tf2onnx copies the model once for each of two dozen optimisations, in objects that only the garbage collector
     # takes away. It runs too seldom for few objects as large as these: 7.5 GB for ResNet50, and so 3.7.

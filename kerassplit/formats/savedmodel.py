@@ -1,5 +1,7 @@
 """Stages as TensorFlow SavedModels, with one signature, `serving_default`."""
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,27 +35,42 @@ def trace(model: "keras.Model", inputs: Sequence[str], outputs: Sequence[str], f
         return {name: tf.identity(_dense(value)) for name, value in zip(outputs, keras.tree.flatten(made), strict=True)}
 
     specs = [
-        tf.TensorSpec(symbol.shape, symbol.dtype, name=name)
-        for name, symbol in zip(inputs, model.inputs, strict=True)
+        tf.TensorSpec(symbol.shape, symbol.dtype, name=name) for name, symbol in zip(inputs, model.inputs, strict=True)
     ]
-    function = tf.function(compute, autograph=False).get_concrete_function(*specs)
-    module = tf.Module()
-    module.v = list(function.graph.variables)
-    module.tables = list(_tables(model))
-    tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
+    with _quiet_about_names():
+        function = tf.function(compute, autograph=False).get_concrete_function(*specs)
+        module: Any = tf.Module()
+        module.used = [*function.graph.variables, *_tables(model)]
+        tf.saved_model.save(module, str(folder), signatures={SIGNATURE: function})
 
 
 def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """A function that runs an exported stage: arrays by name in, arrays by name out."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))
+    with _quiet_about_names():
+        loaded = tf.saved_model.load(str(path))
 
     def run(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         results = loaded.signatures[SIGNATURE](**{name: tf.constant(value) for name, value in tensors.items()})
         return {name: value.numpy() for name, value in results.items()}
 
     return run
+
+
+@contextlib.contextmanager
+def _quiet_about_names() -> Iterator[None]:
+    """TensorFlow warns that `a.b` is no name for a Python parameter; in the file the input is called so all the same."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "is not a valid tf.function parameter name" not in record.getMessage()
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _dense(value: Any) -> Any:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kerassplit.errors import SplitError
-
-_LONGEST_REASON = 600  # characters; converters print whole graphs
+from kerassplit.formats.reasons import reason
 
 
 def trace(split: str, stage: str, inputs: Sequence[str], outputs: Sequence[str], target: str) -> None:
@@ -49,18 +47,11 @@ def main(job_file: str, result_file: str) -> None:
     try:
         result: dict[str, Any] = {"value": _TASKS[job.pop("task")](**job)}
     except Exception as error:
-        result = {"error": _reason(error)}
+        result = {"error": reason(error)}
         raise
     finally:
         result |= {"seconds": time.perf_counter() - began, "peak_memory": _peak_memory()}
         Path(result_file).write_text(json.dumps(result), encoding="utf-8")
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    text = f"{text[:_LONGEST_REASON]} ..." if len(text) > _LONGEST_REASON else text
-    # What this package raises is a sentence; what others raise may be no more than a name.
-    return text if isinstance(error, (SplitError, NotImplementedError)) and text else f"{type(error).__name__}: {text}"
 
 
 def _peak_memory() -> int | None:
