@@ -184,7 +184,7 @@ def verify(model: keras.Model, split: Split, x: Any = None, *, tolerance: float 
         ) from error
     comparisons = []
     results = set(graph.flat_outputs())
-    with _state_kept([stage.model for stage in split]):
+    with state_kept([stage.model for stage in split]):
         for stage in split:
             outputs = stage.run(tensors, training=False)
             tensors.update(outputs)
@@ -211,14 +211,14 @@ def _computed_by(graph: Graph, tensors: Sequence[int], inputs: Sequence[Any]) ->
     inside = [tensor for tensor in tensors if tensor not in own]
     values = [None if value is None else keras.ops.convert_to_tensor(value) for value in inputs]
     computed: dict[int, Any] = {}
-    with _state_kept([graph.model]):
+    with state_kept([graph.model]):
         outputs = whole_model(graph, [own[tensor] for tensor in ours])(values, training=False) if ours else []
         computed.update(zip(ours, keras.tree.flatten(outputs), strict=True))
     if inside:
         calls, taken = part(graph, [], inside)
         opened, taken, made = build_part(graph, calls, taken, inside, graph.model.name, only_to_run=True)
         given = dict(zip(graph.flat_inputs(), values, strict=True))
-        with _state_kept([graph.model]):
+        with state_kept([graph.model]):
             inputs = keras.tree.pack_sequence_as(opened.input, [given[tensor] for tensor in taken])
             outputs = opened(inputs, training=False)
             computed.update(zip(made, keras.tree.flatten(outputs), strict=True))
@@ -280,7 +280,7 @@ def random_input(graph: Graph, seed: int) -> Any:
 
 
 @contextlib.contextmanager
-def _state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
+def state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
     """Puts back what running changes even in inference mode: random generators, stateful recurrent layers."""
     states = {id(one): one for model in models for one in _states(model)}
     before = [(one, keras.ops.copy(one.value)) for one in states.values()]
@@ -302,11 +302,11 @@ def _states(model: keras.Model) -> Iterator[keras.Variable]:
 def _compare(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> Comparison:
     one, other = keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
     identical = one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
-    difference = 0.0 if identical else _largest_difference(one, other)
+    difference = 0.0 if identical else largest_difference(one, other)
     return Comparison(name, stage, is_output, one.shape, str(one.dtype), difference, identical)
 
 
-def _largest_difference(one: np.ndarray, other: np.ndarray) -> float:
+def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
     if one.shape != other.shape:
         return float("inf")
     wide = [array.astype("complex128" if array.dtype.kind == "c" else "float64") for array in (one, other)]

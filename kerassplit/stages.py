@@ -19,6 +19,7 @@ from kerassplit.rebuild import joined, without_mask
 from kerassplit.units import format_bytes, format_count, format_shape
 
 if TYPE_CHECKING:
+    from kerassplit.exporting.receipt import ExportReceipt
     from kerassplit.receipt import Receipt
 
 STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
@@ -266,6 +267,42 @@ class Split:
         from kerassplit.store import save
 
         save(self, directory, overwrite=overwrite)
+
+    def export(self, directory: Any, *, format: str, **options: Any) -> "ExportReceipt":  # noqa: A002 (as Keras has it)
+        """Writes every stage in the format of another runtime, runs them there, and says how far the numbers are off.
+
+        Beside the stages is `kerassplit-export.json`: which file is which stage, and how inputs and outputs of each
+        are called in its file and in the model. They bear the names of their tensors (`/`, `@` and `:` become `.`,
+        `_` and `_`), and the batch dimension stays open. `kerassplit.exported.run_exported` runs such a folder.
+
+        Args:
+            directory: The folder. It appears whole or not at all.
+            format: `"savedmodel"`, `"onnx"`, `"litert"` or `"openvino"`.
+            **options: `verify=False` writes without running anything. `x` is the input to compare on, by default a
+                photograph and its mirror image where the model is an architecture of `keras.applications`, else two
+                random samples (drawn with `seed`, by default 0). `tolerance` is the largest difference to allow,
+                relative to the largest number of its tensor, by default 0.0001 for float32. `overwrite=True` replaces
+                a folder that holds an export; no other folder ever is.
+
+        Returns:
+            An `ExportReceipt`.
+
+        Raises:
+            SplitError: A package is missing (the message says what to install), or a stage cannot be converted.
+            VerificationError: What the exported stages compute differs by more than the tolerance.
+            StoreError: The folder is not empty, or cannot be written.
+
+            In all these cases nothing is written.
+
+        Example:
+
+        >>> receipt = ks.split(resnet, "conv4_block6_out").export("out", format="onnx")
+        >>> receipt.ok, [stage.path for stage in receipt.stages]
+        (True, ['stage_0.onnx', 'stage_1.onnx'])
+        """
+        from kerassplit.export import export
+
+        return export(self, directory, format=format, **options)
 
     def join(self) -> keras.Model:
         """The stages as one model that shares their layers."""

@@ -167,7 +167,7 @@ def verify(
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not options.unsafe)
     compared = stages.model if model is None else options.load(model)
-    x = None if input_file is None else _input(input_file, compared, model)
+    x = None if input_file is None else input_from(input_file, compared, model)
     with working("Comparing the stages with the model"):
         receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed)
     show(receipt.__rich__())
@@ -251,7 +251,8 @@ def demo(show: Show, directory: Path) -> dict[str, Any]:
     return run_demo(directory, show)
 
 
-def _input(path: Path, model: "keras.Model", name: str | None) -> Any:
+def input_from(path: Path, model: "keras.Model", name: str | None) -> Any:
+    """Reads `--input`; `name` is what the user called the model, where that may be an architecture."""
     from kerassplit.photo import load_input
     from kerassplit.zoo import find_architecture
 

@@ -13,7 +13,7 @@ from kerassplit.cli.running import working
 if TYPE_CHECKING:
     import keras
 
-_UNSAFE = (
+UNSAFE = (
     "Open files that bring code. A model file can carry Python functions (in Lambda layers), and opening it runs them "
     "with all your rights; so this is refused unless you say that you trust where the file comes from."
 )
@@ -59,7 +59,7 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(options=ModelOptions(weights, input_shape, seed, unsafe), **rest)
 
     for option in (
-        click.option("--unsafe", is_flag=True, help=_UNSAFE),
+        click.option("--unsafe", is_flag=True, help=UNSAFE),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For all that is random; by default 0."
         ),

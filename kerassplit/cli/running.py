@@ -40,6 +40,8 @@ _IN_OPTIONS = {
     "resume=True (--resume)": "--resume",
     "preprocess='ResNet50' (--preprocess ResNet50)": "--preprocess ResNet50",
     "`preprocess` (--preprocess)": "--preprocess",
+    "a larger `tolerance` or verify=False": "a larger --tolerance or --no-verify",
+    "verify=False": "--no-verify",
     "safe_mode=False": "--unsafe",
     "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",
 }

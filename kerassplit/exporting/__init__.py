@@ -1,0 +1,1 @@
+"""What exporting a split consists of, apart from the formats: the folder, its manifest, the comparison, the receipt."""
