@@ -21,14 +21,14 @@ import keras
 from kerassplit import __version__
 from kerassplit.errors import SplitError, VerificationError
 from kerassplit.exporting.comparing import compare, input_to_compare_on, tolerance_for
-from kerassplit.exporting.folder import check_export_target, folder_beside, free_name, move_in
-from kerassplit.exporting.manifest import EXPORT_MANIFEST, FORMAT_VERSION, sha256
+from kerassplit.exporting.manifest import EXPORT_MANIFEST, FORMAT_VERSION, read_export, sha256, top_names
 from kerassplit.exporting.receipt import ExportedStage, ExportReceipt
 from kerassplit.formats import Format, check_packages, distribution, find_format
 from kerassplit.formats.naming import exported_names
 from kerassplit.formats.processes import WorkerError, work
 from kerassplit.formats.reasons import reason
 from kerassplit.graph import bytes_per_sample
+from kerassplit.scratch import check_place, placed, scratch_folder
 from kerassplit.stages import Split, Stage
 
 Names = tuple[Sequence[str], Sequence[str]]
@@ -51,10 +51,8 @@ def export(
     form, target = find_format(format), Path(directory).resolve()
     given, compared_on = input_to_compare_on(split, x, seed) if verify else ({}, None)
     allowed = tolerance_for(split) if tolerance is None else tolerance
-    with folder_beside(target) as temporary:
-        folder, scratch = temporary / "export", temporary / "scratch"
-        folder.mkdir()
-        scratch.mkdir()
+    old = (lambda: top_names(target)) if replaced else None
+    with placed(target, EXPORT_MANIFEST, old) as folder, scratch_folder(folder.parent) as scratch:
         entries, stages = zip(*_write(split, form, folder, scratch, target), strict=True)
         manifest = json.dumps(_manifest(split, form, entries), indent=2, ensure_ascii=False)
         (folder / EXPORT_MANIFEST).write_text(manifest + "\n", encoding="utf-8")
@@ -74,7 +72,6 @@ def export(
                 "`tolerance` or verify=False.",
                 receipt=receipt,
             )
-        move_in(folder, target, replaced)
     return receipt
 
 
@@ -94,7 +91,7 @@ def check_export(
     check_packages(find_format(format), write=True, run=verify)
     if not verify and x is not None:
         raise SplitError("An input to compare on does not go with verify=False: nothing is compared then.")
-    return check_export_target(Path(directory).resolve(), overwrite)
+    return check_place(Path(directory).resolve(), overwrite, EXPORT_MANIFEST, "exported stages", read_export)
 
 
 def _write(
@@ -105,7 +102,7 @@ def _write(
     known: set[Path] = set()
     for stage in split:
         names = exported_names(stage.inputs, stage.outputs)
-        path, traced = free_name(stage.name, form.suffix, target), scratch / "traced"
+        path, traced = _free_name(stage.name, form.suffix, target), scratch / "traced"
         began = time.perf_counter()
         memory = _trace(stage, names, form, traced, saved)
         if form.name == "savedmodel":
@@ -128,6 +125,15 @@ def _write(
         }
         size = sum(file["bytes"] for file in entry["files"])
         yield entry, ExportedStage(stage.name, path, size, _bytes_of_weights(stage.model), seconds, memory)
+
+
+def _free_name(stem: str, suffix: str, taken_in: Path) -> str:
+    """A name for a stage that is not yet taken in the folder."""
+    name, number = f"{stem}{suffix}", 1
+    while (taken_in / name).exists():
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    return name
 
 
 def _saved(split: Split, scratch: Path) -> Path:

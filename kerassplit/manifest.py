@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ import keras
 
 from kerassplit import __version__
 from kerassplit.errors import StoreError
-from kerassplit.folder import is_device_name, is_file_name, opened, same_file_key
+from kerassplit.folder import is_device_name, is_file_name, same_file_key
+from kerassplit.plain_json import read_json
 from kerassplit.stages import STAGE_NAME, CrossingTensor, crossing_tensor
 
 MANIFEST = "kerassplit.json"
@@ -21,7 +20,6 @@ FORMAT_VERSION = 2
 LARGEST = 8 * 1024**2
 """Bytes of a manifest. It is about 500 a stage and 100 a tensor that crosses: enough for 10,000 stages. At worst, JSON
 takes 24 times its size in memory."""
-_DEEPEST = 100  # lists and dicts in one another; a manifest needs five, and what nests the model's inputs and outputs
 _MOST_DIMENSIONS = 254  # of a tensor, in TensorFlow; the other backends allow fewer
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELDS = frozenset(
@@ -37,26 +35,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         StoreError: There is none, it cannot be read, is damaged, of a version that is not known, or makes no sense.
     """
     path = folder / MANIFEST
-    try:
-        with opened(folder, MANIFEST) as file:
-            text = file.read(LARGEST + 1)
-            if len(text) > LARGEST:
-                raise StoreError(
-                    f"{path} has more than {LARGEST:,} bytes: no manifest is that large. Save the split again.",
-                    path=path,
-                )
-        manifest = _parsed(text)
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"'{folder}' holds no split: there is no {MANIFEST} in it. Expected a folder written by Split.save.",
-            path=path,
-        ) from error
-    except StoreError:
-        raise
-    except RecursionError as error:
-        raise StoreError(f"{path} cannot be read: it is nested too deeply. Save the split again.", path=path) from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}. Save the split again.", path=path) from error
+    manifest = read_json(folder, MANIFEST, LARGEST, "split", "Split.save", "Save the split again.")
     _check_version(manifest, path)
     if not _is_whole(manifest):
         raise StoreError(
@@ -100,44 +79,6 @@ def unknown_fields(manifest: dict[str, Any]) -> dict[str, Any]:
     """What a manifest, or the entry of a stage, says that this kerassplit does not know."""
     known = _FIELDS if "stages" in manifest else _STAGE_FIELDS
     return {name: value for name, value in manifest.items() if name not in known}
-
-
-def _parsed(text: bytes) -> Any:
-    manifest = json.loads(
-        text.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_no_number, parse_float=_finite
-    )
-    for value, depth in _walked(manifest):
-        if depth > _DEEPEST:
-            raise RecursionError
-        if isinstance(value, str):
-            value.encode()  # half a pair of surrogates is no text
-    return manifest
-
-
-def _walked(value: Any) -> Iterator[tuple[Any, int]]:
-    waiting = [(value, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        yield value, depth
-        if isinstance(value, dict):
-            waiting += [(inner, depth + 1) for pair in value.items() for inner in pair]
-        elif isinstance(value, list):
-            waiting += [(inner, depth + 1) for inner in value]
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("it has a field twice")
-    return fields
-
-
-def _finite(text: str) -> float:
-    return float(text) if math.isfinite(float(text)) else _no_number(text)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
 
 
 def _check_version(manifest: Any, path: Path) -> None:

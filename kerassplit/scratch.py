@@ -1,11 +1,15 @@
-"""The folder in which a split is written until it is whole, and how it gets to its place, power cuts considered."""
+"""Folders that appear whole or not at all, power cuts considered, and replace nothing but their like.
+
+A folder is written beside its place and renamed into it. Where one is overwritten, the new files come first, under
+names of their own, and the manifest last, in one rename: until then the folder is the old one, then the new one.
+"""
 
 import contextlib
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kerassplit.errors import StoreError
@@ -16,6 +20,83 @@ except ImportError:  # Windows: what a killed process leaves stays there
     fcntl = None
 
 PREFIX = ".kerassplit."
+
+
+def check_place(target: Path, overwrite: bool, manifest: str, what: str, read: Callable[[Path], object]) -> bool:
+    """Whether a folder holds something that is to be replaced.
+
+    Args:
+        target: The folder.
+        overwrite: Whether that may be.
+        manifest: The file by which it is known.
+        what: What it is, as in "a split".
+        read: Reads the manifest.
+
+    Raises:
+        StoreError: It is a file, or holds something else, or overwriting was not asked for.
+    """
+    try:
+        if target.is_dir():
+            occupied = any(not path.name.startswith(PREFIX) for path in target.iterdir())
+        else:
+            occupied = target.exists()
+    except (OSError, ValueError) as error:
+        raise StoreError(f"Cannot write '{target}': {error}.", path=target) from error
+    if occupied and not target.is_dir():
+        raise StoreError(f"'{target}' is a file; expected a folder to write or one that does not exist.", path=target)
+    if not occupied:
+        return False
+    if not (target / manifest).is_file():
+        raise StoreError(
+            f"'{target}' is not empty and holds no {what.removeprefix('a ')}, so it is never overwritten. Name another "
+            "folder.",
+            path=target,
+        )
+    if not overwrite:
+        raise StoreError(
+            f"'{target}' already holds {what}. Name another folder, or pass overwrite=True to replace what it holds.",
+            path=target,
+        )
+    try:
+        read(target)
+    except StoreError as error:
+        raise StoreError(
+            f"'{target}' is not overwritten, as it is not certain what it holds. Name another folder, or delete this "
+            f"one. {error}",
+            path=error.path,
+        ) from error
+    return True
+
+
+@contextlib.contextmanager
+def placed(target: Path, manifest: str, replaced: Callable[[], Sequence[str]] | None) -> Iterator[Path]:
+    """A folder to write files into, which get to their place when the block ends well, and else are gone.
+
+    Args:
+        target: Where they go.
+        manifest: The file that makes the others valid.
+        replaced: Names what is there and goes, where the folder replaces another one; its files are to have names that
+            are free there.
+
+    Raises:
+        StoreError: It cannot be written, or another process replaces it, too.
+    """
+    stays = replaced is not None or _must_stay(target)
+    alone = _alone_in(target) if stays else contextlib.nullcontext()
+    try:
+        with scratch_folder(target if stays else target.parent) as folder, alone:
+            old = replaced() if replaced else []
+            yield folder
+            for path in folder.rglob("*"):
+                _flush(path)
+            if not stays:
+                _move_folder(folder, target)
+                return
+            _move_in(folder, manifest, target)
+            for name in old:
+                _remove(target / name)  # the new one is there already
+    except OSError as error:
+        raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
 
 
 @contextlib.contextmanager
@@ -40,7 +121,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone_in(target: Path) -> Iterator[None]:
+def _alone_in(target: Path) -> Iterator[None]:
     """No other process replaces the split in this folder meanwhile.
 
     Raises:
@@ -57,7 +138,7 @@ def alone_in(target: Path) -> Iterator[None]:
         yield
 
 
-def flush(path: Path) -> None:
+def _flush(path: Path) -> None:
     """Has a file or a folder's list of files on the disk before anything that relies on it."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders
@@ -68,29 +149,43 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def move_folder(folder: Path, target: Path) -> None:
+def _move_folder(folder: Path, target: Path) -> None:
     """Puts a folder in its place, where nothing or an empty folder is, in one step."""
-    flush(folder)
+    _flush(folder)
     os.replace(folder, target)
     with contextlib.suppress(OSError):  # it is there; some file systems do not flush folders
-        flush(target.parent)
+        _flush(target.parent)
 
 
-def move_in(folder: Path, names: Sequence[str], last: str, target: Path) -> None:
-    """Puts files into a folder that stays, under names that are free there; the last one makes them valid."""
+def _move_in(folder: Path, last: str, target: Path) -> None:
+    """Puts what is in a folder into one that stays, under names that are free there; the last one makes it valid."""
     moved: list[Path] = []
     try:
-        for name in names:
-            os.replace(folder / name, target / name)
-            moved.append(target / name)
-        flush(target)
+        for path in sorted(folder.iterdir()):
+            if path.name != last:
+                os.replace(path, target / path.name)
+                moved.append(target / path.name)
+        _flush(target)
         os.replace(folder / last, target / last)
     except BaseException:
         for path in moved:
-            path.unlink(missing_ok=True)
+            _remove(path)
         raise
     with contextlib.suppress(OSError):
-        flush(target)
+        _flush(target)
+
+
+def _must_stay(target: Path) -> bool:
+    """Whether another folder cannot take the place of this one, which is empty or not there."""
+    return target == Path.cwd() or target.is_mount() or (os.name == "nt" and target.is_dir())
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextlib.contextmanager

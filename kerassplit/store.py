@@ -7,10 +7,9 @@ folder is the old split, from then on the new one.
 One stage at a time is written and read. A file is opened once: it is hashed, looked through and loaded through that.
 """
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from kerassplit.folder import is_device_name, opened, sha256
 from kerassplit.manifest import FORMAT_VERSION, MANIFEST, as_text, described, leaves, read_manifest, unknown_fields
 from kerassplit.names import listed
 from kerassplit.rebuild import MASKED, hands_masks_on, load_file
-from kerassplit.scratch import PREFIX, alone_in, flush, move_folder, move_in, scratch_folder
+from kerassplit.scratch import check_place, placed
 from kerassplit.sharing import shared_layers, tie
 from kerassplit.stages import Split, Stage
 
@@ -34,23 +33,11 @@ def save(split: Split, directory: str | os.PathLike[str], *, overwrite: bool = F
     target = Path(directory).resolve()
     replaced = check_target(target, overwrite)
     _warn_of_shared_weights(split)
-    stays = replaced or _must_stay(target)
-    alone = alone_in(target) if stays else contextlib.nullcontext()
-    with _errors_named(target), scratch_folder(target if stays else target.parent) as folder, alone:
-        old = [entry["file"] for entry in read_manifest(target)["stages"]] if replaced else []
-        names = _file_names(split, target if stays else folder)
+    with placed(target, MANIFEST, (lambda: _files_in(target)) if replaced else None) as folder:
+        names = _file_names(split, target)
         for stage, name in zip(split, names, strict=True):
             _save_stage(stage, folder / name)
-            flush(folder / name)
         (folder / MANIFEST).write_bytes(as_text(_manifest(split, folder, names)))
-        flush(folder / MANIFEST)
-        if not stays:
-            move_folder(folder, target)
-            return
-        move_in(folder, names, MANIFEST, target)
-        for name in old:
-            with contextlib.suppress(OSError):  # the new split is there already
-                (target / name).unlink()
 
 
 def load(
@@ -114,47 +101,11 @@ def check_target(target: Path, overwrite: bool) -> bool:
     Raises:
         StoreError: It is a file, or holds something else, or overwriting was not asked for.
     """
-    try:
-        if target.is_dir():
-            occupied = any(not path.name.startswith(PREFIX) for path in target.iterdir())
-        else:
-            occupied = target.exists()
-    except (OSError, ValueError) as error:
-        raise StoreError(f"Cannot write '{target}': {error}.", path=target) from error
-    if occupied and not target.is_dir():
-        raise StoreError(f"'{target}' is a file; expected a folder to write or one that does not exist.", path=target)
-    if not occupied:
-        return False
-    if not (target / MANIFEST).is_file():
-        raise StoreError(
-            f"'{target}' is not empty and holds no split, so it is never overwritten. Name another folder.", path=target
-        )
-    if not overwrite:
-        raise StoreError(
-            f"'{target}' already holds a split. Name another folder, or pass overwrite=True to replace it.", path=target
-        )
-    try:
-        read_manifest(target)
-    except StoreError as error:
-        raise StoreError(
-            f"'{target}' is not overwritten, as it is not certain what it holds. Name another folder, or delete this "
-            f"one. {error}",
-            path=error.path,
-        ) from error
-    return True
+    return check_place(target, overwrite, MANIFEST, "a split", read_manifest)
 
 
-def _must_stay(target: Path) -> bool:
-    """Whether another folder cannot take the place of this one, which is empty or not there."""
-    return target == Path.cwd() or target.is_mount() or (os.name == "nt" and target.is_dir())
-
-
-@contextlib.contextmanager
-def _errors_named(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
+def _files_in(folder: Path) -> list[str]:
+    return [entry["file"] for entry in read_manifest(folder)["stages"]]
 
 
 def _warn_of_shared_weights(split: Split) -> None:

@@ -445,7 +445,9 @@ class TestFolders:
         out = tmp_path / "out"
         shutil.copytree(folders["savedmodel"], out)
         (out / "notes.txt").write_text("mine")
-        with pytest.raises(ks.StoreError, match="already holds exported stages. .* overwrite=True to replace them."):
+        with pytest.raises(
+            ks.StoreError, match="already holds exported stages. .* overwrite=True to replace what it holds."
+        ):
             two.export(out, format="savedmodel")
         two.export(out, format="savedmodel", overwrite=True)
         assert sorted(path.name for path in out.iterdir()) == [*("head-2", EXPORT_MANIFEST, "notes.txt", "tail-2")]
@@ -572,7 +574,10 @@ class TestCommand:
         assert "What the exported stages compute was not verified." in printed
         assert printed.endswith(f"Wrote 2 stages in {tmp_path / 'out'}.\n")
         message = run(*arguments, "savedmodel", "--no-verify", status=2).stderr
-        assert "already holds exported stages. Name another folder, or pass --overwrite to replace them." in message
+        assert (
+            "already holds exported stages. Name another folder, or pass --overwrite to replace what it holds."
+            in message
+        )
         message = run(*arguments, "savedmodel", "--no-verify", "--overwrite", "--input", "x.npy", status=2).stderr
         assert message == "Error: An input to compare on does not go with --no-verify: nothing is compared then.\n"
         assert "Invalid value for '--format': 'h5' is not one of" in run(*arguments, "h5", status=2).stderr

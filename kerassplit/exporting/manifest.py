@@ -1,7 +1,6 @@
 """`kerassplit-export.json`, which says how exported stages belong together: read and checked."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 from kerassplit.errors import StoreError
 from kerassplit.formats import FORMATS
 from kerassplit.names import listed
+from kerassplit.plain_json import read_json
 
 EXPORT_MANIFEST = "kerassplit-export.json"
 FORMAT_VERSION = 1
+LARGEST = 8 * 1024**2  # bytes: 10,000 files
 
 
 def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
@@ -22,16 +23,8 @@ def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
         StoreError: There is none, it cannot be read, is of a later version, or makes no sense.
     """
     path = Path(directory) / EXPORT_MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"'{directory}' holds no exported stages: there is no {EXPORT_MANIFEST} in it. Expected a folder written "
-            "by Split.export.",
-            path=path,
-        ) from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}. Export the split again.", path=path) from error
+    remedy = "Export the split again."
+    manifest = read_json(Path(directory), EXPORT_MANIFEST, LARGEST, "exported stages", "Split.export", remedy)
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if type(version) is int and version > FORMAT_VERSION:
         raise StoreError(
@@ -43,6 +36,12 @@ def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
     if wrong:
         raise StoreError(f"{path} is no manifest of exported stages: {wrong}. Export the split again.", path=path)
     return manifest
+
+
+def top_names(directory: str | os.PathLike[str]) -> list[str]:
+    """The files and folders of an export, without its manifest."""
+    files = [file["path"] for stage in read_export(directory)["stages"] for file in stage["files"]]
+    return list(dict.fromkeys(path.split("/")[0] for path in files))
 
 
 def leaves(structure: Any) -> Iterator[Any]:
