@@ -111,7 +111,8 @@ def _write(
         if form.name == "savedmodel":
             traced.rename(folder / path)
         else:
-            memory = _convert(stage, form, traced, folder / path)
+            peaks = (memory, _convert(stage, form, traced, folder / path))
+            memory = max((peak for peak in peaks if peak is not None), default=None)
             shutil.rmtree(traced)
         seconds = time.perf_counter() - began
         files = sorted({file for file in folder.rglob("*") if file.is_file()} - known)

@@ -71,6 +71,13 @@ def folders(two, tmp_path_factory) -> dict[str, Path]:
     return {form: (two.export(place / form, format=form), place / form)[1] for form in SUFFIX}
 
 
+@pytest.fixture(scope="module")
+def saved(two, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "small"
+    two.save(folder)
+    return folder
+
+
 class TestEveryFormat:
     @EVERY_FORMAT
     def test_a_file_per_stage_and_a_manifest(self, form, folders, two, small):
@@ -543,12 +550,6 @@ def test_mobilenet_at_full_size(tmp_path):
 
 
 class TestCommand:
-    @pytest.fixture(scope="class")
-    def saved(self, two, tmp_path_factory) -> Path:
-        folder = tmp_path_factory.mktemp("saved") / "small"
-        two.save(folder)
-        return folder
-
     def test_it_exports_and_verifies(self, saved, x, tmp_path):
         np.savez(tmp_path / "x.npz", image=x[0], extra=x[1])
         arguments = ["--format", "openvino", "-o", tmp_path / "out", "--input", tmp_path / "x.npz"]

@@ -60,7 +60,7 @@ def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndar
 
 @contextlib.contextmanager
 def _quiet_about_names() -> Iterator[None]:
-    """TensorFlow warns that `a.b` is no name for a Python parameter; in the file the input is called so all the same."""
+    """TensorFlow warns that `a.b` is no name for a Python parameter; in the file the input is called so nonetheless."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "is not a valid tf.function parameter name" not in record.getMessage()
