@@ -31,6 +31,7 @@ from kerassplit.zoo import load_model
 RIVAL = """
 import sys, keras
 model = keras.saving.load_model(sys.argv[1], compile=False)
+model([keras.ops.zeros((1, *one.shape[1:])) for one in model.inputs])  # it refuses a model that was never called
 model.export(sys.argv[2], format=sys.argv[3], verbose=False)
 for line in open("/proc/self/status"):
     if line.startswith("VmHWM:"):

@@ -59,7 +59,7 @@ def folder_beside(target: Path) -> Iterator[Path]:
 def free_name(stem: str, suffix: str, taken_in: Path) -> str:
     """A name for a stage that is not yet taken in the folder."""
     name, number = f"{stem}{suffix}", 1
-    while (taken_in / name).exists():
+    while name == EXPORT_MANIFEST or (taken_in / name).exists():
         number += 1
         name = f"{stem}-{number}{suffix}"
     return name
