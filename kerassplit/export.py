@@ -108,7 +108,8 @@ def _write(
         if form.name == "savedmodel":
             traced.rename(folder / path)
         else:
-            memory = _convert(stage, form, traced, folder / path)
+            peaks = (memory, _convert(stage, form, traced, folder / path))
+            memory = max((peak for peak in peaks if peak is not None), default=None)
             shutil.rmtree(traced)
         seconds = time.perf_counter() - began
         files = sorted({file for file in folder.rglob("*") if file.is_file()} - known)
@@ -130,7 +131,7 @@ def _write(
 def _free_name(stem: str, suffix: str, taken_in: Path) -> str:
     """A name for a stage that is not yet taken in the folder."""
     name, number = f"{stem}{suffix}", 1
-    while (taken_in / name).exists():
+    while name == EXPORT_MANIFEST or (taken_in / name).exists():
         number += 1
         name = f"{stem}-{number}{suffix}"
     return name

@@ -22,6 +22,7 @@ from kerassplit.exporting.comparing import TOLERANCES
 from kerassplit.exporting.manifest import EXPORT_MANIFEST, read_export
 from kerassplit.formats import savedmodel
 from kerassplit.formats.naming import exported_names
+from kerassplit.formats.processes import work
 from kerassplit.zoo import load_model
 
 for package in ("tensorflow", "tf2onnx", "onnxruntime", "ai_edge_litert", "openvino"):
@@ -69,6 +70,13 @@ def folders(two, tmp_path_factory) -> dict[str, Path]:
     """The small model in every format, with their receipts."""
     place = tmp_path_factory.mktemp("exported")
     return {form: (two.export(place / form, format=form), place / form)[1] for form in SUFFIX}
+
+
+@pytest.fixture(scope="module")
+def saved(two, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "small"
+    two.save(folder)
+    return folder
 
 
 class TestEveryFormat:
@@ -147,6 +155,15 @@ class TestEveryFormat:
             assert done.returncode == 0, done.stderr
             with np.load(tmp_path / "y.npz") as made:
                 assert close(dict(made), small(x))
+
+    def test_stages_of_another_backend_are_traced_from_their_files(self, saved, two, x, tmp_path):
+        """As an export does where Keras runs on JAX or torch."""
+        job = {"split": str(saved), "stage": "tail", "inputs": ["b", "a"], "outputs": ["c"]}
+        result = work("trace", tmp_path, **job, target=str(tmp_path / "traced"))
+        assert result["peak_memory"] > 1e8
+        tensors = dict(zip(two["tail"].inputs, (x[1], x[1] + 1), strict=True))
+        computed = savedmodel.opened(tmp_path / "traced")({"b": x[1], "a": x[1] + 1})
+        assert close(computed["c"], two["tail"].run(tensors)["score"])
 
     def test_the_model_is_left_alone(self, small, two, tmp_path):
         before = fingerprint(small)
@@ -467,6 +484,12 @@ class TestFolders:
         two.export(".", format="savedmodel", verify=False)
         assert (tmp_path / EXPORT_MANIFEST).is_file()
 
+    def test_a_stage_does_not_take_the_place_of_the_manifest(self, small, tmp_path):
+        split = ks.split(small, "pool", names=[EXPORT_MANIFEST, "tail"])
+        receipt = split.export(tmp_path / "out", format="savedmodel", verify=False)
+        assert [stage.path for stage in receipt.stages] == [f"{EXPORT_MANIFEST}-2", "tail"]
+        assert read_export(tmp_path / "out")["model"] == "small"
+
     def test_damage_is_named(self, folders, x, tmp_path):
         out = tmp_path / "out"
         shutil.copytree(folders["openvino"], out)
@@ -545,12 +568,6 @@ def test_mobilenet_at_full_size(tmp_path):
 
 
 class TestCommand:
-    @pytest.fixture(scope="class")
-    def saved(self, two, tmp_path_factory) -> Path:
-        folder = tmp_path_factory.mktemp("saved") / "small"
-        two.save(folder)
-        return folder
-
     def test_it_exports_and_verifies(self, saved, x, tmp_path):
         np.savez(tmp_path / "x.npz", image=x[0], extra=x[1])
         arguments = ["--format", "openvino", "-o", tmp_path / "out", "--input", tmp_path / "x.npz"]
