@@ -122,6 +122,7 @@ def compare(name: str, size: int, count: int, rounds: int) -> Table:
     table.add_row(
         "predicted: 1 / slower stage", f"{predicted:.1f}", f"{predicted / statistics.median(plain.rates):.2f}"
     )
+    table.caption = f"load of the machine in the last 15 minutes: {os.getloadavg()[2]:.1f}"
     return table
 
 

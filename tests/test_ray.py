@@ -375,13 +375,12 @@ def test_resnet50_at_full_size_gives_the_numbers_of_the_plain_model(applications
         np.testing.assert_allclose(result.tensors["predictions"], expected, rtol=1e-4, atol=1e-6)
 
 
-def run_alone(script: str, **environment: str) -> subprocess.CompletedProcess:
+def run_alone(script: str, *options: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        [sys.executable, *options, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | environment,
     )
 
 
@@ -420,7 +419,7 @@ ALONE = """
 
 
 def test_a_cluster_of_its_own_is_started_and_stopped_and_nothing_else_is_printed(pair):
-    done = run_alone(ALONE.replace("FOLDER", repr(str(pair))))
+    done = run_alone(ALONE.replace("FOLDER", repr(str(pair))), "-W", "error")
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     died = [line for line in lines if "died; restarted (1 of 3 times)" in line]
@@ -430,3 +429,45 @@ def test_a_cluster_of_its_own_is_started_and_stopped_and_nothing_else_is_printed
         "left False []",
     ]
     assert "ray" not in done.stderr.lower()
+
+
+LOSES_A_MACHINE = """
+    import logging, psutil, sys
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    import numpy as np
+    import ray
+    from ray.cluster_utils import Cluster
+    from kerassplit.engines.ray_core import run
+    from kerassplit.engines.route import Batch
+
+    def busy(machine):
+        (raylet,) = machine.all_processes["raylet"]
+        below = psutil.Process(raylet.process.pid).children(recursive=True)
+        return any("StageActor" in " ".join(one.cmdline()) for one in below)
+
+    def batches():
+        for number in range(20):
+            yield Batch(number, number, 1, {"x": np.full((1, 500_000), number, "float32")})
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    machines = [cluster.add_node(num_cpus=2) for _ in range(2)]  # one for the stages, one to spare
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    for batch in run(FOLDER, batches()):
+        print("row", batch.number, np.all(batch.tensors["second"] == batch.number), flush=True)
+        if batch.number == 5:
+            cluster.remove_node(next(filter(busy, machines)), allow_graceful=False)
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_lost_with_its_tensors_loses_no_rows(tmp_path):
+    x = keras.Input((500_000,), name="x")
+    second = keras.layers.Identity(name="second")(keras.layers.Identity(name="first")(x))
+    ks.split(keras.Model(x, second, name="wide"), ["first"]).save(tmp_path / "wide")
+    done = run_alone(LOSES_A_MACHINE.replace("FOLDER", repr(str(tmp_path / "wide"))))
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("row ")]
+    assert rows == [f"row {number} True" for number in range(20)]
+    assert "died; restarted" in done.stdout
