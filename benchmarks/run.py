@@ -1,8 +1,9 @@
-"""How fast stages run: the plain model in a loop, and two stages as processes on Ray, on the cores of this machine.
+"""How fast stages run: the plain model, two stages in this process, and two as processes on Ray, on this machine's cores.
 
     python benchmarks/run.py [--models ResNet50 MobileNetV2] [--batch-size 8] [--batches 60] [--rounds 3]
 
-The plain loop is the whole model compiled as `predict` compiles it, with all cores. Each model is cut in two where its
+The plain loop is the whole model compiled as `predict` compiles it, with all cores. `Split.predict` and the model's own
+`predict` get all images in one call, after a first one that compiles; on the same images, in the same batches. Each model is cut in two where its
 measured times balance. Rounds take turns, so that a machine that gets slower does so for both; a rate is that of the
 batches after the first few of a round, by when everything is started and compiled. The bottleneck predicts a rate, too:
 the stages run beside each other, so the slower one sets the pace. It is measured alone, in a process like that on Ray.
@@ -13,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def plain_loop(model: keras.Model, given: Iterable[Batch]) -> Iterator[object]:
         yield [keras.ops.convert_to_numpy(one) for one in compute(list(batch.tensors.values()))]
 
 
+def predicting(predict: Callable[..., object], images: np.ndarray, size: int, measured: Measured) -> None:
+    """The rate of a call with all images, after one with a batch."""
+    began = time.perf_counter()
+    predict(images[:size], batch_size=size, verbose=0)
+    measured.starts.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    predict(images, batch_size=size, verbose=0)
+    measured.rates.append(len(images) / (time.perf_counter() - began))
+
+
 def with_memory(results: Iterable[object], memory: dict[str, float], halfway: int) -> Iterator[object]:
     """Notes in the middle of a run what each process holds for itself."""
     for number, result in enumerate(results):
@@ -104,10 +115,14 @@ def compare(name: str, size: int, count: int, rounds: int) -> Table:
     profile = ks.profile(model, batch_size=size, measure=True)
     split = ks.split(model, ks.plan(model, 2, balance="time", batch_size=size, profile=profile))
     images = np.random.default_rng(0).normal(size=(4 * size, *model.input_shape[1:])).astype("float32")
-    plain, on_ray = Measured(), Measured()
+    plain, whole, here, on_ray = Measured(), Measured(), Measured(), Measured()
+    many = np.concatenate([images] * (count // 4))
     with tempfile.TemporaryDirectory() as folder:
         split.save(Path(folder) / "stages")
-        for _ in range(rounds):
+        for number in range(rounds):
+            ways = [(model.predict, whole), (split.predict, here)]
+            for predict, measured in ways if number % 2 else reversed(ways):
+                predicting(predict, many, size, measured)
             given = batches(images, split.inputs, size, count)
             timed(with_memory(plain_loop(model, given), plain.memory, count // 2), size, count, plain, 0)
             given = batches(images, split.inputs, size, count)
@@ -117,12 +132,14 @@ def compare(name: str, size: int, count: int, rounds: int) -> Table:
     table = Table("way", "images/s", "of the plain loop", "s to first result", "MiB per process")
     table.title = f"{name}, batches of {size}, cut at {', '.join(tensor.name for tensor in split.crossings[0].tensors)}"
     table.add_row(*plain.row("plain loop", plain))
-    # The engine in one process (threads) gets its row here.
+    table.add_row(*whole.row("model.predict", plain))
+    table.add_row(*here.row("Split.predict, this process", plain))
     table.add_row(*on_ray.row("Ray, two processes", plain))
     table.add_row(
         "predicted: 1 / slower stage", f"{predicted:.1f}", f"{predicted / statistics.median(plain.rates):.2f}"
     )
-    table.caption = f"load of the machine in the last 15 minutes: {os.getloadavg()[2]:.1f}"
+    ratio = statistics.median(one / other for one, other in zip(here.rates, whole.rates, strict=True))
+    table.caption = f"Split.predict / model.predict: {ratio:.3f}; load of the machine in the last 15 minutes: {os.getloadavg()[2]:.1f}"
     return table
 
 
