@@ -1,12 +1,13 @@
-"""How fast stages run: the plain model, two stages in this process, and two as processes on Ray, on this machine's cores.
+"""How fast stages run: the plain model, two stages in this process, and two as processes on Ray, on this machine.
 
     python benchmarks/run.py [--models ResNet50 MobileNetV2] [--batch-size 8] [--batches 60] [--rounds 3]
 
 The plain loop is the whole model compiled as `predict` compiles it, with all cores. `Split.predict` and the model's own
-`predict` get all images in one call, after a first one that compiles; on the same images, in the same batches. Each model is cut in two where its
-measured times balance. Rounds take turns, so that a machine that gets slower does so for both; a rate is that of the
-batches after the first few of a round, by when everything is started and compiled. The bottleneck predicts a rate, too:
-the stages run beside each other, so the slower one sets the pace. It is measured alone, in a process like that on Ray.
+`predict` get all images in one call, after a first one that compiles: the same images in the same batches. Each model is
+cut in two where its measured times balance. Rounds take turns, so that a machine that gets slower does so for all; a rate
+is that of the batches after the first few of a round, by when everything is started and compiled. The bottleneck predicts
+a rate, too: the stages run beside each other, so the slower one sets the pace. It is measured alone, in a process like
+that on Ray.
 """
 
 import argparse
@@ -139,7 +140,8 @@ def compare(name: str, size: int, count: int, rounds: int) -> Table:
         "predicted: 1 / slower stage", f"{predicted:.1f}", f"{predicted / statistics.median(plain.rates):.2f}"
     )
     ratio = statistics.median(one / other for one, other in zip(here.rates, whole.rates, strict=True))
-    table.caption = f"Split.predict / model.predict: {ratio:.3f}; load of the machine in the last 15 minutes: {os.getloadavg()[2]:.1f}"
+    load = f"load of the machine in the last 15 minutes: {os.getloadavg()[2]:.1f}"
+    table.caption = f"Split.predict / model.predict: {ratio:.3f}; {load}"
     return table
 
 
