@@ -3,11 +3,11 @@
     python benchmarks/run.py [--models ResNet50 MobileNetV2] [--batch-size 8] [--batches 60] [--rounds 3]
 
 The plain loop is the whole model compiled as `predict` compiles it, with all cores. `Split.predict` and the model's own
-`predict` get all images in one call, after a first one that compiles: the same images in the same batches. Each model is
-cut in two where its measured times balance. Rounds take turns, so that a machine that gets slower does so for all; a rate
-is that of the batches after the first few of a round, by when everything is started and compiled. The bottleneck predicts
-a rate, too: the stages run beside each other, so the slower one sets the pace. It is measured alone, in a process like
-that on Ray.
+`predict` get all images in one call, after a first one that compiles: the same images in the same batches. Each model
+is cut in two where its measured times balance. Rounds take turns, so that a machine that gets slower does so for all; a
+rate is that of the batches after the first few of a round, by when everything is started and compiled. The bottleneck
+predicts a rate, too: the stages run beside each other, so the slower one sets the pace. It is measured alone, in a
+process like that on Ray.
 """
 
 import argparse
