@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kerassplit
+from kerassplit.photo import shipped_photo
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -25,7 +27,15 @@ def test_the_python_examples(tmp_path, monkeypatch):
         exec(compile(code, "README.md", "exec"), names)
     assert names["split"].verify(names["images"]).identical
     assert names["classifier"].input.name == "conv4_block6_out"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "plan.json", "split.svg", "sweep.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "exported",
+        "out",
+        "plan.json",
+        "scores.npy",
+        "scores.npy.json",
+        "split.svg",
+        "sweep.svg",
+    ]
     assert len(names["residual_blocks"]) == 17
     assert len(names["two"]) == 104
     assert names["plan"].optimal
@@ -38,11 +48,18 @@ def test_the_python_examples(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_command_line_example(tmp_path):
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("kerassplit ")]
-    assert commands
+    assert len(commands) == 5
+    (tmp_path / "photos").mkdir()
+    for name in ("cat.jpg", "same_cat.jpg"):
+        (tmp_path / "photos" / name).write_bytes(shipped_photo().read_bytes())
     for line in commands:
-        command = [sys.executable, "-m", *shlex.split(line)]
+        command = [sys.executable, "-m", *shlex.split(line, comments=True)]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     assert (tmp_path / "out" / "kerassplit.json").is_file()
+    here, on_ray = (np.load(tmp_path / name) for name in ("scores.npy", "on_ray.npy"))
+    assert here.shape == (2, 1000)
+    np.testing.assert_allclose(on_ray, here, rtol=1e-4, atol=1e-7)
+    assert (tmp_path / "exported" / "kerassplit-export.json").is_file()
 
 
 def test_the_two_commands_come_first():
