@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 from kerassplit.errors import SplitError
 from kerassplit.graph import read_graph
@@ -104,7 +105,7 @@ def read_photo(path: Path | IO[bytes], shape: Sequence[int | None], architecture
             interpolation="bicubic",
             keep_aspect_ratio=True,
         )
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three for a damaged file
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # of Pillow, for damaged files
         raise SplitError(f"'{path}' cannot be read as an image, a .npy or a .npz file: {error}.") from error
     pixels = keras.utils.img_to_array(image, dtype="float32")
     return architecture_module(architecture).preprocess_input(pixels[None])[0] if architecture else pixels

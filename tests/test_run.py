@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import keras
@@ -69,6 +70,7 @@ def photos(tmp_path_factory):
     photo.crop((0, 0, 64, 64)).save(folder / "z.WEBP")
     photo.convert("RGBA").save(folder / "alpha.png")
     (folder / "notes.txt").write_text("no image")
+    (folder / "._z.WEBP").write_text("what macOS leaves")
     return folder
 
 
@@ -173,6 +175,20 @@ def test_a_folder_of_images(on_photos, photos, tmp_path):
 
 def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, rows, photos, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.npy").mkdir()
+    huge = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (%s, 8), }"
+    for name, rows_there in (
+        ("huge", b"1" + b"0" * 12),
+        ("absurd", b"1" + b"0" * 30),
+        ("negative", b"-5"),
+        ("t", b"True"),
+    ):
+        (tmp_path / f"{name}.npy").write_bytes((huge % rows_there).ljust(127) + b"\n")
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", (tmp_path / "huge.npy").read_bytes() + bytes(5000))
+    content = bytearray((tmp_path / "odd.npz").read_bytes())
+    content[60:75] = bytes(15)
+    (tmp_path / "odd.npz").write_bytes(content)
     (tmp_path / "bad.npy").write_bytes(b"no array")
     (tmp_path / "bad.npz").write_bytes(b"no archive")
     np.save(tmp_path / "wide.npy", np.zeros((3, 9)))
@@ -184,6 +200,11 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         (tmp_path / "empty", "There are no images in '.*empty'. Expected files such as .jpg or .png"),
         (tmp_path / "bad.npy", "bad.npy' cannot be read as NumPy arrays"),
         (tmp_path / "bad.npz", "bad.npz' cannot be read as NumPy arrays"),
+        (tmp_path / "odd.npz", "odd.npz' cannot be read as NumPy arrays"),
+        (tmp_path / "huge.npy", r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, not 0"),
+        (tmp_path / "absurd.npy", "absurd.npy' cannot be read as NumPy arrays"),
+        (tmp_path / "negative.npy", r"negative.npy' cannot be read as NumPy arrays: \(-5, 8\) is no shape"),
+        (tmp_path / "t.npy", r"t.npy' cannot be read as NumPy arrays: \(True, 8\) is no shape"),
         (tmp_path / "wide.npy", r"wide.npy' holds an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
         (tmp_path / "text.npy", "text.npy' holds values of type <U1; 'x' takes float32"),
         (tmp_path / "none.npy", "at least one, along the first dimension; got 'x' \\(0, 8\\)"),
@@ -200,6 +221,11 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         assert not list(tmp_path.glob("out*"))
     for options, message in [
         ({"resume": True}, "`resume` and `overwrite` are about files of results: say where they are, with `output`"),
+        ({"output": 3}, "`output` must be the path of a .npy file; got 3"),
+        ({"output": "a\0.npy"}, "expected a name that ends in .npy"),
+        ({"output": tmp_path / ("n" * 300 + ".npy")}, "Cannot write '"),
+        ({"output": tmp_path / "folder.npy", "overwrite": True}, "folder.npy' is a folder. Name a file"),
+        ({"output": tmp_path / "out.npy", "overwrite": True, "resume": True}, "Either resume=True .* goes on"),
         ({"output": tmp_path / "out.txt"}, "expected a name that ends in .npy; got '.*out.txt'"),
         ({"output": tmp_path / "bad.npy" / "out.npy"}, "Cannot write '.*bad.npy"),
         ({"engine": "quantum"}, "There is no engine 'quantum'. Expected 'local' or 'ray'"),
@@ -213,11 +239,17 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
     damaged = tmp_path / "photos"
     shutil.copytree(photos, damaged)
     (damaged / "grey.bmp").write_bytes(b"BM no picture")
-    with pytest.raises(ks.SplitError, match="grey.bmp' cannot be read as an image"), warnings.catch_warnings():
+    message = "grey.bmp' cannot be read as an image, .* The 2 rows before it are kept: go on with resume=True"
+    with pytest.raises(ks.SplitError, match=message), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         on_photos.predict(damaged, 2, preprocess="none", output=tmp_path / "out.npy")
-    shutil.copy(photos / "grey.bmp", damaged)
-    assert np.load(tmp_path / "out.npy.unfinished" / "out.npy").shape == (0, 2)
+    (damaged / "grey.bmp").unlink()
+    (damaged / "notes.txt").unlink()
+    result = on_photos.predict(damaged, 2, preprocess="none", output=tmp_path / "out.npy", resume=True)
+    np.testing.assert_array_equal(result, on_photos.predict(damaged, 2, preprocess="none"))
+    (damaged / "alpha.png").write_bytes((damaged / "z.WEBP").read_bytes())
+    with pytest.raises(ks.SplitError, match="exists already"):
+        on_photos.predict(damaged, 2, preprocess="none", output=tmp_path / "out.npy", resume=True)
 
 
 def test_results_in_a_file_are_those_in_memory_and_nothing_is_replaced_unasked(chain, rows, expected, tmp_path):
@@ -263,7 +295,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(chain, rows, tmp_path):
         chain.predict(Failing(rows, 100), output=output)
     with pytest.raises(ks.SplitError, match="another one: its batch_size was 32, and is 10. Go on as it began, or"):
         chain.predict(Failing(rows, 100), 10, output=output, resume=True)
-    with pytest.raises(ks.SplitError, match="another one: it had another 'weights'"):
+    with pytest.raises(ks.SplitError, match="another one: it had another 'content of stages'"):
         changed = ks.split(keras.models.clone_model(chain.model), ["a", "c"])
         changed.predict(Failing(rows, 100), output=output, resume=True)
     with pytest.raises(OSError, match="the network is gone"):
@@ -300,6 +332,55 @@ def test_whatever_a_kill_left_of_a_file_the_rows_are_whole_in_the_end(small, tmp
     for name in whole:
         np.testing.assert_array_equal(result[name], whole[name])
     assert not unfinished.exists()
+
+
+def test_what_was_finished_with_another_input_or_model_is_not_taken_for_this_one(chain, rows, tmp_path):
+    output = tmp_path / "out.npy"
+    chain.predict(rows, output=output)
+    other = keras.models.clone_model(chain.model)
+    other.set_weights(chain.model.get_weights())
+    other.get_layer("b").activation = keras.activations.relu
+    for split, x in ((chain, rows + 1), (ks.split(other, ["a", "c"]), rows), (chain, iter(rows))):
+        with pytest.raises(ks.SplitError, match="exists already"):
+            split.predict(x, output=output, resume=True)
+
+
+def test_a_run_whose_layers_keep_a_state_is_not_gone_on_with(tmp_path):
+    x = keras.Input(batch_shape=(2, 3, 4), name="x")
+    y = keras.layers.LSTM(4, stateful=True, name="lstm")(keras.layers.Dense(4, name="a")(x))
+    split = ks.split(keras.Model(x, y), "a")
+    data = np.ones((4, 3, 4), "float32")
+    split.predict(data, 2, output=tmp_path / "out.npy")
+    with pytest.raises(ks.SplitError, match="Layer 'lstm' of stage 'stage_1' keeps a state from batch to batch"):
+        split.predict(data[:2], 2, output=tmp_path / "more.npy", resume=True)
+
+
+def test_single_rows_and_batches_keep_their_order(chain, rows):
+    mixed = [rows[0], rows[1:4], rows[4], rows[5], rows[6:9]]
+    np.testing.assert_allclose(chain.predict(iter(mixed)), chain.predict(rows[:9]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource")
+def test_a_full_disk_is_named_and_the_rows_before_it_stay(saved, rows, expected, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    arguments = ["run", str(saved), "--input", str(tmp_path / "rows.npy"), "-o", str(tmp_path / "out.npy")]
+    code = f"""
+        import resource, signal
+        import kerassplit.engines.running
+        from kerassplit.cli import main
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        main({[*arguments, "--batch-size", "32"]!r})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    assert "Cannot write into" in done.stderr
+    assert "rows before it are kept" in " ".join(done.stderr.split())
+    result = run_folder(saved, tmp_path / "rows.npy", tmp_path / "out.npy", resume=True)
+    assert result.computed < ROWS
+    np.testing.assert_array_equal(result.results, expected)
 
 
 def test_two_processes_do_not_write_into_one_file(chain, rows, tmp_path):

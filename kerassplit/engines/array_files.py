@@ -4,7 +4,10 @@ A memory map would do for `.npy`, but pages that were read count as memory of th
 """
 
 import contextlib
+import math
+import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,9 @@ import numpy as np
 
 from kerassplit.errors import SplitError
 from kerassplit.names import listed
+
+UNREADABLE = (OSError, ValueError, TypeError, OverflowError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for what they cannot read."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise SplitError(f"'{path}' cannot be read as NumPy arrays: {error}.") from error
     if len(members) == len(names) == 1:
         return {names[0]: _described(path, next(iter(members.values())))}
@@ -89,6 +95,10 @@ def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
 def _described(path: Path, member: str | None) -> ArrayFile:
     with _reading(path, member) as stream:
         shape, fortran, dtype = read_header(stream)
+        begins = stream.tell()
+        there = stream.seek(0, os.SEEK_END) - begins
+        if math.prod(shape) * dtype.itemsize != there:
+            raise ValueError(f"an array of shape {shape} takes {math.prod(shape) * dtype.itemsize} bytes, not {there}")
     return ArrayFile(path, member, shape, dtype, fortran and len(shape) > 1)
 
 
@@ -101,9 +111,9 @@ def _reading(path: Path, member: str | None) -> Iterator[IO[bytes]]:
         else:
             with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
                 yield stream
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, SplitError):
-            raise
+    except SplitError:
+        raise
+    except UNREADABLE as error:
         raise SplitError(f"'{path}' cannot be read as NumPy arrays: {error}.") from error
 
 
@@ -120,6 +130,8 @@ def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     shape, by_column, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never unpickled")
+    if not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"{shape} is no shape")
     return shape, by_column, dtype
 
 
@@ -131,5 +143,5 @@ def storable(array: np.ndarray) -> np.ndarray:
 def _loaded(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise SplitError(f"'{path}' cannot be read as NumPy arrays: {error}.") from error

@@ -5,7 +5,6 @@ import json
 import math
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from kerassplit import wire
-from kerassplit.engines.array_files import read_header, storable
+from kerassplit.engines.array_files import UNREADABLE, read_header, storable
 from kerassplit.errors import SplitError
 from kerassplit.names import listed
 from kerassplit.photo import read_photo
@@ -23,7 +22,6 @@ NPY, NPZ, WIRE, JSON = "application/x-npy", "application/x-npz", "application/x-
 TAKEN = (JSON, NPY, NPZ, WIRE, "image/jpeg", "image/png")
 """What a body can be; other kinds of images, too."""
 GIVEN = (JSON, NPY, NPZ, WIRE)
-_UNREADABLE = (ValueError, TypeError, OverflowError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _MOST_PIXELS = 50_000_000  # 150 MB once decoded
 
 
@@ -67,15 +65,7 @@ def read(
     elif kind in (NPY, NPZ, WIRE, JSON):
         try:
             given = {NPY: _npy, NPZ: lambda data: _npz(data, most_bytes), WIRE: wire.unpack, JSON: _json}[kind](body)
-        except (
-            SplitError,
-            ValueError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-            EOFError,
-            zipfile.BadZipFile,
-        ) as error:
+        except (*UNREADABLE, RecursionError) as error:  # SplitError is a ValueError
             raise Refused(400, f"The body cannot be read as {kind}: {error}.") from error
     else:
         raise Refused(415, f"The content type is {kind or 'missing'}; expected {listed(TAKEN)} or another image.")

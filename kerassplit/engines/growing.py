@@ -1,8 +1,8 @@
 """A `.npy` file to which rows are added, and which is readable again after its writer was killed."""
 
 import os
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class GrowingArray:
     def __init__(self, path: Path):
         self.path = path
         self.rows = 0
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         if path.is_file():
             self._reopen()
 
@@ -47,8 +47,9 @@ class GrowingArray:
                 f"{self._dtype}: they make no array. Pad the input to one size."
             )
         assert self._file is not None
-        self._file.write(np.ascontiguousarray(array).data)
-        self._file.flush()
+        content = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+        while content:  # unbuffered, or closing would try once more to write what a full disk refuses
+            content = content[self._file.write(content) :]
         self.rows += len(array)
 
     def finish(self) -> None:
@@ -56,7 +57,6 @@ class GrowingArray:
         if self._file is not None:
             self._file.seek(0)
             self._write_header()
-            self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -66,14 +66,14 @@ class GrowingArray:
 
     def _create(self, array: np.ndarray) -> None:
         self._row, self._dtype = array.shape[1:], array.dtype
-        self._file = self.path.open("w+b")
+        self._file = self.path.open("w+b", buffering=0)
         self._write_header()
         self._start = self._file.tell()
         self._row_bytes = max(1, array[:1].nbytes)
 
     def _reopen(self) -> None:
         """Takes the file as it is; one whose header is not whole has no rows and is made anew."""
-        file = self.path.open("r+b")
+        file = self.path.open("r+b", buffering=0)
         try:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -12,6 +12,7 @@ from kerassplit.compiling import Run
 from kerassplit.engines.ahead import ahead
 from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.errors import RunError, SplitError
+from kerassplit.graph import all_layers
 from kerassplit.names import listed
 from kerassplit.rebuild import without_mask
 from kerassplit.stages import Split, Stage
@@ -72,6 +73,21 @@ def run(split: Split, batches: Iterable[Batch], options: LocalOptions) -> Genera
             batches = stack.enter_context(contextlib.closing(ahead(map(run_there, batches), _BETWEEN)))
         for batch in batches:
             yield _results(batch, route)
+
+
+def refuse_states(stage: Stage) -> None:
+    """Sees that a stage can be started anew between two batches.
+
+    Raises:
+        SplitError: It keeps a state from batch to batch.
+    """
+    for layer in all_layers(stage.model):
+        if getattr(layer, "stateful", False):
+            raise SplitError(
+                f"Layer '{layer.name}' of stage '{stage.name}' keeps a state from batch to batch, which a process that "
+                "is started again would have lost. Save it with stateful=False, or run the split in one process, in "
+                "one go."
+            )
 
 
 def devices_here() -> tuple[str, ...]:

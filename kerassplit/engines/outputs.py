@@ -24,6 +24,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _STATE, _LOCK = "run.json", "lock"
+_OF_EACH_ROW = ("files", "states of files")
 _SHORT = 50  # characters of what is shown in a message
 _OVERWRITE = "pass overwrite=True (--overwrite)"
 
@@ -160,7 +161,7 @@ def places_of(path: Path, names: Sequence[str], job: dict[str, Any]) -> Places:
     Raises:
         SplitError: The path is not that of a `.npy` file.
     """
-    if path.suffix != ".npy":
+    if path.suffix != ".npy" or "\0" in str(path):
         raise SplitError(f"Results are written as NumPy arrays: expected a name that ends in .npy; got '{path}'.")
     taken: set[str] = set()
     paths = {name: path.with_name(f"{path.stem}.{unique(safe_name(name), taken)}.npy") for name in names}
@@ -172,6 +173,8 @@ def places_of(path: Path, names: Sequence[str], job: dict[str, Any]) -> Places:
 
 def finished(places: Places) -> dict[str, np.ndarray] | None:
     """The results of this very run, where it was already finished; what a kill left undone at its end is done."""
+    if places.job["input"] is None:  # what was iterated over cannot be recognised
+        return None
     state = places.state
     if "rows" in state and not _differing(state, places.job):
         return places.move()
@@ -181,8 +184,38 @@ def finished(places: Places) -> dict[str, np.ndarray] | None:
     return places.results()
 
 
+def check_free(places: Places, *, resume: bool, overwrite: bool) -> None:
+    """Sees that nothing is lost, before there is work.
+
+    Raises:
+        SplitError: There are results, or an unfinished run, or something else is in the way.
+    """
+    if resume and overwrite:
+        raise SplitError(
+            "Either resume=True (--resume) goes on with a run, or overwrite=True (--overwrite) begins anew."
+        )
+    try:
+        there = [path for path in places.paths.values() if path.exists()]
+        folders = [path for path in there if path.is_dir()]
+        unfinished = bool(places.state)
+        others = [path for path in places.folder.glob("*") if path.name != _LOCK]
+    except (OSError, ValueError) as error:
+        raise SplitError(f"Cannot write '{next(iter(places.paths.values()))}': {error}.") from error
+    if folders:
+        raise SplitError(f"{listed(map(str, folders))} is a folder. Name a file.")
+    if there and not overwrite and not (resume and unfinished):
+        raise SplitError(f"{listed(map(str, there))} exists already. Name another file, or {_OVERWRITE}.")
+    if others and not unfinished:
+        raise SplitError(f"'{places.folder}' is in the way, and no run left it. Move it, or name another file.")
+    if unfinished and not resume and not overwrite:
+        raise SplitError(
+            f"'{places.folder}' holds an unfinished run. To go on with it, pass resume=True (--resume); to begin "
+            f"again, {_OVERWRITE}."
+        )
+
+
 @contextlib.contextmanager
-def in_files(places: Places, *, resume: bool, overwrite: bool) -> Iterator[InFiles]:
+def in_files(places: Places, *, resume: bool) -> Iterator[InFiles]:
     """Files for results: new ones, or those of an unfinished run.
 
     Where the block ends early, what was written stays and can be gone on with.
@@ -190,28 +223,29 @@ def in_files(places: Places, *, resume: bool, overwrite: bool) -> Iterator[InFil
     Args:
         places: Where.
         resume: Whether to go on with an unfinished run, if there is one.
-        overwrite: Whether results that are there may be replaced, and an unfinished run begun again.
 
     Raises:
-        SplitError: Something would be lost; an unfinished run was another one; it is still running; or the files
-            cannot be written.
+        SplitError: An unfinished run was another one; it is still running; or the files cannot be written.
     """
-    state = places.state
-    goes_on = resume and bool(state)
-    _check_free(places, state, goes_on, overwrite)
     with contextlib.ExitStack() as stack:
         try:
             places.folder.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((places.folder / _LOCK).open("w"))
-            _lock(lock, places.folder)
-            if not goes_on:
+            _lock(stack.enter_context((places.folder / _LOCK).open("w")), places.folder)
+            state = places.state if resume else {}
+            if not state:
                 for path in places.paths.values():
                     (places.folder / path.name).unlink(missing_ok=True)
-                places.note()
             output = InFiles(places)
+            stack.callback(output.close)
+            differing = _differing(state, places.job, output.rows) if state else ""
+            if differing:
+                raise SplitError(
+                    f"The unfinished run in '{places.folder}' was another one: {differing}. Go on as it began, or "
+                    f"{_OVERWRITE} to begin again."
+                )
+            places.note()
         except OSError as error:
             raise SplitError(f"Cannot write '{error.filename or places.folder}': {error.strerror or error}.") from error
-        stack.callback(output.close)
         try:
             yield output
         finally:
@@ -219,32 +253,21 @@ def in_files(places: Places, *, resume: bool, overwrite: bool) -> Iterator[InFil
                 shutil.rmtree(places.folder, ignore_errors=True)
 
 
-def _check_free(places: Places, state: dict[str, Any], goes_on: bool, overwrite: bool) -> None:
-    there = [str(path) for path in places.paths.values() if path.exists()]
-    if there and not overwrite and not goes_on:
-        raise SplitError(f"{listed(there)} exists already. Name another file, or {_OVERWRITE}.")
-    if not state:
-        if places.folder.exists() and any(path.name != _LOCK for path in places.folder.iterdir()):
-            raise SplitError(f"'{places.folder}' is in the way, and no run left it. Move it, or name another file.")
-        return
-    if not goes_on and not overwrite:
-        raise SplitError(
-            f"'{places.folder}' holds an unfinished run. To go on with it, pass resume=True (--resume); to begin "
-            f"again, {_OVERWRITE}."
-        )
-    differing = _differing(state, places.job)
-    if goes_on and differing:
-        raise SplitError(
-            f"The unfinished run in '{places.folder}' was another one: {differing}. Go on as it began, or {_OVERWRITE} "
-            "without resuming to begin again."
-        )
+def _differing(state: dict[str, Any], job: dict[str, Any], rows: int | None = None) -> str:
+    """In what a recorded run differs from a job, in words; empty if in nothing.
 
-
-def _differing(state: dict[str, Any], job: dict[str, Any]) -> str:
-    """In what a recorded run differs from a job, in words; empty if in nothing."""
-    keys = [key for key in job if state.get(key) != job[key]]
+    Args:
+        state: What was recorded.
+        job: What is to be done.
+        rows: How many rows of it are there: of files that are images, only theirs have to be the same.
+    """
+    keys = [key for key in job if _until(state.get(key), key, rows) != _until(job[key], key, rows)]
     short = [f"its {key} was {state.get(key)!r}, and is {job[key]!r}" for key in keys if len(repr(job[key])) < _SHORT]
     return "; ".join(short) or (f"it had another {listed(keys)}" if keys else "")
+
+
+def _until(value: Any, key: str, rows: int | None) -> Any:
+    return value[:rows] if key in _OF_EACH_ROW and isinstance(value, list) else value
 
 
 def _storable(batch: Batch, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kerassplit.compiling import compiled
+from kerassplit.engines.local import refuse_states
 from kerassplit.errors import SplitError
 from kerassplit.manifest import MANIFEST
 from kerassplit.stages import Stage
@@ -60,7 +61,7 @@ class StageActor:
         """Loads the stage and gives the number of the process."""
         try:
             stage = shipment.unpack(content)
-            _refuse_states(stage)
+            refuse_states(stage)
             self.compute = compiled(stage.model)
         except Exception as error:
             raise StageFailure(in_words(error)) from None
@@ -72,15 +73,6 @@ class StageActor:
             return None, *map(keras.ops.convert_to_numpy, self.compute(tensors))
         except Exception as error:
             raise StageFailure(in_words(error)) from None
-
-
-def _refuse_states(stage: Stage) -> None:
-    for layer in stage.model.layers:
-        if getattr(layer, "stateful", False):
-            raise SplitError(
-                f"Layer '{layer.name}' of stage '{stage.name}' keeps a state from batch to batch, which a process that "
-                "is started again would have lost. Save it with stateful=False, or run the split in one process."
-            )
 
 
 def in_words(error: BaseException) -> str:

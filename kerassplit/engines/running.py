@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import sys
 import tempfile
 import time
@@ -18,10 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kerassplit.engines import local
-from kerassplit.engines.outputs import InMemory, Output, Places, finished, in_files, places_of
+from kerassplit.engines.local import refuse_states
+from kerassplit.engines.outputs import InMemory, Output, Places, check_free, finished, in_files, places_of
 from kerassplit.engines.route import Batch, Route, route_in, route_of
 from kerassplit.engines.sources import Source, source_of
-from kerassplit.errors import RunError, SplitError
+from kerassplit.errors import SplitError
 from kerassplit.manifest import read_manifest
 from kerassplit.names import listed
 from kerassplit.stages import Split, packed_tensors
@@ -73,8 +75,13 @@ def predict(
     source = _source(x, route, batch_size, preprocess)
     for text in source.notes:
         warnings.warn(text, stacklevel=3)
-    places = None if output is None else _places(Path(output), route, source, batch_size, _digest(split))
-    started = _engine(split, engine, options, safe_mode=False)  # the caller's own objects, saved for Ray
+    places = None
+    if output is not None:
+        if not isinstance(output, (str, os.PathLike)):
+            raise SplitError(f"`output` must be the path of a .npy file; got {output!r}.")
+        places = _places(Path(output), route, source, batch_size, _digest(split))
+    # The stages are the caller's own objects: what is saved for Ray may bring their code.
+    started = _engine(split, engine, options, safe_mode=False, resume=resume)
     return _run(route, source, started, places, resume, overwrite, verbose).results
 
 
@@ -109,7 +116,7 @@ def run_folder(
         note(text)
     digest = hashlib.sha256("".join(entry["sha256"] for entry in manifest["stages"]).encode()).hexdigest()
     places = _places(output, route, source, batch_size, digest)
-    started = _engine(folder, engine, options or {}, safe_mode=safe_mode)
+    started = _engine(folder, engine, options or {}, safe_mode=safe_mode, resume=resume)
     return _run(route, source, started, places, resume, overwrite, verbose)
 
 
@@ -123,29 +130,37 @@ def _places(output: Path, route: Route, source: Source, batch_size: int, digest:
     job = {
         "model": route.model,
         "stages": [step.name for step in route.steps],
-        "weights": digest,
+        "content of stages": digest,
         "batch_size": int(batch_size),
-        "input": source.identity,
-        "files": source.files,
+        "input": source.identify and source.identify(),
+        "files": [name for name, *_ in source.files],
+        "states of files": [status for _, *status in source.files],
     }
     return places_of(output, route.results, job)
 
 
 def _digest(split: Split) -> str:
-    """What tells the weights of a split from others."""
+    """What tells a split from others: its calls and weights."""
     digest = hashlib.sha256()
     for stage in split:
+        with contextlib.suppress(Exception):  # layers without a configuration of their own
+            digest.update(stage.model.to_json().encode())
         for variable in stage.model.weights:
             digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).view("uint8").data)
     return digest.hexdigest()
 
 
 @contextlib.contextmanager
-def _engine(stages: Split | Path, engine: str, options: Mapping[str, Any], *, safe_mode: bool) -> Iterator[RunBatches]:
+def _engine(
+    stages: Split | Path, engine: str, options: Mapping[str, Any], *, safe_mode: bool, resume: bool
+) -> Iterator[RunBatches]:
     """What runs batches through stages, which are in memory or in a folder."""
     if engine == "local":
         here = _options(local.LocalOptions, engine, options)
         split = load(stages, safe_mode=safe_mode) if isinstance(stages, Path) else stages
+        if resume:
+            for stage in split:
+                refuse_states(stage)
         yield lambda batches: local.run(split, batches, here)
     elif engine == "ray":
         from kerassplit.engines import ray_core
@@ -183,8 +198,10 @@ def _run(
     began = time.monotonic()
     arrays, computed = (finished(places) if places and resume else None), 0
     if arrays is None:
-        files = None if places is None else in_files(places, resume=resume, overwrite=overwrite)
-        with files or contextlib.nullcontext(InMemory(route.results)) as output, engine as run_batches:
+        if places is not None:
+            check_free(places, resume=resume, overwrite=overwrite)
+        files = None if places is None else in_files(places, resume=resume)
+        with engine as run_batches, files or contextlib.nullcontext(InMemory(route.results)) as output:
             what = f"{route.model}, {len(route.steps)} stages"
             computed = _compute(source, run_batches, output, what, verbose)
             if not output.rows:
@@ -210,16 +227,12 @@ def _compute(source: Source, run_batches: RunBatches, output: Output, what: str,
                     output.add(batch)
                     computed += batch.rows
                     show(output.rows, computed)
-        except RunError as error:
-            raise _with_what_is_kept(error, output) from error
+        except SplitError as error:
+            if output.rows and not isinstance(output, InMemory):
+                kept = f"The {output.rows} rows before it are kept: go on with resume=True (--resume)."
+                error.args = (f"{error} {kept}", *error.args[1:])
+            raise
     return computed
-
-
-def _with_what_is_kept(error: RunError, output: Output) -> RunError:
-    if not output.rows or isinstance(output, InMemory):
-        return error
-    kept = f"{error} The {output.rows} rows before it are kept: go on with resume=True (--resume)."
-    return RunError(kept, stage=error.stage, batch=error.batch, rows=error.rows)
 
 
 @contextlib.contextmanager

@@ -189,7 +189,8 @@ class _Door:
                 raise Refused(405, f"{request.method} is not for {path}: POST /, GET / or GET /health.")
             raise Refused(404, f"There is nothing at {path}: POST / runs the stages, GET / describes them.")
         except Refused as refusal:
-            return JSONResponse({"error": str(refusal)}, refusal.status)
+            text = str(refusal).encode("utf-8", "backslashreplace").decode()  # names may be no text
+            return JSONResponse({"error": text}, refusal.status)
 
     async def answer(self, request: Request) -> Response:
         """Runs the stages on a body."""

@@ -1,8 +1,7 @@
 """Where rows come from: arrays, files, and whatever gives batches when it is iterated over."""
 
 import hashlib
-import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,16 @@ class Source:
     Attributes:
         rows: How many there are; `None` where that is not known beforehand.
         batches: Gives the batches from the one on that holds a row, the rows before it unread where that is possible.
-        identity: What tells it from another one, as plain values: an unfinished run goes on with the same input only.
-        files: For images the file of each row, relative to their folder.
+        identify: Gives what tells it from another one, as plain values: an unfinished run goes on with the same input
+            only. `None`: nothing can tell.
+        files: For images the file of each row, relative to their folder, with its size and time of change.
         notes: What somebody should know who did not ask.
     """
 
     rows: int | None
     batches: Callable[[int], Generator[Batch]]
-    identity: dict[str, Any]
-    files: tuple[str, ...] = ()
+    identify: Callable[[], dict[str, Any]] | None
+    files: tuple[tuple[str, int, int], ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 
@@ -68,7 +68,7 @@ def source_of(x: Any, route: Route, batch_size: int, preprocess: str | None = No
 
 def _from_arrays(given: dict[str, Any], route: Route, batch_size: int) -> Source:
     arrays = {name: _as_array(value) for name, value in given.items()}
-    rows = _number_of_rows(arrays)
+    rows = _number_of_rows(_shapes(arrays))
     _check_shapes(arrays, route)
 
     def batches(row: int) -> Generator[Batch]:
@@ -76,18 +76,18 @@ def _from_arrays(given: dict[str, Any], route: Route, batch_size: int) -> Source
             part = {name: None if array is None else array[first : first + count] for name, array in arrays.items()}
             yield Batch(first // batch_size, first, count, part)
 
-    shapes = {name: None if array is None else [*array.shape] for name, array in arrays.items()}
-    return Source(rows, batches, {"arrays": shapes})
+    return Source(rows, batches, lambda: {name: _digest(array) for name, array in arrays.items()})
 
 
 def _from_path(path: Path, route: Route, batch_size: int, preprocess: str | None) -> Source:
     if path.is_dir():
-        found = sorted(one for one in path.rglob("*") if one.suffix.lower() in IMAGE_SUFFIXES and one.is_file())
+        there = [one for one in path.rglob("*") if not one.name.startswith(".") and one.is_file()]
+        found = sorted(one for one in there if one.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise SplitError(
                 f"There are no images in '{path}'. Expected files such as .jpg or .png, in subfolders too."
             )
-        others = sum(1 for one in path.rglob("*") if one.is_file()) - len(found)
+        others = len(there) - len(found)
         notes = [f"{others} files in '{path}' are no images and were left out."] if others else []
         return _from_images(path, found, route, batch_size, preprocess, notes)
     if not path.is_file():
@@ -108,22 +108,21 @@ def _from_array_files(path: Path, arrays: dict[str, ArrayFile], route: Route, ba
         _check_shape(shape, tensor, route, where=f"'{path}' holds")
         if array.dtype.kind not in "biuf":
             raise SplitError(f"'{path}' holds values of type {array.dtype}; '{tensor.name}' takes {tensor.dtype}.")
-    rows = _number_of_rows({name: np.broadcast_to(0, shape) for name, shape in shapes.items()})
+    rows = _number_of_rows(shapes)
 
     def batches(row: int) -> Generator[Batch]:
-        spans = _spans(row, rows, batch_size)
-        start = spans[0][0] if spans else rows
+        start = row // batch_size * batch_size
         readers = {
             name: array.parts(start, batch_size if shapes[name] == array.shape else array.shape[0])
             for name, array in arrays.items()
         }
-        for first, count in spans:
+        for first, count in _spans(row, rows, batch_size):
             part = {name: np.reshape(next(reader), (count, *shapes[name][1:])) for name, reader in readers.items()}
             yield Batch(first // batch_size, first, count, part)
 
     status = path.stat()
     identity = {"file": str(path.resolve()), "bytes": status.st_size, "changed": status.st_mtime_ns}
-    return Source(rows, lambda row: ahead(batches(row), _READ_AHEAD), identity)
+    return Source(rows, lambda row: ahead(batches(row), _READ_AHEAD), lambda: identity)
 
 
 def _from_images(
@@ -140,11 +139,14 @@ def _from_images(
             images = [read_photo(path, shape, architecture, route.model) for path in paths[first : first + count]]
             yield Batch(first // batch_size, first, count, {name: np.stack(images)})
 
-    files = tuple(path.relative_to(folder).as_posix() for path in paths)
-    changed = [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    digest = hashlib.sha256(json.dumps([files, changed]).encode()).hexdigest()
-    identity = {"folder": str(folder.resolve()), "files": digest, "preprocess": architecture}
-    return Source(len(paths), lambda row: ahead(batches(row), _READ_AHEAD), identity, files, (*notes, *more))
+    status = [path.stat() for path in paths]
+    files = tuple(
+        (path.relative_to(folder).as_posix(), one.st_size, one.st_mtime_ns)
+        for path, one in zip(paths, status, strict=True)
+    )
+    identity = {"folder": str(folder.resolve()), "preprocess": architecture}
+    read = lambda row: ahead(batches(row), _READ_AHEAD)  # noqa: E731
+    return Source(len(paths), read, lambda: identity, files, (*notes, *more))
 
 
 def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
@@ -161,13 +163,13 @@ def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
     def batches(row: int) -> Generator[Batch]:
         number = first = 0
         for arrays in _gathered(elements(), known, batch_size):
-            rows = _number_of_rows(arrays)
+            rows = _number_of_rows(_shapes(arrays))
             _check_shapes(arrays, route)
             if first + rows > row:
                 yield Batch(number, first, rows, arrays)
             number, first = number + 1, first + rows
 
-    return Source(None, batches, {"iterable": type(stream).__name__})
+    return Source(None, batches, None)
 
 
 def _gathered(
@@ -177,19 +179,32 @@ def _gathered(
     rows: list[dict[str, Any]] = []
     for element in elements:
         single = all(array is None or array.ndim == len(known[name].shape) - 1 for name, array in element.items())
-        if not single:
-            yield element
-            continue
-        rows.append(element)
-        if len(rows) == batch_size:
+        if rows and (not single or len(rows) == batch_size or _left_out(element) != _left_out(rows[0])):
             yield _stacked(rows)
             rows = []
+        if single:
+            rows.append(element)
+        else:
+            yield element
     if rows:
         yield _stacked(rows)
 
 
+def _left_out(element: dict[str, Any]) -> list[str]:
+    return [name for name, value in element.items() if value is None]
+
+
 def _stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: None if value is None else np.stack([row[name] for row in rows]) for name, value in rows[0].items()}
+
+
+def _digest(array: np.ndarray | None) -> str | None:
+    if array is None:
+        return None
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    for row in array:  # a memory map is read row by row
+        digest.update(row.tobytes())
+    return digest.hexdigest()
 
 
 def _is_stream(x: Any) -> bool:
@@ -205,15 +220,18 @@ def _as_array(value: Any) -> np.ndarray | None:
     return np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
 
 
-def _number_of_rows(arrays: dict[str, np.ndarray | None]) -> int:
-    there = {name: array for name, array in arrays.items() if array is not None}
-    counts = {name: len(array) for name, array in there.items() if array.ndim}
-    if len(counts) < len(there) or len(set(counts.values())) != 1 or not next(iter(counts.values())):
-        shapes = ", ".join(f"'{name}' {array.shape}" for name, array in there.items())
+def _number_of_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    counts = {shape[0] for shape in shapes.values() if shape}
+    if len(counts) != 1 or () in shapes.values() or counts == {0}:
+        given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
         raise SplitError(
-            f"All inputs need the same number of samples, at least one, along the first dimension; got {shapes}."
+            f"All inputs need the same number of samples, at least one, along the first dimension; got {given}."
         )
-    return next(iter(counts.values()))
+    return counts.pop()
+
+
+def _shapes(arrays: dict[str, np.ndarray | None]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items() if array is not None}
 
 
 def _check_shapes(arrays: dict[str, np.ndarray | None], route: Route) -> None:
@@ -234,10 +252,11 @@ def _check_shape(shape: Sequence[int], tensor: CrossingTensor, route: Route, whe
         )
 
 
-def _spans(row: int, rows: int, batch_size: int) -> list[tuple[int, int]]:
+def _spans(row: int, rows: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """First row and number of rows of each batch, from the one on that holds a row."""
-    start = row // batch_size * batch_size
-    return [(first, min(batch_size, rows - first)) for first in range(start, rows, batch_size)] if row < rows else []
+    if row < rows:
+        for first in range(row // batch_size * batch_size, rows, batch_size):
+            yield first, min(batch_size, rows - first)
 
 
 def _architecture(preprocess: str | None, model: str) -> tuple[str | None, list[str]]:
