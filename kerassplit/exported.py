@@ -57,7 +57,15 @@ def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, 
     known: dict[str, Any] = dict(tensors)
     made: dict[str, np.ndarray] = {}
     for stage, run in stages:
-        results = run({spec["name"]: _as_wanted(known[spec["tensor"]], spec) for spec in stage["inputs"]})
+        try:
+            results = run({spec["name"]: _as_wanted(known[spec["tensor"]], spec) for spec in stage["inputs"]})
+        except SplitError:
+            raise
+        except Exception as error:  # every runtime has its own
+            words = " ".join(str(error).split())[:500]
+            raise SplitError(
+                f"Stage '{stage['name']}' fails in its runtime: {type(error).__name__}: {words}."
+            ) from error
         made |= {spec["tensor"]: results[spec["name"]] for spec in stage["outputs"]}
         known |= made
     return made
@@ -66,6 +74,8 @@ def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, 
 def _check_files(folder: Path, stage: dict[str, Any]) -> None:
     for file in stage["files"]:
         path = folder / file["path"]
+        if os.path.realpath(path) != str(Path(os.path.realpath(folder), file["path"])):
+            raise StoreError(f"{path} is a link, and links are not followed. Put the file itself there.", path=path)
         if not path.is_file():
             raise StoreError(f"A file of stage '{stage['name']}' is missing: {path}.", path=path)
         if path.stat().st_size != file["bytes"] or sha256(path) != file["sha256"]:

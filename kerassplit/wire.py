@@ -129,9 +129,11 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
     tensors, place = {}, start + length
     for entry in entries:
         part = memoryview(data)[place : place + entry.bytes]
-        tensors[entry.name] = {"as it is": _from_itself, "float16": _from_halves, "int8": _from_levels}[entry.form](
-            part, entry
-        )
+        read = {"as it is": _from_itself, "float16": _from_halves, "int8": _from_levels}[entry.form]
+        try:
+            tensors[entry.name] = read(part, entry)
+        except (ValueError, OverflowError) as error:  # a shape without numbers can have sides that NumPy does not take
+            raise SplitError(f"'{entry.name}' is damaged: its shape is {entry.shape}. {error}.") from error
         place += entry.bytes
     return tensors
 

@@ -157,8 +157,15 @@ def test_it_says_what_it_takes(ask, photos):
     assert ask("/photos/health") == (200, {"status": "ok"})
 
 
+def scratched(archive):
+    """An archive whose compressed bytes are no longer what they were."""
+    return archive[:60] + bytes(20) + archive[80:]
+
+
 X = np.zeros((1, 64, 64, 3), "float32")
 BAD = {
+    "scratched zip": (scratched(npz(np.savez_compressed, x=X)), NPZ, 400, "cannot be read as application/x-npz"),
+    "half a character": (b'{"\\ud800": [[1]]}', "application/json", 422, r"holds '\\ud800'; expected"),
     "no content type": (npy(X), None, 415, "content type is missing; expected 'application/json'"),
     "text": (b"hello", "text/plain", 415, "content type is text/plain"),
     "no image": (b"hello", "image/jpeg", 400, "cannot identify image file"),

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import kerassplit as ks
+from kerassplit import wire
+from kerassplit.errors import SplitError
 from kerassplit.wire import FORMS, pack, unpack
 
 pytestmark = pytest.mark.plain
@@ -132,3 +134,18 @@ def test_a_header_that_promises_much_takes_no_memory(shape, form):
         unpack(data)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+def test_a_shape_without_numbers_that_numpy_does_not_take_is_refused():
+    whole = wire.pack({"x": np.zeros((0, 3), "float32")})
+    with pytest.raises(SplitError, match="'x' is damaged: its shape is"):
+        wire.unpack(relabelled(whole, shape=[0, 2**39, 2**39]))
+
+
+def relabelled(data, **changes):
+    """The same bytes under another header."""
+    start = len(wire._MAGIC) + 4
+    (length,) = struct.unpack_from("<I", data, len(wire._MAGIC))
+    entries = json.loads(data[start : start + length])
+    header = json.dumps([{**entry, **changes} for entry in entries]).encode()
+    return wire._MAGIC + struct.pack("<I", len(header)) + header + data[start + length :]

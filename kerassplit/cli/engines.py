@@ -24,13 +24,15 @@ class _PerStage(click.ParamType):
             return value
         stage, _, number = value.rpartition("=")
         try:
+            if not 0 <= float(number) < float("inf"):
+                raise ValueError
             return stage or None, float(number)
         except ValueError:
             self.fail(f"{value!r} is neither a number nor STAGE=NUMBER.", param, ctx)
 
 
-def _ray_option(name: str, text: str) -> Any:
-    return click.option(name, multiple=True, type=_PerStage(), metavar="[STAGE=]N", help=f"Ray: {text}")
+def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
+    return click.option(name, multiple=True, type=_PerStage(), metavar=metavar, help=f"Ray: {text}")
 
 
 @main.command(short_help="Run saved stages on images or arrays.")
@@ -63,7 +65,7 @@ def _ray_option(name: str, text: str) -> Any:
     help="In this process, or on Ray with each stage in a process of its own, here or on a cluster.",
 )
 @click.option("--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order.")
-@_ray_option("--replicas", "processes for a stage.")
+@_ray_option("--replicas", "processes for a stage.", "STAGE=N")
 @_ray_option("--num-cpus", "CPUs for each process.")
 @_ray_option("--num-gpus", "GPUs for each process.")
 @click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often a process that dies is started again.")
@@ -136,7 +138,8 @@ def run(
 def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: bool = False) -> dict[str, float]:
     for name, number in given:
         if name is None or (whole and number != int(number)):
-            raise SplitError(f"{option} wants a stage and a whole number, such as stage_1=2.")
+            number_of = "a whole number" if whole else "a number"
+            raise SplitError(f"{option} wants a stage and {number_of}, such as stage_1=2.")
     return {str(name): number for name, number in given}
 
 

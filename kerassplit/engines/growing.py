@@ -47,7 +47,7 @@ class GrowingArray:
                 f"{self._dtype}: they make no array. Pad the input to one size."
             )
         assert self._file is not None
-        content = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+        content = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
         while content:  # unbuffered, or closing would try once more to write what a full disk refuses
             content = content[self._file.write(content) :]
         self.rows += len(array)

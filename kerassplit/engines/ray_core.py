@@ -22,6 +22,7 @@ from kerassplit.engines.ray_cluster import Needs, check_resources, connected, im
 from kerassplit.engines.ray_pipeline import Flight, Pipeline
 from kerassplit.engines.route import Batch, Route, route_in
 from kerassplit.errors import SplitError, StoreError
+from kerassplit.folder import opened
 from kerassplit.manifest import MANIFEST, read_manifest
 from kerassplit.names import listed
 
@@ -125,20 +126,24 @@ def run(
     manifest = read_manifest(folder)
     route = route_in(manifest)
     options.check([step.name for step in route.steps])
-    contents = [_content(folder, entry) for entry in manifest["stages"]]
+    for entry in manifest["stages"]:
+        _content(folder, entry)  # damage is found before there is work, and again when a stage is shipped
     shipments = [
         partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode=safe_mode)
         for entry in manifest["stages"]
     ]
+    contents = (_content(folder, entry) for entry in manifest["stages"])  # one at a time in this process
     return _run(ray, route, contents, shipments, batches, options)
 
 
 def _content(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
     """The bytes of a stage's file; an array, so that Ray need not copy them."""
     path = folder / entry["file"]
-    if Path(entry["file"]).name != entry["file"] or not path.is_file():
-        raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path)
-    content = np.fromfile(path, np.uint8)
+    try:
+        with opened(folder, entry["file"]) as file:
+            content = np.frombuffer(file.read(), np.uint8)
+    except OSError as error:
+        raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path) from error
     if hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
         raise StoreError(
             f"{path} is damaged or not the file that was saved: its SHA-256 differs from the one in {MANIFEST}.",
@@ -150,7 +155,7 @@ def _content(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
 def _run(
     ray: Any,
     route: Route,
-    contents: Sequence[np.ndarray],
+    contents: Iterable[np.ndarray],
     shipments: Sequence[Callable[..., Shipment]],
     batches: Iterable[Batch],
     options: RayOptions,

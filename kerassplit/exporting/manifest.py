@@ -2,17 +2,20 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kerassplit.errors import StoreError
+from kerassplit.folder import is_file_name
 from kerassplit.formats import FORMATS
 from kerassplit.names import listed
 from kerassplit.plain_json import read_json
 
 EXPORT_MANIFEST = "kerassplit-export.json"
 FORMAT_VERSION = 1
+_DTYPE = re.compile(r"bool|string|bfloat16|float(16|32|64)|u?int(8|16|32|64)|complex(64|128)")
 LARGEST = 8 * 1024**2  # bytes: 10,000 files
 
 
@@ -79,6 +82,8 @@ def _what_is_wrong(manifest: dict[str, Any]) -> str | None:
             return "the files of a stage are not described"
         if not isinstance(stage.get("name"), str) or not _is_inside(stage.get("path")) or "/" in stage["path"]:
             return "a stage has no name or no path in the folder"
+        if not any(file["path"].split("/")[0] == stage["path"] for file in files):
+            return f"the files of stage '{stage['name']}' are not those at its path"
         for side in ("inputs", "outputs"):
             if not isinstance(stage.get(side), list) or not all(_is_spec(spec) for spec in stage[side]):
                 return f"the {side} of stage '{stage['name']}' are not described"
@@ -92,7 +97,7 @@ def _what_is_wrong(manifest: dict[str, Any]) -> str | None:
 
 def _is_inside(path: object) -> bool:
     """Whether a path cannot lead out of its folder."""
-    return isinstance(path, str) and all(part not in ("", ".", "..") and "\\" not in part for part in path.split("/"))
+    return isinstance(path, str) and all(map(is_file_name, path.split("/")))
 
 
 def _is_file(file: object) -> bool:
@@ -107,7 +112,9 @@ def _is_file(file: object) -> bool:
 def _is_spec(spec: object) -> bool:
     return (
         isinstance(spec, dict)
-        and all(isinstance(spec.get(key), str) for key in ("tensor", "name", "dtype"))
+        and all(isinstance(spec.get(key), str) for key in ("tensor", "name"))
+        and isinstance(spec.get("dtype"), str)
+        and _DTYPE.fullmatch(spec["dtype"]) is not None
         and isinstance(spec.get("shape"), list)
         and all(side is None or type(side) is int for side in spec["shape"])
     )
