@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from kerassplit.rebuild import name_scopes_kept
+
 Run = Callable[[Sequence[Any]], list[Any]]
 """A model as a function from its inputs in order to its outputs in order."""
 
@@ -45,9 +47,10 @@ def _by_tensorflow(model: keras.Model, jit_compile: bool, stateful: bool, wait: 
     waits = wait and tf.config.list_logical_devices("GPU")
 
     def run(tensors: Sequence[Any]) -> list[Any]:
-        if not traced and len(any_batch) == sum(map(tf.is_tensor, tensors)):  # once for batches of all sizes
-            traced.append(compute.get_concrete_function(any_batch))
-        results = compute(list(tensors))
+        with name_scopes_kept():
+            if not traced and len(any_batch) == sum(map(tf.is_tensor, tensors)):  # once for batches of all sizes
+                traced.append(compute.get_concrete_function(any_batch))
+            results = compute(list(tensors))
         if waits:
             tf.test.experimental.sync_devices()
         return results

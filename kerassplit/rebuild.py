@@ -590,6 +590,17 @@ def hands_masks_on(model: keras.Model) -> keras.Model:
     return model
 
 
+@contextlib.contextmanager
+def name_scopes_kept() -> Iterator[None]:
+    """Leaves Keras's name scopes as they were: an error in entering one, on TensorFlow, leaves another one open."""
+    scopes = global_state.get_global_attribute("name_scope_stack", default=[], set_to_default=True)
+    before = list(scopes)
+    try:
+        yield
+    finally:
+        scopes[:] = before
+
+
 def without_mask(tensor: Any) -> Any:
     """A tensor as another process would get it: without the mask that Keras hangs on it."""
     return tensor if get_keras_mask(tensor) is None else keras.ops.copy(tensor)

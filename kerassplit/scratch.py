@@ -75,8 +75,8 @@ def placed(target: Path, manifest: str, replaced: Callable[[], Sequence[str]] | 
     Args:
         target: Where they go.
         manifest: The file that makes the others valid.
-        replaced: Names what is there and goes, where the folder replaces another one; its files are to have names that
-            are free there.
+        replaced: Names what is there and goes, where the folder replaces another one, folders with a `/` behind them;
+            what is written is to have names that are free there.
 
     Raises:
         StoreError: It cannot be written, or another process replaces it, too.
@@ -94,7 +94,7 @@ def placed(target: Path, manifest: str, replaced: Callable[[], Sequence[str]] | 
                 return
             _move_in(folder, manifest, target)
             for name in old:
-                _remove(target / name)  # the new one is there already
+                _remove(target / name, name.endswith("/"))  # the new one is there already
     except OSError as error:
         raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
 
@@ -169,7 +169,7 @@ def _move_in(folder: Path, last: str, target: Path) -> None:
         os.replace(folder / last, target / last)
     except BaseException:
         for path in moved:
-            _remove(path)
+            _remove(path, path.is_dir())
         raise
     with contextlib.suppress(OSError):
         _flush(target)
@@ -180,9 +180,9 @@ def _must_stay(target: Path) -> bool:
     return target == Path.cwd() or target.is_mount() or (os.name == "nt" and target.is_dir())
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, folder: bool) -> None:
     with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
+        if folder and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

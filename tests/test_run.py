@@ -417,6 +417,17 @@ def test_a_stage_that_fails_is_named_with_batch_and_rows_and_what_was_finished_i
     assert split.predict(iter(data), output=tmp_path / "out.npy", resume=True).shape == (16, 4)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow refuses such names")
+def test_a_stage_that_tensorflow_cannot_trace_leaves_no_name_scope_open():
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, keras.layers.Dense(4, name="größe")(keras.layers.Dense(4, name="a")(x)), name="m")
+    with pytest.raises(ks.RunError, match="'größe' is not a valid"):
+        ks.split(model, "a").predict(np.ones((2, 4), "float32"))
+    later = keras.layers.Dense(2, name="later")
+    later.build((None, 4))
+    assert later.kernel.path == "later/kernel"
+
+
 def test_rows_of_different_shapes_make_no_array(tmp_path):
     x = keras.Input((None, 3), name="x")
     split = ks.split(keras.Model(x, keras.layers.Dense(3, name="b")(keras.layers.Dense(3, name="a")(x))), "a")

@@ -42,9 +42,9 @@ def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def top_names(directory: str | os.PathLike[str]) -> list[str]:
-    """The files and folders of an export, without its manifest."""
+    """The files and folders of an export, these with a `/` behind them, without its manifest."""
     files = [file["path"] for stage in read_export(directory)["stages"] for file in stage["files"]]
-    return list(dict.fromkeys(path.split("/")[0] for path in files))
+    return list(dict.fromkeys("".join(path.partition("/")[:2]) for path in files))
 
 
 def leaves(structure: Any) -> Iterator[Any]:

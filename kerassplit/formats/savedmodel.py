@@ -29,6 +29,8 @@ def trace(model: "keras.Model", inputs: Sequence[str], outputs: Sequence[str], f
     import keras
     import tensorflow as tf
 
+    from kerassplit.rebuild import name_scopes_kept
+
     def compute(*values: Any) -> dict[str, Any]:
         made = model(keras.tree.pack_sequence_as(model.input, list(values)), training=False)
         # `identity`, because an output may be an input, or another output.
@@ -37,7 +39,7 @@ def trace(model: "keras.Model", inputs: Sequence[str], outputs: Sequence[str], f
     specs = [
         tf.TensorSpec(symbol.shape, symbol.dtype, name=name) for name, symbol in zip(inputs, model.inputs, strict=True)
     ]
-    with _quiet_about_names():
+    with _quiet_about_names(), name_scopes_kept():
         function = tf.function(compute, autograph=False).get_concrete_function(*specs)
         module: Any = tf.Module()
         module.used = [*function.graph.variables, *_tables(model)]
