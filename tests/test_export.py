@@ -67,7 +67,7 @@ def x() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def folders(two, tmp_path_factory) -> dict[str, Path]:
-    """The small model in every format, with their receipts."""
+    """The small model in every format."""
     place = tmp_path_factory.mktemp("exported")
     return {form: (two.export(place / form, format=form), place / form)[1] for form in SUFFIX}
 
@@ -299,6 +299,13 @@ class TestOddModels:
         pairs = zip(keras.tree.flatten(outputs), keras.tree.flatten(expected), strict=True)
         assert all(np.allclose(*map(as_floats, pair), rtol=1e-2, atol=1e-2) for pair in pairs)
 
+    def test_texts_are_compared_too(self, tmp_path):
+        animal = next(kind for kind in menagerie.kinds() if kind.name == "text_vectorized").build()
+        crossings = ks.crossings(animal.model, 3)
+        split = ks.split(animal.model, crossings[len(crossings) // 2], allow_crossing=True)
+        assert split.export(tmp_path / "out", format="savedmodel", x=animal.x).ok
+
+    @pytest.mark.slow
     @EVERY_FORMAT
     def test_a_transformer_with_odd_names(self, form, tmp_path):
         split = bert()
@@ -312,6 +319,7 @@ class TestOddModels:
         assert outputs["again"].shape == (1, 8)
         assert close(outputs, split(given))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("form", ["onnx", "openvino"])
     def test_loops_over_time(self, form, tmp_path):
         assert recurrent().export(tmp_path / "out", format=form).ok

@@ -22,5 +22,6 @@ def read_arrays(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]
 def _plain(array: np.ndarray) -> np.ndarray:
     """What a file can hold: strings as bytes, and wider floats instead of those that are not NumPy's own."""
     if array.dtype.kind in "OU":
-        return np.char.encode(array.astype(str)) if array.dtype.kind == "U" else array.astype("S")
+        texts = [one if isinstance(one, bytes) else str(one).encode() for one in array.ravel()]
+        return np.array(texts, "S").reshape(array.shape)
     return array.astype("float32") if array.dtype.name.startswith(("bfloat16", "float8")) else array
