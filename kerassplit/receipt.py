@@ -19,7 +19,7 @@ from kerassplit.rebuild import MASKED, whole_model
 from kerassplit.shown import Shown
 from kerassplit.stages import Split
 from kerassplit.submodel import build_part, part
-from kerassplit.units import format_shape
+from kerassplit.units import format_samples
 
 _OPEN_SIDE = 32  # stands for an open dimension of random input
 _SAMPLES = 2
@@ -134,7 +134,9 @@ class Receipt(Shown):
             table.add_column(heading, justify="right" if heading == "largest difference" else "left")
         for one in self.comparisons:
             same = "0 (identical)" if one.identical else f"{one.max_difference:.3g}"
-            table.add_row(one.stage, one.tensor + (" (output)" if one.is_output else ""), _shape(one.shape), same)
+            table.add_row(
+                one.stage, one.tensor + (" (output)" if one.is_output else ""), format_samples(one.shape), same
+            )
         weights = (
             f"{self.num_calls} calls; weights: {self.weights_shared} shared, {self.weights_equal} copied and equal."
         )
@@ -307,6 +309,7 @@ def _compare(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> 
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest absolute difference of two arrays; infinite where only one has a number, or their shapes differ."""
     if one.shape != other.shape:
         return float("inf")
     wide = [array.astype("complex128" if array.dtype.kind == "c" else "float64") for array in (one, other)]
@@ -372,7 +375,3 @@ def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:
 def _variables(operation: Any) -> list[Any]:
     # Not `layer.variables`: the states of random generators are among them, and Keras does not restore these.
     return operation.weights if isinstance(operation, keras.Layer) else []
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} of {format_shape(shape)}" if shape else "scalar"

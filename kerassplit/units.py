@@ -51,6 +51,15 @@ def format_shape(shape: Sequence[int | None]) -> str:
     return "×".join("?" if side is None else str(side) for side in shape[1:]) or "scalar"
 
 
+def format_samples(shape: tuple[int, ...]) -> str:
+    """The shape of an array of samples.
+
+    >>> format_samples((2, 14, 14, 1024))
+    '2 of 14×14×1024'
+    """
+    return f"{shape[0]} of {format_shape(shape)}" if shape else "scalar"
+
+
 def _scaled(count: int, step: int, units: Sequence[str]) -> str:
     """With one decimal, in the first unit in which it stays below a step."""
     power = 1

@@ -178,6 +178,7 @@ def test_progress_is_shown_on_standard_error_when_asked_for(three, images, resne
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "resnet50, 3 stages" in captured.err
+    assert "rows/s" in captured.err
     three.predict(images(resnet), batch_size=1, verbose=False)
     assert capsys.readouterr().err == ""
 

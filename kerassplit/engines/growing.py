@@ -39,24 +39,24 @@ class GrowingArray:
         Raises:
             SplitError: They have another shape or type than those before them.
         """
-        if self._file is None:
-            self._create(array)
+        file = self._file
+        if file is None:
+            file = self._create(array)
         elif array.shape[1:] != self._row or array.dtype != self._dtype:
             raise SplitError(
                 f"Rows of shape {array.shape[1:]} and type {array.dtype} follow rows of shape {self._row} and type "
                 f"{self._dtype}: they make no array. Pad the input to one size."
             )
-        assert self._file is not None
         content = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
         while content:  # unbuffered, or closing would try once more to write what a full disk refuses
-            content = content[self._file.write(content) :]
+            content = content[file.write(content) :]
         self.rows += len(array)
 
     def finish(self) -> None:
         """Writes the number of rows, and waits until the disk has all."""
         if self._file is not None:
             self._file.seek(0)
-            self._write_header()
+            self._write_header(self._file)
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -64,12 +64,13 @@ class GrowingArray:
         if self._file is not None:
             self._file.close()
 
-    def _create(self, array: np.ndarray) -> None:
+    def _create(self, array: np.ndarray) -> FileIO:
         self._row, self._dtype = array.shape[1:], array.dtype
-        self._file = self.path.open("w+b", buffering=0)
-        self._write_header()
-        self._start = self._file.tell()
+        self._file = file = self.path.open("w+b", buffering=0)
+        self._write_header(file)
+        self._start = file.tell()
         self._row_bytes = max(1, array[:1].nbytes)
+        return file
 
     def _reopen(self) -> None:
         """Takes the file as it is; one whose header is not whole has no rows and is made anew."""
@@ -85,11 +86,10 @@ class GrowingArray:
         size = file.seek(0, os.SEEK_END)
         self.rows = (size - self._start) // self._row_bytes
 
-    def _write_header(self) -> None:
-        assert self._file is not None
+    def _write_header(self, file: FileIO) -> None:
         header = {
             "descr": np.lib.format.dtype_to_descr(self._dtype),
             "fortran_order": False,
             "shape": (self.rows, *self._row),
         }
-        np.lib.format.write_array_header_1_0(self._file, header)
+        np.lib.format.write_array_header_1_0(file, header)

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kerassplit.engines import local
-from kerassplit.engines.local import refuse_states
 from kerassplit.engines.outputs import InMemory, Output, Places, check_free, finished, in_files, places_of
 from kerassplit.engines.route import Batch, Route, route_in, route_of
 from kerassplit.engines.sources import Source, source_of
@@ -160,7 +159,7 @@ def _engine(
         split = load(stages, safe_mode=safe_mode) if isinstance(stages, Path) else stages
         if resume:
             for stage in split:
-                refuse_states(stage)
+                local.refuse_states(stage)
         yield lambda batches: local.run(split, batches, here)
     elif engine == "ray":
         from kerassplit.engines import ray_core

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Source:
     batches: Callable[[int], Generator[Batch]]
     identify: Callable[[], dict[str, Any]] | None
     files: tuple[tuple[str, int, int], ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def source_of(x: Any, route: Route, batch_size: int, preprocess: str | None = None) -> Source:
@@ -145,8 +145,7 @@ def _from_images(
         for path, one in zip(paths, status, strict=True)
     )
     identity = {"folder": str(folder.resolve()), "preprocess": architecture}
-    read = lambda row: ahead(batches(row), _READ_AHEAD)  # noqa: E731
-    return Source(len(paths), read, lambda: identity, files, (*notes, *more))
+    return Source(len(paths), lambda row: ahead(batches(row), _READ_AHEAD), lambda: identity, files, (*notes, *more))
 
 
 def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:

@@ -10,7 +10,7 @@ from rich.text import Text
 from kerassplit.errors import VerificationError
 from kerassplit.formats import FORMATS
 from kerassplit.shown import Shown
-from kerassplit.units import format_bytes, format_shape
+from kerassplit.units import format_bytes, format_samples
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ExportReceipt(Shown):
             compared.add_row(
                 one.stage,
                 one.tensor + (" (output)" if one.is_output else ""),
-                f"{one.shape[0]} of {format_shape(one.shape)}" if one.shape else "scalar",
+                format_samples(one.shape),
                 f"{one.max_difference:.3g}",
                 f"{one.allowed:.3g}",
             )
