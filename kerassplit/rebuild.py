@@ -9,9 +9,12 @@ are garbage-collected: the model, and whatever was built on it, hold these.
 """
 
 import contextlib
+import json
+import os
 import sys
 import tempfile
 import weakref
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +38,7 @@ from kerassplit.graph import (
     Graph,
     Nest,
     bare,
+    bytes_per_sample,
     has_mask,
     lock,
     maker_of,
@@ -573,13 +577,40 @@ def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Mod
         return keras.Model([own[tensor] for tensor in graph.flat_inputs()], list(symbols), name=graph.model.name)
 
 
+_FEW_BYTES = 2**20  # for the states of random generators and the like, which a file may leave out
+
+
 def load_file(file: BinaryIO, safe_mode: bool) -> Any:
     """What Keras makes of an open `.keras` file, not compiled; its public function opens a path once more.
 
     With `safe_mode`, also where the user has turned Keras's own off for the whole process.
+
+    Raises:
+        ValueError: With `safe_mode`, the model would take more memory than the file can fill: asked for so much, JAX
+            ends the process.
     """
     with deep_recursion(), SafeModeScope(safe_mode):
+        if safe_mode:
+            held, wanted = os.fstat(file.fileno()).st_size, _bytes_of_variables(file)
+            if wanted > 2 * held + _FEW_BYTES:
+                raise ValueError(f"its config asks for {wanted:,} bytes of variables, and all of it has {held:,} bytes")
+            file.seek(0)
         return load_model(file, compile=False, safe_mode=safe_mode)
+
+
+def _bytes_of_variables(file: BinaryIO) -> int:
+    """What the variables of the model in a `.keras` file would take; none of them is made."""
+    with zipfile.ZipFile(file) as archive:
+        config = json.loads(archive.read("config.json"), object_hook=_without_states)
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object(config)
+    variables = model.variables if isinstance(model, keras.Model) else []
+    return sum(bytes_per_sample((None, *variable.shape), variable.dtype) or 0 for variable in variables)
+
+
+def _without_states(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the states of recurrent layers, which are as large as a batch and made at once."""
+    return {**config, "stateful": False} if "stateful" in config else config
 
 
 def hands_masks_on(model: keras.Model) -> keras.Model:

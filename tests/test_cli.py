@@ -18,6 +18,8 @@ from kerassplit.cli.options import cut
 from kerassplit.photo import shipped_photo
 from kerassplit.random_weights import randomize
 
+pytestmark = pytest.mark.plain
+
 ROOT = Path(__file__).parents[1]
 
 

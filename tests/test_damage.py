@@ -18,6 +18,8 @@ from folders import MANIFEST, chain_split, content
 
 import kerassplit as ks
 
+pytestmark = pytest.mark.plain
+
 X = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, forks and limits of POSIX")
 FILES = ["stage_0.keras", "stage_1.keras", "stage_2.keras", MANIFEST]

@@ -423,6 +423,11 @@ def setting(**fields):
     return how
 
 
+def units_at_the_end(units):
+    """Changes the size of the last Dense layer, which no other layer follows."""
+    return lambda config: config["config"]["layers"][-1]["config"].update(units=units)
+
+
 def function(module, name):
     return {"class_name": "function", "module": module, "config": name, "registered_name": name}
 
@@ -477,7 +482,10 @@ CONFIGS = {
         "calls in its config that wait for each other, or for what is not there",
     ),
     "another size": (setting(units=5), "cannot load stage|are not those that"),
-    "a size beyond all memory": (setting(units=2**62), "cannot load stage"),
+    "a size that does not fit the next layer": (setting(units=2**62), "cannot load stage"),
+    "a size beyond all numbers": (units_at_the_end(2**62), r"asks for 9[0-9,]+ bytes of variables, and all of it has"),
+    "a size beyond all memory": (units_at_the_end(2**40), "asks for [0-9,]{17,} bytes of variables, and all of it has"),
+    "a size beyond the file": (units_at_the_end(2**20), "asks for [0-9,]{9,} bytes of variables, and all of it has"),
     "a negative size": (setting(units=-4), "cannot load stage"),
 }
 

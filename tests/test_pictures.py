@@ -19,6 +19,8 @@ from kerassplit.pictures import FORMATS, plot
 from kerassplit.pictures import dot as dot_writer
 from kerassplit.pictures.picture import Box, Edge, Picture
 
+pytestmark = pytest.mark.plain
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

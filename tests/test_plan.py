@@ -22,6 +22,8 @@ from kerassplit.cutting import _stage_of_calls, resolve_cuts
 from kerassplit.graph import read_graph
 from kerassplit.planning import sweeps, tables
 
+pytestmark = pytest.mark.plain
+
 KINDS = [
     menagerie.two_towers,
     menagerie.unet,

@@ -7,6 +7,8 @@ from test_cli import run
 
 import kerassplit as ks
 
+pytestmark = pytest.mark.plain
+
 
 def test_a_plan_is_printed_drawn_and_written(tmp_path):
     file, chart = tmp_path / "plan.json", tmp_path / "plan.png"

@@ -6,6 +6,8 @@ import pytest
 
 from kerassplit import graph, units
 
+pytestmark = pytest.mark.plain
+
 
 @pytest.mark.parametrize("module", [graph, units])
 def test_the_examples_in_the_docstrings_are_right(module):

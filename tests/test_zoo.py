@@ -23,6 +23,8 @@ from kerassplit.photo import load_input, shipped_photo
 from kerassplit.random_weights import randomize, smooth_noise
 from kerassplit.zoo import architecture_module, architectures, find_architecture, load_model
 
+pytestmark = pytest.mark.plain
+
 ROOT = Path(__file__).parents[1]
 
 
