@@ -602,8 +602,13 @@ def _bytes_of_variables(file: BinaryIO) -> int:
     """What the variables of the model in a `.keras` file would take; none of them is made."""
     with zipfile.ZipFile(file) as archive:
         config = json.loads(archive.read("config.json"), object_hook=_without_states)
-    with keras.StatelessScope(initialize_variables=False):
-        model = keras.saving.deserialize_keras_object(config)
+    waiting = global_state.get_global_attribute("uninitialized_variables", default=[], set_to_default=True)
+    before = list(waiting)
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras.saving.deserialize_keras_object(config)
+    finally:
+        waiting[:] = before  # or the next such scope to end, whoever's it is, would make them
     variables = model.variables if isinstance(model, keras.Model) else []
     return sum(bytes_per_sample((None, *variable.shape), variable.dtype) or 0 for variable in variables)
 

@@ -17,6 +17,7 @@ from hypothesis import settings
 from kerassplit.random_weights import smooth_noise
 from kerassplit.zoo import architecture_module, find_architecture, load_model
 
+settings.register_profile("few", max_examples=20)  # a fifth of as many as by default
 settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty times as many as by default
 
 OLD_KERAS = keras.__version__.startswith("3.13.")

@@ -499,6 +499,16 @@ def test_a_stage_s_config_makes_a_model_and_does_nothing_else(folder, case, monk
     assert not Path(MARK).exists()
 
 
+@pytest.mark.parametrize("units", [2**62, 2**20])
+def test_what_was_refused_is_not_made_later(folder, units):
+    configure(folder, units_at_the_end(units))
+    refused(folder, "bytes of variables")
+    with keras.StatelessScope():  # makes at its end what was put off
+        layer = keras.layers.Dense(2, name="layer")
+        layer.build((None, 3))
+    assert layer.kernel.shape == (3, 2)
+
+
 def test_a_stage_s_config_is_json(folder):
     made = members(folder)
     for text in (b"", b"{", b"\xff", b"[" * 200_000, b'{"a":' * 5000 + b"1" + b"}" * 5000):

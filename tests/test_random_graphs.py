@@ -227,7 +227,7 @@ def examples(count):
     )
 
 
-EXAMPLES = examples(60)
+EXAMPLES = examples(30)
 
 
 def data_for(model):
