@@ -509,6 +509,27 @@ def test_what_was_refused_is_not_made_later(folder, units):
     assert layer.kernel.shape == (3, 2)
 
 
+@keras.saving.register_keras_serializable("kerassplit_tests")
+class Doubling(keras.layers.Layer):
+    """Makes a variable of a value, as the layers of users do."""
+
+    def build(self, input_shape):
+        self.factor = keras.Variable(np.float32(2), name="factor")
+        self.built = True
+
+    def call(self, x):
+        return x * self.factor
+
+
+def test_a_layer_of_the_user_s_own_that_makes_variables_at_once_is_loaded(tmp_path):
+    numbers = keras.Input((3,), name="numbers")
+    hidden = keras.layers.Dense(3, name="hidden")(numbers)
+    ks.split(keras.Model(numbers, Doubling(name="doubling")(hidden)), "hidden").save(tmp_path / "out")
+    loaded = ks.load(tmp_path / "out")
+    x = np.ones((2, 3), "float32")
+    assert np.array_equal(loaded.predict(x), 2 * loaded[0].model.predict(x, verbose=0))
+
+
 def test_a_stage_s_config_is_json(folder):
     made = members(folder)
     for text in (b"", b"{", b"\xff", b"[" * 200_000, b'{"a":' * 5000 + b"1" + b"}" * 5000):

@@ -146,9 +146,9 @@ def test_a_killed_process_is_started_again_and_every_row_comes_out_once_and_equa
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(small, pair, log):
+def test_thirty_kills_at_random_moments_lose_nothing_and_double_nothing(small, pair, log):
     rows, size = 2000, 8
-    moments = np.random.default_rng(29).choice(rows // size - 10, 5, replace=False)
+    moments = np.random.default_rng(29).choice(rows // size - 10, 15, replace=False)
 
     def kill_two(seed):
         dice = np.random.default_rng(seed)
@@ -168,16 +168,16 @@ def test_ten_kills_at_random_moments_lose_nothing_and_double_nothing(small, pair
             yield batch
 
     killed, threads = [], []
-    options = RayOptions(max_restarts=10, max_retries=10)
+    options = RayOptions(max_restarts=30, max_retries=30)
     results = list(run(pair, batches(), options))
     for thread in threads:
         thread.join()
-    assert len(killed) == 10
+    assert len(killed) == 30
     assert [row for one in results for row in range(one.first, one.first + one.rows)] == list(range(rows))
     for result, expected in zip(results, plainly(small, some_batches(rows, size)), strict=True):
         for name, value in expected.items():
             np.testing.assert_allclose(result.tensors[name], value, rtol=1e-5, atol=1e-6)
-    assert sum("died; restarted" in record.getMessage() for record in log.records) >= 7  # some died at the end
+    assert sum("died; restarted" in record.getMessage() for record in log.records) >= 25  # some died at the end
 
 
 @TENSORFLOW_ONLY
