@@ -601,6 +601,37 @@ def name_scopes_kept() -> Iterator[None]:
         scopes[:] = before
 
 
+def compile_like(part: keras.Model, model: keras.Model) -> None:
+    """Compiles a part of a model as the model is compiled.
+
+    It gets an optimiser of its own, of the same configuration and without steps behind it, the same losses and weights
+    of losses, and metrics of its own.
+
+    Raises:
+        UnsupportedModelError: The optimiser or a metric cannot be made again from its configuration.
+    """
+    config = dict(model._compile_config.config)
+    config["optimizer"] = _made_again(model.optimizer, "optimiser")
+    for name in ("metrics", "weighted_metrics"):
+        config[name] = keras.tree.map_structure(
+            lambda one: _made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
+        )
+    part.compile(**config, auto_scale_loss=False)  # where losses are scaled, the optimiser does it already
+
+
+def _made_again(one: Any, what: str) -> Any:
+    """An optimiser or a metric of the same configuration."""
+    kinds = {type(inner).__name__: type(inner) for inner in (one, getattr(one, "_learning_rate", None))}
+    try:
+        with keras.saving.custom_object_scope(kinds), SafeModeScope(False):
+            return type(one).from_config(one.get_config())
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"The {what} '{one.name}' ({type(one).__name__}) cannot be made again from its configuration: "
+            f"{type(error).__name__}: {error}. Mend its `get_config`, or compile the model with another one."
+        ) from error
+
+
 def without_mask(tensor: Any) -> Any:
     """A tensor as another process would get it: without the mask that Keras hangs on it."""
     return tensor if get_keras_mask(tensor) is None else keras.ops.copy(tensor)
