@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -243,7 +243,8 @@ def _batches(stream: Any) -> Iterator[Rows]:
     if isinstance(stream, keras.utils.PyDataset):
         stream = map(stream.__getitem__, range(len(stream)))
     for number, element in enumerate(stream):
-        yield _rows_of(tuple(element) if isinstance(element, list) else element, f"Batch {number} of the data")
+        rows = _rows_of(tuple(element) if isinstance(element, list) else element, f"Batch {number} of the data")
+        yield replace(rows, arrays=tuple(np.array(array) for array in rows.arrays))  # some use one buffer for all
 
 
 def _rows_of(element: Any, what: str) -> Rows:
@@ -254,7 +255,7 @@ def _rows_of(element: Any, what: str) -> Rows:
             f"{what} must be `x`, `(x, y)` or `(x, y, sample_weight)`; got a tuple of {len(parts)}. Several inputs go "
             "into a list or a dict."
         )
-    while parts[-1] is None:
+    while parts and parts[-1] is None:
         parts = parts[:-1]
     leaves: list[Any] = []
     outline = taken_apart(tuple(parts), leaves)

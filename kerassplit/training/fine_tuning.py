@@ -15,7 +15,9 @@ from kerassplit.graph import read_graph
 from kerassplit.names import listed
 from kerassplit.rebuild import compile_like
 from kerassplit.stages import Split, crossing_tensor
-from kerassplit.training.features import FeatureHead, Preprocess, cached, refuse_states
+from kerassplit.training.features import cached
+from kerassplit.training.heads import FeatureHead, refuse_states
+from kerassplit.training.preparing import Preprocess
 
 _OWN_STEPS = ("compile", "compute_loss", "compute_metrics", "test_step", "train_step")
 _SET_HERE = (

@@ -5,6 +5,7 @@ part, and where in it: which of them count can be told from themselves, however 
 """
 
 import contextlib
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class ShardWriter:
     def __init__(self, folder: Path, job: str, shards: Sequence[Shard] = ()):
         self._folder, self._job = folder, job
         self._number = len(shards)
-        self._first = shards[-1].first + shards[-1].rows if shards else 0
+        self._first = rows_of(shards)
         self._shape = {name: one.get_shape()[1:] for name, one in shards[-1].arrays.items()} if shards else {}
         self._parts: list[dict[str, np.ndarray]] = []
         self._digest: str | None = None
@@ -103,12 +104,20 @@ class ShardWriter:
         try:
             write_whole(path, save(arrays, metadata=said), flush=True)
         except SplitError as error:
-            raise StoreError(f"{error} {_kept(self._first)}", path=path) from error
+            raise cannot_write(error, path, self._first) from error
         self._number, self._first, self._parts = self._number + 1, self._first + self._waiting, []
 
 
-def _kept(rows: int) -> str:
-    return f"The {rows} rows before it are kept: make room, and call again to go on." if rows else "Make room for it."
+def cannot_write(error: SplitError, path: Path, rows: int) -> StoreError:
+    """The error for a file that cannot be written, where so many rows are in files already."""
+    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+    kept = f" {rows} rows are kept: {'make room, and ' if full else ''}call again to go on." if rows else ""
+    return StoreError(f"{error}{kept}", path=path)
+
+
+def rows_of(shards: Sequence[Shard]) -> int:
+    """How many rows shards have together."""
+    return shards[-1].first + shards[-1].rows if shards else 0
 
 
 def shards_in(folder: Path, job: str) -> list[Shard]:
@@ -117,8 +126,7 @@ def shards_in(folder: Path, job: str) -> list[Shard]:
     while True:
         path = folder / _NAME.format(len(found))
         shard = _opened(path) if path.is_file() else None
-        end = found[-1].first + found[-1].rows if found else 0
-        if shard is None or shard[0] != job or shard[1].first != end:
+        if shard is None or shard[0] != job or shard[1].first != rows_of(found):
             return found
         found.append(shard[1])
 
@@ -179,7 +187,7 @@ class ShardReader:
         where = np.searchsorted(self._ends, sorted_rows, side="right")
         breaks = np.flatnonzero((np.diff(sorted_rows) != 1) | (np.diff(where) != 0)) + 1
         for run in np.split(np.arange(len(rows)), breaks):
-            shard = self._shards[where[run[0]]]
+            shard = self._shards[int(where[run[0]])]
             start = int(sorted_rows[run[0]]) - shard.first
             result[order[run]] = shard.arrays[name][start : start + len(run)]
         return result
