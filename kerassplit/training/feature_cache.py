@@ -70,7 +70,7 @@ class FeatureCache:
     ):
         self._head, self._data, self._directory = head, data, directory
         self._storage, self._prepare, self._repeats = storage, prepare, repeats
-        self._of = identity_of(head.stage.model, head.route, data, prepare.name, storage, repeats)
+        self._of = identity_of(head, data, prepare.name, storage, repeats)
         self._found: dict[str, Any] | None = None  # the manifest that is there
         self._manifest: dict[str, Any] | None = None  # that of the cache which is made, or gone on with
         wide = [tensor.name for tensor in head.tensors if tensor.dtype == "float64"]
@@ -101,6 +101,8 @@ class FeatureCache:
         """Computes the features that are not there yet."""
         there = [] if self._manifest is None else shards_in(self._directory, self._manifest["job"])
         made = not self._directory.exists()
+        if self._manifest is None:
+            self._of["first"] = self._first(self._data.first.rows)
         self._check_room(rows_of(there), verbose)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -125,8 +127,8 @@ class FeatureCache:
 
     def reader(self, shards: list[Shard]) -> BatchReader:
         """Reads the rows of the cache."""
-        types = {tensor.name: tensor.dtype for tensor in self._head.tensors}
-        read_as = [(f"features.{name}", types[name]) for name in leaves_of(self._head.features)]
+        kept = {tensor.name: (f"features.{place}", tensor.dtype) for place, tensor in enumerate(self._head.tensors)}
+        read_as = [kept[name] for name in leaves_of(self._head.features)]
         others = [f"others.{place}" for place in range(len(leaves_of(self._data.first.others)))]
         read_as += [(name, shards[0].arrays[name][0:1].dtype.name) for name in others]
         outline = taken_apart((self._head.features, *self._data.first.others), [])
@@ -159,8 +161,6 @@ class FeatureCache:
     def _compute(self, there: list[Shard], verbose: bool | None) -> list[Shard]:
         if self._manifest is not None:
             remove_shards(self._directory, self._manifest["job"])
-        else:
-            self._of["first"] = self._first(self._data.first.rows)
         job = self._manifest["job"] if self._manifest else uuid.uuid4().hex
         writer = ShardWriter(self._directory, job, there)
         total = None if self._data.rows is None else self._data.rows * self._repeats
@@ -208,13 +208,13 @@ class FeatureCache:
     def _stored(self, features: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
         """The arrays of a batch as they are stored."""
         stored = {}
-        for name, array in features.items():
+        for place, (name, array) in enumerate(features.items()):
             if array.ndim == 0 or len(array) != rows.rows:
                 raise SplitError(
                     f"'{name}' has shape {array.shape} for a batch of {rows.rows} rows: it is not one feature for each "
                     "row. Give the head outputs with the samples along the first dimension."
                 )
-            stored[f"features.{name}"] = as_stored(name, array, self._storage)
+            stored[f"features.{place}"] = as_stored(name, array, self._storage)
         return stored | {f"others.{place}": leaf for place, leaf in enumerate(leaves_of(rows.others))}
 
     def _check_room(self, rows: int, verbose: bool | None) -> None:

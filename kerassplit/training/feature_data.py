@@ -124,12 +124,12 @@ def data_of(data: Any, batch_size: int) -> Data:
     Raises:
         SplitError: It is something else, or without end, or has no rows.
     """
+    if isinstance(data, (str, bytes)):
+        raise SplitError(f"`data` must be arrays or give batches; got the text {data!r}.")
     return _of_stream(data) if is_stream(data) else _of_arrays(data, batch_size)
 
 
 def _of_arrays(data: Any, batch_size: int) -> Data:
-    if isinstance(data, (str, bytes)):
-        raise SplitError(f"`data` must be arrays or give batches; got the text {data!r}.")
     every = _rows_of(data, "`data`")
 
     def passes(repeats: int, row: int, _: str | None) -> Generator[Rows]:

@@ -56,9 +56,7 @@ class FeatureDataset(keras.utils.PyDataset):
         self.rows, self.row_bytes = read.rows, read.row_bytes
         self.batch_size = checked_batch_size(batch_size)
         self.shuffle = bool(shuffle)
-        self.seed = random.randrange(2**31) if seed is None else seed  # keras.utils.set_random_seed seeds that
-        if not isinstance(self.seed, Integral) or self.seed < 0:
-            raise SplitError(f"`seed` must be a whole number, 0 or above, or None; got {seed!r}.")
+        self.seed = checked_seed(seed)
         self._read = read
         self._epoch = 0
         self._lock = threading.Lock()
@@ -143,7 +141,7 @@ class FeatureDataset(keras.utils.PyDataset):
         """The numbers of the rows in each batch of an epoch."""
         every = np.arange(self.rows)
         if self.shuffle:
-            np.random.default_rng([int(self.seed), epoch]).shuffle(every)
+            np.random.default_rng([self.seed, epoch]).shuffle(every)
         return np.split(every, range(self.batch_size, self.rows, self.batch_size))
 
 
@@ -165,6 +163,15 @@ class BatchReader:
     def __call__(self, rows: np.ndarray) -> Any:
         batch = put_together(self._outline, [self._reader.read(name, rows, dtype) for name, dtype in self._arrays])
         return batch if len(batch) > 1 else batch[0]
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed that makes sense; for `None` a random one, which `keras.utils.set_random_seed` determines."""
+    if seed is None:
+        return random.randrange(2**31)
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise SplitError(f"`seed` must be a whole number, 0 or above, or None; got {seed!r}.")
+    return int(seed)
 
 
 def checked_batch_size(batch_size: Any) -> int:

@@ -12,7 +12,7 @@ from kerassplit.names import listed
 from kerassplit.stages import Stage
 from kerassplit.training.feature_cache import FeatureCache
 from kerassplit.training.feature_data import data_of
-from kerassplit.training.feature_dataset import FeatureDataset, checked_batch_size
+from kerassplit.training.feature_dataset import FeatureDataset, checked_batch_size, checked_seed
 from kerassplit.training.heads import FeatureHead, as_feature_head
 from kerassplit.training.preparing import Preparation, Preprocess
 from kerassplit.training.storing import STORAGE
@@ -118,7 +118,7 @@ def cached(
     needs_targets: bool = False,
 ) -> FeatureDataset:
     """The features of a head as a dataset; see `cache_features`."""
-    batch_size = checked_batch_size(batch_size)
+    batch_size, seed = checked_batch_size(batch_size), checked_seed(seed)
     if storage not in STORAGE:
         raise SplitError(f"`storage` must be {listed(STORAGE, 'or')}; got {storage!r}.")
     if not isinstance(repeats, Integral) or isinstance(repeats, bool) or repeats < 1:

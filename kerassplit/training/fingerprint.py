@@ -3,37 +3,41 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
-
-from kerassplit.engines.route import Route
 from kerassplit.identity import digest_of_calls, digest_of_weights
 from kerassplit.names import listed
+from kerassplit.stages import CrossingTensor
 from kerassplit.training.feature_data import Data, Rows
+from kerassplit.training.heads import FeatureHead
+from kerassplit.units import format_shape
 
 _PLAIN = ("preprocess", "storage", "repeats")
 
 
-def identity_of(
-    head: keras.Model, route: Route, data: Data, preprocess: str, storage: str, repeats: int
-) -> dict[str, Any]:
-    """What a cache is of.
+def identity_of(head: FeatureHead, data: Data, preprocess: str, storage: str, repeats: int) -> dict[str, Any]:
+    """What a cache is of. Names of layers and tensors do not count, as Keras gives others when code is run again.
 
     Args:
         head: What computes the features.
-        route: What it takes and gives.
         data: The rows.
         preprocess: The preprocessing, in words.
         storage: The type that features are stored as.
         repeats: Passes over the data.
     """
+    takes = head.route.takes
+    known = [*head.stage.outputs, *(tensor.name for tensor in takes)]
     return {
-        "head": {"layers": digest_of_calls(head), "weights": digest_of_weights(head)},
-        "takes": [f"{tensor.name} {list(tensor.shape)} {tensor.dtype}" for tensor in route.takes],
+        "head": {"layers": digest_of_calls(head.stage.model), "weights": digest_of_weights(head.stage.model)},
+        "takes": [_described(tensor) for tensor in takes],
+        "gives": [f"{_described(tensor)} (number {known.index(tensor.name)})" for tensor in head.tensors],
         "data": {"rows": data.rows, "batches": data.batches, "spec": data.first.spec, "content": data.content()},
         "preprocess": preprocess,
         "storage": storage,
         "repeats": repeats,
     }
+
+
+def _described(tensor: CrossingTensor) -> str:
+    return f"{format_shape(tensor.shape)} {tensor.dtype}"
 
 
 def first_rows(rows: Rows, prepared: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +59,11 @@ def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         now: What is asked for, likewise.
     """
     found = [f"the head has other {part}" for part, digest in now["head"].items() if digest != was["head"][part]]
-    if was["takes"] != now["takes"]:
-        found.append(f"the head took {'; '.join(was['takes'])}, and takes {'; '.join(now['takes'])}")
+    found += [
+        f"the head {past} {', '.join(was[key])}, and {key} {', '.join(now[key])}"
+        for key, past in (("takes", "took"), ("gives", "gave"))
+        if was[key] != now[key]
+    ]
     found += [
         f"{key if key == 'repeats' else f'the {_WORDS[key]}'} was {was[key]}, and is {now[key]}"
         for key in _PLAIN

@@ -73,7 +73,7 @@ class ShardWriter:
         for name, one in shape.items():
             if one != self._shape[name]:
                 raise SplitError(
-                    f"Rows of '{name}' of shape {tuple(one)} follow rows of shape {tuple(self._shape[name])}: they "
+                    f"Rows of {name} of shape {tuple(one)} follow rows of shape {tuple(self._shape[name])}: they "
                     "make no array. Pad the inputs to one size."
                 )
         self._parts.append(arrays)
