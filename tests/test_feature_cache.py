@@ -225,7 +225,7 @@ def test_fit_takes_the_batches_in_the_order_of_the_cache_whatever_it_would_shuff
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_cache_that_fits_is_used_and_says_nothing(head, digits, tmp_path, capsys):
+def test_a_cache_that_fits_is_used_and_says_nothing(head, digits, tmp_path, capsys, monkeypatch):
     first = ks.cache_features(head, digits, tmp_path / "cache")
     said = capsys.readouterr().err
     assert said.startswith(
@@ -246,8 +246,9 @@ def test_a_cache_that_fits_is_used_and_says_nothing(head, digits, tmp_path, caps
     assert capsys.readouterr().err == ""
     ks.cache_features(head, digits, tmp_path / "quiet", verbose=False)
     assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     ks.cache_features(head, digits, tmp_path / "shown", verbose=True)
-    assert "Caching tiny" in capsys.readouterr().err
+    assert "Caching tiny_to_norm " in capsys.readouterr().err
     assert repr(first).startswith("<FeatureDataset: 100 rows in 4 batches of 32, 57.")
 
 
