@@ -1,11 +1,11 @@
-"""What a feature cache saves: epochs of fine-tuning ResNet50 from cached features, against the whole model, head frozen.
+"""What a feature cache saves: epochs of fine-tuning ResNet50, cached against the whole model with its head frozen.
 
     python benchmarks/fine_tune.py [--shares 0.5 0.75 0.95] [--images 256] [--epochs 3] [--seeds 5] [--side 96]
 
 ResNet50 with ten classes learns handwritten digits (scikit-learn's, enlarged). It is cut where its head has about the
 given share of the FLOPs. Both ways train the same tail from the same weights with the same optimiser: `ks.fine_tune` on
-cached features, and `model.fit` with `trainable = False` on the head. They take turns for each seed, which draws the new
-classifier and the order of images. Times are those of an epoch, without the first one of each fit, which compiles;
+cached features, and `model.fit` with `trainable = False` on the head. They take turns for each seed, which draws the
+new classifier and the order of images. Times are those of an epoch, without the first one of each fit, which compiles;
 caching itself is another column. The limit is what FLOPs predict: with a backward pass counted as two forward passes,
 (head + 3 × tail) / (3 × tail). Reading is going through the cache without training on it, once it was read before.
 
@@ -90,19 +90,19 @@ def assign(variables: Sequence[keras.Variable], numbers: Sequence[np.ndarray]) -
         variable.assign(number)
 
 
-def cut_at(model: keras.Model, share: float) -> tuple[ks.SplitPoint, float]:
+def cut_at(model: keras.Model, share: float) -> tuple[str, float]:
     """The split point before which there is about this share of the FLOPs, and the share itself."""
-    total = ks.profile(model).flops or 1
-    shares = {point: (point.flops_before or 0) / total for point in ks.split_points(model)}
-    nearest = min(shares, key=lambda point: abs(shares[point] - share))
-    return nearest, shares[nearest]
+    blocks = ks.profile(model).blocks
+    before = np.cumsum([block.flops or 0 for block in blocks])
+    nearest = int(np.argmin(np.abs(before[:-1] / before[-1] - share)))
+    return blocks[nearest].name, float(before[nearest] / before[-1])
 
 
 def compare(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[str, ...]:
     training, held_out = digits(options.side, options.images)
     fast, slow = with_ten_classes(backbone), with_ten_classes(backbone)
     point, exact = cut_at(fast, share)
-    for layer in ks.build_submodel(slow, end=point.name).layers:
+    for layer in ks.build_submodel(slow, end=point).layers:
         layer.trainable = False
     for model in (fast, slow):
         model.compile(keras.optimizers.Adam(options.learning_rate), LOSS, metrics=["accuracy"])
@@ -120,7 +120,7 @@ def compare(backbone: keras.Model, share: float, options: argparse.Namespace) ->
             clock, began = Clock(), time.perf_counter()
             ks.fine_tune(
                 fast,
-                point.name,
+                point,
                 training,
                 Path(folder) / "cache",
                 epochs=options.epochs,
@@ -137,7 +137,7 @@ def compare(backbone: keras.Model, share: float, options: argparse.Namespace) ->
             frozen.seconds += clock.seconds[1:]
             for model, measured in ((fast, cached), (slow, frozen)):
                 measured.accuracies.append(model.evaluate(*held_out, verbose=0)[1])
-        head = ks.build_submodel(fast, end=point.name)
+        head = ks.build_submodel(fast, end=point)
         features = ks.cache_features(head, training, Path(folder) / "cache" / "training", batch_size=options.batch_size)
         seconds = []
         for _ in range(3):
@@ -147,7 +147,7 @@ def compare(backbone: keras.Model, share: float, options: argparse.Namespace) ->
     ratio, limit = frozen.epoch / cached.epoch, (exact + 3 * (1 - exact)) / (3 * (1 - exact))
     reading, consumed = rows / min(seconds), options.images / cached.epoch
     return (
-        f"{point.name} ({exact:.0%})",
+        f"{point} ({exact:.0%})",
         f"{frozen.epoch:.2f} s",
         f"{cached.epoch:.2f} s",
         f"{caching:.1f} s",
