@@ -542,7 +542,7 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
             )
         for ours, theirs in zip(copy.variables, operation.variables, strict=True):
             ours.trainable = theirs.trainable
-            ours.assign(theirs)
+            ours.assign(keras.ops.copy(theirs))  # JAX would share the array, and its training deletes those
         for ours, theirs in zip(copy._flatten_layers(), operation._flatten_layers(), strict=True):
             ours._trainable = theirs._trainable
             if type(theirs).load_own_variables is not keras.Layer.load_own_variables:  # it may derive more from them

@@ -19,7 +19,7 @@ def digits():
     """Handwritten digits of 8×8 pixels, enlarged to 32×32 in three colours, from 0 to 255; and what they are."""
     images, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     images = np.repeat(np.kron(images.reshape(-1, 8, 8), np.ones((4, 4)))[..., None], 3, -1) * (255 / 16)
-    return images.astype("float32"), labels
+    return images.astype("float32"), labels.astype("int32")  # JAX has none of 64 bits
 
 
 def classifier(seed=3):
@@ -186,7 +186,7 @@ def test_the_caches_are_used_again_and_checked(digits, tmp_path, capsys):
 def test_inputs_that_only_the_tail_takes_and_crossings_are_cached_too(small, tmp_path):
     generator = np.random.default_rng(0)
     x = [generator.normal(size=(40, 8, 8, 3)).astype("float32"), generator.normal(size=(40, 4))]
-    y = {"score": generator.integers(0, 3, 40), "pooled": generator.normal(size=(40, 4)).astype("float32")}
+    y = {"score": generator.integers(0, 3, 40, "int32"), "pooled": generator.normal(size=(40, 4)).astype("float32")}
     losses = {"score": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "pooled": "mse"}
     for at in ("block1_out", ["block2_norm", "block1_out"]):
         model = ks.flatten(small, copy_weights=True)

@@ -42,7 +42,7 @@ from kerassplit.training.shards import (
     rows_of,
     shards_in,
 )
-from kerassplit.training.storing import as_stored, numpy_type, stored_type
+from kerassplit.training.storing import as_stored, backend_type, numpy_type, stored_type
 from kerassplit.training.structures import leaves_of, taken_apart
 from kerassplit.units import format_bytes
 
@@ -130,7 +130,7 @@ class FeatureCache:
         kept = {tensor.name: (f"features.{place}", tensor.dtype) for place, tensor in enumerate(self._head.tensors)}
         read_as = [kept[name] for name in leaves_of(self._head.features)]
         others = [f"others.{place}" for place in range(len(leaves_of(self._data.first.others)))]
-        read_as += [(name, shards[0].arrays[name][0:1].dtype.name) for name in others]
+        read_as += [(name, backend_type(shards[0].arrays[name][0:1].dtype.name)) for name in others]
         outline = taken_apart((self._head.features, *self._data.first.others), [])
         row_bytes = sum(shard.path.stat().st_size for shard in shards) // rows_of(shards)
         return BatchReader(ShardReader(shards), read_as, outline, rows_of(shards), row_bytes)

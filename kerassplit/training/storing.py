@@ -1,5 +1,6 @@
 """The types that features are stored as."""
 
+import keras
 import ml_dtypes
 import numpy as np
 
@@ -11,6 +12,12 @@ STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.b
 def numpy_type(dtype: str) -> np.dtype:
     """A type of Keras as one of NumPy."""
     return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def backend_type(dtype: str) -> str:
+    """The type of a tensor made of an array of a type: JAX has none of 64 bits, unless told to, and warns of them."""
+    wide = np.dtype(dtype).kind in "iuf" and np.dtype(dtype).itemsize == 8
+    return keras.backend.standardize_dtype(keras.ops.convert_to_tensor(np.zeros(1, dtype)).dtype) if wide else dtype
 
 
 def stored_type(dtype: np.dtype, storage: str) -> np.dtype:
