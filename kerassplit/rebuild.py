@@ -540,9 +540,6 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
                 f"'{operation.name}' ({type(operation).__name__}) makes other variables when it is built "
                 "anew, so it cannot be copied. Build without copy_weights=True; what is saved and loaded is a copy."
             )
-        for ours, theirs in zip(copy.variables, operation.variables, strict=True):
-            ours.trainable = theirs.trainable
-            ours.assign(keras.ops.copy(theirs))  # JAX would share the array, and its training deletes those
         for ours, theirs in zip(copy._flatten_layers(), operation._flatten_layers(), strict=True):
             ours._trainable = theirs._trainable
             if type(theirs).load_own_variables is not keras.Layer.load_own_variables:  # it may derive more from them
@@ -554,6 +551,9 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
                     theirs.save_assets(folder)
                     if any(Path(folder).iterdir()):
                         ours.load_assets(folder)
+        for ours, theirs in zip(copy.variables, operation.variables, strict=True):
+            ours.trainable = theirs.trainable
+            ours.assign(keras.ops.copy(theirs.value))  # JAX would share the array, and its training deletes those
 
 
 def graph_of_call(layer: keras.Layer, inputs: Any) -> Graph:
