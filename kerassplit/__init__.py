@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from kerassplit.store import load
     from kerassplit.submodel import build_submodel, flatten
     from kerassplit.tracing import trace
+    from kerassplit.training.feature_dataset import FeatureDataset
+    from kerassplit.training.features import cache_features
+    from kerassplit.training.fine_tuning import fine_tune
 
 _HOME = {
     "AmbiguousTensorError": "errors",
@@ -43,6 +46,7 @@ _HOME = {
     "CrossingTensor": "stages",
     "Device": "planning.devices",
     "Explanation": "points",
+    "FeatureDataset": "training.feature_dataset",
     "InsideBranchError": "errors",
     "Link": "planning.devices",
     "NotConnectedError": "errors",
@@ -62,8 +66,10 @@ _HOME = {
     "VerificationError": "errors",
     "blocks": "pieces",
     "build_submodel": "submodel",
+    "cache_features": "training.features",
     "crossings": "frontiers",
     "explain": "points",
+    "fine_tune": "training.fine_tuning",
     "flatten": "submodel",
     "join": "joining",
     "load": "store",
@@ -85,6 +91,7 @@ __all__ = [
     "CrossingTensor",
     "Device",
     "Explanation",
+    "FeatureDataset",
     "InsideBranchError",
     "Link",
     "NotConnectedError",
@@ -104,8 +111,10 @@ __all__ = [
     "VerificationError",
     "blocks",
     "build_submodel",
+    "cache_features",
     "crossings",
     "explain",
+    "fine_tune",
     "flatten",
     "join",
     "load",

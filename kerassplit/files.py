@@ -8,8 +8,13 @@ from pathlib import Path
 from kerassplit.errors import SplitError
 
 
-def write_whole(to_file: str | os.PathLike[str], content: bytes) -> None:
+def write_whole(to_file: str | os.PathLike[str], content: bytes, *, flush: bool = False) -> None:
     """Writes a file beside its place and moves it there: whoever reads it finds the old one or the new one, whole.
+
+    Args:
+        to_file: Where it goes.
+        content: All of it.
+        flush: Whether to have it on the disk before, so that this holds for power cuts, too.
 
     Raises:
         SplitError: It cannot be written; what was there before is still there.
@@ -17,7 +22,11 @@ def write_whole(to_file: str | os.PathLike[str], content: bytes) -> None:
     path = Path(to_file)
     temporary = path.with_name(f".kerassplit.{uuid.uuid4().hex}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise SplitError(f"'{path}' cannot be written: {error.strerror or error}.") from error

@@ -544,9 +544,6 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
                 f"'{operation.name}' ({type(operation).__name__}) makes other variables when it is built "
                 "anew, so it cannot be copied. Build without copy_weights=True; what is saved and loaded is a copy."
             )
-        for ours, theirs in zip(copy.variables, operation.variables, strict=True):
-            ours.trainable = theirs.trainable
-            ours.assign(theirs)
         for ours, theirs in zip(copy._flatten_layers(), operation._flatten_layers(), strict=True):
             ours._trainable = theirs._trainable
             if type(theirs).load_own_variables is not keras.Layer.load_own_variables:  # it may derive more from them
@@ -558,6 +555,9 @@ def _copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operati
                     theirs.save_assets(folder)
                     if any(Path(folder).iterdir()):
                         ours.load_assets(folder)
+        for ours, theirs in zip(copy.variables, operation.variables, strict=True):
+            ours.trainable = theirs.trainable
+            ours.assign(keras.ops.copy(theirs.value))  # JAX would share the array, and its training deletes those
 
 
 def graph_of_call(layer: keras.Layer, inputs: Any) -> Graph:
@@ -639,6 +639,37 @@ def name_scopes_kept() -> Iterator[None]:
         yield
     finally:
         scopes[:] = before
+
+
+def compile_like(part: keras.Model, model: keras.Model) -> None:
+    """Compiles a part of a model as the model is compiled.
+
+    It gets an optimiser of its own, of the same configuration and without steps behind it, the same losses and weights
+    of losses, and metrics of its own.
+
+    Raises:
+        UnsupportedModelError: The optimiser or a metric cannot be made again from its configuration.
+    """
+    config = dict(model._compile_config.config)
+    config["optimizer"] = _made_again(model.optimizer, "optimiser")
+    for name in ("metrics", "weighted_metrics"):
+        config[name] = keras.tree.map_structure(
+            lambda one: _made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
+        )
+    part.compile(**config, auto_scale_loss=False)  # where losses are scaled, the optimiser does it already
+
+
+def _made_again(one: Any, what: str) -> Any:
+    """An optimiser or a metric of the same configuration."""
+    kinds = {type(inner).__name__: type(inner) for inner in (one, getattr(one, "_learning_rate", None))}
+    try:
+        with keras.saving.custom_object_scope(kinds), SafeModeScope(False):
+            return type(one).from_config(one.get_config())
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"The {what} '{one.name}' ({type(one).__name__}) cannot be made again from its configuration: "
+            f"{type(error).__name__}: {error}. Mend its `get_config`, or compile the model with another one."
+        ) from error
 
 
 def without_mask(tensor: Any) -> Any:

@@ -82,7 +82,7 @@ def placed(target: Path, manifest: str, replaced: Callable[[], Sequence[str]] | 
         StoreError: It cannot be written, or another process replaces it, too.
     """
     stays = replaced is not None or _must_stay(target)
-    alone = _alone_in(target) if stays else contextlib.nullcontext()
+    alone = alone_in(target) if stays else contextlib.nullcontext()
     try:
         with scratch_folder(target if stays else target.parent) as folder, alone:
             old = replaced() if replaced else []
@@ -121,8 +121,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _alone_in(target: Path) -> Iterator[None]:
-    """No other process replaces the split in this folder meanwhile.
+def alone_in(target: Path) -> Iterator[None]:
+    """No other process writes into this folder meanwhile.
 
     Raises:
         StoreError: One does already.

@@ -78,3 +78,15 @@ def test_copies_that_would_untie_a_variable_are_refused():
     message = "'embedding' and 'tied' share the variable 'embedding/embeddings', and copies of these layers would not"
     with pytest.raises(ks.UnsupportedModelError, match=message):
         ks.build_submodel(model, copy_weights=True)
+
+
+def test_training_a_copy_leaves_the_original_as_it_was(small):
+    """JAX deletes the arrays of the weights that it trains."""
+    before = fingerprint(small)
+    copy = ks.flatten(small, copy_weights=True)
+    copy.compile("adam", "mse")
+    generator = np.random.default_rng(0)
+    x = [generator.normal(size=shape).astype("float32") for shape in ((8, 8, 8, 3), (8, 4))]
+    y = {"score": np.ones((8, 3), "float32"), "pooled": np.ones((8, 4), "float32")}
+    copy.fit(x, y, verbose=0)
+    assert fingerprint(small) == before

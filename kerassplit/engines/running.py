@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -13,22 +12,17 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from kerassplit.engines import local
 from kerassplit.engines.outputs import InMemory, Output, Places, check_free, finished, in_files, places_of
+from kerassplit.engines.progress import progress
 from kerassplit.engines.route import Batch, Route, route_in, route_of
 from kerassplit.engines.sources import Source, source_of
 from kerassplit.errors import SplitError
+from kerassplit.identity import digest_of_calls, digest_of_weights
 from kerassplit.manifest import read_manifest
 from kerassplit.names import listed
 from kerassplit.stages import Split, packed_tensors
 from kerassplit.store import load
-
-_LONG_WORK = 2.0  # seconds after which progress is shown
 
 RunBatches = Callable[[Iterable[Batch]], Generator[Batch]]
 
@@ -140,13 +134,8 @@ def _places(output: Path, route: Route, source: Source, batch_size: int, digest:
 
 def _digest(split: Split) -> str:
     """What tells a split from others: its calls and weights."""
-    digest = hashlib.sha256()
-    for stage in split:
-        with contextlib.suppress(Exception):  # layers without a configuration of their own
-            digest.update(stage.model.to_json().encode())
-        for variable in stage.model.weights:
-            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).view("uint8").data)
-    return digest.hexdigest()
+    digests = [digest(stage.model) for stage in split for digest in (digest_of_calls, digest_of_weights)]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -219,7 +208,7 @@ def _run(
 def _compute(source: Source, run_batches: RunBatches, output: Output, what: str, verbose: bool | None) -> int:
     """Runs the batches that are not there yet; gives how many rows they had."""
     computed = 0
-    with contextlib.closing(source.batches(output.rows)) as batches, _progress(what, source.rows, verbose) as show:
+    with contextlib.closing(source.batches(output.rows)) as batches, progress(what, source.rows, verbose) as show:
         try:
             with contextlib.closing(run_batches(batches)) as results:
                 for batch in results:
@@ -232,30 +221,3 @@ def _compute(source: Source, run_batches: RunBatches, output: Output, what: str,
                 error.args = (f"{error} {kept}", *error.args[1:])
             raise
     return computed
-
-
-@contextlib.contextmanager
-def _progress(what: str, rows: int | None, verbose: bool | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, once the work takes long; gives a function that takes the rows there and computed."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    shown = verbose or (verbose is None and sys.stderr.isatty())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = progress.add_task(what, total=rows, rate="")
-    began = time.monotonic()
-
-    def show(there: int, computed: int) -> None:
-        seconds = time.monotonic() - began
-        progress.update(task, completed=there, rate=f"{computed / max(seconds, 1e-9):,.0f} rows/s")
-        if shown and not progress.live.is_started and (verbose or seconds > _LONG_WORK):
-            progress.start()
-
-    try:
-        yield show
-    finally:
-        progress.stop()

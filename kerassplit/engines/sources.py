@@ -61,22 +61,22 @@ def source_of(x: Any, route: Route, batch_size: int, preprocess: str | None = No
         return _from_path(Path(x), route, batch_size, preprocess)
     if preprocess is not None:
         raise SplitError("`preprocess` is for images in files; what you pass as arrays is taken as it is.")
-    if _is_stream(x):
+    if is_stream(x):
         return _from_stream(x, route, batch_size)
     return _from_arrays(named_tensors(x, route.inputs, route.model), route, batch_size)
 
 
 def _from_arrays(given: dict[str, Any], route: Route, batch_size: int) -> Source:
-    arrays = {name: _as_array(value) for name, value in given.items()}
+    arrays = {name: as_array(value) for name, value in given.items()}
     rows = _number_of_rows(_shapes(arrays))
-    _check_shapes(arrays, route)
+    check_shapes(arrays, route)
 
     def batches(row: int) -> Generator[Batch]:
-        for first, count in _spans(row, rows, batch_size):
+        for first, count in spans(row, rows, batch_size):
             part = {name: None if array is None else array[first : first + count] for name, array in arrays.items()}
             yield Batch(first // batch_size, first, count, part)
 
-    return Source(rows, batches, lambda: {name: _digest(array) for name, array in arrays.items()})
+    return Source(rows, batches, lambda: {name: digest_of_array(array) for name, array in arrays.items()})
 
 
 def _from_path(path: Path, route: Route, batch_size: int, preprocess: str | None) -> Source:
@@ -116,7 +116,7 @@ def _from_array_files(path: Path, arrays: dict[str, ArrayFile], route: Route, ba
             name: array.parts(start, batch_size if shapes[name] == array.shape else array.shape[0])
             for name, array in arrays.items()
         }
-        for first, count in _spans(row, rows, batch_size):
+        for first, count in spans(row, rows, batch_size):
             part = {name: np.reshape(next(reader), (count, *shapes[name][1:])) for name, reader in readers.items()}
             yield Batch(first // batch_size, first, count, part)
 
@@ -135,7 +135,7 @@ def _from_images(
     name, shape = route.takes[0].name, route.takes[0].shape[1:]
 
     def batches(row: int) -> Generator[Batch]:
-        for first, count in _spans(row, len(paths), batch_size):
+        for first, count in spans(row, len(paths), batch_size):
             images = [read_photo(path, shape, architecture, route.model) for path in paths[first : first + count]]
             yield Batch(first // batch_size, first, count, {name: np.stack(images)})
 
@@ -157,13 +157,13 @@ def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
         for element in stream:
             inputs = element[0] if isinstance(element, tuple) and element else element
             given = named_tensors(inputs, route.inputs, route.model)
-            yield {name: _as_array(value) for name, value in given.items()}
+            yield {name: as_array(value) for name, value in given.items()}
 
     def batches(row: int) -> Generator[Batch]:
         number = first = 0
         for arrays in _gathered(elements(), known, batch_size):
             rows = _number_of_rows(_shapes(arrays))
-            _check_shapes(arrays, route)
+            check_shapes(arrays, route)
             if first + rows > row:
                 yield Batch(number, first, rows, arrays)
             number, first = number + 1, first + rows
@@ -197,7 +197,8 @@ def _stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: None if value is None else np.stack([row[name] for row in rows]) for name, value in rows[0].items()}
 
 
-def _digest(array: np.ndarray | None) -> str | None:
+def digest_of_array(array: np.ndarray | None) -> str | None:
+    """What tells an array from others: its values, shape and type."""
     if array is None:
         return None
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
@@ -206,14 +207,16 @@ def _digest(array: np.ndarray | None) -> str | None:
     return digest.hexdigest()
 
 
-def _is_stream(x: Any) -> bool:
+def is_stream(x: Any) -> bool:
+    """Whether this gives batches when it is iterated over."""
     if isinstance(x, keras.utils.PyDataset):
         return True
     array = hasattr(x, "shape") or hasattr(x, "__array__")
     return hasattr(x, "__iter__") and not array and not isinstance(x, (list, tuple, dict))
 
 
-def _as_array(value: Any) -> np.ndarray | None:
+def as_array(value: Any) -> np.ndarray | None:
+    """An array, a tensor of the backend or numbers as a NumPy array."""
     if value is None:
         return None
     return np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
@@ -233,7 +236,8 @@ def _shapes(arrays: dict[str, np.ndarray | None]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items() if array is not None}
 
 
-def _check_shapes(arrays: dict[str, np.ndarray | None], route: Route) -> None:
+def check_shapes(arrays: dict[str, np.ndarray | None], route: Route) -> None:
+    """Refuses arrays that do not have the shapes which a model takes."""
     for tensor in route.takes:
         array = arrays[tensor.name]
         if array is not None:
@@ -251,7 +255,7 @@ def _check_shape(shape: Sequence[int], tensor: CrossingTensor, route: Route, whe
         )
 
 
-def _spans(row: int, rows: int, batch_size: int) -> Iterator[tuple[int, int]]:
+def spans(row: int, rows: int, batch_size: int) -> Iterator[tuple[int, int]]:
     """First row and number of rows of each batch, from the one on that holds a row."""
     if row < rows:
         for first in range(row // batch_size * batch_size, rows, batch_size):

@@ -1,0 +1,286 @@
+"""A cache of features on the disk: shards, and a manifest that says what it is of.
+
+The manifest is written before the first shard and again, with the number of rows, behind the last one. It names the job
+that the shards are part of, so one rename makes the shards of a cache that is overwritten invalid.
+"""
+
+import json
+import math
+import shutil
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerassplit.engines.ahead import ahead
+from kerassplit.engines.progress import progress
+from kerassplit.engines.route import Batch
+from kerassplit.errors import SplitError, StoreError
+from kerassplit.files import write_whole
+from kerassplit.manifest import checksum
+from kerassplit.names import listed
+from kerassplit.plain_json import read_json
+from kerassplit.scratch import alone_in, check_place
+from kerassplit.training.feature_data import Data, Rows
+from kerassplit.training.feature_dataset import BatchReader
+from kerassplit.training.fingerprint import differing, first_rows, identity_of
+from kerassplit.training.heads import FeatureHead
+from kerassplit.training.preparing import Preparation
+from kerassplit.training.shards import (
+    Shard,
+    ShardReader,
+    ShardWriter,
+    bytes_in,
+    cannot_write,
+    remove_shards,
+    rows_of,
+    shards_in,
+)
+from kerassplit.training.storing import as_stored, backend_type, numpy_type, stored_type
+from kerassplit.training.structures import leaves_of, taken_apart
+from kerassplit.units import format_bytes
+
+MANIFEST = "features.json"
+_FORMAT_VERSION = 1
+_LARGEST_MANIFEST = 16 * 2**20
+_READ_AHEAD = 2  # batches of data that are read and preprocessed beforehand
+_REMEDY = "Delete the folder, and cache the features again."
+
+
+class FeatureCache:
+    """A cache that is there, or is to be made.
+
+    Args:
+        head: What computes the features.
+        data: The rows.
+        directory: Where it is.
+        storage: The type that features are stored as.
+        prepare: The preprocessing.
+        repeats: Passes over the data.
+    """
+
+    def __init__(
+        self, head: FeatureHead, data: Data, directory: Path, storage: str, prepare: Preparation, repeats: int
+    ):
+        self._head, self._data, self._directory = head, data, directory
+        self._storage, self._prepare, self._repeats = storage, prepare, repeats
+        self._of = identity_of(head, data, prepare.name, storage, repeats)
+        self._found: dict[str, Any] | None = None  # the manifest that is there
+        self._manifest: dict[str, Any] | None = None  # that of the cache which is made, or gone on with
+        wide = [tensor.name for tensor in head.tensors if tensor.dtype == "float64"]
+        if wide:
+            warnings.warn(f"{listed(wide)} is of type float64, and is stored as {storage}.", stacklevel=5)
+
+    def finished(self, overwrite: bool) -> list[Shard] | None:
+        """The shards of the cache, if it is there and whole.
+
+        Raises:
+            StoreError: It is of something else, and must not be overwritten; it is damaged; or there are other files.
+        """
+        self._found = self._read()
+        if self._found is not None:
+            self._manifest = self._fitting(self._found, overwrite)
+        if self._manifest is None or self._manifest["rows"] is None:
+            return None
+        shards = shards_in(self._directory, self._manifest["job"])
+        if rows_of(shards) != self._manifest["rows"]:
+            raise StoreError(
+                f"The cache in '{self._directory}' is damaged: shard {len(shards)} is missing or no longer whole. "
+                f"{_REMEDY}",
+                path=self._directory,
+            )
+        return shards
+
+    def make(self, verbose: bool | None) -> list[Shard]:
+        """Computes the features that are not there yet."""
+        there = [] if self._manifest is None else shards_in(self._directory, self._manifest["job"])
+        made = not self._directory.exists()
+        if self._manifest is None:
+            self._of["first"] = self._first(self._data.first.rows)
+        self._check_room(rows_of(there), verbose)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with alone_in(self._directory):
+                if self._read() != self._found:
+                    raise StoreError(
+                        f"Another process has written into '{self._directory}' meanwhile. Call again.",
+                        path=self._directory,
+                    )
+                return self._compute(there, verbose)
+        except StoreError as error:
+            error.path = error.path or str(self._directory)
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"Cannot write into '{self._directory}': {error.strerror or error}.", path=self._directory
+            ) from error
+        finally:
+            if made:
+                with suppress(OSError):  # unless something is in it
+                    self._directory.rmdir()
+
+    def reader(self, shards: list[Shard]) -> BatchReader:
+        """Reads the rows of the cache."""
+        kept = {tensor.name: (f"features.{place}", tensor.dtype) for place, tensor in enumerate(self._head.tensors)}
+        read_as = [kept[name] for name in leaves_of(self._head.features)]
+        others = [f"others.{place}" for place in range(len(leaves_of(self._data.first.others)))]
+        read_as += [(name, backend_type(shards[0].arrays[name][0:1].dtype.name)) for name in others]
+        outline = taken_apart((self._head.features, *self._data.first.others), [])
+        row_bytes = sum(shard.path.stat().st_size for shard in shards) // rows_of(shards)
+        return BatchReader(ShardReader(shards), read_as, outline, rows_of(shards), row_bytes)
+
+    def _read(self) -> dict[str, Any] | None:
+        """The manifest in the directory; `None` where that is free."""
+        there = check_place(self._directory, True, MANIFEST, "a cache of features", _read_manifest)
+        return _read_manifest(self._directory) if there else None
+
+    def _fitting(self, manifest: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+        """The manifest, if it is of this very cache; `None` if it is to be overwritten."""
+        now = {**self._of, "first": self._first(manifest["of"]["first"]["rows"])}
+        differences = differing(manifest["of"], now)
+        if not differences:
+            return manifest
+        if overwrite:
+            return None
+        raise StoreError(
+            f"'{self._directory}' holds features of something else: {'; '.join(differences)}. Pass overwrite=True to "
+            "replace them, or name another directory.",
+            path=self._directory,
+        )
+
+    def _first(self, count: int) -> dict[str, Any]:
+        rows = self._data.leading(count)
+        return first_rows(rows, self._prepare(rows))
+
+    def _compute(self, there: list[Shard], verbose: bool | None) -> list[Shard]:
+        if self._manifest is not None:
+            remove_shards(self._directory, self._manifest["job"])
+        job = self._manifest["job"] if self._manifest else uuid.uuid4().hex
+        writer = ShardWriter(self._directory, job, there)
+        total = None if self._data.rows is None else self._data.rows * self._repeats
+        what, compute = f"Caching {self._head.route.model}", self._head.stage.compiled
+        with closing(ahead(self._prepared(there), _READ_AHEAD)) as batches, progress(what, total, verbose) as show:
+            try:
+                for number, (rows, inputs) in enumerate(batches):
+                    features = self._head(compute, Batch(number, rows.first, rows.rows, inputs))
+                    if writer.add(self._stored(features, rows), rows.digest):
+                        self._begin(job)
+                        writer.write()
+                    show(rows.end, rows.end - rows_of(there))
+            except SplitError as error:
+                if writer.rows and not isinstance(error, StoreError):
+                    error.args = (f"{error} {writer.rows} rows are kept: call again to go on.", *error.args[1:])
+                raise
+        self._begin(job)
+        writer.write()
+        self._write_manifest(job, writer.rows)
+        return shards_in(self._directory, job)
+
+    def _begin(self, job: str) -> None:
+        """Before the first shard of a new cache: from now on the old one, if any, does not count."""
+        if self._manifest is None:
+            self._manifest = self._write_manifest(job, None)
+            remove_shards(self._directory)
+
+    def _write_manifest(self, job: str, rows: int | None) -> dict[str, Any]:
+        of = self._of if self._manifest is None else self._manifest["of"]
+        manifest = json.loads(json.dumps({"format_version": _FORMAT_VERSION, "job": job, "of": of, "rows": rows}))
+        text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1) + "\n"
+        path = self._directory / MANIFEST
+        try:
+            write_whole(path, text.encode(), flush=True)
+        except SplitError as error:
+            raise cannot_write(error, path, rows or 0) from error
+        return manifest
+
+    def _prepared(self, there: list[Shard]) -> Iterator[tuple[Rows, dict[str, np.ndarray | None]]]:
+        digest = there[-1].digest if there else None
+        with closing(self._data.passes(self._repeats, rows_of(there), digest)) as passes:
+            for rows in passes:
+                yield rows, self._prepare(rows)
+
+    def _stored(self, features: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
+        """The arrays of a batch as they are stored."""
+        stored = {}
+        for place, (name, array) in enumerate(features.items()):
+            if array.ndim == 0 or len(array) != rows.rows:
+                raise SplitError(
+                    f"'{name}' has shape {array.shape} for a batch of {rows.rows} rows: it is not one feature for each "
+                    "row. Give the head outputs with the samples along the first dimension."
+                )
+            stored[f"features.{place}"] = as_stored(name, array, self._storage)
+        return stored | {f"others.{place}": leaf for place, leaf in enumerate(leaves_of(rows.others))}
+
+    def _check_room(self, rows: int, verbose: bool | None) -> None:
+        """Says what the cache takes on the disk, and refuses one that has no room.
+
+        Args:
+            rows: That are there already.
+            verbose: Whether to say it; `None`: yes.
+        """
+        row_bytes = self._row_bytes()
+        place = self._directory
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if self._manifest is None and self._directory.is_dir():
+            free += bytes_in(self._directory)  # of a cache that is overwritten
+        data, many = self._data, self._repeats
+        need = (data.at_least * many - rows) * row_bytes
+        at_most = data.rows or (data.batches or 0) * data.first.rows
+        if at_most:
+            about = "" if data.rows else "at most "
+            total = f"{format_bytes(row_bytes)} = {format_bytes(at_most * many * row_bytes)}"
+            size = f"{about}{at_most * many:,} rows × {total}"
+        else:
+            size = f"{format_bytes(row_bytes)} a row, of unknown number,"
+        kept = f"; {rows:,} rows are there already" if rows else ""
+        if need > free:
+            less = "" if self._storage != "float32" else "; storage='bfloat16' takes half"
+            raise StoreError(
+                f"The features of '{self._head.route.model}' do not fit into '{self._directory}': {size}{kept}, and "
+                f"{format_bytes(free)} are free there. Make room, or name a directory on another disk{less}.",
+                path=self._directory,
+            )
+        if verbose is not False:
+            sys.stderr.write(
+                f"Caching '{self._head.route.model}' in '{self._directory}': {size} as {self._storage}; "
+                f"{format_bytes(free)} are free{kept}.\n"
+            )
+
+    def _row_bytes(self) -> int:
+        """Bytes that a row takes on the disk."""
+        tensors = self._head.tensors
+        if any(tensor.bytes is None for tensor in tensors):  # open shapes: as large as the first rows are
+            first = self._data.first
+            made = self._head(self._head.stage.compiled, Batch(0, 0, first.rows, self._prepare(first)))
+            tensors = tuple(replace(tensor, shape=made[tensor.name].shape) for tensor in tensors)
+        types = [stored_type(numpy_type(tensor.dtype), self._storage) for tensor in tensors]
+        sizes = [math.prod(side or 0 for side in tensor.shape[1:]) for tensor in tensors]
+        stored = sum(size * dtype.itemsize for size, dtype in zip(sizes, types, strict=True))
+        return stored + sum(leaf.nbytes // len(leaf) for leaf in leaves_of(self._data.first.others))
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a cache.
+
+    Raises:
+        StoreError: It cannot be read, is damaged or of another version.
+    """
+    path = directory / MANIFEST
+    manifest = read_json(directory, MANIFEST, _LARGEST_MANIFEST, "cache of features", "cache_features", _REMEDY)
+    if not isinstance(manifest, dict) or manifest.get("checksum") != checksum(manifest):
+        raise StoreError(f"{path} is damaged or was changed: its checksum differs. {_REMEDY}", path=path)
+    if manifest.get("format_version") != _FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {manifest.get('format_version')!r}, and this kerassplit reads version "
+            f"{_FORMAT_VERSION}. Install a newer one, or cache the features again in another directory.",
+            path=path,
+        )
+    return {name: value for name, value in manifest.items() if name != "checksum"}

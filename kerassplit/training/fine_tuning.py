@@ -1,0 +1,205 @@
+"""A model's tail trained on cached features of its frozen head: `fine_tune`."""
+
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerassplit.cutting import Cut, changes_in_training, split
+from kerassplit.engines.route import route_of
+from kerassplit.errors import SplitError, UnsupportedModelError
+from kerassplit.graph import read_graph
+from kerassplit.names import listed
+from kerassplit.rebuild import compile_like
+from kerassplit.stages import Split, crossing_tensor
+from kerassplit.training.features import cached
+from kerassplit.training.heads import FeatureHead, refuse_states
+from kerassplit.training.preparing import Preprocess
+
+_OWN_STEPS = ("compile", "compute_loss", "compute_metrics", "test_step", "train_step")
+_SET_HERE = (
+    "batch_size",
+    "callbacks",
+    "epochs",
+    "shuffle",
+    "validation_batch_size",
+    "validation_data",
+    "verbose",
+    "x",
+    "y",
+)
+
+
+def fine_tune(
+    model: keras.Model,
+    at: Cut | Sequence[Cut],
+    data: Any,
+    directory: str | os.PathLike[str],
+    *,
+    validation_data: Any = None,
+    epochs: int = 1,
+    batch_size: int = 32,
+    storage: str = "float32",
+    preprocess: Preprocess = None,
+    repeats: int = 1,
+    shuffle: bool = True,
+    seed: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    overwrite: bool = False,
+    verbose: bool | None = None,
+    **options: Any,
+) -> keras.callbacks.History:
+    """Trains the part of a model behind `at`, at the cost of that part: the rest runs over the data once.
+
+    The model is cut at `at`. The head before it runs in inference mode and its features are cached (see
+    `cache_features`); then the tail is trained on them. It shares its weights with the model, so the model is
+    fine-tuned when this returns: `model.evaluate` gives on the images what the tail gave on their features.
+
+    The tail is compiled as the model is, with an optimiser of its own that has no steps behind it. The head's weights
+    and batch-norm statistics, the `trainable` flags of all layers and the model's own optimiser stay as they are.
+    Losses that layers of the head add (of regularisers) are constants and left out. Callbacks see the tail.
+
+    To train a new classifier on the features of a model, join the two and fine-tune that:
+    `ks.join([head, new_tail])`.
+
+    Args:
+        model: A functional or built Sequential model, compiled.
+        at: Where to cut: a tensor (a name, layer or `KerasTensor`), a split point or its index; or a list of all the
+            tensors of a crossing, or one of `crossings(model)`. Inputs of the model that the tail takes besides are
+            cached, too.
+        data: What to train on: `(x, y)` or `(x, y, sample_weight)` as arrays, or anything that gives such batches; see
+            `cache_features`.
+        directory: Where the caches are or go: in `training` and `validation`.
+        validation_data: What to evaluate on after each epoch, likewise.
+        epochs: How often to go through the features.
+        batch_size: Rows in a batch.
+        storage: What features are stored as: `"float32"`, `"float16"` or `"bfloat16"`.
+        preprocess: What to do with the inputs first: a function, or an architecture such as `"ResNet50"`.
+        repeats: How many (augmented) passes over `data` to cache; an epoch goes through all of them. The validation
+            data is cached once.
+        shuffle: Whether each epoch has an order of its own.
+        seed: What the orders are drawn from.
+        callbacks: For `fit`.
+        overwrite: Whether caches of something else may be replaced.
+        verbose: Whether to show progress; by default, that of caching on a terminal and that of `fit` always.
+        **options: More for `keras.Model.fit`: `class_weight`, `initial_epoch`, `steps_per_epoch`, `validation_freq`,
+            `validation_steps`.
+
+    Returns:
+        What `fit` returned: `history.history` has the losses and metrics of each epoch.
+
+    Raises:
+        SplitError: The model is not compiled; a layer with weights is used by both sides, so that training the tail
+            would change the head; the head makes an output of the model; the tail has nothing to train; or an option
+            makes no sense.
+        UnsupportedModelError: The model trains in its own way (`train_step` and the like), or its optimiser or a metric
+            cannot be made again.
+        StoreError, RunError: As `cache_features`.
+
+    Example:
+
+    >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> history = ks.fine_tune(model, "conv4_block6_out", (images, labels), "cache", epochs=10, preprocess="ResNet50")
+    >>> history.history["accuracy"][-1]
+    0.97
+    """
+    _check_compiled(model)
+    _check_options(options)
+    two = split(
+        model, [list(at)] if isinstance(at, (list, tuple)) else at, allow_crossing=isinstance(at, (list, tuple))
+    )
+    _check_cut(model, two)
+    tail = two[1].model
+    compile_like(tail, model)
+    place = Path(directory)
+    shared = {"batch_size": batch_size, "storage": storage, "preprocess": preprocess, "seed": seed}
+    shared |= {"overwrite": overwrite, "verbose": verbose, "needs_targets": True}
+    head = _feature_head(two)
+    training = cached(head, data, place / "training", repeats=repeats, shuffle=shuffle, **shared)
+    validation = None
+    if validation_data is not None:
+        validation = cached(head, validation_data, place / "validation", repeats=1, shuffle=False, **shared)
+    return tail.fit(
+        training,
+        validation_data=validation,
+        epochs=epochs,
+        callbacks=callbacks,
+        verbose="auto" if verbose is None else int(verbose),
+        **options,
+    )
+
+
+def _check_compiled(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise SplitError(f"`model` must be a keras.Model; got {type(model).__name__}.")
+    if not model.compiled or model.optimizer is None:
+        raise SplitError(
+            f"'{model.name}' is not compiled. Call `model.compile` with an optimizer and a loss first: its tail is "
+            "trained with the same."
+        )
+    own = [name for name in _OWN_STEPS if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own:
+        raise UnsupportedModelError(
+            f"'{model.name}' ({type(model).__name__}) has its own {listed(own)}, which its tail would not have. Cache "
+            "the features with `cache_features`, and train the tail (`build_submodel`) yourself."
+        )
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    known = [name for name in inspect.signature(keras.Model.fit).parameters if name not in ("self", *_SET_HERE)]
+    known = [name for name in known if name not in ("sample_weight", "validation_split")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise SplitError(f"`fine_tune` has no option {listed(unknown)}. For `fit` it takes {listed(known)}.")
+
+
+def _check_cut(model: keras.Model, two: Split) -> None:
+    """Refuses cuts where the tail cannot be trained by itself."""
+    if len(two) != 2:
+        raise SplitError(
+            f"`at` names {len(two) - 1} cuts, and `fine_tune` cuts once. Name one tensor, or one crossing."
+        )
+    head, tail = two
+    made = [name for name in dict.fromkeys(keras.tree.flatten(two.outputs)) if name not in tail.outputs]
+    if made:
+        raise SplitError(
+            f"The output {listed(made)} of '{model.name}' is made before the cut, so the tail has no part in its loss. "
+            f"Cut earlier, or fine-tune a model without it (`build_submodel(model, end=...)`)."
+        )
+    shared = _shared_layers(head.model, tail.model)
+    if shared:
+        raise SplitError(
+            f"{listed(shared)} is used before and behind the cut: training the tail would change the head, and the "
+            "cached features would be wrong. Cut where all its calls lie on one side, or freeze it "
+            "(`layer.trainable = False`)."
+        )
+    if not tail.model.trainable_weights:
+        raise SplitError(
+            f"Behind {listed(tail.inputs)} there is nothing to train: the tail has no trainable weights. Cut earlier, "
+            "or set `trainable = True` on its layers and compile the model again."
+        )
+    refuse_states(head.model)
+
+
+def _shared_layers(head: keras.Model, tail: keras.Model) -> list[str]:
+    """The layers of the tail whose training changes weights of the head."""
+    ours = {id(weight) for weight in head.weights}
+    found: dict[str, None] = {}
+    for call in read_graph(tail).calls:
+        layer = call.operation
+        if isinstance(layer, keras.Layer):
+            moving = layer.weights if changes_in_training(layer) else layer.trainable_weights
+            if any(id(weight) in ours for weight in moving):
+                found[layer.name] = None
+    return list(found)
+
+
+def _feature_head(two: Split) -> FeatureHead:
+    """The first stage, with all that the second one takes."""
+    head, tail = two
+    features = keras.tree.pack_sequence_as(tail.model.input, list(tail.inputs))
+    tensors = [crossing_tensor(name, symbol) for name, symbol in zip(tail.inputs, tail.model.inputs, strict=True)]
+    return FeatureHead(head, route_of(two), features, tuple(tensors))

@@ -1,0 +1,115 @@
+"""What a cache of features is of, as plain values, and in what that differs from what is asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kerassplit.identity import digest_of_calls, digest_of_weights
+from kerassplit.names import listed
+from kerassplit.stages import CrossingTensor
+from kerassplit.training.feature_data import Data, Rows
+from kerassplit.training.heads import FeatureHead
+from kerassplit.units import format_shape
+
+_PLAIN = ("preprocess", "storage", "repeats")
+
+
+def identity_of(head: FeatureHead, data: Data, preprocess: str, storage: str, repeats: int) -> dict[str, Any]:
+    """What a cache is of. Names of layers and tensors do not count, as Keras gives others when code is run again.
+
+    Args:
+        head: What computes the features.
+        data: The rows.
+        preprocess: The preprocessing, in words.
+        storage: The type that features are stored as.
+        repeats: Passes over the data.
+    """
+    takes = head.route.takes
+    known = [*head.stage.outputs, *(tensor.name for tensor in takes)]
+    return {
+        "head": {"layers": digest_of_calls(head.stage.model), "weights": digest_of_weights(head.stage.model)},
+        "takes": [_described(tensor) for tensor in takes],
+        "gives": [f"{_described(tensor)} (number {known.index(tensor.name)})" for tensor in head.tensors],
+        "data": {"rows": data.rows, "batches": data.batches, "spec": data.first.spec, "content": data.content()},
+        "preprocess": preprocess,
+        "storage": storage,
+        "repeats": repeats,
+    }
+
+
+def _described(tensor: CrossingTensor) -> str:
+    return f"{format_shape(tensor.shape)} {tensor.dtype}"
+
+
+def first_rows(rows: Rows, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first rows are, as they came and once they are preprocessed."""
+    leaves = [prepared[name] for name in sorted(prepared) if prepared[name] is not None]
+    outline = {"tuple": [{"list": list(range(len(leaves)))}]}
+    return {
+        "rows": rows.rows,
+        "came as": rows.digests(),
+        "prepared as": Rows(tuple(leaves), outline).digests()["inputs"],
+    }
+
+
+def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what a cache differs from what is asked for, in words; empty if in nothing.
+
+    Args:
+        was: What the cache is of, with its `"first"` rows.
+        now: What is asked for, likewise.
+    """
+    found = [f"the head has other {part}" for part, digest in now["head"].items() if digest != was["head"][part]]
+    found += [
+        f"the head {past} {', '.join(was[key])}, and {key} {', '.join(now[key])}"
+        for key, past in (("takes", "took"), ("gives", "gave"))
+        if was[key] != now[key]
+    ]
+    found += [
+        f"{key if key == 'repeats' else f'the {_WORDS[key]}'} was {was[key]}, and is {now[key]}"
+        for key in _PLAIN
+        if was[key] != now[key]
+    ]
+    data = _differing_data(was, now)
+    if not data and not found and was["first"]["prepared as"] != now["first"]["prepared as"] and now["repeats"] == 1:
+        found.append(
+            "the preprocessing gives other values for the same rows (it was changed, or draws random numbers: for "
+            "augmented passes see `repeats`)"
+        )
+    return found + data
+
+
+_WORDS = {"preprocess": "preprocessing", "storage": "storage"}
+
+
+def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    before, data = was["data"], now["data"]
+    if before["spec"] != data["spec"]:
+        was_there, is_there = ({**dict.fromkeys(other, "missing"), **one} for one, other in _both_ways(before, data))
+        return [
+            f"a row of the {name} was {was_there[name]}, and is {shape}"
+            for name, shape in is_there.items()
+            if was_there[name] != shape
+        ]
+    same_batches = was["first"]["rows"] == now["first"]["rows"]
+    for key in ("rows", "batches") if same_batches else ("rows",):
+        if before[key] != data[key] and not (key == "batches" and None in (before[key], data[key])):
+            return [f"the data had {_many(before[key], key)}, and has {_many(data[key], key)}"]
+    changed = [name for name, digest in data["content"].items() if digest != before["content"].get(name)]
+    if changed:
+        return [f"the data has other {listed(changed)}"]
+    first, there = was["first"]["came as"], now["first"]["came as"]
+    changed = [name for name, digest in there.items() if digest != first.get(name)]
+    if not changed or (not data["content"] and now["repeats"] > 1):
+        return []
+    return [
+        f"the first rows of the data have other {listed(changed)} (if the data is shuffled or augmented, cache it as "
+        "it is without)"
+    ]
+
+
+def _both_ways(before: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Any, Any]:
+    return (before["spec"], data["spec"]), (data["spec"], before["spec"])
+
+
+def _many(count: int | None, what: str) -> str:
+    return f"an unknown number of {what}" if count is None else f"{count} {what}"
