@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         VerificationError,
     )
+    from kerassplit.exits import with_outputs
     from kerassplit.frontiers import crossings
     from kerassplit.joining import join
     from kerassplit.pictures import plot
@@ -77,6 +78,7 @@ _HOME = {
     "to_sequential": "pieces",
     "trace": "tracing",
     "verify": "receipt",
+    "with_outputs": "exits",
 }
 
 __all__ = [
@@ -119,6 +121,7 @@ __all__ = [
     "to_sequential",
     "trace",
     "verify",
+    "with_outputs",
 ]
 
 

@@ -64,7 +64,7 @@ def run(split: Split, batches: Iterable[Batch], options: LocalOptions) -> Genera
     if devices is None:
         for batch in batches:
             for step, stage in enumerate(split):
-                batch = _through(stage, stage.compiled, batch, route, step)
+                batch = through(stage, stage.compiled, batch, route, step)
             yield _results(batch, route)
         return
     with contextlib.ExitStack() as stack:
@@ -113,8 +113,12 @@ def devices_here() -> tuple[str, ...]:
     return (*gpus, *cpus)
 
 
-def _through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:
-    """A batch behind a stage, without the tensors that nobody needs any more."""
+def through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:
+    """A batch behind a stage, without the tensors that nobody needs any more.
+
+    Raises:
+        RunError: The stage fails on it.
+    """
     try:
         results = compute([_as_tensor(batch.tensors[name]) for name in stage.inputs])
     except Exception as error:
@@ -153,7 +157,7 @@ def _on_device(stage: Stage, device: str, route: Route, step: int) -> Callable[[
                 name: value if value is None else _moved(value, device) if name in stage.inputs else value
                 for name, value in batch.tensors.items()
             }
-            return _through(copy, copy.compiled, replace(batch, tensors=moved), route, step)
+            return through(copy, copy.compiled, replace(batch, tensors=moved), route, step)
 
     return run_there
 

@@ -71,7 +71,7 @@ def predict(
     if output is None and (resume or overwrite):
         raise SplitError("`resume` and `overwrite` are about files of results: say where they are, with `output`.")
     route = route_of(split)
-    source = _source(x, route, batch_size, preprocess)
+    source = checked_source(x, route, batch_size, preprocess)
     for text in source.notes:
         warnings.warn(text, stacklevel=3)
     places = None
@@ -110,7 +110,7 @@ def run_folder(
     """
     manifest = read_manifest(folder)
     route = route_in(manifest)
-    source = _source(x, route, batch_size, preprocess)
+    source = checked_source(x, route, batch_size, preprocess)
     for text in source.notes:
         note(text)
     digest = hashlib.sha256("".join(entry["sha256"] for entry in manifest["stages"]).encode()).hexdigest()
@@ -119,7 +119,8 @@ def run_folder(
     return _run(route, source, started, places, resume, overwrite, verbose)
 
 
-def _source(x: Any, route: Route, batch_size: int, preprocess: str | None) -> Source:
+def checked_source(x: Any, route: Route, batch_size: int, preprocess: str | None) -> Source:
+    """The rows that a user passes; see `source_of`."""
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
     return source_of(x, route, int(batch_size), preprocess)
@@ -219,7 +220,7 @@ def _run(
 def _compute(source: Source, run_batches: RunBatches, output: Output, what: str, verbose: bool | None) -> int:
     """Runs the batches that are not there yet; gives how many rows they had."""
     computed = 0
-    with contextlib.closing(source.batches(output.rows)) as batches, _progress(what, source.rows, verbose) as show:
+    with contextlib.closing(source.batches(output.rows)) as batches, progress_shown(what, source.rows, verbose) as show:
         try:
             with contextlib.closing(run_batches(batches)) as results:
                 for batch in results:
@@ -235,7 +236,7 @@ def _compute(source: Source, run_batches: RunBatches, output: Output, what: str,
 
 
 @contextlib.contextmanager
-def _progress(what: str, rows: int | None, verbose: bool | None) -> Iterator[Callable[[int, int], None]]:
+def progress_shown(what: str, rows: int | None, verbose: bool | None) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, once the work takes long; gives a function that takes the rows there and computed."""
     columns = (
         TextColumn("{task.description}"),
