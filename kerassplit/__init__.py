@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kerassplit.costs.profiles import Profile
     from kerassplit.costs.profiling import profile
     from kerassplit.cutting import split
+    from kerassplit.engines.early import EarlyExits
     from kerassplit.errors import (
         AmbiguousTensorError,
         InsideBranchError,
@@ -43,6 +44,7 @@ _HOME = {
     "Crossing": "stages",
     "CrossingTensor": "stages",
     "Device": "planning.devices",
+    "EarlyExits": "engines.early",
     "Explanation": "points",
     "InsideBranchError": "errors",
     "Link": "planning.devices",
@@ -86,6 +88,7 @@ __all__ = [
     "Crossing",
     "CrossingTensor",
     "Device",
+    "EarlyExits",
     "Explanation",
     "InsideBranchError",
     "Link",

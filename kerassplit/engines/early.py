@@ -87,12 +87,14 @@ class _Exits:
         final: The tensor that answers for the rows that are left.
         names: From these tensors to what the user calls them.
         needed: From these tensors to how sure an exit has to be.
+        dtype: The type of number that holds all of their values.
     """
 
     by_stage: tuple[tuple[str, ...], ...]
     final: str
     names: dict[str, str]
     needed: dict[str, float]
+    dtype: np.dtype
 
 
 def predict_early(
@@ -147,32 +149,24 @@ def _answers(
     split: Split, route: Route, exits: _Exits, batch: Batch, measure: Measure | None, ran: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each row of a batch its answer, and the number of the output that gives it."""
-    answers: np.ndarray | None = None
-    place = 0
+    given: list[np.ndarray] = []
     places = np.full(batch.rows, -1)
-    for step, stage in enumerate(split):
+    for stage, (step, asked) in zip(split, enumerate(exits.by_stage), strict=True):
         batch = through(stage, stage.compiled, batch, route, step)
         ran[stage.name] += 1
-        asked = [*exits.by_stage[step], *([exits.final] if step == len(split) - 1 else [])]
         for name in asked:
-            values = _as_array(batch.tensors[name])
-            sure = np.full(batch.rows, True) if name == exits.final else _is_sure(values, name, exits, measure)
-            new = sure & (places < 0)
-            if answers is None:
-                answers = np.empty_like(values)
-            elif answers.dtype != values.dtype:  # of mixed precision: an exit of half precision, a full final output
-                answers = answers.astype(np.result_type(answers, values))
-            answers[new], places[new] = values[new], place
-            place += 1
+            values = keras.ops.convert_to_numpy(batch.tensors[name]).astype(exits.dtype)
+            places[_is_sure(values, name, exits, measure) & (places < 0)] = len(given)
+            given.append(values)
         if (places >= 0).all():
             break
-    assert answers is not None  # the last stage gives the final output
+    else:
+        places[places < 0] = len(given)
+        given.append(keras.ops.convert_to_numpy(batch.tensors[exits.final]).astype(exits.dtype))
+    answers = given[-1].copy()
+    for place, values in enumerate(given):
+        answers[places == place] = values[places == place]
     return answers, places
-
-
-def _as_array(value: Any) -> np.ndarray:
-    array = keras.ops.convert_to_numpy(value)
-    return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
 def _is_sure(values: np.ndarray, name: str, exits: _Exits, measure: Measure | None) -> np.ndarray:
@@ -221,24 +215,22 @@ def _exits(
             f"All outputs of '{split.name}' are computed in the last stage, so that no exit is early. Name each at the "
             f"cut behind which it stands: at=[[tensor, {exits[0]!r}]]."
         )
-    shapes = {
-        name: tuple(symbol.shape)
-        for stage in split
-        for name, symbol in zip(stage.outputs, stage.model.outputs, strict=True)
-    }
+    given = {name: symbol for stage in split for name, symbol in zip(stage.outputs, stage.model.outputs, strict=True)}
     for name in asked:
-        if shapes[name][1:] != shapes[last][1:]:
+        if given[name].shape[1:] != given[last].shape[1:]:
             raise SplitError(
-                f"'{names[name]}' gives {format_shape(shapes[name])} for each row and the final output "
-                f"'{names[last]}' {format_shape(shapes[last])}: one cannot answer for the other. An exit must give what "
-                "the model gives; leave other outputs out of the model."
+                f"'{names[name]}' gives {format_shape(given[name].shape)} for each row and the final output "
+                f"'{names[last]}' {format_shape(given[last].shape)}: one cannot answer for the other. An exit must give "
+                "what the model gives; leave other outputs out of the model."
             )
-    if measure is None and len(shapes[last]) != 2:
+    if measure is None and len(given[last].shape) != 2:
         raise SplitError(
-            f"'{names[last]}' gives {format_shape(shapes[last])} for each row, not one probability per class. Say how "
-            "sure an exit is of a row: measure=function, from its outputs to one number for each row."
+            f"'{names[last]}' gives {format_shape(given[last].shape)} for each row, not one probability per class. Say "
+            "how sure an exit is of a row: measure=function, from its outputs to one number for each row."
         )
-    return _Exits(tuple(map(tuple, by_stage)), last, names, _needed(asked, names, confidence, measure))
+    dtypes = [given[name].dtype.replace("bfloat16", "float32") for name in (*asked, last)]
+    needed = _needed(asked, names, confidence, measure)
+    return _Exits(tuple(map(tuple, by_stage)), last, names, needed, np.result_type(*dtypes))
 
 
 def _names(route: Route) -> dict[str, str]:
