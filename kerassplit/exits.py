@@ -1,5 +1,6 @@
 """A model with trained exits: small classifiers at intermediate tensors, beside the outputs that it has."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph import Graph, all_layers, lock, maker_of, read_graph, renamed, set_mask, walk
+from kerassplit.graph import Graph, all_layers, lock, maker_of, mask_of, read_graph, renamed, set_mask, walk
 from kerassplit.joining import Handed, fitting
 from kerassplit.names import listed, safe_name, unique
 from kerassplit.packing import packed
@@ -20,8 +21,9 @@ def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Seq
     """Adds outputs to a model: exits, which are layers that take an intermediate tensor and have losses of their own.
 
     The result is the model and its exits in one: one pass computes all of it, `compile` and `fit` train it. Layers and
-    variables are the model's own, nothing is copied, and the model is left alone. Training the result trains these
-    layers, so the model learns too, unless it is frozen:
+    variables are the model's own, nothing is copied, and the model is left alone. (A nested model with a tap inside is
+    opened in the result: its layers stand there by themselves, under their own names.) Training the result trains
+    these layers, so the model learns too, unless it is frozen:
 
     - Only the exits: `model.trainable = False` before `compile`. The model then computes to the bit what it did, the
       statistics of its batch normalisation included. Leave its own outputs out of `loss`: that saves time.
@@ -129,33 +131,48 @@ def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
 def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) -> _Exit:
     """Calls the layers on an Input like the tensor, with a mask where it has one, and reads what that makes."""
     symbol = graph.tensors[tensor].symbol
+    mask, made_mask = mask_of(symbol), tensor_of_mask(graph, tensor)
     taken = keras.Input(
         batch_shape=symbol.shape, dtype=symbol.dtype, sparse=graph.is_sparse(tensor), ragged=symbol.ragged
     )
     inputs, tensors = [taken], [tensor]
-    mask = tensor_of_mask(graph, tensor)
     if mask is not None:
-        inputs.append(keras.Input(batch_shape=graph.tensors[mask].symbol.shape, dtype="bool"))
-        tensors.append(mask)
+        inputs.append(keras.Input(batch_shape=mask.shape, dtype="bool"))
+        tensors.append(-1 if made_mask is None else made_mask)
         set_mask(taken, inputs[1])
     with lock, deep_recursion():
         try:
-            x, giver = taken, f"The tensor '{key}', where the exit begins,"
-            for layer in layers:
-                with fitting(layer, [Handed("", "", giver, x.shape, x.dtype)]):
-                    x = layer(x)
-                if not isinstance(x, keras.KerasTensor):
-                    raise SplitError(
-                        f"'{layer.name}' in the exit at '{key}' gives {len(keras.tree.flatten(x))} tensors, and an "
-                        "exit goes from one tensor to one."
-                    )
-                giver = f"'{layer.name}' in the exit at '{key}'"
+            x = _called(key, layers, taken)
             used = set(walk([x])[0])
             pairs = [pair for pair in zip(inputs, tensors, strict=True) if maker_of(pair[0]) in used]
+            if (inputs[-1], -1) in pairs:
+                warnings.warn(
+                    f"'{key}' carries a mask that its exit takes and no layer of '{graph.model.name}' does, so that it "
+                    "cannot cross a cut. The exit is masked where it runs in one stage with what makes "
+                    f"'{key}': name the exit's last tensor at the cut behind it.",
+                    stacklevel=3,
+                )
+                set_mask(taken, None)  # Keras hangs it on the tensor when the model runs
+                x, pairs = _called(key, layers, taken), pairs[:1]
             found = read_graph(keras.Model([one for one, _ in pairs], x))
         finally:
             forget_calls_on(inputs)
     return _Exit(found, dict(zip(found.flat_inputs(), (one for _, one in pairs), strict=True)))
+
+
+def _called(key: str, layers: Sequence[keras.Layer], x: keras.KerasTensor) -> keras.KerasTensor:
+    """What the layers, called one after another, make of a tensor."""
+    giver = f"The tensor '{key}', where the exit begins,"
+    for layer in layers:
+        with fitting(layer, [Handed("", "", giver, x.shape, x.dtype)]):
+            x = layer(x)
+        if not isinstance(x, keras.KerasTensor):
+            raise SplitError(
+                f"'{layer.name}' in the exit at '{key}' gives {len(keras.tree.flatten(x))} tensors, and an exit goes "
+                "from one tensor to one."
+            )
+        giver = f"'{layer.name}' in the exit at '{key}'"
+    return x
 
 
 def _built(graph: Graph, own: Mapping[str, int], exits: Mapping[str, _Exit]) -> keras.Model:

@@ -220,8 +220,8 @@ def _exits(
         if given[name].shape[1:] != given[last].shape[1:]:
             raise SplitError(
                 f"'{names[name]}' gives {format_shape(given[name].shape)} for each row and the final output "
-                f"'{names[last]}' {format_shape(given[last].shape)}: one cannot answer for the other. An exit must give "
-                "what the model gives; leave other outputs out of the model."
+                f"'{names[last]}' {format_shape(given[last].shape)}: one cannot answer for the other. An exit must "
+                "give what the model gives; leave other outputs out of the model."
             )
     if measure is None and len(given[last].shape) != 2:
         raise SplitError(

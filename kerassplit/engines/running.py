@@ -259,4 +259,5 @@ def progress_shown(what: str, rows: int | None, verbose: bool | None) -> Iterato
     try:
         yield show
     finally:
-        progress.stop()
+        if progress.live.is_started:  # it would print an empty line else
+            progress.stop()
