@@ -1,8 +1,8 @@
 """See what a classifier looks at: a Grad-CAM through a nested model, drawn over a photograph.
 
-Transfer learning puts a backbone *inside* a model: preprocessing, backbone, new classifier. Keras shows that backbone as
-one layer, and the feature maps in it cannot be asked for; kerassplit names them `backbone/...` and cuts there. Grad-CAM
-(Selvaraju et al., "Grad-CAM: Visual explanations from deep networks", ICCV 2017) needs three things:
+Transfer learning puts a backbone *inside* a model: preprocessing, backbone, new classifier. Keras shows that backbone
+as one layer, and the feature maps in it cannot be asked for; kerassplit names them `backbone/...` and cuts there.
+Grad-CAM (Selvaraju et al., "Grad-CAM: Visual explanations from deep networks", ICCV 2017) needs three things:
 
 1. the feature maps of the last convolution (a *tap*),
 2. the class score as a function of these maps alone (the *tail* behind the tap),
@@ -10,9 +10,9 @@ one layer, and the feature maps in it cannot be asked for; kerassplit names them
 
 The maps, weighted by their mean gradients and summed, are the heat map: where the evidence for the class lies.
 
-The photographs are scikit-learn's own two (a temple and a flower). By default the weights are random and seeded, so that
-nothing is downloaded: the picture then shows how the computation works, not what a trained network sees. For that,
-run it with `--weights imagenet`. Needs `pip install scikit-learn pillow`.
+The photographs are scikit-learn's own two, a temple and a flower. By default the weights are random and seeded, so
+that nothing is downloaded: the picture then shows how it is computed, not what a trained network sees. For that, run it
+with `--weights imagenet`. Without `-o` the picture is drawn and thrown away. Needs `pip install scikit-learn pillow`.
 
     python grad_cam.py -o heat.png --weights imagenet
 """
@@ -32,7 +32,8 @@ from sklearn.datasets import load_sample_images
 
 import kerassplit as ks
 
-SIDE = 224
+SIDE = 224  # of the photographs that the model takes
+SHOWN = 448  # of those in the picture
 TAP = "backbone/out_relu"  # MobileNetV2's last feature maps, 7×7×1280
 CLASSES = 1000
 
@@ -90,12 +91,12 @@ def grad_cam(model: keras.Model, photo: np.ndarray) -> tuple[np.ndarray, int]:
     return heat / max(float(heat.max()), 1e-9), best
 
 
-def square(photo: np.ndarray) -> np.ndarray:
-    """The middle of a photograph, as large as the model takes it."""
-    side = min(photo.shape[:2])
-    top, left = ((size - side) // 2 for size in photo.shape[:2])
-    middle = Image.fromarray(photo[top : top + side, left : left + side])
-    return np.asarray(middle.resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype="float32")
+def square(photo: np.ndarray, side: int) -> np.ndarray:
+    """The middle of a photograph with sides of so many pixels."""
+    shorter = min(photo.shape[:2])
+    top, left = ((size - shorter) // 2 for size in photo.shape[:2])
+    middle = Image.fromarray(photo[top : top + shorter, left : left + shorter])
+    return np.asarray(middle.resize((side, side), Image.Resampling.LANCZOS), dtype="float32")
 
 
 def coloured(heat: np.ndarray) -> np.ndarray:
@@ -106,12 +107,12 @@ def coloured(heat: np.ndarray) -> np.ndarray:
 
 
 def drawn_over(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The photograph in grey, and the heat over it: the hotter, the more of its colour."""
-    smooth = Image.fromarray((heat * 255).astype("uint8")).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    """The photograph, paler, and the heat over it: the hotter, the more of its colour."""
+    smooth = Image.fromarray((heat * 255).astype("uint8")).resize(photo.shape[1::-1], Image.Resampling.BICUBIC)
     large = np.asarray(smooth, dtype="float32") / 255
     grey = photo @ np.array([0.299, 0.587, 0.114], "float32")
-    veil = 0.25 + 0.5 * large[..., None]
-    return (1 - veil) * grey[..., None] + veil * coloured(large)
+    veil = 0.2 + 0.5 * large[..., None]
+    return (1 - veil) * (0.3 * photo + 0.7 * grey[..., None]) + veil * coloured(large)
 
 
 def main() -> None:
@@ -123,13 +124,14 @@ def main() -> None:
     model = transfer_model(arguments.weights)
     print(f"{model.name}: {[layer.name for layer in model.layers]}")
     print(ks.explain(model, TAP))
-    gap, rows = np.full((SIDE, 8, 3), 255.0), []
-    for photo in map(square, load_sample_images().images):
-        heat, best = grad_cam(model, photo)
+    gap, rows = np.full((SHOWN, 16, 3), 255.0), []
+    for photo in load_sample_images().images:
+        heat, best = grad_cam(model, square(photo, SIDE))
         row, column = np.unravel_index(heat.argmax(), heat.shape)
         print(f"class {best}: the hottest of {heat.shape[0]}×{heat.shape[1]} places is row {row}, column {column}")
-        rows.append(np.concatenate([photo, gap, drawn_over(photo, heat)], axis=1))
-    line = np.full((8, rows[0].shape[1], 3), 255.0)
+        shown = square(photo, SHOWN)
+        rows.append(np.concatenate([shown, gap, drawn_over(shown, heat)], axis=1))
+    line = np.full((16, rows[0].shape[1], 3), 255.0)
     picture = Image.fromarray(np.concatenate([rows[0], line, rows[1]]).clip(0, 255).astype("uint8"))
 
     with tempfile.TemporaryDirectory() as folder:

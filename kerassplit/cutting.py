@@ -137,6 +137,14 @@ def _crossing_of(graph: Graph, cut: Sequence[int], beside: bool) -> list[int]:
     left = set(leaving(graph, ancestors(graph, cut)))
     crossing = [tensor for tensor in cut if tensor in left]
     may_be_there = outputs if beside and crossing else set()
+    ends = [tensor for tensor in cut if not graph.tensors[tensor].users]
+    used = [tensor for tensor in cut if tensor not in ends]
+    if beside and used and ends and not crossing and outputs.issuperset(ends):
+        crosses = f"{listed(graph.names(sorted(left)))} would" if left else "nothing would"
+        raise SplitError(
+            f"With {listed(graph.names(ends))} computed before the cut, {listed(graph.names(used))} would not cross "
+            f"it; {crosses}. Name what does."
+        )
     for tensor, name in zip(cut, names, strict=True):
         if len(cut) == 1 and not graph.calls[graph.tensors[tensor].call].inputs:
             raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")

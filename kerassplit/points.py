@@ -261,8 +261,7 @@ def require_whole_crossing(
     names, others, crossing = graph.names(place), graph.names(found), sorted({*place, *found})
     left = [tensor for tensor in place if graph.tensors[tensor].users] or place
     before, after = nearest_split_points(graph, left)
-    be, do = ("is", "crosses") if len(names) == 1 else ("are", "cross")
-    do = do if len(others) == 1 else "cross"
+    be, do = "is" if len(names) == 1 else "are", "crosses" if len(others) == 1 else "cross"
     pass_on = graph.names(crossing) if len(crossing) <= 8 else "`error.crossing`"
     count = len(crossing if named is None else {*left, *found})
     carried = "both tensors" if count == 2 else f"all {count} tensors"

@@ -39,7 +39,7 @@ def test_the_outputs_are_the_models_own_and_those_of_the_exits(name, images):
     assert {**after, "nodes": None} == {**before, "nodes": None}
     x = images(model)
     outputs, features = multi(x), ks.tap(model, taps)(x)
-    assert list(outputs) == list(multi.output) and set(outputs) == {"predictions", *taps}
+    assert set(outputs) == set(multi.output) == {"predictions", *taps}
     assert same_bits(outputs["predictions"], model(x))
     for tap in taps:
         assert same_bits(outputs[tap], called(exits[tap], features[tap]))
@@ -117,7 +117,7 @@ def test_a_tap_may_be_inside_a_nested_model(tmp_path):
     outputs = multi(x)
     assert same_bits(outputs["top"], model(x))
     assert same_bits(outputs["backbone/conv2"], called(exit_, ks.tap(model, "backbone/conv2")(x)["backbone/conv2"]))
-    targets = {name: np.arange(4) for name in outputs}
+    targets = {name: np.arange(4, dtype="int32") for name in outputs}
     multi.compile("sgd", dict.fromkeys(targets, "sparse_categorical_crossentropy"), metrics={"backbone/conv2": ["acc"]})
     history = multi.fit(x, targets, verbose=0).history
     assert {"backbone/conv2_loss", "top_loss", "backbone/conv2_acc"} <= set(history)
@@ -166,13 +166,14 @@ EXITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:Layer '.*' .* was passed an input with a mask:UserWarning",
     "ignore:'.*' keeps a state, and the stages call it in another order:UserWarning",
     "ignore:In '.*' a loss on '.*' is masked:UserWarning",
     "ignore:'.*' carries a mask that its exit takes:UserWarning",
 )
-@random_graphs.examples(20)
+@random_graphs.examples(12)
 @given(random_graphs.recipes | random_graphs.whole, st.lists(random_graphs.places, min_size=1, max_size=3))
 def test_exits_at_tensors_of_any_graph(recipe, chosen):
     model = random_graphs.build(recipe)
@@ -211,7 +212,7 @@ def test_exits_at_tensors_of_any_graph(recipe, chosen):
     try:
         split = ks.split(multi, [[opened.tensors[tap].name, *last]], allow_crossing=True)
     except ks.SplitError as error:
-        assert "does not cross where" in str(error) or "nothing behind it" in str(error), error
+        assert "does not cross where" in str(error) or "would not cross it" in str(error), error
     else:
         assert set(last) <= set(split[0].outputs)
         assert same_bits(split(x), outputs)
@@ -236,7 +237,7 @@ def trainable_model():
 
 def data():
     generator = np.random.default_rng(0)
-    return generator.normal(size=(32, 8, 8, 3)).astype("float32"), generator.integers(0, CLASSES, 32)
+    return generator.normal(size=(32, 8, 8, 3)).astype("float32"), generator.integers(0, CLASSES, 32).astype("int32")
 
 
 LOSS = "sparse_categorical_crossentropy"
@@ -300,10 +301,10 @@ def wrong(resnet):
         "A layer of the exit at 'conv3_block4_out' is called 'avg_pool', and so is another one": {
             tap: layers.GlobalAveragePooling2D(name="avg_pool")
         },
-        "The tensor 'conv3_block4_out', where the exit begins, gives shape (None, 8, 8, 512) and dtype float32, and the "
-        "layer 'dense_for_64' takes shape (None, 8, 8, 64)": {tap: dense},
-        "'pool' in the exit at 'conv3_block4_out' gives shape (None, 512) and dtype float32, and the layer 'conv' behind "
-        "it cannot be called on that": {
+        "The tensor 'conv3_block4_out', where the exit begins, gives shape (None, 8, 8, 512) and dtype float32, and "
+        "the layer 'dense_for_64' takes shape (None, 8, 8, 64)": {tap: dense},
+        "'pool' in the exit at 'conv3_block4_out' gives shape (None, 512) and dtype float32, and the layer 'conv' "
+        "behind it cannot be called on that": {
             tap: [layers.GlobalAveragePooling2D(name="pool"), layers.Conv2D(3, 1, name="conv")]
         },
         "'both' in the exit at 'conv3_block4_out' gives 2 tensors, and an exit goes from one tensor to one": {
