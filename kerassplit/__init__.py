@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kerassplit.costs.profiles import Profile
     from kerassplit.costs.profiling import profile
     from kerassplit.cutting import split
+    from kerassplit.engines.early import EarlyExits
     from kerassplit.errors import (
         AmbiguousTensorError,
         InsideBranchError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         VerificationError,
     )
+    from kerassplit.exits import with_outputs
     from kerassplit.frontiers import crossings
     from kerassplit.joining import join
     from kerassplit.pictures import plot
@@ -45,6 +47,7 @@ _HOME = {
     "Crossing": "stages",
     "CrossingTensor": "stages",
     "Device": "planning.devices",
+    "EarlyExits": "engines.early",
     "Explanation": "points",
     "FeatureDataset": "training.feature_dataset",
     "InsideBranchError": "errors",
@@ -83,6 +86,7 @@ _HOME = {
     "to_sequential": "pieces",
     "trace": "tracing",
     "verify": "receipt",
+    "with_outputs": "exits",
 }
 
 __all__ = [
@@ -90,6 +94,7 @@ __all__ = [
     "Crossing",
     "CrossingTensor",
     "Device",
+    "EarlyExits",
     "Explanation",
     "FeatureDataset",
     "InsideBranchError",
@@ -128,6 +133,7 @@ __all__ = [
     "to_sequential",
     "trace",
     "verify",
+    "with_outputs",
 ]
 
 

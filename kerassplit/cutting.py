@@ -35,7 +35,8 @@ def split(
         model: A functional or built Sequential model. It is left alone; the stages share its layers.
         at: Where to cut, in any order: tensors (names, layers or `KerasTensor`s), globs for several cuts,
             `split_points(model)` or indices into it. All the tensors of one crossing are named by a list within the
-            list, or one of `crossings(model)`. Or a `plan` for this model.
+            list, or one of `crossings(model)`. Such a list may name outputs of the model, too: these are computed
+            before the cut, and what no cut names and needs is computed in the last stage. Or a `plan` for this model.
         allow_crossing: Whether to cut inside a branch and carry all that crosses there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...
 
@@ -56,9 +57,7 @@ def split(
     graph = read_graph(model)
     if isinstance(at, Plan):
         at = _planned(at, graph)
-    cuts = sorted(
-        resolve_cuts(graph, at, allow_crossing), key=lambda cut: max(graph.tensors[tensor].call for tensor in cut)
-    )
+    cuts = resolve_cuts(graph, at, allow_crossing)
     labels = _stage_names(names, len(cuts) + 1)
     stage_of = _stage_of_calls(graph, cuts)
     _warn_of_another_order(graph, stage_of)
@@ -95,39 +94,93 @@ def _unused_inputs(graph: Graph, stages: Sequence[Stage]) -> tuple[CrossingTenso
 
 
 def resolve_cuts(
-    graph: Graph, at: Cut | Sequence[Cut] | Set[Cut], allow_crossing: bool = False, remedy: str = _REMEDY
+    graph: Graph,
+    at: Cut | Sequence[Cut] | Set[Cut],
+    allow_crossing: bool = False,
+    remedy: str = _REMEDY,
+    *,
+    beside: bool = True,
 ) -> list[list[int]]:
-    """The tensors of each cut, checked; `remedy` is what to do about one inside a branch."""
+    """The tensors of each cut, checked, in the order in which the cuts are reached.
+
+    Args:
+        graph: The model.
+        at: See `split`.
+        allow_crossing: See `split`.
+        remedy: What to do about a cut inside a branch.
+        beside: Whether outputs of the model may be named beside what crosses.
+    """
     wanted = list(at) if isinstance(at, Set) else several_of(at)
     if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
     points = split_tensors(graph, PostDominators(graph))
-    outputs = set(graph.flat_outputs())
-    cuts: list[list[int]] = []
+    found: list[tuple[tuple[int, int], list[int]]] = []
     for cut in [cut for one in wanted for cut in _cuts_at(graph, points, one)]:
-        names = graph.names(cut)
-        if cut in cuts:
-            raise SplitError(f"{listed(names)} is named twice in `at`: name each cut once.")
-        for tensor, name in zip(cut, names, strict=True):
-            if len(cut) == 1 and not graph.calls[graph.tensors[tensor].call].inputs:
-                raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")
-            if not graph.tensors[tensor].users:
-                what = "an output of the model" if tensor in outputs else "used by no call of the model"
-                raise SplitError(
-                    f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor."
-                )
-        crossing = leaving(graph, ancestors(graph, cut))
-        for tensor, name in zip(cut, names, strict=True):
-            if tensor not in crossing:
-                others = [other for other in names if other != name]
-                raise SplitError(
-                    f"'{name}' does not cross where {listed(others)} {'does' if len(others) == 1 else 'do'}. Name only "
-                    "what crosses together; for several cuts, name each apart."
-                )
+        if any(cut == other for _, other in found):
+            raise SplitError(f"{listed(graph.names(cut))} is named twice in `at`: name each cut once.")
+        crossing = _crossing_of(graph, cut, beside)
+        found.append(((max(graph.tensors[tensor].call for tensor in crossing), len(cut)), cut))
+    cuts = [cut for _, cut in sorted(found, key=lambda one: one[0])]
+    outputs = set(graph.flat_outputs())
+    given: list[int] = []  # outputs that this cut or an earlier one names
+    for cut in cuts:
+        given += [tensor for tensor in cut if tensor in outputs]
         if not allow_crossing:
-            require_whole_crossing(graph, cut, remedy)
-        cuts.append(cut)
+            whole = list(dict.fromkeys([*cut, *given]))
+            require_whole_crossing(graph, whole, _naming_outputs(graph, cut, given) + remedy, named=cut)
     return cuts
+
+
+def _crossing_of(graph: Graph, cut: Sequence[int], beside: bool) -> list[int]:
+    """Those of a cut's tensors that cross there; refuses others, but for outputs of the model where these may be."""
+    names, outputs = graph.names(cut), set(graph.flat_outputs())
+    left = set(leaving(graph, ancestors(graph, cut)))
+    crossing = [tensor for tensor in cut if tensor in left]
+    may_be_there = outputs if beside and crossing else set()
+    ends = [tensor for tensor in cut if not graph.tensors[tensor].users]
+    used = [tensor for tensor in cut if tensor not in ends]
+    if beside and used and ends and not crossing and outputs.issuperset(ends):
+        crosses = f"{listed(graph.names(sorted(left)))} would" if left else "nothing would"
+        raise SplitError(
+            f"With {listed(graph.names(ends))} computed before the cut, {listed(graph.names(used))} would not cross "
+            f"it; {crosses}. Name what does."
+        )
+    for tensor, name in zip(cut, names, strict=True):
+        if len(cut) == 1 and not graph.calls[graph.tensors[tensor].call].inputs:
+            raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")
+        if not graph.tensors[tensor].users and tensor not in may_be_there:
+            what = "an output of the model" if tensor in outputs else "used by no call of the model"
+            raise SplitError(f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor.")
+    for tensor, name in zip(cut, names, strict=True):
+        if tensor not in left and tensor not in may_be_there:
+            others = [other for other in names if other != name]
+            raise SplitError(
+                f"'{name}' does not cross where {listed(others)} {'does' if len(others) == 1 else 'do'}. Name only "
+                "what crosses together; for several cuts, name each apart."
+            )
+    return crossing
+
+
+def _naming_outputs(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> str:
+    """What to say where no more than `cut` would cross if outputs of the model were computed before it."""
+    head = ancestors(graph, [*cut, *given])
+    crossing, helping = set(leaving(graph, head)), []
+    if crossing <= set(cut):
+        return ""
+    for tensor in dict.fromkeys(graph.flat_outputs()):
+        if graph.tensors[tensor].call not in head:
+            left = set(leaving(graph, ancestors(graph, [*cut, *given, tensor])))
+            if crossing > left >= crossing.intersection(cut):
+                helping.append(tensor)
+    if not helping or not set(leaving(graph, ancestors(graph, [*cut, *given, *helping]))) <= set(cut):
+        return ""
+    names = graph.names(helping)
+    them = "it" if len(names) == 1 else "them"
+    text = (
+        f"To compute {listed(names)} before the cut, so that nothing else crosses, name {them} in one list with what "
+        f"does: at=[{[*graph.names(cut), *names]!r}]. "
+    )
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _cuts_at(graph: Graph, points: Sequence[int], one: Cut) -> list[list[int]]:

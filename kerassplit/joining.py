@@ -1,6 +1,7 @@
 """Joining sub-models, stages and layers into one flat model."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ def join(pieces: Iterable[Piece]) -> keras.Model:
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class Handed:
     """A tensor between pieces.
 
     Attributes:
@@ -91,18 +92,18 @@ class _Joint:
         self.taken |= {nest.operation.name for graph in self.graphs if graph for nest in graph.nests}
         self.taken |= {piece.name for piece in pieces if isinstance(piece, keras.Layer)}
         self.parts: list[tuple[Graph, list[str], list[str]]] = []
-        self.inputs: dict[str, _Tensor] = {}
-        self.outputs: dict[str, _Tensor] = {}  # what no piece has taken yet, by key
-        self.given: dict[str, _Tensor] = {}  # by name, the newest
-        self.aliases: dict[str, _Tensor] = {}  # what the last piece, which took by position, gave in place of that
-        self.last: list[_Tensor] = []
+        self.inputs: dict[str, Handed] = {}
+        self.outputs: dict[str, Handed] = {}  # what no piece has taken yet, by key
+        self.given: dict[str, Handed] = {}  # by name, the newest
+        self.aliases: dict[str, Handed] = {}  # what the last piece, which took by position, gave in place of that
+        self.last: list[Handed] = []
 
     def add(self, place: int, piece: Any) -> None:
         """Adds the next piece."""
         graph, label = self.graphs[place], f"'{piece.name}'"
         if isinstance(piece, keras.KerasTensor):
             name = maker_of(piece).operation.name
-            self.last = [self._input(_Tensor("", name, f"`keras.Input` '{name}'", piece.shape, piece.dtype))]
+            self.last = [self._input(Handed("", name, f"`keras.Input` '{name}'", piece.shape, piece.dtype))]
             return
         if graph is None:
             takes, renamed = self.last, True
@@ -138,7 +139,7 @@ class _Joint:
             outputs = {unique(safe_name(tensor.name), taken): key for key, tensor in self.outputs.items()}
         return joined(self.parts, inputs, outputs, "joined")[0]
 
-    def _matched(self, place: int, wanted: Sequence[_Tensor]) -> list[_Tensor | None]:
+    def _matched(self, place: int, wanted: Sequence[Handed]) -> list[Handed | None]:
         """For each tensor that a piece takes the one it gets; `None` for inputs of the joined model."""
         if not place:
             return [None] * len(wanted)
@@ -162,19 +163,19 @@ class _Joint:
         """What stages from there on take: a tensor that waits for them is not for a stage of other names."""
         return {name for piece in self.pieces[place:] if isinstance(piece, Stage) for name in piece.inputs}
 
-    def _connected(self, given: _Tensor | None, wanted: _Tensor, graph: Graph) -> _Tensor:
+    def _connected(self, given: Handed | None, wanted: Handed, graph: Graph) -> Handed:
         if given is None:
             return self._input(wanted)
         if not fits(given.shape, wanted.shape) or given.dtype != wanted.dtype:
             raise _misfit(given, wanted, len(self.last) == 1, _data_format(call.operation for call in graph.calls))
         return given
 
-    def _input(self, wanted: _Tensor) -> _Tensor:
+    def _input(self, wanted: Handed) -> Handed:
         """The input of the joined model for a tensor that no piece gives; one of that name is the same."""
         there = self.inputs.get(wanted.name)
         if there is None:
             key = unique(safe_name(wanted.name), self.taken)
-            there = self.inputs[wanted.name] = _Tensor(key, wanted.name, wanted.giver, wanted.shape, wanted.dtype)
+            there = self.inputs[wanted.name] = Handed(key, wanted.name, wanted.giver, wanted.shape, wanted.dtype)
         elif tuple(there.shape) != tuple(wanted.shape) or there.dtype != wanted.dtype:
             raise UnsupportedModelError(
                 f"{there.giver} takes {there}, and {wanted.giver} takes {wanted}: of one name, they would be one input "
@@ -218,22 +219,33 @@ def _is_input(piece: Any) -> bool:
 
 def _described(
     graph: Graph, tensors: Sequence[int], names: Sequence[str] | None, prefix: str, giver: str
-) -> list[_Tensor]:
+) -> list[Handed]:
     symbols = [graph.tensors[tensor].symbol for tensor in tensors]
     return [
-        _Tensor(prefix + name, name, giver, symbol.shape, symbol.dtype)
+        Handed(prefix + name, name, giver, symbol.shape, symbol.dtype)
         for name, symbol in zip(names or graph.names(tensors), symbols, strict=True)
     ]
 
 
-def _called(layer: keras.Layer, takes: Sequence[_Tensor]) -> Graph:
+def _called(layer: keras.Layer, takes: Sequence[Handed]) -> Graph:
     """A graph of one call of a layer, which builds it."""
+    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in takes]
+    with fitting(layer, takes):
+        return graph_of_call(layer, inputs[0] if len(inputs) == 1 else inputs)
+
+
+@contextlib.contextmanager
+def fitting(layer: keras.Layer, takes: Sequence[Handed]) -> Iterator[None]:
+    """Around the call of a layer on what it is handed: an error says who gives what, and what would fit.
+
+    Raises:
+        UnsupportedModelError: The layer cannot be called on that.
+    """
     wanted = _wanted(layer, takes[0]) if len(takes) == 1 else None
     if wanted and not fits(takes[0].shape, wanted.shape):
         raise _misfit(takes[0], wanted, True, _data_format([layer]))
-    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in takes]
     try:
-        return graph_of_call(layer, inputs[0] if len(inputs) == 1 else inputs)
+        yield
     except Exception as error:
         raise UnsupportedModelError(
             f"{takes[0].giver} gives {', '.join(map(str, takes))}, and the layer '{layer.name}' behind it cannot be "
@@ -241,7 +253,7 @@ def _called(layer: keras.Layer, takes: Sequence[_Tensor]) -> Graph:
         ) from error
 
 
-def _wanted(layer: keras.Layer, given: _Tensor) -> _Tensor | None:
+def _wanted(layer: keras.Layer, given: Handed) -> Handed | None:
     """What a layer that is built takes, as far as it says so."""
     spec = layer.input_spec
     rank = len(given.shape)
@@ -251,10 +263,10 @@ def _wanted(layer: keras.Layer, given: _Tensor) -> _Tensor | None:
     for axis, side in (spec.axes or {}).items():
         if side is not None and -len(shape) <= axis < len(shape):
             shape[axis] = side
-    return _Tensor("", "", f"the layer '{layer.name}'", shape, given.dtype)
+    return Handed("", "", f"the layer '{layer.name}'", shape, given.dtype)
 
 
-def _misfit(given: _Tensor, wanted: _Tensor, alone: bool, data_format: str | None) -> UnsupportedModelError:
+def _misfit(given: Handed, wanted: Handed, alone: bool, data_format: str | None) -> UnsupportedModelError:
     layers = ", ".join(adapters(given.shape, given.dtype, wanted.shape, wanted.dtype, data_format))
     remedy = "No Keras layers are known to make one of the other: bring it there by layers of your own."
     if layers:

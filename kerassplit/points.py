@@ -243,26 +243,32 @@ def nearest_split_points(graph: Graph, tensors: Sequence[int]) -> tuple[str | No
     )
 
 
-def require_whole_crossing(graph: Graph, tensors: Sequence[int], remedy: str) -> None:
+def require_whole_crossing(
+    graph: Graph, tensors: Sequence[int], remedy: str, *, named: Sequence[int] | None = None
+) -> None:
     """Raises `InsideBranchError` unless these tensors are all that crosses where they are.
 
     Args:
+        graph: The model.
+        tensors: They; outputs of the model among them that do not cross are computed before the cut, too.
+        named: Those that the user has named at this place, for the message; by default all.
         remedy: What the user can do about it, as the last sentence; `{crossing}` stands for the tensors' names.
     """
-    crossing = crossing_at(graph, tensors)
-    others = graph.names(tensor for tensor in crossing if tensor not in set(tensors))
-    if not others:
+    found = [tensor for tensor in crossing_at(graph, tensors) if tensor not in set(tensors)]
+    if not found:
         return
-    named = graph.names(tensors)
-    before, after = nearest_split_points(graph, tensors)
-    be, do = ("is", "crosses") if len(named) == 1 else ("are", "cross")
-    do = do if len(others) == 1 else "cross"
+    place = tensors if named is None else named
+    names, others, crossing = graph.names(place), graph.names(found), sorted({*place, *found})
+    left = [tensor for tensor in place if graph.tensors[tensor].users] or place
+    before, after = nearest_split_points(graph, left)
+    be, do = "is" if len(names) == 1 else "are", "crosses" if len(others) == 1 else "cross"
     pass_on = graph.names(crossing) if len(crossing) <= 8 else "`error.crossing`"
-    carried = "both tensors" if len(crossing) == 2 else f"all {len(crossing)} tensors"
+    count = len(crossing if named is None else {*left, *found})
+    carried = "both tensors" if count == 2 else f"all {count} tensors"
     raise InsideBranchError(
-        f"{listed(named)} {be} inside a branch: {listed(others)} {do} there too.\n"
+        f"{listed(names)} {be} inside a branch: {listed(others)} {do} there too.\n"
         f"{_nearest(before, after)} " + remedy.format(carried=carried, crossing=pass_on),
-        name=", ".join(named),
+        name=", ".join(names),
         crossing=graph.names(crossing),
         before=before,
         after=after,

@@ -280,13 +280,25 @@ def _mask_of(
 
     A copy with the same history: the twin lives as long as its layer, and must not keep an output of the model alive.
     """
-    mask = symbol._keras_mask  # type: ignore[attr-defined]
-    tensor = call.scope.get(id(mask), call.scope.get(id(original(mask)), -1))
+    tensor = _index_of_mask(symbol, call)
     if tensor not in symbols:
         return None
     copy = bare(symbols[tensor])
     copy._keras_history = symbols[tensor]._keras_history  # type: ignore[attr-defined]
     return copy
+
+
+def _index_of_mask(symbol: keras.KerasTensor, call: Call | Nest) -> int:
+    """The tensor that is the mask of one that `call` makes; -1 where none is."""
+    mask = mask_of(symbol)
+    return -1 if mask is None else call.scope.get(id(mask), call.scope.get(id(original(mask)), -1))
+
+
+def tensor_of_mask(graph: Graph, tensor: int) -> int | None:
+    """The mask that Keras lets travel with a tensor, where it is a tensor of the graph: where some layer takes it."""
+    found = graph.tensors[tensor]
+    mask = _index_of_mask(found.symbol, graph.calls[found.call])
+    return mask if mask >= 0 else None
 
 
 def _release(nodes: Sequence[_SharedNode]) -> None:

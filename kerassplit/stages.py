@@ -1,7 +1,7 @@
 """A model as a sequence of stages: `Split`, `Stage`, and what crosses between them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from kerassplit.rebuild import joined, without_mask
 from kerassplit.units import format_bytes, format_count, format_shape
 
 if TYPE_CHECKING:
+    from kerassplit.engines.early import EarlyExits
     from kerassplit.exporting.receipt import ExportReceipt
     from kerassplit.receipt import Receipt
 
@@ -234,6 +235,68 @@ class Split:
             preprocess=preprocess,
             engine=engine,
             options=options,
+        )
+
+    def predict_early(
+        self,
+        x: Any,
+        confidence: float | Mapping[str, float] = 0.9,
+        *,
+        measure: Callable[[np.ndarray], Any] | None = None,
+        final: str | None = None,
+        batch_size: int = 32,
+        preprocess: str | None = None,
+        verbose: bool | None = None,
+    ) -> "EarlyExits":
+        """Runs batches through the stages until an exit is confident of each row; the stages behind are not run.
+
+        After each stage that gives an output of the model, its exit, the rows that this is confident of have their
+        answer. A batch goes on whole to the next stage while one of its rows has none; the final output answers for
+        the rows that no exit is confident of. Smaller batches end earlier, larger ones take less time for each row.
+
+        The algorithm is BranchyNet's (Teerapittayanon, McDanel and Kung, ICPR 2016), by batches, with the largest
+        probability as confidence; `measure` takes others, such as the entropy.
+
+        Args:
+            x: What `predict` takes: arrays, a folder of images, a file, a dataset.
+            confidence: How sure an exit must be of a row to answer: its largest probability (of one alone, `p` or
+                `1 - p`), from 0 to 1. A dict has a number for each exit, by its output's name.
+            measure: How sure an exit is, where that is not its largest probability: a function from what it gives
+                (an array, rows × classes) to one number for each row, which is compared with `confidence`.
+            final: The output that answers when no exit is confident, where the last stage gives several.
+            batch_size: Samples a batch. The batches of an iterable stay as they are.
+            preprocess: For images; see `predict`.
+            verbose: Whether to show progress; see `predict`.
+
+        Returns:
+            `EarlyExits`: the `outputs`, rows × classes; `exits`, the name of the output that answered, for each row;
+            `ran`, the batches that each stage ran. Printed, it is a table.
+
+        Raises:
+            SplitError: No stage before the last gives an output, or an exit gives another shape than the final output,
+                or no probabilities (then say how sure it is with `measure`, or end it in a softmax); or the input does
+                not fit the model.
+            RunError: A stage fails on a batch.
+
+        Example:
+
+        >>> multi = ks.with_outputs(resnet, {"conv3_block4_out": exit_layers})  # and trained
+        >>> split = ks.split(multi, at=[["conv3_block4_out", "exit_softmax"]])
+        >>> early = split.predict_early("photos/", confidence=0.8)
+        >>> early.outputs.shape, early.answered, early.ran
+        ((1000, 1000), {'conv3_block4_out': 912, 'predictions': 88}, {'stage_0': 32, 'stage_1': 19})
+        """
+        from kerassplit.engines.early import predict_early
+
+        return predict_early(
+            self,
+            x,
+            confidence,
+            measure=measure,
+            final=final,
+            batch_size=batch_size,
+            preprocess=preprocess,
+            verbose=verbose,
         )
 
     def verify(self, x: Any = None, **options: Any) -> "Receipt":

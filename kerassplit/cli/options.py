@@ -93,7 +93,7 @@ at_option = click.option(
     multiple=True,
     metavar="NAME",
     help="Where to cut: a tensor, or the number of a split point as `points` prints it. Give it once for each cut. "
-    "Several tensors that cross together: NAME,NAME.",
+    "Several tensors that cross together, and outputs to be computed before the cut: NAME,NAME.",
 )
 allow_crossing_option = click.option(
     "--allow-crossing", is_flag=True, help="Cut inside a branch, too, and carry all the tensors that cross there."

@@ -65,7 +65,7 @@ def predict(
     if output is None and (resume or overwrite):
         raise SplitError("`resume` and `overwrite` are about files of results: say where they are, with `output`.")
     route = route_of(split)
-    source = _source(x, route, batch_size, preprocess)
+    source = checked_source(x, route, batch_size, preprocess)
     for text in source.notes:
         warnings.warn(text, stacklevel=3)
     places = None
@@ -104,7 +104,7 @@ def run_folder(
     """
     manifest = read_manifest(folder)
     route = route_in(manifest)
-    source = _source(x, route, batch_size, preprocess)
+    source = checked_source(x, route, batch_size, preprocess)
     for text in source.notes:
         note(text)
     digest = hashlib.sha256("".join(entry["sha256"] for entry in manifest["stages"]).encode()).hexdigest()
@@ -113,7 +113,8 @@ def run_folder(
     return _run(route, source, started, places, resume, overwrite, verbose)
 
 
-def _source(x: Any, route: Route, batch_size: int, preprocess: str | None) -> Source:
+def checked_source(x: Any, route: Route, batch_size: int, preprocess: str | None) -> Source:
+    """The rows that a user passes; see `source_of`."""
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
     return source_of(x, route, int(batch_size), preprocess)

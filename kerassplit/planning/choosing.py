@@ -291,7 +291,7 @@ def limits_of(
 
 
 def _cuts(graph: Graph, at: Any) -> list[list[int]]:
-    return [] if _is_none(at) else resolve_cuts(graph, at, remedy=_REMEDY)
+    return [] if _is_none(at) else resolve_cuts(graph, at, remedy=_REMEDY, beside=False)
 
 
 def _is_none(references: Any) -> bool:
@@ -305,7 +305,7 @@ def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
     for one in [] if _is_none(at) else several_of(at):
         matching = resolve_glob(graph, one) if isinstance(one, str) else []
         some = [[tensor] for tensor in matching if tensor in points]
-        found += some if some and len(matching) > 1 else resolve_cuts(graph, [one], remedy=_REMEDY)
+        found += some if some and len(matching) > 1 else resolve_cuts(graph, [one], remedy=_REMEDY, beside=False)
     return found
 
 
