@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from kerassplit.store import load
     from kerassplit.submodel import build_submodel, flatten
     from kerassplit.tracing import trace
+    from kerassplit.training.optimizers import stage_optimizers
+    from kerassplit.training.stepping import train_step
 
 _HOME = {
     "AmbiguousTensorError": "errors",
@@ -73,9 +75,11 @@ _HOME = {
     "profile": "costs.profiling",
     "split": "cutting",
     "split_points": "points",
+    "stage_optimizers": "training.optimizers",
     "tap": "pieces",
     "to_sequential": "pieces",
     "trace": "tracing",
+    "train_step": "training.stepping",
     "verify": "receipt",
 }
 
@@ -115,9 +119,11 @@ __all__ = [
     "profile",
     "split",
     "split_points",
+    "stage_optimizers",
     "tap",
     "to_sequential",
     "trace",
+    "train_step",
     "verify",
 ]
 
