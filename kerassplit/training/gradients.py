@@ -58,6 +58,19 @@ def is_real(value: Any) -> bool:
     return keras.ops.is_tensor(value) and keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
 
 
+def plus(one: Any, other: Any) -> Any:
+    """The sum of two gradients, either of which may be `None`."""
+    if one is None or other is None:
+        return other if one is None else one
+    return dense(one) + dense(other)
+
+
+def dense(gradient: Any) -> Any:
+    """A gradient as one tensor; on TensorFlow that of an embedding is its rows apart, of which the same may be there twice."""
+    is_tensor = keras.backend.backend() != "tensorflow" or gradient is None
+    return gradient if is_tensor else import_module("tensorflow").convert_to_tensor(gradient)
+
+
 def _by_tensorflow(
     run: Run, tensors: list[Any], watched: Sequence[int], variables: Sequence[keras.Variable], _: Any
 ) -> Recording:
@@ -74,8 +87,7 @@ def _by_tensorflow(
             targets, slopes = map(list, zip(*known, strict=True))
             found = tape.gradient(targets, sources, output_gradients=slopes)
         # The rows of an embedding stay apart, as the optimiser gets them from Keras; a crossing is one tensor.
-        crossing = [None if one is None else tf.convert_to_tensor(one) for one in found[len(variables) :]]
-        return found[: len(variables)], crossing
+        return found[: len(variables)], [dense(one) for one in found[len(variables) :]]
 
     return Recording(results, others, back)
 

@@ -15,13 +15,13 @@ from kerassplit.training.stage_trainer import LOGITS, MASK
 class Judge:
     """Computes a loss as Keras's `compile(loss=...)` and `fit` do."""
 
-    def __init__(self, loss: Any, outputs: Any, output_names: Sequence[str]):
+    def __init__(self, loss: Any, outputs: Any, output_names: Sequence[str] | None = None):
         """A loss to compute.
 
         Args:
             loss: As `keras.Model.compile` takes it: a loss, a function, a name, or a structure of these.
             outputs: Names of tensors in the structure of the model's outputs.
-            output_names: What Keras calls them, in order: `model.output_names`.
+            output_names: What Keras calls them, in order: `model.output_names`; a `Sequential` has none.
         """
         self._outputs = outputs
         self._keras = None
@@ -78,15 +78,16 @@ class Judge:
 
 def judge_of(split: Split, loss: Any) -> Judge:
     """A loss on the outputs of a split."""
-    return Judge(loss, split.outputs, split.model.output_names)
+    return Judge(loss, split.outputs, getattr(split.model, "output_names", None))
 
 
 class _Nothing(keras.Model):
     """Has the names of a model's outputs and computes its loss."""
 
-    def __init__(self, output_names: Sequence[str]):
+    def __init__(self, output_names: Sequence[str] | None):
         super().__init__(name="loss")
-        self.output_names = list(output_names)
+        if output_names is not None:
+            self.output_names = list(output_names)
 
 
 def _unusable(error: Exception) -> SplitError:

@@ -14,7 +14,7 @@ from kerassplit.graph import all_layers
 from kerassplit.names import listed
 from kerassplit.rebuild import logits_behind, mask_on, without_mask
 from kerassplit.stages import Stage
-from kerassplit.training.gradients import is_real, record, without_recording
+from kerassplit.training.gradients import is_real, plus, record, without_recording
 
 LOGITS, MASK = "\0logits", "\0mask"
 """Behind the name of an output: what Keras hangs on it for the loss."""
@@ -220,13 +220,6 @@ class StageTrainer:
                 self.add(place, gradient)
         names = [self.stage.inputs[place] for place in watched]
         return {name: slope for name, slope in zip(names, of_inputs, strict=True) if slope is not None}
-
-
-def plus(one: Any, other: Any) -> Any:
-    """The sum of two gradients, either of which may be `None`."""
-    if one is None or other is None:
-        return other if one is None else one
-    return keras.ops.add(one, other)
 
 
 def _scalar(loss: Any) -> Any:

@@ -9,9 +9,10 @@ import numpy as np
 
 from kerassplit.errors import SplitError
 from kerassplit.stages import Split
+from kerassplit.training.gradients import plus
 from kerassplit.training.judging import Judge, judge_of
 from kerassplit.training.optimizers import checked_optimizers
-from kerassplit.training.stage_trainer import Role, StageTrainer, plus
+from kerassplit.training.stage_trainer import Role, StageTrainer
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ def micro_batches_of(split: Split, x: Any, count: int) -> list[dict[str, Any]]:
         for name, value in tensors.items()
     }
     shapes = {name: tuple(value.shape) for name, value in tensors.items() if value is not None}
-    rows = {shape[0] if shape else None for shape in shapes.values()}
-    if len(rows) != 1 or None in rows:
+    rows = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(rows) != 1:
         raise SplitError(f"The inputs have different numbers of samples: {_shapes(shapes)}.")
     [total] = rows
     if total % count:
