@@ -628,6 +628,12 @@ def as_made(value: Any, mask: Any, logits: Any) -> Any:
     return tensor
 
 
+def is_built_for_others(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> bool:
+    """Whether an optimiser has been used, and not for these variables."""
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    return optimizer.built and any(id(variable) not in known for variable in variables)
+
+
 def as_converted(layer: keras.Layer, value: Any) -> Any:
     """An argument as `layer(...)` hands it to `layer.call`: cast to the layer's dtype."""
     if not layer._convert_input_args:

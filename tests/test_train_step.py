@@ -115,7 +115,7 @@ def sum_of_squares(split, x):
 # Steps
 
 
-def everything(dropout=0.4):
+def everything(activity=None):
     """Batch norm, dropout, regularisers, a shared layer, a frozen one, several outputs, a late input, masks, integers."""
     image = keras.Input((6, 6, 2), name="image")
     words = keras.Input((5,), dtype="int32", name="words")
@@ -123,15 +123,15 @@ def everything(dropout=0.4):
     x = keras.layers.Conv2D(4, 3, use_bias=False, kernel_regularizer=weigh, name="conv")(image)
     x = keras.layers.BatchNormalization(name="norm")(x)
     x = keras.layers.ReLU(name="relu")(x)
-    x = keras.layers.Dropout(dropout, seed=1, name="drop")(x)
+    x = keras.layers.Dropout(0.4, seed=1, name="drop")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    shared = keras.layers.Dense(4, kernel_regularizer=weigh, activity_regularizer="l2", name="shared")
+    shared = keras.layers.Dense(4, kernel_regularizer=weigh, activity_regularizer=activity, name="shared")
     x = shared(x)
     aside = keras.layers.Dense(3, activation="softmax", name="aside")(x)
     frozen = keras.layers.Dense(4, name="frozen", trainable=False)
     y = frozen(keras.layers.LayerNormalization(name="between")(x))
     embedded = keras.layers.Embedding(9, 4, mask_zero=True, name="embedded")(words)
-    y = keras.layers.Add(name="sum")([y, keras.layers.GRU(4, seed=3, dropout=dropout / 2, name="gru")(embedded)])
+    y = keras.layers.Add(name="sum")([y, keras.layers.GRU(4, seed=3, dropout=0.2, name="gru")(embedded)])
     y = shared(y)
     return keras.Model(
         [image, words], {"kind": keras.layers.Dense(2, name="kind")(y), "aside": aside}, name="everything"
@@ -178,7 +178,10 @@ def test_steps_with_adam_leave_weights_statistics_seeds_and_optimisers_as_the_mo
     states = [one for optimizer in optimizers.values() for one in optimizer.variables if "iteration" not in one.path]
     sizes = [sum(np.size(one) for one in some if np.ndim(one)) for some in (states, whole.optimizer.variables)]
     assert sizes[0] == sizes[1]  # no slot is there twice
-    assert {int(optimizer.iterations) for optimizer in optimizers.values()} == {3}
+    trained = {stage.name for stage, role in zip(split, roles_of(split), strict=True) if role.owned}
+    assert {name: int(one.iterations) for name, one in optimizers.items()} == {
+        stage.name: 3 if stage.name in trained else 0 for stage in split
+    }
 
 
 @pytest.mark.parametrize("name", [*FIRST_IS_FAST[:2]])
@@ -210,13 +213,13 @@ def states_of(optimizer):
 
 @IN_BLOCKS
 def test_the_parts_of_one_loss_are_there_once_whoever_shares_a_layer():
-    model = everything()
+    model = everything(activity="l2")  # Keras's own step on JAX loses the first of two calls' losses
     x, y = batch(4)
     whole = twin(model)
     whole.compile(loss=LOSSES)
     predicted = whole(x, training=True)
     assert len(whole.losses) == 4  # two calls of `shared`, two kernels
-    expected = float(whole.compute_loss(x, y, predicted))
+    expected = float(copied(ops.stop_gradient(whole.compute_loss(x, y, predicted))))
     for at in CUTS:
         split = ks.split(model, at, allow_crossing=True)
         before = values_of(model)
@@ -235,7 +238,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(reduction):
     x, y, weights = (DICE.integers(low, high, (8, 5)) for low, high in ((0, 9), (0, 3), (1, 4)))
     x[:4, 1:] = 0  # the first half is padding, mostly
     loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
-    split = ks.split(model, ["gru"], allow_crossing=True)
+    split = ks.split(model, ["embedded"], allow_crossing=True)
     at_once, in_parts = (
         split_gradients(split, x, y, loss, sample_weight=weights.astype("float32"), micro_batches=count)
         for count in (1, 4)
@@ -289,15 +292,10 @@ def test_stages_that_know_nothing_of_each_other_but_bytes_take_the_same_step(sma
 
 
 def refused(message, split, *args, **options):
-    before = values_of(split.model)
+    before = [copied(weight) for weight in split.model.trainable_variables]
     with pytest.raises(ks.SplitError, match=message):
         ks.train_step(split, *args, **options)
-    assert same_bits([copied(weight) for weight in split.model.trainable_variables], weights_in(split, before))
-
-
-def weights_in(split, values):
-    trainable = {id(variable) for variable in split.model.trainable_variables}
-    return [value for variable, value in zip(split.model.variables, values, strict=True) if id(variable) in trainable]
+    assert same_bits(split.model.trainable_variables, before)
 
 
 @pytest.fixture
@@ -317,8 +315,8 @@ def test_optimisers_that_do_not_fit_the_stages_are_refused(pair):
     one = adam()
     refused("one optimizer for each stage, as a list or by name; got Adam.*ks.stage_optimizers", pair, X, Y, "mse", one)
     refused("got 'adam'.*their state is in them", pair, X, Y, "mse", "adam")
-    refused("3 optimizers for 2 stages, a and b", pair, X, Y, "mse", [adam(), adam(), adam()])
-    refused("`optimizers` names c; the stages are a and b", pair, X, Y, "mse", {"a": adam(), "c": adam()})
+    refused("3 optimizers for 2 stages, .a. and .b.", pair, X, Y, "mse", [adam(), adam(), adam()])
+    refused("`optimizers` names .c.; the stages are .a. and .b.", pair, X, Y, "mse", {"a": adam(), "c": adam()})
     refused("Stage 'b' has trainable variables, and `optimizers` has none", pair, X, Y, "mse", {"a": adam()})
     refused("Stages 'a' and 'b' have the same optimizer: each needs its own", pair, X, Y, "mse", [one, one])
     refused("The optimizer of stage 'b' is 'adam', which keeps no state", pair, X, Y, "mse", [one, "adam"])
@@ -326,7 +324,7 @@ def test_optimisers_that_do_not_fit_the_stages_are_refused(pair):
     refused("The optimizer of stage 'a' scales the loss.*mixed_bfloat16", pair, X, Y, "mse", [scaled, one])
     used = adam()
     used.build([keras.Variable([1.0])])
-    refused("The optimizer of stage 'a' cannot be applied.*take new ones", pair, X, Y, "mse", [used, one])
+    refused("The optimizer of stage 'a' has been used for other variables", pair, X, Y, "mse", [used, one])
     with pytest.raises(ks.SplitError, match="No optimizers can be made from 'adamant'"):
         ks.stage_optimizers(pair, "adamant")
 
@@ -339,7 +337,7 @@ def test_targets_losses_and_batches_that_do_not_fit_are_refused(pair):
         "A batch of 6 samples does not go into 4 equal micro-batches", pair, X, Y, "mse", optimizers, micro_batches=4
     )
     refused("`micro_batches` must be a whole number, at least 1; got 0", pair, X, Y, "mse", optimizers, micro_batches=0)
-    refused("No trainable variable of 'pair' has a gradient", pair, X, Y, None, optimizers)
+    refused("There is no loss: pass `loss`", pair, X, Y, None, optimizers)
 
 
 def test_what_would_need_its_loss_scaled_is_refused():
@@ -353,7 +351,7 @@ def test_what_would_need_its_loss_scaled_is_refused():
 
 def test_a_stage_alone_says_what_it_misses(pair):
     trainer = StageTrainer(pair["b"])
-    with pytest.raises(ks.SplitError, match="Stage 'b' takes first; first is missing"):
+    with pytest.raises(ks.SplitError, match="Stage 'b' takes .first.; .first. is missing"):
         trainer.forward({"x": X})
     with pytest.raises(ks.SplitError, match="forward comes first, and then one backward"):
         trainer.backward({})

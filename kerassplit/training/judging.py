@@ -32,6 +32,11 @@ class Judge:
             except (ValueError, TypeError, KeyError) as error:
                 raise _unusable(error) from error
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no loss to compute."""
+        return self._keras is None
+
     def __call__(
         self, parts: Sequence[Mapping[str, Any]], y: Any, sample_weight: Any = None
     ) -> tuple[float, list[dict[str, Any]]]:
@@ -92,8 +97,9 @@ class _Nothing(keras.Model):
 
 def _unusable(error: Exception) -> SplitError:
     said = str(error.args[0]) if error.args else type(error).__name__
+    said = " ".join(said.split())[:300]
     return SplitError(
-        f"The loss cannot be computed: {said.strip()} Pass `loss` as in `model.compile`, and `y` and `sample_weight` as "
+        f"The loss cannot be computed: {said} Pass `loss` as in `model.compile`, and `y` and `sample_weight` as "
         "in `model.fit`."
     )
 

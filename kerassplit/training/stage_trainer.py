@@ -12,7 +12,7 @@ import keras
 from kerassplit.errors import SplitError
 from kerassplit.graph import all_layers
 from kerassplit.names import listed
-from kerassplit.rebuild import logits_behind, mask_on, without_mask
+from kerassplit.rebuild import is_built_for_others, logits_behind, mask_on, without_mask
 from kerassplit.stages import Stage
 from kerassplit.training.gradients import is_real, plus, record, without_recording
 
@@ -53,7 +53,7 @@ class StageTrainer:
         stage: The stage.
         variables: The trainable variables of its model.
         gradients: For each of them the gradient so far; `None` where there is none.
-        added_loss: What its layers have added to the loss so far (`add_loss`, regularisers).
+        added_losses: What its layers have added to the loss so far (`add_loss`, regularisers).
     """
 
     def __init__(
@@ -74,6 +74,9 @@ class StageTrainer:
             back_to: Its inputs whose gradients are wanted: by default all of real numbers. Names of others do no harm.
             owned: Which of its model's trainable variables it trains, by their places; by default all.
 
+        Raises:
+            SplitError: The optimiser has been used for other variables.
+
         Example:
 
         >>> head = StageTrainer(ks.load("stages", stages=["head"])[0], keras.optimizers.Adam(), back_to=())
@@ -85,12 +88,17 @@ class StageTrainer:
         self.stage = stage
         self.variables: list[keras.Variable] = list(stage.model.trainable_variables)
         self.gradients: list[Any] = [None] * len(self.variables)
-        self.added_loss = 0.0
+        self.added_losses: list[float] = []
         self._optimizer = optimizer
         self._judged = frozenset(judged)
         self._back_to = frozenset(stage.inputs if back_to is None else back_to)
         self._owned = tuple(range(len(self.variables)) if owned is None else owned)
         self._ways_back: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
+        if optimizer and is_built_for_others(optimizer, [self.variables[place] for place in self._owned]):
+            raise SplitError(
+                f"The optimizer of stage '{stage.name}' has been used for other variables. It belongs to the stage that it "
+                "was first used for: after another split, or once other layers are trainable, take a new one."
+            )
 
     def forward(
         self, tensors: Mapping[str, Any], number: int = 0, *, share: float = 1.0, regularized: bool = True
@@ -135,7 +143,7 @@ class StageTrainer:
         else:
             with without_recording():
                 results, others = run(values)
-        self.added_loss += sum(float(keras.ops.convert_to_numpy(loss)) for loss in results[len(made) :])
+        self.added_losses += [float(keras.ops.convert_to_numpy(loss)) for loss in results[len(made) :]]
         return {**dict(zip(made, results, strict=False)), **others}
 
     def backward(self, gradients: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
@@ -164,26 +172,20 @@ class StageTrainer:
         """Has the optimiser apply the gradients; the next step can begin.
 
         Raises:
-            SplitError: There is no optimiser, or it was built for other variables. Nothing has changed then.
+            SplitError: There is no optimiser. Nothing has changed then.
         """
         mine = [(self.gradients[place], self.variables[place]) for place in self._owned]
         if any(gradient is not None for gradient, _ in mine):
             if self._optimizer is None:
                 raise SplitError(f"Stage '{self.stage.name}' has trainable variables and no optimizer.")
-            try:
-                with without_recording():
-                    self._optimizer.apply(*map(list, zip(*mine, strict=True)))
-            except ValueError as error:
-                raise SplitError(
-                    f"The optimizer of stage '{self.stage.name}' cannot be applied: {error} An optimizer belongs to the "
-                    "stage that it was first used for; after another split take new ones."
-                ) from error
+            with without_recording():
+                self._optimizer.apply(*map(list, zip(*mine, strict=True)))
         self.forget()
 
     def forget(self) -> None:
         """Drops what the step has computed so far; statistics and seeds stay as they are."""
         self.gradients = [None] * len(self.variables)
-        self.added_loss = 0.0
+        self.added_losses = []
         self._ways_back.clear()
 
     def add(self, place: int, gradient: Any) -> None:

@@ -48,7 +48,7 @@ def train_step(
 
     In eager mode the gradients are equal to the whole model's bit for bit, and so are updates of statistics and
     generators of random numbers; those of layers that are called several times, and of tensors that several stages use,
-    may differ by rounding. Each optimiser sees its stage only: `clipnorm` and the like do the same as in the whole
+    may differ by rounding. Where `split` has warned that a loss is masked no more, pass the mask in `sample_weight`. Each optimiser sees its stage only: `clipnorm` and the like do the same as in the whole
     model, `global_clipnorm` takes the norm of the stage.
 
     Source: split learning, Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018);
@@ -89,8 +89,6 @@ def train_step(
         for stage, role in zip(split, roles_of(split), strict=True)
     ]
     total = _forward_and_back(split, trainers, judge_of(split, loss), x, y, sample_weight, micro_batches)
-    if all(gradient is None for trainer in trainers for gradient in trainer.gradients):
-        raise SplitError(f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them.")
     for trainer in trainers:
         trainer.apply()
     return total
@@ -197,13 +195,27 @@ def _forward_and_back(
     for number, tensors in enumerate(parts):
         for trainer in trainers:
             tensors.update(trainer.forward(tensors, number, share=1 / count, regularized=number == 0))
+    added = [loss for trainer in trainers for loss in trainer.added_losses]
+    check_for_a_loss(judge, added)
     loss, gradients = judge(parts, y, sample_weight)
     for number, slopes in enumerate(gradients):
         for trainer in reversed(trainers):
             for name, slope in trainer.backward(slopes, number).items():
                 slopes[name] = plus(slopes.get(name), slope)
     _gather_shared(trainers)
-    return loss + sum(trainer.added_loss for trainer in trainers)
+    if all(gradient is None for trainer in trainers for gradient in trainer.gradients):
+        raise SplitError(f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them.")
+    return loss + sum(added)
+
+
+def check_for_a_loss(judge: Judge, added: Sequence[float]) -> None:
+    """Sees that there is something to train for.
+
+    Raises:
+        SplitError: No loss was given, and no layer adds one.
+    """
+    if judge.is_idle and not added:
+        raise SplitError("There is no loss: pass `loss`, as in `model.compile`. No layer adds one, either.")
 
 
 def _gather_shared(trainers: Sequence[StageTrainer]) -> None:
