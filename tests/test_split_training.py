@@ -44,7 +44,8 @@ def test_the_server_refuses_what_is_no_step_and_ends_with_its_parent(tmp_path):
         import kerassplit as ks, run
         from kerassplit.wire import pack
         ks.split(run.network(), "pooled", names=["head", "tail"]).save("stages")
-        server = subprocess.Popen([sys.executable, {str(EXAMPLE / "server.py")!r}, "stages"], stdin=-1, stdout=-1, text=True)
+        command = [sys.executable, {str(EXAMPLE / "server.py")!r}, "stages"]
+        server = subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
         port = int(server.stdout.readline().split()[1])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         for body in (b"no tensors", pack({{"rows": run.np.array([5000])}})):

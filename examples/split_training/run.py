@@ -1,13 +1,13 @@
 """Split training: a client that keeps its images and a server that keeps its labels train one model together.
 
-Two processes share a small network for handwritten digits. The client (client.py) has the images and the head, up to the
-cut; the server (server.py) has the labels and the tail. In each step the head's output goes to the server, and the gradient
-with respect to it comes back: neither process ever has the other's data or weights. This is the plain SplitNN of Gupta &
-Raskar, "Distributed learning of deep neural network over multiple agents" (2018). (What crosses is not secret: much of an
-image can be guessed from the output of a shallow head.)
+Two processes share a small network for handwritten digits. The client (client.py) has the images and the head, up to
+the cut; the server (server.py) has the labels and the tail. In each step the head's output goes to the server, and the
+gradient with respect to it comes back: neither process ever has the other's data or weights. This is the plain SplitNN
+of Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018). (What crosses is not
+secret: much of an image can be guessed from the output of a shallow head.)
 
-This script cuts and saves the model, runs both, and then takes the same steps alone, with `ks.train_step` on the uncut
-data: the weights come out the same. Needs scikit-learn, which brings the digits.
+This script cuts and saves the model, runs both, and then takes the same steps alone, with `ks.train_step`: the weights
+come out the same. Needs scikit-learn, which brings the digits.
 """
 
 import os

@@ -56,7 +56,7 @@ def handler(tail: Tail) -> type[http.server.BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         timeout = 60
 
-        def do_POST(self) -> None:  # noqa: N802 (as http.server has it)
+        def do_POST(self) -> None:
             size = self.headers.get("Content-Length", "")
             if not size.isdigit() or int(size) > MOST_BYTES:
                 self.answer(413, f"Expected a body of at most {MOST_BYTES} bytes.".encode())

@@ -1,8 +1,8 @@
 """Training on Ray: each stage in a process of its own, micro-batches on their way through them.
 
-All micro-batches are sent to all stages at once; a stage's call gets references to what the calls before it will give, so
-a stage works on one micro-batch while the next works on the one before, and tensors go from process to process. What the
-model gives comes here, where the loss is computed and the labels stay; its gradients go back the same way.
+All micro-batches are sent to all stages at once; a stage's call gets references to what the calls before it will give:
+a stage works on one micro-batch while the next works on the one before, and tensors go from process to process. What
+the model gives comes here, where the loss is computed and the labels stay; its gradients go back the same way.
 """
 
 import contextlib
@@ -28,7 +28,6 @@ from kerassplit.manifest import MANIFEST, read_manifest
 from kerassplit.stages import Split
 from kerassplit.training.judging import judge_of
 from kerassplit.training.optimizers import checked_optimizers, stage_optimizers
-from kerassplit.training.stage_trainer import Role
 from kerassplit.training.stepping import check_for_a_loss, micro_batches_of, roles_of
 
 
@@ -36,17 +35,17 @@ class RayTraining:
     """Trains a split on Ray, each stage in a process of its own.
 
     A step is that of `kerassplit.train_step` with as many micro-batches: all of them go forward, the loss of the whole
-    batch is computed, all go back, and each stage's optimiser applies the sum of its gradients. The source is GPipe (Huang
-    et al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", NeurIPS 2019), without its
-    recomputing: a stage keeps what it needs for the way back of every micro-batch.
+    batch is computed, all go back, and each stage's optimiser applies the sum of its gradients. The source is GPipe
+    (Huang et al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", NeurIPS 2019),
+    without its recomputing: a stage keeps what it needs for the way back of every micro-batch.
 
     The stages' variables live in the processes. They come back into the split, and the optimisers' states into the
     optimisers, when the `with` block ends or `bring_back` is called: all at once or, where that fails, not at all.
 
-    A process that dies, or a stage that fails, ends the training: `RunError` names the stage and the step, and the split's
-    variables are those of the last `bring_back`, or those before the training. To lose no more than ten steps, call
-    `bring_back` every ten steps; to go on, begin another training of the same split with the same optimisers. Any other
-    error between two steps loses nothing.
+    A process that dies, or a stage that fails, ends the training: `RunError` names the stage and the step (counted from
+    0 in this training), and the split's variables are those of the last `bring_back`, or those before the training. To
+    lose no more than ten steps, call `bring_back` every ten steps; to go on, begin another training of the same split
+    with the same optimisers. Any other error between two steps loses nothing.
     """
 
     def __init__(
@@ -66,15 +65,15 @@ class RayTraining:
             split: The split. Leave its variables alone meanwhile.
             loss: As `train_step` takes it.
             optimizers: As `train_step` takes them; one for all is taken too: each stage gets its own copy.
-            micro_batches: In how many equal parts every batch goes through the stages. With as many as there are stages, or
-                more, all stages have work most of the time.
+            micro_batches: In how many equal parts every batch goes through the stages. With one, only one stage works
+                at a time; with several times as many as there are stages, all have work most of the time.
             num_cpus: CPUs that Ray sets aside for each stage; see `kerassplit.engines.ray_core.RayOptions`.
             num_gpus: GPUs, likewise.
             address: Of a Ray cluster, likewise.
 
         Raises:
-            SplitError: Ray is missing, the optimisers do not fit the stages, or stages share a layer whose statistics or
-                random numbers change in training.
+            SplitError: Ray is missing, the optimisers do not fit the stages, or stages share a layer whose statistics
+                or random numbers change in training.
 
         Example:
 
@@ -240,7 +239,7 @@ class RayTraining:
         self._wait([*calls, *self._apply()])
 
     def _apply(self) -> list[tuple[int, Any]]:
-        """Every optimiser's step; variables that several stages share are trained by the first and sent to the others."""
+        """Every optimiser's step; variables that stages share are trained by the first and sent to the others."""
         calls = []
         for place, actor in enumerate(self._actors):
             mine = [(there, here, other) for owner, there, other, here in self._links if owner == place]
@@ -313,6 +312,6 @@ def _refuse_shared_states(split: Split) -> None:
                 if other != stage.name:
                     raise SplitError(
                         f"Stages '{other}' and '{stage.name}' share layer '{layer.name}', whose statistics or random "
-                        "numbers change in training: two processes would have two of them. Cut so that one stage has it, "
-                        "or use kerassplit.train_step."
+                        "numbers change in training: two processes would have two of them. Cut so that one stage has "
+                        "it, or use kerassplit.train_step."
                     )

@@ -24,7 +24,7 @@ class TrainingActor:
         optimizer: dict[str, Any] | None,
         slots: Sequence[np.ndarray],
     ) -> int:
-        """Loads the stage, gives its variables and its optimiser's their values, and tells the number of the process."""
+        """Loads the stage, sets its variables and those of its optimiser, and gives the number of the process."""
         try:
             stage = shipment.unpack(content)
             for variable, value in zip(stage.model.variables, values, strict=True):

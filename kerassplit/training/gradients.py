@@ -66,7 +66,7 @@ def plus(one: Any, other: Any) -> Any:
 
 
 def dense(gradient: Any) -> Any:
-    """A gradient as one tensor; on TensorFlow that of an embedding is its rows apart, of which the same may be there twice."""
+    """A gradient as one tensor; that of an embedding, on TensorFlow, is rows apart, the same one perhaps twice."""
     is_tensor = keras.backend.backend() != "tensorflow" or gradient is None
     return gradient if is_tensor else import_module("tensorflow").convert_to_tensor(gradient)
 

@@ -66,8 +66,8 @@ def checked_optimizers(split: Split, optimizers: Any) -> Optimizers:
         given = dict(zip(names, optimizers, strict=True))
     else:
         raise SplitError(
-            f"`optimizers` is one optimizer for each stage, as a list or by name; got {_shown(optimizers)}. Make them once "
-            f"and keep them, for their state is in them: optimizers = ks.stage_optimizers(split, {_shown(optimizers)})."
+            f"`optimizers` is one optimizer for each stage, as a list or by name; got {_shown(optimizers)}. Make them "
+            f"once and keep them, for their state is in them: optimizers = ks.stage_optimizers(split, {_shown(optimizers)})."
         )
     _check_each(given)
     for stage in split:
@@ -95,8 +95,8 @@ def _check_each(given: Optimizers) -> None:
         other = first.setdefault(id(optimizer), name)
         if other != name:
             raise SplitError(
-                f"Stages '{other}' and '{name}' have the same optimizer: each needs its own. ks.stage_optimizers(split, "
-                "optimizer) makes them."
+                f"Stages '{other}' and '{name}' have the same optimizer: each needs its own. "
+                "ks.stage_optimizers(split, optimizer) makes them."
             )
 
 

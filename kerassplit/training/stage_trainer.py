@@ -46,8 +46,8 @@ class Role:
 class StageTrainer:
     """Trains one stage.
 
-    A step is `forward`, then `backward` with the gradient that came back, then `apply`. Several micro-batches go forward
-    and back one by one, told apart by a number, before one `apply`: their gradients are summed.
+    A step is `forward`, then `backward` with the gradient that came back, then `apply`. Several micro-batches, told
+    apart by a number, go forward and back before one `apply`: their gradients are summed.
 
     Attributes:
         stage: The stage.
@@ -96,8 +96,8 @@ class StageTrainer:
         self._ways_back: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
         if optimizer and is_built_for_others(optimizer, [self.variables[place] for place in self._owned]):
             raise SplitError(
-                f"The optimizer of stage '{stage.name}' has been used for other variables. It belongs to the stage that it "
-                "was first used for: after another split, or once other layers are trainable, take a new one."
+                f"The optimizer of stage '{stage.name}' has been used for other variables. It belongs to the stage that "
+                "it was first used for: after another split, or once other layers are trainable, take a new one."
             )
 
     def forward(

@@ -43,13 +43,14 @@ def train_step(
 
     Every stage runs forward in training mode. Then, from the last to the first, each gets the gradient of what it gave,
     and of nothing else, computes those of its own variables and of what it was given, and in the end its own optimiser
-    applies them. A stage needs to know nothing of the others but what crosses, and so they can be on different machines:
-    see `examples/split_training` and `kerassplit.engines.ray_training`.
+    applies them. A stage needs to know nothing of the others but what crosses, and so they can be on different
+    machines: see `examples/split_training` and `kerassplit.engines.ray_training`.
 
     In eager mode the gradients are equal to the whole model's bit for bit, and so are updates of statistics and
-    generators of random numbers; those of layers that are called several times, and of tensors that several stages use,
-    may differ by rounding. Where `split` has warned that a loss is masked no more, pass the mask in `sample_weight`. Each optimiser sees its stage only: `clipnorm` and the like do the same as in the whole
-    model, `global_clipnorm` takes the norm of the stage.
+    generators of random numbers; gradients of layers that are called several times, and of tensors that several stages
+    use, may differ by rounding. A variable that several stages share is trained by the first of them. Where `split` has
+    warned that a loss is masked no more, pass the mask in `sample_weight`. Each optimiser sees its stage only:
+    `clipnorm` and the like do the same as in the whole model, `global_clipnorm` takes the norm of the stage.
 
     Source: split learning, Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018);
     Vepakomma et al., "Split learning for health" (2018). Micro-batches: Huang et al., "GPipe" (NeurIPS 2019).
@@ -65,16 +66,17 @@ def train_step(
         sample_weight: As `fit` takes it.
         micro_batches: In how many equal parts the batch goes through the stages, one after another; their gradients are
             summed before the optimisers apply them. The loss is that of the whole batch, whatever its reduction. What
-            differs from one part is batch normalisation, which sees a part at a time, and what layers draw; what they add
-            with `add_loss` is averaged over the parts. In this process all parts are kept until their gradients are
-            there, which takes as much memory as one.
+            differs from one part is batch normalisation, which sees a part at a time, and what layers draw; what they
+            add with `add_loss` is averaged over the parts. In this process all parts are kept until their gradients
+            are there, which takes as much memory as one.
 
     Returns:
         The loss, before the step.
 
     Raises:
         SplitError: The input, the targets or the loss do not fit the model; the optimisers do not fit the stages; or a
-            loss would have to be scaled (float16). No weight has changed then.
+            loss would have to be scaled (float16). Nothing has been trained then; statistics and generators may have
+            gone on, as in any call in training mode.
 
     Example:
 
@@ -174,8 +176,8 @@ def micro_batches_of(split: Split, x: Any, count: int) -> list[dict[str, Any]]:
     [total] = rows
     if total % count:
         raise SplitError(
-            f"A batch of {total} samples does not go into {count} equal micro-batches: pass `micro_batches` that divides "
-            f"{total}."
+            f"A batch of {total} samples does not go into {count} equal micro-batches: pass `micro_batches` that "
+            f"divides {total}."
         )
     size = total // count
     try:
