@@ -65,6 +65,7 @@ def handler(tail: Tail) -> type[http.server.BaseHTTPRequestHandler]:
             try:
                 self.answer(200, tail.step(self.rfile.read(int(size))))
             except (ValueError, KeyError, IndexError) as error:  # what was sent is no step
+                tail.trainer.forget()
                 self.answer(400, f"{type(error).__name__}: {error}".encode())
 
         def answer(self, status: int, content: bytes) -> None:

@@ -194,7 +194,10 @@ class RayTraining:
                 values, slots = arrays(stage.model.variables), arrays(_variables_of(optimizer))
                 file = self._ray.put(content_of(folder, entry))
                 loading.append((place, self._actors[place].load.remote(shipment, file, role, values, told, slots)))
-            self._wait(loading)
+            try:
+                self._wait(loading)
+            except RunError as error:
+                raise SplitError(f"The training cannot begin. {error}") from error
 
     def _forward(self, parts: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float]]:
         """All micro-batches through all stages: what the loss sees of each, and what the layers add to it."""
@@ -264,8 +267,8 @@ class RayTraining:
     def _failure(self, place: int, why: str) -> RunError:
         name = self._split[place].name
         return RunError(
-            f"Stage '{name}', step {self._steps}: {why.rstrip('.')}. The training is over; the variables of "
-            f"'{self._split.name}' are those of the last `bring_back`, or those before the training.",
+            f"Stage '{name}', step {self._steps}: {' '.join(why.split()).rstrip('.')[:1000]}. The variables of "
+            f"'{self._split.name}' are those of the last `bring_back`, or those before the training, which is over.",
             stage=name,
             batch=self._steps,
             rows=(0, 0),

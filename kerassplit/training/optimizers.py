@@ -67,7 +67,7 @@ def checked_optimizers(split: Split, optimizers: Any) -> Optimizers:
     else:
         raise SplitError(
             f"`optimizers` is one optimizer for each stage, as a list or by name; got {_shown(optimizers)}. Make them "
-            f"once and keep them, for their state is in them: optimizers = ks.stage_optimizers(split, {_shown(optimizers)})."
+            "once and keep them, for their state is in them: optimizers = ks.stage_optimizers(split, optimizer)."
         )
     _check_each(given)
     for stage in split:

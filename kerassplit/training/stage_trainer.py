@@ -96,8 +96,8 @@ class StageTrainer:
         self._ways_back: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
         if optimizer and is_built_for_others(optimizer, [self.variables[place] for place in self._owned]):
             raise SplitError(
-                f"The optimizer of stage '{stage.name}' has been used for other variables. It belongs to the stage that "
-                "it was first used for: after another split, or once other layers are trainable, take a new one."
+                f"The optimizer of stage '{stage.name}' has been used for other variables. It belongs to the stage "
+                "that it was first used for: after another split, or once other layers are trainable, take a new one."
             )
 
     def forward(
