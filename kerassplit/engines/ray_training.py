@@ -28,7 +28,7 @@ from kerassplit.manifest import MANIFEST, read_manifest
 from kerassplit.stages import Split
 from kerassplit.training.judging import judge_of
 from kerassplit.training.optimizers import checked_optimizers, stage_optimizers
-from kerassplit.training.stepping import check_for_a_loss, micro_batches_of, roles_of
+from kerassplit.training.stepping import check_for_a_loss, micro_batches_of, nothing_to_train, roles_of
 
 
 class RayTraining:
@@ -239,7 +239,10 @@ class RayTraining:
                 done, *given = references if isinstance(references, list) else [references]
                 crossing += zip(role.back_to, given, strict=True)
                 calls.append((place, done))
-        self._wait([*calls, *self._apply()])
+        self._wait(calls)
+        if not any(self._wait(self._apply())):  # what the optimisers' steps tell; shared variables tell nothing
+            self._steady = True
+            raise SplitError(nothing_to_train(self._split))
 
     def _apply(self) -> list[tuple[int, Any]]:
         """Every optimiser's step; variables that stages share are trained by the first and sent to the others."""

@@ -70,15 +70,17 @@ class TrainingActor:
         """The gradients of variables that another stage trains."""
         return [_array(self.trainer.gradients[place]) for place in places]
 
-    def apply(self, shared: Sequence[Sequence[int]], *parts: Sequence[Any]) -> None:
-        """The optimiser's step, with the gradients that other stages have of shared variables."""
+    def apply(self, shared: Sequence[Sequence[int]], *parts: Sequence[Any]) -> bool:
+        """The optimiser's step, with the gradients that other stages have of shared variables: whether there are any."""
         try:
             for places, gradients in zip(shared, parts, strict=True):
                 for place, gradient in zip(places, gradients, strict=True):
                     self.trainer.add(place, gradient)
+            trained = any(gradient is not None for gradient in self.trainer.gradients)
             self.trainer.apply()
         except Exception as error:
             raise StageFailure(in_words(error)) from None
+        return trained
 
     def values(self, places: Sequence[int]) -> list[np.ndarray]:
         """The values of trainable variables."""

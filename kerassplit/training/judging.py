@@ -64,7 +64,7 @@ class Judge:
 
         try:
             [loss], _, back = record(run, [values[name] for name in real], range(len(real)))
-        except (ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # shapes that do not fit are another error on each backend
             raise _unusable(error) from error
         _, slopes = back([keras.ops.ones_like(loss)])
         gradients = {name: slope for name, slope in zip(real, slopes, strict=True) if slope is not None}
@@ -105,9 +105,9 @@ def _unusable(error: Exception) -> SplitError:
 
 
 def _whole(parts: Sequence[Any], name: str) -> Any:
-    """The micro-batches of an output as one batch."""
+    """The micro-batches of an output, which may be arrays, as one batch and one tensor."""
     if len(parts) == 1:
-        return parts[0]
+        return None if parts[0] is None else keras.ops.convert_to_tensor(parts[0])
     name = name.partition("\0")[0]
     if any(part is None or not len(part.shape) for part in parts):
         raise SplitError(f"Output '{name}' has no samples along its first dimension: pass micro_batches=1.")

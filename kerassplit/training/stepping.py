@@ -206,8 +206,13 @@ def _forward_and_back(
                 slopes[name] = plus(slopes.get(name), slope)
     _gather_shared(trainers)
     if all(gradient is None for trainer in trainers for gradient in trainer.gradients):
-        raise SplitError(f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them.")
+        raise SplitError(nothing_to_train(split))
     return loss + sum(added)
+
+
+def nothing_to_train(split: Split) -> str:
+    """What to say where no gradient came back."""
+    return f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them."
 
 
 def check_for_a_loss(judge: Judge, added: Sequence[float]) -> None:
