@@ -132,12 +132,14 @@ def test_mistakes_between_steps_lose_nothing():
     assert all_gone()
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_stage_is_said_with_its_name():
     split = pair()
     with pytest.raises(ks.RunError, match="Stage 'a', step 0: "), RayTraining(split, "mse", "sgd") as training:
         training.step(np.ones((6, 5), "float32"), Y)
 
 
+@pytest.mark.slow
 def test_stages_work_at_the_same_time():
     nap = lambda x: __import__("time").sleep(0.4) or x  # noqa: E731 (Keras saves lambdas, and no functions)
     x = keras.Input((4,), name="x")

@@ -71,7 +71,7 @@ class TrainingActor:
         return [_array(self.trainer.gradients[place]) for place in places]
 
     def apply(self, shared: Sequence[Sequence[int]], *parts: Sequence[Any]) -> bool:
-        """The optimiser's step, with the gradients that other stages have of shared variables: whether there are any."""
+        """The optimiser's step, with what other stages have of shared variables: whether there were gradients."""
         try:
             for places, gradients in zip(shared, parts, strict=True):
                 for place, gradient in zip(places, gradients, strict=True):
