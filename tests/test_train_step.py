@@ -45,7 +45,8 @@ def check_gradients(model, x, splits):
     theirs = gradients(model, lambda: sparse_categorical_crossentropy(LABELS[: len(x)], model(x, training=True)))
     after = values_of(model)
     assert len(theirs) > 100
-    assert not same_bits(before, after)
+    statistics = any("moving" in variable.path for variable in model.variables)  # ConvNeXt has none
+    assert same_bits(before, after) != statistics
     assert sum(bool(np.any(copied(one))) for one in theirs) > 50  # the numbers say something
     for split in splits:
         put_back(model, before)
@@ -59,14 +60,14 @@ def check_gradients(model, x, splits):
 def test_gradients_and_statistics_are_the_models_to_the_bit(name, applications, images):
     model = applications(name)
     points = ks.split_points(model)
-    in_two = [ks.split(model, points[len(points) * place // 8].name) for place in (1, 6)]
-    check_gradients(model, images(model)[:1], [*in_two, ks.split(model, cuts(model, 4))])
+    in_two = ks.split(model, points[len(points) * 5 // 8].name)
+    check_gradients(model, images(model), [in_two, ks.split(model, cuts(model, 4))])
 
 
 @pytest.mark.slow
 def test_at_every_split_point_the_gradients_are_the_models_to_the_bit():
-    model = application("ResNet50", 32)
-    x = DICE.normal(size=(1, 32, 32, 3)).astype("float32")
+    model = application("ResNet50", 64)
+    x = DICE.normal(size=(1, 64, 64, 3)).astype("float32")
     check_gradients(model, x, (ks.split(model, point.name) for point in ks.split_points(model)))
 
 
@@ -229,15 +230,16 @@ def test_the_parts_of_one_loss_are_there_once_whoever_shares_a_layer():
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
 def test_micro_batches_give_the_gradients_of_the_whole_batch(reduction):
-    words = keras.Input((5,), dtype="int32", name="words")
-    x = keras.layers.Embedding(9, 4, mask_zero=True, embeddings_regularizer="l2", name="embedded")(words)
-    x = keras.layers.Dense(4, activation="tanh", name="dense")(x)
-    model = keras.Model(words, keras.layers.Dense(3, activation="softmax", name="scores")(x))
+    steps = keras.Input((5, 3), name="steps")
+    x = keras.layers.Dense(4, use_bias=False, kernel_regularizer="l2", name="first")(steps)
+    x = keras.layers.Dense(4, activation="tanh", name="second")(keras.layers.Masking(name="masking")(x))
+    model = keras.Model(steps, keras.layers.Dense(3, activation="softmax", name="scores")(x))
     randomize(model, 2)
-    x, y, weights = (DICE.integers(low, high, (8, 5)) for low, high in ((0, 9), (0, 3), (1, 4)))
-    x[:4, 1:] = 0  # the first half is padding, mostly
+    x = DICE.normal(size=(8, 5, 3)).astype("float32")
+    y, weights = DICE.integers(0, 3, (8, 5)), DICE.integers(1, 4, (8, 5))
+    x[:4, 1:] = 0  # most of the first half is masked
     loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
-    split = ks.split(model, ["embedded"], allow_crossing=True)
+    split = ks.split(model, "first")
     at_once, in_parts = (
         split_gradients(split, x, y, loss, sample_weight=weights.astype("float32"), micro_batches=count)
         for count in (1, 4)
