@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from kerassplit.training.feature_dataset import FeatureDataset
     from kerassplit.training.features import cache_features
     from kerassplit.training.fine_tuning import fine_tune
+    from kerassplit.training.optimizers import stage_optimizers
+    from kerassplit.training.stepping import train_step
 
 _HOME = {
     "AmbiguousTensorError": "errors",
@@ -82,9 +84,11 @@ _HOME = {
     "profile": "costs.profiling",
     "split": "cutting",
     "split_points": "points",
+    "stage_optimizers": "training.optimizers",
     "tap": "pieces",
     "to_sequential": "pieces",
     "trace": "tracing",
+    "train_step": "training.stepping",
     "verify": "receipt",
     "with_outputs": "exits",
 }
@@ -129,9 +133,11 @@ __all__ = [
     "profile",
     "split",
     "split_points",
+    "stage_optimizers",
     "tap",
     "to_sequential",
     "trace",
+    "train_step",
     "verify",
     "with_outputs",
 ]

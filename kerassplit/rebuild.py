@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import keras
 import numpy as np
 from keras.src.backend.common import global_state
-from keras.src.backend.common.masking import get_keras_mask
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.layers.layer import CallContext
 from keras.src.ops import function as keras_function
 from keras.src.ops.function import make_node_key
@@ -687,6 +687,34 @@ def _made_again(one: Any, what: str) -> Any:
 def without_mask(tensor: Any) -> Any:
     """A tensor as another process would get it: without the mask that Keras hangs on it."""
     return tensor if get_keras_mask(tensor) is None else keras.ops.copy(tensor)
+
+
+def mask_on(tensor: Any) -> Any:
+    """The mask that Keras hangs on a tensor, or `None`."""
+    return get_keras_mask(tensor)
+
+
+def logits_behind(tensor: Any) -> Any:
+    """What a softmax or sigmoid made a tensor of: Keras's cross-entropies on TensorFlow take that in its place."""
+    return getattr(tensor, "_keras_logits", None) if keras.backend.backend() == "tensorflow" else None
+
+
+def as_made(value: Any, mask: Any, logits: Any) -> Any:
+    """A tensor as a layer gave it to a loss, with the mask and the logits that Keras hung on it."""
+    if mask is None and logits is None:
+        return value
+    tensor = keras.ops.copy(value)
+    if mask is not None:
+        set_keras_mask(tensor, mask)
+    if logits is not None:
+        tensor._keras_logits = logits
+    return tensor
+
+
+def is_built_for_others(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> bool:
+    """Whether an optimiser has been used, and not for these variables."""
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    return optimizer.built and any(id(variable) not in known for variable in variables)
 
 
 def as_converted(layer: keras.Layer, value: Any) -> Any:

@@ -127,16 +127,16 @@ def run(
     route = route_in(manifest)
     options.check([step.name for step in route.steps])
     for entry in manifest["stages"]:
-        _content(folder, entry)  # damage is found before there is work, and again when a stage is shipped
+        content_of(folder, entry)  # damage is found before there is work, and again when a stage is shipped
     shipments = [
         partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode=safe_mode)
         for entry in manifest["stages"]
     ]
-    contents = (_content(folder, entry) for entry in manifest["stages"])  # one at a time in this process
+    contents = (content_of(folder, entry) for entry in manifest["stages"])  # one at a time in this process
     return _run(ray, route, contents, shipments, batches, options)
 
 
-def _content(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
+def content_of(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
     """The bytes of a stage's file; an array, so that Ray need not copy them."""
     path = folder / entry["file"]
     try:
@@ -166,7 +166,7 @@ def _run(
         files = [ray.put(content) for content in contents]
         starts = []
         for bundle, number in enumerate(places):
-            actor = _actor(ray, group, bundle, needs[bundle])
+            actor = actor_in(ray, group, bundle, needs[bundle])
             shipment = shipments[number](folder=f"kerassplit-{uuid.uuid4().hex}")
             starts.append((number, partial(_start, actor, shipment, files[number])))
         pipeline = Pipeline(route, options.max_restarts, options.max_retries, lambda: check_resources(ray, needs))
@@ -174,11 +174,11 @@ def _run(
         yield from _in_order(pipeline, batches, options.in_flight or 2 * len(places))
 
 
-def _actor(ray: Any, group: Any, bundle: int, needs: Needs) -> Any:
+def actor_in(ray: Any, group: Any, bundle: int, needs: Needs, kind: type = StageActor) -> Any:
     """What starts a process in its bundle of a placement group."""
     strategies = import_module("ray.util.scheduling_strategies")
     gpus = needs.get("GPU", 0)
-    return ray.remote(StageActor).options(
+    return ray.remote(kind).options(
         num_cpus=needs["CPU"],
         num_gpus=gpus,
         scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(group, bundle),

@@ -170,12 +170,12 @@ class Pipeline:
         exceptions = self._ray.exceptions
         try:
             self._ray.get(done)
-        except self._signs_of_death as error:
+        except signs_of_death(self._ray) as error:
             self._died(worker, error)
         except exceptions.ObjectLostError as error:
             self._from_the_beginning(flight, error)
         except exceptions.RayError as error:
-            cause = _cause(error)
+            cause = cause_of(error)
             if isinstance(cause, exceptions.ObjectLostError):
                 self._from_the_beginning(flight, cause)
                 return
@@ -213,26 +213,16 @@ class Pipeline:
             worker.process = self._ray.get(worker.loading)
             worker.loading = None
             _LOG.info("Stage '%s' runs in process %d.", worker.step.name, worker.process)
-        except self._signs_of_death as error:
+        except signs_of_death(self._ray) as error:
             self._died(worker, error)
         except self._ray.exceptions.RayError as error:
-            raise SplitError(f"Stage '{worker.step.name}' cannot be loaded: {_cause(error)}") from error
-
-    @property
-    def _signs_of_death(self) -> tuple[type[Exception], ...]:
-        exceptions = self._ray.exceptions
-        return (
-            exceptions.RayActorError,
-            exceptions.OutOfMemoryError,
-            exceptions.WorkerCrashedError,
-            exceptions.NodeDiedError,
-        )
+            raise SplitError(f"Stage '{worker.step.name}' cannot be loaded: {cause_of(error)}") from error
 
     def _died(self, worker: Worker, error: Exception) -> None:
         """Puts another process in the place of one that died, and sends to it what that had not answered."""
         self._ray.kill(worker.actor)
         number = self._route.steps.index(worker.step)
-        reason = _cause_of_death(error)
+        reason = cause_of_death(error)
         lost = [flight for flight in worker.calls.values() if not self._went_well(flight.calls[number][1])]
         if lost and not worker.loading and self._has_reached(lost[0], number):  # what it was at when it died
             self._count_failure(lost[0], number, f"its process died ({reason})")
@@ -271,14 +261,25 @@ class Pipeline:
         return bool(ready)
 
 
-def _cause(error: Any) -> Exception:
+def signs_of_death(ray: Any) -> tuple[type[Exception], ...]:
+    """What Ray raises for the call of a process that is no more."""
+    exceptions = ray.exceptions
+    return (
+        exceptions.RayActorError,
+        exceptions.OutOfMemoryError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+    )
+
+
+def cause_of(error: Any) -> Exception:
     """What a stage raised, out of what Ray wraps around it."""
     while getattr(error, "cause", None) is not None:
         error = error.cause
     return error
 
 
-def _cause_of_death(error: Exception) -> str:
+def cause_of_death(error: Exception) -> str:
     """Without the list of all that could be the reason."""
     return str(error).partition("Some common causes")[0].strip().splitlines()[-1]
 

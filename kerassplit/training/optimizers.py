@@ -1,0 +1,114 @@
+"""One optimiser for each stage."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from kerassplit.errors import SplitError
+from kerassplit.graph import all_layers
+from kerassplit.names import listed
+from kerassplit.stages import Split
+
+Optimizers = dict[str, keras.optimizers.Optimizer | None]
+"""By stage; `None` for one that has nothing to train."""
+
+
+def stage_optimizers(split: Split, optimizer: Any) -> Optimizers:
+    """An optimiser of its own for every stage of a split, all configured alike.
+
+    Keep what you get for as long as you train: an optimiser's state (momentum, the number of the step) is in it.
+
+    Args:
+        split: The split.
+        optimizer: An optimiser, its name or its configuration, as `compile` takes it. One that has been used gives its
+            settings, not its state.
+
+    Returns:
+        Optimisers by the names of the stages.
+
+    Raises:
+        SplitError: There is no such optimiser, or it cannot be copied.
+
+    Example:
+
+    >>> optimizers = ks.stage_optimizers(split, keras.optimizers.Adam(1e-3))
+    >>> for x, y in batches:
+    ...     ks.train_step(split, x, y, "sparse_categorical_crossentropy", optimizers)
+    """
+    try:
+        config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
+        return {stage.name: keras.optimizers.deserialize(config) for stage in split}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SplitError(
+            f"No optimizers can be made from {optimizer!r}: {error} Pass one of keras.optimizers, its name, or its "
+            "configuration."
+        ) from error
+
+
+def checked_optimizers(split: Split, optimizers: Any) -> Optimizers:
+    """What a user passes as `optimizers`, by stage.
+
+    Raises:
+        SplitError: It is not one optimiser for each stage, or one that scales losses.
+    """
+    names = [stage.name for stage in split]
+    if isinstance(optimizers, Mapping):
+        unknown = [name for name in optimizers if name not in names]
+        if unknown:
+            raise SplitError(f"`optimizers` names {listed(map(str, unknown))}; the stages are {listed(names)}.")
+        given: Optimizers = {name: optimizers.get(name) for name in names}
+    elif isinstance(optimizers, (list, tuple)):
+        if len(optimizers) != len(names):
+            raise SplitError(
+                f"{len(optimizers)} optimizers for {len(names)} stages, {listed(names)}: pass one for each."
+            )
+        given = dict(zip(names, optimizers, strict=True))
+    else:
+        raise SplitError(
+            f"`optimizers` is one optimizer for each stage, as a list or by name; got {_shown(optimizers)}. Make them "
+            "once and keep them, for their state is in them: optimizers = ks.stage_optimizers(split, optimizer)."
+        )
+    _check_each(given)
+    for stage in split:
+        if given[stage.name] is None and stage.model.trainable_variables:
+            raise SplitError(f"Stage '{stage.name}' has trainable variables, and `optimizers` has none for it.")
+    _refuse_halves(split)
+    return given
+
+
+def _check_each(given: Optimizers) -> None:
+    first: dict[int, str] = {}
+    for name, optimizer in given.items():
+        if optimizer is None:
+            continue
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise SplitError(
+                f"The optimizer of stage '{name}' is {_shown(optimizer)}, which keeps no state from step to step. Make "
+                "one and keep it, such as keras.optimizers.Adam()."
+            )
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor:
+            raise SplitError(
+                f"The optimizer of stage '{name}' scales the loss, which stages cannot do each for itself. Train in "
+                "mixed_bfloat16 or float32, which need no scaling."
+            )
+        other = first.setdefault(id(optimizer), name)
+        if other != name:
+            raise SplitError(
+                f"Stages '{other}' and '{name}' have the same optimizer: each needs its own. "
+                "ks.stage_optimizers(split, optimizer) makes them."
+            )
+
+
+def _refuse_halves(split: Split) -> None:
+    for stage in split:
+        for layer in all_layers(stage.model) if stage.model.trainable_variables else ():
+            if layer.trainable_variables and layer.compute_dtype == "float16":
+                raise SplitError(
+                    f"Layer '{layer.name}' of stage '{stage.name}' computes in float16, whose gradients vanish without "
+                    "loss scaling. Train in mixed_bfloat16 or float32."
+                )
+
+
+def _shown(optimizers: Any) -> str:
+    return repr(optimizers) if isinstance(optimizers, str) else type(optimizers).__name__

@@ -1,0 +1,361 @@
+"""A training step through the stages is the whole model's: gradients, weights, statistics, optimisers."""
+
+import keras
+import numpy as np
+import pytest
+import test_every_frontier as frontiers
+from conftest import application, copied, same_bits
+from gradients import gradients
+from keras import ops
+from keras.losses import sparse_categorical_crossentropy
+from test_exact import FIRST_IS_FAST, cuts
+
+import kerassplit as ks
+from kerassplit.random_weights import randomize
+from kerassplit.training.gradients import dense
+from kerassplit.training.judging import Judge
+from kerassplit.training.stage_trainer import StageTrainer
+from kerassplit.training.stepping import roles_of, split_gradients
+from kerassplit.wire import pack, unpack
+
+LABELS = np.array([1, 2])
+DICE = np.random.default_rng(11)
+IN_BLOCKS = pytest.mark.filterwarnings("ignore:'.*' keeps a state, and the stages call it in another order:UserWarning")
+
+
+def values_of(model):
+    return [copied(variable) for variable in model.variables]
+
+
+def put_back(model, values):
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def of_model(found, model):
+    """The gradients of a split in the order of the model's variables."""
+    by_variable = {id(variable): one for pairs in found.stages.values() for variable, one in pairs}
+    assert len(by_variable) == sum(map(len, found.stages.values()))  # each once
+    return [by_variable.get(id(variable)) for variable in model.trainable_variables]
+
+
+def check_gradients(model, x, splits):
+    """The gradients and statistics of a step of the whole model and through each split, to the bit."""
+    before = values_of(model)
+    theirs = gradients(model, lambda: sparse_categorical_crossentropy(LABELS[: len(x)], model(x, training=True)))
+    after = values_of(model)
+    assert len(theirs) > 100
+    statistics = any("moving" in variable.path for variable in model.variables)  # ConvNeXt has none
+    assert same_bits(before, after) != statistics
+    assert sum(bool(np.any(copied(one))) for one in theirs) > 50  # the numbers say something
+    for split in splits:
+        put_back(model, before)
+        found = split_gradients(split, x, LABELS[: len(x)], "sparse_categorical_crossentropy")
+        assert same_bits(of_model(found, model), theirs), split
+        assert same_bits(values_of(model), after), split
+    put_back(model, before)
+
+
+@pytest.mark.parametrize("name", FIRST_IS_FAST)
+def test_gradients_and_statistics_are_the_models_to_the_bit(name, applications, images):
+    model = applications(name)
+    points = ks.split_points(model)
+    in_two = ks.split(model, points[len(points) * 5 // 8].name)
+    check_gradients(model, images(model), [in_two, ks.split(model, cuts(model, 4))])
+
+
+@pytest.mark.slow
+def test_at_every_split_point_the_gradients_are_the_models_to_the_bit():
+    model = application("ResNet50", 64)
+    x = DICE.normal(size=(1, 64, 64, 3)).astype("float32")
+    check_gradients(model, x, (ks.split(model, point.name) for point in ks.split_points(model)))
+
+
+class Squares(keras.losses.Loss):
+    """The sum of squares, whatever the mask."""
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        y_pred = ops.cast(y_pred, "float32")
+        return ops.sum(y_pred * y_pred)
+
+
+@pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask:UserWarning")
+@pytest.mark.filterwarnings("ignore:In '.*' a loss on '.*' is masked:UserWarning")
+@IN_BLOCKS
+@frontiers.EVERY_KIND
+def test_gradients_of_every_kind_of_model_are_the_models(kind):
+    if kind.name == "stateful_recurrent_layers" and keras.backend.backend() == "torch":
+        pytest.skip("on torch, Keras cannot go back through a stateful layer that has run before")
+    animal = frontiers.cached(kind)
+    model, x = animal.model, animal.x
+    if not model.trainable_variables:
+        pytest.skip("nothing to train")
+    _, after = frontiers.with_states_kept(model, lambda: model(x, training=True))
+    slopes, _ = frontiers.with_states_kept(model, lambda: frontiers.gradients(model, lambda: model(x, training=True)))
+    several = frontiers.used_several_times(model)
+    for split in frontiers.some_splits(animal, 2, frontiers.keeps_order):
+        found, states = frontiers.with_states_kept(model, lambda split=split: sum_of_squares(split, x))
+        assert states == after, split.crossings
+        for variable, one, other in zip(model.trainable_variables, of_model(found, model), slopes, strict=True):
+            one = None if one is None else frontiers.bits(dense(one))
+            # The parts of a gradient that come from several calls, or over several cuts, are summed in another order.
+            close = (id(variable) in several or len(split.crossings[0].tensors) > 1) and np.allclose(
+                *map(frontiers.array_of, (one, other)), rtol=1e-5, atol=1e-6
+            )
+            assert one == other or close, (variable.path, split.crossings)
+
+
+def sum_of_squares(split, x):
+    """The gradients of the sum of squares of all outputs."""
+    return split_gradients(
+        split, x, keras.tree.map_structure(lambda _: np.zeros((1, 1), "float32"), split.outputs), Squares()
+    )
+
+
+# Steps
+
+
+def everything(activity=None):
+    """Batch norm, dropout, regularisers, a shared layer, a frozen one, two outputs, a late input, masks, integers."""
+    image = keras.Input((6, 6, 2), name="image")
+    words = keras.Input((5,), dtype="int32", name="words")
+    weigh = keras.regularizers.L2(0.01)
+    x = keras.layers.Conv2D(4, 3, use_bias=False, kernel_regularizer=weigh, name="conv")(image)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.ReLU(name="relu")(x)
+    x = keras.layers.Dropout(0.4, seed=1, name="drop")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    shared = keras.layers.Dense(4, kernel_regularizer=weigh, activity_regularizer=activity, name="shared")
+    x = shared(x)
+    aside = keras.layers.Dense(3, activation="softmax", name="aside")(x)
+    frozen = keras.layers.Dense(4, name="frozen", trainable=False)
+    y = frozen(keras.layers.LayerNormalization(name="between")(x))
+    embedded = keras.layers.Embedding(9, 4, mask_zero=True, name="embedded")(words)
+    y = keras.layers.Add(name="sum")([y, keras.layers.GlobalAveragePooling1D(name="mean")(embedded)])
+    y = shared(y)
+    return keras.Model(
+        [image, words], {"kind": keras.layers.Dense(2, name="kind")(y), "aside": aside}, name="everything"
+    )
+
+
+def batch(count, seed=0):
+    dice = np.random.default_rng(seed)
+    x = [dice.normal(size=(count, 6, 6, 2)).astype("float32"), dice.integers(0, 9, (count, 5)).astype("int32")]
+    y = {"kind": dice.normal(size=(count, 2)).astype("float32"), "aside": dice.integers(0, 3, (count,))}
+    return x, y
+
+
+LOSSES = {"kind": "mse", "aside": "sparse_categorical_crossentropy"}
+CUTS = [["relu"], ["shared@0"], ["relu", "between"], ["norm", "pool", "frozen"]]
+
+
+def twin(model):
+    """An independent model of the same values, the states of its generators included."""
+    copy = keras.models.clone_model(model)
+    put_back(copy, values_of(model))
+    return copy
+
+
+@IN_BLOCKS
+@pytest.mark.parametrize("at", CUTS, ids="-".join)
+def test_steps_with_adam_leave_weights_statistics_seeds_and_optimisers_as_the_models_own_steps(at):
+    model = everything()
+    randomize(model, 3)
+    whole = twin(model)
+    whole.compile(keras.optimizers.Adam(0.01), LOSSES, run_eagerly=True)
+    split = ks.split(model, at, allow_crossing=True)
+    optimizers = ks.stage_optimizers(split, keras.optimizers.Adam(0.01))
+    for seed in range(3):
+        x, y = batch(6, seed)
+        loss = ks.train_step(split, x, y, LOSSES, optimizers)
+        expected = whole.train_on_batch(x, y, return_dict=True)["loss"] if seed == 0 else None
+        if expected is None:
+            whole.train_on_batch(x, y)
+        else:
+            np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    for variable, one, other in zip(model.variables, values_of(model), values_of(whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6, err_msg=variable.path)
+    states = [one for optimizer in optimizers.values() for one in optimizer.variables if "iteration" not in one.path]
+    sizes = [sum(np.size(one) for one in some if np.ndim(one)) for some in (states, whole.optimizer.variables)]
+    assert sizes[0] == sizes[1]  # no slot is there twice
+    trained = {stage.name for stage, role in zip(split, roles_of(split), strict=True) if role.owned}
+    assert {name: int(one.iterations) for name, one in optimizers.items()} == {
+        stage.name: 3 if stage.name in trained else 0 for stage in split
+    }
+
+
+@pytest.mark.parametrize("name", [*FIRST_IS_FAST[:2]])
+def test_a_step_with_adam_is_train_on_batch_to_the_bit(name, images):
+    model = application(name, 32)
+    before = values_of(model)
+    whole = twin(model)
+    whole.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", run_eagerly=True)
+    x = DICE.normal(size=(2, 32, 32, 3)).astype("float32")
+    split = ks.split(model, cuts(model, 3))
+    optimizers = ks.stage_optimizers(split, keras.optimizers.Adam(1e-3))
+    try:
+        loss = ks.train_step(split, x, LABELS, "sparse_categorical_crossentropy", optimizers)
+        assert loss == float(whole.train_on_batch(x, LABELS))
+        assert not same_bits(values_of(model), before)
+        assert same_bits(values_of(model), values_of(whole))
+        states = {path: value for one in optimizers.values() for path, value in states_of(one)}
+        theirs = dict(states_of(whole.optimizer))
+        assert len(theirs) > 300
+        assert states.keys() == theirs.keys()
+        assert all(same_bits(states[path], theirs[path]) for path in theirs)
+    finally:
+        put_back(model, before)
+
+
+def states_of(optimizer):
+    return [(variable.path.partition("/")[2], copied(variable)) for variable in optimizer.variables]
+
+
+@IN_BLOCKS
+def test_the_parts_of_one_loss_are_there_once_whoever_shares_a_layer():
+    model = everything(activity="l2")  # Keras's own step on JAX loses the first of two calls' losses
+    x, y = batch(4)
+    whole = twin(model)
+    whole.compile(loss=LOSSES)
+    predicted = whole(x, training=True)
+    assert len(whole.losses) == 4  # two calls of `shared`, two kernels
+    expected = float(copied(ops.stop_gradient(whole.compute_loss(x, y, predicted))))
+    for at in CUTS:
+        split = ks.split(model, at, allow_crossing=True)
+        before = values_of(model)
+        found = split_gradients(split, x, y, LOSSES)
+        put_back(model, before)
+        np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+def test_micro_batches_give_the_gradients_of_the_whole_batch(reduction):
+    steps = keras.Input((5, 3), name="steps")
+    x = keras.layers.Dense(4, use_bias=False, kernel_regularizer="l2", name="first")(steps)
+    x = keras.layers.Dense(4, activation="tanh", name="second")(keras.layers.Masking(name="masking")(x))
+    model = keras.Model(steps, keras.layers.Dense(3, activation="softmax", name="scores")(x))
+    randomize(model, 2)
+    x = DICE.normal(size=(8, 5, 3)).astype("float32")
+    y, weights = DICE.integers(0, 3, (8, 5)), DICE.integers(1, 4, (8, 5))
+    x[:4, 1:] = 0  # most of the first half is masked
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
+    split = ks.split(model, "first")
+    at_once, in_parts = (
+        split_gradients(split, x, y, loss, sample_weight=weights.astype("float32"), micro_batches=count)
+        for count in (1, 4)
+    )
+    np.testing.assert_allclose(in_parts.loss, at_once.loss, rtol=1e-5)
+    for one, other in zip(of_model(in_parts, model), of_model(at_once, model), strict=True):
+        np.testing.assert_allclose(copied(dense(one)), copied(dense(other)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_frozen_head_runs_in_its_mode_and_nothing_goes_back_into_it(small):
+    model = twin(small)
+    for layer in model.layers[: model.layers.index(model.get_layer("block1_out")) + 1]:
+        layer.trainable = False
+    split = ks.split(model, ["block1_out", "block2_out"])
+    roles = roles_of(split)
+    assert [role.goes_back for role in roles] == [False, True, True]
+    assert [role.back_to for role in roles] == [(), (), ("block2_out",)]
+    before = {variable.path: copied(variable) for variable in model.variables}
+    x = [DICE.normal(size=(4, 8, 8, 3)), DICE.normal(size=(4, 4))]
+    y = {"score": np.zeros((4, 3)), "pooled": np.zeros((4, 4))}
+    optimizers = [None, keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1)]
+    ks.train_step(split, x, y, "mse", optimizers)
+    changed = {variable.path for variable in model.variables if not same_bits(copied(variable), before[variable.path])}
+    assert changed == {
+        "block2_conv/kernel", "block2_conv/bias", "block2_norm/gamma", "block2_norm/beta", "block2_norm/moving_mean",
+        "block2_norm/moving_variance", "score/kernel", "score/bias",
+    }  # fmt: skip
+
+
+def test_stages_that_know_nothing_of_each_other_but_bytes_take_the_same_step(small):
+    """Client and server by hand: what crosses goes over the wire, its gradient comes back."""
+    model, other = twin(small), twin(small)
+    x = {"image": DICE.normal(size=(4, 8, 8, 3)), "extra": DICE.normal(size=(4, 4))}
+    y = {"score": np.ones((4, 3)), "pooled": np.zeros((4, 4))}
+    split, apart = (ks.split(one, "block1_out", names=["client", "server"]) for one in (model, other))
+    expected = ks.train_step(split, x, y, "mse", [keras.optimizers.Adam(), keras.optimizers.Adam()])
+    client = StageTrainer(apart[0], keras.optimizers.Adam(), back_to=())
+    server = StageTrainer(apart[1], keras.optimizers.Adam(), judged=apart[1].outputs)
+    sent = pack({name: copied(value) for name, value in client.forward({"image": x["image"]}).items()})
+    made = server.forward({**unpack(sent), "extra": x["extra"]})
+    loss, [gradients] = Judge("mse", {"score": "score", "pooled": "pool"})([made], y)
+    answer = pack({name: copied(value) for name, value in server.backward(gradients).items() if name == "block1_out"})
+    assert client.backward(unpack(answer)) == {}
+    client.apply()
+    server.apply()
+    assert loss == expected
+    assert same_bits(values_of(model), values_of(other))
+
+
+# Mistakes
+
+
+def refused(message, split, *args, **options):
+    before = [copied(weight) for weight in split.model.trainable_variables]
+    with pytest.raises(ks.SplitError, match=message):
+        ks.train_step(split, *args, **options)
+    assert same_bits(split.model.trainable_variables, before)
+
+
+@pytest.fixture
+def pair():
+    x = keras.Input((4,), name="x")
+    first = keras.layers.Dense(4, name="first")(x)
+    return ks.split(keras.Model(x, keras.layers.Dense(2, name="second")(first), name="pair"), "first", names=["a", "b"])
+
+
+X, Y = np.ones((6, 4), "float32"), np.ones((6, 2), "float32")
+
+
+def test_optimisers_that_do_not_fit_the_stages_are_refused(pair):
+    def adam():
+        return keras.optimizers.Adam()
+
+    one = adam()
+    refused("one optimizer for each stage, as a list or by name; got Adam.*ks.stage_optimizers", pair, X, Y, "mse", one)
+    refused("got 'adam'.*their state is in them", pair, X, Y, "mse", "adam")
+    refused("3 optimizers for 2 stages, .a. and .b.", pair, X, Y, "mse", [adam(), adam(), adam()])
+    refused("`optimizers` names .c.; the stages are .a. and .b.", pair, X, Y, "mse", {"a": adam(), "c": adam()})
+    refused("Stage 'b' has trainable variables, and `optimizers` has none", pair, X, Y, "mse", {"a": adam()})
+    refused("Stages 'a' and 'b' have the same optimizer: each needs its own", pair, X, Y, "mse", [one, one])
+    refused("The optimizer of stage 'b' is 'adam', which keeps no state", pair, X, Y, "mse", [one, "adam"])
+    scaled = keras.optimizers.LossScaleOptimizer(adam())
+    refused("The optimizer of stage 'a' scales the loss.*mixed_bfloat16", pair, X, Y, "mse", [scaled, one])
+    used = adam()
+    used.build([keras.Variable([1.0])])
+    refused("The optimizer of stage 'a' has been used for other variables", pair, X, Y, "mse", [used, one])
+    with pytest.raises(ks.SplitError, match="No optimizers can be made from 'adamant'"):
+        ks.stage_optimizers(pair, "adamant")
+
+
+def test_targets_losses_and_batches_that_do_not_fit_are_refused(pair):
+    optimizers = ks.stage_optimizers(pair, "sgd")
+    refused("The loss cannot be computed: .*Pass `loss` as in `model.compile`", pair, X, Y, "msee", optimizers)
+    refused("The loss cannot be computed: ", pair, X, {"no": Y}, {"no": "mse"}, optimizers)
+    refused(
+        "A batch of 6 samples does not go into 4 equal micro-batches", pair, X, Y, "mse", optimizers, micro_batches=4
+    )
+    refused("`micro_batches` must be a whole number, at least 1; got 0", pair, X, Y, "mse", optimizers, micro_batches=0)
+    refused("There is no loss: pass `loss`", pair, X, Y, None, optimizers)
+
+
+def test_what_would_need_its_loss_scaled_is_refused():
+    x = keras.Input((4,), name="x")
+    half = keras.layers.Dense(4, dtype="mixed_float16", name="half")(x)
+    split = ks.split(keras.Model(x, keras.layers.Dense(2, name="second")(half)), "half")
+    refused(
+        "Layer 'half' of stage 'stage_0' computes in float16", split, X, Y, "mse", ks.stage_optimizers(split, "sgd")
+    )
+
+
+def test_a_stage_alone_says_what_it_misses(pair):
+    trainer = StageTrainer(pair["b"])
+    with pytest.raises(ks.SplitError, match="Stage 'b' takes .first.; .first. is missing"):
+        trainer.forward({"x": X})
+    with pytest.raises(ks.SplitError, match="forward comes first, and then one backward"):
+        trainer.backward({})
+    trainer.backward({"second": Y} if trainer.forward({"first": X}) else {})
+    with pytest.raises(ks.SplitError, match="Stage 'b' has trainable variables and no optimizer"):
+        trainer.apply()
