@@ -46,7 +46,7 @@ def built(tmp_path_factory) -> Path:
     before = sorted(ROOT.rglob("docs/**/*"))
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-E", "-q", str(DOCS), str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(ROOT.rglob("docs/**/*")) == before
     return folder
