@@ -1,5 +1,10 @@
 """Cut ResNet50 in three, see that the stages compute the same numbers, save them and load one again.
 
+Begin here: `python examples/cut_and_compare.py`. A model can be cut where a single tensor connects all that comes
+before with all that comes after. This lists such places, asks about one that is none, and cuts at two. Then every
+tensor that a stage hands on is compared with the one inside the whole model, bit for bit; and at last one stage is
+loaded alone, as another machine would do it.
+
 Everything is written to a temporary folder. The weights are random (seeded): no download is needed.
 """
 

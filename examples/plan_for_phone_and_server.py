@@ -1,5 +1,10 @@
 """Find out what a model costs, and where to cut it between a phone and a server, and for four equal boards.
 
+A phone computes slowly, a server computes fast, and what goes from one to the other takes its time as well. Where
+should the phone stop and the server go on? That depends on the network: over a slow one, all stays on the phone; over
+a fast one, the photograph itself is sent; in between, the best place is inside the model, where little crosses. The
+same planner fills several equal devices evenly.
+
 The devices' speeds and the bandwidths are made up; measure your own with `ks.profile(model, measure=True)` on each
 device. Weights do not matter for what a model costs. The plan is written to a temporary folder.
 """

@@ -107,7 +107,7 @@ class Plan(Shown):
 
     @property
     def bottleneck(self) -> float:
-        """The largest load of a stage: with all devices busy, one batch ends each time so much has passed."""
+        """The largest load of a stage; with all devices busy, one batch ends each time so much has passed."""
         return max(stage.load for stage in self.stages)
 
     @property

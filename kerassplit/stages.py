@@ -353,9 +353,7 @@ class Split:
         Raises:
             SplitError: A package is missing (the message says what to install), or a stage cannot be converted.
             VerificationError: What the exported stages compute differs by more than the tolerance.
-            StoreError: The folder is not empty, or cannot be written.
-
-            In all these cases nothing is written.
+            StoreError: The folder is not empty, or cannot be written. In all these cases nothing is written.
 
         Example:
 

@@ -1,30 +1,25 @@
 """What the README shows works as it stands there."""
 
 import re
-import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import ROOT, blocks, commands
 
 import kerassplit
 from kerassplit.photo import shipped_photo
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+README = ROOT / "README.md"
 
 
 @pytest.mark.slow
 def test_the_python_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "readme"}
-    for code in blocks("python"):
-        exec(compile(code, "README.md", "exec"), names)
+    for block in blocks(README, "python"):
+        exec(compile(block.code, "README.md", "exec"), names)
     assert names["split"].verify(names["images"]).identical
     assert names["classifier"].input.name == "conv4_block6_out"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -47,13 +42,13 @@ def test_the_python_examples(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_line_example(tmp_path):
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("kerassplit ")]
-    assert len(commands) == 5
+    ours = [words for block in blocks(README, "sh") for words in commands(block) if words[0] == "kerassplit"]
+    assert len(ours) == 5
     (tmp_path / "photos").mkdir()
     for name in ("cat.jpg", "same_cat.jpg"):
         (tmp_path / "photos" / name).write_bytes(shipped_photo().read_bytes())
-    for line in commands:
-        command = [sys.executable, "-m", *shlex.split(line, comments=True)]
+    for words in ours:
+        command = [sys.executable, "-m", *words]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
     assert (tmp_path / "out" / "kerassplit.json").is_file()
     here, on_ray = (np.load(tmp_path / name) for name in ("scores.npy", "on_ray.npy"))
@@ -63,14 +58,14 @@ def test_the_command_line_example(tmp_path):
 
 
 def test_the_two_commands_come_first():
-    install, test = (block.strip() for block in blocks("sh")[:2])
+    install, test = (block.code.strip() for block in blocks(README, "sh")[:2])
     assert install == 'pip install ".[tensorflow]" && kerassplit demo'
     assert test == 'pip install -e ".[test]" && pytest'
 
 
 def test_every_file_it_links_to_is_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (Path(__file__).parent.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
 
 
 def test_every_public_name_is_where_the_package_looks_for_it():

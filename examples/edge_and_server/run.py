@@ -1,9 +1,13 @@
 """Half a model here, half on a server: what crosses, sent as float32, float16 and int8.
 
+A phone can run the beginning of a model and send what comes out of it, in place of the photograph: that may be
+smaller, and the server has less to do. Sent with fewer bits it is smaller still, and the result a little less exact.
+How much smaller, and how much less exact? This measures it.
+
 The head of MobileNetV2 runs in this process, the edge; the tail runs in another one behind HTTP (../serve/server.py),
-on the loopback interface. A table says how many bytes cross, how long it takes, and how far the result is from that of
-the whole model: it has to be within the tolerance. The weights are random (seeded). Needs
-`pip install "kerassplit[ray]"`.
+on the loopback interface. A table says how many bytes cross, how long it takes, and how far the result is from that
+of the whole model: it has to be within the tolerance. The weights are random (seeded). Needs `pip install
+"kerassplit[ray]"`.
 """
 
 import http.client

@@ -8,10 +8,13 @@ It does what `serve run kerassplit.engines.serve:app folder=FOLDER` does, and st
 import argparse
 import logging
 import os
+import secrets
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Who knows this may talk to this Ray; by default it is kept in the home directory, for all Rays of a user.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import ray
 from ray import serve

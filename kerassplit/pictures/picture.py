@@ -30,7 +30,7 @@ class Box:
 
     @property
     def title(self) -> str:
-        """The name, with the number of blocks: `conv4 ×6`."""
+        """The name with the number of blocks, such as `conv4 ×6`."""
         return f"{self.name} ×{self.count}" if self.count > 1 else self.name
 
 

@@ -1,1 +1,1 @@
-"""Training a part of a model: features cached, tails fine-tuned."""
+"""Training on what was cut: cached features, fine-tuned tails, steps through the stages."""

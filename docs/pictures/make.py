@@ -1,0 +1,68 @@
+"""Draws the pictures of these pages again: `python docs/pictures/make.py`.
+
+A test compares the words in the pictures that are here with those that this would draw.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+import kerassplit as ks
+from kerassplit.pictures import Drawing
+from kerassplit.pictures.chart import Chart
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def build(name: str) -> keras.Model:
+    """An architecture of `keras.applications`, its layers named as in a fresh process; no weights are allocated."""
+    keras.utils.clear_session()
+    with keras.StatelessScope():
+        return getattr(keras.applications, name)(weights=None)
+
+
+def residual() -> keras.Model:
+    """The model of explanation/cutting.md."""
+    image = keras.Input((32, 32, 3), name="image")
+    x = keras.layers.Conv2D(16, 3, padding="same", name="stem")(image)
+    for block in ("first", "second"):
+        y = keras.layers.Conv2D(16, 3, padding="same", name=f"{block}_conv")(x)
+        y = keras.layers.BatchNormalization(name=f"{block}_norm")(y)
+        x = keras.layers.Add(name=f"{block}_add")([x, y])
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, keras.layers.Dense(10, name="scores")(pooled), name="residual")
+
+
+def pictures() -> Iterator[tuple[str, Drawing]]:
+    """The pictures of models, by the names of their files."""
+    yield "resnet50_split", ks.plot(ks.split(build("ResNet50"), ["conv3_block4_out", "conv4_block6_out"]))
+    split = ks.split(build("MobileNetV2"), "block_6_project_BN", names=["phone", "server"])
+    yield "mobilenetv2_split", ks.plot(split, title="MobileNetV2")
+    model = residual()
+    yield "residual_layers", ks.plot(model, detail="layers")
+    yield "residual_crossing", ks.plot(ks.split(model, "first_conv", allow_crossing=True))
+
+
+def charts() -> Iterator[tuple[str, Chart]]:
+    """The charts, which matplotlib draws."""
+    mobilenet = build("MobileNetV2")
+    yield "mobilenetv2_profile", ks.profile(mobilenet).plot()
+    phone, server = ks.Device("phone", "20 GFLOPS"), ks.Device("server", "5 TFLOPS")
+    yield "mobilenetv2_sweep", ks.plan_sweep(mobilenet, [phone, server], latency="5 ms").plot()
+
+
+def main() -> int:
+    for name, drawing in pictures():
+        (FOLDER / f"{name}.svg").write_bytes(drawing.render("svg"))
+    for name, chart in charts():
+        chart.save(FOLDER / f"{name}.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
