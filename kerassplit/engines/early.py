@@ -15,8 +15,8 @@ import numpy as np
 from rich.table import Table
 
 from kerassplit.engines.local import through
-from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.engines.progress import progress
+from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.engines.running import checked_source
 from kerassplit.errors import SplitError
 from kerassplit.graph import all_layers
