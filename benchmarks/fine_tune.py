@@ -1,15 +1,18 @@
 """What a feature cache saves: epochs of fine-tuning ResNet50, cached against the whole model with its head frozen.
 
-    python benchmarks/fine_tune.py [--shares 0.5 0.75 0.95] [--images 256] [--epochs 4] [--seeds 5] [--side 96]
+    python benchmarks/fine_tune.py [--images 256] [--rounds 7] [--seeds 5] [--shares 0.5 0.75 0.95]
 
 ResNet50 with ten classes learns handwritten digits (scikit-learn's, enlarged). It is cut where its head has about the
-given share of the FLOPs. Both ways train the same tail from the same weights with the same optimiser: `ks.fine_tune` on
-cached features, and `model.fit` with `trainable = False` on the head. They take turns for each seed, which draws the
-new classifier and the order of images. Times are those of an epoch, without the first one of each fit, which compiles;
-caching itself is another column. The limit is what FLOPs predict: with a backward pass counted as two forward passes,
-(head + 3 × tail) / (3 × tail). Reading is going through the cache without training on it, once it was read before.
+given share of the FLOPs. Both ways train the same tail from the same weights with the same optimiser, one on cached
+features, the other with `model.fit` on the images and `trainable = False` on the head.
 
-The weights are random; with `--weights imagenet` they are those of ImageNet, where Keras can download them. On two cores it takes about a quarter of an hour; `--images 64 --epochs 2 --seeds 1` shows that it runs.
+Times: epochs of both ways in turns; the ratio is the median of the rounds' ratios. The limit is what FLOPs predict: with a
+backward pass counted as two forward passes, (head + 3 × tail) / (3 × tail). Reading is going through the cache without
+training on it. Accuracies: `ks.fine_tune` beside `model.fit`, for each seed, which draws the new classifier and the
+order of images; on images held out.
+
+The weights are random; with `--weights imagenet` they are those of ImageNet, where Keras can download them. On two cores
+it takes about half an hour; `--images 64 --rounds 1 --seeds 1 --epochs 1` shows that it runs.
 """
 
 import argparse
@@ -18,8 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -33,23 +34,6 @@ import kerassplit as ks
 from kerassplit.zoo import load_model
 
 LOSS = "sparse_categorical_crossentropy"
-
-
-@dataclass
-class Measured:
-    """What was measured of one way to train: lists over epochs or seeds."""
-
-    seconds: list[float] = field(default_factory=list)
-    accuracies: list[float] = field(default_factory=list)
-
-    @property
-    def epoch(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def accuracy(self) -> str:
-        spread = statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
-        return f"{statistics.mean(self.accuracies):.1%} ± {spread:.1%}"
 
 
 class Clock(keras.callbacks.Callback):
@@ -100,63 +84,74 @@ def cut_at(model: keras.Model, share: float) -> tuple[str, float]:
     return blocks[nearest].name, float(before[nearest] / before[-1])
 
 
-def compare(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[str, ...]:
-    training, held_out = digits(options.side, options.images)
+def two_models(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[keras.Model, ...]:
+    """Twice the same model, the second one frozen up to the cut; the name of the cut, and its share of the FLOPs."""
     fast, slow = with_ten_classes(backbone), with_ten_classes(backbone)
     point, exact = cut_at(fast, share)
     for layer in ks.build_submodel(slow, end=point).layers:
         layer.trainable = False
     for model in (fast, slow):
         model.compile(keras.optimizers.Adam(options.learning_rate), LOSS, metrics=["accuracy"])
+    return fast, slow, point, exact
+
+
+def accuracies(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[str, ...]:
+    """What both ways have learned, over some seeds."""
+    training, held_out = digits(options.side, options.images)
+    fast, slow, point, exact = two_models(backbone, share, options)
     slow.optimizer.build(slow.trainable_variables)
     start, unused_steps = values(fast.weights), values(slow.optimizer.variables)
-    cached, frozen, caching = Measured(), Measured(), 0.0
+    of_both: tuple[list[float], list[float]] = ([], [])
+    fit = {"epochs": options.epochs, "batch_size": options.batch_size}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
             for model in (fast, slow):
                 assign(model.weights, start)
-                keras.utils.set_random_seed(seed)
                 kernel = model.get_layer("digit").kernel
                 kernel.assign(keras.initializers.GlorotUniform(seed)(kernel.shape))
             assign(slow.optimizer.variables, unused_steps)
-            clock, began = Clock(), time.perf_counter()
-            ks.fine_tune(
-                fast,
-                point,
-                training,
-                Path(folder) / "cache",
-                epochs=options.epochs,
-                batch_size=options.batch_size,
-                seed=seed,
-                callbacks=[clock],
-                verbose=False,
-            )
-            if not seed:
-                caching = time.perf_counter() - began - sum(clock.seconds)
-            cached.seconds += clock.seconds[1:]
+            keras.utils.set_random_seed(seed)
+            ks.fine_tune(fast, point, training, folder, seed=seed, verbose=False, **fit)
+            slow.fit(*training, verbose=0, **fit)
+            for model, found in zip((fast, slow), of_both, strict=True):
+                found.append(model.evaluate(*held_out, verbose=0)[1])
+    shown = [f"{statistics.mean(one):.1%} ± {statistics.stdev(one) if len(one) > 1 else 0:.1%}" for one in of_both]
+    return f"{point} ({exact:.0%})", *shown
+
+
+def times(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[str, ...]:
+    """Epochs of both ways in turns, and what the cache gives by itself."""
+    training, _ = digits(options.side, options.images)
+    fast, slow, point, exact = two_models(backbone, share, options)
+    head, tail = ks.build_submodel(fast, end=point), ks.build_submodel(fast, start=point)
+    tail.compile(keras.optimizers.Adam(options.learning_rate), LOSS, metrics=["accuracy"])
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        features = ks.cache_features(head, training, folder, batch_size=options.batch_size, verbose=False)
+        caching = time.perf_counter() - began
+        cached, frozen, reading = [], [], []
+        for number in range(options.rounds + 1):  # the first compiles
             clock = Clock()
-            slow.fit(*training, batch_size=options.batch_size, epochs=options.epochs, callbacks=[clock], verbose=0)
-            frozen.seconds += clock.seconds[1:]
-            for model, measured in ((fast, cached), (slow, frozen)):
-                measured.accuracies.append(model.evaluate(*held_out, verbose=0)[1])
-        head = ks.build_submodel(fast, end=point)
-        features = ks.cache_features(head, training, Path(folder) / "cache" / "training", batch_size=options.batch_size)
-        seconds = []
-        for _ in range(3):
+            tail.fit(features, callbacks=[clock], verbose=0)
+            slow.fit(*training, batch_size=options.batch_size, callbacks=[clock], verbose=0)
             began = time.perf_counter()
             rows = sum(len(y) for _, y in features)
-            seconds.append(time.perf_counter() - began)
-    ratio, limit = frozen.epoch / cached.epoch, (exact + 3 * (1 - exact)) / (3 * (1 - exact))
-    reading, consumed = rows / min(seconds), options.images / cached.epoch
+            if number:
+                cached.append(clock.seconds[0])
+                frozen.append(clock.seconds[1])
+                reading.append(time.perf_counter() - began)
+    ratio = statistics.median(slower / faster for slower, faster in zip(frozen, cached, strict=True))
+    limit = (exact + 3 * (1 - exact)) / (3 * (1 - exact))
+    consumed, read = options.images / statistics.median(cached), rows / statistics.median(reading)
     return (
         f"{point} ({exact:.0%})",
-        f"{frozen.epoch:.2f} s",
-        f"{cached.epoch:.2f} s",
         f"{caching:.1f} s",
-        f"{ratio:.2f} of {limit:.2f} ({ratio / limit:.0%})",
-        frozen.accuracy,
-        cached.accuracy,
-        f"{reading:,.0f} / {consumed:,.0f} = {reading / consumed:.1f}",
+        f"{statistics.median(frozen):.2f} s",
+        f"{statistics.median(cached):.2f} s",
+        f"{ratio:.2f}",
+        f"{limit:.2f}",
+        f"{ratio / limit:.0%}",
+        f"{read:,.0f} / {consumed:,.0f} = {read / consumed:.0f}",
     )
 
 
@@ -164,23 +159,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shares", nargs="+", type=float, default=(0.5, 0.75, 0.95), help="of the FLOPs, in the head")
     parser.add_argument("--images", type=int, default=256, help="to train on")
-    parser.add_argument("--epochs", type=int, default=4, help="of each fit; 2 or more")
-    parser.add_argument("--seeds", type=int, default=5, help="fits of each way")
     parser.add_argument("--side", type=int, default=96, help="of an image, in pixels; a multiple of 8")
     parser.add_argument("--batch-size", type=int, default=32, help="images a batch")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of Adam")
+    parser.add_argument("--rounds", type=int, default=7, help="epochs of each way that are timed; 0: no times")
+    parser.add_argument("--seeds", type=int, default=5, help="fits of each way for the accuracy; 0: no accuracies")
+    parser.add_argument("--epochs", type=int, default=4, help="of each of these fits")
     parser.add_argument("--weights", default="random", help="random or imagenet")
     options = parser.parse_args()
     shape = (options.side, options.side, 3)
     backbone = load_model("ResNet50", weights=options.weights, seed=7, input_shape=shape)
-    table = Table("cut (head's FLOPs)", "epoch, frozen", "epoch, cached", "caching", "ratio of limit")
-    for heading in ("accuracy, frozen", "accuracy, cached", "images/s read / trained on"):
-        table.add_column(heading)
-    table.title = f"ResNet50, {options.images} images of {options.side}×{options.side}, {options.seeds} seeds"
-    console = Console(width=150)
-    for share in options.shares:
-        table.add_row(*compare(backbone, share, options))
-        console.print(table)
+    what = f"ResNet50, {options.images} images of {options.side}×{options.side}"
+    timed = Table("cut (head's FLOPs)", "caching", "epoch, frozen", "epoch, cached", "ratio", "limit", "of limit")
+    timed.add_column("images/s read / trained on")
+    timed.title = f"{what}: seconds, {options.rounds} rounds"
+    learned = Table("cut (head's FLOPs)", "accuracy, frozen", "accuracy, cached")
+    learned.title = f"{what}: {options.seeds} seeds, {options.epochs} epochs each"
+    console = Console(width=130)
+    for table, row, wanted in ((timed, times, options.rounds), (learned, accuracies, options.seeds)):
+        if wanted:
+            for share in options.shares:
+                table.add_row(*row(backbone, share, options))
+            console.print(table)
     console.print(f"Load of the machine in the last 15 minutes: {os.getloadavg()[2]:.1f}.")
 
 

@@ -1,5 +1,7 @@
 """A training step through the stages is the whole model's: gradients, weights, statistics, optimisers."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from conftest import application, copied, same_bits
 from gradients import gradients
 from keras import ops
 from keras.losses import sparse_categorical_crossentropy
-from test_exact import FIRST_IS_FAST, cuts
+from test_exact import FIRST_IS_FAST, MODELS, cuts
 
 import kerassplit as ks
 from kerassplit.random_weights import randomize
@@ -65,10 +67,13 @@ def test_gradients_and_statistics_are_the_models_to_the_bit(name, applications, 
 
 
 @pytest.mark.slow
-def test_at_every_split_point_the_gradients_are_the_models_to_the_bit():
-    model = application("ResNet50", 64)
-    x = DICE.normal(size=(1, 64, 64, 3)).astype("float32")
-    check_gradients(model, x, (ks.split(model, point.name) for point in ks.split_points(model)))
+@pytest.mark.parametrize("name", MODELS if os.environ.get("KERASSPLIT_LONG") == "1" else ["ResNet50"])
+def test_at_every_split_point_the_gradients_are_the_models_to_the_bit(name, images):
+    model = application(name)
+    points = [point.name for point in ks.split_points(model)]
+    third = len(points) // 3
+    in_four = zip(points[:third], points[third : 2 * third], points[-third:], strict=True)  # each point once
+    check_gradients(model, images(model)[:1], (ks.split(model, at) for at in [*points, *map(list, in_four)]))
 
 
 class Squares(keras.losses.Loss):
