@@ -7,8 +7,8 @@ given share of the FLOPs. Both ways train the same tail from the same weights wi
 features, the other with `model.fit` on the images and `trainable = False` on the head.
 
 Times: epochs of both ways in turns; the ratio is the median of the rounds' ratios. The limit is what FLOPs predict:
-(head + 3 × tail) / (3 × tail), with a backward pass counted as two forward passes. Reading is going through the cache
-without training on it. Accuracies: `ks.fine_tune` beside `model.fit`, for each seed, which draws the new classifier and
+(head + 3 × tail) / (3 × tail), with a backward pass counted as two forward passes. Beside it, the same tail trained on the
+features as an array in memory. Reading is going through the cache without training on it. Accuracies: `ks.fine_tune` beside `model.fit`, for each seed, which draws the new classifier and
 the order of images; on images held out.
 
 The weights are random; with `--weights imagenet` they are those of ImageNet, where Keras can download them. On two
@@ -123,22 +123,27 @@ def times(backbone: keras.Model, share: float, options: argparse.Namespace) -> t
     """Epochs of both ways in turns, and what the cache gives by itself."""
     training, _ = digits(options.side, options.images)
     fast, slow, point, exact = two_models(backbone, share, options)
-    head, tail = ks.build_submodel(fast, end=point), ks.build_submodel(fast, start=point)
-    tail.compile(keras.optimizers.Adam(options.learning_rate), LOSS, metrics=["accuracy"])
+    head = ks.build_submodel(fast, end=point)
+    tail, same = (ks.build_submodel(model, start=point) for model in (fast, with_ten_classes(backbone)))
+    for model in (tail, same):
+        model.compile(keras.optimizers.Adam(options.learning_rate), LOSS, metrics=["accuracy"])
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         features = ks.cache_features(head, training, folder, batch_size=options.batch_size, verbose=False)
         caching = time.perf_counter() - began
-        cached, frozen, reading = [], [], []
+        arrays = np.concatenate([x for x, _ in features.with_batches(shuffle=False)])
+        cached, frozen, in_memory, reading = [], [], [], []
         for number in range(options.rounds + 1):  # the first compiles
             clock = Clock()
             tail.fit(features, callbacks=[clock], verbose=0)
             slow.fit(*training, batch_size=options.batch_size, callbacks=[clock], verbose=0)
+            same.fit(arrays, training[1], batch_size=options.batch_size, callbacks=[clock], verbose=0)
             began = time.perf_counter()
             rows = sum(len(y) for _, y in features)
             if number:
                 cached.append(clock.seconds[0])
                 frozen.append(clock.seconds[1])
+                in_memory.append(clock.seconds[2])
                 reading.append(time.perf_counter() - began)
     ratio = statistics.median(slower / faster for slower, faster in zip(frozen, cached, strict=True))
     limit = (exact + 3 * (1 - exact)) / (3 * (1 - exact))
@@ -148,6 +153,7 @@ def times(backbone: keras.Model, share: float, options: argparse.Namespace) -> t
         f"{caching:.1f} s",
         f"{statistics.median(frozen):.2f} s",
         f"{statistics.median(cached):.2f} s",
+        f"{statistics.median(in_memory):.2f} s",
         f"{ratio:.2f}",
         f"{limit:.2f}",
         f"{ratio / limit:.0%}",
@@ -170,7 +176,7 @@ def main() -> None:
     shape = (options.side, options.side, 3)
     backbone = load_model("ResNet50", weights=options.weights, seed=7, input_shape=shape)
     what = f"ResNet50, {options.images} images of {options.side}×{options.side}"
-    timed = Table("cut (head's FLOPs)", "caching", "epoch, frozen", "epoch, cached", "ratio", "limit", "of limit")
+    timed = Table("cut (head's FLOPs)", "caching", "epoch, frozen", "cached", "in memory", "ratio", "limit", "of limit")
     timed.add_column("images/s read / trained on")
     timed.title = f"{what}: seconds, {options.rounds} rounds"
     learned = Table("cut (head's FLOPs)", "accuracy, frozen", "accuracy, cached")
