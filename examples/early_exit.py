@@ -1,9 +1,9 @@
 """Answer easy images early: give a network exits, train them with it, and run only the stages that are needed.
 
 Most digits are easy to read, and a small part of a network would do for them; only some need all of it. So the network
-gets exits on the way: small classifiers of their own. It is cut behind each exit, and a batch of
-images goes on to the next stage only while some image in it has no confident answer (BranchyNet, Teerapittayanon,
-McDanel and Kung, ICPR 2016).
+gets exits on the way: small classifiers of their own. It is cut behind each exit, and a batch of images goes on to the
+next stage only while some image in it has no confident answer (BranchyNet, Teerapittayanon, McDanel and Kung, ICPR
+2016).
 
 The data are the 1,797 handwritten digits that come with scikit-learn, 8×8 pixels each. Nothing is downloaded, and
 nothing is written. Needs `pip install scikit-learn`.

@@ -664,6 +664,7 @@ def compile_like(part: keras.Model, model: keras.Model) -> None:
     """
     config = dict(model._compile_config.config)
     config["optimizer"] = _made_again(model.optimizer, "optimiser")
+    keep_out_of_weight_decay(config["optimizer"], out_of_weight_decay(model.optimizer, part.variables))
     for name in ("metrics", "weighted_metrics"):
         config[name] = keras.tree.map_structure(
             lambda one: _made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
@@ -711,10 +712,26 @@ def as_made(value: Any, mask: Any, logits: Any) -> Any:
     return tensor
 
 
-def is_built_for_others(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> bool:
-    """Whether an optimiser has been used, and not for these variables."""
-    known = {id(variable) for variable in optimizer._trainable_variables}
-    return optimizer.built and any(id(variable) not in known for variable in variables)
+def is_built_for_others(
+    optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable], *, exactly: bool = False
+) -> bool:
+    """Whether an optimiser has been used, and not for these variables; `exactly`: nor for more than these."""
+    known, wanted = {id(one) for one in optimizer._trainable_variables}, {id(one) for one in variables}
+    return optimizer.built and not (wanted == known if exactly else wanted <= known)
+
+
+def out_of_weight_decay(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> list[keras.Variable]:
+    """Those of the variables that an optimiser was told to leave out of weight decay; its configuration is silent."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return [variable for variable in variables if not optimizer._use_weight_decay(variable)]
+
+
+def keep_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
+    """Tells an optimiser that has not been used to leave these variables out of weight decay."""
+    if variables:
+        getattr(optimizer, "inner_optimizer", optimizer).exclude_from_weight_decay(var_list=variables)
 
 
 def as_converted(layer: keras.Layer, value: Any) -> Any:

@@ -332,3 +332,14 @@ def test_mixed_precision_scales_losses_as_the_model_does(digits, tmp_path):
     model.compile(optimizer, CROSSENTROPY)
     history = fine_tuned(model, "conv", (images / 255, labels), tmp_path, epochs=4)
     assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+def test_what_the_optimiser_leaves_out_of_weight_decay_is_left_out_in_the_tail(digits, tmp_path):
+    decaying = keras.optimizers.SGD(1e-4, weight_decay=5e3)  # halves what it is for, at every step
+    decaying.exclude_from_weight_decay(var_names=["gamma"])
+    model = chain(optimizer=decaying)
+    left_out, halved = model.get_layer("last_norm").gamma, model.get_layer("last_conv").kernel
+    before = values([left_out, halved])
+    fine_tuned(model, "middle", (digits[0][:64], digits[1][:64]), tmp_path)
+    np.testing.assert_allclose(copied(left_out), before[0], atol=0.05)
+    np.testing.assert_allclose(copied(halved), before[1] / 4, atol=0.05)

@@ -83,7 +83,7 @@ def test_it_runs_from_top_to_bottom_without_a_network_and_leaves_nothing_behind(
     assert on_images == pytest.approx(on_features, abs=1)
     assert on_images > 50  # ten digits: guessing gives 10
     pictures = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
-    assert len(pictures) == 11
+    assert len(pictures) == 12
     assert [path.name for path in here.iterdir()] == ["colab.ipynb"]
     assert not list(home.iterdir())
     assert not list(temporary.iterdir())

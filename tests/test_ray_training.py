@@ -120,6 +120,8 @@ def test_mistakes_between_steps_lose_nothing():
             training.step(X, np.ones((5, 2)))
         with pytest.raises(ks.SplitError, match="does not go into 3 equal micro-batches"):
             training.step(X[:4], Y[:4])
+        with pytest.raises(ks.SplitError, match=r"The input 'x' has shape \(6, 5\)"):
+            training.step(np.ones((6, 5)), Y)
         training.step(X, Y)
         raise ZeroDivisionError
     after = values_of(split.model)
@@ -134,9 +136,38 @@ def test_mistakes_between_steps_lose_nothing():
 
 @pytest.mark.slow
 def test_what_fails_in_a_stage_is_said_with_its_name():
-    split = pair()
-    with pytest.raises(ks.RunError, match="Stage 'a', step 0: "), RayTraining(split, "mse", "sgd") as training:
-        training.step(np.ones((6, 5), "float32"), Y)
+    x = keras.Input((4,), name="x")
+    fails = keras.layers.Lambda(lambda x: {}["broken"], output_shape=(4,), name="fails")
+    first = fails(keras.layers.Dense(4, name="first")(x))
+    split = ks.split(keras.Model(x, keras.layers.Dense(2, name="second")(first)), "fails", names=["a", "b"])
+    with (
+        pytest.raises(ks.RunError, match=r"Stage 'a', step 0: (.|\n)*broken"),
+        RayTraining(split, "mse", "sgd") as training,
+    ):
+        training.step(X, Y)
+
+
+def test_optimisers_go_on_as_they_are_told_and_only_with_their_own_variables():
+    split, other = pair(), pair()
+    put_back(other.model, values_of(split.model))
+    decaying = keras.optimizers.AdamW(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5), weight_decay=0.5)
+    decaying.exclude_from_weight_decay(var_names=["bias"])
+    for one in (split, other):
+        for layer in ("first", "second"):
+            one.model.get_layer(layer).bias.assign(np.full(one.model.get_layer(layer).bias.shape, 3.0))
+    optimizers, theirs = (ks.stage_optimizers(one, decaying) for one in (split, other))
+    for one, some in ((split, optimizers), (other, theirs), (other, theirs)):
+        ks.train_step(one, X, Y, "mse", some)
+    with RayTraining(split, "mse", optimizers, num_cpus=0.5) as training:
+        training.step(X, Y)
+    for one, expected in zip(values_of(split.model), values_of(other.model), strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-5)
+    for wrong in (theirs, {"a": optimizers["b"], "b": optimizers["a"]}):
+        with pytest.raises(ks.SplitError, match="The optimizer of stage 'a' has been used for other variables"):
+            RayTraining(split, "mse", wrong)
+    split.model.get_layer("first").bias.trainable = False
+    with pytest.raises(ks.SplitError, match="once other layers are trainable, take a new one"):
+        RayTraining(split, "mse", optimizers)
 
 
 @pytest.mark.slow

@@ -23,7 +23,9 @@ def test_the_python_examples(tmp_path, monkeypatch):
     assert names["split"].verify(names["images"]).identical
     assert names["classifier"].input.name == "conv4_block6_out"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cache",
         "exported",
+        "features",
         "out",
         "plan.json",
         "scores.npy",

@@ -344,6 +344,46 @@ def test_targets_losses_and_batches_that_do_not_fit_are_refused(pair):
     )
     refused("`micro_batches` must be a whole number, at least 1; got 0", pair, X, Y, "mse", optimizers, micro_batches=0)
     refused("There is no loss: pass `loss`", pair, X, Y, None, optimizers)
+    refused(
+        r"The input 'x' has shape \(6, 5\); 'pair' takes 4 for each sample, \(None, 4\) in all",
+        pair, np.ones((6, 5)), Y, "mse", optimizers,
+    )  # fmt: skip
+    refused(r"The input 'x' has shape \(4,\); 'pair' takes 4 for each sample", pair, X[0], Y, "mse", optimizers)
+
+
+def test_an_axis_of_1_at_the_end_may_be_there_or_not_as_in_keras():
+    age = keras.Input((1,), name="age")
+    split = ks.split(keras.Model(age, keras.layers.Dense(1, name="top")(keras.layers.Dense(2, name="in")(age))), "in")
+    losses = [
+        split_gradients(split, np.ones(shape, "float32"), np.ones((3, 1)), "mse").loss for shape in ((3, 1), (3,))
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_what_is_left_out_of_weight_decay_is_left_out_in_every_stage(pair):
+    whole = twin(pair.model)
+    decaying = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    decaying.exclude_from_weight_decay(var_names=["bias"])
+    for model in (pair.model, whole):
+        for layer in (model.get_layer("first"), model.get_layer("second")):
+            layer.bias.assign(np.full(layer.bias.shape, 3.0))
+    optimizers = ks.stage_optimizers(pair, decaying)
+    whole.compile(decaying, "mse", run_eagerly=True)
+    for _ in range(3):
+        ks.train_step(pair, X, Y, "mse", optimizers)
+        whole.train_on_batch(X, Y)
+    for one, other in zip(values_of(pair.model), values_of(whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_a_frozen_stage_of_whole_numbers_has_nothing_to_give_back():
+    words = keras.Input((3,), dtype="int32", name="words")
+    embedded = keras.layers.Embedding(5, 2, trainable=False, name="embedded")(words)
+    model = keras.Model(words, keras.layers.GlobalAveragePooling1D(name="mean")(embedded), name="text")
+    stage = ks.split(model, "embedded")[0]
+    trainer = StageTrainer(stage)
+    made = trainer.forward({"words": np.ones((2, 3), "int32")})
+    assert trainer.backward({"embedded": made["embedded"]}) == {}
 
 
 def test_what_would_need_its_loss_scaled_is_refused():

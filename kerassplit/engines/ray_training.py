@@ -25,9 +25,11 @@ from kerassplit.engines.ray_training_actor import TrainingActor, arrays
 from kerassplit.errors import RunError, SplitError
 from kerassplit.graph import all_layers
 from kerassplit.manifest import MANIFEST, read_manifest
-from kerassplit.stages import Split
+from kerassplit.rebuild import out_of_weight_decay
+from kerassplit.stages import Split, Stage
 from kerassplit.training.judging import judge_of
-from kerassplit.training.optimizers import checked_optimizers, stage_optimizers
+from kerassplit.training.optimizers import checked_optimizers, refuse_used, stage_optimizers
+from kerassplit.training.stage_trainer import Role
 from kerassplit.training.stepping import check_for_a_loss, micro_batches_of, nothing_to_train, roles_of
 
 
@@ -91,6 +93,9 @@ class RayTraining:
         self._options.check(names)
         self._micro_batches = micro_batches
         self._roles = roles_of(split)
+        for stage, role in zip(split, self._roles, strict=True):
+            if role.owned:
+                refuse_used(self._optimizers[stage.name], stage.name, _trained(stage, role), exactly=True)
         self._links = _links(split)
         for stage in split:
             refuse_states(stage)
@@ -189,8 +194,8 @@ class RayTraining:
                 shipment = Shipment(stage.name, entry["file"], manifest, f"kerassplit-{uuid.uuid4().hex}", False)
                 optimizer = self._optimizers[stage.name] if role.owned else None
                 if optimizer and not optimizer.built:
-                    optimizer.build([stage.model.trainable_variables[one] for one in role.owned])
-                told = keras.optimizers.serialize(optimizer) if optimizer else None
+                    optimizer.build(_trained(stage, role))
+                told = _told(optimizer, _trained(stage, role)) if optimizer else None
                 values, slots = arrays(stage.model.variables), arrays(_variables_of(optimizer))
                 file = self._ray.put(content_of(folder, entry))
                 loading.append((place, self._actors[place].load.remote(shipment, file, role, values, told, slots)))
@@ -213,11 +218,11 @@ class RayTraining:
                 done, for_loss, *outputs = call.remote(number, 1 / len(parts), *inputs)
                 sent.update(zip(stage.outputs, outputs, strict=True))
                 calls.append((place, done))
-                judged.append((number, for_loss))
+                judged.append((place, for_loss))
         added = self._wait(calls)
         made = [dict(tensors) for tensors in parts]
-        for number, reference in judged:
-            made[number].update(self._ray.get(reference))
+        for number, tensors in enumerate(self._wait(judged)):
+            made[number // len(self._actors)].update(tensors)
         return made, [loss for some in added for loss in some]
 
     def _backward_and_apply(self, gradients: Sequence[Mapping[str, Any]]) -> None:
@@ -282,6 +287,18 @@ class RayTraining:
             raise SplitError(
                 "This training is not under way: use it in a `with` block, and begin another one after a RunError."
             )
+
+
+def _trained(stage: Stage, role: Role) -> list[keras.Variable]:
+    """The variables that a stage's own optimiser trains."""
+    return [stage.model.trainable_variables[place] for place in role.owned]
+
+
+def _told(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> tuple[Any, list[int]]:
+    """An optimiser as another process makes it: its configuration, and the places of what weight decay leaves out."""
+    left_out = {id(variable) for variable in out_of_weight_decay(optimizer, variables)}
+    places = [place for place, variable in enumerate(variables) if id(variable) in left_out]
+    return keras.optimizers.serialize(optimizer), places
 
 
 def _variables_of(optimizer: keras.optimizers.Optimizer | None) -> list[keras.Variable]:

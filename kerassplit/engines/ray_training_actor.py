@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kerassplit.engines.ray_actor import Shipment, StageFailure, in_words
+from kerassplit.rebuild import keep_out_of_weight_decay
 from kerassplit.training.gradients import plus
 from kerassplit.training.stage_trainer import Role, StageTrainer
 
@@ -21,7 +22,7 @@ class TrainingActor:
         content: np.ndarray,
         role: Role,
         values: Sequence[np.ndarray],
-        optimizer: dict[str, Any] | None,
+        optimizer: tuple[dict[str, Any], Sequence[int]] | None,
         slots: Sequence[np.ndarray],
     ) -> int:
         """Loads the stage, sets its variables and those of its optimiser, and gives the number of the process."""
@@ -29,9 +30,13 @@ class TrainingActor:
             stage = shipment.unpack(content)
             for variable, value in zip(stage.model.variables, values, strict=True):
                 variable.assign(value)
-            self.optimizer = keras.optimizers.deserialize(optimizer) if optimizer else None
-            if self.optimizer:
-                self.optimizer.build([stage.model.trainable_variables[place] for place in role.owned])
+            self.optimizer = None
+            if optimizer:
+                config, left_out = optimizer
+                variables = [stage.model.trainable_variables[place] for place in role.owned]
+                self.optimizer = keras.optimizers.deserialize(config)
+                keep_out_of_weight_decay(self.optimizer, [variables[place] for place in left_out])
+                self.optimizer.build(variables)
                 for variable, value in zip(self.optimizer.variables, slots, strict=True):
                     variable.assign(value)
             self.role = role

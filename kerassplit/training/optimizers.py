@@ -1,6 +1,6 @@
 """One optimiser for each stage."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ import keras
 from kerassplit.errors import SplitError
 from kerassplit.graph import all_layers
 from kerassplit.names import listed
+from kerassplit.rebuild import is_built_for_others, keep_out_of_weight_decay, out_of_weight_decay
 from kerassplit.stages import Split
 
 Optimizers = dict[str, keras.optimizers.Optimizer | None]
@@ -37,13 +38,17 @@ def stage_optimizers(split: Split, optimizer: Any) -> Optimizers:
     ...     ks.train_step(split, x, y, "sparse_categorical_crossentropy", optimizers)
     """
     try:
-        config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
-        return {stage.name: keras.optimizers.deserialize(config) for stage in split}
+        one = keras.optimizers.get(optimizer)
+        config = keras.optimizers.serialize(one)
+        made = [keras.optimizers.deserialize(config) for _ in split]
     except (ValueError, TypeError, AttributeError) as error:
         raise SplitError(
             f"No optimizers can be made from {optimizer!r}: {error} Pass one of keras.optimizers, its name, or its "
             "configuration."
         ) from error
+    for stage, other in zip(split, made, strict=True):
+        keep_out_of_weight_decay(other, out_of_weight_decay(one, stage.model.variables))
+    return {stage.name: other for stage, other in zip(split, made, strict=True)}
 
 
 def checked_optimizers(split: Split, optimizers: Any) -> Optimizers:
@@ -75,6 +80,25 @@ def checked_optimizers(split: Split, optimizers: Any) -> Optimizers:
             raise SplitError(f"Stage '{stage.name}' has trainable variables, and `optimizers` has none for it.")
     _refuse_halves(split)
     return given
+
+
+def refuse_used(
+    optimizer: keras.optimizers.Optimizer | None,
+    stage: str,
+    variables: Sequence[keras.Variable],
+    *,
+    exactly: bool = False,
+) -> None:
+    """Refuses an optimiser whose state is that of other variables; `exactly`: or of more.
+
+    Raises:
+        SplitError: It is such.
+    """
+    if optimizer and is_built_for_others(optimizer, variables, exactly=exactly):
+        raise SplitError(
+            f"The optimizer of stage '{stage}' has been used for other variables. It belongs to the stage that it was "
+            "first used for: after another split, or once other layers are trainable, take a new one."
+        )
 
 
 def _check_each(given: Optimizers) -> None:

@@ -12,9 +12,10 @@ import keras
 from kerassplit.errors import SplitError
 from kerassplit.graph import all_layers
 from kerassplit.names import listed
-from kerassplit.rebuild import is_built_for_others, logits_behind, mask_on, without_mask
+from kerassplit.rebuild import logits_behind, mask_on, without_mask
 from kerassplit.stages import Stage
 from kerassplit.training.gradients import is_real, plus, record, without_recording
+from kerassplit.training.optimizers import refuse_used
 
 LOGITS, MASK = "\0logits", "\0mask"
 """Behind the name of an output: what Keras hangs on it for the loss."""
@@ -94,11 +95,7 @@ class StageTrainer:
         self._back_to = frozenset(stage.inputs if back_to is None else back_to)
         self._owned = tuple(range(len(self.variables)) if owned is None else owned)
         self._ways_back: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
-        if optimizer and is_built_for_others(optimizer, [self.variables[place] for place in self._owned]):
-            raise SplitError(
-                f"The optimizer of stage '{stage.name}' has been used for other variables. It belongs to the stage "
-                "that it was first used for: after another split, or once other layers are trainable, take a new one."
-            )
+        refuse_used(optimizer, stage.name, [self.variables[place] for place in self._owned])
 
     def forward(
         self, tensors: Mapping[str, Any], number: int = 0, *, share: float = 1.0, regularized: bool = True
@@ -143,6 +140,7 @@ class StageTrainer:
         else:
             with without_recording():
                 results, others = run(values)
+            self._ways_back[number] = lambda _: {}
         self.added_losses += [float(keras.ops.convert_to_numpy(loss)) for loss in results[len(made) :]]
         return {**dict(zip(made, results, strict=False)), **others}
 
@@ -160,8 +158,6 @@ class StageTrainer:
         Raises:
             SplitError: The micro-batch has not gone forward.
         """
-        if not (self._back_to or self.variables):
-            return {}
         if number not in self._ways_back:
             raise SplitError(
                 f"Stage '{self.stage.name}' has nothing to go back through: forward comes first, and then one backward."
