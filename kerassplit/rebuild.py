@@ -664,11 +664,21 @@ def compile_like(part: keras.Model, model: keras.Model) -> None:
     """
     config = dict(model._compile_config.config)
     config["optimizer"] = _made_again(model.optimizer, "optimiser")
+    _exclude_from_decay_alike(config["optimizer"], model.optimizer)
     for name in ("metrics", "weighted_metrics"):
         config[name] = keras.tree.map_structure(
             lambda one: _made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
         )
     part.compile(**config, auto_scale_loss=False)  # where losses are scaled, the optimiser does it already
+
+
+def _exclude_from_decay_alike(made: Any, optimizer: Any) -> None:
+    """Excludes from weight decay what `optimizer.exclude_from_weight_decay` was told, which is in no configuration."""
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        made, optimizer = made.inner_optimizer, optimizer.inner_optimizer
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(optimizer, name):
+            setattr(made, name, getattr(optimizer, name))
 
 
 def _made_again(one: Any, what: str) -> Any:

@@ -332,3 +332,18 @@ def test_mixed_precision_scales_losses_as_the_model_does(digits, tmp_path):
     model.compile(optimizer, CROSSENTROPY)
     history = fine_tuned(model, "conv", (images / 255, labels), tmp_path, epochs=4)
     assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+def test_what_is_excluded_from_weight_decay_stays_so(digits, tmp_path):
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    model = chain(optimizer=optimizer)
+    excluded = {}
+
+    def look(logs):
+        for weight in model.get_layer("score").weights:
+            excluded[weight.name] = not watch.model.optimizer._use_weight_decay(weight)
+
+    watch = keras.callbacks.LambdaCallback(on_train_begin=look)
+    fine_tuned(model, "middle", (digits[0][:32], digits[1][:32]), tmp_path, callbacks=[watch])
+    assert excluded == {"kernel": False, "bias": True}
