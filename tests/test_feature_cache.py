@@ -298,6 +298,21 @@ def test_a_cache_of_something_else_is_refused_with_what_differs(head, digits, tm
     np.testing.assert_array_equal(every(ks.cache_features(head, (changed, labels), place))[0], replaced[0])
 
 
+@NEEDS_TENSORFLOW
+def test_a_head_with_another_vocabulary_is_another_head(tmp_path):
+    def looking_up(words):
+        lookup = keras.layers.IntegerLookup(name="lookup")
+        lookup.adapt(np.array(words)[:, None])
+        x = keras.Input((1,), dtype="int64", name="x")
+        return keras.Model(x, lookup(x), name="words")
+
+    rows = np.array([[5], [9]])
+    ks.cache_features(looking_up([5, 7, 9]), rows, tmp_path / "cache")
+    ks.cache_features(looking_up([5, 7, 9]), rows, tmp_path / "cache")
+    with pytest.raises(ks.StoreError, match="the head has other weights"):
+        ks.cache_features(looking_up([9, 9, 5, 4]), rows, tmp_path / "cache")
+
+
 def test_preprocessing_that_changes_under_its_name_is_noticed(head, digits, tmp_path):
     factor = 2.0
 
