@@ -496,7 +496,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
     head = keras.Model(x, keras.layers.Rescaling(1e5, name="large")(x), name="scaled")
     rows = np.array([[0.5], [1.0], [np.inf]], "float32")
     with pytest.raises(ks.SplitError, match="'large' reaches 100000, which is more than float16 can hold"):
-        ks.cache_features(head, rows, tmp_path / "cache", storage="float16")
+        ks.cache_features(head, rows, tmp_path / "new" / "cache", storage="float16")
     assert not list(tmp_path.iterdir())
     features = every(ks.cache_features(head, rows, tmp_path / "cache", storage="bfloat16"))
     np.testing.assert_allclose(features, [[5e4], [1e5], [np.inf]], rtol=2**-8)
