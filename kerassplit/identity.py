@@ -32,11 +32,14 @@ def digest_of_calls(model: keras.Model) -> str:
 
 
 def digest_of_weights(model: keras.Model) -> str:
-    """The SHA-256 of the values of all weights, the statistics of batch normalisation among them."""
+    """The SHA-256 of all weights, the statistics of batch normalisation among them, and of vocabularies."""
     digest = hashlib.sha256()
     for variable in model.weights:
         digest.update(f"{variable.dtype} {tuple(variable.shape)}".encode())
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).view("uint8").data)
+    for layer in all_layers(model):
+        if hasattr(layer, "get_vocabulary"):  # what it was adapted to is neither a weight nor in its configuration
+            digest.update(json.dumps([str(word) for word in layer.get_vocabulary()]).encode())
     return digest.hexdigest()
 
 

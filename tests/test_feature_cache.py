@@ -298,6 +298,21 @@ def test_a_cache_of_something_else_is_refused_with_what_differs(head, digits, tm
     np.testing.assert_array_equal(every(ks.cache_features(head, (changed, labels), place))[0], replaced[0])
 
 
+@NEEDS_TENSORFLOW
+def test_a_head_with_another_vocabulary_is_another_head(tmp_path):
+    def looking_up(words):
+        lookup = keras.layers.IntegerLookup(name="lookup")
+        lookup.adapt(np.array(words)[:, None])
+        x = keras.Input((1,), dtype="int64", name="x")
+        return keras.Model(x, lookup(x), name="words")
+
+    rows = np.array([[5], [9]])
+    ks.cache_features(looking_up([5, 7, 9]), rows, tmp_path / "cache")
+    ks.cache_features(looking_up([5, 7, 9]), rows, tmp_path / "cache")
+    with pytest.raises(ks.StoreError, match="the head has other weights"):
+        ks.cache_features(looking_up([9, 9, 5, 4]), rows, tmp_path / "cache")
+
+
 def test_preprocessing_that_changes_under_its_name_is_noticed(head, digits, tmp_path):
     factor = 2.0
 
@@ -324,8 +339,61 @@ def test_a_stream_of_something_else_is_refused(head, digits, tmp_path):
     changed = ks.cache_features(head, batches(images[::-1], labels[::-1], size=9), tmp_path / "cache", overwrite=True)
     np.testing.assert_array_equal(every(changed)[1], labels[::-1])  # none was lost for looking at the first ones
     ks.cache_features(head, OwnBatches(images, labels), tmp_path / "counted")
-    with pytest.raises(ks.StoreError, match="the data had 4 batches, and has 3 batches"):
+    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows, and has 3 batches of 32 rows"):
         ks.cache_features(head, OwnBatches(images[:90], labels[:90]), tmp_path / "counted")
+
+
+def test_the_order_of_the_keys_of_a_dict_does_not_matter(head, digits, tmp_path):
+    images, labels = digits
+
+    def pairs(order, turned):
+        for x, y in batches(images, labels):
+            yield x, {key: y if key == "digit" else -y for key in order}
+            order = order[::-1] if turned else order
+
+    first = ks.cache_features(head, pairs(["digit", "minus"], turned=True), tmp_path / "cache")
+    again = ks.cache_features(head, pairs(["minus", "digit"], turned=False), tmp_path / "cache")
+    for features in (first, again):
+        targets = every(features)[1]
+        np.testing.assert_array_equal(targets["digit"], labels)
+        np.testing.assert_array_equal(targets["minus"], -labels)
+
+
+def test_the_same_rows_in_other_batches_are_the_same_data(head, digits, tmp_path):
+    class Batches(OwnBatches):
+        def __init__(self, size, rows=ROWS):
+            super().__init__(*(array[:rows] for array in digits))
+            self.size = size
+
+        def __len__(self):
+            return -(-len(self.arrays[0]) // self.size)
+
+        def __getitem__(self, index):
+            return tuple(array[index * self.size : (index + 1) * self.size] for array in self.arrays)
+
+    first = every(ks.cache_features(head, Batches(32), tmp_path / "cache"))
+    for size in (16, 50, ROWS):
+        again = every(ks.cache_features(head, Batches(size), tmp_path / "cache"))
+        np.testing.assert_array_equal(again[0], first[0])
+    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows, and has 4 batches of 20 rows"):
+        ks.cache_features(head, Batches(20, rows=80), tmp_path / "cache")
+
+
+def test_a_list_of_features_without_targets_is_one_input_to_keras(digits, tmp_path):
+    x = keras.Input((8, 8, 1), name="x")
+    twice = [keras.layers.Rescaling(2.0, name="twice")(x), keras.layers.Rescaling(3.0, name="thrice")(x)]
+    features = ks.cache_features(keras.Model(x, twice, name="both"), digits[0], tmp_path / "cache", shuffle=False)
+    pair = [keras.Input((8, 8, 1), name="a"), keras.Input((8, 8, 1), name="b")]
+    tail = keras.Model(pair, keras.layers.Add(name="sum")(pair))
+    np.testing.assert_allclose(tail.predict(features, verbose=0), 5 * digits[0])
+
+
+def test_a_warning_of_wide_features_names_the_line_of_the_caller(tmp_path):
+    x = keras.Input((4,), dtype="float64", name="x")
+    head = keras.Model(x, keras.layers.Rescaling(2.0, dtype="float64", name="wide")(x), name="doubles")
+    with pytest.warns(UserWarning, match="'wide' is of type float64, and is stored as float32") as warned:
+        ks.cache_features(head, np.ones((3, 4)), tmp_path / "cache")
+    assert {one.filename for one in warned if "is stored as" in str(one.message)} == {__file__}
 
 
 def test_an_architecture_names_the_preprocessing_and_the_users_images_stay_as_they_are(resnet, tmp_path):
@@ -399,6 +467,12 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(head, digits, tmp_pat
         (r"got a tuple of 4. Several inputs go into a list or a dict.", head, (images,) * 4, {}),
         (r"got the text 'photos'", head, "photos", {}),
         (
+            r"the shapes \(100, 8, 8, 1\), \(\). Single samples .* and lists of numbers into arrays \(`np.array`\)",
+            head,
+            (images, labels.tolist()),
+            {},
+        ),
+        (
             r"The data changes its shapes: rows 32 to",
             head,
             iter([(images[:32], labels[:32]), (images[:5], images[:5])]),
@@ -422,7 +496,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path):
     head = keras.Model(x, keras.layers.Rescaling(1e5, name="large")(x), name="scaled")
     rows = np.array([[0.5], [1.0], [np.inf]], "float32")
     with pytest.raises(ks.SplitError, match="'large' reaches 100000, which is more than float16 can hold"):
-        ks.cache_features(head, rows, tmp_path / "cache", storage="float16")
+        ks.cache_features(head, rows, tmp_path / "new" / "cache", storage="float16")
     assert not list(tmp_path.iterdir())
     features = every(ks.cache_features(head, rows, tmp_path / "cache", storage="bfloat16"))
     np.testing.assert_allclose(features, [[5e4], [1e5], [np.inf]], rtol=2**-8)

@@ -75,7 +75,7 @@ class FeatureCache:
         self._manifest: dict[str, Any] | None = None  # that of the cache which is made, or gone on with
         wide = [tensor.name for tensor in head.tensors if tensor.dtype == "float64"]
         if wide:
-            warnings.warn(f"{listed(wide)} is of type float64, and is stored as {storage}.", stacklevel=5)
+            warnings.warn(f"{listed(wide)} is of type float64, and is stored as {storage}.", stacklevel=4)
 
     def finished(self, overwrite: bool) -> list[Shard] | None:
         """The shards of the cache, if it is there and whole.
@@ -100,7 +100,7 @@ class FeatureCache:
     def make(self, verbose: bool | None) -> list[Shard]:
         """Computes the features that are not there yet."""
         there = [] if self._manifest is None else shards_in(self._directory, self._manifest["job"])
-        made = not self._directory.exists()
+        made = [folder for folder in (self._directory, *self._directory.parents) if not folder.exists()]
         if self._manifest is None:
             self._of["first"] = self._first(self._data.first.rows)
         self._check_room(rows_of(there), verbose)
@@ -121,9 +121,9 @@ class FeatureCache:
                 f"Cannot write into '{self._directory}': {error.strerror or error}.", path=self._directory
             ) from error
         finally:
-            if made:
+            for folder in made:
                 with suppress(OSError):  # unless something is in it
-                    self._directory.rmdir()
+                    folder.rmdir()
 
     def reader(self, shards: list[Shard]) -> BatchReader:
         """Reads the rows of the cache."""

@@ -66,7 +66,7 @@ class Rows:
 
     def digests(self) -> dict[str, str]:
         """What tells these rows from others, for the inputs, the targets and the sample weights each."""
-        parts = dict(zip(_PARTS, [(self.inputs), *self.others], strict=False))
+        parts = dict(zip(_PARTS, [self.inputs, *self.others], strict=False))
         return {name: _digest(part) for name, part in parts.items()}
 
     @staticmethod
@@ -262,10 +262,11 @@ def _rows_of(element: Any, what: str) -> Rows:
     arrays = [_checked(leaf, what) for leaf in leaves]
     counts = {array.shape[0] for array in arrays if array.ndim}
     if len(counts) != 1 or counts == {0} or not all(array.ndim for array in arrays):
-        shapes = ", ".join(str(array.shape) for array in arrays)
+        shapes = ", ".join(dict.fromkeys(str(array.shape) for array in arrays))
         raise SplitError(
             f"{what} must hold arrays with the same number of rows, at least one, along the first dimension; got the "
-            f"shapes {shapes}. Single samples need to be put into batches first (`.batch(32)`)."
+            f"shapes {shapes}. Single samples need to be put into batches first (`.batch(32)`), and lists of numbers "
+            "into arrays (`np.array`)."
         )
     return Rows(tuple(arrays), outline)
 

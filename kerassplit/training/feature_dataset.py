@@ -24,10 +24,10 @@ class FeatureDataset(keras.utils.PyDataset):
     """Cached features with their targets, as batches for `fit`, `evaluate` and loops of one's own.
 
     `cache_features` makes it. A batch is `(features, targets)`, `(features, targets, sample_weights)`, or the features
-    alone, as the data was. Rows are read from the disk as they are asked for, in a thread that is a few batches ahead.
-    Each epoch goes through all rows in a new order, which depends on the seed, the number of the epoch, the number of
-    rows and the batch size only: what `fit` would shuffle by itself changes nothing. Iterating over it is an
-    epoch, too.
+    alone, as the data was; a list of features alone comes as `(features,)`, since Keras takes a list for `(x, y)`. Rows
+    are read from the disk as they are asked for, in a thread that is a few batches ahead. Each epoch goes through all
+    rows in a new order, which depends on the seed, the number of the epoch and the number of rows only: what `fit`
+    would shuffle by itself changes nothing. Iterating over it is an epoch, too.
 
     Attributes:
         directory: Where the cache is.
@@ -162,7 +162,8 @@ class BatchReader:
 
     def __call__(self, rows: np.ndarray) -> Any:
         batch = put_together(self._outline, [self._reader.read(name, rows, dtype) for name, dtype in self._arrays])
-        return batch if len(batch) > 1 else batch[0]
+        several = isinstance(batch[0], (list, tuple)) and len(batch[0]) > 1  # Keras would take them for (x, y)
+        return batch if len(batch) > 1 or several else batch[0]
 
 
 def checked_seed(seed: Any) -> int:

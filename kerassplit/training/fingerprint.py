@@ -29,7 +29,13 @@ def identity_of(head: FeatureHead, data: Data, preprocess: str, storage: str, re
         "head": {"layers": digest_of_calls(head.stage.model), "weights": digest_of_weights(head.stage.model)},
         "takes": [_described(tensor) for tensor in takes],
         "gives": [f"{_described(tensor)} (number {known.index(tensor.name)})" for tensor in head.tensors],
-        "data": {"rows": data.rows, "batches": data.batches, "spec": data.first.spec, "content": data.content()},
+        "data": {
+            "rows": data.rows,
+            "batches": data.batches,
+            "batch": data.first.rows,
+            "spec": data.first.spec,
+            "content": data.content(),
+        },
         "preprocess": preprocess,
         "storage": storage,
         "repeats": repeats,
@@ -90,10 +96,8 @@ def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             for name, shape in is_there.items()
             if was_there[name] != shape
         ]
-    same_batches = was["first"]["rows"] == now["first"]["rows"]
-    for key in ("rows", "batches") if same_batches else ("rows",):
-        if before[key] != data[key] and not (key == "batches" and None in (before[key], data[key])):
-            return [f"the data had {_many(before[key], key)}, and has {_many(data[key], key)}"]
+    if before["rows"] != data["rows"] or not _may_be_as_many(before, data):
+        return [f"the data had {_many(before)}, and has {_many(data)}"]
     changed = [name for name, digest in data["content"].items() if digest != before["content"].get(name)]
     if changed:
         return [f"the data has other {listed(changed)}"]
@@ -111,5 +115,19 @@ def _both_ways(before: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Any,
     return (before["spec"], data["spec"]), (data["spec"], before["spec"])
 
 
-def _many(count: int | None, what: str) -> str:
-    return f"an unknown number of {what}" if count is None else f"{count} {what}"
+def _may_be_as_many(before: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether streams that say how many batches they have can have the same rows, the last batch filled or not."""
+    if None in (before["batches"], data["batches"]):
+        return True
+    return all(
+        (one["batches"] - 1) * one["batch"] < other["batches"] * other["batch"]
+        for one, other in ((before, data), (data, before))
+    )
+
+
+def _many(data: Mapping[str, Any]) -> str:
+    if data["rows"] is not None:
+        return f"{data['rows']} rows"
+    if data["batches"] is not None:
+        return f"{data['batches']} batches of {data['batch']} rows"
+    return "an unknown number of rows"

@@ -9,6 +9,8 @@ from kerassplit.errors import SplitError
 def taken_apart(structure: Any, leaves: list[Any]) -> Any:
     """A structure as plain values, with the place of each leaf among `leaves`, which grow.
 
+    The leaves of a dict come in the order of its sorted keys: its own order may be another in the next batch.
+
     Raises:
         SplitError: A key of a dict is no text.
 
@@ -21,7 +23,8 @@ def taken_apart(structure: Any, leaves: list[Any]) -> Any:
         wrong = [key for key in structure if not isinstance(key, str)]
         if wrong:
             raise SplitError(f"A dict of arrays needs text for its keys; got {wrong[0]!r}.")
-        return {"dict": {key: taken_apart(inner, leaves) for key, inner in structure.items()}}
+        apart = {key: taken_apart(structure[key], leaves) for key in sorted(structure)}
+        return {"dict": {key: apart[key] for key in structure}}
     if isinstance(structure, (list, tuple)):
         kind = "list" if isinstance(structure, list) else "tuple"
         return {kind: [taken_apart(inner, leaves) for inner in structure]}
