@@ -6,10 +6,10 @@ ResNet50 with ten classes learns handwritten digits (scikit-learn's, enlarged). 
 given share of the FLOPs. Both ways train the same tail from the same weights with the same optimiser, one on cached
 features, the other with `model.fit` on the images and `trainable = False` on the head.
 
-Times: epochs of both ways in turns; the ratio is the median of the rounds' ratios. The limit is what FLOPs predict:
-(head + 3 × tail) / (3 × tail), with a backward pass counted as two forward passes. Beside it, the same tail trained on the
-features as an array in memory. Reading is going through the cache without training on it. Accuracies: `ks.fine_tune` beside `model.fit`, for each seed, which draws the new classifier and
-the order of images; on images held out.
+Times: epochs of both ways in turns, and of the same tail on the features as an array in memory; the ratio is the median
+of the rounds' ratios. The limit is what FLOPs predict: (head + 3 × tail) / (3 × tail), with a backward pass counted as
+two forward passes. Reading is going through the cache without training on it. Accuracies: `ks.fine_tune` beside
+`model.fit`, for each seed, which draws the new classifier and the order of images; on images held out.
 
 The weights are random; with `--weights imagenet` they are those of ImageNet, where Keras can download them. On two
 cores it takes about half an hour; `--images 64 --rounds 1 --seeds 1 --epochs 1` shows that it runs.

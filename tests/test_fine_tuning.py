@@ -244,6 +244,7 @@ def test_what_cannot_be_fine_tuned_is_refused_before_there_is_work(digits, tmp_p
         (r"`at` names 3 cuts, and `fine_tune` cuts once", plain, "*_norm", data, {}),
         (r"The data has inputs only. Training needs targets", plain, "middle", data[0], {}),
         (r"`fine_tune` has no option 'shufle'. For `fit` it takes ", plain, "middle", data, {"shufle": True}),
+        ("would train on the first rows only", plain, "middle", data, {"shuffle": False, "steps_per_epoch": 1}),
         (r"Did you mean|no tensor", plain, "midle", data, {}),
     ]:
         with pytest.raises(ks.SplitError, match=because):

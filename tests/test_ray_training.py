@@ -120,7 +120,7 @@ def test_mistakes_between_steps_lose_nothing():
             training.step(X, np.ones((5, 2)))
         with pytest.raises(ks.SplitError, match="does not go into 3 equal micro-batches"):
             training.step(X[:4], Y[:4])
-        with pytest.raises(ks.SplitError, match=r"The input 'x' has shape \(6, 5\)"):
+        with pytest.raises(ks.SplitError, match=r"There is an array of shape \(6, 5\)"):
             training.step(np.ones((6, 5)), Y)
         training.step(X, Y)
         raise ZeroDivisionError

@@ -85,8 +85,8 @@ def fine_tune(
         callbacks: For `fit`.
         overwrite: Whether caches of something else may be replaced.
         verbose: Whether to show progress; by default, that of caching on a terminal and that of `fit` always.
-        **options: More for `keras.Model.fit`: `class_weight`, `initial_epoch`, `steps_per_epoch`, `validation_freq`,
-            `validation_steps`.
+        **options: More for `keras.Model.fit`: `class_weight`, `initial_epoch`, `steps_per_epoch` (so many batches of
+            an order of its own in each epoch), `validation_freq`, `validation_steps`.
 
     Returns:
         What `fit` returned: `history.history` has the losses and metrics of each epoch.
@@ -107,7 +107,7 @@ def fine_tune(
     0.97
     """
     _check_compiled(model)
-    _check_options(options)
+    _check_options(options, shuffle)
     two = split(
         model, [list(at)] if isinstance(at, (list, tuple)) else at, allow_crossing=isinstance(at, (list, tuple))
     )
@@ -148,12 +148,16 @@ def _check_compiled(model: Any) -> None:
         )
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _check_options(options: dict[str, Any], shuffle: bool) -> None:
     known = [name for name in inspect.signature(keras.Model.fit).parameters if name not in ("self", *_SET_HERE)]
     known = [name for name in known if name not in ("sample_weight", "validation_split")]
     unknown = [name for name in options if name not in known]
     if unknown:
         raise SplitError(f"`fine_tune` has no option {listed(unknown)}. For `fit` it takes {listed(known)}.")
+    if options.get("steps_per_epoch") is not None and not shuffle:
+        raise SplitError(
+            "`steps_per_epoch` with shuffle=False would train on the first rows only, epoch after epoch. Leave either out."
+        )
 
 
 def _check_cut(model: keras.Model, two: Split) -> None:

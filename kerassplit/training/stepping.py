@@ -8,13 +8,13 @@ import keras
 import numpy as np
 
 from kerassplit.engines.route import route_of
+from kerassplit.engines.sources import check_shapes
 from kerassplit.errors import SplitError
 from kerassplit.stages import Split
 from kerassplit.training.gradients import plus
 from kerassplit.training.judging import Judge, judge_of
 from kerassplit.training.optimizers import checked_optimizers
 from kerassplit.training.stage_trainer import Role, StageTrainer
-from kerassplit.units import format_shape
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def micro_batches_of(split: Split, x: Any, count: int) -> list[dict[str, Any]]:
         name: value if value is None or hasattr(value, "shape") else np.asarray(value)
         for name, value in split.named_inputs(x).items()
     }
-    _check_shapes(split, tensors)
+    check_shapes(tensors, route_of(split))
     if count == 1:
         return [tensors]
     shapes = {name: tuple(value.shape) for name, value in tensors.items() if value is not None}
@@ -189,25 +189,6 @@ def micro_batches_of(split: Split, x: Any, count: int) -> list[dict[str, Any]]:
         ]
     except TypeError as error:
         raise SplitError(f"The inputs cannot be parted: {error}. Pass micro_batches=1.") from error
-
-
-def _check_shapes(split: Split, tensors: Mapping[str, Any]) -> None:
-    """Refuses inputs that Keras would refuse: as it does, an axis of 1 at the end may be there or not."""
-    for tensor in route_of(split).takes:
-        value = tensors[tensor.name]
-        if value is None:
-            continue
-        given, wanted = tuple(value.shape), tensor.shape
-        if len(given) == len(wanted) + 1 and given[-1] == 1:
-            given = given[:-1]
-        elif len(given) == len(wanted) - 1 and wanted[-1] == 1:
-            given = (*given, 1)
-        sides = zip(given[1:], wanted[1:], strict=False)
-        if len(given) != len(wanted) or any(one != other and None not in (one, other) for one, other in sides):
-            raise SplitError(
-                f"The input '{tensor.name}' has shape {tuple(value.shape)}; '{split.name}' takes "
-                f"{format_shape(wanted)} for each sample, {wanted} in all."
-            )
 
 
 def _forward_and_back(
