@@ -156,7 +156,7 @@ def _check_options(options: dict[str, Any], shuffle: bool) -> None:
         raise SplitError(f"`fine_tune` has no option {listed(unknown)}. For `fit` it takes {listed(known)}.")
     if options.get("steps_per_epoch") is not None and not shuffle:
         raise SplitError(
-            "`steps_per_epoch` with shuffle=False would train on the first rows only, epoch after epoch. Leave either out."
+            "`steps_per_epoch` with shuffle=False would train on the first rows only, in every epoch. Leave one out."
         )
 
 
