@@ -129,7 +129,7 @@ def test_targets_and_weights_keep_their_structure(head, digits, tmp_path):
     for batch in (every(features), features[1]):
         _, there, weights = batch
         assert list(there) == ["digit", "more"]
-        assert isinstance(there["more"], list)
+        assert isinstance(there["more"], tuple)  # as of tf.data: it takes a list for one tensor
         np.testing.assert_array_equal(there["more"][0], there["digit"] > 4)
         np.testing.assert_array_equal(there["more"][1]["one hot"], np.eye(10)[there["digit"]])
         np.testing.assert_allclose(weights, there["digit"] / 10, rtol=1e-6)
@@ -379,13 +379,23 @@ def test_the_same_rows_in_other_batches_are_the_same_data(head, digits, tmp_path
         ks.cache_features(head, Batches(20, rows=80), tmp_path / "cache")
 
 
-def test_a_list_of_features_without_targets_is_one_input_to_keras(digits, tmp_path):
+def test_keras_takes_lists_of_features_and_of_targets(digits, tmp_path):
+    images, labels = digits
     x = keras.Input((8, 8, 1), name="x")
     twice = [keras.layers.Rescaling(2.0, name="twice")(x), keras.layers.Rescaling(3.0, name="thrice")(x)]
-    features = ks.cache_features(keras.Model(x, twice, name="both"), digits[0], tmp_path / "cache", shuffle=False)
+    head = keras.Model(x, twice, name="both")
     pair = [keras.Input((8, 8, 1), name="a"), keras.Input((8, 8, 1), name="b")]
-    tail = keras.Model(pair, keras.layers.Add(name="sum")(pair))
-    np.testing.assert_allclose(tail.predict(features, verbose=0), 5 * digits[0])
+    both = keras.layers.Add(name="sum")(pair)
+    tail = keras.Model(pair, both)
+    alone = ks.cache_features(head, images, tmp_path / "alone", shuffle=False)
+    np.testing.assert_allclose(tail.predict(alone, verbose=0), 5 * images)
+    tops = [keras.layers.Dense(1, name=name)(keras.layers.Flatten(name=f"flat_{name}")(both)) for name in ("c", "d")]
+    tail = keras.Model(pair, tops)
+    tail.compile(keras.optimizers.SGD(0.0), ["mse", "mse"])
+    targets = [labels[:, None], -labels[:, None]]
+    history = tail.fit(ks.cache_features(head, (images, targets), tmp_path / "cache"), verbose=0).history
+    expected = tail.evaluate([2 * images, 3 * images], targets, verbose=0, return_dict=True)
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
 
 
 def test_a_warning_of_wide_features_names_the_line_of_the_caller(tmp_path):
@@ -466,6 +476,7 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(head, digits, tmp_pat
         (r"The data holds no rows. Expected at least one.", head, iter([]), {}),
         (r"got a tuple of 4. Several inputs go into a list or a dict.", head, (images,) * 4, {}),
         (r"got the text 'photos'", head, "photos", {}),
+        ("holds complex128, which cannot be stored. Cast it", head, (images, labels.astype("complex128")), {}),
         (
             r"the shapes \(100, 8, 8, 1\), \(\). Single samples .* and lists of numbers into arrays \(`np.array`\)",
             head,

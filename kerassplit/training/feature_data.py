@@ -281,6 +281,8 @@ def _checked(value: Any, what: str) -> np.ndarray:
     if array is None or array.dtype.hasobject or array.dtype.kind in "USmM":
         kind = "nothing" if array is None else f"values of type {array.dtype}"
         raise SplitError(f"{what} holds {kind}. Expected numbers: turn text into numbers first.")
+    if array.dtype.kind in "fc" and array.dtype.itemsize > 8:
+        raise SplitError(f"{what} holds {array.dtype}, which cannot be stored. Cast it: float64 and complex64 can.")
     return array
 
 

@@ -24,8 +24,8 @@ class FeatureDataset(keras.utils.PyDataset):
     """Cached features with their targets, as batches for `fit`, `evaluate` and loops of one's own.
 
     `cache_features` makes it. A batch is `(features, targets)`, `(features, targets, sample_weights)`, or the features
-    alone, as the data was; a list of features alone comes as `(features,)`, since Keras takes a list for `(x, y)`. Rows
-    are read from the disk as they are asked for, in a thread that is a few batches ahead. Each epoch goes through all
+    alone, as the data was, with tuples in the place of lists; several features alone come as `((a, b),)`, since Keras
+    would take two for `(x, y)`. Rows are read from the disk as they are asked for, in a thread that is a few batches ahead. Each epoch goes through all
     rows in a new order, which depends on the seed, the number of the epoch and the number of rows only: what `fit`
     would shuffle by itself changes nothing. Iterating over it is an epoch, too.
 
@@ -162,7 +162,8 @@ class BatchReader:
 
     def __call__(self, rows: np.ndarray) -> Any:
         batch = put_together(self._outline, [self._reader.read(name, rows, dtype) for name, dtype in self._arrays])
-        several = isinstance(batch[0], (list, tuple)) and len(batch[0]) > 1  # Keras would take them for (x, y)
+        batch = keras.tree.lists_to_tuples(batch)  # tf.data would take a list for one tensor
+        several = isinstance(batch[0], tuple) and len(batch[0]) > 1  # Keras would take them for (x, y)
         return batch if len(batch) > 1 or several else batch[0]
 
 
