@@ -663,17 +663,21 @@ def compile_like(part: keras.Model, model: keras.Model) -> None:
         UnsupportedModelError: The optimiser or a metric cannot be made again from its configuration.
     """
     config = dict(model._compile_config.config)
-    config["optimizer"] = _made_again(model.optimizer, "optimiser")
+    config["optimizer"] = made_again(model.optimizer, "optimiser")
     keep_out_of_weight_decay(config["optimizer"], out_of_weight_decay(model.optimizer, part.variables))
     for name in ("metrics", "weighted_metrics"):
         config[name] = keras.tree.map_structure(
-            lambda one: _made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
+            lambda one: made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
         )
     part.compile(**config, auto_scale_loss=False)  # where losses are scaled, the optimiser does it already
 
 
-def _made_again(one: Any, what: str) -> Any:
-    """An optimiser or a metric of the same configuration."""
+def made_again(one: Any, what: str) -> Any:
+    """An optimiser or a metric of the same configuration.
+
+    Raises:
+        UnsupportedModelError: It cannot be made again from that.
+    """
     kinds = {type(inner).__name__: type(inner) for inner in (one, getattr(one, "_learning_rate", None))}
     try:
         with keras.saving.custom_object_scope(kinds), SafeModeScope(False):
@@ -681,7 +685,7 @@ def _made_again(one: Any, what: str) -> Any:
     except Exception as error:
         raise UnsupportedModelError(
             f"The {what} '{one.name}' ({type(one).__name__}) cannot be made again from its configuration: "
-            f"{type(error).__name__}: {error}. Mend its `get_config`, or compile the model with another one."
+            f"{type(error).__name__}: {error}. Mend its `get_config`, or take another one."
         ) from error
 
 

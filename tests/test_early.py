@@ -275,6 +275,8 @@ def test_confidence_may_be_measured_another_way(early, rows, everything):
         ks.SplitError, match=r"one number for each row; for the 32 rows of 'a' it gave .* shape \(32, 5\)"
     ):
         early.predict_early(rows, 0.5, measure=lambda probabilities: probabilities)
+    with pytest.raises(ks.SplitError, match="`measure` must be a function .*; got 'entropy'"):
+        early.predict_early(rows, 0.5, measure="entropy")
 
 
 def test_logits_are_refused_and_can_be_measured(rows):

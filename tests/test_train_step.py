@@ -333,6 +333,27 @@ def test_optimisers_that_do_not_fit_the_stages_are_refused(pair):
     refused("The optimizer of stage 'a' has been used for other variables", pair, X, Y, "mse", [used, one])
     with pytest.raises(ks.SplitError, match="No optimizers can be made from 'adamant'"):
         ks.stage_optimizers(pair, "adamant")
+    for use in (ks.stage_optimizers, lambda model, one: ks.train_step(model, X, Y, "mse", [one])):
+        with pytest.raises(ks.SplitError, match="`split` must be a Split, as .* give it; got Functional"):
+            use(pair.model, adam())
+
+
+def test_optimisers_and_schedules_of_ones_own_are_made_again_for_each_stage(pair):
+    class Halving(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1 * 0.5 ** ops.cast(step, "float32")
+
+        def get_config(self):
+            return {}
+
+    class Own(keras.optimizers.SGD):
+        pass
+
+    optimizers = ks.stage_optimizers(pair, Own(Halving()))
+    assert [type(one) for one in optimizers.values()] == [Own, Own]
+    losses = [ks.train_step(pair, X, Y, "mse", optimizers) for _ in range(3)]
+    assert losses[0] > losses[1] > losses[2]
+    assert [float(ops.convert_to_numpy(one.learning_rate)) for one in optimizers.values()] == [0.0125, 0.0125]
 
 
 def test_targets_losses_and_batches_that_do_not_fit_are_refused(pair):

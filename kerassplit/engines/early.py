@@ -110,6 +110,8 @@ def predict_early(
     verbose: bool | None,
 ) -> EarlyExits:
     """Runs input through the stages until it has an answer; see `Split.predict_early`."""
+    if measure is not None and not callable(measure):
+        raise SplitError(f"`measure` must be a function from what an exit gives to a number a row; got {measure!r}.")
     route = route_of(split)
     exits = _exits(split, route, confidence, measure, final)
     for stage in split:

@@ -25,9 +25,9 @@ class FeatureDataset(keras.utils.PyDataset):
 
     `cache_features` makes it. A batch is `(features, targets)`, `(features, targets, sample_weights)`, or the features
     alone, as the data was, with tuples in the place of lists; several features alone come as `((a, b),)`, since Keras
-    would take two for `(x, y)`. Rows are read from the disk as they are asked for, in a thread that is a few batches ahead. Each epoch goes through all
-    rows in a new order, which depends on the seed, the number of the epoch and the number of rows only: what `fit`
-    would shuffle by itself changes nothing. Iterating over it is an epoch, too.
+    would take two for `(x, y)`. Rows are read from the disk as they are asked for, in a thread that is a few batches
+    ahead. Each epoch goes through all rows in a new order, which depends on the seed, the number of the epoch and the
+    number of rows only: what `fit` would shuffle by itself changes nothing. Iterating over it is an epoch, too.
 
     Attributes:
         directory: Where the cache is.

@@ -8,7 +8,7 @@ import keras
 from kerassplit.errors import SplitError
 from kerassplit.graph import all_layers
 from kerassplit.names import listed
-from kerassplit.rebuild import is_built_for_others, keep_out_of_weight_decay, out_of_weight_decay
+from kerassplit.rebuild import is_built_for_others, keep_out_of_weight_decay, made_again, out_of_weight_decay
 from kerassplit.stages import Split
 
 Optimizers = dict[str, keras.optimizers.Optimizer | None]
@@ -37,18 +37,24 @@ def stage_optimizers(split: Split, optimizer: Any) -> Optimizers:
     >>> for x, y in batches:
     ...     ks.train_step(split, x, y, "sparse_categorical_crossentropy", optimizers)
     """
+    _check_split(split)
     try:
         one = keras.optimizers.get(optimizer)
-        config = keras.optimizers.serialize(one)
-        made = [keras.optimizers.deserialize(config) for _ in split]
     except (ValueError, TypeError, AttributeError) as error:
         raise SplitError(
             f"No optimizers can be made from {optimizer!r}: {error} Pass one of keras.optimizers, its name, or its "
             "configuration."
         ) from error
-    for stage, other in zip(split, made, strict=True):
+    made: Optimizers = {}
+    for stage in split:
+        made[stage.name] = other = made_again(one, "optimiser")
         keep_out_of_weight_decay(other, out_of_weight_decay(one, stage.model.variables))
-    return {stage.name: other for stage, other in zip(split, made, strict=True)}
+    return made
+
+
+def _check_split(split: Any) -> None:
+    if not isinstance(split, Split):
+        raise SplitError(f"`split` must be a Split, as `ks.split` and `ks.load` give it; got {type(split).__name__}.")
 
 
 def checked_optimizers(split: Split, optimizers: Any) -> Optimizers:
@@ -57,6 +63,7 @@ def checked_optimizers(split: Split, optimizers: Any) -> Optimizers:
     Raises:
         SplitError: It is not one optimiser for each stage, or one that scales losses.
     """
+    _check_split(split)
     names = [stage.name for stage in split]
     if isinstance(optimizers, Mapping):
         unknown = [name for name in optimizers if name not in names]
