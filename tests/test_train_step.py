@@ -353,7 +353,9 @@ def test_optimisers_and_schedules_of_ones_own_are_made_again_for_each_stage(pair
     assert [type(one) for one in optimizers.values()] == [Own, Own]
     losses = [ks.train_step(pair, X, Y, "mse", optimizers) for _ in range(3)]
     assert losses[0] > losses[1] > losses[2]
-    assert [float(ops.convert_to_numpy(one.learning_rate)) for one in optimizers.values()] == [0.0125, 0.0125]
+    assert [float(ops.convert_to_numpy(one.learning_rate)) for one in optimizers.values()] == pytest.approx(
+        [0.0125, 0.0125]
+    )
 
 
 def test_targets_losses_and_batches_that_do_not_fit_are_refused(pair):
