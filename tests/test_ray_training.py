@@ -185,6 +185,17 @@ def test_stages_work_at_the_same_time():
     assert 7 * 0.4 < took < 11 * 0.4  # one after the other, it would be 12 naps
 
 
+def test_what_makes_no_sense_is_refused_before_a_process_starts():
+    for message, split, options in [
+        ("`split` must be a Split, .*; got Functional", pair().model, {}),
+        ("`micro_batches` must be a whole number, at least 1; got 0", pair(), {"micro_batches": 0}),
+        ("`num_cpus`", pair(), {"num_cpus": -1}),
+    ]:
+        with pytest.raises(ks.SplitError, match=message):
+            RayTraining(split, "mse", "sgd", **options)
+    assert not our_processes()
+
+
 def test_a_layer_with_statistics_in_two_stages_is_refused():
     x = keras.Input((4,), name="x")
     norm = keras.layers.BatchNormalization(name="norm")

@@ -30,7 +30,13 @@ from kerassplit.stages import Split, Stage
 from kerassplit.training.judging import judge_of
 from kerassplit.training.optimizers import checked_optimizers, refuse_used, stage_optimizers
 from kerassplit.training.stage_trainer import Role
-from kerassplit.training.stepping import check_for_a_loss, micro_batches_of, nothing_to_train, roles_of
+from kerassplit.training.stepping import (
+    check_for_a_loss,
+    check_micro_batches,
+    micro_batches_of,
+    nothing_to_train,
+    roles_of,
+)
 
 
 class RayTraining:
@@ -74,7 +80,7 @@ class RayTraining:
             address: Of a Ray cluster, likewise.
 
         Raises:
-            SplitError: Ray is missing, the optimisers do not fit the stages, or stages share a layer whose statistics
+            SplitError: Ray is missing, an option makes no sense, the optimisers do not fit the stages, or stages share a layer whose statistics
                 or random numbers change in training.
 
         Example:
@@ -84,13 +90,13 @@ class RayTraining:
         ...         print(training.step(x, y))
         """
         self._ray = import_ray()
-        names = [stage.name for stage in split]
-        self._split = split
-        self._judge = judge_of(split, loss)
         one_for_all = isinstance(optimizers, (str, keras.optimizers.Optimizer))
         self._optimizers = checked_optimizers(split, stage_optimizers(split, optimizers) if one_for_all else optimizers)
+        check_micro_batches(micro_batches)
+        self._split = split
+        self._judge = judge_of(split, loss)
         self._options = RayOptions(num_cpus=num_cpus, num_gpus=num_gpus, address=address)
-        self._options.check(names)
+        self._options.check([stage.name for stage in split])
         self._micro_batches = micro_batches
         self._roles = roles_of(split)
         for stage, role in zip(split, self._roles, strict=True):

@@ -156,14 +156,23 @@ def roles_of(split: Split) -> list[Role]:
     return roles
 
 
+def check_micro_batches(count: Any) -> None:
+    """Sees that a batch can be parted into so many.
+
+    Raises:
+        SplitError: It is no whole number above 0.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise SplitError(f"`micro_batches` must be a whole number, at least 1; got {count!r}.")
+
+
 def micro_batches_of(split: Split, x: Any, count: int) -> list[dict[str, Any]]:
     """The inputs by tensor name, in equal parts.
 
     Raises:
         SplitError: They cannot be parted so.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise SplitError(f"`micro_batches` must be a whole number, at least 1; got {count!r}.")
+    check_micro_batches(count)
     tensors = {
         name: value if value is None or hasattr(value, "shape") else np.asarray(value)
         for name, value in split.named_inputs(x).items()
