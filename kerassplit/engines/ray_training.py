@@ -80,8 +80,8 @@ class RayTraining:
             address: Of a Ray cluster, likewise.
 
         Raises:
-            SplitError: Ray is missing, an option makes no sense, the optimisers do not fit the stages, or stages share a layer whose statistics
-                or random numbers change in training.
+            SplitError: Ray is missing, an option makes no sense, the optimisers do not fit the stages, or stages share
+                a layer whose statistics or random numbers change in training.
 
         Example:
 
