@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
 
@@ -68,6 +69,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 def run_page(page: Path) -> dict[str, Any]:
     """Runs all that can be run on a page, in the working directory, and gives the names that its Python made."""
+    keras.utils.clear_session()  # so that Keras counts names from the start, as in a process of one's own
     names: dict[str, Any] = {"__name__": page.stem}
     for block in blocks(page, *COMPUTERS):
         printed = io.StringIO()

@@ -371,17 +371,18 @@ class TestShown:
         with pytest.raises(ks.SplitError, match="cannot be written: No such file"):
             profile.to_json(tmp_path / "no" / "profile.json")
 
-    def test_a_file_is_written_whole_or_not_at_all(self, residual, tmp_path, monkeypatch):
-        def on_a_full_disk(path, content):
-            with path.open("wb") as file:
-                file.write(content[:10])
-            raise OSError(28, "No space left on device")
-
+    def test_a_file_is_written_whole_or_not_at_all(self, residual, tmp_path):
+        resource = pytest.importorskip("resource", reason="limits of POSIX")
         target = tmp_path / "profile.json"
         target.write_text("before")
-        monkeypatch.setattr(Path, "write_bytes", on_a_full_disk)
-        with pytest.raises(ks.SplitError, match="profile.json' cannot be written: No space left on device."):
-            ks.profile(residual).to_json(target)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        profile = ks.profile(residual)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        try:
+            with pytest.raises(ks.SplitError, match="profile.json' cannot be written: File too large."):
+                profile.to_json(target)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert list(tmp_path.iterdir()) == [target]
         assert target.read_text() == "before"
 
