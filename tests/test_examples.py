@@ -91,7 +91,10 @@ def the_model_has_learned_with_its_tail(output: str) -> None:
 
 
 def planned(output: str) -> None:
-    assert "proved" in output.lower()
+    milliseconds = [float(found) for found in re.findall(r"bit/s: .*, ([\d.]+) ms$", output, re.MULTILINE)]
+    assert len(milliseconds) == 3 and milliseconds == sorted(milliseconds, reverse=True)
+    assert "no plan within the limits has less" in output
+    assert "Each device needs a memory of 9930624 bytes" in output
 
 
 SAYS = {
