@@ -17,7 +17,7 @@ from kerassplit.cli import main
 
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if blocks(page, *COMPUTERS))
-LONG = ("cache-and-fine-tune", "export", "ray", "run-a-folder", "serve", "split-training")
+LONG = ("cache-and-fine-tune", "export", "ray", "run-a-folder", "split-training")
 
 
 @pytest.mark.plain

@@ -183,6 +183,7 @@ def test_rows_get_what_choosing_afterwards_gives_and_stages_that_need_not_run_do
     assert result.outputs.dtype == np.float32 and result.outputs.shape == (ROWS, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50"])
 def test_an_application_with_an_exit_gives_what_choosing_afterwards_gives(name, images):
     model = application(name)

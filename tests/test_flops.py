@@ -296,6 +296,7 @@ def test_what_only_moves_numbers_costs_nothing(layer):
 SIDES = st.integers(1, 9)
 
 
+@pytest.mark.plain
 @given(SIDES, SIDES, SIDES, SIDES)
 @settings(max_examples=25, deadline=None)
 def test_a_convolution_over_one_position_is_a_dense_layer(channels, filters, side, batch_size):
@@ -304,6 +305,7 @@ def test_a_convolution_over_one_position_is_a_dense_layer(channels, filters, sid
     assert flops_of(conv, (side, side, channels), batch_size=batch_size) == ks.profile(dense, batch_size).flops
 
 
+@pytest.mark.plain
 @given(SIDES, st.integers(1, 4), st.integers(2, 4))
 @settings(max_examples=25, deadline=None)
 def test_groups_divide_the_products_of_a_convolution(side, multiple, groups):
@@ -312,6 +314,7 @@ def test_groups_divide_the_products_of_a_convolution(side, multiple, groups):
     assert flops_of(layers.Conv2D(6 * groups, 3, use_bias=False, groups=groups), shape) * groups == whole
 
 
+@pytest.mark.plain
 @given(SIDES, SIDES, SIDES)
 @settings(max_examples=25, deadline=None)
 def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one(channels, filters, side):
@@ -335,6 +338,7 @@ def ops_matmul(x: Any) -> Any:
     return ops.matmul(x[0], x[1])
 
 
+@pytest.mark.plain
 @given(st.sampled_from(["SimpleRNN", "LSTM", "GRU"]), SIDES, SIDES, SIDES, SIDES)
 @settings(max_examples=25, deadline=None)
 def test_a_recurrent_layer_costs_its_step_as_often_as_there_are_steps(kind, units, width, steps, batch_size):

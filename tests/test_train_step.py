@@ -192,7 +192,8 @@ def test_steps_with_adam_leave_weights_statistics_seeds_and_optimisers_as_the_mo
     }
 
 
-@pytest.mark.parametrize("name", [*FIRST_IS_FAST[:2]])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS[:2])
 def test_a_step_with_adam_is_train_on_batch_to_the_bit(name, images):
     model = application(name, 32)
     before = values_of(model)
