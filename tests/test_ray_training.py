@@ -186,6 +186,7 @@ def test_stages_work_at_the_same_time():
 
 
 def test_what_makes_no_sense_is_refused_before_a_process_starts():
+    before = {one.pid for one in our_processes()}  # some of an earlier test may still be ending
     for message, split, options in [
         ("`split` must be a Split, .*; got Functional", pair().model, {}),
         ("`micro_batches` must be a whole number, at least 1; got 0", pair(), {"micro_batches": 0}),
@@ -193,7 +194,7 @@ def test_what_makes_no_sense_is_refused_before_a_process_starts():
     ]:
         with pytest.raises(ks.SplitError, match=message):
             RayTraining(split, "mse", "sgd", **options)
-    assert not our_processes()
+    assert {one.pid for one in our_processes()} <= before
 
 
 def test_a_layer_with_statistics_in_two_stages_is_refused():
