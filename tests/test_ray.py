@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
+from actors import gone, processes_of
 from conftest import copied, same_bits
 
 import kerassplit as ks
@@ -102,19 +103,7 @@ def rows_of_x(count: int, width: int = 4) -> Iterator[Batch]:
 
 
 def our_processes():
-    """The processes of stages that run below this one."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "StageActor" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            pass
-    return found
-
-
-def gone(processes, seconds=20):
-    return not psutil.wait_procs(processes, timeout=seconds)[1]
+    return processes_of("StageActor")
 
 
 def temporary_folders():

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
-import psutil
 import pytest
+from actors import gone, processes_of
 from conftest import copied, same_bits
 from test_train_step import IN_BLOCKS, LOSSES, batch, everything, put_back, randomize, twin, values_of
 
@@ -34,19 +34,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def our_processes():
-    """The processes of stages that run below this one, by their command lines."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "TrainingActor" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            pass
-    return found
-
-
-def all_gone(seconds=20):
-    return not psutil.wait_procs(our_processes(), timeout=seconds)[1]
+    return processes_of("TrainingActor")
 
 
 def pair():
@@ -75,7 +63,7 @@ def test_after_twenty_steps_the_weights_are_those_of_training_in_one_process():
             np.testing.assert_allclose(loss, expected, rtol=1e-4)
             if seed == 0:
                 assert same_bits(values_of(model), before)  # nothing comes back unasked
-    assert all_gone()
+    assert gone(our_processes())
     assert not same_bits(values_of(model), before)
     for variable, one, expected in zip(model.variables, values_of(model), values_of(other), strict=True):
         np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-5, err_msg=variable.path)
@@ -131,7 +119,7 @@ def test_mistakes_between_steps_lose_nothing():
         ks.train_step(split, X, Y, "mse", optimizers, micro_batches=3)
     for one, other in zip(after, values_of(split.model), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
-    assert all_gone()
+    assert gone(our_processes())
 
 
 @pytest.mark.slow

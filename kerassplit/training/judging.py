@@ -53,14 +53,15 @@ class Judge:
         Raises:
             SplitError: The loss does not fit the outputs or the targets.
         """
-        if self._keras is None:
+        model = self._keras
+        if model is None:
             return 0.0, [{} for _ in parts]
         names = [key for key in parts[0] if key.partition("\0")[0] in keras.tree.flatten(self._outputs)]
         values = {name: _whole([part[name] for part in parts], name) for name in names}
         real = [name for name in names if is_real(values[name])]
 
         def run(tensors: list[Any]) -> tuple[list[Any], None]:
-            return [self._loss({**values, **dict(zip(real, tensors, strict=True))}, y, sample_weight)], None
+            return [self._loss(model, {**values, **dict(zip(real, tensors, strict=True))}, y, sample_weight)], None
 
         try:
             [loss], _, back = record(run, [values[name] for name in real], range(len(real)))
@@ -70,15 +71,14 @@ class Judge:
         gradients = {name: slope for name, slope in zip(real, slopes, strict=True) if slope is not None}
         return float(keras.ops.convert_to_numpy(loss)), _cut(gradients, parts)
 
-    def _loss(self, values: Mapping[str, Any], y: Any, sample_weight: Any) -> Any:
+    def _loss(self, model: keras.Model, values: Mapping[str, Any], y: Any, sample_weight: Any) -> Any:
         made = {
             name: as_made(value, values.get(name + MASK), values.get(name + LOGITS))
             for name, value in values.items()
             if "\0" not in name
         }
-        assert self._keras is not None
         with keras.StatelessScope():  # Keras counts the parts of a loss in metrics, which nobody reads
-            return self._keras.compute_loss(None, y, packed_tensors(made, self._outputs), sample_weight)
+            return model.compute_loss(None, y, packed_tensors(made, self._outputs), sample_weight)
 
 
 def judge_of(split: Split, loss: Any) -> Judge:
