@@ -23,10 +23,9 @@ CUTS = ("conv3_block4_out", "conv4_block6_out")
 
 
 def build(name: str) -> keras.Model:
-    """An architecture of `keras.applications`, its layers named as in a fresh process; no weights are allocated."""
+    """An architecture of `keras.applications`, its layers named as in a fresh process."""
     keras.utils.clear_session()
-    with keras.StatelessScope():
-        return getattr(keras.applications, name)(weights=None)
+    return getattr(keras.applications, name)(weights=None)
 
 
 def drawings() -> Iterator[tuple[str, Drawing]]:

@@ -20,10 +20,9 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def build(name: str) -> keras.Model:
-    """An architecture of `keras.applications`, its layers named as in a fresh process; no weights are allocated."""
+    """An architecture of `keras.applications`, its layers named as in a fresh process."""
     keras.utils.clear_session()
-    with keras.StatelessScope():
-        return getattr(keras.applications, name)(weights=None)
+    return getattr(keras.applications, name)(weights=None)
 
 
 def residual() -> keras.Model:
