@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
-from kerassplit.rebuild import Builder
+from kerassplit.graph.building import Builder
 
 
 def seed_recipe(model: keras.Model, start: str) -> keras.Model:

@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
-from kerassplit.formats import FORMATS, Format
-from kerassplit.formats.naming import exported_names
-from kerassplit.formats.processes import WorkerError, work
-from kerassplit.units import format_bytes
-from kerassplit.zoo import load_model
+from kerassplit.files.sizes import format_bytes
+from kerassplit.storage.exports.formats import FORMATS, Format
+from kerassplit.storage.exports.formats.naming import exported_names
+from kerassplit.storage.exports.processes import WorkerError, work
+from kerassplit.zoo.models import load_model
 
 RIVAL = """
 import sys, keras

@@ -31,7 +31,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 
 import kerassplit as ks
-from kerassplit.zoo import load_model
+from kerassplit.zoo.models import load_model
 
 LOSS = "sparse_categorical_crossentropy"
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from placement_files import BEST_LOADS, published_problem  # pyright: ignore[reportMissingImports]
 
-from kerassplit.planner.placing import place
+from kerassplit.planning.solver.place import place
 
 
 def measure(name: str, rounds: int) -> list[str]:

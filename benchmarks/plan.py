@@ -13,18 +13,21 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
-from kerassplit.planner.chain_search import plan_chain
+from kerassplit.planning.solver.place import place
+from kerassplit.planning.solver.problem import DeviceType, Link, Node, Problem, Tensor
 
 BLOCKS = Path(__file__).parent.parent / "tests" / "published" / "scission_blocks.json"
 Bounds = list[int]
+FREE = Link(factor=0.0)
+"""The link that takes no time."""
 
 
 def equal_layers(layers: Sequence[float], stages: int) -> Bounds:
@@ -93,31 +96,37 @@ def partition_balanced(weights: Sequence[float], stages: int) -> Bounds:
     return found
 
 
-def ours(problem: ChainProblem) -> Bounds:
-    return [0, *plan_chain(problem).cuts, problem.number_of_blocks]
+def ours(case: "Case", stages: int, link: Link) -> Bounds:
+    problem = Problem(
+        tuple(Node((seconds,)) for seconds in case.seconds),
+        tuple(Tensor(block, (block + 1,), size) for block, size in enumerate(case.crossing)),
+        (DeviceType("machine", stages),),
+        links=((link,),),
+        use_all=True,
+    )
+    return [0, *accumulate(len(stage.nodes) for stage in place(problem).stages)]
 
 
-def slowest(problem: ChainProblem, bounds: Bounds) -> float:
+def moving_seconds(case: "Case", link: Link) -> NDArray[np.float64]:
+    """Seconds to move what crosses before each block and behind the last one."""
+    return np.array([0.0, *(link.latency + link.factor * size for size in case.crossing), 0.0])
+
+
+def slowest(case: "Case", link: Link, bounds: Bounds) -> float:
     """Seconds of the slowest stage: receive, compute and send."""
-    link = problem.links
-    assert isinstance(link, ChainLink)
-    moving = np.concatenate([[0.0], link.seconds(problem.crossing), [0.0]])
-    seconds = problem.devices[0].seconds
+    moving, seconds = moving_seconds(case, link), case.seconds
     # An empty stage is none: nothing is moved to it and on.
     stages = [(one, two) for one, two in pairwise(bounds) if one < two]
     return max(math.fsum([moving[one], *seconds[one:two], moving[two]]) for one, two in stages)
 
 
-def least(problem: ChainProblem) -> float:
+def least(case: "Case", stages: int, link: Link) -> float:
     """The optimum by all pairs of cuts."""
-    link = problem.links
-    assert isinstance(link, ChainLink)
-    moving = np.concatenate([[0.0], link.seconds(problem.crossing), [0.0]])
-    running = np.concatenate([[0.0], np.cumsum(problem.devices[0].seconds)])
+    moving, running = moving_seconds(case, link), np.concatenate([[0.0], np.cumsum(case.seconds)])
     loads = running[None, :] - running[:, None] + moving[:, None] + moving[None, :]
     loads[np.tril_indices(len(running))] = np.inf
     best = np.where(np.arange(len(running)) == 0, 0.0, np.inf)
-    for _ in range(problem.number_of_devices):
+    for _ in range(stages):
         best = np.maximum(best[:, None], loads).min(axis=0)
     return float(best[-1])
 
@@ -156,23 +165,21 @@ def published_cases() -> Iterable[Case]:
             yield Case(layer_counts(model["layers"]), model["params"], seconds, crossing)
 
 
-def ratios(case: Case, stages: int, link: ChainLink) -> dict[str, float]:
+def ratios(case: Case, stages: int, link: Link) -> dict[str, float]:
     """For each rule the slowest stage over the optimum."""
-    device = ChainDevice("machine", np.array(case.seconds), count=stages)
-    problem = ChainProblem((device,), crossing=np.array(case.crossing), links=link)
     rules = {
-        "kerassplit": ours(problem),
+        "kerassplit": ours(case, stages, link),
         "equal layer counts": equal_layers(case.layers, stages),
         "equal parameters": even_shares(case.parameters, stages),
         "torchgpipe: block partition of times": block_partition(case.seconds, stages),
         "DeepSpeed: balanced parameters": partition_balanced(case.parameters, stages),
         "DeepSpeed's search with times": partition_balanced(case.seconds, stages),
     }
-    best = least(problem)
-    return {name: slowest(problem, bounds) / best for name, bounds in rules.items()}
+    best = least(case, stages, link)
+    return {name: slowest(case, link, bounds) / best for name, bounds in rules.items()}
 
 
-def show(console: Console, cases: Iterable[Case], link: ChainLink, title: str) -> None:
+def show(console: Console, cases: Iterable[Case], link: Link, title: str) -> None:
     """Mean and worst over all cases that have enough blocks, for each rule."""
     cases = list(cases)
     made = Table("rule", title=title)
@@ -192,8 +199,8 @@ def main() -> None:
     parser.add_argument("--gigabits", type=float, default=1.0, help="bandwidth of the link, Gbit/s")
     arguments = parser.parse_args()
     console = Console(width=130)
-    show(console, published_cases(), ChainLink(), "Slowest stage over the optimum, moving takes no time")
-    link = ChainLink(bandwidth=arguments.gigabits * 1e9 / 8)
+    show(console, published_cases(), FREE, "Slowest stage over the optimum, moving takes no time")
+    link = Link(factor=8 / (arguments.gigabits * 1e9))
     show(console, published_cases(), link, f"Slowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
 
 

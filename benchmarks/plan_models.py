@@ -16,13 +16,13 @@ from collections.abc import Iterable, Sequence
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from plan import Case, show
+from plan import FREE, Case, show
 from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
 from kerassplit.costs.records import BlockCost
-from kerassplit.planner.chain import ChainLink
+from kerassplit.planning.solver.problem import Link
 
 MODELS = ("ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3")
 
@@ -80,8 +80,8 @@ def main() -> None:
     profiles = {name: ks.profile(model, measure=True) for name, model in models.items()}
     cases = [measured_case(profile) for profile in profiles.values()]
     names = ", ".join(models)
-    show(console, cases, ChainLink(), f"{names}\nSlowest stage over the optimum, moving takes no time")
-    link = ChainLink(bandwidth=arguments.gigabits * 1e9 / 8)
+    show(console, cases, FREE, f"{names}\nSlowest stage over the optimum, moving takes no time")
+    link = Link(factor=8 / (arguments.gigabits * 1e9))
     show(console, cases, link, f"{names}\nSlowest stage over the optimum, {arguments.gigabits:g} Gbit/s")
 
     headings = ("devices", "most tensors", "tensors in cuts", "slowest", "bound", "method", "s to plan")

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
-from kerassplit.costs.timing import compiled
+from kerassplit.graph.compiling import compiled
 from kerassplit.planning.work import measured_seconds
 
 MODELS = ("ResNet50", "MobileNetV2", "DenseNet121")

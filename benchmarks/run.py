@@ -28,11 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
-from kerassplit.compiling import compiled
-from kerassplit.engines.ray_core import RayOptions, run
+from kerassplit.engines.ray.engine import RayOptions, run
 from kerassplit.engines.route import Batch
-from kerassplit.stages import Split
-from kerassplit.zoo import load_model
+from kerassplit.graph.compiling import compiled
+from kerassplit.zoo.models import load_model
 
 WARM_UP = 8  # batches
 
@@ -102,7 +101,7 @@ def slowest_stage(split: ks.Split, image: np.ndarray) -> float:
         given: object = image
         for stage in split:
             taken, made = stage.inputs[0], stage.outputs[0]
-            Split((stage,), taken, made, stage.name).save(Path(folder) / stage.name)
+            ks.Split((stage,), taken, made, stage.name).save(Path(folder) / stage.name)
             count, measured = WARM_UP + 20, Measured()
             same = (Batch(number, 0, len(image), {taken: given}) for number in range(count))
             timed(run(Path(folder) / stage.name, same), len(image), count, measured, 0)

@@ -19,13 +19,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from build import long_model
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
-from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
-from kerassplit.planner.chain_search import plan_chain
+from kerassplit.planning.solver.place import place
+from kerassplit.planning.solver.problem import DeviceType, Link, Node, Problem, Tensor
 
 DEVICES = 8
 
@@ -75,16 +74,20 @@ def sizes(largest: int) -> Iterator[int]:
         size *= 10
 
 
-def long_chains(console: Console, largest: int) -> None:
+def long_chains(console: Console) -> None:
     """The planner alone, on random numbers."""
     table = Table("cuts", "throughput s", "overlap s", "latency s", title=f"Planner alone, {DEVICES} equal devices")
-    for cuts in sizes(largest):
+    for cuts in (100, 300, 1000, 3000):
         dice = np.random.default_rng(0)
-        device = ChainDevice("machine", dice.random(cuts + 1), count=DEVICES)
-        crossing: NDArray[np.float64] = dice.integers(1, 1000, cuts).astype(float)
-        asked = ChainProblem((device,), crossing=crossing, links=ChainLink(1000.0))
+        asked = Problem(
+            tuple(Node((seconds,)) for seconds in dice.random(cuts + 1).tolist()),
+            tuple(Tensor(block, (block + 1,), float(dice.integers(1, 1000))) for block in range(cuts)),
+            (DeviceType("machine", DEVICES),),
+            links=((Link(factor=1e-3),),),
+            use_all=True,
+        )
         problems = (asked, replace(asked, overlap=True), replace(asked, objective="latency"))
-        table.add_row(f"{cuts:,}", *(seconds(lambda: plan_chain(problem), 3) for problem in problems))
+        table.add_row(f"{cuts:,}", *(seconds(lambda: place(problem), 3) for problem in problems))
     console.print(table)
 
 
@@ -104,13 +107,13 @@ def long_models(console: Console, largest: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--largest", type=int, default=100_000, help="cuts or calls of the longest chain")
+    parser.add_argument("--largest", type=int, default=100_000, help="calls of the longest model")
     parser.add_argument("--measure", action="store_true", help="measure EfficientNetV2L, too")
     arguments = parser.parse_args()
     console = Console(width=100)
     sys.setrecursionlimit(1_000_000)  # Keras recurses; kerassplit does not need it
     large_model(console, arguments.measure)
-    long_chains(console, arguments.largest)
+    long_chains(console)
     long_models(console, arguments.largest)
 
 

@@ -14,8 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 from kerassplit import Device, Link, plan, plan_sweep, split
+from kerassplit.display.chart import Chart
 from kerassplit.pictures import Drawing, plot
-from kerassplit.pictures.chart import Chart
 
 FOLDER = Path(__file__).resolve().parent
 SOURCES = ("dot", "mmd")

@@ -68,8 +68,9 @@ print(f"Keras {keras.__version__} with {backend} on: {device}")
 # below depends on what the model knows, only its opinion of the cat does.
 
 # %%
-from kerassplit.photo import load_input, shipped_photo
+from kerassplit.engines.inputs import load_input
 from kerassplit.zoo import load_model
+from kerassplit.zoo.photos import shipped_photo
 
 try:
     resnet, weights = load_model("ResNet50", weights="imagenet"), "imagenet"

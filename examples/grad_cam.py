@@ -45,7 +45,7 @@ def transfer_model(weights: str) -> keras.Model:
     whole = keras.applications.MobileNetV2(weights="imagenet" if imagenet else None, input_shape=(SIDE, SIDE, 3))
     backbone = ks.build_submodel(whole, end="out_relu", name="backbone")
     if not imagenet:
-        from kerassplit.random_weights import randomize
+        from kerassplit.zoo.random_weights import randomize
 
         randomize(backbone, seed=7)  # statistics of batch normalisation, too: features as lively as trained ones
     classifier = keras.layers.Dense(CLASSES, name="scores")

@@ -3,13 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from kerassplit._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from kerassplit.costs.profiles import Profile
+    from kerassplit.api import Split, load, split
+    from kerassplit.costs.profile import Profile
     from kerassplit.costs.profiling import profile
-    from kerassplit.cutting import split
-    from kerassplit.engines.early import EarlyExits
+    from kerassplit.cutting.crossing import Crossing, CrossingTensor
+    from kerassplit.cutting.crossings import crossings
+    from kerassplit.cutting.exits import with_outputs
+    from kerassplit.cutting.explaining import Explanation, explain
+    from kerassplit.cutting.joining import join
+    from kerassplit.cutting.pieces import blocks, tap, to_sequential
+    from kerassplit.cutting.points import SplitPoint, split_points
+    from kerassplit.cutting.receipt import Receipt
+    from kerassplit.cutting.stages import Stage
+    from kerassplit.cutting.submodel import build_submodel, flatten
+    from kerassplit.cutting.verifying import verify
+    from kerassplit.engines.early_exit import EarlyExits
     from kerassplit.errors import (
         AmbiguousTensorError,
         InsideBranchError,
@@ -22,75 +33,66 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         VerificationError,
     )
-    from kerassplit.exits import with_outputs
-    from kerassplit.frontiers import crossings
-    from kerassplit.joining import join
+    from kerassplit.graph.tracing.trace import trace
     from kerassplit.pictures import plot
-    from kerassplit.pieces import blocks, tap, to_sequential
-    from kerassplit.planning.choosing import plan
     from kerassplit.planning.devices import Device, Link
-    from kerassplit.planning.sweeping import plan_sweep
-    from kerassplit.planning.sweeps import Sweep
-    from kerassplit.plans import Plan
-    from kerassplit.points import Explanation, SplitPoint, explain, split_points
-    from kerassplit.receipt import Receipt, verify
-    from kerassplit.stages import Crossing, CrossingTensor, Split, Stage
-    from kerassplit.store import load
-    from kerassplit.submodel import build_submodel, flatten
-    from kerassplit.tracing import trace
-    from kerassplit.training.feature_dataset import FeatureDataset
-    from kerassplit.training.features import cache_features
+    from kerassplit.planning.plan import Plan
+    from kerassplit.planning.planner import plan
+    from kerassplit.planning.sweep import Sweep
+    from kerassplit.planning.sweeper import plan_sweep
+    from kerassplit.training.features.cache_features import cache_features
+    from kerassplit.training.features.dataset import FeatureDataset
     from kerassplit.training.fine_tuning import fine_tune
-    from kerassplit.training.optimizers import stage_optimizers
-    from kerassplit.training.stepping import train_step
+    from kerassplit.training.steps.optimizers import stage_optimizers
+    from kerassplit.training.steps.train_step import train_step
 
 _HOME = {
     "AmbiguousTensorError": "errors",
-    "Crossing": "stages",
-    "CrossingTensor": "stages",
+    "Crossing": "cutting.crossing",
+    "CrossingTensor": "cutting.crossing",
     "Device": "planning.devices",
-    "EarlyExits": "engines.early",
-    "Explanation": "points",
-    "FeatureDataset": "training.feature_dataset",
+    "EarlyExits": "engines.early_exit",
+    "Explanation": "cutting.explaining",
+    "FeatureDataset": "training.features.dataset",
     "InsideBranchError": "errors",
     "Link": "planning.devices",
     "NotConnectedError": "errors",
-    "Plan": "plans",
+    "Plan": "planning.plan",
     "PlanError": "errors",
-    "Profile": "costs.profiles",
-    "Receipt": "receipt",
+    "Profile": "costs.profile",
+    "Receipt": "cutting.receipt",
     "RunError": "errors",
-    "Split": "stages",
+    "Split": "api",
     "SplitError": "errors",
-    "SplitPoint": "points",
-    "Stage": "stages",
+    "SplitPoint": "cutting.points",
+    "Stage": "cutting.stages",
     "StoreError": "errors",
-    "Sweep": "planning.sweeps",
+    "Sweep": "planning.sweep",
     "UnknownTensorError": "errors",
     "UnsupportedModelError": "errors",
     "VerificationError": "errors",
-    "blocks": "pieces",
-    "build_submodel": "submodel",
-    "cache_features": "training.features",
-    "crossings": "frontiers",
-    "explain": "points",
+    "blocks": "cutting.pieces",
+    "build_submodel": "cutting.submodel",
+    "cache_features": "training.features.cache_features",
+    "crossings": "cutting.crossings",
+    "explain": "cutting.explaining",
     "fine_tune": "training.fine_tuning",
-    "flatten": "submodel",
-    "join": "joining",
-    "load": "store",
-    "plan": "planning.choosing",
-    "plan_sweep": "planning.sweeping",
+    "flatten": "cutting.submodel",
+    "join": "cutting.joining",
+    "load": "api",
+    "plan": "planning.planner",
+    "plan_sweep": "planning.sweeper",
     "plot": "pictures",
     "profile": "costs.profiling",
-    "split": "cutting",
-    "split_points": "points",
-    "stage_optimizers": "training.optimizers",
-    "tap": "pieces",
-    "to_sequential": "pieces",
-    "trace": "tracing",
-    "train_step": "training.stepping",
-    "verify": "receipt",
-    "with_outputs": "exits",
+    "split": "api",
+    "split_points": "cutting.points",
+    "stage_optimizers": "training.steps.optimizers",
+    "tap": "cutting.pieces",
+    "to_sequential": "cutting.pieces",
+    "trace": "graph.tracing.trace",
+    "train_step": "training.steps.train_step",
+    "verify": "cutting.verifying",
+    "with_outputs": "cutting.exits",
 }
 
 __all__ = [

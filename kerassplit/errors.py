@@ -1,10 +1,39 @@
 """The errors. Each message says what happened, what was expected and how to mend it; the data is on attributes too."""
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kerassplit.text import printable
+
+
+def without_terminal_codes(text: str) -> str:
+    """A text without the codes that color it on a terminal: Keras writes parts of its errors in bold."""
+    return re.sub(r"\x1b(?:\[[0-9;?]*[A-Za-z]?)?", "", text)
+
+
+def without_graph_trace(text: str) -> str:
+    """A text without the files and lines that TensorFlow puts before what went wrong in a graph."""
+    return re.sub(r"Graph execution error:\s.*\n\s*File \"[^\n]*\n\s*", "", text, flags=re.DOTALL)
+
+
+def _plain(message: str) -> str:
+    return printable(without_graph_trace(without_terminal_codes(message)))
 
 
 class SplitError(ValueError):
     """What kerassplit raises for a mistake it can explain. All its other errors are kinds of this one."""
+
+    def __init__(self, *args: object):
+        super().__init__(*(_plain(one) if isinstance(one, str) else one for one in args))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), self.args), vars(self)  # Python's own way knows no arguments by keyword
+
+
+def restored(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
+    """An error out of its arguments, whatever its `__init__` takes; copying and unpickling then set its attributes."""
+    return kind.__new__(kind, *args)
 
 
 class UnknownTensorError(SplitError):

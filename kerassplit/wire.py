@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from kerassplit.errors import SplitError
-from kerassplit.names import listed
+from kerassplit.text import listed
 
 Form = Literal["float32", "float16", "int8"]
 """How floating-point tensors are sent: as they are, with half the bits, or as one byte a value."""
@@ -85,7 +85,7 @@ def pack(tensors: Mapping[str, np.ndarray], dtype: Form = "float32") -> bytes:
 
     >>> crossing = {"features": np.ones((1, 14, 14, 1024), "float32")}
     >>> [len(pack(crossing, dtype)) for dtype in ("float32", "float16", "int8")]
-    [802902, 401501, 208983]
+    [802918, 401513, 208994]
     """
     if dtype not in FORMS:
         raise SplitError(f"Tensors can be sent as {listed(FORMS)}; got {dtype!r}.")
@@ -163,12 +163,14 @@ def _halves(array: np.ndarray, _: _Entry) -> bytes:
 
 def _from_halves(part: memoryview, entry: _Entry) -> np.ndarray:
     (scale,) = struct.unpack_from("<f", part)
-    values = np.frombuffer(part[4:], "<f2").astype(np.float64)
+    with np.errstate(invalid="ignore"):  # damaged bytes can contain signaling NaNs
+        values = np.frombuffer(part[4:], "<f2").astype(np.float64)
     if not (math.isfinite(scale) and scale >= 1):
         raise SplitError(f"The scale of '{entry.name}' is {scale}: the tensors are damaged.")
     most = float(np.finfo(entry.dtype).max)  # the largest values may have been rounded to more
-    values = np.where(np.isfinite(values), np.clip(values * scale, -most, most), values)
-    return values.astype(entry.dtype).reshape(entry.shape)
+    with np.errstate(invalid="ignore"):
+        values = np.where(np.isfinite(values), np.clip(values * scale, -most, most), values)
+        return values.astype(entry.dtype).reshape(entry.shape)
 
 
 def _levels(array: np.ndarray, entry: _Entry) -> bytes:
@@ -200,7 +202,9 @@ def _entries(header: bytes) -> list[_Entry]:
     try:
         entries = [_Entry(**{**one, "shape": tuple(one["shape"])}) for one in json.loads(header)]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise SplitError(f"The header of the tensors cannot be read: {error}.") from error
+        raise SplitError(
+            "The header of the tensors cannot be read: it is damaged, or not from kerassplit.wire.pack."
+        ) from error
     names = [entry.name for entry in entries]
     if not all(_is_sound(entry) for entry in entries) or len({*map(str, names)}) != len(names):
         raise SplitError("The header of the tensors makes no sense: it is damaged, or not from kerassplit.wire.pack.")

@@ -1,11 +1,13 @@
 """Models that several test files use, built once a session; and how to tell that one was left alone."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from kerassplit.random_weights import smooth_noise
-from kerassplit.zoo import architecture_module, find_architecture, load_model
+from kerassplit.zoo.models import architecture_module, find_architecture, load_model
+from kerassplit.zoo.random_weights import smooth_noise
+
+gc.freeze()  # half a million objects of the libraries, which each of many collections would go through again
 
 settings.register_profile("few", max_examples=20)  # a fifth of as many as by default
 settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty times as many as by default
@@ -101,17 +105,33 @@ def copied(value: object) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(value))
 
 
+def collect() -> None:
+    """Frees all that nothing uses any more: what a dead model has nested goes one level a round."""
+    for _ in range(10):
+        if not gc.collect():
+            return
+
+
+def _is(node: Any) -> int | None:
+    """One node tells itself from others; places that dead sub-models have left empty are all the same."""
+    return None if node.operation is None else id(node)
+
+
 def fingerprint(model: keras.Model, weights: bool = True) -> dict[str, object]:
-    """All that must not change about a model, down to the layers of its innermost models."""
+    """All that must not change about a model, down to the layers of its innermost models, once what is dead has gone.
+
+    Short enough to be printed where it differs: the values are told by their hashes.
+    """
+    collect()
     own = getattr(model, "operations", model.layers)
     operations = list({id(one): one for one in (*own, *model._flatten_layers())}.values())
     made = [tensor for operation in own for tensor in keras.tree.flatten(operation.output)]
     return {
         "config": model.to_json(),
         "layers": [(one.name, id(one), getattr(one, "trainable", None)) for one in operations],
-        "nodes": [([id(node) for node in one._inbound_nodes], len(one._outbound_nodes)) for one in operations],
+        "nodes": [([_is(node) for node in one._inbound_nodes], len(one._outbound_nodes)) for one in operations],
         "tensors": [(tensor.name, id(tensor), tensor.shape) for tensor in (*model.inputs, *model.outputs)],
         "histories": [tuple(tensor._keras_history)[1:] for tensor in made],
         "variables": [(id(variable), variable.path) for variable in model.variables],
-        "values": [copied(variable).tobytes() for variable in model.variables] if weights else [],
+        "values": [sha256(copied(variable).tobytes()).hexdigest() for variable in model.variables] if weights else [],
     }

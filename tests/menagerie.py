@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from kerassplit.random_weights import randomize
+from kerassplit.zoo.random_weights import randomize
 
 TOKENS = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]], "int32")  # 0 is padding
 MORE_TOKENS = np.array([[2, 7, 0, 0, 0, 0], [1, 8, 2, 8, 1, 0]], "int32")

@@ -6,7 +6,7 @@
 import keras
 from hypothesis import Phase, settings
 
-from kerassplit.rebuild import Builder
+from kerassplit.graph.building import Builder
 
 
 def add_calls(self, graph, calls, symbols, operations=None):

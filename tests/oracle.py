@@ -77,9 +77,52 @@ class _Config:
         return None
 
 
+def side_calls(graph) -> set[int]:
+    """By the definitions: inputs, calls that make masks, and those whose outputs only such calls use.
+
+    A mask is a boolean tensor that depends alone on operations of Keras's own that have no variables and run no code of
+    the user's.
+    """
+    needs = {index: {graph.tensors[one].call for one in call.inputs} for index, call in enumerate(graph.calls)}
+
+    def depends_on(index: int) -> set[int]:
+        return {index}.union(*map(depends_on, needs[index]))
+
+    def without_variables(index: int) -> bool:
+        operations = [graph.calls[one].operation for one in depends_on(index)]
+        return all(
+            type(one).__module__.startswith("keras.")
+            and not getattr(one, "variables", [])
+            and not isinstance(one, keras.layers.Lambda)
+            for one in operations
+        )
+
+    found = {index for index in needs if not needs[index]}
+    found |= {
+        index
+        for index, call in enumerate(graph.calls)
+        if all(graph.tensors[one].symbol.dtype == "bool" for one in call.outputs) and without_variables(index)
+    }
+    for index in reversed(list(needs)):
+        users = {user for one in graph.calls[index].outputs for user in graph.tensors[one].users}
+        if users and users <= found and without_variables(index):
+            found.add(index)
+    return found
+
+
+def without(received: dict[Call, list[Made]], calls: set[Call]) -> dict[Call, list[Made]]:
+    """The edges between the other calls."""
+    return {
+        call: [tensor for tensor in tensors if tensor[:2] not in calls]
+        for call, tensors in received.items()
+        if call not in calls
+    }
+
+
 def split_tensors(model: keras.Model) -> set[tuple[str, int, int]]:
-    """Every tensor such that, of all its ancestors receive and make, only it is used outside of them."""
+    """Every tensor such that, of all its ancestors make, only it is used outside of them. The model has no masks."""
     received, _ = edges_of(model)
+    received = without(received, {call for call, tensors in received.items() if not tensors})
     users: dict[tuple[str, int, int], set[tuple[str, int]]] = defaultdict(set)
     for call, tensors in received.items():
         for tensor in tensors:
@@ -89,8 +132,6 @@ def split_tensors(model: keras.Model) -> set[tuple[str, int, int]]:
         made_by[tensor[:2]].add(tensor)
     found = set()
     for tensor in users:
-        if not received[tensor[:2]]:
-            continue  # an input of the model
         before = ancestors(received, tensor)
         used = {other for call in before for other in made_by[call] if users[other] - before}
         if used == {tensor}:
@@ -99,7 +140,7 @@ def split_tensors(model: keras.Model) -> set[tuple[str, int, int]]:
 
 
 def cuts_by_brute_force(received, limit):
-    """Every set of up to `limit` tensors that is all that the rest uses of what its ancestors receive and make."""
+    """Every set of up to `limit` tensors that is all that the rest uses of what its ancestors make."""
     users = defaultdict(set)
     for call, tensors in received.items():
         for tensor in tensors:
@@ -110,8 +151,7 @@ def cuts_by_brute_force(received, limit):
         for chosen in combinations(users, count):
             before = set().union(*(depends[tensor] for tensor in chosen))
             crossing = {tensor for tensor in users if tensor[:2] in before and users[tensor] - before}
-            needless = [tensor for tensor in chosen if not received[tensor[:2]] and not users[tensor] & before]
-            if crossing == set(chosen) and not needless:
+            if crossing == set(chosen):
                 found.add(frozenset(chosen))
     return found
 

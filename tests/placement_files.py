@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from kerassplit.planner.dag import DeviceType, Node, Problem, Tensor
+from kerassplit.planning.solver.problem import DeviceType, Node, Problem, Tensor
 
 PUBLISHED = Path(__file__).parent / "published"
 

@@ -4,7 +4,9 @@ import math
 from functools import cached_property
 from itertools import combinations, permutations
 
-from kerassplit.graph import read_graph
+from oracle import side_calls
+
+from kerassplit.graph.reading import read_graph
 
 
 class Oracle:
@@ -22,6 +24,7 @@ class Oracle:
         self.any_order = any_order
         self.inputs_move = link is not None and not any_order
         self.most = math.inf if max_crossing == "any" else max_crossing
+        self.sides = side_calls(self.graph)
         self.calls = [index for index, call in enumerate(self.graph.calls) if call.inputs]
         self.cost = dict(zip(self.calls, profile.calls, strict=True))
 
@@ -40,7 +43,8 @@ class Oracle:
                 if any(user not in some for user in tensor.users)
                 and (tensor.call in some or (tensor.call not in needs and any(user in some for user in tensor.users)))
             ]
-            if some and len(crossing) <= self.most and self._before(crossing, needs) == some:
+            counted = [tensor for tensor in crossing if self.graph.tensors[tensor].call not in self.sides]
+            if some and len(counted) <= self.most and self._before(counted, needs) == some:
                 found[some] = crossing
         return found
 

@@ -7,9 +7,9 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
+from chains import between_neighbours, chain
 
-from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
+from kerassplit.planning.solver.problem import Link, Problem
 
 _FILE = Path(__file__).parent / "published" / "scission_measurements.json"
 
@@ -48,10 +48,10 @@ def blocks(model: str, machine: str) -> Blocks:
     return Blocks(*(tuple(column) for column in zip(*_file()["machines"][machine][model], strict=True)))
 
 
-def links() -> dict[tuple[str, str], ChainLink]:
-    """From machine to machine: megabits per second are 10^6 bits."""
+def links() -> dict[tuple[str, str], Link]:
+    """From machine to machine, for bytes: megabits per second are 10^6 bits."""
     return {
-        (source, destination): ChainLink(bandwidth=megabits * 1e6 / 8, latency=ping / 1e3)
+        (source, destination): Link(ping / 1e3, 8 / (megabits * 1e6))
         for source, destination, ping, megabits in _file()["links"]
     }
 
@@ -62,14 +62,9 @@ def triples() -> list[tuple[str, str, str]]:
     return [(one, two, three) for one, two in known for other, three in known if other == two]
 
 
-def problem(model: str, machines: Sequence[str], **fields) -> ChainProblem:
+def problem(model: str, machines: Sequence[str], **options) -> Problem:
     """A model on machines in this order, all of them used."""
-    measured = [blocks(model, machine) for machine in machines]
-    known = links()
-    between = [known[pair] for pair in pairwise(machines)]
-    return ChainProblem(
-        tuple(ChainDevice(name, np.array(each.seconds)) for name, each in zip(machines, measured, strict=True)),
-        crossing=np.array(measured[0].bytes[:-1]),
-        links=between,
-        **fields,
-    )
+    measured, known = [blocks(model, machine) for machine in machines], links()
+    between = between_neighbours([known[pair] for pair in pairwise(machines)])
+    seconds = [each.seconds for each in measured]
+    return chain(seconds, measured[0].bytes[:-1], links=between, use_all=True, **options)

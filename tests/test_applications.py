@@ -1,41 +1,26 @@
 """Every architecture of `keras.applications`, cut wherever one tensor crosses; NASNet also where two do.
 
-Every day has its sample, named in the ids of the tests, and some days together see everything. `KERASSPLIT_DAY=739941`
-takes the sample of that day again, `KERASSPLIT_LONG=1` takes everything at once.
+Every commit has its sample (`samples.py`), named in the ids of the tests.
 """
 
 import gc
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import keras
 import pytest
-from conftest import NEEDS_NASNET, SMALLEST_SIDE, copied, fingerprint, parameters, same_bits
+from conftest import NEEDS_NASNET, SMALLEST_SIDE, copied, fingerprint, same_bits
+from samples import SAMPLE, due, marked
 
 import kerassplit as ks
-from kerassplit.zoo import architectures, load_model
+from kerassplit.zoo.models import architectures, load_model
 
-LONG = os.environ.get("KERASSPLIT_LONG") == "1"
-DAY = int(os.environ.get("KERASSPLIT_DAY") or date.today().toordinal())
-DAYS_OF_CUTS = 5  # until the structure at every cut has been seen
-DAYS_OF_ARCHITECTURES = 10  # until each has computed something
-CUTS_THAT_RUN = 6  # at most, of an architecture in a day; the others when it is its turn again
+CUTS = 20  # one in so many is taken
+ARCHITECTURES = 20  # likewise
+CUTS_THAT_RUN = 6  # at most, of an architecture in a sample
 
 pytestmark = pytest.mark.slow
-
-
-def due(items: Sequence[Any], turns: int, turn: int) -> Sequence[Any]:
-    """A sample of the items: any `turns` turns in a row see each of them once. In the long run all of them."""
-    return items if LONG else items[turn % turns :: turns]
-
-
-def marked(names: Iterable[str]) -> list[Any]:
-    """Architectures for `pytest.mark.parametrize`, the day in the ids of the tests."""
-    when = "all" if LONG else f"day{DAY}"
-    return [pytest.param(*one.values, marks=one.marks, id=f"{one.values[0]}-{when}") for one in parameters(names)]
 
 
 def cuts_of(name: str, model: keras.Model) -> tuple[ks.Crossing | ks.SplitPoint, ...]:
@@ -167,19 +152,18 @@ def test_the_stages_are_made_of_the_calls_of_the_model_and_only_what_was_named_c
     model = load_model(name)  # its weights take no memory
     before = fingerprint(model, weights=False)
     record = record_of(model)
-    for cut in due(cuts_of(name, model), DAYS_OF_CUTS, DAY):
+    for cut in due(cuts_of(name, model), CUTS):
         assert_two_stages_are_the_model(ks.split(model, cut), record, cut)
-    gc.collect()
     assert fingerprint(model, weights=False) == before
 
 
-@pytest.mark.parametrize("name", marked(due(architectures(), DAYS_OF_ARCHITECTURES, DAY)))
+@pytest.mark.parametrize("name", marked(due(architectures(), ARCHITECTURES)))
 def test_head_and_tail_compute_what_the_model_computes_bit_for_bit(name, images):
     gc.collect()  # the model before this one is gone
     side = SMALLEST_SIDE.get(name, 64)
     model = load_model(name, weights="random", seed=7, input_shape=(side, side, 3))
     cuts = cuts_of(name, model)
-    cuts = due(cuts, -(-len(cuts) // CUTS_THAT_RUN), DAY // DAYS_OF_ARCHITECTURES)
+    cuts = due(cuts, -(-len(cuts) // CUTS_THAT_RUN), SAMPLE // ARCHITECTURES)
     x = keras.ops.convert_to_tensor(images(model))
     tensors = ks.tap(model, list(dict.fromkeys(tensor for cut in cuts for tensor in names_of(cut))))(x)
     expected = model(x)

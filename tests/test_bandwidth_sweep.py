@@ -8,126 +8,130 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import scission
-from chains import all_plans, random_chain
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from chains import chain, everywhere
+from test_placement import all_placements, best_by_trying, cost, random_problem
 
 from kerassplit.errors import PlanError
-from kerassplit.planner import chain_front, sweep
-from kerassplit.planner.chain import ChainDevice, ChainLimits, ChainLink, ChainProblem
-from kerassplit.planner.chain_front import latency_throughput_front
-from kerassplit.planner.chain_search import plan_chain
-from kerassplit.planner.minimum_cut import GraphTensor, plan_two_devices
-from kerassplit.planner.sweep import BandwidthRange, sweep_latency, sweep_lines, sweep_two_devices
+from kerassplit.planning.solver import sweep
+from kerassplit.planning.solver.listed import listed
+from kerassplit.planning.solver.minimum_cut import GraphTensor, plan_two_devices
+from kerassplit.planning.solver.place import best_listed, place
+from kerassplit.planning.solver.problem import CutRules, Link, Node
+from kerassplit.planning.solver.stages import value_of
+from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
 
 pytestmark = pytest.mark.plain
 
 
-@pytest.mark.parametrize("module", [sweep, chain_front])
-def test_the_examples_in_the_docstrings_are_right(module):
-    results = doctest.testmod(module)
+def test_the_examples_in_the_docstrings_are_right():
+    results = doctest.testmod(sweep)
     assert results.attempted
     assert not results.failed
 
 
-def _two_devices(seed: int, whole: bool = True, **fields) -> ChainProblem:
+def _two_devices(seed, whole=True, **fields):
     """Whole numbers bring ties, others none."""
     dice = np.random.default_rng(seed)
-    blocks = int(dice.integers(1, 9))
+    blocks = int(dice.integers(1, 7))
 
-    def numbers(most: int, size: int) -> np.ndarray:
+    def numbers(most, size):
         return dice.integers(0, most, size).astype(float) if whole else dice.random(size) * most
 
-    limits = dice.choice([ChainLimits(), ChainLimits(largest_crossing=12.0), ChainLimits(first_to=1)])
-    return ChainProblem(
-        (
-            ChainDevice("edge", numbers(9, blocks), memory=dice.choice([math.inf, 30.0])),
-            ChainDevice("cloud", numbers(4, blocks)),
-        ),
-        crossing=numbers(20, blocks - 1),
-        parameters=numbers(9, blocks),
-        links=ChainLink(latency=float(dice.integers(0, 3))),
-        input_bytes=float(dice.integers(0, 20)),
-        source=dice.choice([None, 0]),
-        limits=limits,
-        **({"leave_out": bool(dice.random() < 0.7)} | fields),
+    equal = dice.random() < 0.2
+    seconds = [numbers(9, blocks)] if equal else [numbers(9, blocks), numbers(4, blocks)]
+    rules = [CutRules(), CutRules(first=frozenset({0})), CutRules(required=(frozenset({0, 1}),))]
+    problem = chain(
+        seconds,
+        numbers(20, blocks - 1),
+        counts=[2] if equal else [],
+        links=everywhere(Link(float(dice.integers(0, 3))), len(seconds)),
+        use_all=bool(dice.random() < 0.3),
+        rules=dice.choice(rules[: 3 if blocks > 2 else 2]),
+        **fields,
     )
+    nodes = tuple(Node(node.seconds, memory=size) for node, size in zip(problem.nodes, numbers(9, blocks), strict=True))
+    memory = float(dice.choice([math.inf, 20.0]))
+    devices = tuple(replace(device, memory=memory) for device in problem.devices[:1]) + problem.devices[1:]
+    return replace(problem, nodes=nodes, devices=devices)
 
 
-def _best(problem: ChainProblem, bandwidth: float) -> float:
-    link = problem.links
-    assert isinstance(link, ChainLink)
-    there = replace(problem, links=replace(link, bandwidth=bandwidth))
-    return min((plan.rank(problem.objective)[0] for plan in all_plans(there)), default=math.inf)
+def _at(problem, bandwidth):
+    latency = problem.links[0][0].latency
+    return replace(problem, links=everywhere(Link(latency, 1 / bandwidth), len(problem.devices)))
 
 
-OBJECTIVES = [{"objective": "latency"}, {"objective": "throughput"}, {"objective": "throughput", "overlap": True}]
+def _best(problem, bandwidth):
+    best = best_by_trying(_at(problem, bandwidth))
+    return math.inf if best is None else best[0]
 
 
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_no_plan_is_better_at_any_bandwidth(objective, whole):
+@pytest.mark.parametrize("overlap", [True, False])
+def test_no_plan_for_two_devices_is_better_at_any_bandwidth(overlap, whole):
     several = 0
-    for seed in range(250):
-        problem = _two_devices(seed, whole, **objective)
-        if _best(problem, 1.0) == math.inf:
-            with pytest.raises(PlanError):
-                sweep_two_devices(problem)
+    for seed in range(150):
+        problem = _two_devices(seed, whole, overlap=overlap)
+        known = listed(problem, 100)
+        ranges = lower_envelope(*known.on_two_devices())
+        if not ranges:
+            assert _best(problem, 1.0) == math.inf, seed
             continue
-        ranges = sweep_two_devices(problem)
         several += len(ranges) > 2
-        _assert_seamless(ranges, 0.0, math.inf)
+        _require_seamless(ranges, 0.0, math.inf)
         for one in ranges:
             low = one.low or min(one.high, 1.0) / 100
             high = min(one.high, 100 * max(low, 1.0))
             for bandwidth in (low, high, math.sqrt(low * high)):
                 assert one.value(bandwidth) == pytest.approx(_best(problem, bandwidth), rel=1e-9), (seed, one)
-    assert several > 10
+                stages = known.over(_at(problem, bandwidth).links[0][0]).divided(one.plan)
+                assert value_of(problem, stages) == pytest.approx(one.value(bandwidth), rel=1e-9), (seed, one)
+    assert several > 3
 
 
-def _assert_seamless(ranges: tuple[BandwidthRange, ...], low: float, high: float) -> None:
+def _require_seamless(ranges, low, high):
     """From end to end, each another plan than the one before, equally good where they meet."""
     assert (ranges[0].low, ranges[-1].high) == (low, high)
     for one, other in pairwise(ranges):
         assert one.low < one.high == other.low
-        assert (one.cuts, one.devices) != (other.cuts, other.devices)
+        assert one.plan != other.plan
         assert one.value(one.high) == pytest.approx(other.value(other.low), rel=1e-9)
 
 
-@given(st.integers(0, 100_000))
-@settings(deadline=None)
-def test_a_better_link_never_hurts(seed):
-    problem = _two_devices(seed, leave_out=True, objective="throughput", overlap=True)
-    if _best(problem, 1.0) < math.inf:
-        values = [one.value(min(one.high, 1e9)) for one in sweep_two_devices(problem)]
+def test_a_better_link_never_hurts():
+    for seed in range(100):
+        problem = replace(_two_devices(seed, overlap=True), use_all=False)
+        values = [one.value(min(one.high, 1e9)) for one in lower_envelope(*listed(problem, 100).on_two_devices())]
         assert values == sorted(values, reverse=True)
 
 
-def test_the_search_and_the_closed_form_agree():
-    for seed in range(60):
-        problem = _two_devices(seed, whole=False, objective="latency", leave_out=True)
-        if _best(problem, 1.0) == math.inf:
-            continue
-        found = sweep_latency(problem, 1e-2, 1e4)
-        expected = [one for one in sweep_two_devices(problem) if one.high > 1e-2 and one.low < 1e4]
-        assert [(one.cuts, one.devices) for one in found] == [(one.cuts, one.devices) for one in expected]
-        assert [one.high for one in found[:-1]] == pytest.approx([one.high for one in expected[:-1]], rel=1e-9)
+def _solver(problem):
+    """From a bandwidth to the line of the best placement."""
+    known, latency, plans = listed(problem, 1000), problem.links[0][0].latency, []
+
+    def solve(bandwidth):
+        stages = best_listed(known.over(Link(latency, 1 / bandwidth))).stages
+        seconds = sum(stage.compute for stage in stages) + latency * sum(stage.receive > 0 for stage in stages)
+        moved = sum(stage.receive - latency for stage in stages if stage.receive > 0) * bandwidth
+        plans.append(stages)
+        return BandwidthRange(0, 0, len(plans) - 1, seconds, moved)
+
+    return solve
 
 
 def test_more_devices_in_any_order():
     several = 0
-    for seed in range(90):
-        problem = random_chain(seed, objective="latency", leave_out=True)
-        problem = replace(problem, links=ChainLink(latency=1.0))
+    for seed in range(60):
+        problem = replace(random_problem(seed), objective="latency", in_order=False, use_all=False)
+        problem = replace(problem, links=everywhere(Link(1.0), len(problem.devices)))
         if _best(problem, 1.0) == math.inf:
             continue
-        ranges = sweep_latency(problem, 0.1, 100.0)
+        ranges = sweep_lines(_solver(problem), 0.1, 100.0)
         several += len(ranges) > 1
-        _assert_seamless(ranges, 0.1, 100.0)
+        _require_seamless(ranges, 0.1, 100.0)
         for one in ranges:
             for bandwidth in (one.low, one.high, math.sqrt(one.low * one.high)):
                 assert one.value(bandwidth) == pytest.approx(_best(problem, bandwidth), rel=1e-9), (seed, one)
-    assert several > 10
+    assert several > 5
 
 
 def test_a_whole_graph_can_be_swept_by_minimum_cuts():
@@ -135,85 +139,63 @@ def test_a_whole_graph_can_be_swept_by_minimum_cuts():
     tensors += [GraphTensor(2, (3,), 5.0)]
     edge, cloud = [2.0, 3.0, 3.0, 4.0], [0.1, 0.1, 0.1, 0.1]
 
-    def solve(bandwidth: float) -> BandwidthRange:
-        plan = plan_two_devices(edge, cloud, tensors, ChainLink(bandwidth))
-        cuts = tuple(call for call, here in enumerate(plan.on_edge) if here)
-        return BandwidthRange(0, 0, cuts, (), plan.edge_seconds + plan.cloud_seconds, plan.moved)
+    def solve(bandwidth):
+        plan = plan_two_devices(edge, cloud, tensors, bandwidth)
+        return BandwidthRange(0, 0, sum(plan.on_edge), plan.edge_seconds + plan.cloud_seconds, plan.moved)
 
     ranges = sweep_lines(solve, 0.1, 1000.0)
-    assert [one.cuts for one in ranges] == [(0, 1, 2, 3), (0, 1, 2), (0,), ()]
+    assert [one.plan for one in ranges] == [4, 3, 1, 0]
     assert [one.high for one in ranges[:-1]] == pytest.approx([10 / 3.9, 30 / 5.8, 60 / 1.9])
 
 
 def test_vgg19_on_a_raspberry_pi_and_a_server():
     device, cloud = (scission.blocks("vgg19", machine) for machine in ("raspi4", "6700k(GPU)"))
-    problem = ChainProblem(
-        (ChainDevice("raspi4", np.array(device.seconds)), ChainDevice("6700k(GPU)", np.array(cloud.seconds))),
-        crossing=np.array(device.bytes[:-1]),
-        links=ChainLink(latency=0.1),
-        objective="latency",
-        input_bytes=224 * 224 * 3 * 4,
-        source=0,
-        leave_out=True,
-    )
-    ranges = sweep_two_devices(problem)
-    _assert_seamless(ranges, 0.0, math.inf)
-    assert ranges[0].devices == (0,)
-    assert ranges[-1].devices == (1,)
+    # The picture is a node of its own, on the first device.
+    seconds = [[0.0, *device.seconds], [math.inf, *cloud.seconds]]
+    crossing = [224 * 224 * 3 * 4, *device.bytes[:-1]]
+    first = CutRules(first=frozenset({0}))
+    problem = chain(seconds, crossing, links=everywhere(Link(0.1), 2), objective="latency", rules=first)
+    ranges = sweep_lines(_solver(problem), 1.0, 1e12)
+    _require_seamless(ranges, 1.0, 1e12)
     for one in ranges:
-        middle = math.sqrt(max(one.low, 1.0) * min(one.high, 1e12))
-        there = replace(problem, links=ChainLink(middle, 0.1))
-        assert plan_chain(there).cuts == one.cuts
-        assert plan_chain(there).value == pytest.approx(one.value(middle), rel=1e-12)
+        middle = math.sqrt(one.low * one.high)
+        assert place(_at(problem, middle)).value == pytest.approx(one.value(middle), rel=1e-9)
+    assert len(place(_at(problem, 1.0)).stages) == 1
+    assert place(_at(problem, 1e12)).stages[0].nodes == (0,)
 
 
 # Latency against throughput.
 
 
-@pytest.mark.parametrize("overlap", [False, True])
-def test_the_front_is_what_no_plan_beats_in_both(overlap):
+def test_the_front_is_what_no_plan_beats_in_both():
     several = 0
-    for seed in range(250):
-        problem = random_chain(seed, overlap=overlap)
-        points = {(plan.latency, plan.bottleneck) for plan in all_plans(problem)}
-        if not points:
-            with pytest.raises(PlanError):
-                latency_throughput_front(problem)
+    for seed in range(60):
+        problem = replace(random_problem(seed), objective="latency")
+        if len(problem.nodes) > 5:
             continue
+        busiest = replace(problem, objective="throughput")
+        points = {
+            (cost(problem, parts)[0], cost(busiest, parts)[0])
+            for parts in all_placements(problem)
+            if cost(problem, parts)[2]
+        }
         expected = [
             point for point in sorted(points) if not any(_beats(other, point) for other in points if other != point)
         ]
-        found = latency_throughput_front(problem)
+        try:
+            found = listed(problem, 1000).front()
+        except PlanError:
+            found = []
         several += len(found) > 1
-        assert [(plan.latency, plan.bottleneck) for plan in found] == expected, seed
-    assert several > 20
+        values = [(value_of(problem, one), value_of(busiest, one)) for one in found]
+        assert values == [pytest.approx(point, abs=1e-9) for point in expected], seed
+    assert several > 3
 
 
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+def _beats(one, other):
     return one[0] <= other[0] and one[1] <= other[1]
-
-
-# Words.
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"any_order": True}, "A sweep in closed form takes devices in a given order, an input at the first one or at"),
-        ({"sink": 0}, "A sweep in closed form takes devices in a given order, an input at the first one or at both"),
-        ({"links": {(0, 1): ChainLink()}}, "A sweep in closed form takes two devices and one link. For others, use"),
-    ],
-)
-def test_what_has_no_closed_form_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        sweep_two_devices(replace(_two_devices(0), **change))
-
-
-def test_a_sweep_takes_one_link():
-    with pytest.raises(ValueError, match="A sweep takes one link for all pairs of devices, and sets its bandwidth."):
-        sweep_latency(replace(_two_devices(0), links={(0, 1): ChainLink()}), 1.0, 2.0)
 
 
 def test_bandwidths_must_be_a_range():
     with pytest.raises(ValueError, match=r"The bandwidths from 2.0 to 1.0 are no range."):
-        sweep_latency(_two_devices(0), 2.0, 1.0)
+        sweep_lines(_solver(_two_devices(0)), 2.0, 1.0)

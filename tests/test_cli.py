@@ -15,8 +15,8 @@ from click.testing import CliRunner
 import kerassplit as ks
 from kerassplit.cli import main
 from kerassplit.cli.options import cut
-from kerassplit.photo import shipped_photo
-from kerassplit.random_weights import randomize
+from kerassplit.zoo.photos import shipped_photo
+from kerassplit.zoo.random_weights import randomize
 
 pytestmark = pytest.mark.plain
 
@@ -47,6 +47,15 @@ def model(small) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
+def odd() -> keras.Model:
+    """A chain of layers with names that a command line reads in another way."""
+    x = inputs = keras.Input((4,), name="x")
+    for name in ("c", "a,b", "-dash", "10", "k=v", "last"):
+        x = keras.layers.Dense(4, name=name)(x)
+    return keras.Model(inputs, x, name="odd")
+
+
+@pytest.fixture(scope="module")
 def file(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model") / "small.keras"
     model.save(path)
@@ -58,6 +67,30 @@ def folder(model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("split") / "out"
     ks.split(model, ["block1_out", "block2_out"]).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory) -> Path:
+    """A model whose inputs are open and which takes 12 tokens only."""
+    tokens, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "mask"))
+    x = keras.ops.add(keras.layers.Embedding(9, 4, name="table")(tokens), np.ones((12, 4), "float32"))
+    x = keras.layers.Dense(4, name="a")(x)
+    x = keras.layers.Multiply(name="masked")([x, keras.layers.Embedding(2, 4, name="kept")(mask)])
+    path = tmp_path_factory.mktemp("twelve") / "twelve.keras"
+    keras.Model([tokens, mask], keras.layers.Dense(2, name="b")(x), name="twelve").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fours(tmp_path_factory) -> Path:
+    x = inputs = keras.Input(batch_shape=(4, 8), name="x")
+    for name in ("a", "b"):
+        x = keras.layers.Dense(8, name=name)(x)
+    folder = tmp_path_factory.mktemp("fours")
+    keras.Model(inputs, x, name="fours").save(folder / "fours.keras")
+    for rows in (3, 10):
+        np.save(folder / f"x{rows}.npy", np.random.default_rng(rows).normal(size=(rows, 8)).astype("float32"))
+    return folder
 
 
 class TestHelp:
@@ -94,8 +127,23 @@ class TestPoints:
         assert data["model"] == "small"
         assert [point["name"] for point in data["points"]] == [point.name for point in ks.split_points(model)]
         assert data["points"][0].keys() == {
-            *("index", "name", "layer", "shape", "dtype", "bytes", "after_merge", "params_before", "params_after")
+            *("index", "name", "layer", "shape", "dtype", "bytes", "after_merge", "params_before", "params_after"),
+            *("flops_before", "flops_after", "also"),
         }
+
+    def test_it_shows_the_share_of_flops_before_each_point(self, file, model, tmp_path):
+        lines = {words[1]: words for line in run("points", file).stdout.splitlines() if len(words := line.split()) > 5}
+        data = json.loads(run("points", file, "--json").stdout)
+        for point, as_json in zip(ks.split_points(model), data["points"], strict=True):
+            before, after = point.flops_before, point.flops_after
+            assert lines[point.name][-1] == f"{before / (before + after):.1%}"
+            assert (as_json["flops_before"], as_json["flops_after"]) == (before, after)
+        inputs = keras.Input((None, None, 3))
+        outputs = keras.layers.Conv2D(2, 1, name="out")(keras.layers.Conv2D(4, 1, name="conv")(inputs))
+        keras.Model(inputs, outputs).save(tmp_path / "open.keras")
+        assert " ?" in run("points", tmp_path / "open.keras").stdout.splitlines()[-2]
+        (point,) = json.loads(run("points", tmp_path / "open.keras", "--json").stdout)["points"]
+        assert (point["flops_before"], point["flops_after"]) == (None, None)
 
     def test_an_architecture_by_name(self):
         data = json.loads(run("points", "resnet50", "--input-shape", "64x96x3", "--json").stdout)
@@ -179,15 +227,117 @@ class TestSplit:
 
     @pytest.mark.parametrize(
         ("text", "meaning"),
-        [("3", 3), ("-1", -1), ("conv", "conv"), ("a, b", ["a", "b"]), ("encoder@1:0", "encoder@1:0")],
+        [
+            *(("3", 3), ("-1", -1), ("+2", 2), ("conv", "conv"), ("a, b", ["a", "b"]), ("encoder@1:0", "encoder@1:0")),
+            *(("a,b", "a,b"), ("a,b,c", ["a,b", "c"]), ("c,a,b,c", ["c", "a,b", "c"]), ("a,*", "a,*")),
+            *(("x,y", ["x", "y"]), ("[1]0", "[1]0"), ("1", 1), ("+-1", -1)),
+        ],
     )
-    def test_what_at_means(self, text, meaning):
-        assert cut(text) == meaning
+    def test_what_at_means(self, odd, text, meaning):
+        assert cut(text, odd) == meaning
+
+    def test_a_name_that_may_be_a_number_is_refused_and_both_ways_out_work(self, odd):
+        with pytest.raises(
+            ks.SplitError, match=r"'10' is the name of a tensor and may .*\n.* \[1\]0 for .* \+10 for"
+        ) as caught:
+            cut("10", odd)
+        assert len(str(caught.value).splitlines()) == 2
+        assert ks.split(odd, cut("[1]0", odd))[0].outputs == ("10",)
+        assert cut("+10", odd) == 10
+
+    def test_a_name_that_may_be_a_number_from_the_end_has_both_ways_out_too(self):
+        x = inputs = keras.Input((4,), name="x")
+        for name in ("-1", "b", "c", "d"):
+            x = keras.layers.Dense(4, name=name)(x)
+        model = keras.Model(inputs, x, name="counted")
+        with pytest.raises(ks.SplitError, match=r"\[-\]1 for the name, and \+-1 for the number"):
+            cut("-1", model)
+        assert ks.split(model, cut("[-]1", model))[0].outputs == ("-1",)
+        assert ks.split(model, cut("+-1", model))[0].outputs == ("c",)
+
+    def test_names_with_commas_signs_and_dashes_are_cut_explained_and_planned(self, odd, tmp_path):
+        odd.save(tmp_path / "odd.keras")
+        file = tmp_path / "odd.keras"
+        for name, user in (("a,b", "-dash"), ("-dash", "10"), ("k=v", "last")):
+            data = json.loads(run("split", file, "--at", name, "-o", tmp_path / "out", "--overwrite", "--json").stdout)
+            assert data["stages"][0]["outputs"] == [name]
+            assert f"'{name}' is a split point" in run("explain", file, "--", name).stdout
+            data = json.loads(run("plan", file, "--devices", 2, "--must-cut", name, "--json").stdout)
+            assert data["at"] == [name]
+            data = json.loads(run("plan", file, "--devices", 2, "--must-not-cut", name, "--json").stdout)
+            assert data["at"] != [name]
+            data = json.loads(run("plan", file, "--devices", 2, "--first-to", name, "--json").stdout)
+            assert name in data["stages"][0]["calls"]
+            data = json.loads(run("plan", file, "--devices", 2, "--last-from", name, "--json").stdout)
+            assert user in data["stages"][-1]["calls"]
+        assert run("plot", file, "--at", "a,b", "-o", tmp_path / "odd.txt").stdout.endswith("odd.txt.\n")
+
+
+class TestOpenSides:
+    @pytest.mark.parametrize("cuts", [("--stages", 2), ("--at", "masked")])
+    def test_they_stand_in_random_input_too(self, twelve, cuts, tmp_path):
+        assert "bit for bit" in run("split", twelve, *cuts, "--open-sides", 12, "-o", tmp_path / "out").stdout
+        verified = run("verify", tmp_path / "out", "--model", twelve, "--open-sides", 12)
+        assert "bit for bit" in verified.stdout
+
+    def test_random_input_that_does_not_go_through_leads_to_them(self, twelve, tmp_path):
+        result = run("split", twelve, "--at", "masked", "-o", tmp_path / "out", status=2)
+        assert "Random input, with 32 for open dimensions, does not go through 'twelve'" in result.stderr
+        assert "Say what stands for them, with --open-sides N. Or give one to compare on with --input" in result.stderr
+
+    def test_an_export_compares_on_them(self, twelve, tmp_path):
+        pytest.importorskip("tensorflow")
+        run("split", twelve, "--at", "masked", "--open-sides", 12, "-o", tmp_path / "out")
+        where = ("--format", "savedmodel", "-o", tmp_path / "exported")
+        assert "on random input" in run("export", tmp_path / "out", *where, "--open-sides", 12).stdout
+
+    def test_where_input_is_given_they_do_not_count(self, twelve, tmp_path):
+        np.savez(tmp_path / "x.npz", tokens=np.ones((2, 12), "int32"), mask=np.ones((2, 12), "int32"))
+        given = ("--input", tmp_path / "x.npz", "--open-sides", 12)
+        result = run("split", twelve, "--at", "masked", *given, "-o", tmp_path / "out", status=2)
+        assert "for random input: leave out --input." in result.stderr
+
+
+class TestFixedBatches:
+    def test_costs_are_of_the_batch_that_the_model_takes(self, fours, tmp_path):
+        costs = json.loads(run("profile", fours / "fours.keras", "--json").stdout)
+        plan = json.loads(run("plan", fours / "fours.keras", "--devices", 2, "--json").stdout)
+        assert (costs["batch_size"], sum(call["flops"] for call in costs["calls"]), plan["batch_size"]) == (
+            4,
+            2 * 4 * (2 * 8 * 8 + 8),
+            4,
+        )
+        assert "bit for bit" in run("split", fours / "fours.keras", "--stages", 2, "-o", tmp_path / "out").stdout
+        for command in (("plan", "--devices", 2), ("profile",)):
+            refused = run(command[0], fours / "fours.keras", *command[1:], "--batch-size", 2, status=2)
+            assert "'x' of 'fours' is built for batches of 4: pass --batch-size 4; got 2." in refused.stderr
+
+    def test_the_first_whole_batch_of_a_file_is_compared(self, fours, tmp_path):
+        given, out = ("--input", fours / "x10.npy"), tmp_path / "out"
+        told = "Note: 'fours' takes batches of 4: of the 10 rows in '"
+        split = run("split", fours / "fours.keras", "--at", "a", *given, "-o", out)
+        verified = run("verify", out, "--model", fours / "fours.keras", *given)
+        for result in (split, verified):
+            assert told in result.stderr
+            assert "the first 4 are taken." in result.stderr
+            assert "bit for bit" in result.stdout
+        run("run", out, *given, "-o", tmp_path / "y.npy")
+        assert np.load(tmp_path / "y.npy").shape == (10, 8)
+
+    def test_fewer_rows_than_a_batch_are_no_batch(self, fours, tmp_path):
+        given = ("--at", "a", "--input", fours / "x3.npy", "-o", tmp_path / "out")
+        result = run("split", fours / "fours.keras", *given, status=2)
+        assert "x3.npy' holds 3 rows, and 'fours' takes batches of 4. Give that many." in result.stderr
 
 
 class TestVerify:
-    def test_the_stages_against_each_other(self, folder):
-        assert "bit for bit" in run("verify", folder).stdout
+    def test_without_a_model_nothing_is_claimed_of_the_numbers(self, folder):
+        said = "Files intact, stages load; not compared with the original."
+        printed = run("verify", folder).stdout
+        assert said in printed
+        assert "bit for bit" not in printed
+        data = json.loads(run("verify", folder, "--json").stdout)
+        assert (data["verdict"], data["compared_with"], data["receipt"], data["ok"]) == (said, None, None, True)
 
     def test_against_the_model(self, folder, file):
         data = json.loads(run("verify", folder, "--model", file, "--json").stdout)
@@ -229,18 +379,28 @@ class TestVerify:
         assert "stage_1.keras" in run("verify", damaged, status=2).stderr
 
     def test_options_of_a_model_need_one(self, folder):
-        message = run("verify", folder, "--weights", "random", status=2).stderr
-        assert (
-            message == "Error: --weights and --input-shape belong to a model to compare with: name it with --model.\n"
-        )
+        for option in (
+            ["--weights", "random"],
+            ["--input", "x.npy"],
+            ["--tolerance", "0.1"],
+            ["--open", "x"],
+            ["--open-sides", "9"],
+        ):
+            message = run("verify", folder, *option, status=2).stderr
+            assert message == (
+                "Error: --weights, --input-shape, --open, --input, --tolerance and --open-sides belong to a model to "
+                "compare with: name it with --model.\n"
+            )
 
     def test_an_image_for_a_model_of_unknown_preprocessing(self, tmp_path):
         image = keras.Input((16, 16, 3), name="image")
         x = keras.layers.Conv2D(4, 3, name="conv")(image)
         model = keras.Model(image, keras.layers.GlobalAveragePooling2D(name="pool")(x), name="mine")
         ks.split(model, "conv").save(tmp_path / "out")
+        model.save(tmp_path / "mine.keras")
         (tmp_path / "photo.jpg").write_bytes(shipped_photo().read_bytes())
-        result = run("verify", tmp_path / "out", "--input", tmp_path / "photo.jpg")
+        options = ["--model", tmp_path / "mine.keras", "--input", tmp_path / "photo.jpg"]
+        result = run("verify", tmp_path / "out", *options)
         assert result.stderr == "Note: how 'mine' wants its images is not known; it gets pixels from 0 to 255.\n"
 
 
@@ -282,6 +442,14 @@ class TestMistakes:
         assert message in result.stderr
         assert result.stdout == ""
 
+    def test_a_name_that_begins_with_a_dash_stands_behind_two(self, odd, tmp_path):
+        odd.save(tmp_path / "odd.keras")
+        message = run("explain", tmp_path / "odd.keras", "-dash", status=2).stderr
+        assert "No such option '-d'. If it is meant as NAME, put `--` before it: " in message
+        assert message.endswith(" explain [OPTIONS] MODEL -- -dash\n")
+        assert "If it is meant as DIR, put `--` before it" in run("verify", "-folder", status=2).stderr
+        assert "meant as" not in run("explain", tmp_path / "odd.keras", "c", "--jso", status=2).stderr
+
     def test_python_remedies_become_options(self, tmp_path):
         x = keras.Input((2,))
         keras.Model(x, keras.layers.Lambda(lambda t: t * 2)(x)).save(tmp_path / "code.keras")
@@ -293,7 +461,7 @@ class TestMistakes:
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("kerassplit.zoo.load_model", interrupted)
+        monkeypatch.setattr("kerassplit.zoo.models.load_model", interrupted)
         assert run("points", file, status=130).stderr == "Interrupted.\n"
 
 
@@ -325,14 +493,11 @@ class TestOddInput:
         message = run("split", file, "--at", "block1_out,block2_out", "-o", tmp_path / "out", status=2).stderr
         assert "'block1_out' does not cross where 'block2_out' does." in message
 
-    def test_verifying_without_a_model_says_what_it_compared_with(self, folder):
-        assert "Compared with the saved stages joined into one." in run("verify", folder).stdout
-
     def test_an_unexpected_error_is_no_failed_verification(self, file, monkeypatch):
         def broken(model):
             raise RuntimeError("something\nbroke")
 
-        monkeypatch.setattr("kerassplit.points.split_points", broken)
+        monkeypatch.setattr("kerassplit.cutting.points.split_points", broken)
         message = run("points", file, status=2).stderr
         assert message == "Error: RuntimeError: something broke (Set KERASSPLIT_TRACEBACK=1 to see where.)\n"
 
@@ -345,10 +510,10 @@ class TestOddInput:
         assert "pass --unsafe." in message
         run("verify", tmp_path / "out", "--unsafe")
 
-    def test_samples_of_different_number(self, folder, tmp_path):
+    def test_samples_of_different_number(self, folder, file, tmp_path):
         np.savez(tmp_path / "x.npz", image=np.ones((2, 8, 8, 3), "float32"), extra=np.ones((3, 4), "float32"))
-        message = run("verify", folder, "--input", tmp_path / "x.npz", status=2).stderr
-        assert "different numbers of samples: (2, 8, 8, 3), (3, 4)." in message
+        message = run("verify", folder, "--model", file, "--input", tmp_path / "x.npz", status=2).stderr
+        assert "along the first dimension; got 'image' (2, 8, 8, 3), 'extra' (3, 4)." in message
 
 
 class TestFreshProcess:

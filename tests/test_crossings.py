@@ -9,15 +9,15 @@ import pytest
 from conftest import application, fingerprint, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import ancestors, cuts_by_brute_force, edges_of
+from oracle import ancestors, cuts_by_brute_force, edges_of, without
 from test_random_graphs import EXAMPLES, build, data_for, places, recipes
 
 import kerassplit as ks
-from kerassplit.frontiers import crossings, cuts
-from kerassplit.graph import read_graph
-from kerassplit.points import ancestors as our_ancestors
-from kerassplit.points import leaving
-from kerassplit.rebuild import deep_recursion
+from kerassplit.cutting.crossings import crossings, cuts
+from kerassplit.cutting.frontiers import leaving
+from kerassplit.graph.internals.process_state import deep_recursion
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sides import read_sides
 
 
 def names(crossing):
@@ -38,13 +38,16 @@ def as_in_the_oracle(graph, cut):
 def test_crossings_are_those_of_brute_force_each_once_and_in_order(recipe, limit):
     model = build(recipe)
     graph = read_graph(model)
-    found = cuts(graph, limit)
+    sides = read_sides(graph)
+    found = cuts(sides, limit)
     assert len({tuple(cut) for cut in found}) == len(found)
-    assert {as_in_the_oracle(graph, cut) for cut in found} == cuts_by_brute_force(edges_of(model)[0], limit)
+    received = edges_of(model)[0]
+    received = without(received, {call for call, tensors in received.items() if not tensors})
+    assert {as_in_the_oracle(graph, cut) for cut in found} == cuts_by_brute_force(received, limit)
     for cut in found:
-        assert leaving(graph, our_ancestors(graph, cut)) == cut
+        assert leaving(sides.main, graph.ancestors(cut)) == cut
     for one, other in pairwise(found):
-        assert max(our_ancestors(graph, one)) <= max(our_ancestors(graph, other))
+        assert max(graph.ancestors(one)) <= max(graph.ancestors(other))
     assert [graph.names(cut) for cut in found] == all_names(model, limit)
     assert [point.name for point in ks.split_points(model)] == [name for (name,) in all_names(model, 1)]
 
@@ -53,9 +56,10 @@ def test_crossings_are_those_of_brute_force_each_once_and_in_order(recipe, limit
 @given(recipes, places)
 def test_a_split_at_a_crossing_computes_what_the_model_computes(recipe, place):
     model = build(recipe)
-    before = fingerprint(model)
+    looked_at = place % 5 == 0  # collecting all that is dead takes longer than all else
+    before = looked_at and fingerprint(model)
     found = crossings(model, 3)
-    assert fingerprint(model) == before
+    assert before == (looked_at and fingerprint(model))
     if found:
         crossing = found[place % len(found)]
         x = data_for(model)
@@ -80,19 +84,14 @@ def unet() -> keras.Model:
 
 
 class TestUNet:
-    def test_the_image_crosses_beside_the_skips(self, unet):
-        assert all_names(unet, 1) == [["join0"]]
-        assert all_names(unet, 2) == [
-            ["image", "down1"],
-            ["image", "join1"],
-            ["image", "up1"],
-            ["image", "size1"],
-            ["join0"],
+    def test_the_image_comes_along_and_is_not_counted(self, unet):
+        assert all_names(unet, 1) == [["down1"], ["join1"], ["up1"], ["size1"], ["join0"]]
+        along = [[tensor.name for tensor in crossing.also] for crossing in crossings(unet, 1)]
+        assert along == [["image"]] * 4 + [[]]
+        assert [cut for cut in all_names(unet, 2) if len(cut) == 2] == [
+            ["down1", name] for name in ("down2", "join2", "up2", "size2")
         ]
-        assert [cut for cut in all_names(unet, 3) if len(cut) == 3] == [
-            ["image", "down1", name] for name in ("down2", "join2", "up2", "size2")
-        ]
-        assert ["image", "down1", "down2", "bottom"] in all_names(unet, 4)
+        assert ["down1", "down2", "bottom"] in all_names(unet, 3)
 
     def test_every_crossing_cuts_it_exactly(self, unet):
         x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
@@ -101,14 +100,15 @@ class TestUNet:
             split = ks.split(unet, [names(crossing)])
             assert same_bits(split(x), expected)
             carried = {tensor.name for tensor in split.crossings[0].tensors}
-            assert carried == set(names(crossing))
+            assert carried == {tensor.name for tensor in (*crossing.tensors, *crossing.also)}
+            assert split.crossings[0].bytes == crossing.bytes
 
     def test_a_crossing_says_what_crosses_and_its_bytes(self, unet):
         crossing = crossings(unet)[1]
         assert isinstance(crossing, ks.Crossing)
-        assert str(crossing) == "image 16×16×3 float32, join1 8×8×8 float32"
-        assert [tensor.bytes for tensor in crossing.tensors] == [16 * 16 * 3 * 4, 8 * 8 * 8 * 4]
-        assert crossing.bytes == 16 * 16 * 3 * 4 + 8 * 8 * 8 * 4
+        assert str(crossing) == "down1 8×8×4 float32, down2 4×4×8 float32, and along with it image 16×16×3 float32"
+        assert [tensor.bytes for tensor in crossing.tensors] == [8 * 8 * 4 * 4, 4 * 4 * 8 * 4]
+        assert crossing.bytes == 8 * 8 * 4 * 4 + 4 * 4 * 8 * 4 + 16 * 16 * 3 * 4
 
 
 def test_two_towers_can_be_cut_at_every_pair_of_their_layers():
@@ -150,7 +150,7 @@ def test_open_dimensions_have_no_size():
     inputs = keras.Input((None, None, 3), name="image")
     hidden = keras.layers.Conv2D(3, 1, name="hidden")(inputs)
     (crossing,) = crossings(keras.Model(inputs, keras.layers.Add(name="sum")([hidden, inputs])))
-    assert names(crossing) == ["image", "hidden"]
+    assert (names(crossing), [tensor.name for tensor in crossing.also]) == (["hidden"], ["image"])
     assert crossing.bytes is None
 
 
@@ -192,11 +192,12 @@ def test_every_crossing_of_nasnet_is_one_by_definition_and_no_pair_is_missing():
     with keras.StatelessScope():  # no memory for weights
         model = keras.applications.NASNetMobile(weights=None)
     graph = read_graph(model)
+    sides = read_sides(graph)
     for limit, count in NASNET_COUNTS.items():
-        found = cuts(graph, limit)
+        found = cuts(sides, limit)
         assert len(found) == len({tuple(cut) for cut in found}) == count
     for cut in found:
-        assert leaving(graph, our_ancestors(graph, cut)) == cut
+        assert leaving(graph, graph.ancestors(cut)) == cut
     pairs = {as_in_the_oracle(graph, cut) for cut in found if len(cut) == 2}
     assert pairs == pairs_by_matrices(model)
 

@@ -1,12 +1,16 @@
 """Damage of every kind: it is named, and nothing that was there is lost."""
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import time
+import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -14,9 +18,12 @@ import keras
 import numpy as np
 import pytest
 from conftest import same_bits
-from folders import MANIFEST, chain_split, content
+from folders import MANIFEST, accept, chain_split, content
 
 import kerassplit as ks
+from kerassplit.files.atomic_folder import check_place, placed
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, files_of, read_export
+from kerassplit.zoo.models import load_model
 
 pytestmark = pytest.mark.plain
 
@@ -227,6 +234,122 @@ def test_where_a_file_cannot_be_written_to_its_end_nothing_is_lost(tmp_path, goo
         assert not list(folder.parent.rglob(".kerassplit.*"))
 
 
+class Disk:
+    """Notes what is on the disk when something is put in its place, as a power cut would leave it."""
+
+    def __init__(self, monkeypatch):
+        self.safe: set[int] = set()
+        self.placed: list[tuple[str, bool]] = []
+        fsync, replace = os.fsync, os.replace
+
+        def noting_fsync(handle):
+            fsync(handle)
+            self.safe.add(os.fstat(handle).st_ino)
+
+        def noting_replace(source, target):
+            files = [Path(source), *Path(source).rglob("*")]
+            self.placed.append((Path(target).name, all(path.stat().st_ino in self.safe for path in files)))
+            self.safe.discard(Path(target).parent.stat().st_ino)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "fsync", noting_fsync)
+        monkeypatch.setattr(os, "replace", noting_replace)
+
+    def is_safe(self, *paths):
+        return all(path.stat().st_ino in self.safe for path in paths)
+
+
+@POSIX
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_put_in_its_place_is_on_the_disk_before_and_the_manifest_comes_last(folder, monkeypatch, overwrite):
+    split = ks.load(folder)
+    target = folder if overwrite else folder.parent / "new"
+    disk = Disk(monkeypatch)
+    split.save(target, overwrite=overwrite)
+    names = [name for name, _ in disk.placed]
+    assert all(safe for _, safe in disk.placed)
+    assert names == [*(f"stage_{number}-2.keras" for number in range(3)), MANIFEST] if overwrite else names == ["new"]
+    assert disk.is_safe(*target.iterdir(), target if overwrite else target.parent)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pages_that_a_power_cut_left_empty_are_found(folder, name):
+    whole = (folder / name).read_bytes()
+    for start, end in ((0, len(whole)), (len(whole) // 2, len(whole)), (0, 64), (len(whole) - 512, len(whole))):
+        (folder / name).write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+        is_named(folder, name)
+
+
+EXPORTS = {
+    "old": {"s0.onnx": b"old head", "s1/variables/variables.index": b"old tail", "s1/saved_model.pb": b"old graph"},
+    "new": {"t0.onnx": b"new head", "t1/variables/variables.index": b"new tail", "t1/assets/vocabulary": b"new words"},
+    "last": {"u0.onnx": b"last head"},
+}
+
+
+def exported(which):
+    """The manifest of an export."""
+    files = [
+        {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for path, data in EXPORTS[which].items()
+    ]
+    sides = {
+        side: [{"tensor": "x", "name": "x", "shape": [None], "dtype": "float32"}] for side in ("inputs", "outputs")
+    }
+    stage = {"name": "s", "path": files[0]["path"], "files": files, **sides}
+    return {"format_version": 1, "format": "onnx", "model": which, "inputs": "x", "outputs": "x", "stages": [stage]}
+
+
+def write_export(target, which):
+    """Puts an export in its place, as `Split.export` does; what the stages hold makes no difference for that."""
+    replaced = check_place(target, True, EXPORT_MANIFEST, "exported stages", read_export)
+    with placed(target, EXPORT_MANIFEST, (lambda: files_of(target)) if replaced else None) as folder:
+        for path, data in EXPORTS[which].items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        (folder / EXPORT_MANIFEST).write_text(json.dumps(exported(which)), encoding="utf-8")
+
+
+def killed_before(step, work):
+    """Whether a process that does this was killed right before its n-th step in the file system."""
+    child = os.fork()
+    if not child:
+        try:
+            count = itertools.count()
+            watched = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "fcntl.flock"}
+            sys.addaudithook(
+                lambda event, _: event in watched and next(count) == step and os.kill(os.getpid(), signal.SIGKILL)
+            )
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@POSIX
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "overwrite"])
+def test_killed_at_any_step_an_export_is_not_there_or_the_old_one_or_the_new_one(tmp_path, existing):
+    outcomes = Counter()
+    for step in itertools.count():
+        target = tmp_path / str(step) / "out"
+        if existing:
+            write_export(target, "old")
+            (target / "s1" / "notes.txt").write_text("kept")
+        killed = killed_before(step, lambda target=target: write_export(target, "new"))
+        found = read_export(target)["model"] if target.exists() and (target / EXPORT_MANIFEST).exists() else "nothing"
+        outcomes[found] += 1
+        for path, data in EXPORTS.get(found, {}).items():
+            assert (target / path).read_bytes() == data
+        write_export(target, "last")
+        assert not list(tmp_path.rglob(".kerassplit.*"))
+        assert not existing or (target / "s1" / "notes.txt").read_text() == "kept"
+        if not killed:
+            break
+    assert outcomes["old" if existing else "nothing"] > 10
+    assert outcomes["new"] > 1
+
+
 FULL_DISK = """
 mount -t tmpfs -o size=64k tmpfs "$1" || exit 77
 cp -r "$2" "$1/out" && cd "$1" && dd if=/dev/zero of=ballast bs=1k count=$3 2>/dev/null
@@ -286,25 +409,83 @@ def test_a_folder_that_another_process_overwrites_is_left_to_it(folder):
     split.save(folder, overwrite=True)
 
 
+MARKER, MARK = "made-by-kerassplit", "kerassplit writes here, and removes this folder where it was killed meanwhile.\n"
+
+
+def left_over(place, name=None, mark=MARK, file="new/stage.keras"):
+    """A folder as a process that was killed leaves one."""
+    folder = place / (name or f".kerassplit.{uuid.uuid4().hex}")
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).write_text("half of it")
+    if mark is not None:
+        (folder / MARKER).write_text(mark)
+    return folder
+
+
 @POSIX
 def test_what_a_living_process_writes_is_not_removed(folder):
     fcntl = pytest.importorskip("fcntl")
-    living, dead, file = (folder.parent / f".kerassplit.{name}" for name in ("living", "dead", "file"))
-    for one in (living, dead):
-        one.mkdir()
-        (one / "stage.keras").write_text("half of it")
-    file.write_text("of another kind")
-    (folder.parent / ".kerassplit.link").symlink_to(folder)
+    left_over(folder.parent)
+    living, young = (left_over(folder.parent) for _ in range(2))
+    (young / MARKER).write_text(MARK[:7])  # killed while it wrote that
+    (folder.parent / f".kerassplit.{uuid.uuid4().hex}").mkdir()  # and before
     handle = os.open(living, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         ks.load(folder).save(folder.parent / "new")
     finally:
         os.close(handle)
-    assert (living / "stage.keras").exists()
-    assert not dead.exists()
-    assert file.exists()
+    assert (living / "new" / "stage.keras").exists()
+    assert {path.name for path in folder.parent.iterdir()} == {"out", "new", living.name}
     assert len(ks.load(folder)) == 3
+
+
+OTHERS = {
+    "another name": {"name": ".kerassplit.mine"},
+    "a longer name": {"name": ".kerassplit." + 32 * "a" + "-mine"},
+    "capitals": {"name": ".kerassplit." + 32 * "A"},
+    "no marker": {"mark": None},
+    "another marker": {"mark": MARK.upper()},
+    "more than a marker": {"mark": MARK + "and my notes"},
+    "another file": {"file": "thesis.tex"},
+    "another file deep inside": {"file": "new/variables/thesis.tex"},
+    "another folder to write in that is not ours": {"file": ".kerassplit.mine/thesis.tex"},
+}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_saving_did_not_make_is_left_alone_whatever_its_name(folder, overwrite):
+    split = ks.load(folder)
+    target = folder if overwrite else folder.parent / "new"
+    place = folder if overwrite else folder.parent
+    others = [left_over(place, **how) for how in OTHERS.values()]
+    linked = left_over(place)
+    (linked / "new" / "away.keras").symlink_to(folder / "stage_0.keras")
+    (place / f".kerassplit.{uuid.uuid4().hex}").symlink_to(others[0])
+    (place / f".kerassplit.{uuid.uuid4().hex}").write_text("no folder")
+    if os.name != "nt":
+        os.mkfifo(place / f".kerassplit.{uuid.uuid4().hex}")
+    before = content(place)
+    split.save(target, overwrite=overwrite)
+    after = content(place)
+    of_split = {*FILES, *(f"new/{name}" for name in FILES)}
+    assert {name: data for name, data in before.items() if name not in of_split}.items() <= after.items()
+
+
+@pytest.mark.parametrize("how", OTHERS, ids=str)
+def test_a_folder_with_something_of_the_user_s_is_not_empty_whatever_its_name(folder, how):
+    target = folder.parent / "new"
+    left_over(target, **OTHERS[how])
+    with pytest.raises(ks.StoreError, match="is not empty and holds no split, so it is never overwritten"):
+        ks.load(folder).save(target)
+
+
+@POSIX
+def test_a_folder_with_nothing_but_what_a_killed_save_left_is_empty(folder):
+    target = folder.parent / "new"
+    left_over(target)
+    ks.load(folder).save(target)
+    assert {path.name for path in target.iterdir()} == {*FILES}
 
 
 def test_old_files_that_cannot_be_removed_do_not_stop_a_save(folder):
@@ -314,6 +495,94 @@ def test_old_files_that_cannot_be_removed_do_not_stop_a_save(folder):
     split.save(folder, overwrite=True)
     assert (folder / "stage_1.keras").is_dir()
     assert same_bits(ks.load(folder)(X), split(X))
+
+
+@keras.saving.register_keras_serializable("damage")
+class Swapping(keras.layers.Layer):
+    """While it is made, and so between a file's check and its weights, it rewrites the file and puts its date back."""
+
+    swap = staticmethod(lambda: None)
+
+    def call(self, inputs):
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    @classmethod
+    def from_config(cls, config):
+        cls.swap()
+        return super().from_config(config)
+
+
+@pytest.mark.parametrize("size", [4, 400], ids=["read at once", "read in blocks"])
+@pytest.mark.parametrize("reader", ["load", "load_model"])
+def test_a_file_that_is_rewritten_after_its_check_never_gives_other_weights(tmp_path, monkeypatch, size, reader):
+    files = []
+    for number in (1.0, 2.0):
+        inputs = keras.Input((size,), name="x")
+        x = keras.layers.Dense(size, kernel_initializer="ones", name="ones")(Swapping(name="swapping")(inputs))
+        ks.split(keras.Model(inputs, x * number), "ones", names=["head", "tail"]).save(tmp_path / str(number))
+        model = keras.saving.load_model(tmp_path / str(number) / "head.keras")
+        model.get_layer("ones").kernel.assign(np.full((size, size), number))
+        model.save(tmp_path / str(number) / "head.keras")
+        files.append((tmp_path / str(number) / "head.keras").read_bytes())
+    accept(tmp_path / "1.0")
+    path = tmp_path / "1.0" / "head.keras"
+
+    def swap():
+        status = path.stat()
+        with path.open("r+b") as file:
+            file.write(files[1])
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    monkeypatch.setattr(Swapping, "swap", staticmethod(swap))
+    assert len(files[0]) == len(files[1])
+    try:
+        model = ks.load(tmp_path / "1.0", ["head"])[0].model if reader == "load" else load_model(path)
+    except ks.SplitError as error:
+        assert size == 400
+        assert str(error) == f"{path} was changed while it was read. Load again when nothing writes to it."
+    else:
+        assert path.read_bytes() == files[1]
+        kernel = next(layer for layer in model.layers if layer.name == "ones").kernel
+        assert np.all(keras.ops.convert_to_numpy(kernel) == 1)
+
+
+OVERWRITING = """
+    import sys
+    from itertools import cycle
+    import numpy as np
+    import kerassplit as ks
+
+    splits = [ks.load(folder) for folder in sys.argv[2:]]
+    print("ready", flush=True)
+    for split in cycle(splits):
+        split.save(sys.argv[1], overwrite=True)
+"""
+
+
+@POSIX
+def test_a_folder_that_is_overwritten_again_and_again_gives_one_version_or_the_other(tmp_path):
+    splits = {name: chain_split(name=name) for name in ("one", "other")}
+    for name, split in splits.items():
+        split.save(tmp_path / name)
+    shutil.copytree(tmp_path / "one", tmp_path / "out")
+    folders = [str(tmp_path / name) for name in ("out", *splits)]
+    command = [sys.executable, "-c", textwrap.dedent(OVERWRITING), *folders]
+    found = Counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            for _ in range(40):
+                loaded = ks.load(tmp_path / "out")
+                found[loaded.name] += 1
+                assert same_bits(loaded(X), splits[loaded.name](X))
+        finally:
+            process.kill()
+    assert found["one"] > 4
+    assert found["other"] > 4
 
 
 MEMORY = """

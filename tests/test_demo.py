@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kerassplit as ks
-from kerassplit.demo import run_demo
+from kerassplit.cli.demo import run_demo
 from kerassplit.errors import StoreError
 
 ROOT = Path(__file__).parents[1]

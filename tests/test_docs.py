@@ -61,7 +61,8 @@ def test_all_that_is_public_is_in_the_reference(built):
         thing = getattr(kerassplit, name)
         assert f"kerassplit.{name}" in described
         if inspect.isclass(thing):
-            own = {*vars(thing), *getattr(thing, "__dataclass_fields__", ())}
+            ours = [base for base in thing.__mro__ if base.__module__.startswith("kerassplit.")]
+            own = {*(one for base in ours for one in vars(base)), *getattr(thing, "__dataclass_fields__", ())}
             members = {member for member in own if not member.startswith("_")}
             assert {f"kerassplit.{name}.{member}" for member in members} <= described, name
     for command in main.commands:

@@ -12,7 +12,7 @@ from test_exits import exit_layers
 
 import kerassplit as ks
 from kerassplit.cli import main
-from kerassplit.photo import shipped_photo
+from kerassplit.zoo.photos import shipped_photo
 
 layers = keras.layers
 CLASSES = 5

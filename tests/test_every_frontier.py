@@ -26,7 +26,8 @@ from keras import ops
 from menagerie import Kind, Specimen
 
 import kerassplit as ks
-from kerassplit.graph import Graph, read_graph
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
 
 pytestmark = [
     # Keras says so of every nested model that is given a masked tensor.
@@ -40,7 +41,13 @@ MOST_PREFIXES = 1000  # of a menagerie's model; more would take minutes
 _MOST_OUTPUTS = 10  # of one call
 EVERY_KIND = pytest.mark.parametrize("kind", menagerie.kinds(), ids=lambda kind: kind.name)
 
-cached = cache(lambda kind: kind.build())
+
+@cache
+def cached(kind: Kind) -> Specimen:
+    built = kind.build()
+    gc.collect()
+    gc.freeze()  # it lives as long as the process: no later collection need look at it
+    return built
 
 
 @pytest.fixture
@@ -49,7 +56,6 @@ def animal(kind: Kind) -> Iterator[Specimen]:
     specimen = cached(kind)
     before = fingerprint(specimen.model)
     yield specimen
-    gc.collect()
     assert fingerprint(specimen.model) == before
 
 

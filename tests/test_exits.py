@@ -1,7 +1,5 @@
 """Exits: outputs that are added to a model at its taps, trained alone or with it."""
 
-import gc
-
 import keras
 import numpy as np
 import pytest
@@ -11,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kerassplit as ks
-from kerassplit.graph import read_graph
-from kerassplit.random_weights import randomize
+from kerassplit.graph.reading import read_graph
+from kerassplit.zoo.random_weights import randomize
 
 layers = keras.layers
 CLASSES = 5
@@ -53,15 +51,12 @@ def test_the_outputs_are_the_models_own_and_those_of_the_exits(name, images):
 
 
 def test_the_model_is_left_alone_also_when_it_fails(resnet):
-    gc.collect()
     before = fingerprint(resnet)
     ks.split(ks.with_outputs(resnet, {"conv3_block4_out": exit_layers("exit")}), [["conv3_block4_out", "exit"]])
     with pytest.raises(ks.UnsupportedModelError):
         ks.with_outputs(resnet, {"conv3_block4_out": [*exit_layers("exit"), layers.Conv2D(1, 1)]})
     with pytest.raises(ks.UnsupportedModelError):
         ks.with_outputs(resnet, {"conv3_block4_out": exit_layers("conv1_conv")})
-    gc.collect()
-    gc.collect()
     assert fingerprint(resnet) == before
 
 
@@ -178,8 +173,6 @@ EXITS = {
 def test_exits_at_tensors_of_any_graph(recipe, chosen):
     model = random_graphs.build(recipe)
     randomize(model, seed=1)
-    gc.collect()
-    gc.collect()
     before = fingerprint(model)
     graph = read_graph(model)
     kinds = {
@@ -219,8 +212,6 @@ def test_exits_at_tensors_of_any_graph(recipe, chosen):
         del split
     del opened
     del multi, tapped, graph, features, outputs
-    gc.collect()
-    gc.collect()
     assert fingerprint(model) == before
 
 

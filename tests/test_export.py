@@ -1,11 +1,15 @@
 """Stages in the formats of other runtimes: named after their tensors, small, whole or not at all, and equal."""
 
+import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -17,17 +21,18 @@ from keras import layers, ops
 from test_cli import run
 
 import kerassplit as ks
-from kerassplit.exported import run_exported
-from kerassplit.exporting.comparing import TOLERANCES
-from kerassplit.exporting.manifest import EXPORT_MANIFEST, read_export
-from kerassplit.formats import savedmodel
-from kerassplit.formats.naming import exported_names
-from kerassplit.formats.processes import work
-from kerassplit.zoo import load_model
+from kerassplit.storage.exports.comparing import TOLERANCES
+from kerassplit.storage.exports.formats import savedmodel
+from kerassplit.storage.exports.formats.naming import exported_names
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, read_export
+from kerassplit.storage.exports.processes import work
+from kerassplit.storage.exports.running import run_exported
+from kerassplit.zoo.models import load_model
 
 for package in ("tensorflow", "tf2onnx", "onnxruntime", "ai_edge_litert", "openvino"):
     pytest.importorskip(package)
 
+onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 ROOT = Path(__file__).parents[1]
 SUFFIX = {"savedmodel": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 EVERY_FORMAT = pytest.mark.parametrize("form", SUFFIX)
@@ -145,7 +150,7 @@ class TestEveryFormat:
             for name in ("keras", "tensorflow", "tf2onnx", "onnx"):
                 sys.modules[name] = None
             import numpy as np
-            from kerassplit.exported import run_exported
+            from kerassplit.storage.exports.running import run_exported
             with np.load(sys.argv[1] + "/x.npz") as given:
                 outputs = run_exported(sys.argv[2], [given["arr_0"], given["arr_1"].astype("float64")])
             np.savez(sys.argv[1] + "/y.npz", **outputs)
@@ -227,6 +232,7 @@ class TestNames:
             (["a/b", "a.b", "a_b"], ["a.b", "a.b_1", "a_b_2"]),
             (["in", "self", "_x", "1st"], ["in_", "self_", "tensor_x", "1st"]),
             (["[red]d1", "a b", "größe"], ["tensor_red_d1", "a_b", "gr__e"]),
+            (["Stem_BN", "stem_bn", "stem.BN"], ["Stem_BN", "stem_bn_1", "stem.BN_2"]),
         ],
     )
     def test_they_are_safe_and_unique_in_every_format(self, tensors, names):
@@ -234,6 +240,63 @@ class TestNames:
 
     def test_an_output_does_not_bear_the_name_of_an_input(self):
         assert exported_names(["x"], ["x", "y"]) == (("x",), ("x_1", "y"))
+
+    @pytest.mark.parametrize("form", ["savedmodel", "onnx"])
+    def test_capital_letters_stay_and_tell_tensors_apart(self, form, tmp_path):
+        image = keras.Input((4,), name="Image")
+        one, other = layers.Dense(4, name="Stem_BN")(image), layers.Dense(4, name="stem_bn")(image)
+        model = keras.Model(image, {"Out": layers.Subtract(name="Out")([one, other]), "out": other})
+        split = ks.split(model, [["Stem_BN", "stem_bn"]])
+        assert split.export(tmp_path / "out", format=form).ok
+        taken = [spec["name"] for spec in read_export(tmp_path / "out")["stages"][1]["inputs"]]
+        assert taken == ["Stem_BN", "stem_bn_1"]
+        x = np.random.default_rng(5).normal(size=(3, 4)).astype("float32")
+        assert close(run_exported(tmp_path / "out", x), model(x))
+
+    @EVERY_FORMAT
+    def test_names_with_dots_and_capitals_are_those_in_the_files(self, form, tmp_path):
+        """Of a cut inside a nested model, of plain layers, and of inputs that begin with a digit."""
+        taken, given = keras.Input((4,)), keras.Input((4,), name="0x.Image-1")
+        base = keras.Model(taken, layers.Dense(4, name="last")(layers.Dense(4, name="Blk_BN")(taken)), name="base")
+        x = layers.Dense(3, name="block.7")(base(given))
+        model = keras.Model(given, layers.Dense(2, name="Out-Put")(x), name="whole")
+        split = ks.split(model, ["base/Blk_BN", "block.7"])
+        assert split.export(tmp_path / "out", format=form).ok
+        stages = read_export(tmp_path / "out")["stages"]
+        names = ["0x.Image-1", "base.Blk_BN", "block.7"]
+        assert [stage["inputs"][0]["name"] for stage in stages] == names
+        assert [stage["outputs"][0]["name"] for stage in stages] == [*names[1:], "Out-Put"]
+        for stage in stages:
+            path = tmp_path / "out" / stage["path"]
+            assert names_in_file(form, path) == tuple(
+                [spec["name"] for spec in stage[side]] for side in ("inputs", "outputs")
+            )
+        values = np.random.default_rng(5).normal(size=(3, 4)).astype("float32")
+        assert close(run_exported(tmp_path / "out", values), model(values))
+
+
+def names_in_file(form: str, path: Path) -> tuple[list[str], list[str]]:
+    """Names of inputs and outputs as the runtime of the format reads them."""
+    if form == "savedmodel":
+        import tensorflow as tf
+
+        with tf.compat.v1.Session(graph=tf.Graph()) as session:
+            signature = tf.compat.v1.saved_model.load(session, ["serve"], str(path)).signature_def["serving_default"]
+        return list(signature.inputs), list(signature.outputs)
+    if form == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path))
+        return [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()]
+    if form == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        signature = Interpreter(model_path=str(path)).get_signature_list()["serving_default"]
+        return signature["inputs"], signature["outputs"]
+    import openvino
+
+    model = openvino.Core().read_model(str(path))
+    return tuple([one.any_name for one in ends] for ends in (model.inputs, model.outputs))
 
 
 def recurrent() -> ks.Split:
@@ -423,7 +486,7 @@ class TestRefusals:
         code = """
             import sys
             sys.modules["onnxruntime"] = None
-            from kerassplit.exported import run_exported
+            from kerassplit.storage.exports.running import run_exported
             try:
                 run_exported(sys.argv[1], {"image": 1.0, "extra": 1.0})
             except ValueError as error:
@@ -517,8 +580,11 @@ class TestFolders:
             (lambda m: m.update(format="h5"), "its format is 'h5', expected"),
             (lambda m: m.update(outputs={"y": "nothing"}), "no stage makes the output 'nothing'"),
             (lambda m: m["stages"].reverse(), "stage 'tail' takes 'pool', and no stage before it makes that"),
-            (lambda m: m["stages"][0].update(path="../x"), "a stage has no name or no path in the folder"),
-            (lambda m: m["stages"][0]["files"][0].update(path="../../x"), "the files of a stage are not described"),
+            (lambda m: m["stages"][0].update(path="../x"), "stage 'head' has no path in the folder"),
+            (
+                lambda m: m["stages"][0]["files"][0].update(path="../../x"),
+                "the files of stage 'head' are not described",
+            ),
         ],
     )
     def test_a_manifest_that_makes_no_sense(self, change, message, folders, tmp_path):
@@ -606,3 +672,159 @@ class TestCommand:
         message = run(*arguments, "savedmodel", "--no-verify", "--overwrite", "--input", "x.npy", status=2).stderr
         assert message == "Error: An input to compare on does not go with --no-verify: nothing is compared then.\n"
         assert "Invalid value for '--format': 'h5' is not one of" in run(*arguments, "h5", status=2).stderr
+
+
+def test_an_export_of_which_nothing_was_compared_is_no_success(tmp_path):
+    x = keras.Input((4,), name="x")
+    split = ks.split(keras.Model(x, layers.Dense(2, name="b")(layers.Dense(4, name="a")(x)), name="tiny"), "a")
+    nan = np.full((2, 4), np.nan, "float32")
+    message = "Nothing was compared: .* 'tiny' are all NaN.* pass verify=False"
+    with pytest.raises(ks.VerificationError, match=message) as no:
+        split.export(tmp_path / "out", format="savedmodel", x=nan)
+    assert not no.value.receipt
+    assert not (tmp_path / "out").exists()
+    split.model.predict_step = lambda data: 0
+    with pytest.warns(UserWarning, match="'tiny' has its own `predict_step`, which its stages do not run"):
+        assert split.export(tmp_path / "out", format="savedmodel")
+
+
+def test_an_output_that_is_an_input_has_the_type_that_the_model_gives_it(tmp_path):
+    f = keras.Input((2,), name="f")
+    model = keras.Model(f, {"y": keras.layers.Dense(2, name="y")(keras.layers.Dense(2, name="h")(f)), "f": f})
+    x = np.arange(6.0).reshape(3, 2)
+    ks.split(model, "h").export(tmp_path / "out", format="savedmodel", x=x)
+    given = run_exported(tmp_path / "out", x)["f"]
+    assert given.dtype == "float32"
+    assert np.array_equal(given, x)
+
+
+def sealed(folder: Path) -> Path:
+    """Has the manifest say of the files in the folder what they are now."""
+    manifest = json.loads((folder / EXPORT_MANIFEST).read_text(encoding="utf-8"))
+    for stage in manifest["stages"]:
+        for file in stage["files"]:
+            data = (folder / file["path"]).read_bytes()
+            file.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    (folder / EXPORT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+def adding(folder: Path, *numbers: float, outside: str | None = None, size: int = 4) -> Path:
+    """An export of a stage for each number, which adds it. The last may take its number from a file outside."""
+    helper, names = onnx.helper, [f"x{place}" for place in range(len(numbers) + 1)]
+    folder.mkdir()
+    stages = []
+    for place, number in enumerate(numbers):
+        kept = onnx.numpy_helper.from_array(np.full(size, number, "float32"), "w")
+        if outside and place == len(numbers) - 1:
+            kept.ClearField("raw_data")
+            kept.data_location = onnx.TensorProto.EXTERNAL
+            kept.external_data.add(key="location", value=outside)
+        ends = names[place : place + 2]
+        taken, given = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, size]) for name in ends)
+        graph = helper.make_graph([helper.make_node("Add", [ends[0], "w"], [ends[1]])], "g", [taken], [given], [kept])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        (folder / f"s{place}.onnx").write_bytes(model.SerializeToString())
+        sides = [[{"tensor": name, "name": name, "shape": [None, size], "dtype": "float32"}] for name in ends]
+        files = [{"path": f"s{place}.onnx"}]
+        entry = {"name": f"s{place}", "path": f"s{place}.onnx", "files": files}
+        stages.append({**entry, "inputs": sides[0], "outputs": sides[1]})
+    manifest = {"format_version": 1, "format": "onnx", "model": "adding", "inputs": names[0], "outputs": names[-1]}
+    (folder / EXPORT_MANIFEST).write_text(json.dumps({**manifest, "stages": stages, "versions": {}}), encoding="utf-8")
+    return sealed(folder)
+
+
+ZEROS = np.zeros((2, 4), "float32")
+
+
+class TestWhatIsRun:
+    def test_all_files_are_compared_before_any_is_opened(self, tmp_path):
+        folder = adding(tmp_path / "out", 1, 2)
+        assert np.all(run_exported(folder, ZEROS) == 3)
+        (folder / "s0.onnx").write_bytes(b"nothing that a runtime could open")
+        sealed(folder)
+        with pytest.raises(ks.StoreError, match="Stage 's0' cannot be opened in its runtime: .*Export the split again"):
+            run_exported(folder, ZEROS)
+        with (folder / "s1.onnx").open("ab") as file:
+            file.write(b"\0")
+        with pytest.raises(ks.StoreError, match=r"s1.onnx is damaged or not the file that was exported"):
+            run_exported(folder, ZEROS)
+
+    def test_a_file_that_the_manifest_does_not_name_is_not_read(self, tmp_path):
+        folder = adding(tmp_path / "out", 1, 2, outside="w.bin")
+        (folder / "w.bin").write_bytes(np.full(4, 7, "float32").tobytes())
+        session = onnxruntime.InferenceSession(str(folder / "s1.onnx"))
+        assert np.all(session.run(None, {"x1": ZEROS})[0] == 7)
+        with pytest.raises(ks.StoreError, match="Stage 's1' cannot be opened in its runtime: "):
+            run_exported(folder, ZEROS)
+        manifest = json.loads((folder / EXPORT_MANIFEST).read_text(encoding="utf-8"))
+        manifest["stages"][1]["files"].append({"path": "w.bin"})
+        (folder / EXPORT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        assert np.all(run_exported(sealed(folder), ZEROS) == 8)
+
+    def test_files_of_a_savedmodel_that_the_manifest_does_not_name_are_not_read(self, two, tmp_path, x):
+        folder = tmp_path / "out"
+        two.export(folder, format="savedmodel", verify=False)
+        before = run_exported(folder, x)
+        (folder / "head" / "saved_model.pbtxt").write_text("nonsense")
+        (folder / "head" / "assets.extra").mkdir()
+        assert close(run_exported(folder, x), before)
+        (folder / "away").mkdir()
+        (folder / "head" / "variables").rename(folder / "away" / "variables")
+        (folder / "head" / "variables").symlink_to(folder / "away" / "variables")
+        with pytest.raises(
+            ks.StoreError, match=r"head/variables is a link, and links are not followed. Put the folder"
+        ):
+            run_exported(folder, x)
+
+    def test_a_file_that_is_rewritten_all_the_time_never_gives_other_numbers(self, tmp_path):
+        size = 100_000
+        folder = adding(tmp_path / "out", 1, size=size)
+        path = folder / "s0.onnx"
+        contents = [path.read_bytes(), (adding(tmp_path / "other", 2, size=size) / "s0.onnx").read_bytes()]
+        over = threading.Event()
+
+        def swap():
+            dates = path.stat()
+            for content in itertools.cycle(contents):
+                with path.open("r+b", buffering=0) as file:
+                    file.write(content)
+                os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+                if over.is_set():
+                    return
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        found = Counter()
+        try:
+            for _ in range(200):
+                try:
+                    found[float(run_exported(folder, np.zeros((1, size), "float32")).mean())] += 1
+                except ks.StoreError as error:
+                    assert "is damaged" in str(error) or "was changed while it was read" in str(error)
+                    found["refused"] += 1
+        finally:
+            over.set()
+            thread.join()
+        assert set(found) <= {1.0, "refused"}
+        assert found["refused"]
+
+
+def test_overwriting_removes_the_files_of_the_export_and_nothing_else(two, tmp_path):
+    folder = tmp_path / "out"
+    two.export(folder, format="savedmodel", verify=False)
+    (folder / "head" / "variables" / "mine.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine")
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "saved_model.pb").write_text("mine")
+    shutil.rmtree(folder / "tail")
+    (folder / "tail").symlink_to(tmp_path / "away")
+    two.export(folder, format="savedmodel", overwrite=True, verify=False)
+    assert (folder / "head" / "variables" / "mine.txt").read_text() == "mine"
+    assert [path.name for path in (folder / "head").rglob("*")] == ["variables", "mine.txt"]
+    assert (tmp_path / "away" / "saved_model.pb").read_text() == "mine"
+    new = {stage["path"] for stage in read_export(folder)["stages"]}
+    assert new == {"head-2", "tail-2"}
+    assert {path.name for path in folder.iterdir()} == {EXPORT_MANIFEST, "notes.txt", "head", "tail", *new}
+    two.export(folder, format="savedmodel", overwrite=True, verify=False)
+    assert not (folder / "head-2").exists()

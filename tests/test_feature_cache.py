@@ -1,5 +1,7 @@
 """Features of a frozen head on the disk: whatever happens, they are those of the head, each row once."""
 
+import contextlib
+import json
 import os
 import random
 import shutil
@@ -11,10 +13,20 @@ import time
 from pathlib import Path
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
+from fuzzing import altered, damaged, fuzzed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save
 
 import kerassplit as ks
+from kerassplit.storage.manifest import checksum
+from kerassplit.training.features.cache import read_features_manifest
+from kerassplit.training.features.identity import differing
+from kerassplit.training.features.shards import shards_in
 
 ROWS = 100
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, forks and limits of POSIX")
@@ -479,6 +491,12 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(head, digits, tmp_pat
         (r"got the text 'photos'", head, "photos", {}),
         ("holds complex128, which cannot be stored. Cast it", head, (images, labels.astype("complex128")), {}),
         (
+            "holds float8_e4m3fn, which cannot be stored. Cast it",
+            head,
+            (images, labels.astype(ml_dtypes.float8_e4m3fn)),
+            {},
+        ),
+        (
             r"the shapes \(100, 8, 8, 1\), \(\). Single samples .* and lists of numbers into arrays \(`np.array`\)",
             head,
             (images, labels.tolist()),
@@ -531,17 +549,19 @@ def test_a_cache_that_cannot_fit_is_refused_before_there_is_work(tmp_path):
 @pytest.mark.plain
 def test_damage_is_named(head, digits, tmp_path):
     place = tmp_path / "cache"
-    ks.cache_features(head, digits, place)
+    first = every(ks.cache_features(head, digits, place))
     shard, manifest = place / "features-000000.safetensors", place / "features.json"
     whole, text = shard.read_bytes(), manifest.read_text()
     for content in (whole[:-1], whole[:100], b""):
         shard.write_bytes(content)
-        with pytest.raises(ks.StoreError, match="is damaged: shard 0 is missing or no longer whole. Delete the folder"):
+        with pytest.raises(ks.StoreError, match=r"Shard '.*features-000000.safetensors' is damaged: it does") as error:
             ks.cache_features(head, digits, place)
+        assert error.value.path == str(shard)
+        assert shard.read_bytes() == content
     shard.unlink()
-    with pytest.raises(ks.StoreError, match="is damaged: shard 0 is missing"):
-        ks.cache_features(head, digits, place)
-    shard.write_bytes(whole)
+    again = every(ks.cache_features(head, digits, place))
+    np.testing.assert_array_equal(again[0], first[0])
+    assert manifest.read_text() == text
     manifest.write_text(text.replace('"rows": 100', '"rows": 99'))
     with pytest.raises(ks.StoreError, match="is damaged or was changed: its checksum differs"):
         ks.cache_features(head, digits, place)
@@ -562,6 +582,202 @@ def many():
     return keras.Model(x, keras.layers.Rescaling(2.0, name="twice")(x), name="doubling"), np.arange(
         3.0 * MANY, dtype="float32"
     ).reshape(MANY, 3)
+
+
+def shards_of(place):
+    return sorted(place.glob("*.safetensors"))
+
+
+def mended(head, data, place):
+    """The features of a cache after doing what its errors say, and what they named."""
+    named = []
+    for _ in range(5):
+        try:
+            return every(ks.cache_features(head, data, place, verbose=False)), named
+        except ks.StoreError as error:
+            path = Path(error.path)
+            named.append(path.name)
+            if path.suffix == ".safetensors":
+                assert "Delete this file, and call `cache_features` with the same arguments again" in str(error)
+                path.unlink()
+            else:
+                assert "delete this one" in str(error) or "Name another folder" in str(error)
+                shutil.rmtree(place)
+    raise AssertionError(named)
+
+
+def rewrite_manifest(place, **fields):
+    manifest = {**json.loads((place / "features.json").read_text()), **fields}
+    manifest = {name: value for name, value in manifest.items() if name != "checksum" and value is not ...}
+    (place / "features.json").write_text(json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1) + "\n")
+
+
+@pytest.fixture(scope="module")
+def cached(many, tmp_path_factory):
+    """A cache of three shards, and one of other data."""
+    head, rows = many
+    place = tmp_path_factory.mktemp("cached")
+    ks.cache_features(head, (rows, np.arange(MANY)), place / "whole")
+    ks.cache_features(head, (rows + 1, np.arange(MANY)), place / "other")
+
+    begun = shutil.copytree(place / "whole", place / "begun")
+    shards_of(begun)[2].unlink()
+    rewrite_manifest(begun, rows=None)
+    assert [len(shards_of(place / name)) for name in ("whole", "begun")] == [3, 2]
+    return place
+
+
+PAGE = 4096
+
+
+def zeroed(content, first):
+    return content[:first] + bytes(2 * PAGE) + content[first + 2 * PAGE :]
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("first", [0, 1, 200, PAGE, 10_000, 5 * PAGE])
+def test_zeros_in_a_shard_never_become_features(many, cached, tmp_path, first):
+    head, rows = many
+    place = shutil.copytree(cached / "whole", tmp_path / "cache")
+    shard = shards_of(place)[1]
+    shard.write_bytes(zeroed(shard.read_bytes(), first)[: shard.stat().st_size])
+    others = {path: path.stat().st_mtime_ns for path in shards_of(place) if path != shard}
+    (features, numbers), named = mended(head, (rows, np.arange(MANY)), place)
+    np.testing.assert_array_equal(features, 2 * rows)
+    np.testing.assert_array_equal(numbers, np.arange(MANY))
+    assert named == [shard.name]
+    assert {path: path.stat().st_mtime_ns for path in shards_of(place) if path != shard} == others  # only it is made
+
+
+def as_integers(path):
+    path.write_bytes(path.read_bytes().replace(b'"dtype":"F32"', b'"dtype":"I32"', 1))
+
+
+def as_other_rows(path):
+    path.write_bytes(path.read_bytes().replace(b'"shape":[2048,3]', b'"shape":[3,2048]', 1))
+
+
+def swapped(path):
+    other = path.with_name("features-000000.safetensors")
+    content = other.read_bytes()
+    other.write_bytes(path.read_bytes())
+    path.write_bytes(content)
+
+
+def doubled(path):
+    path.write_bytes(path.with_name("features-000000.safetensors").read_bytes())
+
+
+def unchecked(path):
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"crc32"', b'"crc33"', 1))
+
+
+def from_another_cache(path):
+    path.write_bytes((path.parent.parent / "other" / path.name).read_bytes())
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("damage", [as_integers, as_other_rows, doubled, unchecked, from_another_cache, swapped])
+def test_shards_that_are_others_than_were_written_are_found(many, cached, tmp_path, damage):
+    head, rows = many
+    place = shutil.copytree(cached, tmp_path / "cached") / "whole"
+    shard = shards_of(place)[1]
+    before = shard.read_bytes()
+    damage(shard)
+    assert shard.read_bytes() != before
+    (features, numbers), named = mended(head, (rows, np.arange(MANY)), place)
+    np.testing.assert_array_equal(features, 2 * rows)
+    np.testing.assert_array_equal(numbers, np.arange(MANY))
+    assert named == ([] if damage is swapped else [shard.name])  # each says which rows it has
+
+
+def test_a_damaged_shard_stops_fit_with_its_name(many, cached, tmp_path):
+    head, rows = many
+    place = shutil.copytree(cached / "whole", tmp_path / "cache")
+    features = ks.cache_features(head, (rows, np.arange(MANY)), place, batch_size=500)
+    shard = shards_of(place)[2]
+    shard.write_bytes(zeroed(shard.read_bytes(), 2 * PAGE)[: shard.stat().st_size])
+    tail = keras.Sequential([keras.Input((3,), name="in"), keras.layers.Dense(1, name="out")])
+    tail.compile("sgd", "mse")
+    with pytest.raises(Exception, match="Shard '.*features-000002.safetensors' is damaged: .* Delete this file, and"):
+        tail.fit(features, verbose=0)
+
+
+def as_of_version_0_1_0(place):
+    """Rewrites a cache as one without checksums."""
+    for path in shards_of(place):
+        with safe_open(path, "np") as file:
+            said = {key: value for key, value in file.metadata().items() if key != "crc32"}
+            path.write_bytes(save({name: file.get_tensor(name) for name in file.keys()}, metadata=said))  # noqa: SIM118
+    rewrite_manifest(place, checksums=...)
+
+
+@pytest.mark.plain
+def test_caches_without_checksums_are_read_with_a_note(many, cached, tmp_path):
+    head, rows = many
+    place = shutil.copytree(cached / "whole", tmp_path / "cache")
+    as_of_version_0_1_0(place)
+    data = rows, np.arange(MANY)
+    with pytest.warns(UserWarning, match="written by an earlier kerassplit and has no checksums: damaged") as warned:
+        np.testing.assert_array_equal(every(ks.cache_features(head, data, place))[0], 2 * rows)
+    assert {one.filename for one in warned} == {__file__}
+    as_integers(shards_of(place)[1])
+    with pytest.raises(ks.StoreError, match="Shard '.*features-000001.safetensors' is damaged"):
+        ks.cache_features(head, data, place)
+    for shard in shards_of(place)[1:]:
+        shard.unlink()
+    np.testing.assert_array_equal(every(ks.cache_features(head, data, place))[0], 2 * rows)
+    with pytest.warns(UserWarning, match="has no checksums"):
+        ks.cache_features(head, data, place)
+
+
+@settings(fuzzed, max_examples=fuzzed.max_examples // 10)
+@given(st.data())
+def test_after_a_power_cut_the_features_are_those_of_the_head(many, cached, tmp_path_factory, data):
+    """Pages of any file are zeros, files end early, are empty or gone; the cache was finished or not."""
+    head, rows = many
+    place = tmp_path_factory.mktemp("cut") / "cache"
+    shutil.copytree(cached / data.draw(st.sampled_from(["whole", "begun"])), place)
+    for path in data.draw(st.lists(st.sampled_from(sorted(place.iterdir())), min_size=1, max_size=3), "files"):
+        content = path.read_bytes() if path.exists() else b""
+        at = PAGE * data.draw(st.integers(0, len(content) // PAGE), "page")
+        kind = data.draw(st.sampled_from(["zeroed", "ends", "empty", "gone", "dropped"]))
+        if kind == "gone":
+            path.unlink(missing_ok=True)
+        else:
+            path.write_bytes(
+                {
+                    "zeroed": content[:at] + bytes(len(content[at : at + PAGE])) + content[at + PAGE :],
+                    "ends": content[:at],
+                    "empty": b"",
+                    "dropped": content[:at] + content[at + PAGE :],
+                }[kind]
+            )
+    (features, numbers), _ = mended(head, (rows, np.arange(MANY)), place)
+    np.testing.assert_array_equal(features, 2 * rows)
+    np.testing.assert_array_equal(numbers, np.arange(MANY))
+
+
+def test_what_lies_beside_the_shards_and_is_not_ours_stays(many, tmp_path):
+    head, rows = many
+    place = tmp_path / "cache"
+    ks.cache_features(head, rows, place)
+    mine = [place / name for name in (".kerassplit.mine", "features-mine.safetensors", "features-1.safetensors")]
+    for path in mine:
+        path.write_text("years of work")
+    (place / f".kerassplit.{'0' * 32}").write_text("half-written")
+    np.testing.assert_array_equal(every(ks.cache_features(head, rows + 1, place, overwrite=True)), 2 * (rows + 1))
+    assert [path.read_text() for path in mine] == ["years of work"] * 3
+    assert len(list(place.iterdir())) == len(mine) + 3 + 1
+
+
+def test_targets_keep_their_values_however_they_lie_in_memory(many, tmp_path):
+    head, rows = many
+    targets = [rows.astype(">f8"), np.asfortranarray(rows.astype("float64")), rows[:, ::-1], rows[:, 0].astype(">i2")]
+    _, there = every(ks.cache_features(head, (rows, targets), tmp_path / "cache"))
+    for ours, theirs in zip(there, targets, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def interrupted(rows, at):
@@ -786,3 +1002,40 @@ def test_memory_stays_the_same_however_large_the_cache(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(MEMORY), str(tmp_path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     assert float(done.stdout) < 150, "megabytes"
+
+
+@fuzzed
+@given(data=st.data())
+def test_manifests_of_caches_are_read_or_refused(cached, data):
+    """With a checksum that is right, too: anyone can compute one."""
+    place = cached / "manifest"
+    place.mkdir(exist_ok=True)
+    whole = json.loads((cached / "whole" / "features.json").read_text())
+    content = data.draw(st.one_of(altered(whole), damaged(json.dumps(whole).encode())))
+    if isinstance(content, dict):
+        with contextlib.suppress(RecursionError):
+            content = json.dumps({**content, "checksum": checksum(content)}).encode()
+    (place / "features.json").write_bytes(content if isinstance(content, bytes) else b"[" * 2000)
+    try:
+        manifest = read_features_manifest(place)
+    except ks.StoreError as error:
+        assert error.path == str(place / "features.json")
+        assert "Delete the folder, and cache the features again." in str(error) or "Install a newer one" in str(error)
+    else:
+        differing(manifest["of"], json.loads((cached / "whole" / "features.json").read_text())["of"])
+        assert isinstance(manifest["job"], str) and manifest["of"]["first"]["rows"] >= 0
+
+
+@fuzzed
+@given(data=st.data())
+def test_damaged_shards_are_never_read(cached, data):
+    whole = (cached / "whole" / "features-000002.safetensors").read_bytes()
+    other = (cached / "other" / "features-000000.safetensors").read_bytes()
+    path = cached / "features-000000.safetensors"
+    path.unlink(missing_ok=True)  # some may be mapped
+    path.write_bytes(data.draw(damaged(whole, other)))
+    job = json.loads((cached / "whole" / "features.json").read_text())["job"]
+    for shard in shards_in(cached, job):
+        if shard.checksum is not None and shard.is_whole:
+            np.testing.assert_array_equal(shard.arrays["others.0"][0:1], [shard.first])
+            assert (shard.first, shard.rows) == (4096, 904)

@@ -1,14 +1,12 @@
 """A tail trained on cached features is the model's tail trained with a frozen head, and the model has its weights."""
 
-import gc
-
 import keras
 import numpy as np
 import pytest
 from conftest import application, copied, fingerprint, same_bits
 
 import kerassplit as ks
-from kerassplit.random_weights import randomize
+from kerassplit.zoo.random_weights import randomize
 
 NEEDS_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data")
 CROSSENTROPY = "sparse_categorical_crossentropy"
@@ -76,7 +74,6 @@ def test_mobilenet_on_digits_learns_and_its_head_and_flags_and_optimiser_stay_as
     assert [layer.trainable for layer in model.layers] == flags
     assert copied(model.optimizer.iterations) == steps
     del history, head
-    gc.collect()
     assert fingerprint(model, weights=False) == before
 
 
@@ -149,7 +146,6 @@ def test_a_new_classifier_is_trained_on_the_features_of_a_model(digits, tmp_path
     assert history.history["loss"][-1] < history.history["loss"][0]
     np.testing.assert_allclose(model.evaluate(images, labels, verbose=0)[0], history.history["val_loss"][-1], rtol=1e-4)
     del history, model, head
-    gc.collect()
     after = fingerprint(base)
     assert after["values"] == before["values"]
     assert after["config"] == before["config"]
@@ -164,7 +160,8 @@ def test_the_caches_are_used_again_and_checked(digits, tmp_path, capsys):
     assert f"in '{tmp_path / 'training'}': 64 rows" in said.err
     assert f"in '{tmp_path / 'validation'}': 32 rows" in said.err
     assert "val_accuracy" in said.out
-    ks.fine_tune(model, "middle", data, tmp_path, validation_data=held_out, seed=0, verbose=False)  # a trained tail
+    place = np.int64([point.name for point in ks.split_points(model)].index("middle"))
+    ks.fine_tune(model, place, data, tmp_path, validation_data=held_out, seed=0, verbose=False)  # a trained tail
     assert capsys.readouterr() == ("", "")
     with pytest.raises(ks.StoreError, match="the head has other layers; the head has other weights; the head gave"):
         ks.fine_tune(model, "first", data, tmp_path, verbose=False)
@@ -203,6 +200,26 @@ def test_inputs_that_only_the_tail_takes_and_crossings_are_cached_too(small, tmp
         ks.SplitError, match="The output 'pool' of 'small' is made before the cut, so the tail has no part"
     ):
         fine_tuned(early, "pool", (x, y), tmp_path / "early")
+
+
+def test_a_cut_inside_a_branch_says_how_to_cache_both_tensors(tmp_path):
+    x = keras.Input((4,), name="x")
+    stem = keras.layers.Dense(4, name="stem")(x)
+    branch = keras.layers.Dense(4, "relu", name="branch")(stem)
+    model = keras.Model(x, keras.layers.Dense(2, name="last")(keras.layers.Add(name="sum")([stem, branch])))
+    model.compile("sgd", "mse")
+    data = np.ones((4, 4), "float32"), np.zeros((4, 2), "float32")
+    with pytest.raises(ks.InsideBranchError) as caught:
+        fine_tuned(model, "branch", data, tmp_path)
+    assert str(caught.value).endswith(
+        "To cut here anyway and cache both tensors, name them in a list: at=['stem', 'branch']."
+    )
+    before = model.evaluate(*data, verbose=0)
+    fine_tuned(model, ["stem", "branch"], data, tmp_path)
+    after = model.evaluate(*data, verbose=0)
+    assert after < before
+    fine_tuned(model, 0, data, tmp_path / "index")  # of the split point 'stem': an index is no number of stages
+    assert model.evaluate(*data, verbose=0) < after
 
 
 def test_what_cannot_be_fine_tuned_is_refused_before_there_is_work(digits, tmp_path):

@@ -13,7 +13,8 @@ TESTS = Path(__file__).parent
 MUST_FAIL = {
     "test_exact.py::test_a_chain_through_one_layer",
     "test_exact.py::test_every_call_of_a_shared_layer_is_computed_where_it_stands",
-    "test_random_graphs.py::test_parameters_before_and_after_every_split_point",
+    "test_random_graphs.py::test_cuts_at_split_points_carry_what_they_say",
+    "test_random_graphs.py::test_several_cuts_in_flat_models_compute_the_same",
     "test_random_graphs.py::test_stages_compute_what_the_model_computes_and_leave_it_alone",
     "test_split.py::test_the_numbers_of_calls_are_the_same_in_the_joined_model",
 }

@@ -4,6 +4,7 @@ Whoever makes them knows the format: hashes, sizes and checksums are right. Mean
 opens, imports and runs.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,10 +20,15 @@ import numpy as np
 import pytest
 from conftest import NEEDS_STRINGS
 from folders import MANIFEST, accept, as_version_1, chain_split, change, content, read, seal
+from fuzzing import altered, damaged, fuzzed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kerassplit as ks
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, read_export
+from kerassplit.storage.manifest import checksum, read_manifest
+from kerassplit.zoo.model_file import check_archive
+from kerassplit.zoo.models import load_model
 
 DANGEROUS = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "socket.bind"}
 CHANGING = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
@@ -155,31 +161,31 @@ NONSENSE = {
         ],
         "two stages name the file",
     ),
-    "a file that is a number": (lambda manifest: manifest["stages"][0].update(file=3), "names no file and SHA-256"),
+    "a file that is a number": (lambda manifest: manifest["stages"][0].update(file=3), r"stages\[0\].file is 3"),
     "a hash that is none": (lambda manifest: manifest["stages"][0].update(sha256="0"), "the SHA-256 of .* is none"),
     "a hash in capitals": (
         lambda manifest: manifest["stages"][0].update(sha256=manifest["stages"][0]["sha256"].upper()),
         "the SHA-256 of stage 'stage_0' is none",
     ),
-    "a negative size": (lambda manifest: manifest["stages"][0].update(bytes=-5), "does not say how many bytes"),
+    "a negative size": (lambda manifest: manifest["stages"][0].update(bytes=-5), r"stages\[0\].bytes is -5"),
     "no size": (lambda manifest: manifest["stages"][0].pop("bytes"), "does not say how many bytes"),
-    "a size that is true": (lambda manifest: manifest["stages"][0].update(bytes=True), "does not say how many bytes"),
-    "a size of a googol": (lambda manifest: manifest["stages"][0].update(bytes=10**100), "does not say how many bytes"),
+    "a size that is true": (lambda manifest: manifest["stages"][0].update(bytes=True), r"stages\[0\].bytes is True"),
+    "a size of a googol": (lambda manifest: manifest["stages"][0].update(bytes=10**100), "a number has 101 digits"),
     "another size": (
         lambda manifest: manifest["stages"][0].update(bytes=10**9),
         "is cut off: it has .* bytes, and was",
     ),
-    "a huge side": (_both("shape", [None, 10**30]), "are not described"),
-    "a negative side": (_both("shape", [None, -4]), "are not described"),
-    "a side that is a float": (_both("shape", [None, 4.0]), "are not described"),
-    "a thousand sides": (_both("shape", [1] * 1000), "are not described"),
-    "a dtype that is none": (_both("dtype", "float99"), "are not described"),
-    "a dtype that is a path": (_both("dtype", "../float32"), "are not described"),
+    "a huge side": (_both("shape", [None, 10**30]), "'x' is not described"),
+    "a negative side": (_both("shape", [None, -4]), r"shape\[1\] is -4"),
+    "a side that is a float": (_both("shape", [None, 4.0]), r"shape\[1\] is 4.0"),
+    "a thousand sides": (_both("shape", [1] * 1000), "'x' is not described"),
+    "a dtype that is none": (_both("dtype", "float99"), "'x' is not described"),
+    "a dtype that is a path": (_both("dtype", "../float32"), "'x' is not described"),
     "a tensor of two shapes": (
         lambda manifest: manifest["stages"][1]["inputs"][0].update(shape=[None, 5]),
         "'a' has two shapes or dtypes",
     ),
-    "a tensor that is a list": (_both("tensor", ["x"]), "are not described"),
+    "a tensor that is a list": (_both("tensor", ["x"]), r"tensor is \['x'\]"),
     "a stage named like a path": (
         lambda manifest: manifest["stages"][0].update(name="a/b"),
         "'a/b' cannot name a stage",
@@ -198,14 +204,15 @@ NONSENSE = {
         lambda manifest: manifest.update(shared=[{"stage_0": "zzz", "stage_1": "b"}]),
         "has no layer 'zzz'",
     ),
-    "shared layers as a text": (lambda manifest: manifest.update(shared="abc"), "'shared' does not name layers"),
-    "unused inputs as numbers": (lambda manifest: manifest.update(unused_inputs=[1]), "'unused_inputs' are not"),
+    "shared layers as a text": (lambda manifest: manifest.update(shared="abc"), "shared is 'abc'"),
+    "a preprocessor as a list": (lambda manifest: manifest.update(preprocessor=["x"]), r"preprocessor is \['x'\]"),
+    "unused inputs as numbers": (lambda manifest: manifest.update(unused_inputs=[1]), r"unused_inputs\[0\] is 1"),
     "inputs in one another": (
         lambda manifest: manifest.update(inputs=json.loads("[" * 200 + '"x"' + "]" * 200)),
         "nested too deeply",
     ),
     "a version that is text": (lambda manifest: manifest.update(format_version="2"), "has format version '2'"),
-    "a version of many digits": (lambda manifest: manifest.update(format_version=10**4000), "10000.*Install a newer"),
+    "a version of many digits": (lambda manifest: manifest.update(format_version=10**4000), "a number has 4001 digits"),
 }
 
 
@@ -550,6 +557,179 @@ def test_layers_that_read_other_files_are_refused(folder, tmp_path):
         refused(folder, "cannot load stage|brings code")
 
 
+# Model files that anyone may have written are looked through, too.
+
+
+def recurrent(samples=77):
+    """A recurrent layer that keeps its states, in a wrapper and outside, on batches of 77."""
+    inputs = x = keras.Input(batch_shape=(samples, 3, 2), name="x")
+    for name in ("one", "two"):
+        x = keras.layers.LSTM(3, stateful=True, return_sequences=True, name=name)(x)
+    x = keras.layers.Bidirectional(keras.layers.GRU(2, stateful=True), name="both")(x)
+    return keras.Model(inputs, keras.layers.Dense(2, name="end")(x), name="recurrent")
+
+
+def rewrite(path, how):
+    """Changes the config in a model file."""
+    if path.suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            file.attrs["model_config"] = json.dumps(how(json.loads(file.attrs["model_config"])))
+        return
+    with zipfile.ZipFile(path) as archive:
+        made = {name: archive.read(name) for name in archive.namelist()}
+    made["config.json"] = json.dumps(how(json.loads(made["config.json"]))).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in made.items():
+            archive.writestr(member, data)
+
+
+def instead(old, new):
+    """Puts a number in the place of another one, wherever it stands."""
+
+    def how(value):
+        if isinstance(value, dict):
+            return {key: how(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [how(one) for one in value]
+        return new if value == old and type(value) is int else value
+
+    return how
+
+
+BOTH = pytest.mark.parametrize("suffix", [".keras", ".h5"])
+
+
+@BOTH
+def test_the_states_of_recurrent_layers_are_counted_before_they_are_made(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"recurrent{suffix}"
+    recurrent().save(path)
+    assert load_model(path).name == "recurrent"
+    rewrite(path, instead(77, 10**8))
+    assert path.stat().st_size < 100_000
+    wanted = f"{10**8 * (2 * 2 * 3 + 2 * 2) * 4:,}"
+    with pytest.raises(ks.SplitError, match=f"asks for {wanted} bytes of states of recurrent layers, and all of it"):
+        load_model(path)
+    rewrite(path, instead(10**8, 10**7))  # 640 MB
+    with pytest.raises(ks.SplitError, match="set the environment variable KERASSPLIT_MOST_BYTES to that number"):
+        load_model(path)
+    monkeypatch.setenv("KERASSPLIT_MOST_BYTES", str(10**7 * 16 * 4))
+    assert load_model(path).inputs[0].shape[0] == 10**7
+
+
+@pytest.mark.filterwarnings("ignore:.*one batch of 77")
+def test_the_states_of_a_stage_s_recurrent_layers_are_counted_before_they_are_made(tmp_path):
+    ks.split(recurrent(), "two", names=["stage_0", "stage_1"]).save(tmp_path / "out")
+    assert len(ks.load(tmp_path / "out")) == 2
+    configure(tmp_path / "out", instead(77, 10**8))
+    refused(tmp_path / "out", "asks for 1,600,000,000 bytes of states of recurrent layers, and all of it has")
+
+
+@BOTH
+def test_a_model_file_asks_for_no_more_than_it_can_fill(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"model{suffix}"
+    chain_split().model.save(path)
+    assert [layer.name for layer in load_model(path).layers] == ["x", *"abcd"]
+
+    def larger(config):
+        config["config"]["layers"][-1]["config"]["units"] = 2**28
+        return config
+
+    rewrite(path, larger)
+    with pytest.raises(ks.SplitError, match="cannot be opened .* asks for 5,368,709,[0-9]+ bytes of variables, and"):
+        load_model(path)
+    for text in ("many", "-1", "1e9", "9" * 40, ""):
+        monkeypatch.setenv("KERASSPLIT_MOST_BYTES", text)
+        with pytest.raises(ks.SplitError, match=r"variable KERASSPLIT_MOST_BYTES is a whole number; got '"):
+            load_model(path)
+
+
+def doubled(times):
+    """A model that calls a model twice, which calls a model twice, and so on; of the innermost one, the calls."""
+    inputs = keras.Input((4,), name="x")
+    model = keras.Model(inputs, keras.layers.Dense(4, name="dense")(inputs), name="m0")
+    for number in range(1, times + 1):
+        inputs = keras.Input((4,), name="x")
+        model = keras.Model(inputs, model(model(inputs)), name=f"m{number}")
+    return model
+
+
+def deeper(times):
+    """Has the config of a model that was doubled twice be doubled more times."""
+
+    def how(config):
+        (at,) = (number for number, one in enumerate(config["config"]["layers"]) if one["class_name"] == "Functional")
+        for number in range(times):
+            config["name"], config["config"]["name"] = [f"m{number + 2}"] * 2
+            outer = json.loads(json.dumps(config).replace("m1", "m" + str(number + 2)))
+            outer["config"]["layers"][at] = {**outer["config"]["layers"][at], "config": config["config"]}
+            config = outer
+        return config
+
+    return how
+
+
+@BOTH
+@pytest.mark.parametrize("times", [17, 100])
+def test_nested_models_that_double_are_counted_before_they_are_opened(tmp_path, suffix, times):
+    path = tmp_path / f"model{suffix}"
+    doubled(2).save(path)
+    assert load_model(path).name == "m2"
+    rewrite(path, deeper(times))
+    wanted = "524,288" if times == 17 else r"more than 10\*\*30"
+    with pytest.raises(ks.SplitError, match=rf"a config of which it makes {wanted} calls, .* and 100,000 is the most"):
+        load_model(path)
+
+
+def test_the_nested_models_of_a_stage_are_counted_before_they_are_opened(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    x = keras.layers.Dense(4, name="first")(inputs)
+    ks.split(keras.Model(inputs, doubled(2)(x), name="whole"), "first", names=["stage_0", "stage_1"]).save(
+        tmp_path / "out"
+    )
+    assert len(ks.load(tmp_path / "out")) == 2
+
+    def how(config):
+        (nest,) = (one for one in config["config"]["layers"] if one["class_name"] == "Functional")
+        nest["config"] = deeper(17)({"name": "m2", "config": nest["config"]})["config"]
+
+    configure(tmp_path / "out", how)
+    refused(tmp_path / "out", "never writes: a config of which it makes 524,288 calls")
+
+
+def test_nested_models_in_memory_are_counted_before_they_are_read(monkeypatch):
+    model = doubled(7)
+    assert len(ks.split_points(model)) == 127
+    monkeypatch.setenv("KERASSPLIT_MOST_CALLS", "127")
+    for work in (ks.split_points, ks.flatten, ks.profile, lambda model: ks.split(model, 3)):
+        with pytest.raises(ks.UnsupportedModelError, match="'m7' is not read: it makes 128 calls, .*KERASSPLIT_MOST_C"):
+            work(model)
+    monkeypatch.setenv("KERASSPLIT_MOST_CALLS", "128")
+    assert len(ks.split_points(model)) == 127
+
+
+@BOTH
+def test_a_model_file_with_what_keras_never_writes_is_refused(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    chain_split().model.save(path)
+    (tmp_path / "secret.h5").write_bytes(path.read_bytes())
+    if suffix == ".h5":
+        with h5py.File(path, "r+") as file:
+            del file["model_weights/a"]
+            file["model_weights/a"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "model_weights/a")
+        message = "ExternalLink 'a' in its weights"
+    else:
+        with zipfile.ZipFile(path) as archive:
+            made = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, data in made.items():
+                archive.writestr(member, data)
+        message = "the compressed member 'metadata.json'"
+    with pytest.raises(ks.SplitError, match=f"holds what Keras never writes: the .*{message[4:]}.*unsafe=True"):
+        load_model(path)
+    if suffix == ".keras":
+        assert load_model(path, unsafe=True).name == "chain"
+
+
 def test_keras_s_safe_mode_is_on_whatever_the_process_has_told_keras(folder):
     configure(folder, setting(activation=LAMBDA))
     safe = keras.src.saving.serialization_lib.in_safe_mode()
@@ -752,3 +932,102 @@ def test_any_bytes_in_a_stage_s_weights_or_config_load_or_are_refused(good, name
     finally:
         for one, whole in before.items():
             (good / one).write_bytes(whole)
+
+
+# Each reader by itself, on many more inputs than can be loaded.
+
+EXPORTED = {
+    "format_version": 1,
+    "format": "savedmodel",
+    "model": "chain",
+    "inputs": "x",
+    "outputs": {"score": ["c", "d"]},
+    "stages": [
+        {
+            "name": name,
+            "path": name,
+            "files": [
+                {"path": f"{name}/{file}", "bytes": 7, "sha256": 64 * "a"}
+                for file in ("saved_model.pb", "variables/variables.index")
+            ],
+            "inputs": [{"tensor": taken, "name": taken, "shape": [None, 4], "dtype": "float32"}],
+            "outputs": [{"tensor": one, "name": one, "shape": [None, 4], "dtype": "float32"} for one in given],
+        }
+        for name, taken, given in (("head", "x", ["c"]), ("tail", "c", ["d"]))
+    ],
+    "versions": {"kerassplit": "0.1.0"},
+}
+
+
+def text_of(content):
+    return json.dumps(content).encode("utf-8", "surrogatepass")
+
+
+def read_or_refused(folder, name, text, reader):
+    """What a reader makes of a file, or `None` where it is refused in the one way that is promised."""
+    (folder / name).write_bytes(text)
+    try:
+        return reader(folder)
+    except ks.StoreError as error:
+        assert name in str(error)
+        assert len(str(error)) < 5000
+        return None
+
+
+def in_the_folder(path):
+    return (
+        bool(path) and not Path(path).is_absolute() and not {"", ".", ".."} & set(path.split("/")) and "\\" not in path
+    )
+
+
+@fuzzed
+@given(data=st.data(), sealed=st.booleans())
+def test_any_manifest_is_read_or_refused(good, tmp_path_factory, data, sealed):
+    manifest = data.draw(altered(read(good), {**read(good), "format_version": 1}))
+    if sealed and isinstance(manifest, dict):
+        manifest["checksum"] = checksum(manifest)
+    found = read_or_refused(tmp_path_factory.getbasetemp(), MANIFEST, text_of(manifest), read_manifest)
+    assert found is None or all(in_the_folder(stage["file"]) for stage in found["stages"])
+
+
+@fuzzed
+@given(data=st.data())
+def test_any_damage_to_a_manifest_is_found(good, tmp_path_factory, data):
+    whole = (good / MANIFEST).read_bytes()
+    found = read_or_refused(tmp_path_factory.getbasetemp(), MANIFEST, data.draw(damaged(whole)), read_manifest)
+    assert found in (None, read(good))  # only its layout is another one
+
+
+@fuzzed
+@given(altered(EXPORTED).map(text_of) | damaged(text_of(EXPORTED)))
+def test_any_manifest_of_exported_stages_is_read_or_refused(tmp_path_factory, text):
+    found = read_or_refused(tmp_path_factory.getbasetemp(), EXPORT_MANIFEST, text, read_export)
+    if found is not None:
+        files = [file for stage in found["stages"] for file in stage["files"]]
+        assert all(in_the_folder(file["path"]) and file["bytes"] >= 0 for file in files)
+        assert len({file["path"] for file in files}) == len(files)
+
+
+@fuzzed
+@given(data=st.data())
+def test_any_config_in_a_stage_s_file_is_looked_through(good, data):
+    made = members(good)
+    text = data.draw(altered(json.loads(made["config.json"])).map(text_of) | damaged(made["config.json"]))
+    looked_through({**made, "config.json": text})
+
+
+@fuzzed
+@given(data=st.data())
+def test_any_file_of_a_stage_is_looked_through(good, data):
+    whole = [(good / f"stage_{number}.keras").read_bytes() for number in range(2)]
+    with contextlib.suppress(ks.StoreError):
+        check_archive(BytesIO(data.draw(damaged(*whole))), good / "stage_1.keras")
+
+
+def looked_through(made):
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for member, data in made.items():
+            archive.writestr(member, data)
+    with contextlib.suppress(ks.StoreError):
+        check_archive(content, Path("stage_1.keras"))

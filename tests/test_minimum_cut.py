@@ -9,14 +9,15 @@ from itertools import product
 
 import numpy as np
 import pytest
+from chains import chain, everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kerassplit.errors import PlanError
-from kerassplit.planner import minimum_cut as module
-from kerassplit.planner.chain import ChainDevice, ChainLink, ChainProblem
-from kerassplit.planner.chain_search import plan_chain
-from kerassplit.planner.minimum_cut import GraphTensor, minimum_cut, plan_two_devices
+from kerassplit.planning.solver import minimum_cut as module
+from kerassplit.planning.solver.minimum_cut import GraphTensor, minimum_cut, plan_two_devices
+from kerassplit.planning.solver.place import place
+from kerassplit.planning.solver.problem import CutRules, Link
 
 pytestmark = pytest.mark.plain
 
@@ -27,7 +28,7 @@ def test_the_examples_in_the_docstrings_are_right():
     assert not results.failed
 
 
-def _random_graph(seed: int) -> tuple[list[float], list[float], list[GraphTensor], ChainLink]:
+def _random_graph(seed: int) -> tuple[list[float], list[float], list[GraphTensor], tuple[float, float]]:
     """Small whole numbers, some calls that only one device can run, some tensors with several consumers."""
     dice = random.Random(seed)
     calls = dice.randint(1, 9)
@@ -42,7 +43,7 @@ def _random_graph(seed: int) -> tuple[list[float], list[float], list[GraphTensor
         for _ in range(dice.choice([1, 1, 2])):
             consumers = dice.sample(later, min(len(later), dice.choice([0, 1, 1, 2, 3])))
             tensors.append(GraphTensor(producer, tuple(consumers), float(dice.randint(0, 9))))
-    link = ChainLink(bandwidth=dice.choice([0.5, 1.0, 4.0, math.inf]), latency=dice.choice([0.0, 0.0, 2.0, 5.0]))
+    link = (dice.choice([0.5, 1.0, 4.0, math.inf]), dice.choice([0.0, 0.0, 2.0, 5.0]))
     return seconds(9), seconds(4), tensors, link
 
 
@@ -61,7 +62,8 @@ def _seconds(on_edge: tuple[bool, ...], edge, cloud, tensors, link) -> float:
         if (tensor.producer is None or on_edge[tensor.producer]) and not all(on_edge[user] for user in tensor.consumers)
     ]
     compute = sum(edge[call] if here else cloud[call] for call, here in enumerate(on_edge))
-    return compute + (link.latency + sum(moved) / link.bandwidth if moved else 0.0)
+    bandwidth, latency = link
+    return compute + (latency + sum(moved) / bandwidth if moved else 0.0)
 
 
 def test_the_plan_is_the_best_of_all_closed_sets():
@@ -71,10 +73,10 @@ def test_the_plan_is_the_best_of_all_closed_sets():
         best = min(_seconds(on_edge, edge, cloud, tensors, link) for on_edge in _closed_sets(len(edge), tensors))
         if best == math.inf:
             with pytest.raises(PlanError, match="nothing comes back from there"):
-                plan_two_devices(edge, cloud, tensors, link)
+                plan_two_devices(edge, cloud, tensors, *link)
             continue
         possible += 1
-        plan = plan_two_devices(edge, cloud, tensors, link)
+        plan = plan_two_devices(edge, cloud, tensors, *link)
         assert plan.value == plan.lower_bound == best, seed
         assert plan.optimal
         assert plan.on_edge in set(_closed_sets(len(edge), tensors))
@@ -87,12 +89,12 @@ def test_the_plan_is_the_best_of_all_closed_sets():
 def test_without_latency_the_fewest_calls_are_on_the_edge():
     for seed in range(300):
         edge, cloud, tensors, link = _random_graph(seed)
-        link = ChainLink(link.bandwidth)
+        link = (link[0], 0.0)
         sums = {on_edge: _seconds(on_edge, edge, cloud, tensors, link) for on_edge in _closed_sets(len(edge), tensors)}
         best = min(sums.values())
         if best < math.inf:
             fewest = min(sum(on_edge) for on_edge, seconds in sums.items() if seconds == best)
-            assert sum(plan_two_devices(edge, cloud, tensors, link).on_edge) == fewest
+            assert sum(plan_two_devices(edge, cloud, tensors, *link).on_edge) == fewest
 
 
 @given(st.integers(0, 100_000))
@@ -102,19 +104,12 @@ def test_a_chain_has_the_same_value_as_a_graph(seed):
     blocks = int(dice.integers(2, 30))
     edge, cloud = dice.exponential(3, blocks), dice.exponential(1, blocks)
     sizes = dice.exponential(1, blocks)
-    link = ChainLink(bandwidth=1.0, latency=0.3)
     tensors = [GraphTensor(number - 1 if number else None, (number,), size) for number, size in enumerate(sizes)]
-    problem = ChainProblem(
-        (ChainDevice("edge", edge), ChainDevice("cloud", cloud)),
-        crossing=sizes[1:],
-        links={(0, 1): link},
-        objective="latency",
-        input_bytes=float(sizes[0]),
-        source=0,
-        leave_out=True,
-    )
-    plan = plan_two_devices(edge.tolist(), cloud.tolist(), tensors, link)
-    assert plan.value == pytest.approx(plan_chain(problem).value, rel=1e-12)
+    # The input is a node of its own, at the edge.
+    seconds, links = [[0.0, *edge], [math.inf, *cloud]], everywhere(Link(0.3), 2)
+    problem = chain(seconds, sizes, links=links, objective="latency", rules=CutRules(first=frozenset({0})))
+    plan = plan_two_devices(edge.tolist(), cloud.tolist(), tensors, 1.0, 0.3)
+    assert plan.value == pytest.approx(place(problem).value, rel=1e-12)
 
 
 @given(st.integers(0, 100_000), st.sampled_from([3, 2**20, 2**45]))
@@ -136,7 +131,7 @@ def test_flows_are_exact_for_capacities_of_many_bits(seed, most):
 
 def test_a_tensor_with_several_consumers_is_moved_once():
     tensors = [GraphTensor(0, (1, 2, 3), 6.0)]
-    plan = plan_two_devices([1.0, 9, 9, 9], [math.inf, 1, 1, 1], tensors, ChainLink(bandwidth=2.0))
+    plan = plan_two_devices([1.0, 9, 9, 9], [math.inf, 1, 1, 1], tensors, 2.0)
     assert (plan.crossing, plan.moving_seconds, plan.value) == ((0,), 3.0, 7.0)
 
 
@@ -162,7 +157,7 @@ def test_five_thousand_calls_take_seconds():
     ]
     edge, cloud = dice.random(calls), 0.1 * dice.random(calls)
     began = time.perf_counter()
-    plan = plan_two_devices(edge.tolist(), cloud.tolist(), tensors, ChainLink(bandwidth=2e3, latency=0.01))
+    plan = plan_two_devices(edge.tolist(), cloud.tolist(), tensors, 2e3, 0.01)
     assert time.perf_counter() - began < 10
     assert 0 < sum(plan.on_edge) < calls
     assert plan.value < min(edge.sum(), cloud.sum() + 0.01 + 1e6 / 2e3)

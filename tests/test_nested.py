@@ -1,15 +1,13 @@
 """Nested models: named, opened where a cut goes through, whole elsewhere."""
 
-import gc
-
 import keras
 import numpy as np
 import pytest
 from conftest import fingerprint, same_bits
 
 import kerassplit as ks
-from kerassplit.graph import read_graph
-from kerassplit.random_weights import randomize
+from kerassplit.graph.reading import read_graph
+from kerassplit.zoo.random_weights import randomize
 
 layers = keras.layers
 
@@ -46,12 +44,11 @@ def towers():
     return keras.Model([left, right], outputs, name="siamese")
 
 
-def namesakes():
+def namesakes(names="ab"):
     """Two nested models with layers of the same names, one behind the other."""
 
     def nested(name):
-        x = keras.Input((4,))
-        return keras.Model(x, layers.Dense(4, name="b")(layers.Dense(4, name="a")(x)), name=name)
+        return keras.Sequential([keras.Input((4,)), *(layers.Dense(4, name=one) for one in names)], name=name)
 
     inputs = keras.Input((4,), name="x")
     return keras.Model(inputs, nested("two")(nested("one")(inputs)), name="namesakes")
@@ -67,14 +64,12 @@ def test_tensors_inside_a_nested_model_are_split_points_with_the_shapes_they_hav
 
 @pytest.mark.parametrize("at", ["preparation", "backbone/block_6_expand_relu", "backbone/block_12_add", "backbone"])
 def test_a_cut_through_a_nested_model_computes_the_same(transfer, pictures, at):
-    gc.collect()
     before = fingerprint(transfer)
     split = ks.split(transfer, at)
     assert same_bits(split(pictures), transfer(pictures))
     assert split.verify(pictures).check().identical
     np.testing.assert_allclose(split.predict(pictures), transfer.predict(pictures, verbose=0), rtol=1e-4, atol=1e-5)
     del split
-    gc.collect()
     assert fingerprint(transfer) == before
 
 
@@ -169,7 +164,6 @@ def test_a_layer_or_tensor_of_the_nested_model_names_its_tensor(transfer):
 
 
 def test_flatten_inlines_nested_models_and_shares_their_weights(transfer, pictures):
-    gc.collect()
     before = fingerprint(transfer)
     flat = ks.flatten(transfer)
     assert not any(isinstance(layer, keras.Model) for layer in flat.layers)
@@ -178,7 +172,6 @@ def test_flatten_inlines_nested_models_and_shares_their_weights(transfer, pictur
     assert same_bits(flat(pictures), transfer(pictures))
     assert [variable.path for variable in flat.weights] == [variable.path for variable in transfer.weights]
     del flat
-    gc.collect()
     assert fingerprint(transfer) == before
 
 
@@ -190,7 +183,27 @@ def test_flatten_opens_every_depth():
     assert [layer.name for layer in ks.flatten(outer).layers[1:]] == ["deep", "relu", "last"]
     data = np.ones((1, 3), "float32")
     for at in (0, 1):
-        assert same_bits(ks.split(outer, at)(data), outer(data))
+        assert same_bits(ks.split(outer, [at])(data), outer(data))
+
+
+def hint(model, name):
+    with pytest.raises(ks.UnknownTensorError) as caught:
+        ks.tap(model, name)
+    return str(caught.value).partition(". ")[2], caught.value.matches
+
+
+def test_a_name_without_the_nested_model_is_found_inside_of_it(transfer):
+    assert hint(transfer, "out_relu") == ("Did you mean 'backbone/out_relu'?", ("backbone/out_relu",))
+    assert hint(transfer, "Conv_1_bnn")[1][0] == "backbone/Conv_1_bn"
+    assert hint(transfer, "backbon/out_relu")[1][0] == "backbone/out_relu"
+    assert hint(transfer, "block_*_add") == ("Did you mean 'backbone/block_*_add'?", ("backbone/block_*_add",))
+    assert len(ks.tap(transfer, "backbone/block_*_add").output) == 10
+    for name in ("nothing_of_the_kind", "*_of_no_kind"):
+        assert hint(transfer, name) == ("`kerassplit.split_points(model)` lists the names.", ())
+    assert hint(namesakes(), "a") == ("Did you mean 'one/a' or 'two/a'?", ("one/a", "two/a"))
+    outer = keras.Sequential([keras.Input((4,)), namesakes()], name="outer")
+    assert hint(outer, "two/b") == ("Did you mean 'namesakes/two/b'?", ("namesakes/two/b",))
+    assert hint(outer, "*/b") == ("Did you mean 'namesakes/*/b'?", ("namesakes/*/b",))
 
 
 def test_names_that_collide_are_refused_in_one_flat_model_and_renamed_in_copies():
@@ -205,6 +218,43 @@ def test_names_that_collide_are_refused_in_one_flat_model_and_renamed_in_copies(
     assert [layer.name for layer in copy.layers[1:]] == ["a", "b", "a_1", "b_1"]
     assert same_bits(copy(data), model(data))
     assert not {id(variable) for variable in copy.weights} & {id(variable) for variable in model.weights}
+
+
+def tapped(model, one, two):
+    return list(ks.tap(model, [one, two])(COLLIDING).values())
+
+
+def cut(model, one, two):
+    assert ks.split(model, [one, two]).verify(COLLIDING).ok
+    return tapped(model, one, two)
+
+
+def with_exits(model, one, two):
+    exits = {name: layers.Rescaling(1.0, name=f"exit_{place}") for place, name in enumerate((one, two))}
+    given = ks.with_outputs(model, exits)(COLLIDING)
+    return [given[one], given[two]]
+
+
+COLLIDING = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("build", [tapped, cut, with_exits])
+def test_where_names_collide_both_ways_out_that_the_message_names_work(build):
+    model = namesakes("abc")
+    one, two = model.get_layer("one"), model.get_layer("two")
+    expected = [one.layers[0](COLLIDING), two.layers[1](two.layers[0](one(COLLIDING)))]
+    with pytest.raises(ks.UnsupportedModelError) as caught:
+        build(model, "one/a", "two/b")
+    assert str(caught.value).endswith(
+        "and a Keras model takes a name only once. Keep them in different models or stages, or rename one of them "
+        "(`layer.name = ...`); or take `kerassplit.flatten(model, copy_weights=True)` in the model's place, which has "
+        "layers of its own: layers of one name get new ones."
+    )
+    copy = ks.flatten(model, copy_weights=True)
+    assert same_bits(build(copy, "a", "b_1"), expected)
+    for layer in two.layers:
+        layer.name = f"two_{layer.name}"
+    assert same_bits(build(model, "one/a", "two/two_b"), expected)
 
 
 def test_names_that_collide_are_no_matter_where_stages_keep_them_apart(tmp_path):

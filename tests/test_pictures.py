@@ -16,7 +16,7 @@ from PIL import Image
 
 import kerassplit as ks
 from kerassplit.pictures import FORMATS, plot
-from kerassplit.pictures import dot as dot_writer
+from kerassplit.pictures import write_dot as dot_writer
 from kerassplit.pictures.picture import Box, Edge, Picture
 
 pytestmark = pytest.mark.plain
@@ -292,10 +292,10 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     target = tmp_path / "split.svg"
     target.write_text("old")
 
-    def fail(self: Path, other: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(ks.SplitError, match="cannot be written"):
         plot(in_three(), target)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -1,15 +1,13 @@
 """Taps, blocks, Sequential models of blocks."""
 
-import gc
-
 import keras
 import numpy as np
 import pytest
 from conftest import application, fingerprint, same_bits
 
 import kerassplit as ks
-from kerassplit.pieces import blocks, tap, to_sequential
-from kerassplit.random_weights import randomize
+from kerassplit.cutting.pieces import blocks, tap, to_sequential
+from kerassplit.zoo.random_weights import randomize
 
 
 def values_of(model, tensors, x):
@@ -117,7 +115,7 @@ def test_a_tap_far_down_a_long_chain_is_built():
 
 
 def _deep_model(inputs, outputs):
-    from kerassplit.rebuild import deep_recursion
+    from kerassplit.graph.internals.process_state import deep_recursion
 
     with deep_recursion():
         return keras.Model(inputs, outputs)
@@ -263,7 +261,6 @@ def test_a_layer_in_several_blocks_is_announced():
 
 @pytest.mark.slow
 def test_pieces_leave_the_model_as_it_was(resnet, images):
-    gc.collect()
     before = fingerprint(resnet)
     x = images(resnet)
     for build in (
@@ -273,5 +270,4 @@ def test_pieces_leave_the_model_as_it_was(resnet, images):
         lambda: to_sequential(resnet).predict(x, verbose=0),
     ):
         build()
-        gc.collect()
         assert fingerprint(resnet) == before

@@ -4,6 +4,8 @@ import json
 
 import pytest
 from test_cli import run
+from test_plan import uneven
+from test_sides import narrow, transformer
 
 import kerassplit as ks
 
@@ -112,7 +114,33 @@ def test_a_split_takes_one_way_to_say_where(tmp_path):
     error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
     assert "The plan was made for 'resnet50', and 'mobilenetv2_1.00_224' has other layers." in error
     error = run("split", "MobileNetV2", "--weights", "random", "--stages", 99, "-o", out, status=2).stderr
-    assert "so 75 stages at most, and there are 99 devices. `kerassplit plan` knows more ways" in error
-    error = run("split", "MobileNetV2", "--at", 3, "--open-sides", 9, "-o", out, status=2).stderr
-    assert "--open-sides is for counting FLOPs" in error
+    assert "so 75 stages at most, and there are 99 devices. Take fewer, " in error
+    assert "those of `kerassplit plan`: pass what it writes with --plan." in error
+    error = run("split", "MobileNetV2", "--at", 3, "--max-crossing", 2, "-o", out, status=2).stderr
+    assert "--max-crossing is for choosing cuts: it belongs to --stages." in error
     assert not out.exists()
+
+
+def test_even_stages_may_let_two_tensors_cross(tmp_path):
+    model, out = tmp_path / "uneven.keras", tmp_path / "out"
+    uneven().save(model)
+    assert "With two at a cut (--max-crossing 2) it would be" in run("split", model, "--stages", 2, "-o", out).stderr
+    run("split", model, "--stages", 2, "--max-crossing", 2, "-o", out, "--overwrite")
+    (crossing,) = ks.load(out).crossings
+    assert [tensor.name for tensor in crossing.tensors] == ["first", "middle2"]
+    error = run("split", model, "--stages", 2, "--max-crossing", 0, "-o", out, "--overwrite", status=2).stderr
+    assert "how many tensors may cross a cut: 1 or more, or 'any'; got 0." in error
+
+
+def test_points_say_what_comes_along(tmp_path):
+    model = tmp_path / "transformer.keras"
+    transformer(narrow).save(model)
+    points = json.loads(run("points", model, "--json").stdout)["points"]
+    along = {point["name"]: point["also"] for point in points}
+    assert along["block2"] == [] and along["block0"][0].startswith("not_equal")
+    shown = run("points", model).stdout
+    assert "comes along" in shown and "not_equal" in shown
+    crossings = json.loads(run("points", model, "--max-tensors", 2, "--json").stdout)["crossings"]
+    assert any(
+        one["also"] and one["bytes"] == sum(t["bytes"] for t in one["tensors"] + one["also"]) for one in crossings
+    )

@@ -5,11 +5,12 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
-from conftest import application, copied, parameters
+from conftest import application, copied
 from oracle import ancestors, edges_of, split_tensors
+from samples import due, marked
 
 import kerassplit as ks
-from kerassplit.zoo import architectures
+from kerassplit.zoo.models import architectures
 
 COUNTS = {  # found by brute force, independently of this project's tests
     "ResNet50": 39,
@@ -28,7 +29,7 @@ COUNTS = {  # found by brute force, independently of this project's tests
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", parameters(architectures()))
+@pytest.mark.parametrize("name", marked(due(architectures(), 4)))
 def test_the_split_points_of_every_architecture_are_those_that_brute_force_finds(name):
     with keras.StatelessScope():  # no memory for weights
         model = getattr(keras.applications, name)(weights=None)
@@ -90,12 +91,63 @@ def test_a_shared_layer_counts_once_before_and_once_after():
     assert [point.params_after for point in points] == [30, 30, 10]
 
 
+def flops_by_profile(model, point, batch_size=1):
+    """FLOPs before and after a split point, as the profile counts the calls of the two sub-models."""
+    calls = {call.name: call.flops for call in ks.profile(model, batch_size).calls}
+    head = {call.name for call in ks.profile(ks.build_submodel(model, end=point.name), batch_size).calls}
+    return sum(calls[name] for name in head), sum(flops for name, flops in calls.items() if name not in head)
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "small"])
+def test_flops_before_and_after_are_those_of_the_profile(name, applications, small):
+    model = small if name == "small" else applications(name)
+    for point in ks.split_points(model)[:: 1 if name == "small" else 9]:
+        assert (point.flops_before, point.flops_after) == flops_by_profile(model, point)
+    assert ks.split_points(model)[-1].flops_before > 1000
+
+
+def test_flops_are_of_one_sample_where_the_batch_is_fixed_or_folded_into_another_side():
+    fixed = keras.Input((6,), batch_size=4, name="fixed")
+    x = keras.layers.Dense(8, name="wide")(fixed)
+    model = keras.Model(fixed, keras.layers.Dense(2, name="last")(x))
+    (point,) = ks.split_points(model)
+    assert (point.flops_before, point.flops_after) == (2 * 6 * 8 + 8, 2 * 8 * 2 + 2)
+    steps = keras.Input((5, 6), name="steps")
+    x = keras.layers.Dense(8, name="each")(keras.ops.reshape(steps, (-1, 6)))
+    model = keras.Model(steps, keras.layers.Dense(2, name="end")(x))
+    point = next(point for point in ks.split_points(model) if point.name == "each")
+    assert (point.flops_before, point.flops_after) == (5 * (2 * 6 * 8 + 8), 5 * (2 * 8 * 2 + 2))
+
+
+def test_flops_of_a_layer_without_a_formula_are_not_known_on_its_side_and_it_is_not_run():
+    class Own(keras.layers.Layer):
+        runs = 0
+
+        def call(self, x):
+            Own.runs += 1
+            return x * 2.0
+
+    x = inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, name="first")(x)
+    x = Own(name="own")(x)
+    x = keras.layers.Dense(2, name="second")(x)
+    model = keras.Model(inputs, keras.layers.Dense(1, name="last")(x))
+    runs = Own.runs
+    first, own, second = ks.split_points(model)
+    assert Own.runs == runs
+    assert (first.flops_before, first.flops_after) == (2 * 4 * 3 + 3, None)
+    assert (own.flops_before, own.flops_after) == (None, 2 * 3 * 2 + 2 + 2 * 2 + 1)
+    assert (second.flops_before, second.flops_after) == (None, 2 * 2 + 1)
+
+
 def test_open_dimensions_have_no_size():
     inputs = keras.Input((None, None, 3))
     outputs = keras.layers.Conv2D(2, 1, name="out")(keras.layers.Conv2D(4, 1, name="conv")(inputs))
     (point,) = ks.split_points(keras.Model(inputs, outputs))
     assert point.shape == (None, None, None, 4)
     assert point.bytes is None
+    assert point.flops_before is None
+    assert point.flops_after is None
 
 
 def test_the_end_of_each_tower_is_a_split_point():
@@ -112,12 +164,17 @@ def test_an_early_output_does_not_cross(small):
     assert "score" not in points
 
 
-def test_an_input_used_on_both_sides_crosses():
+def test_an_input_used_on_both_sides_comes_along():
     image = keras.Input((4,), name="image")
     hidden = keras.layers.Dense(4, name="hidden")(image)
     model = keras.Model(image, keras.layers.Add(name="sum")([hidden, image]))
-    assert ks.split_points(model) == ()
-    assert ks.explain(model, "hidden").crossing == ("image", "hidden")
+    (point,) = ks.split_points(model)
+    assert (point.name, point.also, point.bytes) == ("hidden", ("image",), 32)
+    explanation = ks.explain(model, "hidden")
+    assert (explanation.crossing, explanation.also) == (("hidden",), ("image",))
+    assert explanation.reason == (
+        "'hidden' is a split point: cut there, and it alone crosses; the input 'image' comes along."
+    )
 
 
 def test_explain_of_a_tensor_inside_a_branch_names_what_else_crosses(resnet):

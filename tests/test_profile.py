@@ -17,8 +17,8 @@ from menagerie import Kind, kinds
 import kerassplit as ks
 from kerassplit.cli import main
 from kerassplit.costs.memory import peaks
-from kerassplit.graph import read_graph
-from kerassplit.pictures.dot import CUT
+from kerassplit.display.colors import CUT
+from kerassplit.graph.reading import read_graph
 
 
 @pytest.fixture(scope="module")
@@ -215,23 +215,48 @@ def test_a_stage_needs_no_more_than_the_most_of_its_blocks(resnet, one, other):
 
 
 class TestMistakes:
-    @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, None, np.True_, np.int64(0), np.float32(2)])
+    @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, np.True_, np.int64(0), np.float32(2)])
     def test_a_batch_size_is_a_whole_number(self, residual, batch_size):
         with pytest.raises(ks.SplitError, match="`batch_size` must be a whole number, at least 1; got "):
             ks.profile(residual, batch_size)
 
     def test_a_model_built_for_one_batch_size_has_that_one(self):
         model = keras.Sequential([keras.Input(batch_shape=(8, 4), name="x"), layers.Dense(2)])
-        with pytest.raises(ks.SplitError, match="'x' of '.*' is built for batches of 8: pass batch_size=8; got 1."):
+        with pytest.raises(ks.SplitError, match="'x' of '.*' is built for batches of 8: pass batch_size=8 .*; got 1."):
+            ks.profile(model, 1)
+        assert ks.profile(model, 8).multiply_adds == ks.profile(model).multiply_adds == 8 * 4 * 2
+        assert ks.profile(model).batch_size == 8
+
+    def test_an_input_of_any_batch_beside_one_of_a_fixed_batch_has_that(self):
+        one, other = keras.Input(batch_shape=(8, 4), name="one"), keras.Input((4,), name="other")
+        model = keras.Model([one, other], layers.Add()([layers.Dense(4)(one), layers.Dense(4)(other)]))
+        costs = ks.profile(model)
+        assert (costs.batch_size, costs.multiply_adds) == (8, 2 * 8 * 4 * 4)
+        assert ks.plan(model, 1, profile=costs).batch_size == 8
+
+    def test_all_open_inputs_are_named_so_that_following_the_message_works(self):
+        ids, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("ids", "mask"))
+        closed = keras.Input((3, 2), name="closed")
+        x = layers.Multiply()([layers.Embedding(9, 2)(ids), layers.Embedding(2, 2)(mask)])
+        model = keras.Model([ids, mask, closed], [layers.Dense(2)(x), layers.Dense(2)(closed)], name="text")
+        with pytest.raises(ks.SplitError) as error:
             ks.profile(model)
-        assert ks.profile(model, 8).multiply_adds == 8 * 4 * 2
+        told = "Inputs 'ids' and 'mask' of 'text' have open sides: their shapes are (None, None) and (None, None). "
+        assert str(error.value).startswith(told)
+        assert str(error.value).endswith("open_sides={'ids': (128,), 'mask': (128,)}.")
+        assert (
+            ks.profile(model, open_sides={"ids": (128,), "mask": (128,)}).flops
+            == ks.profile(model, open_sides=128).flops
+        )
+        with pytest.raises(ks.SplitError, match=r"Input 'mask' of .*open_sides=\{'ids': \(7,\), 'mask': \(128,\)\}"):
+            ks.profile(model, open_sides={"ids": (7,)})
 
     def test_open_sides_are_asked_for(self):
         model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
         with pytest.raises(ks.SplitError) as error:
             ks.profile(model)
         assert str(error.value) == (
-            "Input 'x' of 'text' has open sides: its shape is (None, None, 4). What the model costs depends on them. "
+            "Input 'x' of 'text' has open sides: its shape is (None, None, 4). Say what stands for them. "
             "Pass open_sides=128 (--open-sides 128), one number for all of them; or in Python, for each input, a shape "
             "without the batch: open_sides={'x': (128, 4)}."
         )

@@ -20,9 +20,9 @@ from actors import gone, processes_of
 from conftest import copied, same_bits
 
 import kerassplit as ks
-from kerassplit.compiling import compiled
-from kerassplit.engines.ray_core import RayOptions, run
+from kerassplit.engines.ray.engine import RayOptions, run
 from kerassplit.engines.route import Batch
+from kerassplit.graph.compiling import compiled
 
 if "CI" in os.environ:
     import ray
@@ -135,9 +135,10 @@ def test_a_killed_process_is_started_again_and_every_row_comes_out_once_and_equa
 
 
 @pytest.mark.slow
-def test_thirty_kills_at_random_moments_lose_nothing_and_double_nothing(small, pair, log):
+def test_kills_at_random_moments_lose_nothing_and_double_nothing(small, pair, log):
     rows, size = 2000, 8
-    moments = np.random.default_rng(29).choice(rows // size - 10, 15, replace=False)
+    count = 30 if os.environ.get("KERASSPLIT_LONG") else 10  # each costs a process that imports Keras
+    moments = np.random.default_rng(29).choice(rows // size - 10, count // 2, replace=False)
 
     def kill_two(seed):
         dice = np.random.default_rng(seed)
@@ -157,16 +158,16 @@ def test_thirty_kills_at_random_moments_lose_nothing_and_double_nothing(small, p
             yield batch
 
     killed, threads = [], []
-    options = RayOptions(max_restarts=30, max_retries=30)
+    options = RayOptions(max_restarts=count, max_retries=count)
     results = list(run(pair, batches(), options))
     for thread in threads:
         thread.join()
-    assert len(killed) == 30
+    assert len(killed) == count
     assert [row for one in results for row in range(one.first, one.first + one.rows)] == list(range(rows))
     for result, expected in zip(results, plainly(small, some_batches(rows, size)), strict=True):
         for name, value in expected.items():
             np.testing.assert_allclose(result.tensors[name], value, rtol=1e-5, atol=1e-6)
-    assert sum("died; restarted" in record.getMessage() for record in log.records) >= 25  # some died at the end
+    assert sum("died; restarted" in record.getMessage() for record in log.records) >= count - 5  # some died at the end
 
 
 @TENSORFLOW_ONLY
@@ -188,9 +189,15 @@ def test_a_batch_that_always_fails_is_named_and_what_was_finished_is_kept(tmp_pa
     assert sum("Stage 'second' failed on batch 3 (rows 6 to 7), which runs again" in one for one in log.messages) == 2
 
 
+@TENSORFLOW_ONLY
 def test_a_batch_that_kills_its_process_every_time_is_named(tmp_path):
-    dies = keras.layers.Lambda(
-        lambda x: x if x.shape[0] == 1 else __import__("os").kill(__import__("os").getpid(), 9),
+    dies = keras.layers.Lambda(  # in Python for each batch, not where it is traced
+        lambda x: __import__("tensorflow").ensure_shape(
+            __import__("tensorflow").py_function(
+                lambda y: y if y.shape[0] == 1 else __import__("os").kill(__import__("os").getpid(), 9), [x], x.dtype
+            ),
+            x.shape,
+        ),
         output_shape=(4,),
         name="dies",
     )
@@ -224,7 +231,7 @@ def test_resources_are_checked_first(folder):
 
 
 def test_cpus_that_others_keep_are_not_waited_for_for_ever(pair, monkeypatch):
-    monkeypatch.setattr("kerassplit.engines.ray_cluster.PATIENCE", 1.0)
+    monkeypatch.setattr("kerassplit.engines.ray.cluster.PATIENCE", 1.0)
     other = run(pair, some_batches(40, 4), RayOptions())
     next(other)
     with pytest.raises(ks.SplitError, match=r"others use the cluster: it has 4 CPUs, of which 2 CPUs were free"):
@@ -294,6 +301,15 @@ def test_states_that_a_restart_would_lose_are_refused(tmp_path):
     batches = [Batch(0, 0, 1, {"x": np.ones((1, 3, 2), "float32")})]
     with pytest.raises(ks.SplitError, match="Layer 'lstm' of stage 'stage_1' keeps a state"):
         list(run(tmp_path / "out", batches))
+
+
+def test_batches_are_filled_up_where_the_model_takes_one_size():
+    x = keras.Input(batch_shape=(4, 3), name="x")
+    flat = keras.ops.reshape(keras.layers.Dense(4, name="stem")(x), (2, 8))
+    model = keras.Model(x, keras.ops.reshape(keras.layers.ReLU(name="relu")(flat), (4, 4)), name="fours")
+    split, rows = ks.split(model, "stem"), np.random.default_rng(6).normal(size=(6, 3)).astype("float32")
+    options = {"engine": "ray", "num_cpus": 0.5}
+    np.testing.assert_allclose(split.predict(rows, **options), split.predict(rows), rtol=1e-5, atol=1e-6)
 
 
 def test_damaged_files_are_noticed_before_anything_starts(folder, tmp_path):
@@ -377,7 +393,7 @@ def test_without_ray_the_extra_is_named(folder):
     done = run_alone(f"""
         import sys
         sys.modules["ray"] = None
-        from kerassplit.engines.ray_core import run
+        from kerassplit.engines.ray.engine import run
         try:
             run({str(folder)!r}, [])
         except ValueError as error:
@@ -390,7 +406,7 @@ ALONE = """
     import logging, os, psutil, sys
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     import numpy as np
-    from kerassplit.engines.ray_core import RayOptions, run
+    from kerassplit.engines.ray.engine import RayOptions, run
     from kerassplit.engines.route import Batch
 
     def batches():
@@ -426,7 +442,7 @@ LOSES_A_MACHINE = """
     import numpy as np
     import ray
     from ray.cluster_utils import Cluster
-    from kerassplit.engines.ray_core import run
+    from kerassplit.engines.ray.engine import run
     from kerassplit.engines.route import Batch
 
     def busy(machine):

@@ -18,7 +18,7 @@ if "CI" in os.environ:
 else:
     ray = pytest.importorskip("ray")
 
-from kerassplit.engines.ray_training import RayTraining
+from kerassplit.training.ray import RayTraining
 
 ADAM = {"class_name": "adam", "config": {"learning_rate": 0.01}}
 

@@ -9,8 +9,9 @@ from conftest import application, parameters, same_bits
 from keras.src.ops import function as keras_function
 
 import kerassplit as ks
-from kerassplit.graph import read_graph
-from kerassplit.rebuild import deep_recursion, map_graph
+from kerassplit.graph.internals.map_graph import map_graph
+from kerassplit.graph.internals.process_state import deep_recursion
+from kerassplit.graph.reading import read_graph
 
 
 @pytest.mark.slow

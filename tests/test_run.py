@@ -1,12 +1,15 @@
 """Running stages: whatever the rows come from and wherever they go, they are those of the model, each once."""
 
+import copy
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -17,13 +20,17 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fuzzing import altered, damaged, fuzzed
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import kerassplit as ks
 from kerassplit.cli import main
-from kerassplit.engines.local import devices_here
+from kerassplit.engines.inputs import load_input
 from kerassplit.engines.running import run_folder
-from kerassplit.photo import load_input, shipped_photo
+from kerassplit.graph.backends import backend
+from kerassplit.zoo.photos import shipped_photo
 
 ROWS = 100
 
@@ -201,10 +208,13 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         (tmp_path / "bad.npy", "bad.npy' cannot be read as NumPy arrays"),
         (tmp_path / "bad.npz", "bad.npz' cannot be read as NumPy arrays"),
         (tmp_path / "odd.npz", "odd.npz' cannot be read as NumPy arrays"),
-        (tmp_path / "huge.npy", r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, not 0"),
+        (
+            tmp_path / "huge.npy",
+            r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, and 0 are",
+        ),
         (tmp_path / "absurd.npy", "absurd.npy' cannot be read as NumPy arrays"),
-        (tmp_path / "negative.npy", r"negative.npy' cannot be read as NumPy arrays: \(-5, 8\) is no shape"),
-        (tmp_path / "t.npy", r"t.npy' cannot be read as NumPy arrays: \(True, 8\) is no shape"),
+        (tmp_path / "negative.npy", r"negative.npy' cannot be read as NumPy arrays: its header does not say"),
+        (tmp_path / "t.npy", r"t.npy' cannot be read as NumPy arrays: its header does not say"),
         (tmp_path / "wide.npy", r"wide.npy' holds an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
         (tmp_path / "text.npy", "text.npy' holds values of type <U1; 'x' takes float32"),
         (tmp_path / "none.npy", "at least one, along the first dimension; got 'x' \\(0, 8\\)"),
@@ -236,20 +246,22 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
     ]:
         with pytest.raises(ks.SplitError, match=message):
             chain.predict(rows, **options)
-    damaged = tmp_path / "photos"
-    shutil.copytree(photos, damaged)
-    (damaged / "grey.bmp").write_bytes(b"BM no picture")
+    mended = tmp_path / "photos"
+    shutil.copytree(photos, mended)
+    (mended / "grey.bmp").write_bytes(b"BM no picture")
     message = "grey.bmp' cannot be read as an image, .* The 2 rows before it are kept: go on with resume=True"
     with pytest.raises(ks.SplitError, match=message), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        on_photos.predict(damaged, 2, preprocess="none", output=tmp_path / "out.npy")
-    (damaged / "grey.bmp").unlink()
-    (damaged / "notes.txt").unlink()
-    result = on_photos.predict(damaged, 2, preprocess="none", output=tmp_path / "out.npy", resume=True)
-    np.testing.assert_array_equal(result, on_photos.predict(damaged, 2, preprocess="none"))
-    (damaged / "alpha.png").write_bytes((damaged / "z.WEBP").read_bytes())
+        on_photos.predict(mended, 2, preprocess="none", output=tmp_path / "out.npy")
+    (mended / "grey.bmp").unlink()
+    (mended / "notes.txt").unlink()
+    result = on_photos.predict(mended, 2, preprocess="none", output=tmp_path / "out.npy", resume=True)
+    np.testing.assert_array_equal(result, on_photos.predict(mended, 2, preprocess="none"))
+    files = ["alpha.png", "cats/a.jpg", "cats/b.png", "z.WEBP"]
+    assert json.loads((tmp_path / "out.npy.json").read_text())["files"] == files
+    (mended / "alpha.png").write_bytes((mended / "z.WEBP").read_bytes())
     with pytest.raises(ks.SplitError, match="exists already"):
-        on_photos.predict(damaged, 2, preprocess="none", output=tmp_path / "out.npy", resume=True)
+        on_photos.predict(mended, 2, preprocess="none", output=tmp_path / "out.npy", resume=True)
 
 
 def test_results_in_a_file_are_those_in_memory_and_nothing_is_replaced_unasked(chain, rows, expected, tmp_path):
@@ -306,32 +318,247 @@ def test_an_interrupted_run_goes_on_where_it_stopped(chain, rows, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "out.npy.json"]
 
 
-@pytest.mark.parametrize("lost", [1, 31, 32, 200, 32 * 96, 32 * 96 + 1, 32 * 100 + 5, 32 * 100 + 128])
-def test_whatever_a_kill_left_of_a_file_the_rows_are_whole_in_the_end(small, tmp_path, lost):
-    """Bytes are taken from the end of one of two files, as by a kill in the middle of writing."""
+@pytest.fixture(scope="module")
+def cut_short(small, tmp_path_factory):
+    """A run with two outputs that was interrupted after 64 rows, its input, and what it gives when nothing happens."""
+    folder = tmp_path_factory.mktemp("cut")
     split = ks.split(small, ["block1_out", "pool"])
     generator = np.random.default_rng(0)
-    data = [
-        generator.normal(size=(ROWS, 8, 8, 3)).astype("float32"),
-        generator.normal(size=(ROWS, 4)).astype("float32"),
+    image = generator.normal(size=(ROWS, 8, 8, 3)).astype("float32")
+    extra = generator.normal(size=(ROWS, 4)).astype("float32")
+    np.savez(folder / "in.npz", image=image, extra=extra)
+    whole = {name: np.array(value) for name, value in split.predict(folder / "in.npz", 16).items()}
+    stop_at(4, split, folder / "in.npz", folder / "out.npy")
+    assert sorted(path.name for path in (folder / "out.npy.unfinished").iterdir()) == [
+        "lock",
+        "out.pool.npy",
+        "out.score.npy",
+        "rows",
+        "run.json",
     ]
-    np.savez(tmp_path / "in.npz", image=data[0], extra=data[1])
+    return split, folder, whole
+
+
+def stop_at(batch, split, x, output, **options):
+    """A run that is interrupted before this batch."""
+    from kerassplit.engines.outputs import InFiles
+
+    class Stopped(Exception):
+        pass
+
+    add = InFiles.add
+
+    def limited(self, one):
+        if one.number >= batch:
+            raise Stopped
+        add(self, one)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InFiles, "add", limited)
+        with pytest.raises(Stopped):
+            split.predict(x, 16, output=output, **options)
+
+
+def zeroed(place, count=None):
+    def damage(content):
+        end = len(content) if count is None else min(len(content), place + count)
+        return content[:place] + bytes(max(0, end - place)) + content[end:]
+
+    return damage
+
+
+DAMAGE = {
+    "nothing": lambda content: content,
+    "zeros at the beginning": zeroed(0, 64),
+    "zeros in the header": zeroed(20, 30),
+    "zeros in the first batch": zeroed(128, 64),
+    "zeros in the middle": zeroed(700, 100),
+    "zeros at the end": zeroed(1400),
+    "all zeros": zeroed(0),
+    "the last byte lost": lambda content: content[:-1],
+    "half of it lost": lambda content: content[: len(content) // 2],
+    "a page in the middle lost": lambda content: content[:512] + content[1024:],
+    "empty": lambda content: b"",
+    "missing": None,
+    "longer by zeros": lambda content: content + bytes(4096),
+    "longer by rows": lambda content: content + content[128:] * 4,
+    "old": lambda content: content[: content.find(b"\n") + 1],
+    "garbage": lambda content: bytes(range(256)) * 8,
+    "one bit": lambda content: (
+        content[:900] + bytes([content[900] ^ 1]) + content[901:] if len(content) > 900 else content
+    ),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("name", ["out.pool.npy", "out.score.npy", "rows", "run.json", "lock"])
+def test_whatever_a_power_cut_left_of_a_file_the_results_are_those_of_a_run_without(cut_short, tmp_path, name, how):
+    split, folder, whole = cut_short
+    shutil.copytree(folder / "out.npy.unfinished", tmp_path / "out.npy.unfinished")
+    path, damage = tmp_path / "out.npy.unfinished" / name, DAMAGE[how]
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    result = split.predict(folder / "in.npz", 16, output=tmp_path / "out.npy", resume=True)
+    for output, expected in whole.items():
+        np.testing.assert_array_equal(result[output], expected)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.npy.json", "out.pool.npy", "out.score.npy"]
+
+
+def test_rows_that_are_certain_are_not_computed_again_and_others_are(cut_short, tmp_path):
+    from kerassplit.engines.outputs import InFiles
+
+    split, folder, _ = cut_short
+    computed = []
+    add = InFiles.add
+    for how, again in (("nothing", [4, 5, 6]), ("zeros in the middle", None), ("all zeros", list(range(7)))):
+        target = tmp_path / how.replace(" ", "")
+        shutil.copytree(folder / "out.npy.unfinished", target / "out.npy.unfinished")
+        path = target / "out.npy.unfinished" / "out.score.npy"
+        path.write_bytes(DAMAGE[how](path.read_bytes()))
+        computed.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(InFiles, "add", lambda self, batch: (computed.append(batch.number), add(self, batch)))
+            split.predict(folder / "in.npz", 16, output=target / "out.npy", resume=True)
+        if again is None:
+            assert 0 < computed[0] < 4
+            assert computed == list(range(computed[0], 7))
+        else:
+            assert computed == again
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+@pytest.mark.parametrize("how", ["nothing", "zeros in the middle", "the last byte lost"])
+def test_a_power_cut_while_finished_files_are_put_in_their_places(cut_short, tmp_path, moved, how):
+    """All rows are there and said to be: they are believed only if they are what was computed."""
+    from kerassplit.engines.output_paths import OutputPaths
+
+    split, folder, whole = cut_short
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OutputPaths, "move", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            split.predict(folder / "in.npz", 16, output=tmp_path / "out.npy")
+    names = ["out.pool.npy", "out.score.npy"]
+    for name in names[:moved]:
+        shutil.move(tmp_path / "out.npy.unfinished" / name, tmp_path / name)
+    path = next(tmp_path.rglob("out.score.npy"))
+    path.write_bytes(DAMAGE[how](path.read_bytes()))
+    result = split.predict(folder / "in.npz", 16, output=tmp_path / "out.npy", resume=True)
+    for output, expected in whole.items():
+        np.testing.assert_array_equal(result[output], expected)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.npy.json", *names]
+
+
+def test_a_finished_file_that_lost_rows_is_not_taken_for_the_result(chain, rows, tmp_path):
     output = tmp_path / "out.npy"
-    expected = split.predict(tmp_path / "in.npz", 16, output=output)
-    whole = {name: np.array(array) for name, array in expected.items()}
-    unfinished = tmp_path / "out.npy.unfinished"
-    unfinished.mkdir()
-    for name in ("out.pool.npy", "out.score.npy"):
-        shutil.move(tmp_path / name, unfinished)
-    record = json.loads((tmp_path / "out.npy.json").read_text())
-    del record["rows"]
-    (unfinished / "run.json").write_text(json.dumps(record))
-    pool = unfinished / "out.pool.npy"
-    os.truncate(pool, max(0, pool.stat().st_size - lost))
-    result = split.predict(tmp_path / "in.npz", 16, output=output, resume=True)
-    for name in whole:
-        np.testing.assert_array_equal(result[name], whole[name])
-    assert not unfinished.exists()
+    chain.predict(rows, output=output)
+    np.save(output, np.load(output)[:50])
+    with pytest.raises(ks.SplitError, match="exists already. Name another file, or pass overwrite=True"):
+        chain.predict(rows, output=output, resume=True)
+
+
+@pytest.mark.parametrize("how", ["zeros at the beginning", "all zeros", "half of it lost", "missing", "garbage"])
+@pytest.mark.parametrize("name", ["run.json", "rows", "out.npy"])
+def test_the_list_of_images_is_that_of_all_rows_whatever_a_power_cut_left(on_photos, photos, tmp_path, name, how):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = on_photos.predict(photos, 2, preprocess="none", output=tmp_path / "whole.npy")
+        from kerassplit.engines.outputs import InFiles
+
+        add = InFiles.add
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(InFiles, "add", lambda self, one: add(self, one) if one.number < 1 else 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                on_photos.predict(photos, 2, preprocess="none", output=tmp_path / "out.npy")
+        path, damage = tmp_path / "out.npy.unfinished" / name, DAMAGE[how]
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_bytes(damage(path.read_bytes()))
+        result = on_photos.predict(photos, 2, preprocess="none", output=tmp_path / "out.npy", resume=True)
+    np.testing.assert_array_equal(result, expected)
+    records = [json.loads((tmp_path / f"{one}.npy.json").read_text()) for one in ("out", "whole")]
+    for record in records:
+        del record["outputs"]
+    assert records[0] == records[1]
+
+
+def test_never_more_rows_than_the_input_has(chain, rows, expected, tmp_path):
+    output = tmp_path / "out.npy"
+    with pytest.raises(OSError, match="gone"):
+        chain.predict(Failing(rows, 60), output=output)
+    message = "The input has 30 rows, and 60 are there of a run that was gone on with. It was another one: pass over"
+    with pytest.raises(ks.SplitError, match=message) as error:
+        chain.predict(Failing(rows[:30], 100), output=output, resume=True)
+    assert "resume=True" not in str(error.value)
+    assert not output.exists()
+    result = chain.predict(Failing(rows[:30], 100), output=output, overwrite=True)
+    np.testing.assert_array_equal(result, expected[:30])
+
+
+@fuzzed
+@given(st.data())
+def test_any_damage_to_an_unfinished_run_ends_in_right_rows_or_none(data):
+    """The files alone, without a model: what is believed of them is what was written."""
+    from kerassplit.files.atomic_file import Folder
+    from kerassplit.files.growing_array import GoodRows, GrowingArray
+
+    arrays = [np.arange(40, dtype="float32").reshape(10, 4), np.arange(10, dtype="int64")]
+    names = ["a.npy", "b.npy", "rows"]
+    with tempfile.TemporaryDirectory() as place, Folder(Path(place)) as folder:
+        growing = [GrowingArray(folder, name) for name in names[:2]]
+        good = GoodRows(folder, "rows", growing)
+        for first in range(0, 10, 3):
+            parts = [array[first : first + 3] for array in arrays]
+            for array, part in zip(growing, parts, strict=True):
+                array.add(part)
+            good.add(parts)
+        for file in (*growing, good):
+            file.close()
+        contents = [Path(place, name).read_bytes() for name in names]
+        for name, content in zip(names, contents, strict=True):
+            if data.draw(st.booleans()):
+                Path(place, name).write_bytes(data.draw(damaged(content, *contents)))
+        growing = [GrowingArray(folder, name) for name in names[:2]]
+        good = GoodRows(folder, "rows", growing)
+        rows = good.rows
+        assert rows in (0, 3, 6, 9, 10)
+        good.cut(rows)
+        for file in (*growing, good):
+            file.close()
+        for name, array in zip(names, arrays, strict=False):
+            if rows:
+                assert Path(place, name).read_bytes().endswith(array[:rows].tobytes())
+
+
+STATE = {
+    "model": "m",
+    "stages": ["a", "b"],
+    "batch_size": 32,
+    "input": {"file": "x.npy", "bytes": 3},
+    "files": ["a.png", "b.png"],
+    "states of files": [[1, 2], [3, 4]],
+    "outputs": {"y": "out.npy"},
+    "rows": 2,
+}
+
+
+@fuzzed
+@given(damaged(json.dumps(STATE).encode()) | altered(STATE).map(lambda state: json.dumps(state).encode()))
+def test_a_damaged_state_of_a_run_is_this_run_or_told_apart_from_it(content):
+    from kerassplit.engines.output_paths import differing, output_paths
+
+    with tempfile.TemporaryDirectory() as place:
+        job = {key: value for key, value in STATE.items() if key not in ("rows", "outputs")}
+        places = output_paths(Path(place, "out.npy"), ["y"], job)
+        places.folder.mkdir()
+        (places.folder / "run.json").write_bytes(content)
+        state = places.state
+        assert isinstance(state, dict)
+        told = differing(state, places.job)
+        assert told or all(state[key] == places.job[key] for key in places.job)
+        assert len(told) < 2000
 
 
 def test_what_was_finished_with_another_input_or_model_is_not_taken_for_this_one(chain, rows, tmp_path):
@@ -448,7 +675,7 @@ def test_what_was_learned_between_two_calls_counts(rows):
 
 
 def test_the_input_is_read_no_further_than_needed(chain, rows):
-    for devices in (None, [devices_here()[-1]]):
+    for devices in (None, [backend().devices()[-1]]):
         read = []
         results = []
 
@@ -458,9 +685,9 @@ def test_the_input_is_read_no_further_than_needed(chain, rows):
                 assert len(read) - len(results) < 12
                 yield rows[start : start + 2]
 
+        from kerassplit.engines.inputs import source_of
         from kerassplit.engines.local import LocalOptions, run
         from kerassplit.engines.route import route_of
-        from kerassplit.engines.sources import source_of
 
         source = source_of(batches(), route_of(chain), 2)
         for batch in run(chain, source.batches(0), LocalOptions(devices)):
@@ -478,8 +705,9 @@ DEVICES = """
         )
     import kerassplit as ks
     from kerassplit.engines import local
+    from kerassplit.graph.backends import backend
     split, rows = ks.load(sys.argv[1]), np.load(sys.argv[2])
-    devices = local.devices_here()
+    devices = backend().devices()
     print(devices)
     copies = []
     build = local.build_submodel
@@ -639,3 +867,98 @@ def test_resnet50_agrees_with_keras_predict(resnet, images, tmp_path):
     x = np.concatenate([images(resnet)] * 3)
     result = split.predict(x, batch_size=4, output=Path(tmp_path / "out.npy"))
     np.testing.assert_allclose(result, resnet.predict(x, batch_size=4, verbose=0), rtol=1e-5, atol=1e-7)
+
+
+class Sharpened(keras.Model):
+    def predict_step(self, *args):
+        return super().predict_step(*args) * 10
+
+
+def test_a_prediction_of_the_models_own_is_not_passed_over(tmp_path):
+    x = keras.Input((4,), name="x")
+    out = keras.layers.Dense(2, "softmax", name="out")(keras.layers.Dense(4, name="a")(x))
+    model = Sharpened(x, out, name="sharpened")
+    rows = np.ones((3, 4), "float32")
+    message = "'sharpened' has its own `predict_step`, which its stages do not run: they give what `model(x)` gives"
+    split = ks.split(model, [["a"]])
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        split.predict(rows)
+    split.save(tmp_path / "out")
+    loaded = ks.load(tmp_path / "out")
+    loaded.save(tmp_path / "again")
+    for one in (loaded, ks.load(tmp_path / "again"), copy.deepcopy(split), copy.deepcopy(loaded)):
+        with pytest.warns(UserWarning, match=re.escape(message)):
+            one.predict(rows)
+    notes = []
+    run_folder(tmp_path / "out", rows, tmp_path / "y.npy", note=notes.append)
+    assert [note.startswith(message) for note in notes] == [True]
+    plain = keras.Model(x, out, name="plain")
+    ks.split(plain, "a").predict(rows)
+    plain.predict_step = lambda data: 0
+    with pytest.warns(UserWarning, match="'plain' has its own `predict_step`"):
+        ks.split(plain, "a").predict(rows)
+
+
+class Traced(keras.layers.Layer):
+    runs = 0
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.supports_masking = True
+
+    def call(self, x):
+        self.runs += 1
+        return x * 2
+
+
+def per_step(masked: bool) -> keras.Model:
+    keras.utils.set_random_seed(5)
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = Traced(name="traced")(keras.layers.Embedding(20, 8, mask_zero=masked, name="embedding")(ids))
+    x = keras.layers.TimeDistributed(keras.layers.Dense(8), name="each")(x)
+    return keras.Model(ids, keras.layers.LSTM(3, name="last")(x), name="per_step")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("rows", [3, 7])
+def test_steps_of_any_number_are_each_computed_in_every_batch(masked, rows):
+    model = per_step(masked)
+    split = ks.split(model, ["embedding", "each"])
+    for steps in (5, 8, 5):
+        ids = np.random.default_rng(steps).integers(0, 3, (rows, steps)).astype("int32")
+        for batch_size in (rows, 2):
+            given = split.predict(ids, batch_size=batch_size)
+            np.testing.assert_allclose(given, keras.ops.convert_to_numpy(model(ids)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX traces for each shape, torch for none")
+@pytest.mark.parametrize("as_numpy", [True, False])
+def test_batches_of_all_sizes_are_traced_once(as_numpy):
+    model = per_step(masked=True)
+    stage = ks.split(model, ["each"])[0]
+    traced, compute = model.get_layer("traced"), stage.compiled
+    before = traced.runs
+    for rows in (4, 3, 1):
+        ids = np.ones((rows, 5), "int32")
+        compute([ids if as_numpy else keras.ops.convert_to_tensor(ids)])
+        assert traced.runs == before + 1
+
+
+def test_an_output_without_a_batch_is_refused_with_a_way_out(tmp_path):
+    x = keras.Input((4,), name="x")
+    h = keras.layers.Dense(2, name="h")(x)
+    total = keras.layers.Lambda(keras.ops.sum, output_shape=(), name="total")(h)
+    model = keras.Model(x, {"y": keras.layers.Dense(2, name="y")(h), "total": total})
+    split = ks.split(model, "h")
+    rows = np.ones((3, 4), "float32")
+    for output, message in (
+        (
+            None,
+            "'total' is one value for all 3 rows of a batch, so that batches cannot be put together. Call `split(x)`",
+        ),
+        (tmp_path / "y.npy", "'total' has shape () for a batch of 3 rows: .* Call `split(x)`"),
+    ):
+        with pytest.raises(ks.SplitError, match=re.escape(message).replace(re.escape(".*"), ".*")):
+            split.predict(rows, output=output)
+    given, expected = (keras.ops.convert_to_numpy(one(rows)["total"]) for one in (split, model))
+    np.testing.assert_allclose(given, expected, rtol=1e-6)

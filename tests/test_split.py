@@ -43,11 +43,62 @@ def test_crossings_tell_shape_and_bytes_of_a_sample(three):
     assert str(second) == "conv4_block6_out 4×4×1024 float32"
 
 
+def test_a_number_of_stages_makes_the_stages_of_an_even_plan(resnet, small):
+    for model, stages in ((small, 2), (small, 3), (resnet, np.int64(4))):
+        split = ks.split(model, stages=stages)
+        assert len(split) == stages
+        cuts = tuple(tensor.name for crossing in split.crossings for tensor in crossing.tensors)
+        assert [cut for cut in cuts if cut in ks.plan(model, int(stages)).at] == list(ks.plan(model, int(stages)).at)
+    assert [stage.name for stage in ks.split(small, stages=2, names=["head", "tail"])] == ["head", "tail"]
+
+
+@pytest.mark.parametrize("at", [1, 3, np.int64(3)])
+def test_a_bare_number_cuts_at_that_split_point_and_says_so(small, at):
+    name = ks.split_points(small)[at].name
+    warning = (
+        rf"at={at} cuts at split point {at}, '{name}', and makes two .* stages={max(at, 2)}; to cut here, at=\[{at}\]"
+    )
+    with pytest.warns(UserWarning, match=warning):
+        split = ks.split(small, at)
+    assert [stage.outputs for stage in split] == [stage.outputs for stage in ks.split(small, [at])]
+    assert len(ks.split(small, stages=max(at, 2))) == max(at, 2)
+
+
+def test_a_number_that_can_only_be_a_place_is_silent(small):
+    points = ks.split_points(small)
+    assert ks.split(small, 0)[0].outputs == (points[0].name,)
+    assert points[-1].name in ks.split(small, -1)[0].outputs
+
+
+def test_where_to_cut_is_said_in_one_way(small):
+    with pytest.raises(ks.SplitError, match=r"Say where to cut with `at`, or how many stages .* `stages`; got none"):
+        ks.split(small)
+    with pytest.raises(ks.SplitError, match="got both"):
+        ks.split(small, "pool", stages=2)
+    for stages in (1, 0, -2, 2.0, "3", True):
+        with pytest.raises(ks.SplitError, match=rf"whole number, 2 or more; got {stages!r}"):
+            ks.split(small, stages=stages)
+    with pytest.raises(
+        ks.SplitError, match=r"there are 99 devices. Take fewer, (.|\n)* those of `kerassplit.plan`: pass the"
+    ):
+        ks.split(small, stages=99)
+
+
+def test_even_stages_of_open_sides_lead_to_a_plan_that_knows_their_size():
+    inputs = keras.Input((None, 4), name="steps")
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(keras.layers.Dense(3, name="first")(inputs)))
+    with pytest.raises(
+        ks.SplitError, match=r"open_sides=128 (.|\n)* those of `kerassplit.plan`: pass the plan as `at`"
+    ):
+        ks.split(model, stages=2)
+    assert [stage.outputs for stage in ks.split(model, ks.plan(model, 2, open_sides=128))] == [("first",), ("last",)]
+
+
 def test_indices_count_split_points(resnet):
     points = ks.split_points(resnet)
     split = ks.split(resnet, [3, -1])
     assert [stage.outputs[0] for stage in split] == [points[3].name, points[-1].name, "predictions"]
-    assert ks.split(resnet, 3)[0].outputs == (points[3].name,)
+    assert ks.split(resnet, [3])[0].outputs == (points[3].name,)
     with pytest.raises(ks.SplitError, match="has 39 split points, numbered 0 to 38; got 39"):
         ks.split(resnet, [39])
 
@@ -104,13 +155,13 @@ def test_a_cut_inside_a_branch_is_refused_or_carried_as_asked(resnet, images):
 
 def test_names_must_fit_the_stages(resnet):
     with pytest.raises(ks.SplitError, match="1 cut makes 2 stages; `names` has 1: 'head'"):
-        ks.split(resnet, 3, names=["head"])
+        ks.split(resnet, [3], names=["head"])
     with pytest.raises(ks.SplitError, match="'a/b' cannot name a stage"):
-        ks.split(resnet, 3, names=["a/b", "c"])
+        ks.split(resnet, [3], names=["a/b", "c"])
     with pytest.raises(ks.SplitError, match="'' cannot name a stage"):
-        ks.split(resnet, 3, names=["", "c"])
+        ks.split(resnet, [3], names=["", "c"])
     with pytest.raises(ks.SplitError, match="names of stages must differ"):
-        ks.split(resnet, 3, names=["a", "A"])
+        ks.split(resnet, [3], names=["a", "A"])
 
 
 def test_a_split_has_the_models_own_inputs_and_outputs(small):
@@ -149,7 +200,7 @@ def test_input_of_the_wrong_structure_is_refused(small, resnet):
     with pytest.raises(ks.SplitError, match="same number of samples"):
         split.predict([np.ones((2, 8, 8, 3), "float32"), np.ones((3, 4), "float32")])
     with pytest.raises(ks.SplitError, match="`batch_size` must be a whole number, at least 1; got 0"):
-        ks.split(resnet, 3).predict(np.ones((1, 64, 64, 3), "float32"), batch_size=0)
+        ks.split(resnet, [3]).predict(np.ones((1, 64, 64, 3), "float32"), batch_size=0)
 
 
 def test_the_summary_is_a_table_of_the_stages(three, capsys, monkeypatch):
@@ -195,7 +246,7 @@ def test_cuts_can_be_given_as_points_numpy_numbers_and_any_iterable(resnet):
 
 
 def test_what_is_no_array_is_refused(resnet):
-    split = ks.split(resnet, 3)
+    split = ks.split(resnet, [3])
     for wrong in (None, iter([1]), [np.ones((1, 64, 64, 3)), np.ones((1, 64, 64, 3))]):
         with pytest.raises(ks.SplitError, match="'resnet50' takes one array or tensor; got"):
             split.predict(wrong)

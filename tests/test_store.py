@@ -13,6 +13,8 @@ from conftest import same_bits
 from folders import as_version_1, chain_split, change, content, read, seal
 
 import kerassplit as ks
+from kerassplit.storage.exports.running import run_exported
+from kerassplit.zoo.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_what_is_no_split_is_refused(tmp_path, chain):
         ("{", "cannot be read"),
         ("[]", "is not a kerassplit manifest: it has no format_version"),
         (json.dumps({**manifest, "format_version": 99}), "has format version 99; .* Install a newer kerassplit"),
-        (json.dumps({"format_version": 1, "model": "m"}), "'stages' is no list of stages. Save the split again"),
+        (json.dumps({"format_version": 1, "model": "m"}), "there is no 'inputs'. Save the split again"),
         (json.dumps({**manifest, "model": "other"}), "is damaged or was changed: its checksum differs"),
     ]:
         path.write_text(text)
@@ -228,18 +230,18 @@ def test_weights_that_stages_share_are_told_of_and_tied_again_when_loaded(tmp_pa
         (lambda manifest: manifest["stages"][0]["outputs"][0].update(tensor="other"), "takes 'a', and no stage before"),
         (lambda manifest: manifest["stages"][1]["inputs"][0].update(tensor="zzz"), "takes 'zzz', and no stage before"),
         (lambda manifest: manifest["stages"].reverse(), "takes 'c', and no stage before it makes that"),
-        (lambda manifest: manifest["stages"].clear(), "'stages' is no list of stages"),
-        (lambda manifest: manifest.update(stages={}), "'stages' is no list of stages"),
-        (lambda manifest: manifest.update(stages=["abc"]), "'stages' is no list of stages"),
+        (lambda manifest: manifest["stages"].clear(), "it has no stages"),
+        (lambda manifest: manifest.update(stages={}), "stages is {}"),
+        (lambda manifest: manifest.update(stages=["abc"]), r"stages\[0\] is 'abc'"),
         (lambda manifest: manifest.update(inputs=None), "'inputs' does not name tensors"),
         (lambda manifest: manifest.update(inputs={"module": "keras.layers", "n": 1}), "'inputs' does not name tensors"),
         (lambda manifest: manifest.update(outputs="nope"), "no stage makes the output 'nope'"),
-        (lambda manifest: manifest.update(model=3), "'model' is no name"),
-        (lambda manifest: manifest["stages"][0].update(name=3), "3 cannot name a stage"),
+        (lambda manifest: manifest.update(model=3), "model is 3"),
+        (lambda manifest: manifest["stages"][0].update(name=3), r"stages\[0\].name is 3"),
         (lambda manifest: manifest["stages"][0].update(name="../evil"), "'../evil' cannot name a stage"),
         (lambda manifest: manifest["stages"][0].update(name="stage_1"), "'stage_1' cannot name a stage, or names two"),
-        (lambda manifest: manifest["stages"][0].pop("sha256"), "names no file and SHA-256"),
-        (lambda manifest: manifest["stages"][0].update(inputs=[{}]), "the inputs of stage 'stage_0' are not described"),
+        (lambda manifest: manifest["stages"][0].pop("sha256"), r"there is no 'sha256' in stages\[0\]"),
+        (lambda manifest: manifest["stages"][0].update(inputs=[{}]), r"there is no 'tensor' in stages.0..inputs.0."),
         (lambda manifest: manifest["stages"][0]["inputs"][0].update(shape=[None, 9]), "are not those that"),
         (
             lambda manifest: manifest["stages"][0]["outputs"].append(dict(manifest["stages"][0]["outputs"][0])),
@@ -262,7 +264,7 @@ def test_a_manifest_that_makes_no_sense_is_refused_with_the_reason(tmp_path, cha
 def test_odd_places(tmp_path, chain, monkeypatch):
     (tmp_path / "file").write_text("")
     for place in ("file/out", "file/x/out", "x" * 300):
-        with pytest.raises(ks.StoreError, match="Cannot write|is a file"):
+        with pytest.raises(ks.StoreError, match="There can be no file or folder|Cannot write|is a file"):
             chain.save(tmp_path / place)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -385,3 +387,43 @@ def test_a_folder_with_a_manifest_that_cannot_be_read_is_not_overwritten(tmp_pat
     with pytest.raises(ks.StoreError, match=r"'.*out' is not overwritten, .* Name another folder, or delete this one"):
         chain.save(tmp_path / "out", overwrite=True)
     assert content(tmp_path) == before
+
+
+NO_NAMES = {
+    "half a pair of surrogates": "\ud800x",
+    "too long": "x" * 300,
+    "too long in bytes": "é" * 200,
+    "a path that is too long": "/".join(["y" * 200] * 30),
+    "a null character": "a\0b",
+}
+
+
+@pytest.mark.parametrize("name", NO_NAMES.values(), ids=[*NO_NAMES])
+def test_names_that_no_file_can_have_are_refused_and_nothing_is_left(chain, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    split, chain = chain, chain.model
+    split.save("out")
+    chain.save("chain.keras")
+    works = {
+        "save": lambda: split.save(name),
+        "save inside": lambda: split.save(f"{name}/out"),
+        "plot": lambda: ks.plot(split, f"{name}.dot"),
+        "open": lambda: load_model(f"{name}.keras"),
+        "weights": lambda: load_model("chain.keras", weights=f"{name}.h5"),
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for work in works.values():
+        with pytest.raises(
+            ks.SplitError, match=r"There can be no file or folder '.*: .*\. Name another one\.$"
+        ) as error:
+            work()
+        assert len(str(error.value)) < 400
+        str(error.value).encode()
+    for work in (lambda: ks.load(name), lambda: run_exported(name, 1)):
+        with pytest.raises(ks.StoreError, match="cannot be read"):
+            work()
+    with pytest.raises(ks.SplitError, match="cannot name a stage|File name too long"):
+        ks.split(chain, "b", names=["head", name]).save("other")
+    with pytest.raises(ks.StoreError, match="The folder has no stage"):
+        ks.load("out", [name])
+    assert sorted(tmp_path.rglob("*")) == before

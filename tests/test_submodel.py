@@ -68,10 +68,9 @@ def test_the_whole_crossing_inside_a_branch_can_be_named(resnet, images):
     assert same_bits(tail(head(x)), resnet(x))
 
 
-@pytest.mark.parametrize("side", ["start", "end"])
-def test_a_tensor_inside_a_branch_is_refused_with_what_else_crosses(resnet, side):
+def test_a_start_inside_a_branch_is_refused_with_what_else_crosses(resnet):
     with pytest.raises(ks.InsideBranchError) as error:
-        ks.build_submodel(resnet, **{side: "conv4_block6_2_relu"})
+        ks.build_submodel(resnet, start="conv4_block6_2_relu")
     assert str(error.value) == (
         "'conv4_block6_2_relu' is inside a branch: 'conv4_block5_out' crosses there too.\n"
         "Nearest split points: 'conv4_block5_out' before, 'conv4_block6_add' after. "
@@ -80,6 +79,69 @@ def test_a_tensor_inside_a_branch_is_refused_with_what_else_crosses(resnet, side
     assert error.value.name == "conv4_block6_2_relu"
     assert error.value.crossing == ("conv4_block5_out", "conv4_block6_2_relu")
     assert (error.value.before, error.value.after) == ("conv4_block5_out", "conv4_block6_add")
+
+
+def test_an_end_inside_a_branch_is_built(resnet, images):
+    head = ks.build_submodel(resnet, end="conv4_block6_2_relu")
+    x = images(resnet)
+    assert same_bits(head(x), ks.tap(resnet, "conv4_block6_2_relu")(x)["conv4_block6_2_relu"])
+    section = ks.build_submodel(resnet, start="conv4_block4_out", end="conv4_block6_2_relu")
+    assert same_bits(section(ks.tap(resnet, "conv4_block4_out")(x)["conv4_block4_out"]), head(x))
+
+
+class TestAnEndOfSeveral:
+    """What leads up to one tensor is always whole, whatever else the model makes of the same."""
+
+    @staticmethod
+    def whole(model, names, x):
+        made = ks.tap(model, names)(x)
+        for name in names:
+            head = ks.build_submodel(model, end=name)
+            assert same_bits(head(x), made[name])
+            assert not keras.tree.is_nested(head.output)
+
+    def test_one_output_of_two(self):
+        face = keras.Input((8,), name="face")
+        stem = keras.layers.Dense(8, name="stem")(face)
+        age, gender = (keras.layers.Dense(count, name=name)(stem) for name, count in (("age", 1), ("gender", 2)))
+        model = keras.Model(face, {"age": age, "gender": gender})
+        self.whole(model, ["age", "gender", "stem"], np.ones((2, 8), "float32"))
+        tail = ks.build_submodel(model, start="stem", end="gender")
+        assert [layer.name for layer in tail.layers] == ["stem", "gender"]
+
+    def test_the_encoder_of_a_unet(self):
+        conv = keras.layers.Conv2D
+        x = image = keras.Input((8, 8, 3), name="image")
+        skips = []
+        for level in (1, 2):
+            x = conv(4, 3, padding="same", activation="relu", name=f"down_{level}")(x)
+            skips.append(x)
+            x = keras.layers.MaxPooling2D(name=f"pool_{level}")(x)
+        for level in (2, 1):
+            x = keras.layers.UpSampling2D(name=f"up_{level}")(x)
+            x = keras.layers.Concatenate(name=f"join_{level}")([x, skips[level - 1]])
+        model = keras.Model(image, conv(2, 1, name="mask")(x), name="unet")
+        self.whole(model, ["pool_2", "down_2", "up_2"], np.ones((2, 8, 8, 3), "float32"))
+        several = ks.build_submodel(model, end=["down_1", "pool_2"])
+        assert set(several.output) == {"down_1", "pool_2"}
+
+    def test_a_state_of_an_lstm(self):
+        steps = keras.Input((5, 3), name="steps")
+        lstm = keras.layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")
+        sequence, state, cell = lstm(steps)
+        model = keras.Model(steps, keras.layers.Dense(2)(keras.layers.Concatenate()([sequence[:, -1], state, cell])))
+        self.whole(model, ["lstm:0", "lstm:1", "lstm:2"], np.ones((2, 5, 3), "float32"))
+
+    def test_late_inputs_and_nested_models(self):
+        inner = keras.Input((4,), name="inner")
+        left = keras.layers.Dense(3, name="left")(inner)
+        backbone = keras.Model(inner, [left, keras.layers.Dense(3, name="right")(left)], name="backbone")
+        one, other = keras.Input((4,), name="one"), keras.Input((3,), name="other")
+        first, second = backbone(one)
+        model = keras.Model([one, other], [keras.layers.Add(name="sum")([second, other]), first])
+        head = ks.build_submodel(model, end="backbone/right")
+        assert [tensor.name for tensor in head.inputs] == ["one"]
+        assert set(ks.build_submodel(model, start="backbone/left", end="sum").input) == {"backbone.left", "other"}
 
 
 def test_an_end_before_the_start_is_refused(resnet):

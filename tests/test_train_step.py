@@ -13,12 +13,12 @@ from keras.losses import sparse_categorical_crossentropy
 from test_exact import FIRST_IS_FAST, MODELS, cuts
 
 import kerassplit as ks
-from kerassplit.random_weights import randomize
-from kerassplit.training.gradients import dense
-from kerassplit.training.judging import Judge
-from kerassplit.training.stage_trainer import StageTrainer
-from kerassplit.training.stepping import roles_of, split_gradients
+from kerassplit.graph.backends import backend
+from kerassplit.training.steps.loss import Judge
+from kerassplit.training.steps.stage_trainer import StageTrainer
+from kerassplit.training.steps.train_step import roles_of, split_gradients
 from kerassplit.wire import pack, unpack
+from kerassplit.zoo.random_weights import randomize
 
 LONG = os.environ.get("KERASSPLIT_LONG") == "1"
 LABELS = np.array([1, 2])
@@ -105,7 +105,7 @@ def test_gradients_of_every_kind_of_model_are_the_models(kind):
         found, states = frontiers.with_states_kept(model, lambda split=split: sum_of_squares(split, x))
         assert states == after, split.crossings
         for variable, one, other in zip(model.trainable_variables, of_model(found, model), slopes, strict=True):
-            one = None if one is None else frontiers.bits(dense(one))
+            one = None if one is None else frontiers.bits(backend().dense(one))
             # The parts of a gradient that come from several calls, or over several cuts, are summed in another order.
             close = (id(variable) in several or len(split.crossings[0].tensors) > 1) and np.allclose(
                 *map(frontiers.array_of, (one, other)), rtol=1e-5, atol=1e-6
@@ -255,7 +255,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(reduction):
     )
     np.testing.assert_allclose(in_parts.loss, at_once.loss, rtol=1e-5)
     for one, other in zip(of_model(in_parts, model), of_model(at_once, model), strict=True):
-        np.testing.assert_allclose(copied(dense(one)), copied(dense(other)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(copied(backend().dense(one)), copied(backend().dense(other)), rtol=1e-4, atol=1e-6)
 
 
 def test_a_frozen_head_runs_in_its_mode_and_nothing_goes_back_into_it(small):

@@ -4,12 +4,21 @@ import doctest
 
 import pytest
 
-from kerassplit import graph, units
+from kerassplit import text, wire
+from kerassplit.display import units
+from kerassplit.files import sizes, untrusted_json, values
+from kerassplit.files.sizes import format_bytes
+from kerassplit.flops import count, operations
+from kerassplit.graph import sizes as tensor_sizes
+from kerassplit.planning import devices
+from kerassplit.planning.solver import problem
 
 pytestmark = pytest.mark.plain
 
 
-@pytest.mark.parametrize("module", [graph, units])
+@pytest.mark.parametrize(
+    "module", [sizes, tensor_sizes, units, text, wire, values, untrusted_json, count, operations, devices, problem]
+)
 def test_the_examples_in_the_docstrings_are_right(module):
     results = doctest.testmod(module)
     assert results.attempted
@@ -21,7 +30,7 @@ def test_the_examples_in_the_docstrings_are_right(module):
     [(None, "?"), (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (2**20 - 1, "1.0 MiB"), (5 * 2**50, "5120.0 TiB")],
 )
 def test_bytes(count, text):
-    assert units.format_bytes(count) == text
+    assert format_bytes(count) == text
 
 
 @pytest.mark.parametrize(("count", "text"), [(999, "999"), (1000, "1.0 k"), (999_960, "1.0 M"), (25_636_712, "25.6 M")])
@@ -48,4 +57,4 @@ def test_shapes_leave_the_batch_out():
     ],
 )
 def test_bytes_of_a_sample_by_dtype(dtype, count):
-    assert graph.bytes_per_sample((None, 10), dtype) == count
+    assert tensor_sizes.bytes_per_sample((None, 10), dtype) == count

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -13,15 +14,19 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import parameters
+from click.testing import CliRunner
+from conftest import parameters, same_bits
+from keras.src.saving.serialization_lib import in_safe_mode
 
 import kerassplit as ks
-from kerassplit import zoo
-from kerassplit.downloads import impatient, unreachable
+from kerassplit.cli import main
+from kerassplit.engines.inputs import load_input
 from kerassplit.errors import SplitError
-from kerassplit.photo import load_input, shipped_photo
-from kerassplit.random_weights import randomize, smooth_noise
-from kerassplit.zoo import architecture_module, architectures, find_architecture, load_model
+from kerassplit.zoo import models as zoo
+from kerassplit.zoo.downloads import impatient, unreachable
+from kerassplit.zoo.models import architecture_module, architectures, find_architecture, load_model
+from kerassplit.zoo.photos import shipped_photo
+from kerassplit.zoo.random_weights import randomize, smooth_noise
 
 pytestmark = pytest.mark.plain
 
@@ -46,6 +51,23 @@ def tiny() -> keras.Model:
     x = keras.layers.BatchNormalization(name="norm")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(image, keras.layers.Dense(2, name="score")(x), name="tiny")
+
+
+@keras.saving.register_keras_serializable("test_zoo")
+class WithVocabulary(keras.layers.Layer):
+    """As tokenizers of KerasHub do, it takes no file that a config names, and knows those by Keras's safe mode."""
+
+    words = "a b"
+
+    def call(self, x):
+        return x
+
+    def save_assets(self, folder):
+        Path(folder, "words.txt").write_text(self.words)
+
+    def load_assets(self, folder):
+        assert not in_safe_mode()
+        self.words = Path(folder, "words.txt").read_text()
 
 
 class TestNames:
@@ -145,7 +167,7 @@ class TestRandomWeights:
     def test_the_same_seed_gives_the_same_weights_in_another_process(self):
         code = (
             "import hashlib, keras\n"
-            "from kerassplit.zoo import load_model\n"
+            "from kerassplit.zoo.models import load_model\n"
             "keras.utils.set_random_seed(99); keras.layers.Dense(3)(keras.Input((2,)))\n"
             "model = load_model('MobileNetV2', weights='random', seed=4, input_shape=(64, 64, 3))\n"
             "parts = [keras.ops.convert_to_numpy(weight).tobytes() for weight in model.weights]\n"
@@ -237,6 +259,21 @@ class TestFiles:
         model = load_model(path, unsafe=True)
         assert keras.ops.convert_to_numpy(model(np.ones((1, 2), "float32"))).tolist() == [[2.0, 2.0]]
 
+    def test_a_file_of_weights_alone_names_the_option(self, tiny, tmp_path):
+        path = tmp_path / "x.weights.h5"
+        tiny.save_weights(path)
+        tiny.save(tmp_path / "model.keras")
+        told = CliRunner().invoke(main, ["points", str(path)]).stderr
+        assert told.endswith(
+            "\nIt holds weights alone. Name the model that they belong to, a file or an architecture, and give them by "
+            f"--weights {path}.\n"
+        )
+        with pytest.raises(SplitError, match=re.escape(f"give them by weights='{path}' (--weights {path}).")):
+            load_model(path)
+        option = ["--weights", str(path)]
+        assert CliRunner().invoke(main, ["points", str(tmp_path / "model.keras"), *option]).exit_code == 0
+        assert same_bits(*(one.get_weights() for one in (tiny, load_model(tmp_path / "model.keras", weights=path))))
+
     def test_weights_from_a_file(self, tiny, tmp_path):
         tiny.save(tmp_path / "tiny.keras")
         other = keras.models.clone_model(tiny)
@@ -258,6 +295,11 @@ class TestFiles:
         tiny.save(tmp_path / "tiny.keras")
         with pytest.raises(SplitError, match="ImageNet weights are for architectures"):
             load_model(tmp_path / "tiny.keras", weights="imagenet")
+
+    def test_assets_are_loaded_as_keras_does(self, tmp_path):
+        word = keras.Input((1,))
+        keras.Model(word, WithVocabulary()(word)).save(tmp_path / "words.keras")
+        assert load_model(tmp_path / "words.keras").layers[-1].words == "a b"
 
 
 class TestDownloads:
@@ -361,11 +403,15 @@ class TestInput:
         refused("bad.npy", tiny, "cannot be read as NumPy arrays")
         refused("bad.npz", tiny, "cannot be read as NumPy arrays")
         np.save(tmp_path / "x.npy", np.zeros((2, 5, 5, 3)))
-        refused("x.npy", tiny, r"holds an array of shape \(2, 5, 5, 3\); 'image' takes \(None, 8, 6, 3\)")
-        refused("x.npy", small, "holds one array, and 'small' takes 2: 'image' and 'extra'")
+        refused(
+            "x.npy",
+            tiny,
+            r"holds an array of shape \(2, 5, 5, 3\); 'image' of 'tiny' takes 8×6×3 for each row, \(None, 8, 6, 3\)",
+        )
+        refused("x.npy", small, "holds one array, and the model takes 2: 'image' and 'extra'")
         np.save(tmp_path / "words.npy", np.full((1, 8, 6, 3), "word"))
         refused("words.npy", tiny, "holds values of type <U4; 'image' takes float32")
         np.savez(tmp_path / "x.npz", image=np.zeros((2, 8, 8, 3)))
-        refused("x.npz", small, "has no array 'extra'; it has 'image'. 'small' takes 'image' and 'extra'")
+        refused("x.npz", small, "has no array 'extra'; it has 'image'. The model takes 'image' and 'extra'")
         (tmp_path / "photo.jpg").write_bytes(shipped_photo().read_bytes())
         refused("photo.jpg", small, "'small' does not take one image; it takes 'image' .* 'extra'")

@@ -13,8 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 import kerassplit as ks
+from kerassplit.display.chart import Chart
 from kerassplit.pictures import Drawing
-from kerassplit.pictures.chart import Chart
 
 FOLDER = Path(__file__).resolve().parent
 

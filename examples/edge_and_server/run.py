@@ -28,9 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
-from kerassplit.photo import load_input, shipped_photo
+from kerassplit.engines.inputs import load_input
 from kerassplit.wire import Form, pack, unpack
 from kerassplit.zoo import load_model
+from kerassplit.zoo.photos import shipped_photo
 
 CUT = "block_6_project_BN"
 ROUNDS = 20

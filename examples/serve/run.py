@@ -19,8 +19,9 @@ import keras
 import numpy as np
 
 import kerassplit as ks
-from kerassplit.photo import load_input, shipped_photo
+from kerassplit.engines.inputs import load_input
 from kerassplit.zoo import load_model
+from kerassplit.zoo.photos import shipped_photo
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import kerassplit as ks
-from kerassplit.training.stage_trainer import StageTrainer
+from kerassplit.training.steps.stage_trainer import StageTrainer
 from kerassplit.wire import pack, unpack
 
 BATCH = 64

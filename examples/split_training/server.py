@@ -20,8 +20,8 @@ import keras
 from sklearn.datasets import load_digits
 
 import kerassplit as ks
-from kerassplit.training.judging import Judge
-from kerassplit.training.stage_trainer import StageTrainer
+from kerassplit.training.steps.loss import Judge
+from kerassplit.training.steps.stage_trainer import StageTrainer
 from kerassplit.wire import pack, unpack
 
 MOST_BYTES = 2**24

@@ -1,8 +1,21 @@
-"""The command `kerassplit`. Nothing here imports Keras before a command runs: `--help` need not wait for it."""
+"""Holds the command `kerassplit`; nothing here imports Keras before a command runs.
 
-from kerassplit.cli import costs as _costs  # noqa: F401 (these add their commands)
-from kerassplit.cli import engines as _engines  # noqa: F401
-from kerassplit.cli import shipping as _shipping  # noqa: F401
+In reading order:
+
+- `framework`: what all commands share: output, errors, Keras imported quietly.
+- `options`: arguments and options of several commands.
+- `device_options`: devices, links, and numbers with units.
+- `tables`: what commands show, as tables and as JSON.
+- `demo`: `kerassplit demo`.
+- `commands`: the command itself, and those that cut, check and draw.
+- `planning`: commands that measure and plan.
+- `run`: the command that runs saved stages.
+- `export`: the command that exports them.
+"""
+
+from kerassplit.cli import export as _export  # noqa: F401
+from kerassplit.cli import planning as _planning  # noqa: F401 (these add their commands)
+from kerassplit.cli import run as _run  # noqa: F401
 from kerassplit.cli.commands import main
 
 __all__ = ["main"]

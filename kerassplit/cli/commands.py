@@ -11,18 +11,22 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
+from kerassplit.cli.device_options import number_or_any
+from kerassplit.cli.framework import Command, Show, command, note, working
 from kerassplit.cli.options import (
     ModelOptions,
     allow_crossing_option,
     at_option,
     cut,
+    exif_option,
     model_options,
     names_option,
     open_sides_option,
 )
-from kerassplit.cli.running import Show, command, note, working
 from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
 from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import refuse_same
+from kerassplit.text import listed
 
 if TYPE_CHECKING:
     import keras
@@ -41,6 +45,9 @@ def main() -> None:
     """
 
 
+main.command_class = Command
+
+
 @main.command(short_help="List where MODEL can be cut.")
 @click.argument("model")
 @click.option(
@@ -56,8 +63,14 @@ def main() -> None:
 def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> dict[str, Any]:
     """List the tensors of MODEL where one cut carries one tensor; with --max-tensors, cuts that carry a few.
 
+    FLOPs before: the share of the model's FLOPs that come before the cut; '?' where a dimension is open or a layer has
+    no formula (`kerassplit profile` counts more).
+
     EfficientNets have one layer more with ImageNet weights: to cut by number, list them with the same --weights.
     """
+    from kerassplit.cutting.largest_layer import closed_layer
+    from kerassplit.graph.reading import read_graph
+
     built = options.load(model, structure_only=True)
     if max_tensors > 1:
         few = ks.crossings(built, max_tensors)
@@ -65,7 +78,10 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
         return {"model": built.name, "crossings": [crossing_data(crossing) for crossing in few]}
     found = ks.split_points(built)
     show(points_table(built.name, found))
-    return {"model": built.name, "points": [point_data(point) for point in found]}
+    name, advice = closed_layer(read_graph(built)) or (None, None)
+    if advice:
+        show(Text(advice))
+    return {"model": built.name, "points": [point_data(point) for point in found], "closed_layer": name}
 
 
 @main.command(short_help="Say why a tensor is a split point, or not.")
@@ -88,7 +104,21 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
     "--plan", "plan_file", type=_path, metavar="FILE", help="Cut where this plan says, which `plan -o` wrote."
 )
 @click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into so many stages of even FLOPs.")
+@click.option(
+    "--max-crossing",
+    callback=number_or_any,
+    metavar="N|any",
+    help="With --stages: how many tensors may cross a cut. By default 1.",
+)
 @open_sides_option
+@click.option(
+    "--input",
+    "input_file",
+    type=_path,
+    metavar="FILE",
+    help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default random.",
+)
+@exif_option
 @click.option("-o", "--output", "directory", type=_path, required=True, metavar="DIR", help="Folder for the stages.")
 @click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
 @names_option
@@ -101,42 +131,69 @@ def split(
     at: tuple[str, ...],
     plan_file: Path | None,
     stages: int | None,
+    max_crossing: int | str | None,
     open_sides: int | None,
+    input_file: Path | None,
+    exif: bool,
     directory: Path,
     overwrite: bool,
     names: list[str] | None,
     allow_crossing: bool,
     options: ModelOptions,
 ) -> dict[str, Any]:
-    """Cut MODEL into stages, verify them on random input, and save them in DIR."""
+    """Cut MODEL into stages, verify them on an input, and save them in DIR.
+
+    A model that takes strings, of which none are random, is compared on FILE, or not at all.
+    """
     if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
         raise SplitError(
             "Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with --plan "
             "FILE (`kerassplit plan MODEL -o FILE` writes one), or with --stages N."
         )
-    if open_sides is not None and stages is None:
-        raise SplitError("--open-sides is for counting FLOPs: it belongs to --stages.")
-    from kerassplit.store import check_target
+    if stages is None and max_crossing is not None:
+        raise SplitError("--max-crossing is for choosing cuts: it belongs to --stages.")
+    if stages is None and input_file is not None and open_sides is not None:
+        raise SplitError("--open-sides is for choosing cuts, with --stages, and for random input: leave out --input.")
+    from kerassplit.graph.reading import read_graph
+    from kerassplit.graph.strings import string_inputs
+    from kerassplit.storage.manifest import MANIFEST, read_manifest
+    from kerassplit.storage.saving import check_target
 
-    check_target(directory, overwrite)
+    if check_target(directory, overwrite):
+        replaced = [MANIFEST, *(entry["file"] for entry in read_manifest(directory)["stages"])]
+        refuse_same([directory / name for name in replaced], [plan_file, input_file, *options.files(model)])
     planned = None if plan_file is None else ks.Plan.load(plan_file)
     built = options.load(model)
     if stages is not None:
-        try:
-            planned = ks.plan(built, stages, open_sides=open_sides)
-        except ks.PlanError as error:
-            first, _, _ = str(error).partition(". ")
-            raise SplitError(f"{first}. `kerassplit plan` knows more ways: pass what it writes with --plan.") from error
-    cuts = planned if planned is not None else [cut(one) for one in at]
+        from kerassplit.planning.even import even_stages
+
+        most = 1 if max_crossing is None else max_crossing
+        planned = even_stages(built, stages, open_sides=open_sides, max_crossing=most)
+    cuts = planned if planned is not None else [cut(one, built) for one in at]
     made = ks.split(built, cuts, allow_crossing=allow_crossing, names=names)
     show(made.__rich__())
-    with working("Comparing the stages with the model"):
-        receipt = ks.verify(built, made, seed=options.seed)
-    show(receipt.__rich__())
-    data = {**split_data(made), "directory": None, "receipt": receipt.to_dict(), "ok": receipt.ok}
-    if not receipt.ok:
-        note("Error: the stages differ from the model, so they were not saved.")
-        return data
+    for hint in () if planned is None else planned.hints:
+        note(hint)
+    data = {**split_data(made), "directory": None, "input": None if input_file is None else str(input_file)}
+    strings = [] if input_file is not None else string_inputs(read_graph(built))
+    if strings:
+        verdict = (
+            f"The stages were not compared with '{built.name}': {listed(strings)} {'take' if strings[1:] else 'takes'} "
+            "strings, and random input has "
+            "none. Compare them on some, with --input FILE here or in `kerassplit verify DIR --model MODEL`."
+        )
+        show(Text(verdict))
+        data |= {"verdict": verdict, "receipt": None, "ok": True}
+    else:
+        x = None if input_file is None else input_from(input_file, built, model, exif=exif)
+        with working("Comparing the stages with the model"):
+            receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
+        show(receipt.__rich__())
+        data |= {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
+        if not receipt.ok:
+            why = "the stages differ from the model" if receipt.compared else "nothing was compared"
+            note(f"Error: {why}, so they were not saved.")
+            return data
     with working(f"Writing {directory}"):
         made.save(directory, overwrite=overwrite)
     show(Text(f"Saved {len(made)} stages in {directory}."))
@@ -145,7 +202,7 @@ def split(
 
 @main.command(short_help="Check a saved split, alone or against a model.")
 @click.argument("directory", type=_path, metavar="DIR")
-@click.option("--model", metavar="MODEL", help="The model to compare with. By default the stages joined into one.")
+@click.option("--model", metavar="MODEL", help="The model to compare with.")
 @click.option(
     "--input",
     "input_file",
@@ -153,33 +210,49 @@ def split(
     metavar="FILE",
     help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default random.",
 )
+@exif_option
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference to allow."
 )
+@open_sides_option
 @model_options
 @command
 def verify(
-    show: Show, directory: Path, model: str | None, input_file: Path | None, tolerance: float, options: ModelOptions
+    show: Show,
+    directory: Path,
+    model: str | None,
+    input_file: Path | None,
+    exif: bool,
+    tolerance: float,
+    open_sides: int | None,
+    options: ModelOptions,
 ) -> dict[str, Any]:
-    """Check the saved split in DIR: its files, that they load, and the numbers that they compute."""
-    if model is None and (options.weights or options.input_shape):
-        raise SplitError("--weights and --input-shape belong to a model to compare with: name it with --model.")
+    """Check the saved split in DIR: its files, that they load and, with --model, that they compute the same numbers."""
+    of_model = options.weights or options.input_shape or options.open or input_file or tolerance or open_sides
+    if model is None and of_model:
+        raise SplitError(
+            "--weights, --input-shape, --open, --input, --tolerance and --open-sides belong to a model to compare "
+            "with: name it with --model."
+        )
+    if input_file is not None and open_sides is not None:
+        raise SplitError("--open-sides is for random input: leave out --input.")
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not options.unsafe)
-    compared = stages.model if model is None else options.load(model)
-    x = None if input_file is None else input_from(input_file, compared, model)
-    with working("Comparing the stages with the model"):
-        receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed)
-    show(receipt.__rich__())
+    data = {**split_data(stages), "directory": str(directory), "compared_with": model, "input": None}
     if model is None:
-        show(
-            Text("Compared with the saved stages joined into one. To compare with the original, name it with --model.")
-        )
+        show(stages.__rich__())
+        verdict = "Files intact, stages load; not compared with the original."
+        show(Text(f"{verdict} To compare them, name it with --model."))
+        return {**data, "verdict": verdict, "receipt": None, "ok": True}
+    compared = options.load(model)
+    x = None if input_file is None else input_from(input_file, compared, model, exif=exif)
+    with working("Comparing the stages with the model"):
+        receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
+    show(receipt.__rich__())
     return {
-        **split_data(stages),
-        "directory": str(directory),
-        "compared_with": model or "the stages joined",
+        **data,
         "input": None if input_file is None else str(input_file),
+        "verdict": receipt.verdict(),
         "receipt": receipt.to_dict(),
         "ok": receipt.ok,
     }
@@ -215,17 +288,19 @@ def plot(
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
         raise SplitError("--names belongs to cuts: say where to cut, with --at NAME.")
-    from kerassplit.manifest import MANIFEST
+    from kerassplit.storage.manifest import MANIFEST
 
     drawn: Any
+    refuse_same([output], [Path(model), *options.files(model)])
     if (Path(model) / MANIFEST).is_file():
-        if at:
-            raise SplitError(f"'{model}' is already split; --at is for a model.")
+        if at or options.open:
+            raise SplitError(f"'{model}' is already split; {'--at' if at else '--open'} is for a model.")
         drawn = ks.load(model, safe_mode=not options.unsafe)
     else:
         drawn = options.load(model, structure_only=True)
         if at:
-            drawn = ks.split(drawn, [cut(one) for one in at], allow_crossing=allow_crossing, names=names)
+            cuts = [cut(one, drawn) for one in at]
+            drawn = ks.split(drawn, cuts, allow_crossing=allow_crossing, names=names)
     with working(f"Drawing {output}"):
         ks.plot(drawn, output, detail=detail)
     show(Text(f"Wrote {output}."))
@@ -246,18 +321,18 @@ def plot(
 @command
 def demo(show: Show, directory: Path) -> dict[str, Any]:
     """Cut ResNet50 in three, prove it on a photograph, save it, load it in a fresh process, and draw it."""
-    from kerassplit.demo import run_demo
+    from kerassplit.cli.demo import run_demo
 
     return run_demo(directory, show)
 
 
-def input_from(path: Path, model: "keras.Model", name: str | None) -> Any:
+def input_from(path: Path, model: "keras.Model", name: str | None, *, exif: bool = True) -> Any:
     """Reads `--input`; `name` is what the user called the model, where that may be an architecture."""
-    from kerassplit.photo import load_input
-    from kerassplit.zoo import find_architecture
+    from kerassplit.engines.inputs import load_input
+    from kerassplit.zoo.models import find_architecture
 
     architecture = find_architecture(name) if name else None
     architecture = architecture or find_architecture(model.name)
     if architecture is None and path.suffix not in (".npy", ".npz"):
         note(f"Note: how '{model.name}' wants its images is not known; it gets pixels from 0 to 255.")
-    return load_input(path, model, architecture)
+    return load_input(path, model, architecture, note=lambda text: note(f"Note: {text}"), exif=exif)

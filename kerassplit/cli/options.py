@@ -2,20 +2,41 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kerassplit.cli.running import working
+from kerassplit.cli.framework import working
+from kerassplit.errors import SplitError
 
 if TYPE_CHECKING:
     import keras
 
+    from kerassplit.graph.model_graph import Graph
+
 UNSAFE = (
     "Open files that bring code. A model file can carry Python functions (in Lambda layers), and opening it runs them "
     "with all your rights; so this is refused unless you say that you trust where the file comes from."
+)
+
+import_option = click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="FILE|MODULE",
+    help="Python code to import first, which runs it: the layers and functions of your own that a file needs. "
+    "Give it once for each.",
+)
+"""`command` imports what it names."""
+
+
+exif_option = click.option(
+    "--exif/--no-exif",
+    default=True,
+    help="Whether a photo is turned as its camera says, as by default; Keras's own loader does not.",
 )
 
 
@@ -28,16 +49,32 @@ class ModelOptions:
         input_shape: Of one sample, or `None`.
         seed: For random weights and random input.
         unsafe: Whether files may bring code.
+        open: Composite layers to open, as `trace` takes them.
     """
 
     weights: str | None
     input_shape: tuple[int | None, ...] | None
     seed: int
     unsafe: bool
+    open: tuple[str, ...]
+
+    def files(self, model: str) -> list[Path]:
+        """The files that `load` reads: nothing may be written over them."""
+        from kerassplit.zoo.models import is_file_name
+
+        return [Path(name) for name in (model, self.weights) if name is not None and is_file_name(name)]
 
     def load(self, model: str, *, structure_only: bool = False) -> "keras.Model":
-        """The model. Left out, the weights of an architecture are ImageNet's, unless only its structure is needed."""
-        from kerassplit.zoo import is_file_name, load_model
+        """The model, opened. The weights of an architecture are ImageNet's, unless only its structure is needed."""
+        built = self._load(model, structure_only)
+        if not self.open:
+            return built
+        from kerassplit.graph.tracing.trace import trace
+
+        return trace(built, open=self.open)
+
+    def _load(self, model: str, structure_only: bool) -> "keras.Model":
+        from kerassplit.zoo.models import is_file_name, load_model
 
         weights = self.weights
         if weights is None and not structure_only and not is_file_name(model):
@@ -50,15 +87,24 @@ class ModelOptions:
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--weights`, `--input-shape`, `--seed` and `--unsafe`; the function gets them as `options: ModelOptions`."""
+    """Adds what `ModelOptions` holds; the function gets it as `options`.
+
+    And `--import`, which `command` takes.
+    """
 
     @functools.wraps(function)
     def with_options(
-        weights: str | None, input_shape: tuple[int | None, ...] | None, seed: int, unsafe: bool, **rest: Any
+        weights: str | None,
+        input_shape: tuple[int | None, ...] | None,
+        seed: int,
+        unsafe: bool,
+        opening: tuple[str, ...],
+        **rest: Any,
     ) -> Any:
-        return function(options=ModelOptions(weights, input_shape, seed, unsafe), **rest)
+        return function(options=ModelOptions(weights, input_shape, seed, unsafe, opening), **rest)
 
     for option in (
+        import_option,
         click.option("--unsafe", is_flag=True, help=UNSAFE),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For all that is random; by default 0."
@@ -68,6 +114,14 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=_Shape(),
             metavar="H,W,C",
             help="Input of an architecture, such as 160,160,3 or 160x160x3; '?' for an open side.",
+        ),
+        click.option(
+            "--open",
+            "opening",
+            multiple=True,
+            metavar="GLOB",
+            help="Open a layer with layers inside first, so that it can be cut: its name, such as encoder or "
+            "encoder/block_*. Give it once for each.",
         ),
         click.option(
             "--weights",
@@ -80,12 +134,49 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_options
 
 
-def cut(text: str) -> int | str | list[str]:
-    """What `--at` means: a number among the split points, a tensor, or several with commas between them."""
-    if re.fullmatch(r"-?\d+", text):
-        return int(text)
-    names = [name.strip() for name in text.split(",")]
+def cut(text: str, model: "keras.Model") -> int | str | list[str]:
+    """What `--at` means: a number among the split points, a tensor, or several with commas between them.
+
+    Raises:
+        SplitError: It is a number that is a tensor's name, too.
+    """
+    from kerassplit.graph.reading import read_graph
+
+    graph = read_graph(model)
+    if re.fullmatch(r"\+?-?\d+", text):
+        if text[0] != "+" and _is_known(graph, text):
+            raise SplitError(
+                f"'{text}' is the name of a tensor and may be the number of a split point.\n"
+                f"Write [{text[0]}]{text[1:]} for the name, and +{text} for the number."
+            )
+        return int(text.removeprefix("+"))
+    names = _with_commas(graph, text.split(","))
     return names[0] if len(names) == 1 else names
+
+
+def _with_commas(graph: "Graph", parts: Sequence[str]) -> list[str]:
+    """The names between commas; where a name holds commas itself, the fewest that the model knows."""
+    best: list[list[str] | None] = [[]]  # of the first part, the first two, ...
+    for end in range(1, len(parts) + 1):
+        found = []
+        for start, names in enumerate(best):
+            name = ",".join(parts[start:end]).strip()
+            if names is not None and _is_known(graph, name):
+                found.append([*names, name])
+        best.append(min(found, key=len, default=None))
+    return best[-1] or [part.strip() for part in parts]
+
+
+def _is_known(graph: "Graph", name: str) -> bool:
+    from kerassplit.errors import AmbiguousTensorError, UnknownTensorError
+    from kerassplit.graph.references import resolve_glob
+
+    try:
+        return bool(resolve_glob(graph, name))
+    except AmbiguousTensorError:
+        return True
+    except UnknownTensorError:
+        return False
 
 
 at_option = click.option(
@@ -93,7 +184,8 @@ at_option = click.option(
     multiple=True,
     metavar="NAME",
     help="Where to cut: a tensor, or the number of a split point as `points` prints it. Give it once for each cut. "
-    "Several tensors that cross together, and outputs to be computed before the cut: NAME,NAME.",
+    "Several tensors that cross together, and outputs to be computed before the cut: NAME,NAME. A name may hold commas "
+    "itself.",
 )
 allow_crossing_option = click.option(
     "--allow-crossing", is_flag=True, help="Cut inside a branch, too, and carry all the tensors that cross there."
@@ -109,7 +201,10 @@ names_option = click.option(
     "--names", callback=names_of_stages, metavar="A,B,...", help="Names of the stages, in order: one more than cuts."
 )
 open_sides_option = click.option(
-    "--open-sides", type=click.IntRange(min=1), metavar="N", help="What stands for the sides that MODEL leaves open."
+    "--open-sides",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="What stands for the sides that MODEL leaves open, in counting and in random input.",
 )
 
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from kerassplit.units import format_bytes, format_count, format_shape
+from kerassplit.display.units import format_count, format_shape
+from kerassplit.files.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from kerassplit.points import SplitPoint
-    from kerassplit.stages import Crossing, Split
+    from kerassplit.cutting.crossing import Crossing, CrossingTensor
+    from kerassplit.cutting.points import SplitPoint
+    from kerassplit.cutting.stages import Stages
 
 
 def points_table(
@@ -29,8 +31,11 @@ def points_table(
     table.add_column("name", overflow="fold")
     table.add_column("shape", justify="right", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
-    for heading in ("per\nsample", "after\nmerge", "params\nbefore", "params\nafter"):
+    for heading in ("per\nsample", "after\nmerge", "params\nbefore", "params\nafter", "FLOPs\nbefore"):
         table.add_column(heading, justify="right", no_wrap=True)
+    along = any(point.also for point in points)
+    if along:
+        table.add_column("comes along", overflow="fold")
     gap = False
     for point in points:
         if shown is not None and point.index not in shown:
@@ -48,11 +53,20 @@ def points_table(
             "yes" if point.after_merge else "",
             format_count(point.params_before),
             format_count(point.params_after),
+            _share(point.flops_before, point.flops_after),
+            *([", ".join(point.also)] if along else []),
             style="bold green" if point.index in cuts else None,
         )
     if gap:
         table.add_row("⋮", "⋮")
     return table
+
+
+def _share(before: int | None, after: int | None) -> str:
+    """Which part of the whole comes before; `?` where that is not known."""
+    if before is None or after is None:
+        return "?"
+    return f"{before / max(before + after, 1):.1%}"
 
 
 def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: int) -> Table:
@@ -63,24 +77,26 @@ def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: in
     table.add_column("at", overflow="fold")
     table.add_column("shapes", overflow="fold")
     table.add_column("per\nsample", justify="right", no_wrap=True)
+    along = any(crossing.also for crossing in crossings)
+    if along:
+        table.add_column("comes along", overflow="fold")
     for crossing in crossings:
         table.add_row(
             ",".join(tensor.name for tensor in crossing.tensors),
             ", ".join(format_shape(tensor.shape) for tensor in crossing.tensors),
             format_bytes(crossing.bytes),
+            *([", ".join(tensor.name for tensor in crossing.also)] if along else []),
         )
     return table
 
 
 def crossing_data(crossing: "Crossing") -> dict[str, Any]:
     """What crosses one cut as plain values."""
-    return {
-        "bytes": crossing.bytes,
-        "tensors": [
-            {"name": one.name, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes}
-            for one in crossing.tensors
-        ],
-    }
+
+    def tensors(some: "Sequence[CrossingTensor]") -> list[dict[str, Any]]:
+        return [{"name": one.name, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes} for one in some]
+
+    return {"bytes": crossing.bytes, "tensors": tensors(crossing.tensors), "also": tensors(crossing.also)}
 
 
 def point_data(point: "SplitPoint") -> dict[str, Any]:
@@ -95,10 +111,13 @@ def point_data(point: "SplitPoint") -> dict[str, Any]:
         "after_merge": point.after_merge,
         "params_before": point.params_before,
         "params_after": point.params_after,
+        "flops_before": point.flops_before,
+        "flops_after": point.flops_after,
+        "also": list(point.also),
     }
 
 
-def split_data(split: "Split") -> dict[str, Any]:
+def split_data(split: "Stages") -> dict[str, Any]:
     """The stages of a split, and what crosses between them, as plain values."""
     return {
         "model": split.name,

@@ -1,6 +1,5 @@
 """`profile`: what a model costs, call by call and block by block."""
 
-import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,19 +7,32 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerassplit.costs.arithmetic import arithmetic
-from kerassplit.costs.concrete import OpenSides, Shape, concrete_call, concrete_shapes, input_shapes, tensor_bytes
 from kerassplit.costs.memory import peaks
-from kerassplit.costs.profiles import Profile
+from kerassplit.costs.profile import Profile
 from kerassplit.costs.records import BlockCost, CallCost, TensorCost, VariableCost, total
-from kerassplit.costs.regions import Region, regions
 from kerassplit.costs.timing import measure as measure_blocks
-from kerassplit.graph import Graph, bytes_per_sample, read_graph
+from kerassplit.cutting.blocks import Region, regions
+from kerassplit.flops.count import Count, UnknownCountError
+from kerassplit.flops.inside import count_call
+from kerassplit.graph.internals.automatic_names import names_kept
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.shapes import (
+    ConcreteCall,
+    OpenSides,
+    Shape,
+    batch_or_own,
+    concrete_call,
+    concrete_shapes,
+    input_shapes,
+    tensor_bytes,
+)
+from kerassplit.graph.sizes import bytes_per_sample
 
 
 def profile(
     model: keras.Model,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     *,
     open_sides: OpenSides = None,
     measure: bool = False,
@@ -30,15 +42,17 @@ def profile(
     """Says what a model costs in inference: parameters, bytes, FLOPs and, when asked, seconds.
 
     All figures are for a batch of `batch_size` samples, for every call of the model and for every block between its
-    split points. One multiply-add is two FLOPs. They are counted by formulas for Keras's layers and operations, else
-    by the backend's own counter; those of a call that neither knows are `None`, and so is every total with such a call
-    in it (`known_flops` is the sum of the others, `unknown` names the calls).
+    split points. One multiply-add is two FLOPs. They are counted by formulas for Keras's layers and operations, the
+    same on every backend; a layer without a formula, such as one of your own, is traced and counts as the calls inside
+    it. Those of a call that cannot be counted so are `None`, and so is every total with such a call in it
+    (`known_flops` is the sum of the others, `unknown` names the calls).
 
     Args:
         model: A functional or built Sequential model. It is left alone.
-        batch_size: Samples in a batch.
+        batch_size: Samples in a batch; by default as many as the model is built for, 1 where it takes any number.
         open_sides: What stands for sides other than the batch that the model's inputs leave open: one number for all
-            of them, or a shape without the batch for each such input, by name.
+            of them, and for how many words a layer makes of strings where that is open; or a shape without the batch
+            for each such input, by name.
         measure: Whether to run each block on this device: compiled, with warm-up, several times, one block in memory
             at a time. Takes from seconds to minutes: every block is compiled, as `model.compile` was told
             (`jit_compile`). A model that was not compiled runs as Keras's `jit_compile="auto"`: through XLA on JAX,
@@ -61,9 +75,11 @@ def profile(
     (3857973248, 25636712, 40)
     """
     graph = read_graph(model)
-    shapes = concrete_shapes(graph, input_shapes(graph, batch_size, open_sides))
+    samples = batch_or_own(graph, batch_size)
     found = regions(graph)
-    counted = _profile(graph, found, shapes, operator.index(batch_size))
+    with names_kept():
+        shapes = concrete_shapes(graph, input_shapes(graph, samples, open_sides), open_sides=open_sides)
+        counted = _profile(graph, found, shapes, samples)
     if not measure or not found:  # a model that gives what it is given has no calls
         return counted
     measured = measure_blocks(graph, found, shapes, seed=seed, verbose=verbose)
@@ -140,7 +156,7 @@ def _call(
     weights: tuple[int, ...],
 ) -> CallCost:
     call = graph.calls[index]
-    counted = arithmetic(concrete_call(graph, call, shapes))
+    counted = _arithmetic(concrete_call(graph, call, shapes))
     return CallCost(
         name=call.name,
         kind=type(call.operation).__name__,
@@ -151,10 +167,17 @@ def _call(
         parameters=sum(variables[weight].parameters for weight in weights),
         parameter_bytes=sum(variables[weight].bytes for weight in weights),
         activation_bytes=total(tensors[tensor].bytes for tensor in call.outputs),
-        flops=counted.flops,
-        multiply_adds=counted.multiply_adds,
-        counted_by=counted.counted_by,
+        flops=counted and counted.flops,
+        multiply_adds=counted and counted.multiply_adds,
+        counted_by="formula" if counted else "unknown",
     )
+
+
+def _arithmetic(call: ConcreteCall) -> Count | None:
+    try:
+        return count_call(call)
+    except UnknownCountError:
+        return None
 
 
 def _block(
@@ -179,5 +202,6 @@ def _block(
         known_flops=sum(call.flops or 0 for call in own),
         multiply_adds=total(call.multiply_adds for call in own),
         crossing=region.crossing,
-        crossing_bytes=total(tensors[tensor].bytes for tensor in region.crossing),
+        crossing_bytes=total(tensors[tensor].bytes for tensor in (*region.crossing, *region.also)),
+        also=region.also,
     )

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from kerassplit.costs.arithmetic import CountedBy
+CountedBy = Literal["formula", "tensorflow", "jax", "torch", "unknown"]
+"""Backends counted in profiles of version 0.1.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class CallCost:
         activation_bytes: Bytes of the tensors that it makes; `None` where not known.
         flops: FLOPs (a multiply-add is two); `None` where nobody can count them.
         multiply_adds: Multiply-adds of its matrix products and convolutions; `None` where not known.
-        counted_by: `"formula"`, the backend whose counter it was, or `"unknown"`.
+        counted_by: `"formula"`: its own, or those of the calls inside it; `"unknown"`. In profiles of version 0.1.0
+            also the backend whose counter it was.
     """
 
     name: str
@@ -108,10 +110,11 @@ class BlockCost:
         known_flops: Those of the calls that could be counted.
         multiply_adds: Multiply-adds of matrix products and convolutions; `None` where not known.
         crossing: What crosses the cut behind it, as indices into `Profile.tensors`; none behind the last block.
-        crossing_bytes: Bytes of these; `None` where not known.
+        crossing_bytes: Bytes of these and of `also`; `None` where not known.
         time: How long it ran, with the overhead of a call; `None` where it was not measured.
         seconds: The median without that overhead, as that was right before and after it: what the block adds to a
             stage; 0 where it is too short to tell. `None` where it was not measured.
+        also: What comes along with `crossing`: inputs of the model that both sides use, and masks.
     """
 
     name: str
@@ -128,6 +131,7 @@ class BlockCost:
     crossing_bytes: int | None
     time: Timing | None = None
     seconds: float | None = None
+    also: tuple[int, ...] = ()
 
 
 def total(values: Iterable[Any]) -> Any:

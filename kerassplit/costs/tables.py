@@ -1,20 +1,20 @@
 """A profile as tables for people."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kerassplit.names import listed
-from kerassplit.units import format_bytes, format_count
+from kerassplit.costs.figures import Figures
+from kerassplit.costs.records import BlockCost, CallCost
+from kerassplit.display.units import format_count
+from kerassplit.files.sizes import format_bytes
+from kerassplit.text import listed
 
-if TYPE_CHECKING:
-    from kerassplit.costs.profiles import Profile, Rows
-    from kerassplit.costs.records import BlockCost, CallCost
-
+Rows = Literal["blocks", "calls"]
 
 _UNITS = (("s", 1), ("ms", 1_000), ("µs", 1_000_000))
 
@@ -47,14 +47,14 @@ def format_flops(flops: int | None, known: int = 0) -> str:
     return f"> {format_count(known)}" if known else "unknown"
 
 
-def profile_tables(profile: "Profile", of: "Rows" = "blocks") -> Group:
+def profile_tables(profile: Figures, of: Rows = "blocks") -> Group:
     """The blocks, or the calls, then what is to be said about them."""
     if of == "calls":
         return Group(calls_table(profile), *map(Text, remarks_on_flops(profile)))
     return Group(blocks_table(profile), *map(Text, [*remarks_on_flops(profile), *remarks_on_seconds(profile)]))
 
 
-def blocks_table(profile: "Profile") -> Table:
+def blocks_table(profile: Figures) -> Table:
     """One row for each block, and the model's totals at the foot."""
     measured = profile.whole is not None
     samples = "1 sample" if profile.batch_size == 1 else f"batches of {profile.batch_size}"
@@ -79,7 +79,7 @@ def blocks_table(profile: "Profile") -> Table:
     return table
 
 
-def _figures(block: "BlockCost", last: bool, measured: bool) -> Sequence[str]:
+def _figures(block: BlockCost, last: bool, measured: bool) -> Sequence[str]:
     figures = [
         str(len(block.calls)),
         format_count(block.parameters),
@@ -93,7 +93,7 @@ def _figures(block: "BlockCost", last: bool, measured: bool) -> Sequence[str]:
     return figures
 
 
-def calls_table(profile: "Profile") -> Table:
+def calls_table(profile: Figures) -> Table:
     """One row for each call."""
     table = Table(title=f"{profile.model}: {len(profile.calls)} calls", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("block", justify="right", no_wrap=True)
@@ -107,11 +107,11 @@ def calls_table(profile: "Profile") -> Table:
     return table
 
 
-def _call_figures(call: "CallCost") -> Sequence[str]:
+def _call_figures(call: CallCost) -> Sequence[str]:
     return format_count(call.parameters), format_bytes(call.activation_bytes), format_flops(call.flops)
 
 
-def remarks_on_flops(profile: "Profile") -> list[str]:
+def remarks_on_flops(profile: Figures) -> list[str]:
     """What counting leaves open, and the multiply-adds, in sentences."""
     lines = []
     if profile.unknown:
@@ -125,7 +125,7 @@ def remarks_on_flops(profile: "Profile") -> list[str]:
     return lines
 
 
-def remarks_on_seconds(profile: "Profile") -> list[str]:
+def remarks_on_seconds(profile: Figures) -> list[str]:
     """What measuring found, and whether it can be trusted, in sentences; none where nothing was measured."""
     if profile.whole is None or profile.overhead is None:
         return []

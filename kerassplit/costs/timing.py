@@ -3,25 +3,26 @@
 import contextlib
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kerassplit.compiling import Run, compiled
-from kerassplit.costs.concrete import Shape
 from kerassplit.costs.records import Timing
-from kerassplit.costs.regions import Region
+from kerassplit.cutting.blocks import Region
+from kerassplit.cutting.submodel import build_part
+from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError
-from kerassplit.graph import Graph
-from kerassplit.submodel import build_part
+from kerassplit.graph.backends import backend
+from kerassplit.graph.backends.interface import Run
+from kerassplit.graph.compiling import compiled
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.shapes import Shape
+from kerassplit.graph.strings import behind_strings
+from kerassplit.graph.tensor_marks import without_mask
 
 _WARM_UP = 2  # runs, the first of which compiles
 _LEAST_RUNS, _MOST_RUNS = 5, 60
@@ -109,26 +110,27 @@ def _measure(
     outputs = [tensor for tensor in dict.fromkeys(graph.flat_outputs()) if tensor not in values]
     used = [tensor for tensor in inputs if tensor in last_use]
     blocks: list[_Durations] = []
-    with _progress(f"Measuring {graph.model.name}", len(regions) + 2, verbose) as advance:
+    with progress(f"Measuring {graph.model.name}", len(regions) + 2, verbose, unit="") as show:
+        show(0, 0)
         whole, taken, _ = _runnable(graph, everything, used, outputs)
         given = [values[tensor] for tensor in taken]
         with _failures_of(f"'{graph.model.name}'"):
             empty = _empty(graph)
             runs = _between(empty, whole, given)
-        advance()
+        show(1, 1)
         for place, region in enumerate(regions):
             blocks.append(_measure_block(graph, region, values, empty))
             for tensor in [tensor for tensor in values if last_use.get(tensor, -1) <= place]:
                 del values[tensor]
             if place % _BLOCKS_BETWEEN_COLLECTIONS == 0:
                 gc.collect()
-            advance()
+            show(place + 2, place + 2)
         with _failures_of(f"'{graph.model.name}'"):
             runs += _between(empty, whole, given)
-        advance()
+        show(len(regions) + 2, len(regions) + 2)
     overhead = [duration for one in (runs, *blocks) for duration in one.empty]
     return Measurement(
-        device=_device(),
+        device=backend().device_name(),
         whole=_timing(runs.own),
         whole_seconds=runs.seconds,
         overhead=_timing(overhead),
@@ -145,7 +147,7 @@ def _measure_block(
     given = [values[tensor] for tensor in taken]
     with _failures_of(f"The block of '{graph.model.name}' that ends at '{graph.tensors[region.end].name}'"):
         durations = _between(empty, run, given)
-        values.update(zip(made, run(given), strict=True))
+        values.update(zip(made, map(without_mask, run(given)), strict=True))
     return durations
 
 
@@ -213,30 +215,11 @@ def _random(graph: Graph, tensor: int, shape: Any, seed: int) -> Any:
     """Random values as `verify` takes them: floats are normal, integers 0 or 1, small enough for any vocabulary."""
     name, dtype = graph.tensors[tensor].name, graph.tensors[tensor].symbol.dtype
     if dtype == "string":
-        raise SplitError(f"'{name}' takes strings, and random input has none: '{graph.model.name}' cannot be measured.")
+        raise SplitError(
+            f"'{name}' takes strings, and random input has none: '{graph.model.name}' cannot be measured. "
+            f"{behind_strings(graph)}"
+        )
     generator = np.random.default_rng([seed, 17])
     if "float" in dtype:
         return keras.ops.convert_to_tensor(generator.standard_normal(shape).astype("float32"), dtype)
     return keras.ops.convert_to_tensor(generator.integers(0, 2, shape).astype("int32"), dtype)
-
-
-def _device() -> str:
-    """The first device of Keras's backend, by the backend's name for it."""
-    backend = keras.backend.backend()
-    names = keras.distribution.list_devices() if backend != "torch" else []
-    if backend == "torch":
-        torch = import_module("torch")
-
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    gpus = [name for name in names if not name.startswith("cpu")]
-    return (gpus or names or ["cpu:0"])[0]
-
-
-@contextlib.contextmanager
-def _progress(what: str, steps: int, verbose: bool | None) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error; gives a function that takes it one step on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = sys.stderr.isatty() if verbose is None else verbose
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        task = progress.add_task(what, total=steps)
-        yield lambda: progress.advance(task)

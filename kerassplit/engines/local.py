@@ -3,20 +3,20 @@
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any
 
 import keras
 
-from kerassplit.compiling import Run
-from kerassplit.engines.ahead import ahead
+from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.cutting.submodel import build_submodel
+from kerassplit.engines.prefetch import ahead
 from kerassplit.engines.route import Batch, Route, route_of
-from kerassplit.errors import RunError, SplitError
-from kerassplit.graph import all_layers
-from kerassplit.names import listed
-from kerassplit.rebuild import without_mask
-from kerassplit.stages import Split, Stage
-from kerassplit.submodel import build_submodel
+from kerassplit.errors import RunError, SplitError, UnsupportedModelError, without_graph_trace
+from kerassplit.graph.backends import backend
+from kerassplit.graph.backends.interface import Run
+from kerassplit.graph.internals.layers import stateful_layer
+from kerassplit.graph.tensor_marks import without_mask
+from kerassplit.text import listed
 
 _BETWEEN = 2  # batches that wait between one device and the next
 
@@ -37,14 +37,14 @@ class LocalOptions:
     devices: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        there = devices_here()
+        there = backend().devices()
         if self.devices is not None:
             wrong = [device for device in self.devices if device not in there]
             if wrong or not self.devices or isinstance(self.devices, str):
                 raise SplitError(f"`devices` must name devices of this machine, {listed(there)}; got {self.devices!r}.")
 
 
-def run(split: Split, batches: Iterable[Batch], options: LocalOptions) -> Generator[Batch]:
+def run(split: Stages, batches: Iterable[Batch], options: LocalOptions) -> Generator[Batch]:
     """Runs batches through all stages.
 
     Args:
@@ -59,12 +59,13 @@ def run(split: Split, batches: Iterable[Batch], options: LocalOptions) -> Genera
         RunError: A stage fails on a batch.
     """
     route = route_of(split)
-    gpus = [device for device in devices_here() if not device.startswith("cpu")]
+    gpus = [device for device in backend().devices() if not device.startswith("cpu")]
     devices = options.devices or (gpus if len(gpus) > 1 and len(split) > 1 else None)
     if devices is None:
+        programs = [stage.compiled for stage in split]
         for batch in batches:
-            for step, stage in enumerate(split):
-                batch = through(stage, stage.compiled, batch, route, step)
+            for step, (stage, program) in enumerate(zip(split, programs, strict=True)):
+                batch = through(stage, program, batch, route, step)
             yield _results(batch, route)
         return
     with contextlib.ExitStack() as stack:
@@ -81,36 +82,12 @@ def refuse_states(stage: Stage) -> None:
     Raises:
         SplitError: It keeps a state from batch to batch.
     """
-    for layer in all_layers(stage.model):
-        if getattr(layer, "stateful", False):
-            raise SplitError(
-                f"Layer '{layer.name}' of stage '{stage.name}' keeps a state from batch to batch, which a process that "
-                "is started again would have lost. Save it with stateful=False, or run the split in one process, in "
-                "one go."
-            )
-
-
-def devices_here() -> tuple[str, ...]:
-    """The devices of Keras's backend, such as `("gpu:0", "gpu:1", "cpu:0")`.
-
-    >>> devices_here()
-    ('cpu:0',)
-    """
-    if keras.backend.backend() == "torch":
-        torch = import_module("torch")
-
-        return (*(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu")
-    names = [name.lower() for name in keras.distribution.list_devices()]
-    gpus = [name for name in names if not name.startswith("cpu")]
-    if keras.backend.backend() == "jax":
-        jax = import_module("jax")
-
-        cpus = [f"cpu:{device.id}" for device in jax.devices("cpu")]
-    else:
-        tf = import_module("tensorflow")
-
-        cpus = [f"cpu:{number}" for number in range(len(tf.config.list_logical_devices("CPU")))]
-    return (*gpus, *cpus)
+    layer = stateful_layer(stage.model)
+    if layer is not None:
+        raise SplitError(
+            f"Layer '{layer}' of stage '{stage.name}' keeps a state from batch to batch, which a process that is "
+            "started again would have lost. Save it with stateful=False, or run the split in one process, in one go."
+        )
 
 
 def through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:
@@ -122,7 +99,7 @@ def through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -
     try:
         results = compute([_as_tensor(batch.tensors[name]) for name in stage.inputs])
     except Exception as error:
-        message = " ".join(str(error).split())
+        message = " ".join(without_graph_trace(str(error)).split())
         raise RunError(
             f"Stage '{stage.name}' fails on batch {batch.number} ({batch.span}): {type(error).__name__}: "
             f"{message[:500]}",
@@ -146,28 +123,23 @@ def _results(batch: Batch, route: Route) -> Batch:
 def _on_device(stage: Stage, device: str, route: Route, step: int) -> Callable[[Batch], Batch]:
     """A stage with weights of its own on a device."""
     with keras.device(device):
-        copy = replace(stage, model=build_submodel(stage.model, copy_weights=True, name=stage.model.name))
-        if keras.backend.backend() == "jax":  # where a value is, its variable stays
-            for variable in copy.model.variables:
-                variable.assign(_moved(variable.value, device))
+        try:
+            model = build_submodel(stage.model, copy_weights=True, name=stage.model.name)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(
+                f"On a device of its own, stage '{stage.name}' would be a copy. {str(error).rpartition(chr(10))[0]}\n"
+                "Leave `devices` out; where there are several GPUs, let the process see one (CUDA_VISIBLE_DEVICES)."
+            ) from error
+        copy = replace(stage, model=model)
+        backend().keep_on(model, device)
+    program = copy.compiled
 
     def run_there(batch: Batch) -> Batch:
         with keras.device(device):  # Keras keeps it by thread
             moved = {
-                name: value if value is None else _moved(value, device) if name in stage.inputs else value
+                name: value if value is None else backend().moved(value, device) if name in stage.inputs else value
                 for name, value in batch.tensors.items()
             }
-            return through(copy, copy.compiled, replace(batch, tensors=moved), route, step)
+            return through(copy, program, replace(batch, tensors=moved), route, step)
 
     return run_there
-
-
-def _moved(value: Any, device: str) -> Any:
-    if keras.backend.backend() == "jax":
-        jax = import_module("jax")
-
-        kind, _, number = device.partition(":")
-        return jax.device_put(value, next(one for one in jax.devices(kind) if one.id == int(number)))
-    if keras.backend.backend() == "torch" and keras.ops.is_tensor(value):
-        return value.to(device)
-    return value  # TensorFlow copies what a function takes to where it runs

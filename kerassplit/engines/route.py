@@ -1,14 +1,16 @@
 """What an engine is told: which stage takes and gives which tensors, and the batches that go through them."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import keras
 
-from kerassplit.manifest import described
-from kerassplit.stages import CrossingTensor, Split, crossing_tensor
+from kerassplit.cutting.crossing import CrossingTensor, crossing_tensor
+from kerassplit.cutting.stages import Stages
+from kerassplit.graph.shapes import fixed_batch
+from kerassplit.storage.manifest import described, preprocessor_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Route:
         outputs: The model's outputs, likewise.
         steps: The stages in order.
         takes: The model's inputs described, each once, in the order of `inputs`.
+        preprocessor: What the model's own `predict` puts its input through first; it is in no stage.
     """
 
     model: str
@@ -43,18 +46,43 @@ class Route:
     outputs: Any
     steps: tuple[Step, ...]
     takes: tuple[CrossingTensor, ...]
+    preprocessor: str | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """The note, where raw input could be taken for what the preprocessor gives: not where that is several tensors.
+
+        A text task takes tokens and their mask, so texts are refused: the refusal has the note.
+        """
+        return self.note if len(self.takes) == 1 else None
+
+    @property
+    def note(self) -> str | None:
+        """What somebody has to know whose input does not fit, if anything."""
+        if self.preprocessor is None:
+            return None
+        return (
+            f"'{self.model}' puts what its own `predict` gets through its preprocessor, "
+            f"'{self.preprocessor}', which is in no stage: pass what that gives, `model.preprocessor(x)`. "
+            "Where x has been through it, preprocess='none' (--preprocess none) says so."
+        )
 
     @cached_property
     def results(self) -> tuple[str, ...]:
         """Names of the model's outputs, each once."""
         return tuple(dict.fromkeys(keras.tree.flatten(self.outputs)))
 
+    @property
+    def batch(self) -> int | None:
+        """How many rows a batch must have; `None`: any number."""
+        return fixed_batch(tensor.shape for tensor in self.takes)
+
     def needed_from(self, step: int) -> frozenset[str]:
         """The tensors that a stage or one behind it takes, and the model's outputs: what has to be kept until then."""
         return frozenset([*(name for later in self.steps[step:] for name in later.inputs), *self.results])
 
 
-def route_of(split: Split) -> Route:
+def route_of(split: Stages) -> Route:
     """The route through the stages of a split."""
     steps = tuple(Step(stage.name, stage.inputs, stage.outputs) for stage in split)
     taken = {
@@ -62,7 +90,8 @@ def route_of(split: Split) -> Route:
         for stage in split
         for name, symbol in zip(stage.inputs, stage.model.inputs, strict=True)
     }
-    return _route(split.name, split.inputs, split.outputs, steps, taken, split.unused_inputs)
+    route = _route(split.name, split.inputs, split.outputs, steps, taken, split.unused_inputs)
+    return replace(route, preprocessor=split.preprocessor)
 
 
 def route_in(manifest: Mapping[str, Any]) -> Route:
@@ -74,7 +103,8 @@ def route_in(manifest: Mapping[str, Any]) -> Route:
     )
     taken = {spec["tensor"]: described(spec) for entry in entries for spec in entry["inputs"]}
     unused = [described(spec) for spec in manifest.get("unused_inputs", [])]
-    return _route(manifest["model"], manifest["inputs"], manifest["outputs"], steps, taken, unused)
+    route = _route(manifest["model"], manifest["inputs"], manifest["outputs"], steps, taken, unused)
+    return replace(route, preprocessor=preprocessor_of(manifest))
 
 
 def _route(
@@ -111,3 +141,7 @@ class Batch:
     def span(self) -> str:
         """Its rows, for a message."""
         return f"rows {self.first} to {self.first + self.rows - 1}" if self.rows > 1 else f"row {self.first}"
+
+
+RunBatches = Callable[[Iterable[Batch]], Generator[Batch]]
+"""Runs batches, in order."""

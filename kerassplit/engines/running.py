@@ -6,25 +6,31 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from kerassplit.engines import local
-from kerassplit.engines.outputs import InMemory, Output, Places, check_free, finished, in_files, places_of
-from kerassplit.engines.progress import progress
-from kerassplit.engines.route import Batch, Route, route_in, route_of
-from kerassplit.engines.sources import Source, source_of
-from kerassplit.errors import SplitError
-from kerassplit.identity import digest_of_calls, digest_of_weights
-from kerassplit.manifest import read_manifest
-from kerassplit.names import listed
-from kerassplit.stages import Split, packed_tensors
-from kerassplit.store import load
+import keras
 
-RunBatches = Callable[[Iterable[Batch]], Generator[Batch]]
+from kerassplit.cutting.arrays import as_taken, packed_tensors
+from kerassplit.cutting.crossing import CrossingTensor
+from kerassplit.cutting.stages import Stages
+from kerassplit.display.progress import progress
+from kerassplit.engines import local
+from kerassplit.engines.inputs import EndedEarly, Source, source_of
+from kerassplit.engines.output_paths import OutputPaths, check_free, finished, output_paths
+from kerassplit.engines.outputs import InMemory, Output, in_files
+from kerassplit.engines.route import Batch, Route, RunBatches, route_in, route_of
+from kerassplit.engines.whole_batches import in_whole_batches, refuse_rest
+from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import refuse_same
+from kerassplit.graph.fingerprint import digest_of_calls, digest_of_weights
+from kerassplit.graph.unsupported import told_of_own_prediction
+from kerassplit.storage.manifest import OWN_PREDICTION, read_manifest
+from kerassplit.storage.saving import load, save
+from kerassplit.text import listed, warn
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Ran:
 
 
 def predict(
-    split: Split,
+    split: Stages,
     x: Any,
     batch_size: int,
     verbose: bool | None,
@@ -58,6 +64,7 @@ def predict(
     resume: bool,
     overwrite: bool,
     preprocess: str | None,
+    exif: bool,
     engine: str,
     options: Mapping[str, Any],
 ) -> Any:
@@ -65,16 +72,16 @@ def predict(
     if output is None and (resume or overwrite):
         raise SplitError("`resume` and `overwrite` are about files of results: say where they are, with `output`.")
     route = route_of(split)
-    source = checked_source(x, route, batch_size, preprocess)
-    for text in source.notes:
-        warnings.warn(text, stacklevel=3)
+    source = checked_source(x, route, batch_size, preprocess, exif=exif)
+    for text in [*source.notes, *split.notes_on_prediction()]:
+        warn(text)
     places = None
     if output is not None:
         if not isinstance(output, (str, os.PathLike)):
             raise SplitError(f"`output` must be the path of a .npy file; got {output!r}.")
         places = _places(Path(output), route, source, batch_size, _digest(split))
     # The stages are the caller's own objects: what is saved for Ray may bring their code.
-    started = _engine(split, engine, options, safe_mode=False, resume=resume)
+    started = _engine(split, route, source, engine, options, safe_mode=False, resume=resume)
     return _run(route, source, started, places, resume, overwrite, verbose).results
 
 
@@ -85,6 +92,7 @@ def run_folder(
     *,
     batch_size: int = 32,
     preprocess: str | None = None,
+    exif: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     verbose: bool | None = None,
@@ -104,23 +112,41 @@ def run_folder(
     """
     manifest = read_manifest(folder)
     route = route_in(manifest)
-    source = checked_source(x, route, batch_size, preprocess)
-    for text in source.notes:
+    source = checked_source(x, route, batch_size, preprocess, exif=exif)
+    for text in [*source.notes, *told_of_own_prediction(route.model, manifest.get(OWN_PREDICTION, []))]:
         note(text)
     digest = hashlib.sha256("".join(entry["sha256"] for entry in manifest["stages"]).encode()).hexdigest()
     places = _places(output, route, source, batch_size, digest)
-    started = _engine(folder, engine, options or {}, safe_mode=safe_mode, resume=resume)
+    started = _engine(folder, route, source, engine, options or {}, safe_mode=safe_mode, resume=resume)
     return _run(route, source, started, places, resume, overwrite, verbose)
 
 
-def checked_source(x: Any, route: Route, batch_size: int, preprocess: str | None) -> Source:
+def checked_source(x: Any, route: Route, batch_size: int, preprocess: str | None, *, exif: bool = True) -> Source:
     """The rows that a user passes; see `source_of`."""
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
-    return source_of(x, route, int(batch_size), preprocess)
+    note = route.note if preprocess is None else None
+    try:
+        source = source_of(x, route, route.batch or int(batch_size), preprocess, exif=exif)
+    except SplitError as error:
+        if note is not None:
+            error.args = (f"{error}\n{note}", *error.args[1:])
+        raise
+    source = source if note is None or route.warning is None else replace(source, notes=(note, *source.notes))
+    both = [one for one in route.takes if one.name in route.results]
+    return replace(source, batches=lambda row: _as_given_back(source.batches(row), both)) if both else source
 
 
-def _places(output: Path, route: Route, source: Source, batch_size: int, digest: str) -> Places:
+def _as_given_back(batches: Generator[Batch], both: Sequence[CrossingTensor]) -> Generator[Batch]:
+    """Batches with what are inputs and outputs of a model as the model gives them."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            taken = {one.name: as_taken(batch.tensors[one.name], one) for one in both}
+            given = {name: None if one is None else keras.ops.convert_to_numpy(one) for name, one in taken.items()}
+            yield replace(batch, tensors=batch.tensors | given)
+
+
+def _places(output: Path, route: Route, source: Source, batch_size: int, digest: str) -> OutputPaths:
     job = {
         "model": route.model,
         "stages": [step.name for step in route.steps],
@@ -130,10 +156,10 @@ def _places(output: Path, route: Route, source: Source, batch_size: int, digest:
         "files": [name for name, *_ in source.files],
         "states of files": [status for _, *status in source.files],
     }
-    return places_of(output, route.results, job)
+    return output_paths(output, route.results, job)
 
 
-def _digest(split: Split) -> str:
+def _digest(split: Stages) -> str:
     """What tells a split from others: its calls and weights."""
     digests = [digest(stage.model) for stage in split for digest in (digest_of_calls, digest_of_weights)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -141,18 +167,26 @@ def _digest(split: Split) -> str:
 
 @contextlib.contextmanager
 def _engine(
-    stages: Split | Path, engine: str, options: Mapping[str, Any], *, safe_mode: bool, resume: bool
+    stages: Stages | Path,
+    route: Route,
+    source: Source,
+    engine: str,
+    options: Mapping[str, Any],
+    *,
+    safe_mode: bool,
+    resume: bool,
 ) -> Iterator[RunBatches]:
     """What runs batches through stages, which are in memory or in a folder."""
     if engine == "local":
         here = _options(local.LocalOptions, engine, options)
         split = load(stages, safe_mode=safe_mode) if isinstance(stages, Path) else stages
+        refuse_rest(split, route, source.rows)
         if resume:
             for stage in split:
                 local.refuse_states(stage)
-        yield lambda batches: local.run(split, batches, here)
+        yield in_whole_batches(lambda batches: local.run(split, batches, here), route)
     elif engine == "ray":
-        from kerassplit.engines import ray_core
+        from kerassplit.engines.ray import engine as ray_core
 
         there = _options(ray_core.RayOptions, engine, options)
         with contextlib.ExitStack() as stack:
@@ -161,8 +195,8 @@ def _engine(
             else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kerassplit."))) / "stages"
                 with warnings.catch_warnings(action="ignore"):  # of weights that stages share: these do not learn
-                    stages.save(folder)
-            yield lambda batches: ray_core.run(folder, batches, there, safe_mode=safe_mode)
+                    save(stages, folder)
+            yield in_whole_batches(lambda batches: ray_core.run(folder, batches, there, safe_mode=safe_mode), route)
     else:
         raise SplitError(f"There is no engine {engine!r}. Expected 'local' or 'ray'.")
 
@@ -179,17 +213,19 @@ def _run(
     route: Route,
     source: Source,
     engine: contextlib.AbstractContextManager[RunBatches],
-    places: Places | None,
+    places: OutputPaths | None,
     resume: bool,
     overwrite: bool,
     verbose: bool | None,
 ) -> Ran:
     began = time.monotonic()
+    if places is not None:
+        refuse_same([*places.paths.values(), places.record], source.reads)
     arrays, computed = (finished(places) if places and resume else None), 0
     if arrays is None:
         if places is not None:
             check_free(places, resume=resume, overwrite=overwrite)
-        files = None if places is None else in_files(places, resume=resume)
+        files = None if places is None else in_files(places, resume=resume, most=source.rows)
         with engine as run_batches, files or contextlib.nullcontext(InMemory(route.results)) as output:
             what = f"{route.model}, {len(route.steps)} stages"
             computed = _compute(source, run_batches, output, what, verbose)
@@ -217,7 +253,10 @@ def _compute(source: Source, run_batches: RunBatches, output: Output, what: str,
                     computed += batch.rows
                     show(output.rows, computed)
         except SplitError as error:
-            if output.rows and not isinstance(output, InMemory):
+            if isinstance(error, EndedEarly):
+                way_out = "It was another one: pass overwrite=True (--overwrite) to begin again."
+                error.args = (f"{error} {way_out}", *error.args[1:])
+            elif output.rows and not isinstance(output, InMemory):
                 kept = f"The {output.rows} rows before it are kept: go on with resume=True (--resume)."
                 error.args = (f"{error} {kept}", *error.args[1:])
             raise

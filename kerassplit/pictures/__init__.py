@@ -1,4 +1,19 @@
-"""Pictures of models and splits: one model of a picture, and a writer for each format."""
+"""Draws models and splits: one model of a picture, and a writer for each format.
+
+In reading order:
+
+- `picture`: the model of a picture: boxes, clusters, edges.
+- `layer_names`: what layer names say about blocks.
+- `wording`: what boxes say about their layers.
+- `groups`: calls between split points, and how they merge.
+- `folding`: a graph into the blocks of its overview.
+- `overview`: a model or split as a picture.
+- `layers`: every layer, as Keras draws it.
+- `write_text`: plain text.
+- `write_mermaid`: Mermaid.
+- `write_dot`: Graphviz source.
+- `render`: Graphviz source drawn as SVG, PNG or PDF.
+"""
 
 import os
 from dataclasses import dataclass
@@ -8,17 +23,18 @@ from typing import Literal
 
 import keras
 
+from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.errors import SplitError
-from kerassplit.files import write_whole
-from kerassplit.graph import read_graph
-from kerassplit.pictures.dot import to_dot
+from kerassplit.files.atomic_file import write_whole
+from kerassplit.files.untrusted import check_path
+from kerassplit.graph.reading import read_graph
 from kerassplit.pictures.layers import layers_dot
-from kerassplit.pictures.mermaid import to_mermaid
 from kerassplit.pictures.overview import model_picture, split_picture
-from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
+from kerassplit.pictures.picture import Box, Cluster, Edge, Picture, safe
 from kerassplit.pictures.render import NoLayoutError, render
-from kerassplit.pictures.text import to_text
-from kerassplit.stages import Split, Stage
+from kerassplit.pictures.write_dot import to_dot
+from kerassplit.pictures.write_mermaid import to_mermaid
+from kerassplit.pictures.write_text import to_text
 
 __all__ = ["FORMATS", "Box", "Cluster", "Drawing", "Edge", "Picture", "plot"]
 
@@ -64,7 +80,7 @@ class Drawing:
 
 
 def plot(
-    model_or_split: keras.Model | Split | Stage,
+    model_or_split: keras.Model | Stages | Stage,
     to_file: str | os.PathLike | None = None,
     *,
     detail: Literal["blocks", "layers"] = "blocks",
@@ -101,6 +117,7 @@ def plot(
         raise SplitError(f"`detail` is 'blocks' or 'layers'; got {detail!r}.")
     path = None if to_file is None else Path(to_file)
     if path is not None:
+        check_path(path)
         _known(path.suffix[1:].lower(), path)
         if not path.parent.is_dir():
             raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
@@ -110,9 +127,9 @@ def plot(
     return drawing
 
 
-def _drawing(model_or_split: keras.Model | Split | Stage, layers: bool, title: str | None) -> Drawing:
-    if isinstance(model_or_split, Split):
-        picture = split_picture(model_or_split, title, layers=layers)
+def _drawing(model_or_split: keras.Model | Stages | Stage, layers: bool, title: str | None) -> Drawing:
+    if isinstance(model_or_split, Stages):
+        picture = safe(split_picture(model_or_split, title, layers=layers))
         if not layers:
             return Drawing(picture)
         stage_of: dict[str, int] = {}
@@ -122,7 +139,7 @@ def _drawing(model_or_split: keras.Model | Split | Stage, layers: bool, title: s
                     stage_of.setdefault(call.operation.name, place)
         return Drawing(picture, (model_or_split.model, f"{picture.title}: {picture.subtitle}", stage_of))
     model = model_or_split.model if isinstance(model_or_split, Stage) else model_or_split
-    picture = model_picture(model, title, layers=layers)
+    picture = safe(model_picture(model, title, layers=layers))
     return Drawing(picture, (model, f"{picture.title}: {picture.subtitle}", None) if layers else None)
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import keras
 
-from kerassplit.graph import Graph, read_graph
-from kerassplit.pictures.dot import BORDERS, CUT
-from kerassplit.pictures.regions import split_points_of
-from kerassplit.units import format_shape
+from kerassplit.display.colors import CUT
+from kerassplit.display.units import format_shape
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.pictures.groups import split_points_of
+from kerassplit.pictures.write_dot import BORDERS
+from kerassplit.text import printable
 
 _HEADER = "#37474F"
 
@@ -48,7 +51,7 @@ def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None =
         if found and found[0] in calls:
             line = _node(line, graph, calls[found[0]], stage_of or {}, points)
         lines.append(re.sub(r"^\d+(?=( \[|;| ->))|(?<=-> )\d+", _renamed(names), line))
-    return "\n".join([*lines, ""])
+    return printable("\n".join([*lines, ""]))
 
 
 def _node(line: str, graph: Graph, calls: list[int], stage_of: dict[str, int], points: set[int]) -> str:

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 import keras
 
-from kerassplit.graph import Graph, bytes_per_sample, read_graph
-from kerassplit.pictures.blocks import block_title, find_blocks, is_small
-from kerassplit.pictures.naming import common_prefix, is_automatic
+from kerassplit.cutting.stages import Stages
+from kerassplit.display.units import format_count, format_shape
+from kerassplit.files.sizes import format_bytes
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.pictures.folding import block_title, find_blocks, is_small
+from kerassplit.pictures.groups import Group, owners, split_points_of
+from kerassplit.pictures.layer_names import common_prefix, is_automatic
 from kerassplit.pictures.picture import Box, Cluster, Edge, EdgeKind, Picture
-from kerassplit.pictures.regions import Group, owners, split_points_of
 from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, summary
-from kerassplit.stages import Split
-from kerassplit.units import format_bytes, format_count, format_shape
 
 _Grouping = tuple[Callable[[Graph], list[Group]], Callable[[Graph, Group], str]]
 
@@ -50,7 +53,7 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
     )
 
 
-def split_picture(split: Split, title: str | None = None, *, layers: bool = False) -> Picture:
+def split_picture(split: Stages, title: str | None = None, *, layers: bool = False) -> Picture:
     """The stages of a split in blocks (or layers), with all that crosses between them.
 
     Each stage is read by itself, so a loaded split needs no whole model.

@@ -1,7 +1,9 @@
 """One model of a picture, for all the writers: boxes in clusters, and the edges between boxes."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from kerassplit.text import printable
 
 EdgeKind = Literal["flow", "open", "cut", "carried"]
 
@@ -82,3 +84,14 @@ class Picture:
     subtitle: str
     clusters: tuple[Cluster, ...]
     edges: tuple[Edge, ...]
+
+
+def safe(part: Any) -> Any:
+    """A picture, or a part of one, with all that it says on one line each and fit to be shown."""
+    if isinstance(part, str):
+        return printable(part, kept="")
+    if isinstance(part, tuple):
+        return tuple(map(safe, part))
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{field.name: safe(getattr(part, field.name)) for field in fields(part)})
+    return part

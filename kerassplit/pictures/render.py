@@ -3,9 +3,9 @@
 import re
 import shutil
 import subprocess
-import warnings
 
 from kerassplit.errors import SplitError
+from kerassplit.text import warn
 
 _PIXELS = 1600  # the width of a PNG
 _SMALLEST, _LARGEST = 60.0, 200.0  # dots per inch
@@ -48,10 +48,9 @@ def _resolution(source: str) -> float:
     wanted = min(max(_PIXELS / (width + 0.3), _SMALLEST), _LARGEST, max(_SCREEN, _TALL / height))
     possible = (_TALLEST - 10) / (max(width, height) + 0.5)
     if possible < min(wanted, _SMALLEST):
-        warnings.warn(
+        warn(
             f"The picture is {max(width, height):.0f} inches long, too long for a PNG: its letters become small. "
-            "Write .svg or .pdf for full size, or draw one stage at a time.",
-            stacklevel=2,
+            "Write .svg or .pdf for full size, or draw one stage at a time."
         )
     return min(wanted, possible)
 

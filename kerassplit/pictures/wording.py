@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 import keras
 import numpy as np
 
-from kerassplit import points
-from kerassplit.graph import Graph
+from kerassplit.cutting import points
+from kerassplit.graph.model_graph import Graph
 
 SHAPING = points.SHAPING | {"Dropout", "GaussianNoise", "SpatialDropout2D"}
 """Classes that belong to the layer before them."""

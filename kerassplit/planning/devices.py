@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from kerassplit.costs.profiles import Profile
+from kerassplit.costs.profile import Profile
+from kerassplit.display.units import parse_bandwidth, parse_flops_per_second, parse_seconds
 from kerassplit.errors import SplitError
-from kerassplit.names import listed
-from kerassplit.units import parse_bandwidth, parse_bytes, parse_flops_per_second, parse_seconds
+from kerassplit.files.sizes import parse_bytes
+from kerassplit.text import listed
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,21 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, reduce
+from operator import or_
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kerassplit.costs.memory import peaks
-from kerassplit.planner.dag import CutRules, DeviceType, Node, Problem, Tensor, Weight
-from kerassplit.planner.dag import Link as TypeLink
-from kerassplit.planner.placing import Placement
+from kerassplit.planning.answers import StageParts, crossing_behind
 from kerassplit.planning.devices import Link
-from kerassplit.planning.stages import StageParts, crossing_behind
+from kerassplit.planning.solver.closed_sets import Table, table_of_bits
+from kerassplit.planning.solver.problem import CutRules, DeviceType, Node, Problem, Tensor, Weight
+from kerassplit.planning.solver.problem import Link as TypeLink
+from kerassplit.planning.solver.stages import Stage
 from kerassplit.planning.task import Task
-from kerassplit.points import ancestors
 
 
 class GraphProblem:
@@ -97,7 +102,8 @@ class GraphProblem:
                 seconds = size if task.links else 0.0  # times seconds per byte
                 self._sent.append(size if graph.calls[tensor.call].inputs else 0.0)
                 buffer = self._sent[-1] if self._holds == "bytes" else 0.0  # inputs are among the live activations
-                made.append(Tensor(self._node_of[tensor.call], consumers, seconds, buffer))
+                counts = tensor.call not in task.sides.calls
+                made.append(Tensor(self._node_of[tensor.call], consumers, seconds, buffer, counts))
         return tuple(made)
 
     def problem(self, max_tensors: int | None = None) -> Problem:
@@ -145,10 +151,6 @@ class GraphProblem:
         last = {self._node_of[user] for tensor in limits.last_from for user in graph.tensors[tensor].users}
         ends = {tensor.producer for tensor in self.tensors}
         last |= {node for node in range(self.first_call, len(self.nodes)) if node not in ends}
-        if max_tensors is not None and not self.task.inputs_move:
-            # Inputs cross, too, though they are no nodes.
-            shared = [one for one in self.task.used_inputs if len(graph.tensors[one].users) > 1]
-            max_tensors = max(max_tensors - len(shared), 0)
         forbidden = [self.before(tensors) for tensors in limits.must_not_cut]
         if self.first_call and not self.task.leave_out:
             forbidden.append(set(range(self.first_call)))  # a stage of nothing but inputs is none
@@ -163,38 +165,55 @@ class GraphProblem:
 
     def before(self, crossing: Iterable[int]) -> set[int]:
         """The nodes before a cut, given by the tensors that cross it."""
-        before = ancestors(self.task.graph, crossing)
+        before = self.task.graph.ancestors(crossing)
         return {self._node_of[call] for call in before if call in self._node_of} | set(range(self.first_call))
 
-    def is_allowed(self, nodes: set[int]) -> bool:
-        """Whether what crosses behind these nodes is small enough."""
-        most = self.task.limits.largest_crossing
-        return most == math.inf or self.sent_by(nodes) <= most
+    def table(self, cuts: Iterable[Iterable[int]]) -> Table:
+        """The nodes before each of several cuts, given by the tensors that cross them; shape (nodes, cuts)."""
+        graph, calls = self.task.graph, self._bits_before
+        held = (reduce(or_, (calls[graph.tensors[tensor].call] for tensor in cut), 0) for cut in cuts)
+        table = table_of_bits(len(self.nodes), held)
+        table[: self.first_call] = True
+        return table
 
-    def sent_by(self, nodes: set[int]) -> float:
-        """Bytes that cross behind these nodes, without inputs of the model."""
-        return sum(
-            sent
-            for tensor, sent in zip(self.tensors, self._sent, strict=True)
-            if tensor.producer in nodes and not nodes.issuperset(tensor.consumers)
-        )
+    @cached_property
+    def _bits_before(self) -> list[int]:
+        """For each call of the graph, the nodes of all that it depends on and its own: bits of an integer."""
+        graph, found = self.task.graph, []
+        for index, call in enumerate(graph.calls):
+            own = 1 << self._node_of[index] if index in self._node_of else 0
+            found.append(reduce(or_, (found[graph.tensors[tensor].call] for tensor in call.inputs), own))
+        return found
 
-    def parts_of(self, placement: Placement) -> list[StageParts]:
+    def sent_behind(self, table: Table) -> NDArray[np.float64]:
+        """Bytes that cross behind each set of nodes, without inputs of the model, shape (sets,)."""
+        sent = np.zeros(table.shape[1])
+        for tensor, size in zip(self.tensors, self._sent, strict=True):
+            if size:
+                sent += size * (table[tensor.producer] & ~table[list(tensor.consumers)].all(axis=0))
+        return sent
+
+    def parts_of(self, placed: Sequence[Stage]) -> list[StageParts]:
+        """The stages of a placement, as a plan describes them."""
         stages = []
         before: list[int] = []
         fetched = 0.0
-        for index, stage in enumerate(placement.stages):
-            calls = [node - self.first_call for node in stage.nodes if node >= self.first_call]
-            before += calls
-            if not calls:
-                fetched = stage.send  # the inputs alone: what follows receives them
+        masks: list[int] = []
+        for index, stage in enumerate(placed):
+            calls = [*masks, *(node - self.first_call for node in stage.nodes if node >= self.first_call)]
+            if all(self.task.calls[call] in self.task.sides.calls for call in calls):
+                fetched, masks = stage.send, calls  # inputs and masks alone: what follows receives them
                 continue
-            last = index == len(placement.stages) - 1
+            before += calls
+            masks = []
+            last = index == len(placed) - 1
+            crossing, also = ((), ()) if last else crossing_behind(self.task, before)
             stages.append(
                 StageParts(
                     device=self.devices[stage.device][1],
                     calls=tuple(calls),
-                    crossing=() if last else crossing_behind(self.task, before),
+                    crossing=crossing,
+                    also=also,
                     work=stage.compute,
                     receive=stage.receive or fetched,
                     send=stage.send,

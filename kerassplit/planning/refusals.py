@@ -1,111 +1,173 @@
-"""Why a model has no plan where several tensors may cross: which limits are in the way, and what would be enough."""
+"""Why a model has no plan: which limits are in the way, and what would be enough."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
+from itertools import combinations
 
-from kerassplit.errors import PlanError
-from kerassplit.planning.in_graph import InGraph
+import numpy as np
+
+from kerassplit.errors import PlanError, SplitError
+from kerassplit.files.sizes import format_bytes
+from kerassplit.planning.graph_answers import InGraph
 from kerassplit.planning.task import Task
-from kerassplit.units import format_bytes
+
+Lift = Callable[[Task], Task]
 
 
 def explained(error: PlanError, task: Task) -> PlanError:
     """The error in the words of `plan`.
 
-    Each limit is lifted on its own; where that makes a plan possible, it is in the way. Cuts of few tensors are tried.
+    Each limit is lifted on its own, and where that does not help, in pairs, threes and so on; where that makes a plan
+    possible, it is in the way. Where there are too many cuts to list, those of few tensors are tried.
     """
-    if error.binding == ("time",):
+    if error.binding in (("time",), ("any_order",)):
         return error
-    if "memory" in error.binding:
-        return _too_little_memory(error, task)
-    ways = {name: lifted for name, lifted in _lifts(task).items() if InGraph(lifted).is_possible()}
-    model = task.profile.model
-    if not ways:
-        return PlanError(
-            f"No cuts of '{model}' for these devices keep to all limits, and to loosen one is not enough. Loosen "
-            "several of them.",
-            binding=error.binding,
+    lifts, start = dict(_lifts(task)), f"No cuts of '{task.profile.model}' for these devices keep to all limits"
+    mending = [name for name, lift in lifts.items() if _is_possible(lift(task))]
+    if mending:
+        enough = {name: number for name in mending if (number := _enough(name, task)) is not None}
+        others_like_these = error.enough.get("devices") if "memory" in mending else None
+        first, *others = [_way_out(name, task, enough.get(name)) for name in mending]
+        if others_like_these:
+            enough["devices"] = others_like_these
+            others.append(f"{others_like_these} devices like these would be enough")
+        ways = "; or ".join([f"{first[0].upper()}{first[1:]}", *others])
+        return PlanError(f"{start}. {ways}.", binding=mending, enough=enough)
+    for size in range(2, len(lifts) + 1):
+        for names in combinations(lifts, size):
+            if _is_possible(reduce(lambda lifted, name: lifts[name](lifted), names, task)):
+                together = [name.replace("_", " ") for name in names]
+                said = f"{', '.join(together[:-1])} and {together[-1]}. Loosen all of them"
+                return PlanError(f"{start}. These are in the way together: {said}.", binding=names)
+    return PlanError(f"{start}. Loosen several of them.", binding=error.binding)
+
+
+def refuse_at_once(task: Task) -> None:
+    """Refuses what can be seen to have no plan.
+
+    Raises:
+        PlanError: There are more devices than stages that can be made.
+        SplitError: Where one tensor may cross, a cut of several must be made.
+    """
+    devices, stages = sum(device.count for device in task.devices), len(task.profile.blocks)
+    if task.is_chain and devices > stages and not task.leave_out:
+        raise PlanError(
+            f"'{task.profile.model}' has {stages - 1} split points, so {stages} stages at most, and there "
+            f"are {devices} devices. Take fewer, let some stay without a stage (leave_out=True, --leave-out), or "
+            "let more tensors cross (max_crossing=2, --max-crossing 2).",
+            binding=("devices",),
+            enough={"devices": stages},
         )
-    enough = {}
-    clauses = []
-    for name in ways:
-        if name == "largest_crossing":
-            enough[name] = _least_crossing(task)
-            size = f"{int(enough[name])} bytes ({format_bytes(int(enough[name]))})"
-            clauses.append(f"let the largest crossing be {size} or more")
-        elif name == "devices":
-            clauses.append(
-                "take fewer devices, or let some stay without a stage (leave_out=True, --leave-out): it cannot be cut "
-                "into so many stages"
+    for cut in task.limits.must_cut if task.limits.max_crossing == 1 else ():
+        if len(cut) > 1:
+            raise SplitError(
+                f"A cut at {', '.join(_names(task, cut))} lets more than one tensor cross. Allow it with "
+                f"max_crossing={len(cut)} (--max-crossing {len(cut)}), or cut at a split point."
             )
-        else:
-            clauses.append(_CLAUSES[name])
-    return PlanError(
-        f"No cuts of '{model}' for these devices keep to all limits. {clauses[0][0].upper()}{clauses[0][1:]}"
-        + "".join(f"; or {clause}" for clause in clauses[1:])
-        + ".",
-        binding=tuple(ways),
-        enough=enough,
-    )
 
 
-_CLAUSES = {
-    "max_crossing": "let more tensors cross (max_crossing)",
-    "must_cut": "require other cuts (must_cut)",
-    "must_not_cut": "forbid fewer cuts (must_not_cut)",
-    "first_to": "let the first stage end earlier (first_to)",
-    "last_from": "let the last stage begin later (last_from)",
-    "links": "link more pairs of devices (links)",
-}
+def _names(task: Task, cut: Sequence[int]) -> list[str]:
+    return [f"'{name}'" for name in task.graph.names(cut)]
 
 
-def _lifts(task: Task) -> dict[str, Task]:
-    """For each limit that the task has, the task without it."""
+def _is_possible(task: Task) -> bool:
+    """Whether there is a plan, with as many tensors in a cut as leave few enough cuts to try them all."""
+    try:
+        return InGraph(task).some() is not None
+    except PlanError:
+        return False
+
+
+def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
+    """For each limit that the task has, how to lift it."""
     limits = task.limits
-    most = limits.max_crossing
-    lifted: dict[str, tuple[bool, Callable[[], Task]]] = {
-        "largest_crossing": (limits.largest_crossing < math.inf, lambda: _with(task, largest_crossing=math.inf)),
-        "must_cut": (bool(limits.must_cut), lambda: _with(task, must_cut=())),
-        "must_not_cut": (bool(limits.must_not_cut), lambda: _with(task, must_not_cut=())),
-        "first_to": (bool(limits.first_to), lambda: _with(task, first_to=())),
-        "last_from": (bool(limits.last_from), lambda: _with(task, last_from=())),
-        "max_crossing": (most is not None, lambda: _with(task, max_crossing=(most or 0) + 2)),
-        "devices": (not task.leave_out and not isinstance(task.links, list), lambda: replace(task, leave_out=True)),
-        "links": (isinstance(task.links, dict), lambda: replace(task, links=None)),
-    }
-    return {name: make() for name, (here, make) in lifted.items() if here}
+    if any(device.memory is not None for device in task.devices):
+        yield "memory", lambda task: _with_memory(task, math.inf)
+    if limits.largest_crossing < math.inf:
+        yield "largest_crossing", lambda task: _with(task, largest_crossing=math.inf)
+    if not task.leave_out and not isinstance(task.links, list):
+        yield "devices", lambda task: replace(task, leave_out=True)
+    for name in ("must_cut", "must_not_cut", "first_to", "last_from"):
+        if getattr(limits, name):
+            yield name, lambda task, name=name: _with(task, **{name: ()})
+    if limits.max_crossing is not None:
+        yield "max_crossing", lambda task: _with(task, max_crossing=(task.limits.max_crossing or 0) + 2)
+    if isinstance(task.links, dict):
+        yield "links", lambda task: replace(task, links=None)
+    if np.isinf(task.work.calls).any():
+        yield "seconds", _all_able
 
 
 def _with(task: Task, **limits: object) -> Task:
     return replace(task, limits=replace(task.limits, **limits))
 
 
-def _least_crossing(task: Task) -> float:
-    """The least bytes to let cross, the other limits as they are; by bisection over the sizes that there are."""
-    sizes = InGraph(_with(task, largest_crossing=math.inf)).sizes_of_cuts()
-    low, high = 0, len(sizes) - 1
+def _with_memory(task: Task, least: float) -> Task:
+    """Each device has so many bytes or more."""
+    given = [math.inf if device.memory is None else float(device.memory) for device in task.devices]
+    memories = [None if max(memory, least) == math.inf else max(memory, least) for memory in given]
+    pairs = zip(task.devices, memories, strict=True)
+    return replace(task, devices=tuple(replace(device, memory=memory) for device, memory in pairs))
+
+
+def _all_able(task: Task) -> Task:
+    """All devices can run all calls."""
+    calls = np.where(np.isinf(task.work.calls), 0.0, task.work.calls)
+    return replace(task, work=replace(task.work, calls=calls))
+
+
+def _enough(name: str, task: Task) -> float | None:
+    """The least that makes a plan possible, the other limits as they are; `None` where that is not a number."""
+    if name == "memory":
+        least = InGraph(_with_memory(task, math.inf)).least_memory()
+        if least is None:
+            return None
+        top = math.ceil(least * (1 + 1e-9))  # where all have the same; where some have more already, less may do
+        alike = len({device.memory for device in task.devices}) == 1
+        return _least(
+            math.floor(least * (1 - 1e-9)) if alike else 0, top, lambda size: _is_possible(_with_memory(task, size))
+        )
+    if name == "largest_crossing":
+        sizes = InGraph(_with(task, largest_crossing=math.inf)).sizes_of_cuts()
+        return sizes[_least(0, len(sizes) - 1, lambda place: _is_possible(_with(task, largest_crossing=sizes[place])))]
+    return None
+
+
+def _least(low: int, high: int, possible: Callable[[int], bool]) -> int:
+    """The least whole number that will do, if `high` will."""
     while low < high:
         middle = (low + high) // 2
-        if InGraph(_with(task, largest_crossing=sizes[middle])).is_possible():
-            high = middle
-        else:
-            low = middle + 1
-    return sizes[low]
+        low, high = (low, middle) if possible(middle) else (middle + 1, high)
+    return high
 
 
-def _too_little_memory(error: PlanError, task: Task) -> PlanError:
-    """With bytes, where all devices have the same."""
-    factor, given = error.enough.get("memory_factor"), {device.memory for device in task.devices}
-    if factor is None or len(given) > 1 or None in given:
-        return error
-    memory = float(next(iter(given)) or 0)
-    least = math.ceil(memory * factor)
-    message = (
-        f"The devices have too little memory. Each needs {least} bytes ({format_bytes(least)}) or more, and has "
-        f"{format_bytes(round(memory))}."
-    )
-    enough = {**error.enough, "memory": least}
-    if "devices" in enough:
-        message += f" {int(enough['devices'])} devices like these would be enough, too."
-    return PlanError(message, binding=("memory",), enough=enough)
+def _way_out(name: str, task: Task, enough: float | None) -> str:
+    """What to do about a limit, as a clause."""
+    limits = task.limits
+    if name == "memory":
+        smallest = min(float(device.memory) for device in task.devices if device.memory is not None)
+        size = "more memory" if enough is None else f"a memory of {_size(enough)} or more"
+        return f"each device needs {size} (the smallest has {_size(smallest)})"
+    if name == "largest_crossing":
+        return f"the largest crossing has to be {_size(enough or 0)} or more (it is {_size(limits.largest_crossing)})"
+    if name in ("must_cut", "must_not_cut"):
+        cuts = [" + ".join(_names(task, cut)) for cut in getattr(limits, name)]
+        what = "require" if name == "must_cut" else "forbid"
+        return f"do not {what} {'all of the cuts' if len(cuts) > 1 else 'the cut'} {', '.join(cuts)}"
+    return {
+        "devices": "take fewer devices, or let some stay without a stage (leave_out=True, --leave-out): it cannot be "
+        "cut into so many stages",
+        "max_crossing": "let more tensors cross (max_crossing, --max-crossing)",
+        "first_to": "let the first stage end earlier (first_to)",
+        "last_from": "let the last stage begin later (last_from)",
+        "links": "link more pairs of devices (links)",
+        "seconds": "let more blocks run on more devices (some seconds are infinite)",
+    }[name]
+
+
+def _size(count: float) -> str:
+    """Bytes to the last one, and as people read them."""
+    whole = math.ceil(count)
+    return f"{whole} bytes ({format_bytes(whole)})" if whole >= 1024 else f"{whole} bytes"

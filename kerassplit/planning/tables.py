@@ -1,7 +1,6 @@
 """Plans and sweeps as tables for people."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -9,13 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kerassplit.costs.tables import format_seconds
-from kerassplit.names import listed
-from kerassplit.planning.sweeps import format_bandwidth, place_of
-from kerassplit.units import format_bytes, format_count
-
-if TYPE_CHECKING:
-    from kerassplit.planning.sweeps import Sweep
-    from kerassplit.plans import Plan
+from kerassplit.display.units import format_bandwidth, format_count
+from kerassplit.files.sizes import format_bytes
+from kerassplit.planning.results import PlanData, SweepData, SweepRange
+from kerassplit.text import listed
 
 
 def format_amount(amount: float, unit: str) -> str:
@@ -29,12 +25,12 @@ def format_amount(amount: float, unit: str) -> str:
     return format_bytes(round(amount)) if unit == "bytes" else format_count(round(amount))
 
 
-def plan_tables(plan: "Plan") -> Group:
+def plan_tables(plan: PlanData) -> Group:
     """The stages, then what was made least and how good that is."""
     return Group(_stages_table(plan), *(Text(line) for line in _remarks(plan)))
 
 
-def _stages_table(plan: "Plan") -> Table:
+def _stages_table(plan: PlanData) -> Table:
     stages = f"{len(plan.stages)} stage{'s' * (len(plan.stages) != 1)}"
     samples = "1 sample" if plan.batch_size == 1 else f"batches of {plan.batch_size}"
     table = Table(title=f"{plan.model}: {stages}, {samples}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -55,7 +51,8 @@ def _stages_table(plan: "Plan") -> Table:
         ]
         amounts = [stage.work, stage.receive + stage.send, stage.load] if timed else [stage.work]
         figures += [format_amount(amount, plan.unit) for amount in amounts]
-        table.add_row(stage.device, " + ".join(stage.crossing), *figures)
+        along = f" (with {', '.join(stage.also)})" if stage.also else ""
+        table.add_row(stage.device, " + ".join(stage.crossing) + along, *figures)
     return table
 
 
@@ -63,7 +60,7 @@ def _size(count: float | None) -> str:
     return "?" if count is None else format_bytes(round(count))
 
 
-def _remarks(plan: "Plan") -> Sequence[str]:
+def _remarks(plan: PlanData) -> Sequence[str]:
     what = "The largest load" if plan.objective == "throughput" else "The time of one batch through all stages"
     if plan.objective == "latency" and plan.batch_size == 1:
         what = "The time of one sample through all stages"
@@ -78,10 +75,10 @@ def _remarks(plan: "Plan") -> Sequence[str]:
         lines.append("There is nothing to cut: all of it runs on one device.")
     else:
         lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
-    return lines
+    return [*lines, *plan.hints]
 
 
-def sweep_tables(sweep: "Sweep") -> Group:
+def sweep_tables(sweep: SweepData) -> Group:
     """The ranges as sentences, then the front."""
     lines = []
     for place, one in enumerate(sweep.ranges):
@@ -109,7 +106,7 @@ def sweep_tables(sweep: "Sweep") -> Group:
     return Group(*parts)
 
 
-def _front_table(sweep: "Sweep") -> Table:
+def _front_table(sweep: SweepData) -> Table:
     title = f"Latency against throughput at {format_bandwidth(sweep.front_bandwidth)}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("latency", "bottleneck"):
@@ -121,3 +118,18 @@ def _front_table(sweep: "Sweep") -> Table:
         cuts = ", ".join(" + ".join(stage.crossing) for stage in plan.stages[:-1])
         table.add_row(format_seconds(plan.latency), format_seconds(plan.bottleneck), devices, cuts)
     return table
+
+
+def place_of(one: SweepRange) -> str:
+    """Where the stages of a range run, in words.
+
+    >>> place_of(SweepRange(0.0, 1.0, (), ("phone",), 1.0, 0.0, 0.0, True))
+    "keep all on 'phone'"
+    """
+    if not one.at:
+        return f"keep all on '{one.devices[0]}'"
+    return "cut at " + ", ".join(_cut(cut) for cut in one.at)
+
+
+def _cut(cut: str | Sequence[str]) -> str:
+    return f"'{cut}'" if isinstance(cut, str) else " + ".join(f"'{name}'" for name in cut)

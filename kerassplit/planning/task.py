@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from kerassplit.costs.profiles import Profile
+from kerassplit.costs.profile import Profile
+from kerassplit.costs.records import total
 from kerassplit.errors import SplitError
-from kerassplit.graph import Graph
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.sides import Sides, read_sides
+from kerassplit.graph.strings import behind_strings
 from kerassplit.planning.devices import Device, Links
+from kerassplit.planning.results import Objective
 from kerassplit.planning.work import OPEN_SIDES, Work, wire_bytes
-from kerassplit.plans import Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class Task:
         any_order: Whether devices may be used in any order.
         leave_out: Whether devices may be left out.
         limits: The limits.
-        time_limit: Seconds for the integer program.
+        time_limit: Seconds for what is not exact dynamic programming.
     """
 
     graph: Graph
@@ -77,16 +80,30 @@ class Task:
         """Whether the model's inputs lie on the first device and have to be moved where another one uses them."""
         return self.links is not None and not self.any_order
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether at each cut one tensor crosses, and no input of the model has to be moved.
+
+        It is no chain where towers lie side by side, or where inputs go to later stages by way of the earlier ones.
+        """
+        late = {max(self.graph.tensors[one].users) for one in self.used_inputs}
+        blocks = [call.block for call, index in zip(self.profile.calls, self.calls, strict=True) if index in late]
+        return (
+            self.limits.max_crossing == 1
+            and all(len(block.crossing) == 1 for block in self.profile.blocks[:-1])
+            and not (self.inputs_move and any(blocks))
+        )
+
     def require_sizes(self) -> None:
         """Raises where the bytes of a tensor are not known and memory plays a part.
 
         Raises:
             SplitError: Names the tensor.
         """
-        if self.holds is not None or any(device.memory is not None for device in self.devices):
-            for tensor in self.profile.tensors:
+        if self.holds == "bytes" or any(device.memory is not None for device in self.devices):
+            for index, tensor in enumerate(self.profile.tensors):
                 if tensor.bytes is None:
-                    raise SplitError(f"The bytes of '{tensor.name}' are not known. {OPEN_SIDES}")
+                    raise self._unknown_size(index)
 
     @property
     def holds(self) -> Literal["bytes", "parameters"] | None:
@@ -95,8 +112,13 @@ class Task:
         return unit if unit in ("bytes", "parameters") else None
 
     def known_size(self, tensor: int) -> float | None:
-        """Bytes of a tensor as it is sent; `None` where not known."""
-        return wire_bytes(self.profile.tensors[tensor], self.compression)
+        """Bytes of a tensor as it is sent, of a mask no more than of the inputs it is made of; `None` where unknown."""
+        size = wire_bytes(self.profile.tensors[tensor], self.compression)
+        if tensor not in self.sides.users or self.sides.is_input(tensor):
+            return size
+        sources = [self.known_size(source) for source in self.sides.sources[tensor]]
+        sizes = [one for one in (size, total(sources)) if one is not None]
+        return min(sizes, default=None)
 
     def sent(self, tensor: int) -> float:
         """Bytes of a tensor as it is sent; 0 where they are not known and play no part.
@@ -106,8 +128,19 @@ class Task:
         """
         size = self.known_size(tensor)
         if size is None and self.sizes_count:
-            raise SplitError(f"The bytes of '{self.profile.tensors[tensor].name}' are not known. {OPEN_SIDES}")
+            raise self._unknown_size(tensor)
         return size or 0.0
+
+    def _unknown_size(self, tensor: int) -> SplitError:
+        cost = self.profile.tensors[tensor]
+        if cost.dtype != "string":
+            return SplitError(f"The bytes of '{cost.name}' are not known. {OPEN_SIDES}")
+        return SplitError(f"The bytes of '{cost.name}' are not known: it holds strings. {behind_strings(self.graph)}")
+
+    @cached_property
+    def sides(self) -> Sides:
+        """The inputs and masks that cross cuts without being counted."""
+        return read_sides(self.graph)
 
     @cached_property
     def calls(self) -> list[int]:

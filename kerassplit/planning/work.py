@@ -9,20 +9,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kerassplit.costs.profiles import Profile
+from kerassplit.costs.profile import Profile
 from kerassplit.costs.records import TensorCost
 from kerassplit.errors import SplitError
-from kerassplit.names import listed
 from kerassplit.planning.devices import Device
-from kerassplit.plans import Unit
+from kerassplit.planning.results import Unit
+from kerassplit.text import listed
 
 Balance = Literal["flops", "params", "memory", "time"]
 Array = NDArray[np.float64]
 
 _UNITS: dict[Balance, Unit] = {"flops": "FLOPs", "params": "parameters", "memory": "bytes", "time": "seconds"}
-_REMEDY_FLOPS = (
-    "Balance something else: balance='time' (--balance time) measures here, balance='params' counts weights."
-)
+_REMEDY_FLOPS = "Balance something else: {time}balance='params' (--balance params) counts weights."
+_REMEDY_TIME = "balance='time' (--balance time) measures here, "
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +90,27 @@ def _summed(profile: Profile, calls: Array) -> Array:
 
 def _flops(profile: Profile) -> Array:
     if profile.unknown:
+        strings = any(profile.tensors[one].dtype == "string" for one in profile.inputs)  # which cannot be measured
+        remedy = _REMEDY_FLOPS.format(time="" if strings else _REMEDY_TIME)
+        names, opening = _uncounted(profile)
+        said = " Say what stands for them, with open_sides=128 (--open-sides 128)." if strings else ""
+        sides = f"What {listed(opening)} makes has open sides, on which the FLOPs behind it depend.{said} "
         raise SplitError(
-            f"The FLOPs of {listed(profile.unknown)} in '{profile.model}' are not known, so they cannot be shared out "
-            f"evenly. {_REMEDY_FLOPS}"
+            f"The FLOPs of {listed(names or opening)} in '{profile.model}' are not known, so they cannot be shared out "
+            f"evenly. {sides if opening else ''}{remedy}"
         )
     return np.array([call.flops for call in profile.calls], dtype=np.float64)
+
+
+def _uncounted(profile: Profile) -> tuple[list[str], list[str]]:
+    """Calls whose FLOPs are not known although all their sides are, and those that make open sides of such as are."""
+
+    def is_open(tensors: Sequence[int]) -> bool:
+        return any(None in profile.tensors[tensor].shape for tensor in tensors)
+
+    unknown = [call for call in profile.calls if call.flops is None]
+    closed = [call.name for call in unknown if not is_open((*call.inputs, *call.outputs))]
+    return closed, [call.name for call in unknown if is_open(call.outputs) and not is_open(call.inputs)]
 
 
 def _weights(profile: Profile, in_bytes: bool) -> Array:
@@ -122,7 +137,8 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
         if given.batch_size != profile.batch_size:
             raise SplitError(
                 f"The profile of device '{device.name}' is for batches of {given.batch_size}, the plan for "
-                f"{profile.batch_size}. Measure it for these, or plan with batch_size={given.batch_size}."
+                f"{profile.batch_size}. Measure it for these, or plan with batch_size={given.batch_size} "
+                f"(--batch-size {given.batch_size})."
             )
         if [(one.shape, one.dtype) for one in given.tensors] != [(one.shape, one.dtype) for one in profile.tensors]:
             raise SplitError(

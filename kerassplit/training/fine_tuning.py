@@ -3,23 +3,29 @@
 import inspect
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from kerassplit.cutting import Cut, changes_in_training, split
+from kerassplit.cutting.crossing import crossing_tensor
+from kerassplit.cutting.cuts import Cut, changes_in_training, cut, resolve_cuts
+from kerassplit.cutting.stages import Stages
 from kerassplit.engines.route import route_of
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph import read_graph
-from kerassplit.names import listed
-from kerassplit.rebuild import compile_like
-from kerassplit.stages import Split, crossing_tensor
-from kerassplit.training.features import cached
-from kerassplit.training.heads import FeatureHead, refuse_states
-from kerassplit.training.preparing import Preprocess
+from kerassplit.graph.compile_options import compile_like
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sides import read_sides
+from kerassplit.graph.strings import refuse_strings
+from kerassplit.graph.unsupported import replaces
+from kerassplit.text import listed
+from kerassplit.training.features.cache_features import cached
+from kerassplit.training.features.head import FeatureHead, refuse_states
+from kerassplit.training.features.preprocess import Preprocess
 
 _OWN_STEPS = ("compile", "compute_loss", "compute_metrics", "test_step", "train_step")
+_REMEDY = "To cut here anyway and cache {carried}, name them in a list: at={crossing}."
 _SET_HERE = (
     "batch_size",
     "callbacks",
@@ -108,9 +114,13 @@ def fine_tune(
     """
     _check_compiled(model)
     _check_options(options, shuffle)
-    two = split(
-        model, [list(at)] if isinstance(at, (list, tuple)) else at, allow_crossing=isinstance(at, (list, tuple))
-    )
+    refuse_strings(read_graph(model), "compile that as the model is and fine-tune it")
+    if isinstance(at, (list, tuple)):
+        two = cut(model, [list(at)], allow_crossing=True)
+    else:
+        one: Any = [at] if isinstance(at, Integral) else at
+        resolve_cuts(read_sides(read_graph(model)), one, remedy=_REMEDY, beside=False)
+        two = cut(model, one)
     _check_cut(model, two)
     tail = two[1].model
     compile_like(tail, model)
@@ -140,7 +150,11 @@ def _check_compiled(model: Any) -> None:
             f"'{model.name}' is not compiled. Call `model.compile` with an optimizer and a loss first: its tail is "
             "trained with the same."
         )
-    own = [name for name in _OWN_STEPS if getattr(type(model), name) is not getattr(keras.Model, name)]
+    own = [
+        name
+        for name in _OWN_STEPS
+        if getattr(type(model), name) is not getattr(keras.Model, name) or replaces(model, name)
+    ]
     if own:
         raise UnsupportedModelError(
             f"'{model.name}' ({type(model).__name__}) has its own {listed(own)}, which its tail would not have. Cache "
@@ -160,7 +174,7 @@ def _check_options(options: dict[str, Any], shuffle: bool) -> None:
         )
 
 
-def _check_cut(model: keras.Model, two: Split) -> None:
+def _check_cut(model: keras.Model, two: Stages) -> None:
     """Refuses cuts where the tail cannot be trained by itself."""
     if len(two) != 2:
         raise SplitError(
@@ -201,7 +215,7 @@ def _shared_layers(head: keras.Model, tail: keras.Model) -> list[str]:
     return list(found)
 
 
-def _feature_head(two: Split) -> FeatureHead:
+def _feature_head(two: Stages) -> FeatureHead:
     """The first stage, with all that the second one takes."""
     head, tail = two
     features = keras.tree.pack_sequence_as(tail.model.input, list(tail.inputs))

@@ -1,0 +1,82 @@
+"""How near the proved bound comes to the value found where closed sets are not listed: stages over links, any tensors.
+
+    python benchmarks/bounds.py --time-limit 60
+
+Devices of 1 TFLOPS, all used, with links of 1, 10 and 100 GB/s; times by FLOPs, one image in a batch. "work" is the
+bound that knows nothing of moving: all work shared out evenly.
+"""
+
+import argparse
+import time
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+import kerassplit as ks
+from kerassplit.graph.reading import read_graph
+from kerassplit.planning.devices import read_devices
+from kerassplit.planning.graph_problem import GraphProblem
+from kerassplit.planning.planner import limits_of, task_of
+from kerassplit.planning.solver.place import place
+from kerassplit.planning.solver.problem import Problem
+
+MODELS = ("InceptionV3", "NASNetMobile", "NASNetLarge")
+
+
+def problems(name: str, counts: list[int], gigabytes: list[float]):
+    """The placement problem of a model for each number of devices and each bandwidth."""
+    model = getattr(keras.applications, name)(weights=None)
+    graph, profile = read_graph(model), ks.profile(model)
+    for count in counts:
+        for bandwidth in gigabytes:
+            task = task_of(
+                graph,
+                read_devices(ks.Device("accelerator", flops_per_second=1e12, count=count)),
+                links=ks.Link(bandwidth * 1e9),
+                objective="throughput",
+                balance="flops",
+                batch_size=None,
+                any_order=False,
+                leave_out=None,
+                overlap=False,
+                compression=None,
+                limits=limits_of(graph, "any", None, None, None, None, None),
+                profile=profile,
+                open_sides=None,
+                time_limit=60.0,
+                verbose=False,
+            )
+            yield count, bandwidth, GraphProblem(task).problem()
+
+
+def measure(problem: Problem, time_limit: float) -> list[str]:
+    began, computed = time.perf_counter(), time.process_time()
+    found = place(problem, method="local search", time_limit=time_limit)
+    seconds, computed = time.perf_counter() - began, time.process_time() - computed
+    work = sum(node.seconds[0] for node in problem.nodes) / problem.devices[0].count
+    return [
+        f"{found.value * 1e3:.4f}",
+        f"{found.lower_bound * 1e3:.4f}",
+        f"{work / found.value:.3f}",
+        f"{found.lower_bound / found.value:.4f}",
+        f"{seconds:.1f}",
+        f"{computed:.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--devices", nargs="+", type=int, default=[4, 8, 16])
+    parser.add_argument("--gigabytes", nargs="+", type=float, default=[1, 10, 100], help="bandwidths, GB/s")
+    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each placement")
+    arguments = parser.parse_args()
+    headings = ("value ms", "bound ms", "work / value", "bound / value", "seconds", "CPU seconds")
+    table = Table("model", "nodes", "devices", "GB/s", *headings)
+    for name in arguments.models:
+        for count, bandwidth, problem in problems(name, arguments.devices, arguments.gigabytes):
+            cells = measure(problem, arguments.time_limit)
+            table.add_row(name, str(len(problem.nodes)), str(count), f"{bandwidth:g}", *cells)
+        table.add_section()
+    Console(width=120).print(table)

@@ -1,0 +1,164 @@
+"""Options that say what a plan is for: devices, links, and numbers with units."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import reason
+
+if TYPE_CHECKING:
+    from kerassplit.costs.profile import Profile
+    from kerassplit.planning.devices import Device, Link
+
+_LARGEST_PROFILE = 256 * 2**20  # bytes: about 1,000 a call
+_DEVICE = "NAME: SPEED[, MEMORY][, xCOUNT]"
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the options of `device_options` were.
+
+    Attributes:
+        count: A number of equal devices, or `None`.
+        described: Texts of devices.
+        links: Texts of links.
+    """
+
+    count: int | None
+    described: tuple[str, ...]
+    links: tuple[str, ...]
+
+    def files(self) -> list[Path]:
+        """The profiles that are named for speeds."""
+        parts = [part.strip() for text in self.described for part in text.partition(":")[2].split(",")]
+        return [Path(part) for part in parts if part.endswith(".json")]
+
+    def read(self) -> "int | list[Device]":
+        """The devices.
+
+        Raises:
+            SplitError: There are none, or a text makes no sense.
+        """
+        if (self.count is None) == (not self.described):
+            raise SplitError(
+                f"Say what to plan for: a number of equal devices with --devices N, or each with --device '{_DEVICE}'."
+            )
+        return self.count if self.count is not None else [_device(text) for text in self.described]
+
+    def read_links(self) -> "Link | list[Link] | None":
+        """One link for all, or one between each device and the next; `None` without."""
+        links = [_link(text) for text in self.links]
+        return None if not links else links[0] if len(links) == 1 else links
+
+
+def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--devices`, `--device` and `--link`; the function gets them as `devices: Devices`."""
+
+    @functools.wraps(function)
+    def with_options(devices: int | None, device: tuple[str, ...], link: tuple[str, ...], **rest: Any) -> Any:
+        return function(devices=Devices(devices, device, link), **rest)
+
+    for option in (
+        click.option(
+            "--link",
+            multiple=True,
+            metavar="'BANDWIDTH[, LATENCY]'",
+            help="What connects the devices, such as '20 Mbit/s, 10 ms': once for all of them, or once between each "
+            "and the next.",
+        ),
+        click.option(
+            "--device",
+            multiple=True,
+            metavar=f"'{_DEVICE}'",
+            help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; once for each, in order. In "
+            "place of the speed, a file that `profile --measure --json` wrote on it.",
+        ),
+        click.option("--devices", type=click.IntRange(min=1), metavar="N", help="So many equal devices."),
+    ):
+        option(with_options)
+    return with_options
+
+
+def _device(text: str) -> "Device":
+    from kerassplit.planning.devices import Device
+
+    name, colon, rest = text.partition(":")
+    parts = [part.strip() for part in rest.split(",")]
+    if not colon and " " not in text.strip():
+        parts = []  # a name alone
+    elif not all(parts):
+        raise SplitError(
+            f"The device '{text}' makes no sense. Expected '{_DEVICE}', such as 'phone: 20 GFLOPS, 2 GiB'."
+        )
+    values: dict[str, Any] = {}
+    for part in parts:
+        if part[:1] in ("x", "×") and part[1:].isdecimal():
+            key, value = "count", int(part[1:])
+        elif part.endswith(".json"):
+            key, value = "seconds", read_profile(Path(part))
+        else:
+            key, value = _speed_or_memory(part, name)
+        if key in values:
+            raise SplitError(f"The device '{text}' has two values for one thing. Expected '{_DEVICE}'.")
+        values[key] = value
+    return Device(name.strip(), **values)
+
+
+def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
+    from kerassplit.display.units import parse_flops_per_second
+    from kerassplit.files.sizes import parse_bytes
+
+    try:
+        return "flops_per_second", parse_flops_per_second(text, "speed")
+    except SplitError:
+        pass
+    try:
+        return "memory", parse_bytes(text, "memory")
+    except SplitError as error:
+        raise SplitError(
+            f"'{text}' of device '{device}' is neither a speed such as '20 GFLOPS' nor a memory such as '2 GiB', nor a "
+            "count such as 'x4', nor a profile, a .json file."
+        ) from error
+
+
+def _link(text: str) -> "Link":
+    from kerassplit.planning.devices import Link
+
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 2:
+        raise SplitError(f"The link '{text}' has {len(parts)} parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'.")
+    return Link(*parts)
+
+
+def read_profile(path: Path) -> "Profile":
+    """A profile out of a file that `profile --json` wrote."""
+    from kerassplit.costs.profile import Profile
+    from kerassplit.files.untrusted_json import read_regular
+
+    try:
+        text = read_regular(path, _LARGEST_PROFILE).decode("utf-8")
+    except SplitError:
+        raise
+    except (OSError, ValueError) as error:
+        raise SplitError(f"The profile '{path}' cannot be read: {reason(error)}.") from error
+    return Profile.from_json(text)
+
+
+def number_or_any(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
+    """Reads `--max-crossing`."""
+    return int(value) if value is not None and value.isdecimal() else value
+
+
+def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | str | None:
+    """Reads `--compression`."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,86 @@
+"""The command that writes stages for other runtimes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+import kerassplit as ks
+from kerassplit.cli.commands import input_from, main
+from kerassplit.cli.framework import Show, command, note, working
+from kerassplit.cli.options import UNSAFE, exif_option, import_option, open_sides_option
+from kerassplit.files.atomic_file import refuse_same
+from kerassplit.storage.exports.formats import FORMATS
+
+_path = click.Path(path_type=Path)
+
+
+@main.command(short_help="Write the stages of a saved split for another runtime.")
+@click.argument("directory", type=_path, metavar="DIR")
+@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
+@click.option("-o", "--output", type=_path, required=True, metavar="OUT", help="Folder for the exported stages.")
+@click.option(
+    "--input",
+    "input_file",
+    type=_path,
+    metavar="FILE",
+    help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default a "
+    "photograph for an architecture of keras.applications, random for other models.",
+)
+@exif_option
+@click.option("--no-verify", is_flag=True, help="Do not run the exported stages.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Largest difference to allow, relative to the largest number of its tensor; by default 0.0001 where the "
+    "model computes in float32.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the exported stages that OUT holds, and no other folder.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For random input; by default 0.")
+@open_sides_option
+@click.option("--unsafe", is_flag=True, help=UNSAFE)
+@import_option
+@command
+def export(
+    show: Show,
+    directory: Path,
+    format_name: str,
+    output: Path,
+    input_file: Path | None,
+    exif: bool,
+    no_verify: bool,
+    tolerance: float | None,
+    overwrite: bool,
+    seed: int,
+    open_sides: int | None,
+    unsafe: bool,
+) -> dict[str, Any]:
+    """Write every stage of the split in DIR for another runtime, run them there, and say how far the numbers are off.
+
+    Inputs and outputs bear the names of their tensors; kerassplit-export.json says how the stages belong together.
+    Where the numbers differ by more than the tolerance, nothing is written, and the exit status is 1.
+    """
+    from kerassplit.storage.exports.export import check_export
+    from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, files_of
+
+    if check_export(output, format_name, verify=not no_verify, overwrite=overwrite, x=input_file):
+        replaced = [EXPORT_MANIFEST, *files_of(output)]
+        refuse_same([output / name for name in replaced], [directory, input_file])
+    with working(f"Loading {directory}"):
+        stages = ks.load(directory, safe_mode=not unsafe)
+    x = None if input_file is None else input_from(input_file, stages.model, None, exif=exif)
+    options = {"verify": not no_verify, "tolerance": tolerance, "overwrite": overwrite, "seed": seed}
+    options["open_sides"] = open_sides
+    try:
+        with working(f"Exporting {len(stages)} stages as {FORMATS[format_name].title}"):
+            receipt = stages.export(output, format=format_name, x=x, **options)
+    except ks.VerificationError as error:
+        failed: Any = error.receipt
+        show(failed.__rich__())
+        note("Error: the exported stages differ from those in Keras, so nothing was written.")
+        return {**failed.to_dict(), "directory": None}
+    show(receipt.__rich__())
+    show(Text(f"Wrote {len(stages)} stages in {output}."))
+    return receipt.to_dict()

@@ -1,0 +1,212 @@
+"""What all commands have in common: Keras is imported quietly, output goes where it belongs, errors are one message."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from rich.console import RenderableType
+from rich.text import Text
+
+from kerassplit.display.rich_table import SafeConsole
+from kerassplit.errors import SplitError, without_terminal_codes
+from kerassplit.text import printable
+
+Show = Callable[[RenderableType], None]
+"""Prints a table or a line of text on standard output, unless JSON was asked for."""
+
+_WIDE = 1000  # columns where there is no terminal, so that no name is cut off in a pipe
+_BACKENDS = ("tensorflow", "jax", "torch")
+_TRACEBACK = "KERASSPLIT_TRACEBACK"
+_FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
+_IN_OPTIONS = {
+    "weights=FILE, --weights FILE": "--weights FILE",
+    "allow_crossing=True": "--allow-crossing",
+    "leave_out=True, --leave-out": "--leave-out",
+    "max_crossing=2, --max-crossing 2": "--max-crossing 2",
+    "overwrite=True": "--overwrite",
+    "`preprocess` (--preprocess)": "--preprocess",
+    "give an input as `x` to compare on": "give one to compare on with --input FILE",
+    "Or give an input as `x` to compare on": "Or give one to compare on with --input FILE",
+    "Give an input as `x` to compare on": "Give one to compare on with --input FILE",
+    "a larger `tolerance` or verify=False": "a larger --tolerance or --no-verify",
+    "verify=False": "--no-verify",
+    "Leave `output` out.": "In Python, `kerassplit.load(DIR).predict(x)` gives it without a file.",
+    "safe_mode=False": "--unsafe",
+    "in `open` matches": "in --open matches",
+    "Arguments that `split` does not take are those of `kerassplit.plan`: pass the plan as `at`.": (
+        "Options that `split` does not take are those of `kerassplit plan`: pass what it writes with --plan."
+    ),
+    "`kerassplit.split_points(model)` lists": "`kerassplit points MODEL` lists",
+}
+
+
+class Command(click.Command):
+    """A command that says how to give a name which begins with a dash."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            arguments = [one.make_metavar(ctx) for one in self.params if isinstance(one, click.Argument)]
+            if error.possibilities or not arguments:
+                raise
+            name = next((one for one in given if one.startswith(error.option_name)), error.option_name)
+            usage = " ".join([ctx.command_path, "[OPTIONS]", *arguments[:-1], "--", name])
+            message = f"{error.message} If it is meant as {arguments[-1]}, put `--` before it: {usage}"
+            raise click.NoSuchOption(error.option_name, message, ctx=ctx) from error
+
+
+class Failure(click.ClickException):
+    """A message on standard error, and exit status 2."""
+
+    exit_code = 2
+
+
+def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Makes the body of a command out of a function.
+
+    The function gets a `Show` and the command's arguments, and returns what `--json` prints. Before it, what
+    `--import` names is imported. An entry `"ok"` that is
+    false makes the exit status 1. While it runs, what Keras prints goes to standard error.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
+    @functools.wraps(function)
+    def run(as_json: bool, imports: tuple[str, ...] = (), **arguments: Any) -> None:
+        stdout = sys.stdout
+        reconfigure = getattr(stdout, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")  # a terminal or pipe that knows no × still gets the rest
+        show = functools.partial(_show, stdout)
+        with _errors_as_messages(stdout):
+            import_keras()
+            with contextlib.redirect_stdout(sys.stderr):
+                if imports:
+                    from kerassplit.zoo.user_code import import_code
+
+                    import_code(imports)
+                data = function((lambda _: None) if as_json else show, **arguments)
+            if as_json:
+                stdout.write(json.dumps(_jsonable(data), indent=2) + "\n")
+                stdout.flush()
+        if not data.get("ok", True):
+            sys.exit(_FAILED_VERIFICATION)
+
+    return run
+
+
+def import_keras() -> None:
+    """Imports Keras without the lines that its backend writes on the way; they are shown when it fails."""
+    if "keras" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow: errors only
+    try:
+        with working("Starting Keras"), _quiet_native_code():
+            import keras  # noqa: F401
+    except ImportError as error:
+        raise SplitError(f"Keras cannot be imported: {error}.{_backend_to_take(error)}") from error
+
+
+def _backend_to_take(error: ImportError) -> str:
+    """What to do where Keras lacks its backend."""
+    if error.name not in _BACKENDS:
+        return ""
+    installed = [name for name in _BACKENDS if name != error.name and importlib.util.find_spec(name)]
+    if not installed:
+        return " It needs a backend; `pip install tensorflow` brings one."
+    one = installed[0]
+    return f" Its backend is set to {error.name}; {one} is installed: set KERAS_BACKEND={one} to take it."
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows on a terminal's standard error what is being done, until it is done."""
+    with SafeConsole(stderr=True).status(Text(f"{what} …")):
+        yield
+
+
+def note(text: str) -> None:
+    """A line on standard error."""
+    click.echo(printable(_in_options(text)), err=True)
+
+
+def _in_options(message: str) -> str:
+    """A message of the library as users of the command know things."""
+    message = re.sub(r"\w+=[^\s()]+ \((--[^()]+)\)", r"\1", message)
+    for python, option in _IN_OPTIONS.items():
+        message = message.replace(python, option)
+    return message
+
+
+def _show(stdout: Any, renderable: RenderableType) -> None:
+    console = SafeConsole(file=stdout, width=None if stdout.isatty() else _WIDE, highlight=False)
+    with console.capture() as captured:  # or rich would meet a broken pipe before we do
+        console.print(renderable)
+    text = "\n".join(line.rstrip() for line in captured.get().split("\n"))
+    stdout.write(text)
+    stdout.flush()
+
+
+def _jsonable(data: Any) -> Any:
+    """JSON has no infinity, which is the difference between a number and none: it becomes a string."""
+    if isinstance(data, dict):
+        return {key: _jsonable(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_jsonable(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+
+
+@contextlib.contextmanager
+def _errors_as_messages(stdout: Any) -> Iterator[None]:
+    try:
+        yield
+    except SplitError as error:
+        raise Failure(_in_options(str(error))) from error
+    except BrokenPipeError:
+        # The reader has gone (`| head`). Python would complain once more when it closes standard output.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        sys.exit(_BROKEN_PIPE)
+    except KeyboardInterrupt:
+        note("Interrupted.")
+        sys.exit(_INTERRUPTED)
+    except (click.exceptions.Exit, click.ClickException):
+        raise
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        text = printable(" ".join(without_terminal_codes(str(error)).split()))
+        short = f"{text[:500]} ..." if len(text) > 500 else text
+        raise Failure(f"{type(error).__name__}: {short} (Set {_TRACEBACK}=1 to see where.)") from error
+
+
+@contextlib.contextmanager
+def _quiet_native_code() -> Iterator[None]:
+    """Keeps what is written to standard error, also by C++, and shows it only where an error follows."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            os.dup2(kept, 2)
+            written.seek(0)
+            sys.stderr.write(written.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,157 @@
+"""The command that runs saved stages."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from kerassplit.cli.commands import main
+from kerassplit.cli.framework import Show, command, note
+from kerassplit.cli.options import exif_option, import_option
+from kerassplit.display.units import format_shape
+from kerassplit.errors import SplitError
+
+_path = click.Path(path_type=Path)
+
+
+class _PerStage(click.ParamType):
+    """`2`, for every stage, or `stage_1=2`."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, float]:
+        if not isinstance(value, str):
+            return value
+        stage, _, number = value.rpartition("=")
+        try:
+            if not 0 <= float(number) < float("inf"):
+                raise ValueError
+            return stage or None, float(number)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor STAGE=NUMBER.", param, ctx)
+
+
+def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
+    return click.option(name, multiple=True, type=_PerStage(), metavar=metavar, help=f"Ray: {text}")
+
+
+@main.command(short_help="Run saved stages on images or arrays.")
+@click.argument("directory", type=_path, metavar="DIR")
+@click.option(
+    "--input",
+    "input_path",
+    type=_path,
+    required=True,
+    metavar="PATH",
+    help="A folder of images, an image, a .npy file, or a .npz file with an array for each input.",
+)
+@click.option("-o", "--output", type=_path, required=True, metavar="FILE", help="The .npy file for the results.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N")
+@click.option(
+    "--preprocess",
+    metavar="NAME|none",
+    help="Prepare images as this architecture wants them; `none`: pixels from 0 to 255, or input that has been "
+    "through the preprocessor of the model. By default the architecture that bears the model's name.",
+)
+@exif_option
+@click.option("--resume", is_flag=True, help="Go on with a run into FILE that was interrupted.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, or begin an unfinished run again.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--unsafe", is_flag=True, help="Open stages that bring code, which runs with all your rights.")
+@import_option
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="In this process, or on Ray with each stage in a process of its own, here or on a cluster.",
+)
+@click.option("--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order.")
+@_ray_option("--replicas", "processes for a stage.", "STAGE=N")
+@_ray_option("--num-cpus", "CPUs for each process.")
+@_ray_option("--num-gpus", "GPUs for each process.")
+@click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often a process that dies is started again.")
+@click.option("--max-retries", type=click.IntRange(min=0), help="Ray: how often a batch that fails is tried again.")
+@click.option("--in-flight", type=click.IntRange(min=1), help="Ray: batches on their way at one time.")
+@click.option("--address", help="Ray: the cluster to run on, such as `auto` or ray://HOST:10001.")
+@command
+def run(
+    show: Show,
+    directory: Path,
+    input_path: Path,
+    output: Path,
+    batch_size: int,
+    preprocess: str | None,
+    exif: bool,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    unsafe: bool,
+    engine: str,
+    devices: tuple[str, ...],
+    replicas: tuple[tuple[str | None, float], ...],
+    num_cpus: tuple[tuple[str | None, float], ...],
+    num_gpus: tuple[tuple[str | None, float], ...],
+    **plain: Any,
+) -> dict[str, Any]:
+    """Run the saved stages in DIR on images or arrays, and write what they compute.
+
+    Memory stays the same however many rows there are. FILE.json says what was run and, for images, which row is which
+    file. A run that was interrupted leaves FILE.unfinished: go on with --resume.
+    """
+    from kerassplit.engines.running import run_folder
+
+    options = {
+        "devices": list(devices) or None,
+        "replicas": {name: int(number) for name, number in _per_stage("--replicas", replicas, whole=True).items()},
+        "num_cpus": _number_or_stages(num_cpus),
+        "num_gpus": _number_or_stages(num_gpus),
+        **plain,
+    }
+    ran = run_folder(
+        directory,
+        input_path,
+        output,
+        batch_size=batch_size,
+        preprocess=preprocess,
+        exif=exif,
+        resume=resume,
+        overwrite=overwrite,
+        verbose=False if quiet else None,
+        engine=engine,
+        options={name: value for name, value in options.items() if value not in (None, {})},
+        safe_mode=not unsafe,
+        note=lambda text: note(f"Note: {text}"),
+    )
+    kept = ran.rows - ran.computed
+    before = f", {kept:,} of them by the run before" if kept else ""
+    show(Text(f"{ran.rows:,} rows{before}, {ran.computed / max(ran.seconds, 1e-9):,.1f} rows/s."))
+    for name, path in ran.files.items():
+        show(Text(f"Wrote {path}: {name}, {format_shape((None, *ran.shapes[name][1:]))} for each row."))
+    return {
+        "directory": str(directory),
+        "input": str(input_path),
+        "rows": ran.rows,
+        "computed": ran.computed,
+        "seconds": ran.seconds,
+        "engine": engine,
+        "outputs": {name: {"file": str(path), "shape": list(ran.shapes[name])} for name, path in ran.files.items()},
+    }
+
+
+def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: bool = False) -> dict[str, float]:
+    for name, number in given:
+        if name is None or (whole and number != int(number)):
+            number_of = "a whole number" if whole else "a number"
+            raise SplitError(f"{option} wants a stage and {number_of}, such as stage_1=2.")
+    return {str(name): number for name, number in given}
+
+
+def _number_or_stages(given: tuple[tuple[str | None, float], ...]) -> float | dict[str, float] | None:
+    """One number for all stages, or one for each of some."""
+    if not given:
+        return None
+    if len(given) == 1 and given[0][0] is None:
+        return given[0][1]
+    return _per_stage("Given several times, an option", given)

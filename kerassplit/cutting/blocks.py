@@ -1,0 +1,97 @@
+"""The blocks of a model: the calls between one split point and the next, in the order in which a split runs them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kerassplit.cutting.frontiers import split_tensors
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.sides import Sides, read_sides
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The calls between two neighbouring split points.
+
+    Attributes:
+        end: The tensor that it ends at: a split point; for the last one an output of the model.
+        calls: Indices of its calls in execution order.
+        given: Tensors that it receives, inputs of the model included.
+        made: Tensors that it makes and that later ones, or the model's user, receive.
+        crossing: All the tensors that cross when the model is cut behind it, those that pass over it among them. Empty
+            for the last one.
+        also: What comes along with these: inputs of the model that both sides use, and masks.
+    """
+
+    end: int
+    calls: tuple[int, ...]
+    given: tuple[int, ...]
+    made: tuple[int, ...]
+    crossing: tuple[int, ...]
+    also: tuple[int, ...]
+
+
+def regions(graph: Graph) -> list[Region]:
+    """The model between its split points: cut there, `split` makes stages of whole numbers of regions.
+
+    Takes linear time, but for what crosses: tensors that pass over regions are listed for each.
+    """
+    sides = read_sides(graph)
+    groups = _groups(graph, sides)
+    place_of = {call: place for place, (_, calls) in enumerate(groups) for call in calls}
+    outputs = set(graph.flat_outputs())
+    found: list[tuple[set[int], set[int]]] = [(set(), set()) for _ in groups]
+    crossing: list[list[int]] = [[] for _ in groups]
+    for index, tensor in enumerate(graph.tensors):
+        users = {place_of[user] for user in tensor.users}
+        behind = max((place_of[user] for user in sides.main.tensors[index].users), default=-1)
+        maker = place_of.get(tensor.call)  # `None` for an input of the model
+        for user in users:
+            if user != maker:
+                found[user][0].add(index)
+        if maker is not None and (index in outputs or users - {maker}):
+            found[maker][1].add(index)
+        if behind >= 0:
+            for place in range(place_of[tensor.call], behind):
+                crossing[place].append(index)
+    return [
+        Region(end, tuple(calls), tuple(sorted(given)), tuple(sorted(made)), tuple(across), tuple(also))
+        for (end, calls), (given, made), across, also in zip(
+            groups, found, crossing, _along(sides, place_of, crossing), strict=True
+        )
+    ]
+
+
+def _along(sides: Sides, place_of: dict[int, int], crossing: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """What goes along with a cut behind each region but the last, where these tensors cross."""
+    for place, across in enumerate(crossing):
+        last = place == len(crossing) - 1
+        yield [] if last else sides.along(lambda call, place=place: place_of[call] <= place, across)
+
+
+def _groups(graph: Graph, sides: Sides) -> list[tuple[int, list[int]]]:
+    """The calls of each region, after the tensor that it ends at."""
+    groups = []
+    taken: set[int] = set()
+    for end in split_tensors(sides):
+        calls = _new_ancestors(graph, end, taken)
+        if calls:
+            groups.append((end, calls))
+    rest = [index for index, call in enumerate(graph.calls) if call.inputs and index not in taken]
+    if rest:
+        last = set(rest)
+        end = next((tensor for tensor in graph.flat_outputs() if graph.tensors[tensor].call in last), None)
+        groups.append((graph.calls[rest[-1]].outputs[0] if end is None else end, rest))
+    return groups
+
+
+def _new_ancestors(graph: Graph, tensor: int, taken: set[int]) -> list[int]:
+    """The calls that a tensor depends on and that are not yet taken; they are now."""
+    waiting = [graph.tensors[tensor].call]
+    found = []
+    while waiting:
+        call = waiting.pop()
+        if call not in taken and graph.calls[call].inputs:
+            taken.add(call)
+            found.append(call)
+            waiting += [graph.tensors[one].call for one in graph.calls[call].inputs]
+    return sorted(found)

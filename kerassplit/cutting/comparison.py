@@ -1,0 +1,74 @@
+"""How far two arrays of numbers are apart."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ComparedTensor:
+    """One tensor, computed twice."""
+
+    tensor: str
+    stage: str
+    is_output: bool
+    shape: tuple[int, ...]
+    dtype: str
+    max_difference: float
+
+    @property
+    def label(self) -> str:
+        """Its name in a table."""
+        return self.tensor + (" (output)" if self.is_output else "")
+
+
+@dataclass(frozen=True)
+class Comparison(ComparedTensor):
+    """One tensor, as the stages and as the model compute it.
+
+    Attributes:
+        tensor: Its name.
+        stage: The stage that makes it; `"(input)"` for an input of the model that is an output, too.
+        is_output: Whether it is an output of the model.
+        shape: The shape of the computed arrays.
+        dtype: Such as `"float32"`.
+        max_difference: The largest absolute difference of two numbers; 0 when all are equal, infinite when one is not
+            a number and the other is.
+        identical: Whether all bits are equal.
+        numbers: How many numbers were compared. Those that are NaN on both sides do not count: they show nothing.
+    """
+
+    identical: bool
+    numbers: int
+
+
+def compared(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> Comparison:
+    """Two tensors, bit by bit."""
+    one, other = keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+    if "O" in (one.dtype.kind, other.dtype.kind):  # texts
+        identical = np.array_equal(one, other)
+        difference = 0.0 if identical else float("inf")
+    else:
+        identical = one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+        difference = 0.0 if identical else largest_difference(one, other)
+    return Comparison(name, stage, is_output, one.shape, str(one.dtype), difference, identical, numbers_in(one, other))
+
+
+def numbers_in(one: np.ndarray, other: np.ndarray) -> int:
+    """How many numbers a comparison of two arrays rests on: not those that are NaN in both."""
+    if one.shape != other.shape or "O" in (one.dtype.kind, other.dtype.kind):
+        return one.size
+    return one.size - int(np.count_nonzero((one != one) & (other != other)))
+
+
+def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest absolute difference of two arrays; infinite where only one has a number, or their shapes differ."""
+    if one.shape != other.shape:
+        return float("inf")
+    wide = [array.astype("complex128" if array.dtype.kind == "c" else "float64") for array in (one, other)]
+    equal = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
+    with np.errstate(invalid="ignore"):
+        differences = np.where(equal, 0.0, np.abs(wide[0] - wide[1]))
+    return float(np.max(np.where(np.isnan(differences), np.inf, differences), initial=0.0))

@@ -1,0 +1,107 @@
+"""Copies and pickles of splits: whole, and with no variable in common with the original.
+
+A split shares layers with its model, and its stages can share layers with each other. So the model is copied once, by
+Keras, and the stages are cut out of the copy again; what is not a part of the model (a loaded split has none) is copied
+stage by stage, and layers that several of these share are tied again, as in `load`.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import keras
+
+from kerassplit.cutting.sharing import shared_layers, tie
+from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.cutting.submodel import build_part, part
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.graph.copying import copying
+from kerassplit.graph.internals.layers import replaced_calls
+from kerassplit.graph.masks import MASKED
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.text import listed
+
+AnyStages = TypeVar("AnyStages", bound=Stages)
+Ends = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""A stage without its model: its name, and the names of the tensors it takes and gives."""
+
+
+def reduced(split: AnyStages) -> tuple[Callable[..., AnyStages], tuple[Any, ...]]:
+    """A split as a function that makes it and what that takes, as `copy` and `pickle` want it.
+
+    Raises:
+        UnsupportedModelError: It has layers whose `call` is replaced, which a copy would not have.
+    """
+    replaced = [name for model in _models(split) for name in replaced_calls(model)]
+    if replaced:
+        raise UnsupportedModelError(
+            f"The `call` of {listed(dict.fromkeys(replaced))} has been replaced, and a copy would have the one of its "
+            "class. Make it a layer of a class of its own."
+        )
+    graph = None if split.original is None else read_graph(split.original)
+    stages = [stage if graph is None or not _is_part(stage, graph) else _ends(stage) for stage in split]
+    apart = Stages(tuple(stage for stage in stages if isinstance(stage, Stage)), (), (), split.name)
+    rest = {field.name: getattr(split, field.name) for field in fields(split) if field.name != "stages"}
+    return _restored, (type(split), stages, shared_layers(apart), rest)
+
+
+def deep_copy(split: AnyStages, memo: dict[int, Any]) -> AnyStages:
+    """A copy for `copy.deepcopy`, which knows classes that Keras could not find by their names."""
+    restore, arguments = reduced(split)
+    with copying(_models(split), split.name):
+        return restore(*copy.deepcopy(arguments, memo))
+
+
+def _models(split: Stages) -> list[keras.Model]:
+    return [*(stage.model for stage in split), *([] if split.original is None else [split.original])]
+
+
+def _restored(
+    kind: type[AnyStages], stages: Sequence[Stage | Ends], shared: list[dict[str, str]], rest: dict[str, Any]
+) -> AnyStages:
+    apart = iter(tie([stage for stage in stages if isinstance(stage, Stage)], shared))
+    graph = None if rest["original"] is None else read_graph(rest["original"])
+    made = (next(apart) if isinstance(stage, Stage) else _cut_out(graph, stage) for stage in stages)
+    return kind(tuple(made), **rest)
+
+
+def _ends(stage: Stage) -> Ends:
+    return stage.name, stage.inputs, stage.outputs
+
+
+def _cut_out(graph: Any, stage: Ends) -> Stage:
+    """A stage out of the model that it is a part of."""
+    name, calls, inputs, outputs = stage[0], *_between(graph, stage)
+    model, inputs, outputs = build_part(graph, calls, inputs, outputs, name)
+    return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))
+
+
+def _between(graph: Graph, stage: Ends) -> tuple[list[int], list[int], list[int]]:
+    """The calls between the ends of a stage, the tensors that they set out from, and those that it gives."""
+    places = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
+    starts, ends = ([places[name] for name in names] for names in stage[1:])
+    return (*part(graph, starts, ends), ends)
+
+
+def _is_part(stage: Stage, graph: Graph) -> bool:
+    """Whether a stage is what would be cut out of a model between its ends."""
+    names = {tensor.name for tensor in graph.tensors}
+    if not names.issuperset((*stage.inputs, *stage.outputs)):
+        return False
+    calls, inputs, _ = _between(graph, _ends(stage))
+    return set(graph.names(inputs)) == set(stage.inputs) and _whats(graph, calls) == _whats(read_graph(stage.model))
+
+
+def _whats(graph: Graph, calls: Sequence[int] | None = None) -> Counter[Any]:
+    """How often which layer, or operation of which class, is called; without masks, which a stage leaves to layers."""
+    chosen = graph.calls if calls is None else [graph.calls[call] for call in calls]
+    return Counter(
+        id(call.operation) if isinstance(call.operation, keras.Layer) else type(call.operation)
+        for call in chosen
+        if call.inputs
+        and MASKED not in call.name
+        and any(symbol.dtype != "bool" for _, symbol in call.results(graph.tensors))
+    )

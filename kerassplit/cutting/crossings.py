@@ -1,0 +1,160 @@
+"""All the places where a model can be cut and few tensors cross.
+
+What lies before a cut holds, with each call, all that this call depends on. The search goes backwards through the
+execution order and decides for each call whether it lies before the cut. So a tensor's users are decided before the
+call that makes it, what is found to cross stays so, and once too much crosses, the search turns back. Compilers find
+groups of instructions with few results in this way (Atasu, Pozzi and Ienne, "Automatic Application-Specific
+Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from numbers import Integral
+from operator import and_
+
+import keras
+
+from kerassplit.cutting.crossing import Crossing, crossing_tensor
+from kerassplit.errors import SplitError
+from kerassplit.graph.model_graph import Call, Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sides import Sides, read_sides
+
+
+def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
+    """All the places where a model can be cut and at most `max_tensors` tensors cross, in execution order.
+
+    Where one tensor crosses is a split point. Models that have few of those, such as NASNet and U-Nets, can be cut in
+    many more places when two or three tensors may cross. Inputs of the model and masks do not count:
+    `Crossing.also` tells which of them come along. Each `Crossing` is something for `split` to cut at.
+
+    Takes about linear time for chains of blocks. Two parallel towers of n calls have n * n cuts of two tensors, and
+    all of them are given.
+
+    Args:
+        model: A functional or built Sequential model.
+        max_tensors: How many tensors may cross; at least 1.
+
+    Returns:
+        A `Crossing` for each cut, in the order of the last calls before the cuts.
+
+    Raises:
+        SplitError: `max_tensors` is not a whole number above 0.
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> nasnet = keras.applications.NASNetMobile(weights=None)
+    >>> [len(ks.crossings(nasnet, max_tensors)) for max_tensors in (1, 2, 3)]
+    [5, 104, 1785]
+    """
+    if not isinstance(max_tensors, Integral) or isinstance(max_tensors, bool) or max_tensors < 1:
+        raise SplitError(
+            f"`max_tensors` says how many tensors may cross: a whole number, 1 or more; got {max_tensors!r}."
+        )
+    graph = read_graph(model)
+    sides = read_sides(graph)
+    described = [crossing_tensor(tensor.name, tensor.symbol) for tensor in graph.tensors]
+
+    def crossing(cut: list[int]) -> Crossing:
+        also = sides.along(sides.main.ancestors(cut).__contains__, cut)
+        return Crossing(tuple(described[tensor] for tensor in cut), tuple(described[tensor] for tensor in also))
+
+    return tuple(map(crossing, cuts(sides, int(max_tensors)) or ()))
+
+
+def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]] | None:
+    """All cuts where at most `limit` tensors cross: for each the tensors, as indices, in execution order.
+
+    `None` where there are more than `most`.
+
+    For each call the search starts from all that it depends on, as if it were the last before the cut. It then goes
+    back through the calls that are left. One that is taken in brings all that it depends on, and a tensor of its own
+    that crosses; one that is left out makes what it receives cross.
+
+    Sets are bits of integers. Calls and tensors count backwards from the last call before the cut and the newest
+    tensor it makes, so the integers are as short as the branches that they tell of.
+    """
+    graph = sides.main
+    calls = graph.calls
+    may_be_before = [call not in sides.calls and _is_used(graph, calls[call]) for call in range(len(calls))]
+    received = _received_behind(graph)
+    apart, leaving = _heads(graph, received)
+    found = []
+    for last, call in enumerate(calls):
+        newest = call.outputs[-1]
+        waiting = [(apart[last], leaving[last], received[last])] if may_be_before[last] else []
+        while waiting:
+            undecided, crossing, outside = waiting.pop()
+            crossing = _without_covered(graph, last, undecided, crossing, outside)
+            if crossing.bit_count() <= limit:
+                found.append([newest - place for place in _places(crossing)][::-1])
+                if most is not None and len(found) > most:
+                    return None
+            while undecided and (crossing & outside).bit_count() < limit:
+                distance = next(_places(undecided))
+                undecided ^= 1 << distance
+                other = last - distance
+                more = crossing | leaving[other] << newest - calls[other].outputs[-1]
+                if may_be_before[other] and (more & outside).bit_count() <= limit:
+                    waiting.append((undecided & apart[other] << distance, more, outside))
+                outside |= _bits(newest - tensor for tensor in calls[other].inputs)
+    return sorted(found, key=lambda cut: cut[::-1])
+
+
+def _received_behind(graph: Graph) -> list[int]:
+    """For each call: of the tensors made until then, those that later calls receive, or calls that are never inside.
+
+    Nothing depends on these: their outputs cannot cross.
+    """
+    newest = len(graph.tensors) - 1
+    received = _bits(newest - tensor for call in graph.calls if not _is_used(graph, call) for tensor in call.inputs)
+    behind = []
+    for call in reversed(graph.calls):
+        behind.append(received)
+        received |= _bits(call.outputs[-1] - tensor for tensor in call.inputs)
+        received >>= len(call.outputs)
+    return behind[::-1]
+
+
+def _heads(graph: Graph, received: list[int]) -> tuple[list[int], list[int]]:
+    """For each call: the earlier calls that it does not depend on, and what leaves it and those it depends on."""
+    apart: list[int] = []
+    leaving: list[int] = []
+    for index, call in enumerate(graph.calls):
+        newest = call.outputs[-1]
+        makers = {graph.tensors[tensor].call for tensor in call.inputs}
+        views = [apart[maker] << index - maker | (1 << index - maker) - 2 for maker in makers]
+        apart.append(reduce(and_, views) if views else (1 << index + 1) - 2)
+        crossing = _bits(newest - tensor for tensor in call.outputs if graph.tensors[tensor].users)
+        for maker in makers:
+            crossing |= leaving[maker] << newest - graph.calls[maker].outputs[-1]
+        leaving.append(_without_covered(graph, index, apart[index], crossing, received[index]))
+    return apart, leaving
+
+
+def _without_covered(graph: Graph, last: int, left: int, crossing: int, outside: int) -> int:
+    """What crosses, without the tensors that neither calls that are left nor those known to be outside receive."""
+    newest = graph.calls[last].outputs[-1]
+    for place in _places(crossing & ~outside):
+        if not any(left >> last - user & 1 for user in graph.tensors[newest - place].users):
+            crossing ^= 1 << place
+    return crossing
+
+
+def _is_used(graph: Graph, call: Call) -> bool:
+    return any(graph.tensors[tensor].users for tensor in call.outputs)
+
+
+def _bits(places: Iterable[int]) -> int:
+    bits = 0
+    for place in places:
+        bits |= 1 << place
+    return bits
+
+
+def _places(bits: int) -> Iterator[int]:
+    """The places of the bits that are set, the lowest first."""
+    while bits:
+        yield (bits & -bits).bit_length() - 1
+        bits &= bits - 1

@@ -1,0 +1,233 @@
+"""Cutting a model into stages."""
+
+from collections.abc import Sequence, Set
+from numbers import Integral
+
+import keras
+
+from kerassplit.cutting.crossing import Crossing, CrossingTensor, crossing_tensor
+from kerassplit.cutting.frontiers import leaving, require_whole_crossing, split_tensors
+from kerassplit.cutting.points import SplitPoint
+from kerassplit.cutting.stage_parts import StagePart, stage_parts
+from kerassplit.cutting.stages import STAGE_NAME, Stage, Stages
+from kerassplit.cutting.submodel import build_part, warn_of_lost_masks
+from kerassplit.errors import SplitError
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.references import TensorRef, resolve_glob, several_of
+from kerassplit.graph.sides import Sides, read_sides
+from kerassplit.text import listed, warn
+
+Cut = int | SplitPoint | Crossing | TensorRef | Sequence[TensorRef]
+"""Where to cut: one of `split_points(model)` or its index, one of `crossings(model)`, or the tensors."""
+
+_REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
+
+
+def cut(
+    model: keras.Model,
+    at: Cut | Sequence[Cut] | Set[Cut],
+    *,
+    allow_crossing: bool = False,
+    names: Sequence[str] | None = None,
+) -> Stages:
+    """Cuts a model into stages; see `kerassplit.split`."""
+    graph = read_graph(model)
+    sides = read_sides(graph)
+    cuts = resolve_cuts(sides, at, allow_crossing)
+    labels = _stage_names(names, len(cuts) + 1)
+    parts = stage_parts(sides, cuts)
+    _warn_of_another_order(graph, parts)
+    made = tuple(_build_stage(graph, one, label) for one, label in zip(parts, labels, strict=True))
+    return Stages(
+        made,
+        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.inputs),
+        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.outputs),
+        model.name,
+        model,
+        _unused_inputs(graph, made),
+        preprocessor=own_preprocessor(model),
+    )
+
+
+def own_preprocessor(model: keras.Model) -> str | None:
+    """What the model's `predict` puts its input through, as that of KerasHub's tasks does."""
+    found = getattr(model, "preprocessor", None)
+    if not callable(found) or type(model).predict is keras.Model.predict:
+        return None
+    return getattr(found, "__name__", type(found).__name__)
+
+
+def _unused_inputs(graph: Graph, stages: Sequence[Stage]) -> tuple[CrossingTensor, ...]:
+    taken = {name for stage in stages for name in stage.inputs}
+    inputs = [graph.tensors[tensor] for tensor in graph.flat_inputs()]
+    return tuple(crossing_tensor(tensor.name, tensor.symbol) for tensor in inputs if tensor.name not in taken)
+
+
+def resolve_cuts(
+    sides: Sides,
+    at: Cut | Sequence[Cut] | Set[Cut],
+    allow_crossing: bool = False,
+    remedy: str = _REMEDY,
+    *,
+    beside: bool = True,
+) -> list[list[int]]:
+    """The tensors of each cut, checked, in the order in which the cuts are reached.
+
+    Args:
+        sides: The model's graph.
+        at: See `split`.
+        allow_crossing: See `split`.
+        remedy: What to do about a cut inside a branch.
+        beside: Whether outputs of the model may be named beside what crosses.
+    """
+    graph = sides.graph
+    wanted = list(at) if isinstance(at, Set) else several_of(at)
+    if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):
+        raise SplitError("`at` is empty: name at least one tensor to cut at.")
+    points = split_tensors(sides)
+    found: list[tuple[tuple[int, int], list[int]]] = []
+    for cut in [cut for one in wanted for cut in _cuts_at(graph, points, one)]:
+        if any(cut == other for _, other in found):
+            raise SplitError(f"{listed(graph.names(cut))} is named twice in `at`: name each cut once.")
+        crossing = _crossing_of(graph, cut, beside)
+        found.append(((max(graph.tensors[tensor].call for tensor in crossing), len(cut)), cut))
+    cuts = [cut for _, cut in sorted(found, key=lambda one: one[0])]
+    outputs = set(graph.flat_outputs())
+    given: list[int] = []  # outputs that this cut or an earlier one names
+    for cut in cuts:
+        given += [tensor for tensor in cut if tensor in outputs]
+        if not allow_crossing:
+            whole = list(dict.fromkeys([*cut, *given]))
+            before = _naming_outputs(sides.main, cut, given) if beside else ""
+            require_whole_crossing(sides, whole, before + remedy, named=cut)
+    return cuts
+
+
+def _crossing_of(graph: Graph, cut: Sequence[int], beside: bool) -> list[int]:
+    """Those of a cut's tensors that cross there; refuses others, but for outputs of the model where these may be."""
+    names, outputs = graph.names(cut), set(graph.flat_outputs())
+    left = set(leaving(graph, graph.ancestors(cut)))
+    crossing = [tensor for tensor in cut if tensor in left]
+    may_be_there = outputs if beside and crossing else set()
+    ends = [tensor for tensor in cut if not graph.tensors[tensor].users]
+    used = [tensor for tensor in cut if tensor not in ends]
+    if beside and used and ends and not crossing and outputs.issuperset(ends):
+        crosses = f"{listed(graph.names(sorted(left)))} would" if left else "nothing would"
+        raise SplitError(
+            f"With {listed(graph.names(ends))} computed before the cut, {listed(graph.names(used))} would not cross "
+            f"it; {crosses}. Name what does."
+        )
+    for tensor, name in zip(cut, names, strict=True):
+        if len(cut) == 1 and not graph.calls[graph.tensors[tensor].call].inputs:
+            raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")
+        if not graph.tensors[tensor].users and tensor not in may_be_there:
+            what = "an output of the model" if tensor in outputs else "used by no call of the model"
+            raise SplitError(f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor.")
+    for tensor, name in zip(cut, names, strict=True):
+        if tensor not in left and tensor not in may_be_there:
+            others = [other for other in names if other != name]
+            raise SplitError(
+                f"'{name}' does not cross where {listed(others)} {'does' if len(others) == 1 else 'do'}. Name only "
+                "what crosses together; for several cuts, name each apart."
+            )
+    return crossing
+
+
+def _naming_outputs(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> str:
+    """What to say where no more than `cut` would cross if outputs of the model were computed before it."""
+    head = graph.ancestors([*cut, *given])
+    crossing, helping = set(leaving(graph, head)), []
+    if crossing <= set(cut):
+        return ""
+    for tensor in dict.fromkeys(graph.flat_outputs()):
+        if graph.tensors[tensor].call not in head:
+            left = set(leaving(graph, graph.ancestors([*cut, *given, tensor])))
+            if crossing > left >= crossing.intersection(cut):
+                helping.append(tensor)
+    if not helping or not set(leaving(graph, graph.ancestors([*cut, *given, *helping]))) <= set(cut):
+        return ""
+    names = graph.names(helping)
+    them = "it" if len(names) == 1 else "them"
+    text = (
+        f"To compute {listed(names)} before the cut, so that nothing else crosses, name {them} in one list with what "
+        f"does: at=[{[*graph.names(cut), *names]!r}]. "
+    )
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _cuts_at(graph: Graph, points: Sequence[int], one: Cut) -> list[list[int]]:
+    """The cuts that one item of `at` stands for, each as its tensors: several for a glob, else one."""
+    several = [tensor.name for tensor in one.tensors] if isinstance(one, Crossing) else several_of(one)
+    tensors = [tensor for reference in several for tensor in _cut_tensors(graph, points, reference)]
+    if several == [one]:
+        return [[tensor] for tensor in tensors]
+    if len(set(tensors)) < len(tensors):
+        raise SplitError(f"A tensor is named twice in the crossing {listed(graph.names(tensors))}: name each once.")
+    return [sorted(tensors)]
+
+
+def _cut_tensors(graph: Graph, points: Sequence[int], reference: int | SplitPoint | TensorRef) -> list[int]:
+    if isinstance(reference, SplitPoint):
+        reference = reference.name
+    if not isinstance(reference, Integral) or isinstance(reference, bool):
+        return resolve_glob(graph, reference)
+    reference = int(reference)
+    if -len(points) <= reference < len(points):
+        return [points[reference]]
+    raise SplitError(
+        f"Model '{graph.model.name}' has {len(points)} split points, numbered 0 to {len(points) - 1}; got {reference}."
+        if points
+        else f"Model '{graph.model.name}' has no split points, so none has index {reference}."
+    )
+
+
+def _stage_names(names: Sequence[str] | None, count: int) -> list[str]:
+    if names is None:
+        return [f"stage_{place}" for place in range(count)]
+    labels = several_of(names)
+    if len(labels) != count:
+        cuts = "1 cut makes" if count == 2 else f"{count - 1} cuts make"
+        raise SplitError(f"{cuts} {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}.")
+    for label in labels:
+        if not isinstance(label, str) or not STAGE_NAME.fullmatch(label):
+            raise SplitError(
+                f"{label!r} cannot name a stage: a name is made of letters, digits, '_', '-' and '.' and begins with "
+                "a letter or '_'."
+            )
+    if len({label.lower() for label in labels}) < count:
+        raise SplitError(f"The names of stages must differ (also in more than capitals); got {listed(labels)}.")
+    return labels
+
+
+def _warn_of_another_order(graph: Graph, parts: Sequence[StagePart]) -> None:
+    """Warns of layers that keep a state and whose calls the stages run in another order than the model.
+
+    A moving average after two updates, and what a generator of random numbers draws, depend on the order.
+    """
+    last: dict[int, int] = {}
+    for call, place in sorted((call, place) for place, one in enumerate(parts) for call in one.calls):
+        layer = graph.calls[call].operation
+        if not isinstance(layer, keras.Layer):
+            continue
+        before = last.setdefault(id(layer), place)
+        last[id(layer)] = max(before, place)
+        if before > place and changes_in_training(layer):
+            warn(
+                f"'{layer.name}' keeps a state, and the stages call it in another order than '{graph.model.name}' "
+                "does. In training mode its state and what it computes may differ. Cut where all its calls lie on one "
+                "side."
+            )
+
+
+def changes_in_training(layer: keras.Layer) -> bool:
+    """Whether a call in training mode changes variables of a layer: moving averages, states of random generators."""
+    generators = [variable for variable in layer.variables if not any(variable is weight for weight in layer.weights)]
+    return bool(generators) or (layer.trainable and bool(layer.non_trainable_weights))
+
+
+def _build_stage(graph: Graph, one: StagePart, name: str) -> Stage:
+    results = set(graph.flat_outputs())
+    warn_of_lost_masks(graph, one.calls, [tensor for tensor in one.outputs if tensor in results], name)
+    model, inputs, outputs = build_part(graph, one.calls, one.inputs, one.outputs, name)
+    return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))

@@ -1,0 +1,225 @@
+"""A model with trained exits: small classifiers at intermediate tensors, beside the outputs that it has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerassplit.cutting.adapters import fitting
+from kerassplit.cutting.handed import Handed
+from kerassplit.cutting.submodel import FLAT_COPIES, part
+from kerassplit.errors import SplitError, UnsupportedModelError
+from kerassplit.graph.assembling import whole
+from kerassplit.graph.building import Builder
+from kerassplit.graph.internals.layers import all_layers, renamed
+from kerassplit.graph.internals.nodes import walk
+from kerassplit.graph.internals.process_state import deep_recursion, lock
+from kerassplit.graph.internals.shared_nodes import forget_calls_on
+from kerassplit.graph.internals.symbols import maker_of, mask_of, set_mask
+from kerassplit.graph.masks import tensor_of_mask
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.packing import packed
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.references import TensorRef, resolve, several_of
+from kerassplit.text import listed, safe_name, unique, warn
+
+
+def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Sequence[keras.Layer]]) -> keras.Model:
+    """Adds outputs to a model: exits, which are layers that take an intermediate tensor and have losses of their own.
+
+    The result is the model and its exits in one: one pass computes all of it, `compile` and `fit` train it. Layers and
+    variables are the model's own, nothing is copied, and the model is left alone. (A nested model with a tap inside is
+    opened in the result: its layers stand there by themselves, under their own names.) Training the result trains
+    these layers, so the model learns too, unless it is frozen:
+
+    - Only the exits: `model.trainable = False` before `compile`. The model then computes to the bit what it did, the
+      statistics of its batch normalisation included. Leave its own outputs out of `loss`: that saves time.
+    - All together, as in BranchyNet (Teerapittayanon, McDanel and Kung, ICPR 2016): a loss for each output, and
+      `loss_weights` to say how much each counts. The early layers learn to serve the exits, too.
+
+    To run no more of the model than an exit needs, cut it and use `Split.predict_early`. A cut computes an exit before
+    it where it is told to: `ks.split(result, at=[["conv3_block4_out", "exit_softmax"]])` names the tensor that crosses
+    and the exit's last tensor.
+
+    Args:
+        model: A functional or built Sequential model.
+        exits: For each exit, by the tensor that it takes (a name, also inside a nested model, a layer or a
+            `KerasTensor`), its layers: one, several to be called one after another, or a model, which stays a nested
+            model in the result. They are built on the shape of the tensor, unless they are built. A layer may serve
+            several exits.
+
+    Returns:
+        A `keras.Model` of the model's name and inputs. It gives a dict: the model's outputs by the names of their
+        tensors (by their keys where the model gives a dict), and each exit by the name of the tensor it takes, as it
+        stands in `exits`. `loss`, `metrics`, `loss_weights` and targets go by these names (with metrics, Keras wants
+        targets for all of them).
+
+    Raises:
+        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
+        UnsupportedModelError: Layers of an exit do not fit the tensor; the message suggests an adapter that would. Or
+            they bear the name of another layer.
+        SplitError: There are no exits, one has no layers, or layers of the model itself, or the name of an output.
+
+    Example:
+
+    >>> exit_layers = [
+    ...     keras.layers.GlobalAveragePooling2D(name="exit_pool"),
+    ...     keras.layers.Dense(1000, "softmax", name="exit_softmax"),
+    ... ]
+    >>> multi = ks.with_outputs(resnet, {"conv3_block4_out": exit_layers})
+    >>> {name: scores.shape for name, scores in multi.output.items()}
+    {'predictions': (None, 1000), 'conv3_block4_out': (None, 1000)}
+    >>> resnet.trainable = False
+    >>> multi.compile("adam", loss={"conv3_block4_out": "sparse_categorical_crossentropy"})
+    """
+    graph = read_graph(model)
+    if not isinstance(exits, Mapping):
+        raise SplitError(
+            f"`exits` must be a dict from tensors to layers, such as {{'conv3_block4_out': layers}}; got a "
+            f"{type(exits).__name__}."
+        )
+    if not exits:
+        raise SplitError("`exits` is empty: name at least one tensor, with the layers of its exit.")
+    own = _own_outputs(graph)
+    made: dict[str, _Exit] = {}
+    for reference, layers in exits.items():
+        tensor = resolve(graph, reference)
+        key = reference if isinstance(reference, str) else graph.tensors[tensor].name
+        if key in own or key in made:
+            raise SplitError(
+                f"The exit at '{key}' would bear the name of another output; there are {listed([*own, *made])}. Tap "
+                "another tensor, or rename the layer or the output."
+            )
+        made[key] = _exit(graph, key, tensor, _layers(graph, key, layers))
+    return _built(graph, own, made)
+
+
+@dataclass(frozen=True)
+class _Exit:
+    """An exit as a graph of its own.
+
+    Attributes:
+        graph: Its calls.
+        takes: From its inputs to the tensors of the model that they stand for.
+    """
+
+    graph: Graph
+    takes: dict[int, int]
+
+
+def _own_outputs(graph: Graph) -> dict[str, int]:
+    """The model's outputs by the keys that it gives them, or by the names of their tensors."""
+    given = graph.outputs
+    if isinstance(given, dict) and all(isinstance(tensor, int) for tensor in given.values()):
+        return dict(given)
+    return {graph.tensors[tensor].name: tensor for tensor in graph.flat_outputs()}
+
+
+def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
+    """The layers of an exit, if that is what was given, and none is the model's."""
+    layers = [given] if isinstance(given, keras.Layer) else several_of(given)
+    if not layers:
+        raise SplitError(f"The exit at '{key}' has no layers: give a layer, a list of layers or a model.")
+    ours = {id(layer) for layer in all_layers(graph.model)}
+    for layer in layers:
+        if not isinstance(layer, keras.Layer):
+            kind = f"class {layer.__name__}" if isinstance(layer, type) else f"{type(layer).__name__} {layer!r:.80}"
+            raise SplitError(f"The exit at '{key}' has the {kind} in it; expected keras layers, or a model.")
+        for inner in all_layers(layer):
+            if id(inner) in ours:
+                raise SplitError(
+                    f"'{inner.name}' in the exit at '{key}' is a layer of '{graph.model.name}' itself. Give the exit a "
+                    "layer of its own (`type(layer).from_config(layer.get_config())` under another name, and "
+                    "`set_weights` for equal values)."
+                )
+    return layers
+
+
+def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) -> _Exit:
+    """Calls the layers on an Input like the tensor, with a mask where it has one, and reads what that makes."""
+    symbol = graph.tensors[tensor].symbol
+    mask, made_mask = mask_of(symbol), tensor_of_mask(graph, tensor)
+    taken = keras.Input(
+        batch_shape=symbol.shape, dtype=symbol.dtype, sparse=graph.is_sparse(tensor), ragged=symbol.ragged
+    )
+    inputs, tensors = [taken], [tensor]
+    if mask is not None:
+        inputs.append(keras.Input(batch_shape=mask.shape, dtype="bool"))
+        tensors.append(-1 if made_mask is None else made_mask)
+        set_mask(taken, inputs[1])
+    with lock, deep_recursion():
+        try:
+            x = _called(key, layers, taken)
+            used = set(walk([x])[0])
+            pairs = [pair for pair in zip(inputs, tensors, strict=True) if maker_of(pair[0]) in used]
+            if (inputs[-1], -1) in pairs:
+                warn(
+                    f"'{key}' carries a mask that its exit takes and no layer of '{graph.model.name}' does, so that it "
+                    "cannot cross a cut. The exit is masked where it runs in one stage with what makes "
+                    f"'{key}': name the exit's last tensor at the cut behind it."
+                )
+                set_mask(taken, None)  # Keras hangs it on the tensor when the model runs
+                x, pairs = _called(key, layers, taken), pairs[:1]
+            found = read_graph(keras.Model([one for one, _ in pairs], x))
+        finally:
+            forget_calls_on(inputs)
+    return _Exit(found, dict(zip(found.flat_inputs(), (one for _, one in pairs), strict=True)))
+
+
+def _called(key: str, layers: Sequence[keras.Layer], x: keras.KerasTensor) -> keras.KerasTensor:
+    """What the layers, called one after another, make of a tensor."""
+    giver = f"The tensor '{key}', where the exit begins,"
+    for layer in layers:
+        with fitting(layer, [Handed("", "", giver, x.shape, x.dtype)]):
+            x = layer(x)
+        if not isinstance(x, keras.KerasTensor):
+            raise SplitError(
+                f"'{layer.name}' in the exit at '{key}' gives {len(keras.tree.flatten(x))} tensors, and an exit goes "
+                "from one tensor to one."
+            )
+        giver = f"'{layer.name}' in the exit at '{key}'"
+    return x
+
+
+def _built(graph: Graph, own: Mapping[str, int], exits: Mapping[str, _Exit]) -> keras.Model:
+    ends = [*own.values(), *(tensor for one in exits.values() for tensor in one.takes.values())]
+    calls, _ = part(graph, [], ends)
+    inputs = list(dict.fromkeys(graph.flat_inputs()))
+    items = packed(graph, calls, inputs, ends)
+    there = {item.operation.name: item.operation for item in items}
+    taken = {*there}
+    names = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
+    others = [_operations(graph, key, one, there, taken) for key, one in exits.items()]
+    with Builder(copies=FLAT_COPIES) as builder:
+        symbols = {tensor: builder.add_input(graph, tensor, name) for tensor, name in names.items()}
+        builder.add_calls(graph, items, symbols)
+        outputs = {key: symbols[tensor] for key, tensor in own.items()}
+        for (key, one), operations in zip(exits.items(), others, strict=True):
+            inside = {tensor: symbols[given] for tensor, given in one.takes.items()}
+            builder.add_calls(one.graph, whole(one.graph), inside, operations)
+            outputs[key] = inside[one.graph.flat_outputs()[0]]
+        sources = keras.tree.map_structure(symbols.__getitem__, graph.inputs)
+        return builder.model(sources, outputs, graph.model.name, like=graph.model)
+
+
+def _operations(
+    graph: Graph, key: str, one: _Exit, there: dict[str, keras.Operation], taken: set[str]
+) -> dict[int, keras.Operation]:
+    """Other operations for those of an exit whose names are taken and that are no layers: masks and the like."""
+    others: dict[int, keras.Operation] = {}
+    for item in whole(one.graph):
+        operation = item.operation
+        if id(operation) in others or there.get(operation.name) is operation:
+            continue
+        if operation.name in taken:
+            if isinstance(operation, keras.Layer):
+                raise UnsupportedModelError(
+                    f"A layer of the exit at '{key}' is called '{operation.name}', and so is another one in "
+                    f"'{graph.model.name}' or its exits. A Keras model takes a name only once: give this one another, "
+                    f"such as `name='exit_{operation.name}'`."
+                )
+            others[id(operation)] = renamed(operation, unique(operation.name, taken))
+        taken.add(operation.name)
+        there[operation.name] = operation
+    return others

@@ -1,0 +1,132 @@
+"""`explain`: whether a model can be cut at a tensor, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+
+from kerassplit.cutting.frontiers import crossing_at, nearest, nearest_split_points, split_tensors
+from kerassplit.cutting.largest_layer import closed_layer
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.packing import plain_name
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.references import TensorRef, find_nest, given_by, resolve
+from kerassplit.graph.sides import Sides, read_sides
+from kerassplit.text import enumerated, listed, printable
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Whether a model can be cut at a tensor, and why.
+
+    Attributes:
+        name: The tensor's name.
+        is_split_point: Whether it is one.
+        crossing: Names of all the tensors that would cross there, in execution order, but for what comes along.
+        reason: One sentence.
+        before: The nearest split point before it, or `None`.
+        after: The nearest split point after it, or `None`.
+        inside: Names of the split points inside, where `name` is that of a nested model.
+        also: Names of what comes along with a cut there: inputs of the model that both sides use, and masks.
+        advice: Where most of the model is in one layer that no cut divides (`largest_layer.py`): how to open it.
+            `None` where there is no such layer, and at split points outside of it.
+    """
+
+    name: str
+    is_split_point: bool
+    crossing: tuple[str, ...]
+    reason: str
+    before: str | None
+    after: str | None
+    inside: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    advice: str | None = None
+
+    def __str__(self) -> str:
+        lines = [self.reason, nearest(self.before, self.after), *([self.advice] if self.advice else [])]
+        return printable("\n".join(lines))
+
+
+def explain(model: keras.Model, name: TensorRef) -> Explanation:
+    """Says whether a model can be cut at a tensor, what crosses there, and where the nearest split points are.
+
+    Args:
+        model: A functional or built Sequential model.
+        name: The tensor: its name, the layer that makes it, or its `KerasTensor`. A nested model stands for the tensors
+            it gives.
+
+    Returns:
+        An `Explanation`; printed, it reads as two sentences. That of a nested model says what is inside, too.
+
+    Raises:
+        UnknownTensorError, AmbiguousTensorError: `name` is not one tensor of the model.
+
+    Example:
+
+    >>> print(ks.explain(resnet, "conv4_block6_2_relu"))
+    'conv4_block6_2_relu' is inside a branch: 'conv4_block5_out' crosses there too.
+    Nearest split points: 'conv4_block5_out' before, 'conv4_block6_add' after.
+    """
+    graph = read_graph(model)
+    sides = read_sides(graph)
+    nest = find_nest(graph, name)
+    tensors = [resolve(graph, name)] if nest is None else list(dict.fromkeys(given_by(graph, nest)))
+    crossing = crossing_at(sides, tensors)
+    also = sides.along(sides.main.ancestors(tensors).__contains__, tensors)
+    is_split_point, reason = _reason(sides, tensors, crossing, also)
+    inside: list[str] = []
+    if nest is not None:
+        calls = set(nest.calls)
+        inside = graph.names(tensor for tensor in split_tensors(sides) if graph.tensors[tensor].call in calls)
+        points = f"{len(inside)} of its tensors are split points" if inside else "none of its tensors is a split point"
+        if len(inside) == 1:
+            points = f"'{inside[0]}' is the split point inside"
+        reason = f"'{nest.name}' is a nested model of {len(calls)} calls; {points}. {reason}"
+    before, after = nearest_split_points(sides, tensors)
+    title = nest.name if nest else graph.tensors[tensors[0]].name
+    return Explanation(
+        name=title,
+        is_split_point=is_split_point,
+        crossing=tuple(graph.names(crossing)),
+        reason=reason,
+        before=before,
+        after=after,
+        inside=tuple(inside),
+        also=tuple(graph.names(also)),
+        advice=_advice(graph, tensors, is_split_point),
+    )
+
+
+def _advice(graph: Graph, tensors: Sequence[int], is_split_point: bool) -> str | None:
+    """What to say of a layer that most of the model is in, but for split points that it does not make."""
+    name, advice = closed_layer(graph) or (None, None)
+    made_by_it = any(plain_name(graph.calls[graph.tensors[tensor].call]) == name for tensor in tensors)
+    return None if is_split_point and not made_by_it else advice
+
+
+def _reason(sides: Sides, tensors: Sequence[int], crossing: Sequence[int], also: Sequence[int]) -> tuple[bool, str]:
+    """Whether these tensors (several only for a nested model) are a split point, and why."""
+    graph = sides.graph
+    names = listed(graph.names(tensors))
+    others = graph.names(other for other in crossing if other not in tensors)
+    if len(tensors) > 1:
+        return False, f"It gives {len(tensors)} tensors: {names}."
+    tensor = graph.tensors[tensors[0]]
+    if not graph.calls[tensor.call].inputs:
+        return False, f"{names} is an input of the model: there is nothing before it to cut off."
+    if not tensor.users:
+        what = "an output of the model" if tensors[0] in graph.flat_outputs() else "used by no call of the model"
+        return False, f"{names} is {what}: there is nothing behind it to cut off."
+    if tensor.call in sides.calls:
+        return False, (
+            f"{names} is made of inputs of the model to mask other tensors ({sides.describe(tensors[0])}): it goes "
+            "along with a cut or is made again behind it, and is no place to cut."
+        )
+    if others:
+        verb = "crosses" if len(others) == 1 else "cross"
+        return False, f"{names} is inside a branch: {listed(others)} {verb} there too."
+    if also:
+        come = "comes" if len(also) == 1 else "come"
+        along = enumerated([sides.describe(tensor) for tensor in also])
+        return True, f"{names} is a split point: cut there, and it alone crosses; {along} {come} along."
+    return True, f"{names} is a split point: cut there, and it alone crosses."

@@ -1,0 +1,111 @@
+"""What crosses where a graph is cut, in numbers of tensors.
+
+A tensor is a split point when nothing else that its ancestors make is used outside of them: when the call that makes it
+post-dominates every call it depends on. Inputs of the model and masks (`sides.py`) do not count: they go along.
+"""
+
+from collections.abc import Sequence
+
+from kerassplit.errors import InsideBranchError
+from kerassplit.graph.dominators import PostDominators
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.sides import Sides
+from kerassplit.text import listed
+
+
+def split_tensors(sides: Sides, tree: PostDominators | None = None) -> list[int]:
+    """The split points as indices of tensors, in execution order; `tree` is that of the main graph."""
+    graph = sides.main
+    tree = PostDominators(graph) if tree is None else tree
+    top = list(range(len(graph.calls)))  # where all that a call depends on comes together again
+    found = []
+    for index, call in enumerate(graph.calls):
+        if index not in sides.calls:
+            top[index] = tree.meet([index, *(top[graph.tensors[tensor].call] for tensor in call.inputs)])
+            used = [tensor for tensor in call.outputs if graph.tensors[tensor].users]
+            if top[index] == index and len(used) == 1:
+                found.append(used[0])
+    return found
+
+
+def leaving(graph: Graph, calls: set[int]) -> list[int]:
+    """The tensors that these calls make and others use, in execution order."""
+    return [
+        tensor
+        for call in sorted(calls)
+        for tensor in graph.calls[call].outputs
+        if any(user not in calls for user in graph.tensors[tensor].users)
+    ]
+
+
+def crossing_at(sides: Sides, tensors: Sequence[int]) -> list[int]:
+    """What crosses when the model is cut at these tensors: they, and what else their ancestors give the rest.
+
+    Side tensors, which go along, are not among it.
+    """
+    return sorted({*tensors, *leaving(sides.main, sides.main.ancestors(tensors))})
+
+
+def nearest_split_points(sides: Sides, tensors: Sequence[int]) -> tuple[str | None, str | None]:
+    """The nearest split points before and after these tensors, by name; `None` where there is none."""
+    graph = sides.main
+    tree = PostDominators(graph)
+    by_call = {graph.tensors[tensor].call: tensor for tensor in split_tensors(sides, tree)}
+    makers = {graph.tensors[tensor].call for tensor in tensors}
+    before = max((by_call[call] for call in graph.ancestors(tensors) - makers if call in by_call), default=None)
+    onwards = {user for tensor in tensors for user in sides.users.get(tensor, ())}  # of side tensors
+    call = tree.meet(onwards | (makers - sides.calls) or makers)
+    while call in makers or (call < len(graph.calls) and call not in by_call):
+        call = tree.parent[call]
+    after = by_call.get(call)
+    return (
+        None if before is None else graph.tensors[before].name,
+        None if after is None else graph.tensors[after].name,
+    )
+
+
+def require_whole_crossing(
+    sides: Sides,
+    tensors: Sequence[int],
+    remedy: str,
+    *,
+    named: Sequence[int] | None = None,
+    among: Sequence[int] | None = None,
+) -> None:
+    """Raises `InsideBranchError` unless these tensors are all that crosses where they are.
+
+    Args:
+        sides: The model's graph.
+        tensors: They; outputs of the model among them that do not cross are computed before the cut, too.
+        named: Those that the user has named at this place, for the message; by default all.
+        remedy: What the user can do about it, as the last sentence; `{crossing}` stands for the tensors' names.
+        among: What of the crossing is needed; by default all of it.
+    """
+    graph = sides.graph
+    needed = crossing_at(sides, tensors) if among is None else among
+    found = [tensor for tensor in needed if tensor not in set(tensors)]
+    if not found:
+        return
+    place = tensors if named is None else named
+    names, others, crossing = graph.names(place), graph.names(found), sorted({*place, *found})
+    left = [tensor for tensor in place if graph.tensors[tensor].users] or place
+    before, after = nearest_split_points(sides, left)
+    be, do = "is" if len(names) == 1 else "are", "crosses" if len(others) == 1 else "cross"
+    pass_on = graph.names(crossing) if len(crossing) <= 8 else "`error.crossing`"
+    count = len(crossing if named is None else {*left, *found})
+    carried = "both tensors" if count == 2 else f"all {count} tensors"
+    raise InsideBranchError(
+        f"{listed(names)} {be} inside a branch: {listed(others)} {do} there too.\n"
+        f"{nearest(before, after)} " + remedy.format(carried=carried, crossing=pass_on),
+        name=", ".join(names),
+        crossing=graph.names(crossing),
+        before=before,
+        after=after,
+    )
+
+
+def nearest(before: str | None, after: str | None) -> str:
+    """The nearest split points in a sentence."""
+    first = f"'{before}' before" if before else "none before"
+    second = f"'{after}' after" if after else "none after"
+    return f"Nearest split points: {first}, {second}."

@@ -1,0 +1,218 @@
+"""Pieces that people ask for: intermediate tensors, the blocks of a model, the blocks as a Sequential model."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+import keras
+
+from kerassplit.cutting.cuts import cut
+from kerassplit.cutting.points import SHAPING, SplitPoint, split_points
+from kerassplit.cutting.stages import Stage
+from kerassplit.cutting.submodel import build_part, part
+from kerassplit.errors import NotConnectedError, SplitError
+from kerassplit.graph.internals.process_state import deep_recursion
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.references import TensorRef, resolve, resolve_glob, several_of
+from kerassplit.graph.sides import read_sides
+from kerassplit.text import listed, safe_name, unique, warn
+
+
+def tap(model: keras.Model, names: TensorRef | Sequence[TensorRef], *, keep_outputs: bool = False) -> keras.Model:
+    """Builds a model that gives intermediate tensors of another, all in one pass.
+
+    The tensors need not be split points: any will do, also inside branches and nested models. Layers and variables are
+    the model's own, nothing is copied, and the model is left alone.
+
+    Args:
+        model: A functional or built Sequential model.
+        names: One tensor or several: names, globs, layers or `KerasTensor`s. A tensor that is named twice, such as by
+            two globs, is given once.
+        keep_outputs: Whether the model's own outputs are given too.
+
+    Returns:
+        A `keras.Model` that gives a dict from tensor names to tensors, also for one tensor. It takes the inputs that
+        these tensors depend on, as `build_submodel(model, end=names)` does: all of the model's inputs in their own
+        structure; else one plain tensor, or a dict keyed by their names.
+
+    Raises:
+        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
+        NotConnectedError: Only inputs of the model are named.
+        SplitError: No tensor is named.
+
+    Example:
+
+    >>> features = ks.tap(resnet, ["conv2_block3_out", "conv5_block1_*_relu"])(images)
+    >>> {name: tuple(feature.shape) for name, feature in features.items()}
+    {'conv2_block3_out': (2, 56, 56, 256), 'conv5_block1_1_relu': (2, 7, 7, 512), 'conv5_block1_2_relu': (2, 7, 7, 512)}
+    """
+    graph = read_graph(model)
+    references = several_of(names)
+    if not references:
+        raise SplitError("`names` is empty: name at least one tensor to tap.")
+    tensors = [tensor for reference in references for tensor in resolve_glob(graph, reference)]
+    tensors = list(dict.fromkeys([*tensors, *(graph.flat_outputs() if keep_outputs else ())]))
+    calls, inputs = part(graph, [], tensors)
+    if not calls:
+        name = graph.tensors[tensors[0]].name
+        raise NotConnectedError(
+            f"'{name}' is an input of the model: there is nothing to compute. Tap a tensor behind it, too.", name=name
+        )
+    results = {graph.tensors[tensor].name: tensor for tensor in tensors}
+    return build_part(graph, calls, inputs, tensors, f"{model.name}_tapped", results=results)[0]
+
+
+def blocks(model: keras.Model) -> dict[str, keras.Model]:
+    """Cuts a model behind each merge (`Add`, `Concatenate`, ...): the pieces that most architectures are made of.
+
+    A merge belongs to the block that it ends, and so do the activations and normalisations that follow it. A block
+    ends only at a split point: a merge inside a branch, such as a squeeze-and-excite gate, ends none unless nothing
+    else crosses there. What comes before the first merge is in the first block; what comes behind the last one is the
+    last block. A model without such merges is one block.
+
+    Args:
+        model: A functional or built Sequential model. It is left alone; the blocks share its layers.
+
+    Returns:
+        The blocks in execution order, by the name of the tensor that each ends at; the last one by the first of the
+        model's outputs that it makes. Called one after another, they compute the model bit for bit. Each takes and
+        gives one plain tensor; where inputs come late or outputs early, dicts keyed by tensor names.
+
+    Raises:
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> resnet_blocks = ks.blocks(resnet)
+    >>> len(resnet_blocks), list(resnet_blocks)[0], list(resnet_blocks)[-1]
+    (17, 'conv2_block1_out', 'predictions')
+    """
+    return {name: stage.model for name, stage in _block_stages(model).items()}
+
+
+def to_sequential(model: keras.Model) -> keras.Sequential:
+    """Turns a model into a `keras.Sequential` of its blocks, those of `blocks(model)`.
+
+    Residual connections stay inside the blocks. The layers and variables are the model's own, the outputs are equal
+    bit for bit, and the model is left alone. Where several blocks share a layer, a warning says that Keras cannot load
+    the result from a file.
+
+    Args:
+        model: A functional or built Sequential model with one input and one output.
+
+    Returns:
+        A built `keras.Sequential` with one nested model per block, named like it.
+
+    Raises:
+        SplitError: More than one tensor goes into the model, out of it, or from one block to another.
+
+    Example:
+
+    >>> sequential = ks.to_sequential(resnet)
+    >>> [block.name for block in sequential.layers][:2]
+    ['conv2_block1_out', 'conv2_block2_out']
+    """
+    graph = read_graph(model)
+    for verb, tensors in (("takes", graph.flat_inputs()), ("gives", graph.flat_outputs())):
+        if len(tensors) != 1:
+            raise SplitError(
+                f"Model '{model.name}' {verb} {len(tensors)} tensors ({listed(graph.names(tensors))}), and a "
+                "keras.Sequential hands on one. Use `kerassplit.split(model, at=...)`: it routes several."
+            )
+    stages = list(_block_stages(model).values())
+    for stage, following in pairwise(stages):
+        crossing = dict.fromkeys((*stage.outputs, *following.inputs))
+        if len(crossing) != 1:
+            raise SplitError(
+                f"Behind block '{stage.name}' of model '{model.name}', {listed(crossing)} cross, and a "
+                "keras.Sequential hands on one tensor. Use `kerassplit.split(model, at=...)`: it routes several."
+            )
+    _warn_of_shared_layers(model, stages)
+    source = graph.tensors[graph.flat_inputs()[0]]
+    symbol = keras.Input(
+        batch_shape=source.symbol.shape,
+        dtype=source.symbol.dtype,
+        sparse=graph.is_sparse(graph.flat_inputs()[0]),
+        name=unique(safe_name(source.name), {stage.name for stage in stages}),
+    )
+    with deep_recursion():
+        return keras.Sequential([symbol, *(_plain(stage.model) for stage in stages)], name=model.name)
+
+
+def _block_stages(model: keras.Model) -> dict[str, Stage]:
+    """The blocks as stages, by the name of the tensor that each ends at."""
+    graph = read_graph(model)
+    ends = _block_ends(split_points(model))
+    if ends and all(_is_shaping(graph.calls[call].operation) for call in _calls_behind(graph, ends[-1])):
+        ends.pop()
+    outputs = list(dict.fromkeys(graph.flat_outputs()))
+    behind = _calls_behind(graph, ends[-1] if ends else None)
+    last = next((tensor for tensor in outputs if graph.tensors[tensor].call in behind), outputs[0])
+    names = [*(point.name for point in ends), graph.tensors[last].name]
+    labels = _stage_names(names)
+    if ends:
+        return dict(zip(names, cut(model, ends, names=labels), strict=True))
+    whole, inputs, outputs = build_part(graph, *part(graph, [], outputs), outputs, labels[0])
+    return {names[0]: Stage(labels[0], whole, tuple(graph.names(inputs)), tuple(graph.names(outputs)))}
+
+
+def _block_ends(points: Sequence[SplitPoint]) -> list[SplitPoint]:
+    """The split points behind merges; of a merge and the activations and normalisations behind it the last one."""
+    ends: list[SplitPoint] = []
+    for point in points:
+        if point.after_merge:
+            if ends and _is_shaping(point.layer):
+                ends.pop()
+            ends.append(point)
+    return ends
+
+
+def _is_shaping(operation: keras.Operation) -> bool:
+    return type(operation).__name__ in SHAPING
+
+
+def _calls_behind(graph: Graph, point: SplitPoint | None) -> set[int]:
+    """The calls that a split point does not depend on; all of them for `None`."""
+    sides = read_sides(graph)
+    before = sides.calls | (sides.main.ancestors([resolve(graph, point.name)]) if point else set())
+    return {index for index, call in enumerate(graph.calls) if call.inputs and index not in before}
+
+
+def _stage_names(names: Sequence[str]) -> list[str]:
+    """Tensor names as names of stages: of plain characters, and different also in small letters."""
+    taken: set[str] = set()
+    labels = []
+    for name in names:
+        label = re.sub(r"[^\w.-]", "_", safe_name(name))
+        label = label if re.match(r"[A-Za-z_]", label) else f"_{label}"
+        small = unique(label.lower(), taken)
+        labels.append(label if small == label.lower() else small)
+    return labels
+
+
+def _warn_of_shared_layers(model: keras.Model, stages: Sequence[Stage]) -> None:
+    """On loading, Keras looks for each call of a layer among its first ones, which are those of another block."""
+    blocks_of: dict[keras.Operation, list[str]] = {}
+    for stage in stages:
+        for operation in dict.fromkeys(call.operation for call in read_graph(stage.model).calls if call.inputs):
+            blocks_of.setdefault(operation, []).append(stage.name)
+    for operation, names in blocks_of.items():
+        if len(names) > 1:
+            warn(
+                f"Blocks {listed(names)} of model '{model.name}' share the layer '{operation.name}'. The Sequential "
+                "model computes and trains as it should, but once saved, Keras cannot load it. To save the pieces, use "
+                "`kerassplit.split(model, at=...).save(directory)`."
+            )
+            return
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """A model of one input and one output that takes and gives plain tensors, not lists or dicts of one."""
+    if not keras.tree.is_nested(model.input) and not keras.tree.is_nested(model.output):
+        return model
+    with deep_recursion():
+        plain = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    if plain.dtype_policy != model.dtype_policy:
+        plain.dtype_policy = model.dtype_policy
+    return plain

@@ -1,0 +1,206 @@
+"""`split_points`: where a model can be cut, and what lies before and behind."""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.cutting.frontiers import split_tensors
+from kerassplit.flops.formulas import flops_per_sample
+from kerassplit.graph.dominators import PostDominators, subtrees
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sides import Sides, read_sides
+from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.text import with_printable_repr
+
+_MERGES = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Stack", "Subtract"})
+SHAPING = frozenset(
+    {"Activation", "BatchNormalization", "ELU", "GroupNormalization", "LayerNormalization", "LeakyReLU", "PReLU"}
+    | {"RMSNormalization", "ReLU", "Softmax", "UnitNormalization"}
+    | {"Elu", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Softplus"}
+    | {"Softsign", "Tanh"}
+)
+"""Classes of activations and normalisations: they belong to what comes before them."""
+
+
+@with_printable_repr
+@dataclass(frozen=True)
+class SplitPoint:
+    """A tensor where the model can be cut and nothing else crosses but inputs of the model and masks.
+
+    Attributes:
+        name: The tensor's name.
+        layer: The layer or operation that makes it.
+        shape: With the batch dimension first; `None` for open dimensions.
+        dtype: Such as `"float32"`.
+        bytes: Bytes of one sample of all that crosses, `also` included; `None` where a dimension other than the batch
+            is open.
+        after_merge: Whether it follows a merge (`Add`, `Concatenate`, ...), directly or through activations and
+            normalisation only: the end of a block in most architectures.
+        params_before: Parameters of the layers that it depends on.
+        params_after: Parameters of the other layers. A layer with calls on both sides counts on both.
+        flops_before: FLOPs of the calls that it depends on, for one sample; a multiply-add is two. `None` where they
+            are not known: dimensions other than the batch are open, or one of these calls is of a layer without a
+            formula, such as a layer of one's own (`profile` looks inside of those, too).
+        flops_after: FLOPs of the other calls, likewise. Masks, which either side can make, are in neither.
+        index: Its place among the model's split points, in execution order.
+        also: Names of what comes along: inputs of the model that both sides use, such as a `padding_mask`, and masks.
+            A mask that takes more bytes than the inputs it is made of is made again instead.
+    """
+
+    name: str
+    layer: keras.Operation
+    shape: tuple[int | None, ...]
+    dtype: str
+    bytes: int | None
+    after_merge: bool
+    params_before: int
+    params_after: int
+    flops_before: int | None
+    flops_after: int | None
+    index: int
+    also: tuple[str, ...] = ()
+
+
+def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
+    """The tensors where a model can be cut and nothing else crosses, in execution order.
+
+    Inputs of the model that the rest needs, such as a `padding_mask`, and masks (boolean tensors that operations
+    without weights make of inputs) do not count: `SplitPoint.also` names those that come along. The model's inputs, its
+    masks and its final outputs are not among the split points. Takes time linear in the calls of the model (times a
+    logarithm where branches nest).
+
+    Args:
+        model: A functional or built Sequential model.
+
+    Returns:
+        One `SplitPoint` per tensor.
+
+    Raises:
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> import keras, kerassplit as ks
+    >>> resnet = keras.applications.ResNet50(weights=None)
+    >>> [point.name for point in ks.split_points(resnet) if point.after_merge][-1]
+    'conv5_block3_out'
+    """
+    graph = read_graph(model)
+    sides = read_sides(graph)
+    tree = PostDominators(sides.main)
+    found = split_tensors(sides, tree)
+    before, after = _parameters(graph, tree)
+    flops = [0 if call in sides.calls else count for call, count in enumerate(flops_per_sample(graph))]
+    flops_before, flops_after = _flops(flops, tree)
+    merged = _after_merge(graph)
+    along = _along_points(sides, tree, found)
+    points = []
+    for index, (number, also) in enumerate(zip(found, along, strict=True)):
+        tensor = graph.tensors[number]
+        points.append(
+            SplitPoint(
+                name=tensor.name,
+                layer=graph.calls[tensor.call].operation,
+                shape=tuple(tensor.symbol.shape),
+                dtype=tensor.symbol.dtype,
+                bytes=bytes_of(graph, [number, *also]),
+                after_merge=merged[tensor.call],
+                params_before=before[tensor.call],
+                params_after=after[tensor.call],
+                flops_before=flops_before[tensor.call],
+                flops_after=flops_after[tensor.call],
+                index=index,
+                also=tuple(graph.names(also)),
+            )
+        )
+    return tuple(points)
+
+
+def bytes_of(graph: Graph, tensors: Iterable[int]) -> int | None:
+    """Bytes of one sample of these tensors; `None` where one of them has an open dimension."""
+    symbols = [graph.tensors[tensor].symbol for tensor in tensors]
+    sizes = [bytes_per_sample(symbol.shape, symbol.dtype) for symbol in symbols]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def _along_points(sides: Sides, tree: PostDominators, points: Iterable[int]) -> Iterator[list[int]]:
+    """What goes along with a cut at each of these split points: the calls before it are a subtree."""
+    if not sides.users and not sides.results:
+        yield from ([] for _ in points)
+        return
+    entry, size = subtrees(tree)
+    entries = {tensor: sorted(entry[user] for user in users) for tensor, users in sides.users.items()}
+    for point in points:
+        call = sides.graph.tensors[point].call
+        first, last = entry[call], entry[call] + size[call]
+        before = {tensor: bisect_left(places, last) - bisect_left(places, first) for tensor, places in entries.items()}
+        yield sides.chosen(before, [point])
+
+
+def _after_merge(graph: Graph) -> list[bool]:
+    merged = []
+    for call in graph.calls:
+        kind = type(call.operation).__name__
+        if kind in _MERGES:
+            merged.append(len(call.inputs) > 1)
+        else:
+            shaped = kind in SHAPING and len(call.inputs) == 1
+            merged.append(shaped and merged[graph.tensors[call.inputs[0]].call])
+    return merged
+
+
+def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int]]:
+    """For each call that post-dominates all it depends on: the parameters of these calls, and of all the others.
+
+    There, the calls it depends on are its subtree of the post-dominator tree: sums over subtrees do. A variable used
+    by several calls counts once: it is taken off again wherever two of its calls meet.
+    """
+    calls_of: dict[int, list[int]] = defaultdict(list)
+    sizes: dict[int, int] = {}
+    weights: dict[int, list[Any]] = {}
+    for index, call in enumerate(graph.calls):
+        if isinstance(call.operation, keras.Layer):
+            key = id(call.operation)
+            if key not in weights:
+                weights[key] = call.operation.weights
+            for variable in weights[key]:
+                calls_of[id(variable)].append(index)
+                sizes[id(variable)] = int(np.prod(variable.shape))
+    end = len(graph.calls)
+    before = [0] * (end + 1)
+    only_before = [0] * (end + 1)
+    entry = subtrees(tree)[0] if any(len(calls) > 1 for calls in calls_of.values()) else []
+    for variable, calls in calls_of.items():
+        size = sizes[variable]
+        ordered = sorted(calls, key=lambda call: entry[call]) if len(calls) > 1 else calls
+        for call in ordered:
+            before[call] += size
+        for one, other in pairwise(ordered):
+            before[tree.meet([one, other])] -= size
+        only_before[tree.meet(ordered)] += size
+    for call in range(end):
+        before[tree.parent[call]] += before[call]
+        only_before[tree.parent[call]] += only_before[call]
+    return before, [sum(sizes.values()) - inside for inside in only_before]
+
+
+def _flops(flops: Sequence[int | None], tree: PostDominators) -> tuple[list[int | None], list[int | None]]:
+    """For each call that post-dominates all it depends on: the FLOPs of these calls, and of all the others.
+
+    Sums over subtrees, as in `_parameters`; `None` where one of the calls summed is not known.
+    """
+    known, unknown = [*(one or 0 for one in flops), 0], [*(one is None for one in flops), 0]
+    for call in range(len(flops)):
+        known[tree.parent[call]] += known[call]
+        unknown[tree.parent[call]] += unknown[call]
+    end = len(flops)
+    before = [None if unknown[call] else known[call] for call in range(end)]
+    after = [None if unknown[end] - unknown[call] else known[end] - known[call] for call in range(end)]
+    return before, after

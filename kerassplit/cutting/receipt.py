@@ -1,0 +1,146 @@
+"""`Receipt`: what verifying a split found, and what all receipts have."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from kerassplit.cutting.comparison import Comparison
+from kerassplit.display.rich_table import Shown
+from kerassplit.display.units import format_samples
+from kerassplit.errors import VerificationError
+from kerassplit.text import listed, printable
+
+_TOLD_PROBLEMS = 5  # in a sentence; all are in `Receipt.problems`
+
+
+class AnyReceipt(Shown):
+    """What came of comparing numbers. It is true where it is `ok`.
+
+    Attributes:
+        comparisons: What was compared.
+        ok: Whether it is as it should be.
+    """
+
+    comparisons: tuple[Any, ...]
+    ok: Any
+    _totals: ClassVar[tuple[str, ...]]  # properties that `to_dict` tells, too
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    @property
+    def compared(self) -> bool:
+        """Whether any number of the model's outputs was compared (not on 0 rows, nor where all of them are NaN)."""
+        return any(one.numbers for one in self.comparisons if one.is_output)
+
+    def check(self) -> Self:
+        """Returns the receipt itself, or raises `VerificationError` where it is not ok."""
+        if not self.ok:
+            raise VerificationError(self.verdict(), receipt=self)
+        return self
+
+    def verdict(self) -> str:
+        """What the receipt says, in a sentence or two."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as plain values, for JSON."""
+        return asdict(self) | {name: getattr(self, name) for name in self._totals}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Receipt(AnyReceipt):
+    """The result of verifying a split against a model. It is true where it is `ok`: `assert split.verify(x)`.
+
+    Attributes:
+        model: The model's name.
+        comparisons: The model's inputs that are its outputs, too, and every tensor that a stage gives out, in the order
+            in which they are made.
+        num_calls: Calls of the model's graph, its inputs not counted.
+        weights_shared: Variables that stages and model have in common (the same objects).
+        weights_equal: Variables that a stage has of its own, with the model's values.
+        shared_variables: Variables that several stages use, by path, with the names of these stages.
+        problems: What is wrong with the structure: calls that are missing or in two stages, weights that differ; a
+            model that computes something other than its graph when it is called.
+        tolerance: The largest difference that was allowed.
+    """
+
+    model: str
+    comparisons: tuple[Comparison, ...]
+    num_calls: int
+    weights_shared: int
+    weights_equal: int
+    shared_variables: dict[str, tuple[str, ...]]
+    problems: tuple[str, ...]
+    tolerance: float
+    _totals: ClassVar = ("ok", "compared", "identical", "max_difference", "first_difference")
+
+    @property
+    def ok(self) -> bool:
+        """Whether the structure is right, numbers were compared, and no difference is larger than the tolerance."""
+        return not self.problems and self.compared and self.first_difference is None
+
+    @property
+    def identical(self) -> bool:
+        """Whether numbers were compared, and all are equal bit for bit."""
+        return self.compared and all(comparison.identical for comparison in self.comparisons)
+
+    @property
+    def max_difference(self) -> float:
+        """The largest difference of all."""
+        return max((comparison.max_difference for comparison in self.comparisons), default=0.0)
+
+    @property
+    def first_difference(self) -> str | None:
+        """The first stage whose numbers differ by more than the tolerance."""
+        return next((one.stage for one in self.comparisons if not one.max_difference <= self.tolerance), None)
+
+    def verdict(self) -> str:
+        """What the receipt says, in a sentence or two."""
+        if self.first_difference is not None:
+            numbers = (
+                f"The stages do not compute what '{self.model}' computes: '{self.first_difference}' is the first stage "
+                f"that differs, and the largest difference is {self.max_difference:.3g} ({self.tolerance:g} allowed)."
+            )
+        elif not self.compared:
+            numbers = nothing_compared(self.model, self.comparisons)
+        elif self.identical:
+            numbers = f"The stages compute what '{self.model}' computes, bit for bit."
+        else:
+            numbers = (
+                f"The stages compute what '{self.model}' computes; the largest difference is {self.max_difference:.3g} "
+                f"({self.tolerance:g} allowed)."
+            )
+        further = len(self.problems) - _TOLD_PROBLEMS
+        more = [f"(And {further} more problems.)"] if further > 0 else []
+        empty = [one.tensor for one in self.comparisons if one.is_output and not one.numbers]
+        if self.compared and empty:
+            more.append(f"Of {listed(empty)} nothing was compared: no numbers, or NaN only.")
+        return printable(" ".join([numbers, *self.problems[:_TOLD_PROBLEMS], *more]))
+
+    def __rich__(self) -> Group:
+        table = Table(title=f"Receipt for {self.model}")
+        for heading in ("stage", "tensor", "shape", "largest difference"):
+            table.add_column(heading, justify="right" if heading == "largest difference" else "left")
+        for one in self.comparisons:
+            same = "0 (identical)" if one.identical and one.numbers else f"{one.max_difference:.3g}"
+            same = "nothing compared" if one.identical and not one.numbers else same
+            table.add_row(one.stage, one.label, format_samples(one.shape), same)
+        weights = (
+            f"{self.num_calls} calls; weights: {self.weights_shared} shared, {self.weights_equal} copied and equal."
+        )
+        if self.shared_variables:
+            weights += f" Several stages share {listed(self.shared_variables)}."
+        verdict = Text(self.verdict(), style="green" if self.ok else "bold red")
+        return Group(table, Text(weights), verdict)
+
+
+def nothing_compared(model: str, comparisons: Iterable[Any]) -> str:
+    """What a receipt says where no number of the model's outputs was compared."""
+    empty = any(0 in one.shape for one in comparisons)
+    why = "hold no numbers (0 rows?)" if empty else "are all NaN"
+    return f"Nothing was compared: on this input, the outputs of '{model}' {why}. Give another input as `x`."

@@ -1,0 +1,45 @@
+"""Layers that several stages of a split use: a file each has a copy; loaded together, they are one again."""
+
+from collections.abc import Mapping, Sequence
+
+import keras
+
+from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.errors import StoreError
+from kerassplit.graph.assembling import with_other_operations
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.packing import plain_name
+from kerassplit.graph.reading import read_graph
+
+
+def shared_layers(split: Stages) -> list[dict[str, str]]:
+    """For each layer with variables that several stages use: by the name of the stage, the layer's name in it."""
+    found: dict[int, dict[str, str]] = {}
+    for stage in split:
+        for name, place in _layers(read_graph(stage.model)).items():
+            found.setdefault(id(place), {})[stage.name] = name
+    return [names for names in found.values() if len(names) > 1]
+
+
+def tie(stages: Sequence[Stage], shared: Sequence[Mapping[str, str]]) -> tuple[Stage, ...]:
+    """The stages with one layer in the place of the copies that `shared` names."""
+    layers = {stage.name: _layers(read_graph(stage.model)) for stage in stages} if shared else {}
+    others: dict[str, dict[str, keras.Operation]] = {}
+    for names in shared:
+        present = [stage.name for stage in stages if stage.name in names]
+        for stage in present:
+            if names[stage] not in layers[stage]:
+                raise StoreError(f"Stage '{stage}' has no layer '{names[stage]}' to share with other stages.", path="")
+        for stage in present[1:]:
+            others.setdefault(stage, {})[names[stage]] = layers[present[0]][names[present[0]]]
+    return tuple(
+        Stage(stage.name, with_other_operations(stage.model, others[stage.name]), stage.inputs, stage.outputs)
+        if stage.name in others
+        else stage
+        for stage in stages
+    )
+
+
+def _layers(graph: Graph) -> dict[str, keras.Operation]:
+    """The layers with variables, those inside nested models too."""
+    return {plain_name(call): call.operation for call in graph.calls if getattr(call.operation, "variables", None)}

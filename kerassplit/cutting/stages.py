@@ -1,0 +1,243 @@
+"""A model as a sequence of stages: `Stage`, `Stages`."""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import keras
+from rich.table import Table
+from scipy.sparse import issparse
+
+from kerassplit.cutting.arrays import as_taken, named_tensors, packed_tensors
+from kerassplit.cutting.crossing import Crossing, CrossingTensor, crossing_tensor
+from kerassplit.display.rich_table import SafeConsole
+from kerassplit.display.units import format_count, format_shape
+from kerassplit.errors import SplitError
+from kerassplit.files.sizes import format_bytes
+from kerassplit.graph.assembling import joined
+from kerassplit.graph.backends.interface import Run
+from kerassplit.graph.compiling import Program
+from kerassplit.graph.copying import copying
+from kerassplit.graph.masks import hands_masks_on
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.tensor_marks import without_mask
+from kerassplit.graph.unsupported import own_prediction, told_of_own_prediction
+from kerassplit.text import listed, printable, unique, with_printable_repr
+
+STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+"""What can name a stage: it names a file, too."""
+_PROGRAM = "_program"
+
+
+@with_printable_repr
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One piece of a split.
+
+    Attributes:
+        name: Its name, also that of its model.
+        model: From `inputs` to `outputs`, sharing the layers of the model it was cut from.
+        inputs: Names of the tensors it takes, in the order of `model.inputs`.
+        outputs: Names of the tensors it gives, in the order of `model.outputs`.
+    """
+
+    name: str
+    model: keras.Model
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
+        """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
+        values = [_as_received(tensors[name]) for name in self.inputs]
+        return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
+
+    @property
+    def compiled(self) -> Run:
+        """The stage as a function of its inputs in order, compiled as `predict` compiles a model.
+
+        Compiled once, and again when its layers have changed. Looking takes a moment: ask once for all batches.
+        """
+        program = vars(self).get(_PROGRAM)
+        if program is None or not program.is_current():
+            program = vars(self)[_PROGRAM] = Program(self.model)
+        return program
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != _PROGRAM}  # it computes with this model
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        hands_masks_on(self.model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Stage":
+        with copying([self.model], self.name):
+            return Stage(self.name, hands_masks_on(copy.deepcopy(self.model, memo)), self.inputs, self.outputs)
+
+    def _named(self, outputs: Any) -> dict[str, Any]:
+        return dict(zip(self.outputs, keras.tree.flatten(outputs), strict=True))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stages:
+    """A model cut into stages; call it like the model.
+
+    `kerassplit.Split`, which users get, is this with all that uses other rooms; its docstring describes the attributes.
+    """
+
+    stages: tuple[Stage, ...]
+    inputs: Any
+    outputs: Any
+    name: str
+    original: keras.Model | None = None
+    unused_inputs: tuple[CrossingTensor, ...] = ()
+    unknown: dict[str, dict[str, Any]] = field(default_factory=dict)
+    own_prediction: tuple[str, ...] = ()
+    preprocessor: str | None = None
+
+    @property
+    def model(self) -> keras.Model:
+        """The original model or, once loaded, the stages joined into one."""
+        return self._joined[0] if self.original is None else self.original
+
+    def notes_on_prediction(self) -> list[str]:
+        """What to warn of where the stages predict and `model.predict` would give something else."""
+        return told_of_own_prediction(self.name, self.own_methods_of_prediction())
+
+    def own_methods_of_prediction(self) -> tuple[str, ...]:
+        """The methods, such as `predict_step`, by which the model predicts in a way of its own."""
+        return self.own_prediction if self.original is None else own_prediction(self.original)
+
+    @property
+    def crossings(self) -> tuple[Crossing, ...]:
+        """What crosses each cut; `crossings[0]` is between stages 0 and 1."""
+        made = {name: symbol for stage in self.stages for name, symbol in _symbols(stage)}
+        crossings = []
+        for cut in range(1, len(self.stages)):
+            before, behind = self.stages[:cut], self.stages[cut:]
+            used = {name for stage in behind for name in stage.inputs}
+            ours = dict.fromkeys(name for stage in before for name in (*stage.inputs, *stage.outputs))
+            crossings.append(Crossing(tuple(crossing_tensor(name, made[name]) for name in ours if name in used)))
+        return tuple(crossings)
+
+    @property
+    def shared_variables(self) -> dict[str, tuple[str, ...]]:
+        """The variables that several stages use, by path, with the names of these stages."""
+        stages_of: dict[int, tuple[str, list[str]]] = {}
+        for stage in self.stages:
+            for variable in stage.model.variables:  # the states of random generators among them
+                stages_of.setdefault(id(variable), (variable.path, []))[1].append(stage.name)
+        taken: set[str] = set()
+        return {unique(path, taken): tuple(stages) for path, stages in stages_of.values() if len(stages) > 1}
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __getitem__(self, which: int | str) -> Stage:
+        if isinstance(which, int):
+            return self.stages[which]
+        for stage in self.stages:
+            if stage.name == which:
+                return stage
+        raise SplitError(
+            f"The split of '{self.name}' has no stage '{which}'. Its stages: {listed(stage.name for stage in self)}."
+        )
+
+    def __call__(self, x: Any, training: bool | None = None) -> Any:
+        """Runs the stages one after another: takes and gives what the model takes and gives.
+
+        Args:
+            x: Tensors or arrays in the structure of the model's inputs; a dict by input name is taken too.
+            training: Whether layers run in training mode, as in calling the model.
+        """
+        tensors = self.named_inputs(x)
+        for stage in self.stages:
+            tensors.update(stage.run(tensors, training))
+        return self._packed(tensors | self.given_back(tensors))
+
+    def join(self) -> keras.Model:
+        """The stages as one model that shares their layers."""
+        return self._join()[0]
+
+    def symbols_in(self, model: keras.Model) -> dict[str, keras.KerasTensor] | None:
+        """By tensor name, the symbolic tensors of `model` where that is the stages joined."""
+        built = vars(self).get("_joined", (None, None))
+        return built[1] if built[0] is model else None
+
+    @cached_property
+    def _joined(self) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
+        return self._join()
+
+    def _join(self) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
+        pieces = [(read_graph(stage.model), stage.inputs, stage.outputs) for stage in self.stages]
+        return joined(pieces, self.inputs, self.outputs, self.name, self.unused_inputs)
+
+    def summary(self) -> None:
+        """Prints the stages and what crosses each cut as a table."""
+        SafeConsole().print(self)
+
+    def __rich__(self) -> Table:
+        notes = [f"{path} is shared by {listed(stages)}." for path, stages in self.shared_variables.items()]
+        if self.preprocessor is not None:
+            notes.append(f"What `predict` gets goes through {self.preprocessor} in the model, and in no stage.")
+        table = Table(title=f"{self.name} in {len(self)} stages", caption="\n".join(notes) or None)
+        table.add_column("stage")
+        for heading in ("calls", "parameters", "weights"):
+            table.add_column(heading, justify="right")
+        table.add_column("gives to later stages")
+        table.add_column("per sample", justify="right")
+        crossings = [*self.crossings, None]
+        for stage, crossing in zip(self.stages, crossings, strict=True):
+            weights = stage.model.weights
+            tensors = crossing.tensors if crossing else ()
+            table.add_row(
+                stage.name,
+                str(sum(1 for call in read_graph(stage.model).calls if call.inputs)),
+                format_count(stage.model.count_params()),
+                format_bytes(sum(bytes_per_sample((None, *weight.shape), weight.dtype) or 0 for weight in weights)),
+                "\n".join(f"{one.name} {format_shape(one.shape)} {one.dtype}" for one in tensors),
+                format_bytes(crossing.bytes) if crossing else "",
+            )
+        return table
+
+    def __copy__(self) -> "Stages":
+        return replace(self)
+
+    def __repr__(self) -> str:
+        return printable(f"<Split of {self.name}: {', '.join(stage.name for stage in self.stages)}>")
+
+    def named_inputs(self, x: Any) -> dict[str, Any]:
+        """What a caller passes as the model's input, by tensor name.
+
+        Raises:
+            SplitError: It does not have the structure of the model's inputs.
+        """
+        tensors = named_tensors(x, self.inputs, self.name)
+        return {name: value.toarray() if issparse(value) else value for name, value in tensors.items()}
+
+    def given_back(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's inputs that are its outputs, too, as the model gives them."""
+        known = {one.name: one for one in self.unused_inputs} | {
+            name: symbol for stage in self for name, symbol in zip(stage.inputs, stage.model.inputs, strict=True)
+        }
+        both = {*keras.tree.flatten(self.inputs)} & {*keras.tree.flatten(self.outputs)}
+        return {name: as_taken(tensors[name], known[name]) for name in keras.tree.flatten(self.inputs) if name in both}
+
+    def _packed(self, tensors: dict[str, Any]) -> Any:
+        return packed_tensors(tensors, self.outputs)
+
+
+def _as_received(value: Any) -> Any:
+    """A tensor as another process would get it; an optional input may be `None`."""
+    return None if value is None else without_mask(keras.ops.convert_to_tensor(value))
+
+
+def _symbols(stage: Stage) -> Iterator[tuple[str, keras.KerasTensor]]:
+    yield from zip(stage.inputs, stage.model.inputs, strict=True)
+    yield from zip(stage.outputs, stage.model.outputs, strict=True)

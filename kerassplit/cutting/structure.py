@@ -1,0 +1,93 @@
+"""Whether stages have the calls and the weights of a model."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.cutting.stages import Stages
+from kerassplit.graph.masks import MASKED
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.packing import plain_name
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sides import read_sides
+from kerassplit.text import safe_name
+
+
+def compare_structure(graph: Graph, split: Stages) -> tuple[int, int, list[str]]:
+    """How many variables are shared and how many equal, and what is wrong with calls and weights."""
+    ours: Counter[str] = Counter()
+    stages_of: dict[str, list[str]] = {}
+    operations: dict[int, Any] = {}
+    own = {call.operation.name for call in graph.calls if call.inputs} - graph.made
+    carrier = f"{MASKED}/"
+    renamed = {  # where operations of nested models bear one name
+        safe_name(plain_name(call)): call.operation.name
+        for call in graph.calls
+        if not isinstance(call.operation, keras.Layer)
+    }
+    for stage in split:
+        for call in read_graph(stage.model).calls:
+            name = renamed.get(call.operation.name, call.operation.name)
+            if call.inputs and (name in own or (isinstance(call.operation, keras.Layer) and carrier not in call.name)):
+                ours[name] += 1
+                stages_of.setdefault(name, []).append(stage.name)
+                operations[id(call.operation)] = call.operation
+    theirs = Counter(call.operation.name for call in graph.calls if call.operation.name in own)
+    again = {graph.calls[call].operation.name for call in read_sides(graph).of_inputs}  # stages may all make a mask
+    made = {name for stage in split for name in (*stage.inputs, *stage.outputs)} | {*keras.tree.flatten(split.inputs)}
+    problems = [
+        f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
+        + (f" ({', '.join(stages_of[name])})." if name in stages_of else ".")
+        for name in {**theirs, **ours}
+        if ours[name] != theirs[name] and not (name in again and ours[name] > theirs[name])
+    ]
+    outputs = dict.fromkeys(graph.names(graph.flat_outputs()))
+    problems += [f"No stage makes the model's output '{name}'." for name in outputs if name not in made]
+    shared: set[int] = set()
+    equal = 0
+    originals = {id(call.operation): call.operation for call in graph.calls}
+    for operation in operations.values():
+        if id(operation) in originals:
+            shared.update(id(variable) for variable in _variables(operation))
+            continue
+        # Layers of different nested models can bear one name.
+        namesakes = [other for other in originals.values() if other.name == operation.name]
+        results = [_compare_variables(operation, other) for other in namesakes]
+        same, wrong = min(results, key=lambda result: len(result[1]), default=(0, []))
+        equal += same
+        problems += wrong
+    return len(shared), equal, problems
+
+
+def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:
+    ours, theirs = _variables(one), _variables(other)
+    if len(ours) != len(theirs):
+        return 0, [f"'{one.name}' has {len(ours)} variables in its stage and {len(theirs)} in the model."]
+    equal, problems = 0, []
+    for mine, its in zip(ours, _in_order_of(ours, theirs), strict=True):
+        if mine.shape == its.shape and np.array_equal(*map(keras.ops.convert_to_numpy, (mine, its)), equal_nan=True):
+            equal += 1
+        else:
+            problems.append(f"Variable '{its.path}' has other values in its stage than in the model.")
+    return equal, problems
+
+
+def _in_order_of(ours: Sequence[Any], theirs: Sequence[Any]) -> Sequence[Any]:
+    """The model's variables in the order in which a stage has them: Keras loads some layers in another than it makes.
+
+    By path, or by name where paths begin differently; as they are where neither tells them apart.
+    """
+    for tells in ("path", "name"):
+        by_key = {getattr(variable, tells): variable for variable in theirs}
+        keys = [getattr(variable, tells) for variable in ours]
+        if len(by_key) == len(theirs) and set(keys) == set(by_key):
+            return [by_key[key] for key in keys]
+    return theirs
+
+
+def _variables(operation: Any) -> list[Any]:
+    # Not `layer.variables`: the states of random generators are among them, and Keras does not restore these.
+    return operation.weights if isinstance(operation, keras.Layer) else []

@@ -1,0 +1,10 @@
+"""Shows people numbers, tables, progress and charts.
+
+In reading order:
+
+- `units`: numbers with units, written and parsed.
+- `colors`: colors that mean the same everywhere.
+- `rich_table`: objects that print as tables, and the console that prints them.
+- `progress`: a progress bar on standard error.
+- `chart`: charts drawn by matplotlib.
+"""

@@ -1,0 +1,120 @@
+"""Charts of figures, drawn by matplotlib (the extra `kerassplit[charts]`)."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import write_whole
+from kerassplit.files.untrusted import check_path
+from kerassplit.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHART_FORMATS = ("png", "svg", "pdf")
+"""What a chart is written as, by file name extension."""
+
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "font.size": 11,
+    "grid.color": "#ECEFF1",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kerassplit",
+    "text.parse_math": False,  # names may hold a $
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart; a notebook shows it.
+
+    Attributes:
+        figure: The `matplotlib.figure.Figure`, to be changed at will.
+    """
+
+    figure: "Figure"
+
+    def render(self, extension: str = "svg") -> bytes:
+        """The contents of a file of this format, one of `CHART_FORMATS`; the same chart gives the same bytes."""
+        file = io.BytesIO()
+        date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(extension)
+        with _style():
+            self.figure.savefig(file, format=extension, dpi=200, metadata=date)
+        return file.getvalue()
+
+    def save(self, to_file: str | os.PathLike[str]) -> None:
+        """Writes it whole or not at all; the extension says how.
+
+        Raises:
+            SplitError: The format is unknown, or the file cannot be written.
+        """
+        check_path(to_file)
+        write_whole(to_file, self.render(_extension(Path(to_file))))
+
+    def _repr_svg_(self) -> str:
+        return self.render("svg").decode()
+
+
+def check_chart(to_file: str | os.PathLike[str]) -> None:
+    """Refuses what no chart could be written to, before the work for one begins.
+
+    Raises:
+        SplitError: The format is unknown, the folder does not exist, or matplotlib is not installed.
+    """
+    path = Path(to_file)
+    check_path(path)
+    _extension(path)
+    if not path.parent.is_dir():
+        raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
+    _figure_class()
+
+
+def _extension(path: Path) -> str:
+    extension = path.suffix[1:].lower()
+    if extension not in CHART_FORMATS:
+        formats = ", ".join(f".{each}" for each in CHART_FORMATS)
+        raise SplitError(f"Charts are written as {formats}; got '{path.name}'.")
+    return extension
+
+
+def _figure_class() -> type["Figure"]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SplitError("Charts need matplotlib: `pip install 'kerassplit[charts]'`.") from error
+    return Figure
+
+
+@contextlib.contextmanager
+def new_figure(width: float, height: float) -> Iterator["Figure"]:
+    """An empty figure of so many inches, to be drawn on in the style of this package.
+
+    No global state of matplotlib is used: the user's own figures and settings stay as they are.
+
+    Raises:
+        SplitError: matplotlib is not installed.
+    """
+    figure_class = _figure_class()
+    with _style():
+        from matplotlib.text import Text
+
+        figure = figure_class(figsize=(width, height), layout="constrained")
+        yield figure
+        for text in figure.findobj(Text):
+            text.set_text(printable(text.get_text()))
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield

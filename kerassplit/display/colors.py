@@ -1,0 +1,3 @@
+"""Colors that mean the same in every picture and chart."""
+
+CUT = "#C62828"

@@ -1,0 +1,94 @@
+"""Numbers as people read and write them."""
+
+from collections.abc import Sequence
+
+from kerassplit.files.sizes import BYTES, DECIMAL, parse_quantity, scaled
+
+_BANDWIDTHS = {
+    **{f"{unit}/s": size for unit, size in BYTES.items()},
+    **{f"{prefix}{unit}": size / 8 for prefix, size in DECIMAL.items() for unit in ("bit/s", "bps")},
+}
+_SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ns": 1e-9}  # both signs for micro
+_RATES = {f"{prefix}{unit}": size for prefix, size in DECIMAL.items() for unit in ("FLOPS", "FLOP/s", "FLOPs/s")}
+
+
+def format_count(count: int) -> str:
+    """A count with a decimal prefix.
+
+    >>> format_count(5217344)
+    '5.2 M'
+    """
+    if count < 1000:
+        return str(count)
+    return scaled(count, 1000, ("k", "M", "G", "T"))
+
+
+def format_shape(shape: Sequence[int | None]) -> str:
+    """The shape of one sample: without the batch dimension, `?` for open ones.
+
+    >>> format_shape((None, 28, 28, 512))
+    '28×28×512'
+    """
+    return "×".join("?" if side is None else str(side) for side in shape[1:]) or "scalar"
+
+
+def format_samples(shape: tuple[int, ...]) -> str:
+    """The shape of an array of samples.
+
+    >>> format_samples((2, 14, 14, 1024))
+    '2 of 14×14×1024'
+    """
+    return f"{shape[0]} of {format_shape(shape)}" if shape else "scalar"
+
+
+def format_bandwidth(count: float) -> str:
+    """Bytes per second as bits per second, as links are sold.
+
+    >>> format_bandwidth(2_500_000)
+    '20 Mbit/s'
+    """
+    bits = 8 * count
+    if bits == float("inf"):
+        return "any"
+    for unit, factor in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bits >= factor:
+            return f"{bits / factor:.3g} {unit}" if bits / factor < 1000 else f"{bits / factor:,.0f} {unit}"
+    return f"{bits:.3g} bit/s"
+
+
+def parse_bandwidth(value: str | float, what: str) -> float:
+    """Bytes per second out of such a number, or a text such as `"20 Mbit/s"` (10^6 bits) or `"1 GB/s"`.
+
+    Raises:
+        SplitError: It is neither, or 0 or below.
+
+    >>> parse_bandwidth("20 Mbit/s", "bandwidth")
+    2500000.0
+    """
+    return parse_quantity(
+        value, what, _BANDWIDTHS, "bytes per second, or a text with a unit such as '20 Mbit/s'", least=None
+    )
+
+
+def parse_seconds(value: str | float, what: str) -> float:
+    """Seconds out of a number of seconds, or a text such as `"10 ms"`.
+
+    Raises:
+        SplitError: It is neither, or below 0.
+
+    >>> parse_seconds("10 ms", "latency")
+    0.01
+    """
+    return parse_quantity(value, what, _SECONDS, "seconds, or a text with a unit such as '10 ms'")
+
+
+def parse_flops_per_second(value: str | float, what: str) -> float:
+    """FLOPs per second out of such a number, or a text such as `"5 GFLOPS"`.
+
+    Raises:
+        SplitError: It is neither, or 0 or below.
+
+    >>> parse_flops_per_second("5 GFLOPS", "speed")
+    5000000000.0
+    """
+    return parse_quantity(value, what, _RATES, "FLOPs per second, or a text with a unit such as '5 GFLOPS'", least=None)

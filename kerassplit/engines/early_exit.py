@@ -1,0 +1,292 @@
+"""Early exit: a batch goes through the stages until each of its rows has an answer; those behind are not run.
+
+The algorithm is that of BranchyNet (Teerapittayanon, McDanel and Kung, "BranchyNet: Fast inference via early exiting
+from deep neural networks", ICPR 2016), by batches, and with the largest probability in the place of the entropy.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+from rich.table import Table
+
+from kerassplit.cutting.stages import Stages
+from kerassplit.display.progress import progress
+from kerassplit.display.rich_table import Shown
+from kerassplit.display.units import format_shape
+from kerassplit.engines.local import through
+from kerassplit.engines.route import Batch, Route, route_of
+from kerassplit.engines.running import checked_source
+from kerassplit.engines.whole_batches import in_whole_batches
+from kerassplit.errors import SplitError
+from kerassplit.graph.backends.interface import Run
+from kerassplit.graph.internals.layers import stateful_layer
+from kerassplit.text import listed, warn
+
+Measure = Callable[[np.ndarray], Any]
+"""From what an exit gives (rows × classes) to a number for each row: how sure it is."""
+
+_ROUNDING = 1e-3  # by so much may a probability in half precision lie outside 0 to 1
+
+
+@dataclass(frozen=True, eq=False)
+class EarlyExits(Shown):
+    """What a run with early exits gave.
+
+    Attributes:
+        outputs: Rows × classes: for each row what the first exit gave that was confident, else the final output.
+        exits: For each row the name of the output that this is, as an array of text.
+        ran: By the name of each stage, how many batches it ran.
+        batches: How many batches there were.
+        stage_of: By the name of each exit, in the order in which they are asked, and of the final output, the stage
+            that gives it.
+    """
+
+    outputs: np.ndarray
+    exits: np.ndarray
+    ran: dict[str, int]
+    batches: int
+    stage_of: dict[str, str]
+
+    @property
+    def answered(self) -> dict[str, int]:
+        """How many rows each output answered, the final one last."""
+        return {name: int(np.count_nonzero(self.exits == name)) for name in self.stage_of}
+
+    def __rich__(self) -> Table:
+        rows = len(self.outputs)
+        saved = sum(self.batches - count for count in self.ran.values())
+        table = Table(
+            title=f"{rows:,} rows in {self.batches:,} batches through {len(self.ran)} stages",
+            caption=f"{saved:,} of {self.batches * len(self.ran):,} runs of a stage on a batch were not needed.",
+        )
+        table.add_column("stage")
+        table.add_column("batches run", justify="right")
+        table.add_column("output")
+        table.add_column("rows answered", justify="right")
+        table.add_column("share", justify="right")
+        for stage, count in self.ran.items():
+            given = [name for name, place in self.stage_of.items() if place == stage]
+            table.add_row(
+                stage,
+                f"{count:,}",
+                "\n".join(given),
+                "\n".join(f"{self.answered[name]:,}" for name in given),
+                "\n".join(f"{self.answered[name] / rows:.1%}" for name in given),
+            )
+        return table
+
+
+@dataclass(frozen=True)
+class _Exits:
+    """Which tensors answer, and when.
+
+    Attributes:
+        by_stage: For each stage the exits it gives: the names of their tensors.
+        final: The tensor that answers for the rows that are left.
+        names: From these tensors to what the user calls them.
+        needed: From these tensors to how sure an exit has to be.
+        dtype: The type of number that holds all of their values.
+    """
+
+    by_stage: tuple[tuple[str, ...], ...]
+    final: str
+    names: dict[str, str]
+    needed: dict[str, float]
+    dtype: np.dtype
+
+
+def predict_early(
+    split: Stages,
+    x: Any,
+    confidence: float | Mapping[str, float],
+    *,
+    measure: Measure | None,
+    final: str | None,
+    batch_size: int,
+    preprocess: str | None,
+    exif: bool,
+    verbose: bool | None,
+) -> EarlyExits:
+    """Runs input through the stages until it has an answer; see `Split.predict_early`."""
+    if measure is not None and not callable(measure):
+        raise SplitError(f"`measure` must be a function from what an exit gives to a number a row; got {measure!r}.")
+    route = route_of(split)
+    exits = _exits(split, route, confidence, measure, final)
+    for stage in split:
+        layer = stateful_layer(stage.model)
+        if layer is not None:
+            raise SplitError(
+                f"Layer '{layer}' of stage '{stage.name}' keeps a state from batch to batch, and would miss the "
+                "batches that end before it. Build it with stateful=False, or use `Split.predict`."
+            )
+    source = checked_source(x, route, batch_size, preprocess, exif=exif)
+    for text in [*source.notes, *split.notes_on_prediction()]:
+        warn(text)
+    outputs: list[np.ndarray] = []
+    answered: list[np.ndarray] = []
+    ran = {stage.name: 0 for stage in split}
+    programs = [stage.compiled for stage in split]
+    stage_of = [step for step, names in enumerate(exits.by_stage) for _ in names] + [len(split) - 1]
+    rows = 0
+    what = f"{route.model}, {len(split)} stages"
+
+    def run(batches: Iterable[Batch]) -> Generator[Batch]:
+        for batch in batches:
+            yield replace(batch, tensors=_answers(split, programs, route, exits, batch, measure))
+
+    with contextlib.closing(source.batches(0)) as batches, progress(what, source.rows, verbose) as show:
+        for batch in in_whole_batches(run, route)(batches):
+            outputs.append(batch.tensors["answers"])
+            answered.append(batch.tensors["places"])
+            for stage in split.stages[: stage_of[answered[-1].max()] + 1]:  # until each row had an answer
+                ran[stage.name] += 1
+            rows += batch.rows
+            show(rows, rows)
+    if not rows:
+        raise SplitError("The input holds no rows. Expected at least one.")
+    order = [*(name for names in exits.by_stage for name in names), exits.final]
+    return EarlyExits(
+        outputs=np.concatenate(outputs),
+        exits=np.array([exits.names[name] for name in order])[np.concatenate(answered)],
+        ran=ran,
+        batches=len(outputs),
+        stage_of={exits.names[name]: stage.name for name in order for stage in split if name in stage.outputs},
+    )
+
+
+def _answers(
+    split: Stages, programs: Sequence[Run], route: Route, exits: _Exits, batch: Batch, measure: Measure | None
+) -> dict[str, np.ndarray]:
+    """For each row of a batch its answer, and its place: the number of the output that gives it."""
+    given: list[np.ndarray] = []
+    places = np.full(route.batch or batch.rows, -1)
+    for step, (stage, program, asked) in enumerate(zip(split, programs, exits.by_stage, strict=True)):
+        batch = through(stage, program, batch, route, step)
+        for name in asked:
+            values = keras.ops.convert_to_numpy(batch.tensors[name]).astype(exits.dtype)
+            places[_is_sure(values, name, exits, measure) & (places < 0)] = len(given)
+            given.append(values)
+        if (places >= 0).all():
+            break
+    else:
+        places[places < 0] = len(given)
+        given.append(keras.ops.convert_to_numpy(batch.tensors[exits.final]).astype(exits.dtype))
+    answers = given[-1].copy()
+    for place, values in enumerate(given):
+        answers[places == place] = values[places == place]
+    return {"answers": answers, "places": places}
+
+
+def _is_sure(values: np.ndarray, name: str, exits: _Exits, measure: Measure | None) -> np.ndarray:
+    """For each row whether an exit may answer it."""
+    called = exits.names[name]
+    if measure is None:
+        if bool(((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any()):
+            raise SplitError(
+                f"The exit '{called}' gives numbers from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}, which are "
+                "no probabilities. Let it end in a softmax (keras.layers.Softmax()), or say how sure it is of each "
+                "row: measure=lambda logits: scipy.special.softmax(logits, axis=-1).max(axis=-1)."
+            )
+        largest = values.max(axis=-1)
+        sure = np.maximum(largest, 1 - largest) if values.shape[-1] == 1 else largest
+    else:
+        sure = np.asarray(keras.ops.convert_to_numpy(measure(values)))
+        if sure.shape != (len(values),):
+            raise SplitError(
+                f"`measure` must give one number for each row; for the {len(values)} rows of '{called}' it gave an "
+                f"array of shape {sure.shape}."
+            )
+    return sure >= exits.needed[name]
+
+
+def _exits(
+    split: Stages,
+    route: Route,
+    confidence: float | Mapping[str, float],
+    measure: Measure | None,
+    final: str | None,
+) -> _Exits:
+    names = _names(route)
+    by_stage = [[name for name in route.results if name in stage.outputs] for stage in split]
+    last = _final(split, by_stage[-1], names, final)
+    by_stage[-1].remove(last)
+    asked = [name for exits in by_stage for name in exits]
+    if not asked:
+        raise SplitError(
+            f"The split of '{split.name}' has no early exit: '{names[last]}' is its only output. Add exits with "
+            "`kerassplit.with_outputs`, and name them at the cuts behind which they stand: "
+            "`kerassplit.split(model, at=[[tensor, exit]])`."
+        )
+    if not any(by_stage[:-1]):
+        exits = [name for name in asked if name != last]
+        raise SplitError(
+            f"All outputs of '{split.name}' are computed in the last stage, so that no exit is early. Name each at the "
+            f"cut behind which it stands: `kerassplit.split(model, at=[[tensor, {exits[0]!r}]])`."
+        )
+    given = {name: symbol for stage in split for name, symbol in zip(stage.outputs, stage.model.outputs, strict=True)}
+    for name in asked:
+        if given[name].shape[1:] != given[last].shape[1:]:
+            raise SplitError(
+                f"'{names[name]}' gives {format_shape(given[name].shape)} for each row and the final output "
+                f"'{names[last]}' {format_shape(given[last].shape)}: one cannot answer for the other. An exit must "
+                "give what the model gives; leave other outputs out of the model."
+            )
+    if measure is None and len(given[last].shape) != 2:
+        raise SplitError(
+            f"'{names[last]}' gives {format_shape(given[last].shape)} for each row, not one probability per class. Say "
+            "how sure an exit is of a row: measure=function, from its outputs to one number for each row."
+        )
+    dtypes = [given[name].dtype.replace("bfloat16", "float32") for name in (*asked, last)]
+    needed = _needed(asked, names, confidence, measure)
+    return _Exits(tuple(map(tuple, by_stage)), last, names, needed, np.result_type(*dtypes))
+
+
+def _names(route: Route) -> dict[str, str]:
+    """What the user calls the model's outputs: the keys of its dict, or the names of their tensors."""
+    outputs = route.outputs
+    if isinstance(outputs, dict) and all(isinstance(name, str) for name in outputs.values()):
+        return {name: key for key, name in reversed(outputs.items())}
+    return {name: name for name in route.results}
+
+
+def _final(split: Stages, there: list[str], names: Mapping[str, str], final: str | None) -> str:
+    """The tensor of the final output."""
+    found = there if final is None else [name for name in there if final in (name, names[name])]
+    if len(found) == 1:
+        return found[0]
+    called = listed(names[name] for name in there)
+    if final is not None:
+        raise SplitError(f"The last stage, '{split[-1].name}', gives no output '{final}'. It gives {called}.")
+    raise SplitError(
+        f"The last stage, '{split[-1].name}', gives {called}: say which of them answers when no exit is confident, "
+        f"final={names[there[0]]!r}. Or name exits at the cuts behind which they stand: "
+        "`kerassplit.split(model, at=[[tensor, exit]])`."
+    )
+
+
+def _needed(
+    asked: list[str], names: Mapping[str, str], confidence: float | Mapping[str, float], measure: Measure | None
+) -> dict[str, float]:
+    """How sure each exit has to be, checked."""
+    called = {name: names[name] for name in asked}
+    if isinstance(confidence, Mapping):
+        if set(confidence) != set(called.values()):
+            raise SplitError(
+                f"`confidence` must have a number for each exit, {listed(called.values())}; got {listed(confidence)}."
+            )
+        needed = {name: confidence[key] for name, key in called.items()}
+    else:
+        needed = dict.fromkeys(called, confidence)
+    for value in needed.values():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise SplitError(
+                f"`confidence` must be a number, or one for each exit; got {value!r}. A function that says how sure an "
+                "exit is goes to `measure`."
+            )
+        if measure is None and not 0 <= value <= 1:
+            raise SplitError(f"`confidence` must be a probability, 0 to 1; got {value!r}.")
+    return {name: float(value) for name, value in needed.items()}

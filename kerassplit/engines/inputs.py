@@ -1,0 +1,399 @@
+"""Where rows come from: arrays, files, and whatever gives batches when it is iterated over."""
+
+import contextlib
+import hashlib
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from scipy.sparse import issparse
+
+from kerassplit.cutting.arrays import named_tensors
+from kerassplit.cutting.crossing import CrossingTensor, crossing_tensor
+from kerassplit.display.units import format_shape
+from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.route import Batch, Route
+from kerassplit.errors import SplitError
+from kerassplit.files.arrays import ArrayFile, open_arrays
+from kerassplit.files.atomic_file import check_regular, status_of
+from kerassplit.files.values import as_values, check_range
+from kerassplit.graph.reading import read_graph
+from kerassplit.zoo.models import find_architecture
+from kerassplit.zoo.photos import IMAGE_SUFFIXES, read_photo
+
+_NO_PREPROCESSING = "none"
+_READ_AT_ONCE = 256  # rows of an array of which a digest is made
+_READ_AHEAD = 2  # batches that are read from files while others are computed
+
+
+class EndedEarly(SplitError):  # noqa: N818 (an end rather than an error)
+    """An iterable ended before the rows that an interrupted run had computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Rows for a model.
+
+    Attributes:
+        rows: How many there are; `None` where that is not known beforehand.
+        batches: Gives the batches from the one on that holds a row, the rows before it unread where that is possible.
+        identify: Gives what tells it from another one, as plain values: an unfinished run goes on with the same input
+            only. `None`: nothing can tell.
+        files: For images the file of each row, relative to their folder, with its size and time of change.
+        notes: What somebody should know who did not ask.
+        reads: The files that rows come from.
+    """
+
+    rows: int | None
+    batches: Callable[[int], Generator[Batch]]
+    identify: Callable[[], dict[str, Any]] | None
+    files: tuple[tuple[str, int, int], ...] = ()
+    notes: tuple[str, ...] = ()
+    reads: tuple[Path, ...] = ()
+
+
+def source_of(x: Any, route: Route, batch_size: int, preprocess: str | None = None, *, exif: bool = True) -> Source:
+    """Makes a source of what a user passes.
+
+    Args:
+        x: Arrays or tensors in the structure of the model's inputs; a path; or an iterable, such as a
+            `tf.data.Dataset`, of batches or of single rows in that structure. Of a tuple, the first element is the
+            input, as in Keras.
+        route: What the model takes.
+        batch_size: Rows in a batch. The batches of an iterable stay as they are.
+        preprocess: For images: the architecture whose `preprocess_input` they get; `"none"`: they stay pixels from 0 to
+            255; `None`: the architecture that bears the model's name, or none.
+        exif: Whether images are turned as their camera says.
+
+    Raises:
+        SplitError: It does not fit the model, or cannot be read.
+    """
+    if isinstance(x, (str, Path)):
+        return _from_path(Path(x), route, batch_size, preprocess, exif)
+    if preprocess not in (None, _NO_PREPROCESSING):
+        raise SplitError("`preprocess` is for images in files; what you pass as arrays is taken as it is.")
+    if is_stream(x):
+        return _from_stream(x, route, batch_size)
+    return _from_arrays(named_tensors(x, route.inputs, route.model), route, batch_size)
+
+
+def load_input(
+    path: str | Path,
+    model: keras.Model,
+    architecture: str | None = None,
+    note: Callable[[str], None] = warnings.warn,
+    *,
+    exif: bool = True,
+) -> Any:
+    """Reads the input of a model from a file.
+
+    Args:
+        path: An image in one of `IMAGE_FORMATS`, of which the middle is cut out in the proportions of the model's
+            input, and resized; a `.npy` file with the array of the one input; or a `.npz` file with an array for each
+            input.
+        model: What the input is for.
+        architecture: Such as `"ResNet50"`: its own `preprocess_input` is applied to an image. `None`: the pixels stay
+            as they are, 0 to 255.
+        note: Is told where only a part of the file is taken.
+        exif: Whether an image is turned as its camera says. Keras's own loader does not: `False` gives its numbers.
+
+    Returns:
+        `float32` images as a batch of one; arrays as they were saved, a missing batch dimension added, and of a model
+        that is built for batches of one size the first such batch. In the structure of the model's inputs.
+
+    Raises:
+        SplitError: The file is missing or cannot be read, or what it holds does not fit the model.
+
+    Example:
+
+    >>> load_input("cat.jpg", resnet, "ResNet50").shape
+    (1, 224, 224, 3)
+    """
+    path = Path(path)
+    if status_of(path) is None or path.is_dir():
+        raise SplitError(f"There is no file '{path}' to take an input from.")
+    graph = read_graph(model)
+    names = graph.names(graph.flat_inputs())
+    inputs = keras.tree.pack_sequence_as(model.input, names)
+    route = Route(model.name, inputs, None, (), tuple(map(crossing_tensor, names, model.inputs)))
+    preprocess = None if _is_arrays(path) else architecture or _NO_PREPROCESSING
+    source = source_of(path, route, route.batch or sys.maxsize, preprocess, exif=exif)
+    if route.batch is not None and _is_arrays(path) and source.rows != route.batch:
+        rows, size = source.rows or 0, route.batch
+        if rows < size:
+            raise SplitError(f"'{path}' holds {rows} rows, and '{model.name}' takes batches of {size}. Give that many.")
+        note(f"'{model.name}' takes batches of {size}: of the {rows} rows in '{path}', the first {size} are taken.")
+    with contextlib.closing(source.batches(0)) as batches:
+        tensors = next(batches).tensors
+    return keras.tree.map_structure(tensors.__getitem__, inputs)
+
+
+def _from_arrays(given: dict[str, Any], route: Route, batch_size: int) -> Source:
+    arrays = {name: value.tocsr() if issparse(value) else as_array(value) for name, value in given.items()}
+    rows = _number_of_rows(_shapes(arrays))
+    check_shapes(arrays, route)
+
+    def batches(row: int) -> Generator[Batch]:
+        for first, count in spans(row, rows, batch_size):
+            spanned = slice(first, first + count)
+            part = {name: None if array is None else as_array(array[spanned]) for name, array in arrays.items()}
+            _check_ranges(part, route)
+            yield Batch(first // batch_size, first, count, part)
+
+    reads = tuple(path for value in given.values() for path in _mapped_files(value))
+    identify = lambda: {name: digest_of_array(array) for name, array in arrays.items()}  # noqa: E731
+    return Source(rows, batches, identify, reads=reads)
+
+
+def _from_path(path: Path, route: Route, batch_size: int, preprocess: str | None, exif: bool) -> Source:
+    if status_of(path) is None:
+        raise SplitError(f"There is no file or folder '{path}' to take input from.")
+    if path.is_dir():
+        there = [one for one in path.rglob("*") if not one.name.startswith(".") and one.is_file()]
+        found = sorted(one for one in there if one.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise SplitError(
+                f"There are no images in '{path}'. Expected files such as .jpg or .png, in subfolders too."
+            )
+        others = len(there) - len(found)
+        notes = [f"{others} files in '{path}' are no images and were left out."] if others else []
+        return _from_images(path, found, route, batch_size, preprocess, exif, notes)
+    check_regular(path)
+    if not _is_arrays(path):
+        return _from_images(path.parent, [path], route, batch_size, preprocess, exif, [])
+    if preprocess not in (None, _NO_PREPROCESSING):
+        raise SplitError(f"`preprocess` (--preprocess) is for images; the arrays in '{path}' are taken as they are.")
+    return _from_array_files(path, open_arrays(path, [tensor.name for tensor in route.takes]), route, batch_size)
+
+
+def _is_arrays(path: Path) -> bool:
+    return path.suffix.lower() in (".npy", ".npz")
+
+
+def _from_array_files(path: Path, arrays: dict[str, ArrayFile], route: Route, batch_size: int) -> Source:
+    shapes = {}
+    for tensor in route.takes:
+        array = arrays[tensor.name]
+        single = len(array.shape) == len(tensor.shape) - 1 > 0
+        shapes[tensor.name] = shape = (1, *array.shape) if single else array.shape
+        _check_shape(shape, tensor, route, where=f"'{path}' holds")
+        if array.dtype.kind not in ("US" if tensor.dtype == "string" else "biuf"):
+            raise SplitError(f"'{path}' holds values of type {array.dtype}; '{tensor.name}' takes {tensor.dtype}.")
+    rows = _number_of_rows(shapes)
+    for array in arrays.values():
+        array.check()
+    types = {tensor.name: tensor.dtype for tensor in route.takes}
+
+    def value(name: str, part: np.ndarray, count: int) -> np.ndarray:
+        try:
+            return as_values(np.reshape(part, (count, *shapes[name][1:])), types[name], name)
+        except SplitError as error:
+            raise SplitError(f"'{path}' holds what the model does not take: {error}") from error
+
+    def batches(row: int) -> Generator[Batch]:
+        start = row // batch_size * batch_size
+        readers = {
+            name: array.parts(start, batch_size if shapes[name] == array.shape else array.shape[0])
+            for name, array in arrays.items()
+        }
+        for first, count in spans(row, rows, batch_size):
+            part = {name: value(name, next(reader), count) for name, reader in readers.items()}
+            yield Batch(first // batch_size, first, count, part)
+
+    status = path.stat()
+    identity = {"file": str(path.resolve()), "bytes": status.st_size, "changed": status.st_mtime_ns}
+    return Source(rows, lambda row: ahead(batches(row), _READ_AHEAD), lambda: identity, reads=(path,))
+
+
+def _from_images(
+    folder: Path,
+    paths: Sequence[Path],
+    route: Route,
+    batch_size: int,
+    preprocess: str | None,
+    exif: bool,
+    notes: Sequence[str],
+) -> Source:
+    architecture, more = _architecture(preprocess, route.model)
+    if len(route.takes) != 1 or len(route.takes[0].shape) != 4:
+        takes = ", ".join(f"'{tensor.name}' {tensor.shape}" for tensor in route.takes)
+        raise SplitError(f"'{route.model}' does not take one image; it takes {takes}. Give these as .npy or .npz.")
+    name, shape = route.takes[0].name, route.takes[0].shape[1:]
+
+    def batches(row: int) -> Generator[Batch]:
+        for first, count in spans(row, len(paths), batch_size):
+            there = paths[first : first + count]
+            images = [read_photo(path, shape, architecture, route.model, exif=exif) for path in there]
+            yield Batch(first // batch_size, first, count, {name: np.stack(images)})
+
+    status = [path.stat() for path in paths]
+    files = tuple(
+        (path.relative_to(folder).as_posix(), one.st_size, one.st_mtime_ns)
+        for path, one in zip(paths, status, strict=True)
+    )
+    identity = {"folder": str(folder.resolve()), "preprocess": architecture, "exif": exif}
+    batches_ahead = lambda row: ahead(batches(row), _READ_AHEAD)  # noqa: E731
+    return Source(len(paths), batches_ahead, lambda: identity, files, (*notes, *more), tuple(paths))
+
+
+def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
+    if isinstance(stream, keras.utils.PyDataset):
+        stream = map(stream.__getitem__, range(len(stream)))
+    known = {tensor.name: tensor for tensor in route.takes}
+
+    def elements() -> Iterator[dict[str, Any]]:
+        for element in stream:
+            inputs = element[0] if isinstance(element, tuple) and element else element
+            given = named_tensors(inputs, route.inputs, route.model)
+            yield {name: as_array(value) for name, value in given.items()}
+
+    def batches(row: int) -> Generator[Batch]:
+        number = first = 0
+        for arrays in _gathered(elements(), known, batch_size):
+            rows = _number_of_rows(_shapes(arrays))
+            check_shapes(arrays, route)
+            if first + rows > row:
+                _check_ranges(arrays, route)
+                yield Batch(number, first, rows, arrays)
+            number, first = number + 1, first + rows
+        if first < row:
+            raise EndedEarly(f"The input has {first} rows, and {row} are there of a run that was gone on with.")
+
+    return Source(None, batches, None)
+
+
+def _gathered(
+    elements: Iterator[dict[str, Any]], known: dict[str, CrossingTensor], batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Batches as they are; single rows as batches."""
+    rows: list[dict[str, Any]] = []
+    for element in elements:
+        single = all(array is None or array.ndim == len(known[name].shape) - 1 for name, array in element.items())
+        if rows and (not single or len(rows) == batch_size or _left_out(element) != _left_out(rows[0])):
+            yield _stacked(rows)
+            rows = []
+        if single:
+            rows.append(element)
+        else:
+            yield element
+    if rows:
+        yield _stacked(rows)
+
+
+def _left_out(element: dict[str, Any]) -> list[str]:
+    return [name for name, value in element.items() if value is None]
+
+
+def _stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {name: None if value is None else np.stack([row[name] for row in rows]) for name, value in rows[0].items()}
+
+
+def digest_of_array(array: Any) -> str | None:
+    """What tells an array, which may be one of SciPy's sparse ones, from others: its values, shape and type."""
+    if array is None:
+        return None
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    for first in range(0, array.shape[0], _READ_AT_ONCE):  # a memory map is read part by part
+        part = np.asarray(as_array(array[first : first + _READ_AT_ONCE]))
+        digest.update(repr(part.tolist()).encode() if part.dtype.hasobject else part.tobytes())
+    return digest.hexdigest()
+
+
+def is_stream(x: Any) -> bool:
+    """Whether this gives batches when it is iterated over."""
+    if isinstance(x, keras.utils.PyDataset):
+        return True
+    array = hasattr(x, "shape") or hasattr(x, "__array__")
+    return hasattr(x, "__iter__") and not array and not isinstance(x, (list, tuple, dict))
+
+
+def _mapped_files(value: Any) -> Iterator[Path]:
+    """The files that an array is a view of."""
+    while isinstance(value, np.ndarray):
+        if isinstance(value, np.memmap) and value.filename:
+            yield Path(value.filename)
+        value = value.base
+
+
+def as_array(value: Any) -> np.ndarray | None:
+    """An array, a tensor of the backend, one of SciPy's sparse arrays or numbers as a NumPy array."""
+    if value is None:
+        return None
+    if issparse(value):
+        return value.toarray()
+    return np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
+
+
+def _number_of_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    counts = {shape[0] for shape in shapes.values() if shape}
+    if len(counts) != 1 or () in shapes.values() or counts == {0}:
+        given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
+        raise SplitError(
+            f"All inputs need the same number of samples, at least one, along the first dimension; got {given}."
+        )
+    if all(0 in shape for shape in shapes.values()):
+        given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
+        raise SplitError(f"The samples hold no numbers: got {given}. Expected no dimension of 0.")
+    return counts.pop()
+
+
+def _shapes(arrays: dict[str, np.ndarray | None]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items() if array is not None}
+
+
+def check_shapes(arrays: dict[str, np.ndarray | None], route: Route) -> None:
+    """Refuses arrays that do not have the shapes which a model takes."""
+    for tensor in route.takes:
+        array = arrays[tensor.name]
+        if array is not None:
+            _check_shape(array.shape, tensor, route)
+
+
+def _check_ranges(arrays: dict[str, np.ndarray | None], route: Route) -> None:
+    for tensor in route.takes:
+        array = arrays[tensor.name]
+        if array is not None:
+            check_range(array, tensor.dtype, tensor.name)
+
+
+def _check_shape(shape: Sequence[int], tensor: CrossingTensor, route: Route, where: str = "There is") -> None:
+    fits = len(shape) == len(tensor.shape) and all(
+        wanted in (None, side) for wanted, side in zip(tensor.shape[1:], shape[1:], strict=True)
+    )
+    if not fits:
+        raise SplitError(
+            f"{where} an array of shape {tuple(shape)}; '{tensor.name}' of '{route.model}' takes "
+            f"{format_shape(tensor.shape)} for each row, {tensor.shape} in all."
+        )
+
+
+def spans(row: int, rows: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each batch, from the one on that holds a row."""
+    if row < rows:
+        for first in range(row // batch_size * batch_size, rows, batch_size):
+            yield first, min(batch_size, rows - first)
+
+
+def _architecture(preprocess: str | None, model: str) -> tuple[str | None, list[str]]:
+    """The architecture whose preprocessing images get, and what to say of that."""
+    if preprocess is None:
+        found = find_architecture(model)
+        note = (
+            f"How '{model}' wants its images is not known; it gets pixels from 0 to 255. If it is an architecture of "
+            "keras.applications, name that: preprocess='ResNet50' (--preprocess ResNet50)."
+        )
+        return found, [] if found else [note]
+    if preprocess == _NO_PREPROCESSING:
+        return None, []
+    found = find_architecture(preprocess)
+    if found is None:
+        raise SplitError(
+            f"'{preprocess}' is no architecture whose preprocessing is known. Name one of keras.applications, such as "
+            f"'ResNet50', or '{_NO_PREPROCESSING}' for pixels from 0 to 255."
+        )
+    return found, []

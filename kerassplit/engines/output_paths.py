@@ -1,0 +1,218 @@
+"""Where the results of a run go, and the record beside them that says of which run they are."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerassplit.errors import SplitError
+from kerassplit.files.arrays import mapped
+from kerassplit.files.atomic_file import TEMPORARY, Folder, open_regular, reason, status_of
+from kerassplit.files.growing_array import GoodRows, GrowingArray
+from kerassplit.text import listed, safe_name, unique
+
+LOCK, GOOD_ROWS = "lock", "rows"
+"""Files in the folder of an unfinished run, beside its results."""
+OVERWRITE = "pass overwrite=True (--overwrite)"
+_STATE = "run.json"
+_OF_EACH_ROW = ("files", "states of files")
+_SHORT = 50  # characters of what is shown in a message
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """Where the results of a run are.
+
+    Attributes:
+        folder: `NAME.unfinished`, beside the result: all there is until all rows are.
+        paths: The result of each output.
+        record: `NAME.json`, beside the result: what the run was.
+        job: What the run is, as plain values.
+    """
+
+    folder: Path
+    paths: dict[str, Path]
+    record: Path
+    job: dict[str, Any]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the unfinished run in the folder was; empty where there is none."""
+        try:
+            with Folder(self.folder) as folder, folder.open(_STATE, os.O_RDONLY) as file:
+                return _parsed(file.readall())
+        except OSError:
+            return {}
+
+    def note(self, folder: Folder, **more: Any) -> None:
+        """Writes down what the run is, with its number of rows once all are there."""
+        content = json.dumps({**self.job, **more}, indent=1, ensure_ascii=False)
+        # What stands for the bytes of a name that is no UTF-8 becomes JSON's own way to write it.
+        folder.write(_STATE, content.encode("utf-8", "backslashreplace"), flush=True)
+
+    def are_whole(self, rows: int) -> bool:
+        """Whether so many rows are certain in files of which some may be in their places already."""
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(Folder(self.folder))
+            beside = stack.enter_context(Folder(_parent(self.record)))
+            if not folder.has(GOOD_ROWS):
+                return False
+            names = [path.name for path in self.paths.values()]
+            arrays = [GrowingArray(folder if folder.has(name) else beside, name) for name in names]
+            good = GoodRows(folder, GOOD_ROWS, arrays)
+            for file in (*arrays, good):
+                stack.callback(file.close)
+            return good.rows == rows
+
+    def move(self) -> dict[str, np.ndarray]:
+        """Puts the files of a run that has all its rows into their places, those that are not there yet."""
+        with Folder(self.folder) as folder, Folder(_parent(self.record)) as beside:
+            for path in self.paths.values():
+                if folder.has(path.name):
+                    folder.move(path.name, beside, path.name)
+            beside.flush()
+            if folder.has(_STATE):
+                folder.move(_STATE, beside, self.record.name)
+            beside.flush()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return self.results()
+
+    def results(self) -> dict[str, np.ndarray]:
+        """The finished arrays, as memory maps."""
+        return {name: mapped(path) for name, path in self.paths.items()}
+
+
+def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> OutputPaths:
+    """Where the results of a run go: `path` itself, or `NAME.TENSOR.npy` for each of several outputs.
+
+    Raises:
+        SplitError: The path is not that of a `.npy` file.
+    """
+    if path.suffix != ".npy" or "\0" in str(path):
+        raise SplitError(f"Results are written as NumPy arrays: expected a name that ends in .npy; got '{path}'.")
+    taken: set[str] = set()
+    paths = {name: path.with_name(f"{path.stem}.{unique(safe_name(name), taken)}.npy") for name in names}
+    if len(names) == 1:
+        paths = {names[0]: path}
+    plain = json.loads(json.dumps({**job, "outputs": {name: one.name for name, one in paths.items()}}))
+    places = OutputPaths(path.with_name(f"{path.name}.unfinished"), paths, path.with_name(f"{path.name}.json"), plain)
+    there = path.parent
+    while there != there.parent and status_of(there) is None:
+        there = there.parent
+    for one in (*paths.values(), places.folder, places.record):
+        try:
+            (there / one.name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:  # such as a name that is too long
+            raise SplitError(f"Cannot write '{one}': {reason(error)}. Name another file.") from error
+    return places
+
+
+def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
+    """The results of this very run, where it was already finished; what a kill left undone at its end is done."""
+    if places.job["input"] is None:  # what was iterated over cannot be recognised
+        return None
+    try:
+        state = places.state
+        if "rows" in state and not differing(state, places.job):
+            return places.move() if places.are_whole(state["rows"]) else None
+        there = all(status_of(path) is not None for path in places.paths.values())
+        record = _read(places.record)
+        if state or not there or differing(record, places.job):
+            return None
+        try:
+            results = places.results()
+        except SplitError:  # something else is in their places by now
+            return None
+    except OSError as error:
+        raise SplitError(f"Cannot write '{places.record.with_suffix('')}': {reason(error)}.") from error
+    return results if all(len(array) == record.get("rows") for array in results.values()) else None
+
+
+def check_free(places: OutputPaths, *, resume: bool, overwrite: bool) -> None:
+    """Sees that nothing is lost, before there is work.
+
+    Raises:
+        SplitError: There are results, or an unfinished run, or something else is in the way.
+    """
+    if resume and overwrite:
+        raise SplitError(
+            "Either resume=True (--resume) goes on with a run, or overwrite=True (--overwrite) begins anew."
+        )
+    try:
+        state = places.state
+        there = [path for path in places.paths.values() if status_of(path) is not None]
+        folders = [path for path in there if path.is_dir()]
+        inside = {path.name for path in places.folder.glob("*")} - {LOCK}
+    except OSError as error:
+        raise SplitError(f"Cannot write '{next(iter(places.paths.values()))}': {reason(error)}.") from error
+    ours = {_STATE, GOOD_ROWS, *(path.name for path in places.paths.values())}
+    others = {name for name in inside - ours if not name.startswith(TEMPORARY)}
+    unfinished = bool(state) or bool(inside and not others)
+    if folders:
+        raise SplitError(f"{listed(map(str, folders))} is a folder. Name a file.")
+    if there and not overwrite and not (resume and unfinished):
+        raise SplitError(f"{listed(map(str, there))} exists already. Name another file, or {OVERWRITE}.")
+    if inside and not unfinished:
+        raise SplitError(f"'{places.folder}' is in the way, and no run left it. Move it, or name another file.")
+    if unfinished and not resume and not overwrite:
+        raise SplitError(
+            f"'{places.folder}' holds an unfinished run. To go on with it, pass resume=True (--resume); to begin "
+            f"again, {OVERWRITE}."
+        )
+
+
+def differing(state: dict[str, Any], job: dict[str, Any], rows: int | None = None) -> str:
+    """In what a recorded run differs from a job, in words; empty if in nothing.
+
+    Args:
+        state: What was recorded.
+        job: What is to be done.
+        rows: How many rows of it are there: of files that are images, only theirs have to be the same.
+    """
+    keys = [key for key in job if _until(state.get(key), key, rows) != _until(job[key], key, rows)]
+    short = [
+        f"its {key} was {state.get(key)!r}, and is {job[key]!r}"
+        for key in keys
+        if _is_short(state.get(key)) and _is_short(job[key])
+    ]
+    return "; ".join(short) or (f"it had another {listed(keys)}" if keys else "")
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a value is shown in a message; one from a file may be anything."""
+    plain = value is None or isinstance(value, (str, bool, int, float))
+    flat = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return (plain or flat) and len(repr(value)) < _SHORT
+
+
+def _until(value: Any, key: str, rows: int | None) -> Any:
+    return value[:rows] if key in _OF_EACH_ROW and isinstance(value, list) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open_regular(path) as file:
+            return _parsed(file.read())
+    except OSError:
+        return {}
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _parent(path: Path) -> Path:
+    """The folder of a file, without links."""
+    return Path(os.path.realpath(path.parent))

@@ -1,0 +1,96 @@
+"""The process of a stage on Ray: what it is sent, how it loads its stage, and how it runs a batch."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.cutting.stages import Stage
+from kerassplit.engines.local import refuse_states
+from kerassplit.errors import SplitError
+from kerassplit.graph.compiling import compiled
+from kerassplit.storage.manifest import MANIFEST
+from kerassplit.storage.saving import load
+from kerassplit.zoo.user_code import VARIABLE
+
+
+class StageFailure(Exception):  # noqa: N818 (an error of the stage, told to the driver)
+    """A stage's own error as words: errors themselves do not always survive the way to another process."""
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A saved stage on its way to another machine.
+
+    Attributes:
+        stage: Its name.
+        file: The name of its file.
+        manifest: The bytes of the manifest.
+        folder: The name of the folder for it; one that a killed process of the same place has left goes away.
+        safe_mode: As in `kerassplit.load`.
+    """
+
+    stage: str
+    file: str
+    manifest: bytes
+    folder: str
+    safe_mode: bool
+
+    def unpack(self, content: np.ndarray) -> Stage:
+        """The stage, loaded; nothing stays on the disk."""
+        folder = Path(tempfile.gettempdir()) / self.folder
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(mode=0o700)
+            (folder / MANIFEST).write_bytes(self.manifest)
+            content.tofile(folder / self.file)
+            return load(folder, [self.stage], safe_mode=self.safe_mode)[0]
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class StageActor:
+    """Runs one stage."""
+
+    def load(self, shipment: Shipment, content: np.ndarray) -> int:
+        """Loads the stage and gives the number of the process."""
+        try:
+            stage = shipment.unpack(content)
+            refuse_states(stage)
+            self.compute = compiled(stage.model)
+        except Exception as error:
+            raise StageFailure(in_words(error)) from None
+        return os.getpid()
+
+    def run(self, *tensors: Any) -> tuple[Any, ...]:
+        """`None`, which tells that it went well, and the stage's outputs."""
+        try:
+            return None, *map(keras.ops.convert_to_numpy, self.compute(tensors))
+        except Exception as error:
+            raise StageFailure(in_words(error)) from None
+
+
+def in_words(error: BaseException) -> str:
+    """An error's message; with its kind, unless it is one of ours."""
+    return str(error) if isinstance(error, SplitError) else f"{type(error).__name__}: {error}"
+
+
+def environment(backend: str, num_gpus: float) -> Mapping[str, str]:
+    """The environment of a stage's process: Keras's backend, GPU memory as needed, no GPU where none is asked for.
+
+    Ray by itself leaves all GPUs visible to what asks for none (https://github.com/ray-project/ray/issues/54868).
+    """
+    shared = {
+        "KERAS_BACKEND": backend,
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    if VARIABLE in os.environ:
+        shared[VARIABLE] = os.environ[VARIABLE]
+    return shared if num_gpus else shared | {"CUDA_VISIBLE_DEVICES": "-1"}

@@ -1,0 +1,217 @@
+"""Stages as Ray Core actors, one process each or several: `run`.
+
+The driver reads a saved split's files and ships them through Ray's object store: folders need not be on a shared disk,
+but `kerassplit` and the backend have to be installed on every machine of the cluster.
+"""
+
+import hashlib
+import uuid
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerassplit.engines.ray.actor import Shipment, StageActor, environment
+from kerassplit.engines.ray.cluster import Needs, check_resources, connected, import_ray, quiet, reserved
+from kerassplit.engines.ray.pipeline import Flight, Pipeline
+from kerassplit.engines.route import Batch, Route, route_in
+from kerassplit.errors import SplitError, StoreError
+from kerassplit.files.untrusted import opened, other_file
+from kerassplit.graph.backends import backend
+from kerassplit.storage.manifest import MANIFEST, read_manifest
+from kerassplit.text import listed
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How stages run on Ray.
+
+    Attributes:
+        replicas: How many processes each stage has, by its name; one where it is not named.
+        num_cpus: CPUs that Ray sets aside for each process of a stage, or for those of the stages named (one for the
+            others). They need not be whole: 0.5 lets three stages run on two cores. Ray counts them and does not limit
+            what a process uses.
+        num_gpus: GPUs, likewise; none by default. A stage without sees no GPU.
+        max_restarts: How often each process may be started again after it died.
+        max_retries: How often a stage may try a batch again that failed, or during which its process died.
+        in_flight: How many batches may be on their way at a time; by default two for each process.
+        address: Of a Ray cluster, such as `"auto"` or `"10.0.0.1:6379"`. `None`: the one that this process is
+            connected to or that `RAY_ADDRESS` names, else one started on this machine and stopped afterwards.
+    """
+
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    num_cpus: float | Mapping[str, float] = 1
+    num_gpus: float | Mapping[str, float] = 0
+    max_restarts: int = 3
+    max_retries: int = 3
+    in_flight: int | None = None
+    address: str | None = None
+
+    def needs(self, stage: str) -> Needs:
+        """What Ray has to set aside for one process of a stage."""
+        cpus, gpus = (
+            amount.get(stage, default) if isinstance(amount, Mapping) else amount
+            for amount, default in ((self.num_cpus, 1), (self.num_gpus, 0))
+        )
+        return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+    def check(self, stages: Sequence[str]) -> None:
+        """Sees whether these can be options for a split with these stages.
+
+        Raises:
+            SplitError: They cannot.
+        """
+        for option in ("replicas", "num_cpus", "num_gpus"):
+            given = getattr(self, option)
+            unknown = [name for name in given if name not in stages] if isinstance(given, Mapping) else []
+            if unknown:
+                raise SplitError(f"`{option}` names {listed(unknown)}; the stages are {listed(stages)}.")
+        whole = {"max_restarts": (self.max_restarts, 0), "max_retries": (self.max_retries, 0)}
+        whole |= {f"replicas['{stage}']": (count, 1) for stage, count in self.replicas.items()}
+        if self.in_flight is not None:
+            whole["in_flight"] = (self.in_flight, 1)
+        for option, (value, least) in whole.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SplitError(f"`{option}` must be a whole number, at least {least}; got {value!r}.")
+        for stage in stages:
+            needs = self.needs(stage)
+            for option, amount in (("num_cpus", needs["CPU"]), ("num_gpus", needs.get("GPU", 0))):
+                if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
+                    raise SplitError(f"`{option}` must be a number, at least 0; got {amount!r} for stage '{stage}'.")
+                if (option == "num_cpus" and amount < 0.001) or (amount > 1 and amount != int(amount)):
+                    raise SplitError(
+                        f"`{option}` must be a whole number or a part of one, at least 0.001 CPUs; got {amount!r} for "
+                        f"stage '{stage}'."
+                    )
+
+
+def run(
+    folder: str | Path, batches: Iterable[Batch], options: RayOptions | None = None, *, safe_mode: bool = True
+) -> Generator[Batch]:
+    """Runs batches through a saved split, each stage in processes of its own.
+
+    Batches are taken from `batches` as there is room for them, never more than `in_flight` ahead of those handed out.
+    When a process dies or a stage fails, what it had to do is done again, as often as the options say. Close the
+    iterator (or leave it to its end) and all processes are gone.
+
+    Args:
+        folder: Where `Split.save` wrote the split.
+        batches: With the model's inputs.
+        options: How to run them.
+        safe_mode: As in `kerassplit.load`.
+
+    Returns:
+        An iterator over the batches in their order, with the model's outputs as NumPy arrays.
+
+    Raises:
+        SplitError: Ray is missing, an option makes no sense, or the cluster has too little.
+        StoreError: The folder is missing or damaged.
+        RunError: A stage fails on a batch again and again. The batches before it have been handed out by then.
+
+    Example:
+
+    >>> images = np.zeros((2, 224, 224, 3), "float32")
+    >>> for batch in run("out", [Batch(0, 0, 2, {"input_layer": images})], RayOptions(replicas={"middle": 2})):
+    ...     print(batch.tensors["predictions"].shape)
+    (2, 1000)
+    """
+    options = options or RayOptions()
+    ray = import_ray()
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    route = route_in(manifest)
+    options.check([step.name for step in route.steps])
+    for entry in manifest["stages"]:
+        content_of(folder, entry)  # damage is found before there is work, and again when a stage is shipped
+    shipments = [
+        partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode=safe_mode)
+        for entry in manifest["stages"]
+    ]
+    contents = (content_of(folder, entry) for entry in manifest["stages"])  # one at a time in this process
+    return _run(ray, route, contents, shipments, batches, options)
+
+
+def content_of(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
+    """The bytes of a stage's file; an array, so that Ray need not copy them."""
+    path = folder / entry["file"]
+    try:
+        with opened(folder, entry["file"]) as file:
+            content = np.frombuffer(file.read(), np.uint8)
+    except OSError as error:
+        raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path) from error
+    if hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
+        raise other_file(path, "saved", MANIFEST)
+    return content
+
+
+def _run(
+    ray: Any,
+    route: Route,
+    contents: Iterable[np.ndarray],
+    shipments: Sequence[Callable[..., Shipment]],
+    batches: Iterable[Batch],
+    options: RayOptions,
+) -> Generator[Batch]:
+    places = [number for number, step in enumerate(route.steps) for _ in range(options.replicas.get(step.name, 1))]
+    needs = [options.needs(route.steps[number].name) for number in places]
+    with quiet(), connected(ray, options.address), reserved(ray, needs) as group:
+        files = [ray.put(content) for content in contents]
+        starts = []
+        for bundle, number in enumerate(places):
+            actor = actor_in(ray, group, bundle, needs[bundle])
+            shipment = shipments[number](folder=f"kerassplit-{uuid.uuid4().hex}")
+            starts.append((number, partial(_start, actor, shipment, files[number])))
+        pipeline = Pipeline(route, options.max_restarts, options.max_retries, lambda: check_resources(ray, needs))
+        pipeline.start(starts)
+        yield from _in_order(pipeline, batches, options.in_flight or 2 * len(places))
+
+
+def actor_in(ray: Any, group: Any, bundle: int, needs: Needs, kind: type = StageActor) -> Any:
+    """What starts a process in its bundle of a placement group."""
+    strategies = import_module("ray.util.scheduling_strategies")
+    gpus = needs.get("GPU", 0)
+    return ray.remote(kind).options(
+        num_cpus=needs["CPU"],
+        num_gpus=gpus,
+        scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(group, bundle),
+        runtime_env={"env_vars": dict(environment(backend().name, gpus))},
+    )
+
+
+def _start(actor: Any, shipment: Shipment, file: Any) -> tuple[Any, Any]:
+    process = actor.remote()
+    return process, process.load.remote(shipment, file)
+
+
+def _in_order(pipeline: Pipeline, batches: Iterable[Batch], in_flight: int) -> Generator[Batch]:
+    source = iter(batches)
+    flights: deque[Flight] = deque()
+    exhausted, trouble = False, None
+    while True:
+        while not exhausted and len(flights) < in_flight and not any(flight.error for flight in flights):
+            try:
+                batch = next(source)
+            except StopIteration:
+                exhausted = True
+            except Exception as error:  # what was read before comes out first
+                exhausted, trouble = True, error
+            else:
+                flights.append(pipeline.send(batch))
+        if not flights:
+            break
+        first = flights[0]
+        while not first.settled:
+            pipeline.advance(flights)
+        if first.error:
+            raise first.error
+        results = pipeline.results(first)
+        if results is not None:
+            flights.popleft()
+            yield Batch(first.batch.number, first.batch.first, first.batch.rows, results)
+    if trouble:
+        raise trouble

@@ -1,0 +1,220 @@
+"""Arrays in `.npy` and `.npz` files, read part by part: what is in memory does not grow with the file.
+
+A memory map would do for `.npy`, but pages that were read count as memory of the process until the system takes them.
+"""
+
+import contextlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import open_regular, reason
+from kerassplit.files.npy import check_length, described, read_header
+from kerassplit.files.sizes import format_bytes, parse_bytes
+from kerassplit.text import listed
+
+UNREADABLE = (OSError, ValueError, TypeError, OverflowError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy and zipfile raise for what they cannot read."""
+MOST_UNPACKED = "KERASSPLIT_MAX_UNPACKED"
+"""The variable of the environment that says how much a packed array may take in memory, such as `8 GiB`."""
+
+_MOST_UNPACKED = "1 GiB"
+_PACKING = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # what NumPy writes; others pack zeros a million times smaller
+_AT_ONCE = 1 << 20
+
+
+def unreadable(path: Path, error: Exception) -> SplitError:
+    """The error for a file that NumPy or zipfile cannot read."""
+    return SplitError(f"'{path}' cannot be read as NumPy arrays: {reason(error)}.")
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array in a file.
+
+    Attributes:
+        path: The file.
+        member: Its name in a `.npz` file; `None` in a `.npy` file.
+        shape: Of the whole array.
+        dtype: Of its values.
+        fortran: Whether it is stored column by column: then it is read whole.
+    """
+
+    path: Path
+    member: str | None
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+
+    def parts(self, row: int, rows: int) -> Iterator[np.ndarray]:
+        """The array from a row on, so many rows at a time.
+
+        Raises:
+            SplitError: The file ends too early, or cannot be read.
+        """
+        if self.fortran:
+            array = self.whole()
+            yield from (array[start : start + rows] for start in range(row, len(array), rows))
+            return
+        per_row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=object))
+        if self.member is not None:
+            _refuse_bomb(self.path, per_row * min(rows, self.shape[0]))
+        with _reading(self.path, self.member) as (stream, _):
+            read_header(stream)
+            stream.seek(stream.tell() + row * per_row)
+            for start in range(row, self.shape[0], rows):
+                count = min(rows, self.shape[0] - start)
+                content = stream.read(count * per_row)
+                if len(content) < count * per_row:
+                    raise SplitError(f"'{self.path}' ends in the middle of its rows: it is damaged.")
+                yield np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
+
+    def whole(self) -> np.ndarray:
+        """All of the array.
+
+        Raises:
+            SplitError: It takes more memory than a packed one may, ends too early, or cannot be read.
+        """
+        with _reading(self.path, self.member) as (stream, size):
+            header = read_header(stream)
+            check_length(header, size - header.start)
+            if self.member is not None:
+                _refuse_bomb(self.path, header.bytes)
+            content, filled = np.empty(header.bytes, np.uint8), 0
+            while count := stream.readinto(memoryview(content)[filled : filled + _AT_ONCE]):  # pyright: ignore
+                filled += count
+            check_length(header, filled)
+            return content.view(header.dtype).reshape(header.shape, order="F" if header.by_column else "C")
+
+    def check(self) -> None:
+        """Reads all of an array in a `.npz` file once, which has a checksum of it: what is damaged is no input."""
+        if self.member is not None:
+            with _reading(self.path, self.member) as (stream, _):
+                while stream.read(_AT_ONCE):
+                    pass
+
+
+def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
+    """The arrays in a file, by the names of the tensors they are for.
+
+    Args:
+        path: The file.
+        names: The tensors.
+
+    Raises:
+        SplitError: It cannot be read, or lacks an array.
+    """
+    if path.suffix.lower() == ".npy":
+        if len(names) > 1:
+            raise SplitError(
+                f"'{path}' holds one array, and the model takes {len(names)}: {listed(names)}. "
+                "Save them by name in one .npz file (numpy.savez)."
+            )
+        return {names[0]: _described(path, None)}
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            there = archive.namelist()
+    except SplitError:
+        raise
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    members = {name.removesuffix(".npy"): name for name in there}
+    if len(members) < len(there):
+        raise SplitError(f"'{path}' holds two arrays of one name. Save them anew, with numpy.savez.")
+    if len(members) == len(names) == 1:
+        return {names[0]: _described(path, next(iter(members.values())))}
+    missing = [name for name in names if name not in members]
+    if missing:
+        raise SplitError(
+            f"'{path}' has no array {listed(missing)}; it has {listed(members) or 'none'}. The model takes "
+            f"{listed(names)}."
+        )
+    return {name: _described(path, members[name]) for name in names}
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> list[str]:
+    """Writes arrays on their way to another process and back, and returns their names, which `read_arrays` wants.
+
+    Strings become bytes, and floats that are not NumPy's own become wider ones.
+    """
+    np.savez(path, *[storable(_as_bytes(np.asarray(array))) for array in arrays.values()])
+    return list(arrays)
+
+
+def read_arrays(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays by name."""
+    arrays = open_arrays(Path(path), [f"arr_{number}" for number in range(len(names))])
+    return {name: array.whole() for name, array in zip(names, arrays.values(), strict=True)}
+
+
+def mapped(path: Path) -> np.ndarray:
+    """An array of a `.npy` file as a memory map.
+
+    Raises:
+        SplitError: The file holds none.
+    """
+    try:
+        with open_regular(path) as file:
+            header = described(file)
+            return np.memmap(file, header.dtype, "r", header.start, header.shape, "F" if header.by_column else "C")
+    except SplitError:
+        raise
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """An array as NumPy's format can hold it: bfloat16 and its like, which NumPy itself does not know, as float32."""
+    foreign = array.dtype.kind == "V" or array.dtype.name.startswith("float8")  # of one of these, the kind is f
+    return array.astype(np.float32) if foreign and not array.dtype.names else array
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "OU":
+        return array
+    texts = [one if isinstance(one, bytes) else str(one).encode() for one in array.ravel()]
+    return np.array(texts, "S").reshape(array.shape)
+
+
+def _described(path: Path, member: str | None) -> ArrayFile:
+    with _reading(path, member) as (stream, size):
+        header = read_header(stream)
+        check_length(header, size - header.start)
+    return ArrayFile(path, member, header.shape, header.dtype, header.by_column and len(header.shape) > 1)
+
+
+@contextlib.contextmanager
+def _reading(path: Path, member: str | None) -> Iterator[tuple[IO[bytes], int]]:
+    """An array's bytes, and how many there are: of what is packed, how many it says; no more than that are unpacked."""
+    try:
+        with open_regular(path) as file:
+            if member is None:
+                yield file, os.fstat(file.fileno()).st_size
+                return
+            with zipfile.ZipFile(file) as archive:
+                claimed = archive.getinfo(member)
+                if claimed.compress_type not in _PACKING:
+                    raise ValueError("it is packed in a way that NumPy never packs")
+                with archive.open(claimed) as stream:
+                    yield stream, claimed.file_size
+    except SplitError:
+        raise
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+
+
+def _refuse_bomb(path: Path, size: int) -> None:
+    most = int(parse_bytes(os.environ.get(MOST_UNPACKED, _MOST_UNPACKED), MOST_UNPACKED))
+    if size > max(most, path.stat().st_size):  # numpy.savez packs nothing: such an array is as large as its file
+        raise SplitError(
+            f"'{path}' holds an array of which {format_bytes(size)} would be in memory at one time, and "
+            f"{format_bytes(most)} is the most that is unpacked. Save it as .npy, or set {MOST_UNPACKED} in the "
+            "environment, such as to 8GiB."
+        )

@@ -1,0 +1,265 @@
+"""Files that users name: only regular ones are read, and what is written is whole and goes through no link."""
+
+import contextlib
+import os
+import stat
+import uuid
+from collections.abc import Iterable
+from io import BufferedReader, FileIO
+from pathlib import Path
+from typing import Any
+
+from kerassplit.errors import SplitError
+from kerassplit.files.untrusted import check_path
+
+_HELD = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")  # not on Windows
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+
+
+TEMPORARY = ".kerassplit."
+"""How the names of files begin that were to be moved into their places, which killed processes leave."""
+
+
+def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """What is at a path, links followed; `None`: nothing.
+
+    Raises:
+        SplitError: No file can be called so, or nobody may look there.
+    """
+    try:
+        return Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        check_path(path)
+        raise SplitError(f"'{path}' cannot be opened: {reason(error)}. Expected the path of a file.") from error
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses pipes, sockets and devices, from which reading may never end. What is missing is left to the reader.
+
+    Raises:
+        SplitError: It is one of these, or no file can be called so.
+    """
+    _refuse_special(path, status_of(path))
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Opens a file that a user names for reading, through links, too; never waits for a pipe.
+
+    Raises:
+        SplitError: It is no regular file, or no file can be called so.
+        OSError: It cannot be opened.
+    """
+    check_regular(path)  # opening alone does something to some devices
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK))  # noqa: SIM115 - handed out
+    try:
+        _refuse_special(path, os.fstat(file.fileno()))
+    except SplitError:
+        file.close()
+        raise
+    return file
+
+
+def refuse_same(written: Iterable[Path], read: Iterable[Path | None]) -> None:
+    """Refuses to write what is read, by whatever other name, such as a link or another spelling.
+
+    Args:
+        written: Files, and folders that would be replaced with all that is in them.
+        read: Files, and folders; what is no path is left out.
+
+    Raises:
+        SplitError: One of them is among the others.
+    """
+    targets = {_identity(path): path for given in written for path in _files(given)}
+    targets.pop(None, None)
+    for source in (path for given in read if given is not None for path in _files(given)) if targets else ():
+        target = targets.get(_identity(source))
+        if target is not None:
+            also = "" if str(source) == str(target) else f", as '{source}'"
+            raise SplitError(
+                f"'{target}' is read here{also}: writing it would destroy it. Name another place to write to."
+            )
+
+
+class Folder:
+    """A folder that is held open: no link is followed on the way to a file in it, whatever becomes of its path.
+
+    Args:
+        path: The folder. It must be no link itself; links before it are followed.
+        make: Whether to make it, and those before it, where it is missing.
+
+    Raises:
+        SplitError: It is a link.
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, make: bool = False):
+        self.path = Path(os.path.realpath(path.parent), path.name)
+        if make:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir()
+        if self.path.is_symlink():
+            raise _is_link(self.path)
+        self._handle: int | None = None
+        if _HELD:
+            try:
+                self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+            except PermissionError:  # it may be one into which one may write without seeing what is there
+                if not hasattr(os, "O_PATH"):
+                    raise
+                self._handle = os.open(self.path, os.O_PATH | os.O_DIRECTORY | _FLAGS)
+        elif not self.path.is_dir():
+            raise NotADirectoryError(f"'{self.path}' is no folder")
+
+    def open(self, name: str, flags: int) -> FileIO:
+        """Opens a file in the folder, unbuffered; for writing only if it has no other name.
+
+        Args:
+            name: Of the file.
+            flags: As `os.open` takes them.
+
+        Raises:
+            SplitError: It is a link, no regular file, or has another name.
+            OSError: It cannot be opened.
+        """
+        path = self.path / name
+        if not _HELD and path.is_symlink():
+            raise _is_link(path)
+        try:
+            handle = os.open(self._place(name), flags | _FLAGS, 0o666, **self._within())
+        except OSError as error:
+            if path.is_symlink():
+                raise _is_link(path) from error
+            raise
+        try:
+            status, writes = os.fstat(handle), bool(flags & (os.O_WRONLY | os.O_RDWR))
+            _refuse_special(path, status)
+            if writes and status.st_nlink > 1:
+                raise SplitError(
+                    f"'{path}' is not written to, as the same file has another name somewhere. Remove it, or write to "
+                    "another place."
+                )
+            mode = {os.O_WRONLY: "wb", os.O_RDWR: "r+b"}.get(flags & (os.O_WRONLY | os.O_RDWR), "rb")
+            return FileIO(handle, mode)
+        except BaseException:
+            os.close(handle)
+            raise
+
+    def write(self, name: str, content: bytes, *, flush: bool = False) -> None:
+        """Writes a file whole or not at all; see `write_whole`."""
+        temporary = f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+                write_all(file, content)
+                if flush:
+                    os.fsync(file.fileno())
+            self.move(temporary, self, name)
+            if flush:
+                self.flush()
+        finally:
+            with contextlib.suppress(OSError):
+                self.remove(temporary)
+
+    def has(self, name: str) -> bool:
+        """Whether anything is called so in the folder."""
+        try:
+            os.stat(self._place(name), follow_symlinks=False, **self._within())  # noqa: PTH116
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Removes a file or link."""
+        os.unlink(self._place(name), **self._within())
+
+    def move(self, name: str, to: "Folder", new_name: str) -> None:
+        """Moves a file, over another one if that is there."""
+        held = {"src_dir_fd": self._handle, "dst_dir_fd": to._handle} if _HELD else {}
+        os.replace(self._place(name), to._place(new_name), **held)
+
+    def flush(self) -> None:
+        """Has the list of files on the disk, where the file system can do that."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> "Folder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _place(self, name: str) -> str:
+        return name if _HELD else str(self.path / name)
+
+    def _within(self) -> dict[str, Any]:
+        return {"dir_fd": self._handle} if _HELD else {}
+
+
+def write_whole(to_file: str | os.PathLike[str], content: bytes, *, flush: bool = False) -> None:
+    """Writes a file beside its place and moves it there: whoever reads it finds the old one or the new one, whole.
+
+    A link in its place is replaced, never followed.
+
+    Args:
+        to_file: Where it goes.
+        content: All of it.
+        flush: Whether to have it on the disk before, so that this holds for power cuts, too.
+
+    Raises:
+        SplitError: It cannot be written; what was there before is still there.
+    """
+    path = Path(to_file)
+    try:
+        with Folder(Path(os.path.realpath(path.parent))) as folder:
+            folder.write(path.name, content, flush=flush)
+    except SplitError:
+        raise
+    except (OSError, ValueError) as error:
+        raise SplitError(f"'{path}' cannot be written: {reason(error)}.") from error
+
+
+def write_all(file: FileIO, content: Any) -> None:
+    """Writes bytes to an unbuffered file: closing a buffered one would try again what a full disk refuses."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) or 0 :]
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be opened, in the system's words where it has some."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _refuse_special(path: object, status: os.stat_result | None) -> None:
+    if status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise SplitError(
+            f"'{path}' is a pipe, socket or device: expected a regular file. Write what it gives into one."
+        )
+
+
+def _is_link(path: Path) -> SplitError:
+    return SplitError(
+        f"'{path}' is a link, and none is followed on the way to a file that is written. Remove it, or write to "
+        "another place."
+    )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    status = status_of(path)
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _files(path: Path) -> Iterable[Path]:
+    status = status_of(path)
+    is_folder = status is not None and stat.S_ISDIR(status.st_mode)
+    return (one for one in path.rglob("*") if one.is_file()) if is_folder else (path,)

@@ -1,0 +1,220 @@
+"""`.npy` files to which rows are added, and a list of digests that says which of these a crash left as they were."""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from io import FileIO
+from typing import Any
+
+import numpy as np
+
+from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import Folder, write_all
+from kerassplit.files.npy import read_header
+
+_AT_ONCE = 1 << 20  # bytes that are read for a digest
+_SYNC_EVERY = 5.0  # seconds after which all that was written is put on the disk: a power cut costs no more than these
+_LONGEST_LINE = 120  # of a list of digests: two numbers and a digest
+
+
+class GrowingArray:
+    """Rows in a `.npy` file.
+
+    The number of rows stands in the header only once `finish` has written it. NumPy leaves enough blanks in a header
+    for any number of rows.
+
+    Args:
+        folder: Where the file is.
+        name: Of the file; it is made when the first rows come.
+    """
+
+    def __init__(self, folder: Folder, name: str):
+        self._folder, self._name = folder, name
+        self._file: FileIO | None = None
+        if folder.has(name):
+            self._reopen()
+
+    def cut(self, rows: int) -> None:
+        """Keeps so many rows."""
+        if self._file is not None:
+            self._file.truncate(self._start + rows * self._row_bytes)
+            self._file.seek(0, os.SEEK_END)
+
+    def add(self, array: np.ndarray) -> None:
+        """Adds rows; they are with the operating system when it returns.
+
+        Raises:
+            SplitError: They have another shape or type than those before them.
+        """
+        file = self._file
+        if file is None:
+            file = self._create(array)
+        elif array.shape[1:] != self._row or array.dtype != self._dtype:
+            raise SplitError(
+                f"Rows of shape {array.shape[1:]} and type {array.dtype} follow rows of shape {self._row} and type "
+                f"{self._dtype}: they make no array. Pad the input to one size."
+            )
+        write_all(file, _bytes_of(array))
+
+    def digest(self, digest: Any, first: int, rows: int) -> bool:
+        """Adds rows of the file, and what kind they are, to a digest; whether all of them are there."""
+        if self._file is None:
+            return False
+        describe(digest, self._row, self._dtype)
+        self._file.seek(self._start + first * self._row_bytes)
+        left = rows * self._row_bytes
+        while left:
+            content = self._file.read(min(left, _AT_ONCE))
+            if not content:
+                return False
+            digest.update(content)
+            left -= len(content)
+        return True
+
+    def sync(self) -> None:
+        """Waits until the disk has all rows."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def finish(self, rows: int) -> None:
+        """Keeps so many rows, writes their number, and waits until the disk has all."""
+        if self._file is not None:
+            self.cut(rows)
+            self._file.seek(0)
+            self._write_header(self._file, rows)
+            self.sync()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _create(self, array: np.ndarray) -> FileIO:
+        self._row, self._dtype = array.shape[1:], array.dtype
+        self._file = file = self._folder.open(self._name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self._write_header(file, 0)
+        self._start, self._row_bytes = file.tell(), array[:1].nbytes
+        return file
+
+    def _reopen(self) -> None:
+        """Takes the file as it is; one whose header is not whole has no rows and is made anew."""
+        file = self._folder.open(self._name, os.O_RDWR)
+        try:
+            header = read_header(file)  # pyright: ignore[reportArgumentType]
+            if not header.shape or header.by_column:
+                raise ValueError("no rows")
+        except ValueError:
+            file.close()
+            return
+        self._file, self._row, self._dtype, self._start = file, header.shape[1:], header.dtype, header.start
+        self._row_bytes = header.dtype.itemsize * int(np.prod(self._row, dtype=object))
+
+    def _write_header(self, file: FileIO, rows: int) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (rows, *self._row),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+
+
+class GoodRows:
+    """Which rows of some growing arrays are certain: a line for each batch, with a digest of what the files hold of it.
+
+    A line counts if those before it do and the files hold what its digest says: whatever a crash left of files or
+    lines, the rows up to there are those that were computed. Nothing else is believed, no size and no number.
+
+    Args:
+        folder: Where the list is.
+        name: Its name.
+        arrays: The arrays.
+        most: More rows than these are not taken; `None`: any number.
+
+    Attributes:
+        rows: How many rows are certain, from the first on.
+    """
+
+    def __init__(self, folder: Folder, name: str, arrays: Sequence[GrowingArray], most: int | None = None):
+        self.rows = 0
+        self._arrays = arrays
+        self._ends: list[tuple[int, int]] = []  # of each line: rows up to there, bytes
+        self._file = folder.open(name, os.O_RDWR | os.O_CREAT)
+        self._folder, self._synced = folder, time.monotonic()
+        self._read(most)
+
+    def add(self, tensors: Sequence[np.ndarray]) -> None:
+        """Writes down the batch that follows, which was added to the arrays."""
+        rows, digest = len(tensors[0]), hashlib.sha256(_head(self.rows, len(tensors[0])))
+        for tensor in tensors:
+            describe(digest, tensor.shape[1:], tensor.dtype)
+            digest.update(_bytes_of(tensor))
+        self._append(rows, digest.hexdigest())
+        if time.monotonic() - self._synced > _SYNC_EVERY:
+            self.sync()
+
+    def cut(self, rows: int) -> None:
+        """Keeps so many rows, here and in the arrays; what is left of a batch gets a line of its own."""
+        for array in self._arrays:
+            array.cut(rows)
+        self._ends = [end for end in self._ends if end[0] <= rows]
+        self.rows, size = self._ends[-1] if self._ends else (0, 0)
+        self._file.truncate(size)
+        self._file.seek(size)
+        rest = rows - self.rows
+        digest = self._digest(rest) if rest else None
+        if digest is not None:
+            self._append(rest, digest)
+        for array in self._arrays:
+            array.cut(rows)
+
+    def sync(self) -> None:
+        """Waits until the disk has all rows, then until it has the list."""
+        for array in self._arrays:
+            array.sync()
+        os.fsync(self._file.fileno())
+        self._folder.flush()
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Closes the list."""
+        self._file.close()
+
+    def _read(self, most: int | None) -> None:
+        """Goes through the lines up to the first that is not true."""
+        size = 0
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
+            while (line := lines.readline(_LONGEST_LINE)).endswith(b"\n"):
+                first, _, rest = line.decode("latin1").partition(" ")
+                count, _, digest = rest.strip().partition(" ")
+                numbers = first.isdecimal() and count.isdecimal() and first.isascii() and count.isascii()
+                if not numbers or int(first) != self.rows or not int(count):
+                    return
+                if (most is not None and self.rows + int(count) > most) or self._digest(int(count)) != digest:
+                    return
+                self.rows, size = self.rows + int(count), size + len(line)
+                self._ends.append((self.rows, size))
+
+    def _digest(self, rows: int) -> str | None:
+        """Of the rows that follow the last certain ones, as the files hold them."""
+        digest = hashlib.sha256(_head(self.rows, rows))
+        return digest.hexdigest() if all(array.digest(digest, self.rows, rows) for array in self._arrays) else None
+
+    def _append(self, rows: int, digest: str) -> None:
+        line = f"{self.rows} {rows} {digest}\n".encode()
+        write_all(self._file, line)
+        self.rows += rows
+        self._ends.append((self.rows, (self._ends[-1][1] if self._ends else 0) + len(line)))
+
+
+def describe(digest: Any, row: tuple[int, ...], dtype: np.dtype) -> None:
+    """Adds what kind of rows follow to a digest."""
+    digest.update(f"{dtype.str} {row}\n".encode())
+
+
+def _head(first: int, rows: int) -> bytes:
+    return f"{first} {rows}\n".encode()
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else memoryview(b"")

@@ -1,0 +1,84 @@
+"""The formula of any call, and the FLOPs of a whole graph by formulas alone: no layer runs.
+
+Like the formulas themselves this imports nothing but the graph, so that split points can tell their FLOPs.
+"""
+
+from typing import Any
+
+import keras
+
+from kerassplit.errors import SplitError
+from kerassplit.flops.count import Count, UnknownCountError
+from kerassplit.flops.layers import LAYERS
+from kerassplit.flops.operations import OPERATIONS
+from kerassplit.flops.recurrent import WRAPPERS, Counter
+from kerassplit.graph.internals.layers import keras_operation_name
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.shapes import ConcreteCall, concrete_call, concrete_shapes
+
+_HARMLESS = frozenset({"__init__", "build", "get_config", "from_config"})
+
+
+def by_formula(call: ConcreteCall, inside: Counter | None = None) -> Count:
+    """Counts a call by its formula.
+
+    Args:
+        call: The call.
+        inside: Counts calls inside of it; by default formulas do.
+
+    Raises:
+        UnknownCountError: There is none, it does not know an option of the call, or a tensor has open sides.
+    """
+    if not call.is_known:
+        raise UnknownCountError
+    kind = _kind(call.operation)
+    try:
+        if kind in WRAPPERS:
+            return WRAPPERS[kind](call, inside or by_formula)
+        formula = LAYERS.get(kind) or OPERATIONS[keras_operation_name(call.operation) or ""]
+        return formula(call)
+    except Exception as error:  # a formula meets values that users make: an activation without a hash, say
+        raise UnknownCountError from error
+
+
+def flops_per_sample(graph: Graph) -> list[int | None]:
+    """FLOPs of each call of a graph for one sample; `None` where no formula knows them or sides are open.
+
+    Linear in the calls. Shapes behind a layer without a formula are those that Keras recorded: asking such a layer
+    could run code of the user's.
+    """
+    inputs = {tensor: tuple(graph.tensors[tensor].symbol.shape) for tensor in graph.flat_inputs()}
+    batches = [shape[0] for shape in inputs.values() if shape]
+    samples = 1 if None in batches else next(iter(batches), 1)  # a model of fixed batches takes no single sample
+    one_batch = {tensor: (shape[0] or samples, *shape[1:]) if shape else () for tensor, shape in inputs.items()}
+    try:
+        shapes = concrete_shapes(graph, one_batch, may_ask=_has_formula)
+    except SplitError:  # it takes no batch of one
+        return [None if call.inputs else 0 for call in graph.calls]
+    flops: list[int | None] = []
+    for call in graph.calls:
+        try:
+            flops.append(by_formula(concrete_call(graph, call, shapes)).flops // samples if call.inputs else 0)
+        except UnknownCountError:
+            flops.append(None)
+    return flops
+
+
+def _has_formula(operation: Any) -> bool:
+    kind = _kind(operation)
+    if kind in WRAPPERS:
+        return not hasattr(operation, "layer") or _has_formula(operation.layer)
+    return kind in LAYERS or (not isinstance(operation, keras.Layer) and keras_operation_name(operation) is not None)
+
+
+def _kind(operation: Any) -> type:
+    """The class whose formula tells what a layer does: its own, or one that it takes its `call` and all else from."""
+    for kind in type(operation).__mro__:
+        if kind in LAYERS or kind in WRAPPERS:
+            return kind
+        own = {
+            name for name, value in vars(kind).items() if callable(value) or isinstance(value, (property, classmethod))
+        }
+        if not own <= _HARMLESS:
+            break
+    return type(operation)

@@ -1,0 +1,189 @@
+"""Whole models out of graphs: pieces joined, operations exchanged."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.graph.building import Builder
+from kerassplit.graph.internals.process_state import deep_recursion, lock
+from kerassplit.graph.internals.symbols import maker_of
+from kerassplit.graph.model_graph import Call, Graph, Nest
+from kerassplit.graph.packing import packed, plain_name
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.sides import read_sides
+from kerassplit.text import safe_name, unique
+
+
+def whole(graph: Graph) -> list[Call | Nest]:
+    """All the calls of a model, its nested models as one call each."""
+    calls = [index for index, call in enumerate(graph.calls) if call.inputs]
+    return packed(graph, calls, graph.flat_inputs(), graph.flat_outputs())
+
+
+def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Model:
+    """The model itself, giving these of its own tensors (a list, also for one); by Keras alone, no node is made."""
+    own = graph.own_symbols()
+    with deep_recursion():
+        return keras.Model([own[tensor] for tensor in graph.flat_inputs()], list(symbols), name=graph.model.name)
+
+
+def graph_of_call(layer: keras.Layer, inputs: Any) -> Graph:
+    """The graph of one call of a layer, which builds it. The call is taken out of the layer again."""
+    with lock:
+        count = len(layer._inbound_nodes)
+        try:
+            return read_graph(keras.Model(inputs, layer(inputs)))
+        finally:
+            del layer._inbound_nodes[count:]
+
+
+def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Operation]) -> keras.Model:
+    """The same model with other operations in the place of some, which are named as their calls are, without numbers.
+
+    Nested models that hold such are inlined.
+    """
+    graph = read_graph(model)
+    replaced = {
+        index: operations[plain_name(call)] for index, call in enumerate(graph.calls) if plain_name(call) in operations
+    }
+    by_operation = {id(graph.calls[index].operation): operation for index, operation in replaced.items()}
+    calls = [index for index, call in enumerate(graph.calls) if call.inputs]
+    items = packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), replaced)
+    taken = {item.operation.name for item in items}
+    with Builder() as builder:
+        own = graph.own_symbols()
+        symbols = {
+            tensor: builder.add_input(graph, tensor, unique(maker_of(own[tensor]).operation.name, taken))
+            for tensor in dict.fromkeys(graph.flat_inputs())
+        }
+        builder.add_calls(graph, items, symbols, by_operation)
+        return builder.model(
+            keras.tree.map_structure(symbols.__getitem__, graph.inputs),
+            keras.tree.map_structure(symbols.__getitem__, graph.outputs),
+            model.name,
+            like=model,
+        )
+
+
+def joined(
+    pieces: Sequence[tuple[Graph, Sequence[str], Sequence[str]]],
+    inputs: Any,
+    outputs: Any,
+    name: str,
+    unused: Sequence[Any] = (),
+) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
+    """One model out of pieces that hand each other tensors by name, in the order in which they run.
+
+    Args:
+        pieces: For each its graph, and the names of its inputs and outputs in Keras's order.
+        inputs: Names of the model's inputs, in the structure it takes.
+        outputs: Names of its outputs, likewise.
+        name: Its name.
+        unused: Inputs that no piece takes, each with name, shape and dtype.
+
+    Returns:
+        It, and by name its symbolic tensors.
+
+    Raises:
+        UnsupportedModelError: The pieces do not fit, or hold different layers of one name. Equal ones, such as the
+            copies of a layer that several saved stages share, become one, and so do masks that several stages make.
+    """
+    wholes = [whole(graph) for graph, _, _ in pieces]
+    operations = _tied([call for calls in wholes for call in calls])
+    made: dict[Any, list[keras.KerasTensor]] = {}
+    with Builder() as builder:
+        named = {one.name: keras.Input(batch_shape=one.shape, dtype=one.dtype, name=one.name) for one in unused}
+        for symbol in named.values():
+            builder.add_dead_end(symbol)
+        for (graph, takes, gives), calls in zip(pieces, wholes, strict=True):
+            symbols = {}
+            for tensor, key in zip(graph.flat_inputs(), takes, strict=True):
+                if key not in named:
+                    named[key] = builder.add_input(graph, tensor, safe_name(key))
+                symbols[tensor] = named[key]
+            repeatable = _repeatable(graph, calls)
+            again = _made_before(repeatable, symbols, operations, made)
+            builder.add_calls(graph, [call for call in calls if id(call) not in again], symbols, operations)
+            for call in repeatable:
+                made[_key(call, symbols, operations)] = [symbols[tensor] for tensor in call.outputs]
+            named.update({key: symbols[tensor] for tensor, key in zip(graph.flat_outputs(), gives, strict=True)})
+        for key in keras.tree.flatten((inputs, outputs)):
+            if key not in named:
+                raise UnsupportedModelError(
+                    f"The pieces cannot be joined into '{name}': none of them takes or gives '{key}'."
+                )
+        model = builder.model(
+            keras.tree.map_structure(named.__getitem__, inputs),
+            keras.tree.map_structure(named.__getitem__, outputs),
+            name,
+            like=pieces[0][0].model,
+        )
+    return model, named
+
+
+def _repeatable(graph: Graph, calls: Sequence[Call | Nest]) -> list[Call]:
+    """Those of the calls that several stages may make: of inputs alone, without variables."""
+    of_inputs = {id(graph.calls[index]) for index in read_sides(graph).of_inputs}
+    return [call for call in calls if isinstance(call, Call) and id(call) in of_inputs]
+
+
+def _made_before(
+    calls: Sequence[Call],
+    symbols: dict[int, keras.KerasTensor],
+    operations: Mapping[int, keras.Operation],
+    made: Mapping[Any, Sequence[keras.KerasTensor]],
+) -> set[int]:
+    """Of these calls the `id`s of those that an earlier piece has made; `symbols` grows by what they give."""
+    found = set()
+    for call in calls:
+        if symbols.keys() >= set(call.inputs):
+            outputs = made.get(_key(call, symbols, operations))
+            if outputs is not None:
+                symbols.update(zip(call.outputs, outputs, strict=True))
+                found.add(id(call))
+    return found
+
+
+def _key(
+    call: Call, symbols: Mapping[int, keras.KerasTensor], operations: Mapping[int, keras.Operation]
+) -> tuple[Any, ...]:
+    """Equal for calls of one operation on the same tensors and equal constants."""
+
+    def plain(leaf: Any) -> Any:
+        if isinstance(leaf, keras.KerasTensor):
+            return id(symbols[call.scope[id(leaf)]])
+        if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+            leaf = keras.ops.convert_to_numpy(leaf)
+            return str(leaf.dtype), leaf.shape, leaf.tobytes()
+        return repr(leaf)
+
+    operation = operations.get(id(call.operation), call.operation)
+    leaves = keras.tree.flatten((call.arguments.args, call.arguments.kwargs))
+    return id(operation), *map(plain, leaves)
+
+
+def _tied(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
+    """For each operation that equals an earlier one of the same name, that one."""
+    first: dict[str, keras.Operation] = {}
+    tied: dict[int, keras.Operation] = {}
+    for call in calls:
+        earlier = first.setdefault(call.operation.name, call.operation)
+        if earlier is not call.operation and _equal(earlier, call.operation):
+            tied[id(call.operation)] = earlier
+    return tied
+
+
+def _equal(one: keras.Operation, other: keras.Operation) -> bool:
+    """Whether two operations are the same object, or equal in configuration and weights."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or one.get_config() != other.get_config():
+        return False
+    ours, theirs = ([*layer.weights] if isinstance(layer, keras.Layer) else [] for layer in (one, other))
+    return len(ours) == len(theirs) and all(
+        np.array_equal(*map(keras.ops.convert_to_numpy, pair), equal_nan=True)
+        for pair in zip(ours, theirs, strict=True)
+    )

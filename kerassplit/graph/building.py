@@ -1,0 +1,209 @@
+"""From a graph and a boundary to a `keras.Model`: the only place that makes Keras nodes.
+
+Calling every layer again would run shape inference again and might add state. A `Node` can be made without calling its
+layer: with the layer's arguments of the original call, the tensors in them replaced. So the calls keep their training
+flags, nested structures, masks and positional constants, and the layers stay the model's own objects.
+
+Nodes stand in lists that belong to the shared layers. Those of a sub-model are taken out again when its output tensors
+are garbage-collected: the model, and whatever was built on it, hold these.
+"""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.graph.backends import backend
+from kerassplit.graph.copying import copies_of, copy_state
+from kerassplit.graph.internals.layers import renamed
+from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
+from kerassplit.graph.internals.shared_nodes import SharedNodes
+from kerassplit.graph.internals.symbols import bare, has_mask, set_mask
+from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
+from kerassplit.graph.model_graph import Call, Graph, Nest
+from kerassplit.graph.packing import plain_name
+from kerassplit.text import listed, safe_name, unique
+
+
+class _Anchor:
+    """Lives as long as any output tensor of a sub-model does."""
+
+
+class Builder:
+    """Builds one model out of calls of other models.
+
+    Add inputs and calls in an order in which every call follows those it depends on, then take the `model`. Left
+    without one (`with` ends early, or an error), it takes its nodes back out of the shared layers.
+
+    Args:
+        only_to_run: Whether the model is never saved or built upon, so that two layers may bear one name.
+        copies: What to do to get copies of layers, whose names differ; for the message that two bear one name.
+    """
+
+    def __init__(self, only_to_run: bool = False, copies: str = "") -> None:
+        self._only_to_run = only_to_run
+        self._copies = f"; or {copies}: layers of one name get new ones" if copies else ""
+        self._shared = SharedNodes()
+        self._named: dict[str, tuple[keras.Operation, str]] = {}
+        self._twins: dict[int, tuple[keras.Operation, keras.Operation]] = {}  # by `id`: an operation and its twin
+        self._with_masks: dict[tuple[int, int], keras.KerasTensor] = {}
+        self._names_of_masked: set[str] = set()
+        self._finished = False
+
+    def __enter__(self) -> "Builder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            self._shared.release()
+
+    def add_input(self, graph: Graph, tensor: int, name: str) -> keras.KerasTensor:
+        """A fresh `keras.Input` in the place of a tensor of `graph`."""
+        symbol = graph.tensors[tensor].symbol
+        return keras.Input(
+            batch_shape=symbol.shape,
+            dtype=symbol.dtype,
+            sparse=graph.is_sparse(tensor),
+            ragged=symbol.ragged,
+            name=name,
+            optional=getattr(symbol._keras_history.operation, "optional", False),
+        )
+
+    def add_calls(
+        self,
+        graph: Graph,
+        calls: Sequence[Call | Nest],
+        symbols: dict[int, keras.KerasTensor],
+        operations: Mapping[int, keras.Operation] | None = None,
+    ) -> None:
+        """Repeats calls of `graph`.
+
+        Args:
+            graph: Where the calls are.
+            calls: They, in execution order.
+            symbols: From its tensors to the new ones; grows by the outputs of the calls.
+            operations: From the `id` of an operation to another that is called in its place.
+
+        Raises:
+            UnsupportedModelError: Two different layers bear one name. Operations of one name get different ones.
+        """
+        masked = masked_tensors(graph, calls, symbols)
+        other_operations = operations or {}
+        for call in calls:  # names of layers cannot change, and those of the model itself should not
+            operation = other_operations.get(id(call.operation), call.operation)
+            if isinstance(operation, keras.Layer) or "/" not in call.name:
+                self._named.setdefault(operation.name, (operation, call.name))
+        with_masks = []
+        for call in calls:
+            args, kwargs = self._filled_in(graph, call, symbols, masked)
+            outputs = []
+            for tensor, symbol in call.results(graph.tensors):
+                twin = bare(symbol)
+                if has_mask(symbol):
+                    with_masks.append((twin, symbol, call))
+                outputs.append(twin)
+                symbols.setdefault(tensor, twin)
+            operation = other_operations.get(id(call.operation), call.operation)
+            if isinstance(operation, keras.Layer):
+                self._check_name(operation, call.name)
+            else:
+                operation = self._operation_of_its_own_name(operation, call)
+            self._shared.add(operation, args, kwargs, outputs)
+        for twin, symbol, call in with_masks:  # a mask may be made by a later call than what it masks
+            set_mask(twin, mask_of_twin(symbol, call, symbols))
+
+    def add_copies(self, graph: Graph, calls: Sequence[Call | Nest], symbols: dict[int, keras.KerasTensor]) -> None:
+        """The same with copies of the operations: variables of their own, equal values, new names where two are one.
+
+        Raises:
+            UnsupportedModelError: Two layers share a variable; copies would not.
+        """
+        copies = copies_of(calls)
+        masked = masked_tensors(graph, calls, symbols)
+        for call in calls:
+            args, kwargs = self._filled_in(graph, call, symbols, masked)
+            outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
+            for (tensor, _), output in zip(call.results(graph.tensors), outputs, strict=True):
+                symbols.setdefault(tensor, output)
+        copy_state(calls, copies)
+
+    def add_dead_end(self, symbol: keras.KerasTensor) -> None:
+        """A call that leads nowhere: Keras 3.13 refuses an input of a model that no call at all takes."""
+        self._shared.add(keras.layers.Identity(), (symbol,), {}, [bare(symbol)])
+
+    def _filled_in(
+        self, graph: Graph, call: Call | Nest, symbols: Mapping[int, keras.KerasTensor], masked: set[int]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call with other tensors; a tensor that nobody made becomes `None`."""
+        known = {}
+        hung = hung_masks(graph, call)
+        for symbol in call.arguments.keras_tensors:
+            tensor = call.scope.get(id(symbol), -1)
+            known[id(symbol)] = symbols.get(tensor)
+            mask = hung.get(tensor, -1)
+            if mask in symbols and tensor not in masked:
+                known[id(symbol)] = self._with_mask(symbols[tensor], symbols[mask])
+        return call.arguments.fill_in(known)
+
+    def _with_mask(self, symbol: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
+        """The tensor with a mask hung on it for a layer that looks for it there: a nested model does that in Keras."""
+        key = id(symbol), id(mask)
+        if key not in self._with_masks:
+            name = unique(f"{symbol._keras_history.operation.name}{MASKED}", self._names_of_masked)
+            plain = keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype)
+            carrier = keras.Model(plain, keras.layers.Identity(dtype=symbol.dtype, name="identity")(plain), name=name)
+            carrier.supports_masking = True
+            twin = bare(symbol)
+            set_mask(twin, mask)
+            self._shared.add(carrier, (symbol,), {"mask": mask}, [twin])
+            self._with_masks[key] = twin
+        return self._with_masks[key]
+
+    def _check_name(self, operation: keras.Operation, name: str) -> None:
+        """Keras takes a name only once in one model."""
+        other, known_as = self._named.setdefault(operation.name, (operation, name))
+        if other is not operation and not self._only_to_run:
+            which = "" if name == known_as else f" ({listed([known_as, name])})"
+            raise UnsupportedModelError(
+                f"Two different layers are called '{operation.name}'{which}, and a Keras model takes a name only "
+                "once. Keep them in different models or stages, or rename one of them (`layer.name = ...`)"
+                f"{self._copies}."
+            )
+
+    def _operation_of_its_own_name(self, operation: keras.Operation, call: Call | Nest) -> keras.Operation:
+        """The operation, which is no layer; where another one bears its name, a twin named after its whole path."""
+        if id(operation) in self._twins:
+            return self._twins[id(operation)][1]
+        other, _ = self._named.setdefault(operation.name, (operation, call.name))
+        if other is operation or self._only_to_run:
+            return operation
+        twin = renamed(operation, unique(safe_name(plain_name(call)), set(self._named)))
+        self._named[twin.name] = twin, call.name
+        self._twins[id(operation)] = operation, twin
+        return twin
+
+    def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
+        """The `keras.Model` from `inputs` to `outputs`, with the dtype policy of `like`."""
+        with fast_map_graph(outputs):
+            model = keras.Model(inputs, outputs, name=name)
+        strategy = backend().strategy_of(model)
+        if strategy is not None:  # Keras takes note of it only where a model is made in its scope
+            model._distribute_strategy = strategy
+        if model.dtype_policy != like.dtype_policy:
+            model.dtype_policy = like.dtype_policy
+        nodes = self._shared.nodes
+        if len({id(node.operation) for node in nodes}) < len(nodes):
+            keep_order(model, nodes)
+        given = {id(symbol) for node in nodes for symbol in node.outputs}
+        ends = [symbol for symbol in model.outputs if id(symbol) in given]
+        anchor = _Anchor()
+        for symbol in ends:
+            symbol._kerassplit_anchor = anchor  # type: ignore[attr-defined]
+        weakref.finalize(anchor, self._shared.release).atexit = False
+        released = {id(symbol) for symbol in ends}
+        for node in nodes:
+            node.let_go_of(released)
+        self._finished = True
+        return model

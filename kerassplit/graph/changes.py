@@ -1,0 +1,112 @@
+"""Whether the layers of a model have changed since it was compiled.
+
+A compiled program keeps what Python gave it when it was traced: activations, rates, dtypes, the very variables. Keras's
+`predict` goes on with that until `compile`, `quantize` or another batch size makes it trace anew. A stage is a model of
+its own, which Keras does not tell of a change in the layers that it shares, so it has to look for itself.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.graph.internals.layers import all_layers
+
+_BOOKKEEPING = frozenset(
+    [
+        "_auto_config",
+        "_build_shapes_dict",
+        "_called",
+        "_inbound_nodes",
+        "_layers",
+        "_loss_ids",
+        "_losses",
+        "_losses_override",
+        "_metrics",
+        "_outbound_nodes",
+        "_parent_path",
+        "_path",
+        "_saved_model_arg_spec",
+        "_saved_model_inputs_spec",
+        "_tracked",
+        "_tracker",
+        "build",
+        "built",
+        "name",
+        "quantize",
+    ]
+)
+"""What changes without changing the numbers, such as when a layer is called or used in another model."""
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_LIBRARIES = frozenset(["builtins", "inspect", "jax", "jaxlib", "keras", "keras_hub", "numpy", "tensorflow", "torch"])
+_DEEPEST, _LONGEST = 6, 10_000
+
+
+def snapshot(model: keras.Model) -> list[Any]:
+    """All that a program can have kept of a model's layers, to compare with `is_changed`; time grows with the layers.
+
+    These are the attributes of layers and operations, followed into containers, arrays and objects of the user's own
+    classes, and those classes' attributes. What a function has closed over and global variables are not seen.
+    """
+    seen: list[Any] = []
+    known: set[int] = set()
+    for one in _operations(model):
+        seen.append(one)
+        known.add(id(one))
+        if isinstance(one, keras.Model) and _library(type(one)) in ("keras", "keras_hub"):
+            seen.append(getattr(one, "_jit_compile", None))  # what else it has is about training
+            continue
+        _attributes(one, seen, known, 0)
+    return seen
+
+
+def is_changed(before: list[Any], now: list[Any]) -> bool:
+    """Whether two snapshots differ."""
+    return len(before) != len(now) or any(
+        one is not other and not (type(one) is type(other) and isinstance(one, _PLAIN) and one == other)
+        for one, other in zip(before, now, strict=True)
+    )
+
+
+def _operations(model: keras.Model) -> Iterator[Any]:
+    for layer in all_layers(model):
+        yield layer
+        yield from (one for one in getattr(layer, "operations", ()) if not isinstance(one, keras.Layer))
+
+
+def _attributes(one: Any, seen: list[Any], known: set[int], depth: int) -> None:
+    for kind in type(one).__mro__:
+        if _library(kind) not in _LIBRARIES:
+            for name, value in vars(kind).items():
+                if not name.startswith("__") or name == "__call__":
+                    seen.append(name)
+                    _add(value, seen, known, depth + 1)
+    for name, value in vars(one).items():
+        if name not in _BOOKKEEPING and not name.startswith("_self_"):
+            seen.append(name)
+            _add(value, seen, known, depth + 1)
+
+
+def _add(value: Any, seen: list[Any], known: set[int], depth: int) -> None:
+    if isinstance(value, _PLAIN):
+        seen.append(value)
+    elif isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        seen.append(hash((value.shape, value.dtype.str, value.tobytes())))
+    elif id(value) in known or depth > _DEEPEST:
+        seen.append(value)
+    elif isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) <= _LONGEST:
+        known.add(id(value))
+        seen.append(len(value))
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _add(item, seen, known, depth + 1)
+    else:
+        seen.append(value)
+        if hasattr(value, "__dict__") and not isinstance(value, type) and _library(type(value)) not in _LIBRARIES:
+            known.add(id(value))
+            if not isinstance(value, keras.Layer):  # it comes by itself
+                _attributes(value, seen, known, depth)
+
+
+def _library(kind: type) -> str:
+    return kind.__module__.partition(".")[0]

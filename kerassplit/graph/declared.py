@@ -1,0 +1,105 @@
+"""Layers that declare what they give, and whether they keep it.
+
+Keras takes the word of a `compute_output_shape`; the shape only matters where an Input takes a tensor's place, which
+then refuses what the layer really gives. So layers that are not Keras's own are asked once: their call is run without
+numbers, as Keras itself does for layers that declare nothing.
+"""
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+_known: weakref.WeakKeyDictionary[Any, dict[Any, list[Any] | None]] = weakref.WeakKeyDictionary()
+
+
+class _Run(keras.Operation):
+    """A call of an operation, as it is when the model runs: with Keras's casts."""
+
+    def __init__(self, operation: keras.Operation):
+        super().__init__(name="run")
+        self.operation = operation
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.operation(*args, **kwargs)
+
+
+def broken(operation: keras.Operation, arguments: Any, outputs: Sequence[keras.KerasTensor]) -> dict[int, Any]:
+    """The outputs of a call that are not as declared: for their places the shape and dtype that fit what it gives.
+
+    A side that is another than declared is open.
+
+    Args:
+        operation: What is called.
+        arguments: Its `args` and `kwargs`, with symbolic tensors.
+        outputs: Keras's record of what it gives.
+    """
+    if not declares(operation):
+        return {}
+    really = given_really(operation, arguments)
+    if really is None or len(really) != len(outputs):
+        return {}
+    closed = all(side is not None for symbol in arguments.keras_tensors for side in symbol.shape[1:])
+    found = {}
+    for place, (declared, real) in enumerate(zip(outputs, really, strict=True)):
+        if not isinstance(real, keras.KerasTensor):
+            continue  # `None` where the layer declares a tensor that nobody takes
+        fitting = _fitting(declared.shape, real.shape, closed), real.dtype
+        if fitting != (tuple(declared.shape), declared.dtype):
+            found[place] = fitting
+    return found
+
+
+def declares(operation: keras.Operation) -> bool:
+    """Whether Keras takes the word of code that is not its own for what an operation gives."""
+    kind = type(operation)
+    if isinstance(operation, keras.layers.Lambda):
+        return True
+    by_running = kind.compute_output_spec in (keras.Layer.compute_output_spec, keras.Operation.compute_output_spec)
+    shape, default = (getattr(one, "compute_output_shape", None) for one in (kind, keras.Layer))
+    if by_running and (shape is default or not isinstance(operation, keras.Layer)):
+        return False
+    methods = ("call", "compute_output_shape", "compute_output_spec")
+    makers = [next(one for one in kind.__mro__ if name in vars(one)) for name in methods if hasattr(kind, name)]
+    return not all(maker.__module__.startswith("keras.src.") for maker in makers)
+
+
+def given_really(operation: keras.Operation, arguments: Any) -> list[Any] | None:
+    """What a call gives, run without numbers; `None` where it cannot be."""
+    args, kwargs = arguments.args, arguments.kwargs
+    key = _key((args, kwargs))
+    known = _known.setdefault(operation, {})
+    if key is None or key not in known:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                outputs = keras.Operation.compute_output_spec(_Run(operation), *args, **kwargs)
+                known[key] = keras.tree.flatten(outputs)
+            except Exception:  # the user's code, on tensors that it was not made for: its word is all there is
+                known[key] = None
+    return known[key]
+
+
+def _key(structure: Any) -> Any:
+    """What the shapes and dtypes of a call's outputs depend on; `None` where that cannot be compared."""
+    values = []
+    for value in keras.tree.flatten(structure):
+        if isinstance(value, keras.KerasTensor):
+            values.append((tuple(value.shape), value.dtype, value.sparse))
+        elif value is None or isinstance(value, (bool, int, float, str)):
+            values.append(value)
+        else:
+            return None
+    return tuple(values)
+
+
+def _fitting(declared: Sequence[int | None], real: Sequence[int | None], closed: bool) -> tuple[int | None, ...]:
+    """The declared shape, open where the real one is another; Keras may not know a side whatever the inputs are."""
+    if len(declared) != len(real):
+        return tuple(real)
+    return tuple(
+        side if side == other or (other is None and closed and axis) else None
+        for axis, (side, other) in enumerate(zip(declared, real, strict=True))
+    )

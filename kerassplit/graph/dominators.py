@@ -1,0 +1,65 @@
+"""The post-dominator tree of a graph: for each call, where all its paths to the end come together again.
+
+One backward pass lets each call's users meet in the tree built so far (Cooper, Harvey and Kennedy, "A Simple, Fast
+Dominance Algorithm", 2001); jump pointers (Myers, "An Applicative Random-Access Stack", 1983) keep each meeting
+logarithmic.
+"""
+
+from collections.abc import Iterable
+
+from kerassplit.graph.model_graph import Graph
+
+
+class PostDominators:
+    """The post-dominator tree of a graph's calls.
+
+    Attributes:
+        parent: For each call the nearest one that lies on all paths from it to the end; the number of calls stands
+            for the end itself.
+    """
+
+    def __init__(self, graph: Graph):
+        end = len(graph.calls)
+        self.parent = [end] * (end + 1)
+        self._depth = [0] * (end + 1)
+        self._jump = [end] * (end + 1)
+        for call in range(end - 1, -1, -1):
+            users = [user for tensor in graph.calls[call].outputs for user in graph.tensors[tensor].users]
+            parent = self.meet(users) if users else end
+            self.parent[call] = parent
+            self._depth[call] = self._depth[parent] + 1
+            jump, far = self._jump[parent], self._jump[self._jump[parent]]
+            equal = self._depth[parent] - self._depth[jump] == self._depth[jump] - self._depth[far]
+            self._jump[call] = far if equal else parent
+
+    def meet(self, calls: Iterable[int]) -> int:
+        """The nearest call on all paths from these calls to the end, themselves counted."""
+        depth, parent, jump = self._depth, self.parent, self._jump
+        iterator = iter(calls)
+        one = next(iterator)
+        for other in iterator:
+            while one != other:
+                if depth[one] < depth[other]:
+                    one, other = other, one
+                if depth[one] > depth[other]:
+                    one = jump[one] if depth[jump[one]] >= depth[other] else parent[one]
+                elif jump[one] != jump[other]:
+                    one, other = jump[one], jump[other]
+                else:
+                    one, other = parent[one], parent[other]
+        return one
+
+
+def subtrees(tree: PostDominators) -> tuple[list[int], list[int]]:
+    """The place of each call in a walk of the tree that goes through whole subtrees, and the size of its subtree."""
+    end = len(tree.parent) - 1
+    size = [1] * (end + 1)
+    for call in range(end):
+        size[tree.parent[call]] += size[call]
+    entry = [0] * (end + 1)
+    following = [1] * (end + 1)
+    for call in range(end - 1, -1, -1):
+        parent = tree.parent[call]
+        entry[call] = entry[parent] + following[parent]
+        following[parent] += size[call]
+    return entry, size

@@ -1,0 +1,82 @@
+"""Why layers inside another layer, such as a wrapper, have no names in a graph, and how to get at what they compute."""
+
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kerassplit.graph.internals.layers import all_layers, is_composite, opened
+from kerassplit.graph.model_graph import Call, Graph
+from kerassplit.graph.packing import plain_name
+from kerassplit.graph.reading import read_graph
+from kerassplit.text import listed
+
+
+def why_closed(graph: Graph, name: str) -> str | None:
+    """Why no tensor bears the name (or glob) of something inside a layer, and the way out; `None` for other names."""
+    *_, last = given = name.split("/")
+    under = [call for call in graph.calls if _leads_into(call.name.split("/"), given)]
+    found = [(call, inner) for call in under or graph.calls if (inner := _inner(call.operation, last))]
+    found = found or [(call, None) for call in under if is_composite(call.operation)]
+    if not found:
+        return None
+    call, inner = found[0]
+    what = f"'{call.name}' is a layer with others inside"
+    if inner is not None:
+        pair = _pair(call.operation, last)
+        what = f"'{last if pair else inner.name}' is inside of '{call.name}'{f' as {listed(pair)}' if pair else ''}"
+    return (
+        f"{what} ({type(call.operation).__name__}), which is closed: one call of the model, inside of which nothing "
+        f"can be tapped or cut.\n{_way_out(graph, call, inner)}"
+    )
+
+
+def _leads_into(path: Sequence[str], given: Sequence[str]) -> bool:
+    """Whether a name begins with a call's, with or without the nested models that it is in."""
+    ends = [path[start:] for start in range(len(path))]
+    return any(len(given) > len(end) and all(map(_is_meant, end, given)) for end in ends)
+
+
+def _inner(layer: Any, last: str) -> keras.Layer | None:
+    """The layer inside that the last part of a name or glob means."""
+    if not is_composite(layer):
+        return None
+    names = [last, *_pair(layer, last)]
+    glob = last if last.strip("*?") else ""
+    inside = all_layers(layer)[1:]
+    return next((one for one in inside if one.name in names or fnmatch.fnmatchcase(one.name, glob)), None)
+
+
+def _pair(layer: Any, name: str) -> list[str]:
+    """What `Bidirectional` calls the two layers that it makes of one of that name."""
+    if not isinstance(layer, keras.layers.Bidirectional):
+        return []
+    names = [one.name for one in (layer.forward_layer, layer.backward_layer)]
+    return [one for one in names if one in (f"forward_{name}", f"backward_{name}")]
+
+
+def _is_meant(part: str, given: str) -> bool:
+    return given in (part, part.partition("@")[0]) or fnmatch.fnmatchcase(part, given)
+
+
+def _way_out(graph: Graph, call: Call, inner: keras.Layer | None) -> str:
+    layer: Any = call.operation
+    takes = f"on {listed(graph.names(call.inputs[:1]))}, with `layer` for '{call.name}'"
+    if isinstance(layer, keras.layers.TimeDistributed):
+        if inner is not None and inner is layer.layer:
+            return f"What '{inner.name}' gives for all steps together is the tensor '{call.name}': name that."
+        if opened(layer.layer) is not None:
+            names = [tensor.name for tensor in read_graph(layer.layer).tensors]
+            end = inner.name if inner is not None and inner.name in names else "..."
+            return (
+                "For all steps at once, call `keras.layers.TimeDistributed(kerassplit.build_submodel(layer.layer, "
+                f"end='{end}'))` {takes}."
+            )
+    if isinstance(layer, keras.layers.Bidirectional):
+        return f"Call `layer.forward_layer` or `layer.backward_layer` {takes}."
+    if isinstance(layer, keras.layers.RNN):
+        return "It runs its cell in a loop; made with return_sequences=True, it gives what the cell gives in each step."
+    where = ", where Keras's code of it allows that" if type(layer).__module__.partition(".")[0] == "keras" else ""
+    opening = f"kerassplit.trace(model, open='{plain_name(call)}')"
+    return f"Open it{where}: `{opening}` is the same model with names for what is inside."

@@ -1,0 +1,121 @@
+"""Models out of open files, by Keras's own reader, and how much memory a file may ask for."""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
+
+import h5py
+import keras
+
+from kerassplit.graph.internals.keras_src import (
+    SafeModeScope,
+    compute_output_spec,
+    global_state,
+    keras_option_scope,
+    load_model,
+    load_model_from_hdf5,
+    model_from_config,
+)
+from kerassplit.graph.internals.process_state import deep_recursion
+from kerassplit.graph.limits import BYTES, most_bytes
+from kerassplit.graph.sizes import bytes_per_sample
+
+_FEW_BYTES = 2**20  # for the states of random generators and the like, which a file may leave out
+
+
+_BYTES_OF_STATES = 2**28  # of recurrent layers, which no file holds: they are as large as a batch
+
+
+def load_file(file: BinaryIO, safe_mode: bool) -> Any:
+    """What Keras makes of an open `.keras` file, not compiled; its public function opens a path once more.
+
+    With `safe_mode`, also where the user has turned Keras's own off for the whole process.
+
+    Raises:
+        ValueError: With `safe_mode`, the model would take more memory than the file can fill: asked for so much, JAX
+            ends the process.
+    """
+    with deep_recursion():
+        if safe_mode:
+            with zipfile.ZipFile(file) as archive:
+                config = archive.read("config.json")
+            with SafeModeScope(True):
+                _check_memory(config, file.seek(0, os.SEEK_END), keras.saving.deserialize_keras_object)
+            file.seek(0)
+        # Keras turns it on for the config only: KerasHub's tokenizers would refuse the file's own vocabulary.
+        with SafeModeScope(None):
+            return load_model(file, compile=False, safe_mode=safe_mode)
+
+
+def load_h5_file(file: BinaryIO, safe_mode: bool) -> Any:
+    """What Keras makes of an open `.h5` file, as `load_file` does of a `.keras` file."""
+    with deep_recursion(), SafeModeScope(safe_mode), h5py.File(file, "r") as content:
+        config = content.attrs.get("model_config")
+        if safe_mode and config is not None:
+            _check_memory(config, file.seek(0, os.SEEK_END), _from_old_config)
+        return load_model_from_hdf5(content, compile=False, safe_mode=safe_mode)
+
+
+def _from_old_config(config: dict[str, Any]) -> Any:
+    known = {**keras.saving.get_custom_objects(), **global_state.get_global_attribute("custom_objects_scope_dict", {})}
+    with keras_option_scope(use_legacy_config=True):
+        return model_from_config(config, custom_objects=known)
+
+
+def _check_memory(config: str | bytes, held: int, build: Callable[[Any], Any]) -> None:
+    """Refuses a model with more variables than a file can fill; none of them is made."""
+    variables, states = _bytes_of(config, build)
+    for wanted, usual, what in (
+        (variables, 2 * held + _FEW_BYTES, "variables"),
+        (states, _BYTES_OF_STATES, "states of recurrent layers"),
+    ):
+        if wanted > most_bytes(usual):
+            raise ValueError(
+                f"its config asks for {wanted:,} bytes of {what}, and all of it has {held:,} bytes. If it is meant so, "
+                f"set the environment variable {BYTES} to that number"
+            )
+
+
+def _bytes_of(text: str | bytes, build: Callable[[Any], Any]) -> tuple[int, int]:
+    """What the variables of the model with this config would take, and the states of its recurrent layers."""
+    stateful: set[str] = set()
+
+    def without_states(config: dict[str, Any]) -> dict[str, Any]:
+        if config.get("stateful"):  # they would be made at once
+            stateful.add(str(config.get("name")))
+        return {**config, "stateful": False} if "stateful" in config else config
+
+    config = json.loads(text, object_hook=without_states)
+    waiting = global_state.get_global_attribute("uninitialized_variables", default=[], set_to_default=True)
+    before = list(waiting)
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            model = build(config)
+            if not isinstance(model, keras.Model):
+                return 0, 0
+            states = [
+                state
+                for layer in model._flatten_layers()
+                if isinstance(layer, keras.layers.RNN) and layer.name in stateful
+                for state in _states_of(layer)
+            ]
+    except ValueError as error:
+        if "stateless scope" not in str(error):
+            raise
+        return 0, 0  # a layer of the user's own, registered, makes a variable at once: none of Keras's does
+    finally:
+        waiting[:] = before  # or the next such scope to end, whoever's it is, would make them
+    return _bytes_in(model.variables), _bytes_in(states)
+
+
+def _states_of(layer: keras.layers.RNN) -> list[keras.KerasTensor]:
+    """What a recurrent layer keeps from batch to batch, as symbols."""
+    shape = keras.tree.flatten(layer.get_build_config())
+    batch = shape[0] if shape and isinstance(shape[0], int) else 1
+    return keras.tree.flatten(compute_output_spec(lambda: layer.get_initial_state(batch)))
+
+
+def _bytes_in(values: Iterable[Any]) -> int:
+    return sum(bytes_per_sample((None, *value.shape), value.dtype) or 0 for value in values)

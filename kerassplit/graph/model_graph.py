@@ -1,0 +1,180 @@
+"""A model as data: its calls, the tensors between them, and the calls of nested models."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from kerassplit.graph.internals.layers import functional_of
+from kerassplit.graph.internals.nodes import nodes_of
+
+
+@dataclass(slots=True)
+class Tensor:
+    """An output of a call.
+
+    Attributes:
+        name: Its name in this model.
+        symbol: A `KerasTensor` with its shape and dtype.
+        call: Index of the call that makes it.
+        users: Indices of the calls that receive it, each once, in execution order.
+    """
+
+    name: str
+    symbol: keras.KerasTensor
+    call: int
+    users: list[int]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a layer or operation.
+
+    Attributes:
+        name: The operation's name; `relu@1` for the second call of one that is called several times,
+            `backbone/relu` inside a nested model.
+        operation: The layer or operation.
+        arguments: What it is called with, as Keras's `SymbolicArguments`.
+        scope: From the `id` of a symbolic tensor among the arguments to the tensor's index.
+        inputs: The tensors it receives, each once; empty for an input of the model.
+        outputs: The tensors it makes.
+        masks: The masks that it looks for on its arguments themselves: from the `id` of a symbolic tensor to a tensor.
+    """
+
+    name: str
+    operation: keras.Operation
+    arguments: Any
+    scope: dict[int, int]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    masks: dict[int, int] = field(default_factory=dict)
+
+    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
+        """The tensors it makes, each with the symbolic tensor that Keras recorded for it."""
+        return [(tensor, tensors[tensor].symbol) for tensor in self.outputs]
+
+
+@dataclass(slots=True)
+class Nest:
+    """One call of a nested model.
+
+    Attributes:
+        name: `backbone`, `tower@1`, `outer/tower`.
+        operation: The nested model.
+        arguments: What it is called with, as Keras's `SymbolicArguments`.
+        scope: From the `id` of a symbolic tensor among the arguments and symbols to the tensor's index.
+        symbols: Those that Keras recorded for what it gives.
+        given: The tensors that its inputs are given; -1 for one that it does not use.
+        outer: Index of the nest around it, or `None`.
+        calls: Indices of the calls inside, those of nests within included.
+        inner: From the `id` of a symbolic tensor inside to the tensor's index.
+    """
+
+    name: str
+    operation: keras.Model
+    arguments: Any
+    scope: dict[int, int]
+    symbols: Sequence[keras.KerasTensor]
+    given: list[int]
+    outer: int | None
+    calls: list[int] = field(default_factory=list)
+    inner: dict[int, int] = field(default_factory=dict)
+
+    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
+        """The tensors that its call gives, each with the symbolic tensor that Keras recorded for it."""
+        return [(self.scope.get(id(symbol), -1), symbol) for symbol in self.symbols]
+
+
+@dataclass(slots=True)
+class Graph:
+    """The calls of a model in execution order, and the tensors between them; both are referred to by index.
+
+    Attributes:
+        model: The model that was read.
+        calls: Every call after those it depends on. The model's inputs count as calls that receive nothing. Nested
+            models are no calls: those inside them are.
+        tensors: In the order in which they are made.
+        nests: The calls of nested models, each after the one around it.
+        inputs: The model's inputs, in its own structure (tensor, list, dict, ...) with indices for tensors.
+        outputs: The model's outputs, likewise.
+        scope: From the `id` of a `KerasTensor` of the model itself, not of its nests, to the tensor's index.
+        kept: Symbolic tensors that must live as long as the graph.
+        made: Names of operations that Keras does not count among the model's: masks, casts at the doors of nests.
+    """
+
+    model: keras.Model
+    calls: list[Call]
+    tensors: list[Tensor]
+    nests: list[Nest]
+    inputs: Any
+    outputs: Any
+    scope: dict[int, int]
+    kept: list[keras.KerasTensor]
+    made: set[str] = field(default_factory=set)
+
+    def names(self, tensors: Iterable[int]) -> list[str]:
+        """The names of these tensors."""
+        return [self.tensors[tensor].name for tensor in tensors]
+
+    def flat_inputs(self) -> list[int]:
+        """The model's inputs in the order in which Keras takes them."""
+        return keras.tree.flatten(self.inputs)
+
+    def flat_outputs(self) -> list[int]:
+        """The model's outputs in the order in which Keras gives them; a tensor given out twice is there twice."""
+        return keras.tree.flatten(self.outputs)
+
+    def output_symbols(self) -> list[keras.KerasTensor]:
+        """Symbolic tensors with the shapes and dtypes of the model's outputs, also where its layers declare others."""
+        return [self.tensors[tensor].symbol for tensor in self.flat_outputs()]
+
+    def around(self, nest: int | None) -> Iterator[int]:
+        """A nest, by its index, and those around it, the innermost first."""
+        while nest is not None:
+            yield nest
+            nest = self.nests[nest].outer
+
+    def ancestors(self, tensors: Iterable[int]) -> set[int]:
+        """The calls that these tensors depend on, those that make them included."""
+        waiting = [self.tensors[tensor].call for tensor in tensors]
+        found = set(waiting)
+        while waiting:
+            makers = {self.tensors[tensor].call for tensor in self.calls[waiting.pop()].inputs} - found
+            found |= makers
+            waiting += makers
+        return found
+
+    def is_sparse(self, tensor: int) -> bool:
+        """Whether a tensor can be sparse: Keras marks `x * 2` so, too, where `x` is dense."""
+        waiting = [tensor] if self.tensors[tensor].symbol.sparse else []
+        seen = set(waiting)
+        while waiting:
+            call = self.calls[self.tensors[waiting.pop()].call]
+            sparse = {other for other in call.inputs if self.tensors[other].symbol.sparse}
+            if not sparse and isinstance(call.operation, keras.Layer):
+                return True  # an Input, or a layer that makes sparse tensors
+            waiting += sparse - seen
+            seen |= sparse
+        return False
+
+    def own_symbols(self) -> dict[int, keras.KerasTensor]:
+        """What Keras itself recorded in the model, not in its nests: the symbolic tensor for each of these tensors."""
+        functional = functional_of(self.model)
+        own: dict[int, keras.KerasTensor] = {}
+        for node in nodes_of(functional):
+            for symbol in node.outputs:
+                if id(symbol) in self.scope:
+                    own.setdefault(self.scope[id(symbol)], symbol)  # a nested model may give what it is given
+        return own
+
+    def by_symbol(self, symbol: keras.KerasTensor) -> list[int]:
+        """The tensors that a `KerasTensor` stands for: several where a nested model is called several times."""
+        scopes = [self.scope, *(nest.inner for nest in self.nests)]
+        found = dict.fromkeys(scope[id(symbol)] for scope in scopes if id(symbol) in scope)
+        operation, place, position = getattr(symbol, "_keras_history", (None, 0, 0))
+        if not found and operation is not None and place == 0:
+            # A sub-model shares its layers, so `tail.get_layer("x").output`, which is the output of the layer's first
+            # call ever, is a tensor of the model it was cut from.
+            found = dict.fromkeys(call.outputs[position] for call in self.calls if call.operation is operation)
+        return list(found)

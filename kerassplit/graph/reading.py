@@ -1,0 +1,345 @@
+"""A Keras model as a graph of calls and tensors, nested models opened.
+
+`model.layers` is no graph: a layer may be called twice, `x + y` is a call without a layer, and a mask is an edge that
+no layer shows. Keras keeps the calls themselves as `Node`s. This module reads them, goes on inside the nested models,
+and gives every tensor a name that survives saving.
+"""
+
+import re
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.graph.declared import broken, given_really
+from kerassplit.graph.internals.keras_src import Functional, SymbolicArguments, unknown_keras
+from kerassplit.graph.internals.layers import (
+    found_masks,
+    functional_of,
+    looks_for_masks,
+    opened,
+    operation_names,
+    renamed,
+)
+from kerassplit.graph.internals.nodes import node_of_call, nodes_of, walk
+from kerassplit.graph.internals.symbols import (
+    bare,
+    differs,
+    forget_history,
+    has_mask,
+    mask_of,
+    original,
+    set_mask,
+    shaped,
+)
+from kerassplit.graph.limits import too_many_calls
+from kerassplit.graph.model_graph import Call, Graph, Nest, Tensor
+from kerassplit.graph.naming import call_names, check_names
+from kerassplit.graph.nested_calls import Scope, as_called, conversions, given_inputs
+from kerassplit.graph.unsupported import why_no_graph
+from kerassplit.graph.unused_calls import without_unused_calls
+from kerassplit.text import safe_name, unique
+
+
+def read_graph(model: keras.Model) -> Graph:
+    """Reads the graph of a functional or built Sequential model. Leaves the model alone; takes linear time.
+
+    Raises:
+        UnsupportedModelError: The model has no graph: it is subclassed, not built, or no Keras model; or it makes too
+            many calls.
+    """
+    functional = functional_of(model)
+    if functional is None:
+        raise UnsupportedModelError(why_no_graph(model))
+    try:
+        many = too_many_calls(_calls_in(functional))
+        if many:
+            raise UnsupportedModelError(f"'{model.name}' is not read: {many}.")
+        reader = _Reader(functional)
+        graph = reader.graph(model)
+    except AttributeError as error:
+        if str(error.name).startswith("_"):
+            raise unknown_keras(f"'{type(error.obj).__name__}.{error.name}'") from error
+        raise
+    check_names(graph)
+    return graph
+
+
+def _calls_in(functional: Functional) -> int:
+    """The calls that a model makes, those in nested ones each time that these are called. Each is looked at once."""
+    counts: dict[int, int] = {}
+    waiting = [functional]
+    while waiting:
+        nests = [(node, opened(node.operation)) for node in nodes_of(waiting[-1]) if not node.is_input]
+        unread = [inner for _, inner in nests if inner is not None and id(inner) not in counts]
+        if unread:
+            waiting += unread
+            continue
+        counts[id(waiting.pop())] = sum(1 if inner is None else counts[id(inner)] for _, inner in nests)
+    return counts[id(functional)]
+
+
+class _Reader:
+    """Reads a functional model into calls and tensors.
+
+    A nested model is read as if its calls stood in the place of its own. Where what it is given differs from what it
+    was built on (a shape known only now, a mask), and where a mask leaves it that Keras follows only when the model
+    runs, Keras is asked for its layers' outputs anew, and the nodes of that are taken out of the layers again.
+    """
+
+    def __init__(self, functional: Functional):
+        self.calls: list[Call] = []
+        self.tensors: list[Tensor] = []
+        self.nests: list[Nest] = []
+        self.functional = functional
+        self.asked: dict[int, int] = {}  # the scope of what Keras was asked anew
+        self.kept: list[keras.KerasTensor] = []
+        self.made: set[str] = set()
+        self.taken: set[str] = set()  # names of operations, once one needs a new name
+        self.broken = False  # whether some layer gives another shape than it declares
+
+    def graph(self, model: keras.Model) -> Graph:
+        top = Scope()
+        self._read(self.functional, top)
+        inputs, outputs = (
+            keras.tree.map_structure(lambda symbol: top.tensors[id(symbol)], structure)
+            for structure in (self.functional.input, self.functional.output)
+        )
+        graph = Graph(model, self.calls, self.tensors, self.nests, inputs, outputs, top.tensors, self.kept, self.made)
+        return without_unused_calls(graph, self.asked) if self.nests or self.kept else graph
+
+    def _read(self, functional: Functional, scope: Scope) -> None:
+        nodes = nodes_of(functional)
+        scope.unread = dict(zip(nodes, call_names(nodes, functional.outputs), strict=True))
+        for node in nodes:
+            if node in scope.unread:  # else it made a mask, and was read before what that masks
+                self._read_node(node, scope)
+
+    def _read_node(self, node: Any, scope: Scope) -> None:
+        name = scope.unread.pop(node)
+        if node.is_input:
+            if scope.nest is None:
+                self._add_call(name, node.operation, node.arguments, scope.tensors, node.outputs, scope)
+            return
+        inner = opened(node.operation)
+        if inner is None or not self._open(node, inner, scope.prefix + name, scope):
+            self._read_call(node, scope.prefix + name, scope)
+
+    def _read_call(self, node: Any, name: str, scope: Scope) -> None:
+        arguments = as_called(node, scope)
+        if not scope.changed or not any(id(symbol) in scope.changed for symbol in node.input_tensors):
+            arguments, masks = self._with_masks(node.operation, arguments, scope.tensors, scope)
+            outputs = self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope, masks)
+            for symbol, better in zip(node.outputs, self._kept_to(outputs), strict=True):
+                if better is not symbol:
+                    scope.changed[id(symbol)] = better
+            self._take_masks(node, scope)
+            return
+        asked = self._ask(node, arguments, scope)
+        arguments, masks = self._with_masks(node.operation, asked.arguments, self.asked, scope)
+        outputs = self._add_call(name, node.operation, arguments, self.asked, asked.outputs, scope, masks)
+        for symbol, better, tensor in zip(node.outputs, self._kept_to(outputs), outputs, strict=True):
+            scope.tensors[id(symbol)] = tensor
+            if differs(better, symbol):
+                scope.changed[id(symbol)] = better
+        self._take_masks(node, scope)
+
+    def _kept_to(self, outputs: Sequence[int]) -> list[keras.KerasTensor]:
+        """The symbolic tensors for the outputs of the last call, others where its layer does not keep to its word."""
+        call = self.calls[-1]
+        symbols = [self.tensors[tensor].symbol for tensor in outputs]
+        for place, (shape, dtype) in broken(call.operation, call.arguments, symbols).items():
+            better = shaped(symbols[place], shape, dtype)
+            set_mask(better, mask_of(symbols[place]))
+            self.asked[id(better)] = outputs[place]
+            self.kept.append(better)
+            self.tensors[outputs[place]].symbol = symbols[place] = better
+            self.broken = True
+        return symbols
+
+    def _take_masks(self, node: Any, scope: Scope) -> None:
+        """`MultiHeadAttention` takes the masks off the tensors it is given, so that later layers do not find them."""
+        if not isinstance(node.operation, keras.layers.MultiHeadAttention):
+            return
+        given = [*node.arguments.args[:3], *(node.arguments.kwargs.get(name) for name in ("query", "value", "key"))]
+        for symbol in given:
+            if isinstance(symbol, keras.KerasTensor) and has_mask(self._probe(symbol, scope)):
+                plain = scope.changed[id(symbol)] = bare(symbol)
+                self.asked[id(plain)] = scope.tensors[id(symbol)]
+                self.kept.append(plain)
+
+    def _with_masks(
+        self, operation: keras.Operation, arguments: Any, known: dict[int, int], scope: Scope
+    ) -> tuple[Any, dict[int, int]]:
+        """The arguments and the masks that Keras finds on the tensors when the model runs.
+
+        Those that a layer was called with are among the arguments already, but Keras leaves them out of its record
+        where the layer is called with a keyword, and where the tensor comes out of a nested model. Besides, the masks
+        that the layer looks for itself on the tensors it is given, if it is one that does.
+        """
+        if not any(map(has_mask, arguments.keras_tensors)) or not isinstance(operation, keras.Layer):
+            return arguments, {}
+        keywords = {}
+        for name, found in found_masks(operation, arguments.args, arguments.kwargs).items():
+            if all(self._add_made(mask, known, scope) for mask in keras.tree.flatten(found) if mask is not None):
+                keywords[name] = found
+        masks = {}
+        if looks_for_masks(operation):
+            for symbol in arguments.keras_tensors:
+                mask = mask_of(symbol)
+                if mask is not None and self._add_made(mask, known, scope):
+                    masks[id(symbol)] = known[id(mask)]
+        if keywords:
+            arguments = SymbolicArguments(*arguments.args, **{**arguments.kwargs, **keywords})
+        return arguments, masks
+
+    def _add_call(
+        self,
+        name: str,
+        operation: keras.Operation,
+        arguments: Any,
+        known: dict[int, int],
+        symbols: Sequence[keras.KerasTensor],
+        scope: Scope,
+        masks: dict[int, int] | None = None,
+    ) -> tuple[int, ...]:
+        """Adds a call whose arguments, and then whose outputs, are among `known`."""
+        index, first = len(self.calls), len(self.tensors)
+        inputs = tuple(dict.fromkeys(known[id(symbol)] for symbol in arguments.keras_tensors))
+        if masks:
+            inputs = tuple(dict.fromkeys([*inputs, *masks.values()]))
+        for tensor in inputs:
+            self.tensors[tensor].users.append(index)
+        for position, symbol in enumerate(symbols):
+            known[id(symbol)] = len(self.tensors)
+            own = f"{name}:{position}" if len(symbols) > 1 else name
+            self.tensors.append(Tensor(own, symbol, index, []))
+        outputs = tuple(range(first, len(self.tensors)))
+        self.calls.append(Call(name, operation, arguments, known, inputs, outputs, masks or {}))
+        nest = scope.nest
+        while nest is not None:
+            self.nests[nest].calls.append(index)
+            nest = self.nests[nest].outer
+        return outputs
+
+    def _open(self, node: Any, functional: Functional, name: str, scope: Scope) -> bool:
+        """Reads the calls inside a nested model; `False` where the way it is called leaves that to Keras alone."""
+        model = node.operation
+        given = given_inputs(node, functional)
+        if given is None:
+            return False
+        training = node.arguments.kwargs.get("training") if scope.training is None else scope.training
+        inner = Scope(f"{name}/", len(self.nests), training)
+        tensors = [scope.tensors[id(symbol)] for symbol, _ in given]
+        arguments = as_called(node, scope)
+        nest = Nest(name, model, arguments, scope.tensors, node.outputs, tensors, scope.nest, inner=inner.tensors)
+        self.nests.append(nest)
+        for (symbol, mask), own in zip(given, functional.inputs, strict=True):
+            inner.tensors[id(own)] = scope.tensors[id(symbol)]
+            steps = conversions(symbol, model, own)
+            mask_given = None if mask is None else self._probe(mask, scope)
+            if steps or mask_given is not None or id(symbol) in scope.changed or differs(symbol, own):
+                better = self._probe(symbol, scope)
+                for step in steps:
+                    better = step(better)
+                    self._add_made(better, self.asked, inner)
+                if mask_given is not None and mask_of(better) is not mask_given:
+                    better = bare(better)
+                    set_mask(better, mask_given)
+                    self.asked[id(better)] = self.asked[id(self._probe(symbol, scope))]
+                    self.kept.append(better)
+                inner.tensors[id(own)] = self.asked[id(better)]
+                if differs(better, own):
+                    inner.changed[id(own)] = better
+        self._read(functional, inner)
+        for symbol, own in zip(node.outputs, functional.outputs, strict=True):
+            scope.tensors[id(symbol)] = inner.tensors[id(own)]
+            better = inner.changed.get(id(own), own)
+            mask = mask_of(symbol)
+            if mask is not None and "compute_mask" in vars(model) and self._add_made(mask, scope.tensors, scope):
+                better = bare(self._probe(own, inner))  # a traced layer: it hangs a mask on what it gives
+                set_mask(better, self._probe(mask, scope))
+                self.asked[id(better)] = inner.tensors[id(own)]
+                self.kept.append(better)
+                scope.changed[id(symbol)] = better
+            elif differs(better, symbol):
+                scope.changed[id(symbol)] = self._probe(own, inner)
+        return True
+
+    def _probe(self, symbol: keras.KerasTensor, scope: Scope) -> keras.KerasTensor:
+        """A symbolic tensor without history that stands for `symbol` in this scope: with its shape, dtype and mask."""
+        if id(symbol) in scope.changed:
+            return scope.changed[id(symbol)]
+        if id(symbol) not in scope.probes:
+            probe = scope.probes[id(symbol)] = bare(symbol)
+            self.asked[id(probe)] = scope.tensors[id(symbol)]
+            self.kept.append(probe)
+            mask = mask_of(symbol)
+            if mask is not None and self._add_made(mask, scope.tensors, scope):
+                set_mask(probe, self._probe(mask, scope))
+        return scope.probes[id(symbol)]
+
+    def _ask(self, node: Any, arguments: Any, scope: Scope) -> Any:
+        """Keras's record of a call with what is there in this scope; its outputs have no history."""
+        args, kwargs = arguments.convert(
+            lambda value: self._probe(value, scope) if isinstance(value, keras.KerasTensor) else value
+        )
+        try:
+            made = node_of_call(node.operation, args, kwargs)
+        except Exception:
+            if not self.broken:
+                raise
+            return self._unknown(node, SymbolicArguments(*args, **kwargs))
+        for symbol in made.outputs:
+            self.kept.append(symbol)
+            mask = mask_of(symbol)
+            if mask is not None and not self._add_made(mask, self.asked, scope):
+                set_mask(symbol, None)
+            forget_history(symbol)
+        return made
+
+    def _unknown(self, node: Any, arguments: Any) -> Any:
+        """A call that Keras takes only with the shapes that a layer before declares: what it really gives, or any."""
+        real = given_really(node.operation, arguments) or ()
+        outputs = [shaped(symbol, (None,) * len(symbol.shape), symbol.dtype) for symbol in node.outputs]
+        if len(real) == len(outputs) and all(isinstance(one, keras.KerasTensor) for one in real):
+            outputs = [shaped(symbol, tuple(one.shape), one.dtype) for symbol, one in zip(outputs, real, strict=True)]
+        self.kept += outputs
+        return SimpleNamespace(arguments=arguments, outputs=outputs)
+
+    def _add_made(self, symbol: keras.KerasTensor, known: dict[int, int], scope: Scope) -> bool:
+        """Adds the calls that make a tensor which is not read yet, such as a mask, out of `known` ones.
+
+        A mask may be made by calls of the model's own that come later, or by none of them.
+
+        Returns:
+            Whether there is a way.
+        """
+        if id(symbol) not in known and id(original(symbol)) in known:
+            known[id(symbol)] = known[id(original(symbol))]
+            self.kept.append(symbol)
+        nodes, _ = walk([symbol], known)
+        own = scope.unread if known is scope.tensors else {}
+        if any(node.is_input and node not in own for node in nodes):
+            return False
+        for node in nodes:
+            if node in own:
+                self._read_node(node, scope)
+                continue
+            operation = self._renamed(node.operation, scope)
+            self.made.add(operation.name)
+            self._add_call(operation.name, operation, node.arguments, known, node.outputs, scope)
+            self.kept += node.outputs
+        if id(symbol) not in known:  # a copy of what was read just now
+            known[id(symbol)] = known[id(original(symbol))]
+            self.kept.append(symbol)
+        return True
+
+    def _renamed(self, operation: keras.Operation, scope: Scope) -> keras.Operation:
+        """The same operation under a name that the graph alone decides: Keras numbers such ones as they come."""
+        if not self.taken:
+            self.taken = operation_names(self.functional)
+        base = safe_name(scope.prefix).replace(".", "_") + re.sub(r"_\d+$", "", operation.name)
+        return renamed(operation, unique(base, self.taken))

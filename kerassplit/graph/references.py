@@ -1,0 +1,174 @@
+"""How a user names tensors, and which tensors of a graph are meant."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from kerassplit.errors import AmbiguousTensorError, SplitError, UnknownTensorError
+from kerassplit.graph.inside import why_closed
+from kerassplit.graph.internals.symbols import name_of
+from kerassplit.graph.model_graph import Graph, Nest
+from kerassplit.text import listed
+
+TensorRef = str | keras.Layer | keras.KerasTensor
+"""How a user names a tensor: by its name, by the layer that makes it, or by the symbolic tensor itself."""
+
+
+def resolve(graph: Graph, reference: TensorRef) -> int:
+    """The tensor that a name, a layer or a `KerasTensor` stands for.
+
+    Raises:
+        UnknownTensorError: The model has no such tensor.
+        AmbiguousTensorError: The name or layer stands for several.
+    """
+    if isinstance(reference, str):
+        return _by_name(graph, reference)
+    if isinstance(reference, keras.KerasTensor):
+        return _only(graph, graph.by_symbol(reference), name_of(reference))
+    if isinstance(reference, keras.Operation):
+        return _only(graph, _outputs_of(graph, lambda operation, _: operation is reference), reference.name)
+    raise SplitError(
+        f"A tensor is named by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
+        f"of type {type(reference).__name__}."
+    )
+
+
+def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
+    """All the tensors whose names match a glob such as `conv3_*_out`; for anything else the one it stands for.
+
+    Raises:
+        UnknownTensorError: Nothing matches.
+        AmbiguousTensorError: It is no glob and stands for several.
+    """
+    if not isinstance(reference, str) or not set("*?[") & set(reference):
+        return [resolve(graph, reference)]
+    if any(tensor.name == reference for tensor in graph.tensors):
+        return [resolve(graph, reference)]
+    found = {index for index, tensor in enumerate(graph.tensors) if _matches(tensor.name, reference)}
+    found |= {tensor for nest in graph.nests if _matches(nest.name, reference) for tensor in given_by(graph, nest)}
+    if not found:
+        raise _unmatched(graph, reference)
+    return sorted(found)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As in a shell, `*` does not cross a `/`."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
+
+
+def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
+    """The one call of a nested model that a name or the nested model itself stands for, or `None`."""
+    if isinstance(reference, str):
+        if any(tensor.name == reference for tensor in graph.tensors):
+            return None
+        found = [nest for nest in graph.nests if _is_name(reference, nest.name)]
+    else:
+        found = [nest for nest in graph.nests if nest.operation is reference]
+    if len(found) > 1:
+        name = reference if isinstance(reference, str) else reference.name
+        names = [nest.name for nest in found]
+        raise AmbiguousTensorError(
+            f"'{name}' stands for {len(names)} calls of a nested model: {listed(names)}. Name one of them.",
+            name=name,
+            matches=names,
+        )
+    return found[0] if found else None
+
+
+def given_by(graph: Graph, nest: Nest) -> list[int]:
+    """The tensors that the call of a nested model gives, but for those that nothing uses."""
+    return [tensor for tensor, _ in nest.results(graph.tensors) if tensor >= 0]
+
+
+def several_of(references: Any) -> list[Any]:
+    """What a user gave as one or several: any iterable but a string or a tensor is several.
+
+    Raises:
+        SplitError: It is a set, which has no order, or a mapping, of which half would be lost.
+    """
+    if isinstance(references, (set, frozenset, Mapping)):
+        raise SplitError(f"Expected one or a list of them, got a {type(references).__name__}: {references!r}.")
+    one = isinstance(references, (str, keras.KerasTensor)) or not isinstance(references, Iterable)
+    return [references] if one else list(references)
+
+
+def _by_name(graph: Graph, name: str) -> int:
+    for index, tensor in enumerate(graph.tensors):
+        if tensor.name == name:
+            return index
+    return _only(graph, _outputs_of(graph, lambda _, of_call: _is_name(name, of_call)), name)
+
+
+def _outputs_of(graph: Graph, meant: Callable[[keras.Operation, str], bool]) -> list[int]:
+    """The outputs of the calls, nested models' included, whose operation and name are `meant`."""
+    found = [tensor for call in graph.calls if meant(call.operation, call.name) for tensor in call.outputs]
+    for nest in graph.nests:
+        if meant(nest.operation, nest.name):
+            found += given_by(graph, nest)
+    return list(dict.fromkeys(found))
+
+
+def _is_name(given: str, name: str) -> bool:
+    """Whether a user may call a call by this name: `tower/relu` is the second one, `tower@0/relu@1`, too."""
+    givens, names = given.split("/"), name.split("/")
+    return len(givens) == len(names) and all(
+        one in (whole, whole.partition("@")[0]) for one, whole in zip(givens, names, strict=True)
+    )
+
+
+def _only(graph: Graph, candidates: Sequence[int], name: str) -> int:
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise unknown_tensor(graph, name)
+    names = graph.names(candidates)
+    raise AmbiguousTensorError(
+        f"'{name}' stands for {len(names)} tensors of model '{graph.model.name}': {listed(names)}. Name one of them.",
+        name=name,
+        matches=names,
+    )
+
+
+def unknown_tensor(graph: Graph, name: str) -> UnknownTensorError:
+    """The error for a name that the model does not have: what it may stand for, or why nothing has that name."""
+    said = f"Model '{graph.model.name}' has no tensor '{name}'"
+    names = [tensor.name for tensor in graph.tensors]
+    matches = [one for one in names if _ends_with(one, name)]
+    if not matches and (closed := why_closed(graph, name)):
+        return UnknownTensorError(f"{said}: {closed}", name=name)
+    matches = matches or difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    if not matches:
+        last = {one: one.rpartition("/")[2] for one in names}
+        close = difflib.get_close_matches(name.rpartition("/")[2], last.values(), n=3, cutoff=0.75)
+        matches = [one for part in dict.fromkeys(close) for one in names if last[one] == part]
+    hint = f"Did you mean {listed(matches, 'or')}?" if matches else _LISTS
+    return UnknownTensorError(f"{said}. {hint}", name=name, matches=matches)
+
+
+_LISTS = "`kerassplit.split_points(model)` lists the names."
+
+
+def _unmatched(graph: Graph, glob: str) -> UnknownTensorError:
+    """The error for a glob that matches nothing."""
+    said = f"No tensor of model '{graph.model.name}' matches '{glob}'"
+    count = glob.count("/") + 1
+    inside = [one.split("/") for one in graph.names(range(len(graph.tensors))) if one.count("/") >= count]
+    found = [parts[:-count] for parts in inside if _matches("/".join(parts[-count:]), glob)]
+    matches = list(dict.fromkeys("/".join([*parts, glob]) for parts in found))
+    if not matches and (closed := why_closed(graph, glob)):
+        return UnknownTensorError(f"{said}: {closed}", name=glob)
+    hint = f"Did you mean {listed(matches, 'or')}?" if matches else _LISTS
+    return UnknownTensorError(f"{said}. {hint}", name=glob, matches=matches)
+
+
+def _ends_with(name: str, given: str) -> bool:
+    """Whether a user may call a tensor so where they look only at the nested model that it is in."""
+    names, count = name.split("/"), given.count("/") + 1
+    return len(names) > count and all(
+        one in (whole, whole.partition("@")[0], whole.partition(":")[0])
+        for one, whole in zip(given.split("/"), names[-count:], strict=True)
+    )

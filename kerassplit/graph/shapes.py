@@ -1,0 +1,306 @@
+"""The calls of a graph with every side of every tensor known: what the formulas count with.
+
+Keras leaves the batch open, and some models leave more sides open. Here a batch size (and, where the model asks for
+it, the open sides) is put in and goes through the model call by call: a `Reshape` of batch and time into one side, say,
+is followed rather than guessed.
+"""
+
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerassplit.errors import SplitError
+from kerassplit.graph.declared import declares
+from kerassplit.graph.model_graph import Call, Graph
+from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.text import enumerated, listed
+
+_NAME = "concrete"  # of every symbolic tensor made here: without one, Keras would count on in its automatic names
+
+Shape = tuple[int | None, ...]
+OpenSides = int | Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConcreteCall:
+    """A call of an operation on tensors of known shapes.
+
+    Attributes:
+        operation: The layer or operation.
+        args: Its arguments in order; a `KerasTensor` of known shape for each tensor.
+        kwargs: Its keyword arguments, likewise.
+        given: Shapes of the tensors among the arguments, in order.
+        made: Shapes of the tensors that it makes.
+    """
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    given: tuple[Shape, ...]
+    made: tuple[Shape, ...]
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The argument that the parameter `name` of the operation's `call` gets; `default` where it is left out."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        names = list(inspect.signature(self.operation.call).parameters)
+        place = names.index(name) if name in names else len(self.args)
+        return self.args[place] if place < len(self.args) else default
+
+    @property
+    def is_known(self) -> bool:
+        """Whether no side of any tensor is open: an operation such as `keras.ops.nonzero` decides only as it runs."""
+        return all(None not in shape for shape in (*self.given, *self.made))
+
+
+def layer_call(layer: Any, given: Sequence[Shape], made: Sequence[Shape] | None = None) -> ConcreteCall:
+    """A call of a layer inside another one, on tensors of these shapes."""
+    symbols = tuple(keras.KerasTensor(shape, name=_NAME) for shape in given)
+    if made is None:
+        made = [tuple(layer.compute_output_shape(given[0]))]
+    return ConcreteCall(layer, symbols, {}, tuple(given), tuple(made))
+
+
+def batch_or_own(graph: Graph, batch_size: int | None) -> int:
+    """Samples in a batch: as many as are asked for; for `None` as many as the model is built for, or 1.
+
+    Raises:
+        SplitError: It is no such number, or not the one that the model is built for.
+    """
+    if batch_size is None:
+        return fixed_batch(symbol.shape for symbol in graph.model.inputs) or 1
+    samples = _side(batch_size)
+    if samples is None:
+        raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
+    for tensor in graph.flat_inputs():
+        name, (batch, *_) = graph.tensors[tensor].name, graph.tensors[tensor].symbol.shape or (None,)
+        if batch not in (None, samples):
+            raise SplitError(
+                f"Input '{name}' of '{graph.model.name}' is built for batches of {batch}: pass batch_size={batch} "
+                f"(--batch-size {batch}); got {samples}."
+            )
+    return samples
+
+
+def input_shapes(graph: Graph, samples: int, open_sides: OpenSides) -> dict[int, Shape]:
+    """The shapes of the model's inputs, by tensor.
+
+    Args:
+        graph: The model.
+        samples: In the batch, of inputs that are not built for batches of one size.
+        open_sides: See `profile`.
+
+    Raises:
+        SplitError: Sides are open and not given.
+    """
+    tensors = list(dict.fromkeys(graph.flat_inputs()))
+    given = open_sides if isinstance(open_sides, Mapping) else {}
+    unknown = [name for name in given if name not in graph.names(tensors)]
+    if unknown:
+        raise SplitError(
+            f"`open_sides` names {listed(unknown)}, and the inputs of '{graph.model.name}' are "
+            f"{listed(graph.names(tensors))}."
+        )
+    if not isinstance(open_sides, Mapping) and open_sides is not None and _side(open_sides) is None:
+        raise SplitError(
+            "`open_sides` is one whole number for all open sides, or a shape without the batch for each input, such "
+            f"as {{'{graph.tensors[tensors[0]].name}': (224, 224, 3)}}; got {open_sides!r}."
+        )
+    shapes = {tensor: _input_shape(graph, tensor, samples, open_sides) for tensor in tensors}
+    _refuse_open(graph, shapes)
+    return shapes
+
+
+def _input_shape(graph: Graph, tensor: int, samples: int, open_sides: OpenSides) -> Shape:
+    """The shape of an input; `None` for sides that are open and not given."""
+    name, shape = graph.tensors[tensor].name, tuple(graph.tensors[tensor].symbol.shape)
+    if not shape:
+        return ()
+    batch, *sides = shape
+    if isinstance(open_sides, Mapping) and name in open_sides:
+        if not isinstance(open_sides[name], Iterable):
+            raise SplitError(
+                f"`open_sides` gives '{name}' {open_sides[name]!r}. Expected a shape without the batch: its own is "
+                f"{shape}."
+            )
+        wanted = tuple(open_sides[name])
+        given = [_side(side) for side in wanted]
+        fits = len(given) == len(sides) and all(
+            ours is not None and theirs in (None, ours) for ours, theirs in zip(given, sides, strict=True)
+        )
+        if not fits:
+            raise SplitError(f"`open_sides` gives '{name}' the shape {wanted}, which does not fit its own, {shape}.")
+        sides = given
+    elif open_sides is not None and not isinstance(open_sides, Mapping):
+        sides = [_side(open_sides) if side is None else side for side in sides]
+    return (batch or samples, *sides)
+
+
+def _refuse_open(graph: Graph, shapes: Mapping[int, Shape]) -> None:
+    """Refuses sides that are open and not given, and names all that have to be given."""
+    names = [graph.tensors[tensor].name for tensor, shape in shapes.items() if None in shape]
+    if not names:
+        return
+    wanted = {
+        graph.tensors[tensor].name: tuple(128 if side is None else side for side in shape[1:])
+        for tensor, shape in shapes.items()
+        if None in graph.tensors[tensor].symbol.shape[1:]
+    }
+    own = {graph.tensors[tensor].name: tuple(graph.tensors[tensor].symbol.shape) for tensor in shapes}
+    shapes_are = f"{'their shapes are' if names[1:] else 'its shape is'} {enumerated([str(own[one]) for one in names])}"
+    what = f"Input{'s' * bool(names[1:])} {listed(names)} of '{graph.model.name}' {'have' if names[1:] else 'has'}"
+    raise SplitError(
+        f"{what} open sides: {shapes_are}. Say what stands for them. "
+        "Pass open_sides=128 (--open-sides 128), one number for all of them; or in Python, for each input, a shape "
+        f"without the batch: open_sides={wanted!r}."
+    )
+
+
+def _side(value: Any) -> int | None:
+    """A whole number of at least 1, NumPy's ones included, as an `int`; `None` for all else."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+    return number if number > 0 else None
+
+
+def concrete_shapes(
+    graph: Graph,
+    inputs: Mapping[int, Shape],
+    may_ask: Callable[[Any], bool] = lambda _: True,
+    open_sides: OpenSides = None,
+) -> list[Shape]:
+    """The shape of every tensor of the graph for these inputs; `None` for sides that only running the model decides.
+
+    Args:
+        graph: The model.
+        inputs: Shapes of its inputs, by tensor.
+        may_ask: Whether an operation may be asked what it makes; of others the batch is put into Keras's record.
+        open_sides: One number stands for how many words a layer makes of strings, too, where it leaves that open.
+
+    Raises:
+        SplitError: A call cannot take such shapes: a convolution is larger than what it is given, say.
+    """
+    shapes: list[Shape] = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
+    batch_size = next((shape[0] for shape in inputs.values() if shape), 1)
+    for call in graph.calls:
+        for tensor in call.outputs:
+            shapes[tensor] = inputs.get(tensor, shapes[tensor])
+        if call.inputs and any(None in shapes[tensor] for tensor in call.outputs):
+            made = _made(graph, call, shapes, batch_size, may_ask(call.operation))
+            reads = any(graph.tensors[tensor].symbol.dtype == "string" for tensor in call.inputs)
+            length = _side(open_sides) if reads else None
+            for tensor, shape in zip(call.outputs, made, strict=True):
+                shapes[tensor] = shape if length is None else _filled(shape, batch_size, length)
+    return shapes
+
+
+def _filled(shape: Shape, batch_size: int | None, length: int) -> Shape:
+    return tuple((batch_size, length)[place > 0] if side is None else side for place, side in enumerate(shape))
+
+
+def concrete_call(graph: Graph, call: Call, shapes: Sequence[Shape]) -> ConcreteCall:
+    """A call of the graph with the shapes that `concrete_shapes` found."""
+    args, kwargs = _arguments(graph, call, shapes)
+    given = [tuple(value.shape) for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)]
+    return ConcreteCall(call.operation, args, kwargs, tuple(given), tuple(shapes[tensor] for tensor in call.outputs))
+
+
+def tensor_bytes(shape: Shape, dtype: str) -> int | None:
+    """Bytes of a tensor; `None` where a side is open or the dtype has no size (strings).
+
+    >>> tensor_bytes((8, 28, 28, 512), "float32")
+    12845056
+    """
+    return bytes_per_sample((None, *shape), dtype)
+
+
+def _arguments(graph: Graph, call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
+    def concrete(value: Any) -> Any:
+        if isinstance(value, keras.KerasTensor) and id(value) in call.scope:
+            return keras.KerasTensor(shapes[call.scope[id(value)]], value.dtype, name=_NAME)
+        return value
+
+    return keras.tree.map_structure(concrete, (call.arguments.args, call.arguments.kwargs))
+
+
+def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None, ask: bool) -> list[Shape]:
+    """The shapes that a call makes of concrete tensors; where Keras cannot tell, its record with the batch put in."""
+    recorded = [shapes[tensor] for tensor in call.outputs]
+    if _keeps_batch(call, recorded):
+        return [(shapes[call.inputs[0]][0], *recorded[0][1:])]
+    best = [(batch_size, *shape[1:]) if shape and shape[0] is None else shape for shape in recorded]
+    if not ask:
+        return best
+    failures: list[Exception] = []
+    # What a layer says of its shapes; where it leaves sides open all the same, what its `call` does.
+    inferences = (type(call.operation).compute_output_spec, keras.Operation.compute_output_spec)
+    if any(None in shape[1:] for shape in recorded) and declares(call.operation):
+        inferences = inferences[::-1]  # the record is open where a layer does not keep to what it says
+    for infer in inferences:
+        try:
+            found = _inferred(infer, graph, call, shapes)
+        except Exception as error:  # layers of all kinds raise what they like
+            failures.append(error)
+            continue
+        if len(found) == len(recorded) and all(map(_agrees, found, recorded)):
+            best = found
+            if not any(None in shape for shape in found):
+                break
+    if len(failures) == len(inferences):
+        _check_that_shapes_fit(graph, call, shapes, failures[0])
+    return best
+
+
+_BATCH_KEPT = ("activations", "convolutional", "core.dense", "normalization", "pooling", "regularization", "reshaping")
+
+
+def _keeps_batch(call: Call, recorded: Sequence[Shape]) -> bool:
+    """Whether only the batch is open, and known to be that of the one tensor given: asking Keras takes much longer."""
+    place = type(call.operation).__module__.removeprefix("keras.src.layers.")
+    plain = place.startswith(_BATCH_KEPT) and not hasattr(call.operation, "layer")  # what a layer wraps may be anything
+    return plain and len(call.inputs) == len(recorded) == 1 and None not in recorded[0][1:]
+
+
+def _inferred(infer: Callable[..., Any], graph: Graph, call: Call, shapes: Sequence[Shape]) -> list[Shape]:
+    args, kwargs = _arguments(graph, call, shapes)
+    return [tuple(spec.shape) for spec in keras.tree.flatten(infer(call.operation, *args, **kwargs))]
+
+
+def _check_that_shapes_fit(graph: Graph, call: Call, shapes: Sequence[Shape], failure: Exception) -> None:
+    """Finds out whether the shapes are why Keras cannot tell what a call makes: with those on record it then can.
+
+    Raises:
+        SplitError: They are.
+    """
+    given = [shapes[tensor] for tensor in call.inputs]
+    if any(None in shape for shape in given):
+        return
+    on_record = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
+    try:
+        _inferred(type(call.operation).compute_output_spec, graph, call, on_record)
+    except Exception:
+        return
+    reason = str(failure).partition("\n")[0].rstrip(".")
+    raise SplitError(
+        f"'{call.name}' of '{graph.model.name}' cannot take tensors of shape {', '.join(map(str, given))}: "
+        f"{reason}. Pass another `open_sides` or `batch_size`."
+    ) from failure
+
+
+def _agrees(found: Shape, recorded: Shape) -> bool:
+    """Whether a shape is what Keras recorded, with fewer open sides."""
+    return len(found) == len(recorded) and all(
+        theirs is None or ours == theirs for ours, theirs in zip(found, recorded, strict=True)
+    )
+
+
+def fixed_batch(shapes: Iterable[Sequence[int | None]]) -> int | None:
+    """How many rows a batch must have, from the shapes of a model's inputs; `None`: any number."""
+    sizes = {shape[0] for shape in shapes if shape and shape[0] is not None}
+    return sizes.pop() if len(sizes) == 1 else None

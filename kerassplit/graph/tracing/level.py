@@ -1,0 +1,256 @@
+"""The inside of one layer: recorded, checked, and built with what is opened in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.graph.internals.layers import all_layers, is_composite, opened
+from kerassplit.graph.internals.symbols import maker_of
+from kerassplit.graph.tracing.blame import Refusal, blamed, line_with, where
+from kerassplit.graph.tracing.call_forms import Form, Masking, filled, same, same_operation
+from kerassplit.graph.tracing.checks import (
+    check_arguments,
+    check_keys,
+    check_outputs,
+    check_used,
+    name_operations,
+    operations_by_name,
+    snake_case,
+)
+from kerassplit.graph.tracing.open_patterns import Pattern
+from kerassplit.graph.tracing.rebuilt import Opened, rebuilt
+from kerassplit.graph.tracing.recording import (
+    CallFailed,
+    Recorded,
+    Recording,
+    call_parameters,
+    record,
+    record_graph,
+    symbols_in,
+)
+from kerassplit.graph.unsupported import has_own, why_no_graph
+from kerassplit.text import unique
+
+_ONE_MODE = "ask for the graph of one mode: `kerassplit.trace(model, inputs, training=False)`."
+
+
+@dataclass
+class Level:
+    """The inside of one layer: what its `call` calls.
+
+    Attributes:
+        layer: The layer.
+        path: The names that lead to it; none for what `trace` was given.
+        form: How it is called; `None` for a functional model, which knows that itself.
+        patterns: What to open inside.
+        mode: `training` for the graph of one mode; `None` for one that serves both.
+        default: What `training` is in this layer when nobody says.
+    """
+
+    layer: Any
+    path: tuple[str, ...]
+    form: Form | None
+    patterns: list[Pattern]
+    mode: bool | None
+    default: bool | None
+
+    def build(self, keyed: bool = False) -> Opened:
+        """The layer as a functional model.
+
+        Args:
+            keyed: Whether it takes a dict of all its inputs.
+
+        Raises:
+            UnsupportedModelError: `call` does what no graph can hold.
+        """
+        try:
+            return self.built(keyed)
+        except Refusal as refusal:
+            raise self.refused(str(refusal), refusal.remedy, refusal.place) from None
+
+    def built(self, keyed: bool) -> Opened:
+        if has_own(self.layer, "__call__"):
+            raise UnsupportedModelError(why_no_graph(self.layer))
+        recording = self.recorded()
+        operations = operations_by_name(self.layer, self.path, recording)
+        nested = self.opened_inside(recording.calls)
+        inputs, form = recording.inputs, self.form
+        if form is None:
+            names = [maker_of(symbol).operation.name for symbol in inputs]
+            structure = opened(self.layer).input  # type: ignore[union-attr]
+            return Opened(rebuilt(self.layer, recording, nested, inputs, names, structure), None)
+        names = form.names(self.layer)
+        calls = [call for call in recording.calls if self.path or id(call.operation) not in recording.constants]
+        used = {id(symbol) for call in calls for symbol in call.tensors()}
+        takes = [number for number, symbol in enumerate(inputs) if id(symbol) in used]
+        if self.path:
+            given_back = {id(symbol) for symbol in symbols_in(recording.outputs)}
+            takes = [number for number, symbol in enumerate(inputs) if id(symbol) in used | given_back]
+            inputs = [inputs[number] for number in takes]
+            structure = inputs[0] if len(inputs) == 1 else inputs
+        else:
+            check_used([name for number, name in enumerate(names) if number not in takes])
+            structure = dict(zip(names, inputs, strict=True)) if keyed else filled(form.args[0], inputs)
+            if isinstance(structure, dict):
+                check_keys(self.layer, names, operations)
+        taken = set(operations)
+        names = [unique(names[number], taken) for number in takes]
+        model: Any = rebuilt(self.layer, recording, nested, inputs, names, structure)
+        if self.layer.supports_masking:
+            model.supports_masking = True
+            model.compute_mask = Masking(self.layer, form, takes)
+        return Opened(model, takes)
+
+    def refused(self, reason: str, remedy: str, place: str | None = None) -> UnsupportedModelError:
+        """The error for a `call` that no graph can hold."""
+        kind = "Model" if isinstance(self.layer, keras.Model) else "Layer"
+        name = "/".join(self.path) or self.layer.name
+        if self.path and type(self.layer).__module__.partition(".")[0] == "keras":
+            remedy = f"Keras's own layers can seldom be opened: take '{name}' out of `open`."
+        elif self.path:
+            remedy += f" Or leave '{name}' closed: take it out of `open`."
+        return UnsupportedModelError(
+            f"{kind} '{name}' ({type(self.layer).__name__}) cannot be traced. {place or where(self.layer)}\n"
+            f"{reason} {remedy}"
+        )
+
+    def recorded(self) -> Recording:
+        """What `call` calls, `training` settled and all names settled that are not the user's."""
+        functional = opened(self.layer)
+        if functional is not None:
+            recording = record_graph(functional)
+            for call in recording.calls:
+                if self.mode is not None and _minding(call.operation):
+                    call.kwargs["training"] = self.mode
+            return recording
+        modes = (False, True) if self.mode is None else (self.mode, self.mode)
+        first, second = self.run(modes[0]), self.run(modes[1])
+        check_outputs(self.layer, first)
+        made = self.agreed(first, second, modes)
+        check_arguments(self.layer, first)
+        name_operations(self.layer, first, made)
+        return first
+
+    def run(self, training: bool) -> Recording:
+        assert self.form is not None
+        inputs, args, kwargs = self.form.fresh()
+        try:
+            return record(self.layer, inputs, args, kwargs, training)
+        except CallFailed as failure:
+            reason, remedy, place = blamed(failure.error, self.layer)
+            if failure.operation is not None:
+                place = line_with(self.layer, rf"\b{snake_case(type(failure.operation).__name__)}\(")
+            raise self.refused(reason, remedy, place) from failure.error
+
+    def agreed(self, first: Recording, second: Recording, modes: tuple[bool, bool]) -> set[int]:
+        """Checks that both runs call the same, and settles `training`.
+
+        Returns:
+            The `id`s of the operations that `call` makes itself: they are new in each run.
+        """
+        pairs = {id(ours): theirs for ours, theirs in zip(first.inputs, second.inputs, strict=True)}
+        made: set[int] = set()
+        alike = len(first.calls) == len(second.calls)
+        for ours, theirs in zip(first.calls, second.calls, strict=False):
+            values = [_take_training(call, mode) for call, mode in zip((ours, theirs), modes, strict=True)]
+            if ours.operation is not theirs.operation:
+                made.add(id(ours.operation))
+            alike = alike and same_operation(ours.operation, theirs.operation)
+            alike = alike and same((ours.args, ours.kwargs), (theirs.args, theirs.kwargs), pairs)
+            if not alike:
+                break
+            pairs |= {id(one): other for one, other in zip(ours.outputs, theirs.outputs, strict=True)}
+            self.settle(ours, values, modes)
+        if alike and same(first.outputs, second.outputs, pairs):
+            return made
+        if self.mode is not None:
+            raise Refusal("Run twice, it calls different things.", "Let it call the same layers every time.")
+        raise Refusal(
+            "It computes something else in training than in inference, and a graph is one and the same.",
+            f"Let layers such as `keras.layers.Dropout` tell the two apart, or {_ONE_MODE}",
+            line_with(self.layer, r"\b(if|while)\b.*\btraining\b"),
+        )
+
+    def settle(self, call: Recorded, values: Sequence[Any], modes: tuple[bool, bool]) -> None:
+        """Leaves `training` open where it follows the model's, and states it where the layer has another default."""
+        minding = _minding(call.operation)
+        if not minding:
+            return
+        if self.mode is not None:
+            call.kwargs["training"] = values[0]
+        elif (bool(values[0]), bool(values[1])) != modes:
+            raise Refusal(
+                f"It calls '{call.operation.name}' with training={values[0]} whatever the model's own `training` is, "
+                "and a functional model tells all its layers the same.",
+                f"Pass `training` on, or {_ONE_MODE}",
+                line_with(self.layer, r"\btraining\s*=\s*(True|False|None|0|1)\s*[,)]"),
+            )
+        elif self.default is not None and any(bool(default_training(layer)) != self.default for layer in minding):
+            call.kwargs["training"] = self.default
+
+    def opened_inside(self, calls: Sequence[Recorded]) -> dict[int, Opened]:
+        """The nested models in the place of layers, by these layers' `id`."""
+        of_layer: dict[int, list[Recorded]] = {}
+        for call in calls:
+            if isinstance(call.operation, keras.Layer):
+                of_layer.setdefault(id(call.operation), []).append(call)
+        nested = {}
+        for key, own in of_layer.items():
+            layer: Any = own[0].operation
+            if is_composite(layer):
+                for pattern in self.patterns:
+                    (pattern.whole or pattern).seen.append("/".join((*self.path, layer.name)))
+            matching = [pattern for pattern in self.patterns if pattern.matches(layer)]
+            inside = [rest for pattern in matching if (rest := pattern.inside()) is not None]
+            if inside or (matching and opened(layer) is None):
+                nested[key] = self.opened_layer(layer, own, inside)
+        return nested
+
+    def opened_layer(self, layer: Any, calls: Sequence[Recorded], patterns: list[Pattern]) -> Opened:
+        path = (*self.path, layer.name)
+        name = "/".join(path)
+        if not is_composite(layer):
+            raise UnsupportedModelError(
+                f"'{name}' ({type(layer).__name__}) in `open` has no layers inside: it is one call. Take it out."
+            )
+        if not layer.built:
+            raise UnsupportedModelError(f"'{name}' cannot be opened: {why_no_graph(layer)}")
+        form, mode = None, self.mode
+        if opened(layer) is None:
+            plain = [(call.args, {k: x for k, x in call.kwargs.items() if k != "training"}) for call in calls]
+            modes = {call.kwargs.get("training") for call in calls}
+            form = Form.of(plain)
+            if form is None or len(modes) > 1:
+                raise UnsupportedModelError(
+                    f"'{name}' is called {len(calls)} times, not always in one way (other arguments, dtypes or masks): "
+                    "opened it would be one nested model. Take it out of `open`."
+                )
+            mode = None if mode is None else modes.pop()
+        default = default_training(layer) if self.default is None else self.default
+        return Level(layer, path, form, patterns, mode, default).build()
+
+
+def _take_training(call: Recorded, inherited: bool) -> Any:
+    """Takes `training` out of a call's arguments; what it is."""
+    if isinstance(call.operation, keras.Layer) and len(call.args) > 1:
+        names = list(call_parameters(call.operation))[: len(call.args)]
+        if "training" in names:
+            place = names.index("training")
+            call.kwargs |= dict(zip(names[place:], call.args[place:], strict=False))
+            call.args = call.args[:place]
+    return call.kwargs.pop("training", inherited)
+
+
+def _minding(operation: keras.Operation) -> list[keras.Layer]:
+    """Those layers of an operation, it and what is inside, that compute something else in training."""
+    inside = all_layers(operation) if isinstance(operation, keras.Layer) else []
+    return [layer for layer in inside if opened(layer) is None and "training" in call_parameters(layer)]
+
+
+def default_training(layer: keras.Layer) -> bool | None:
+    """The default of `training` in a layer's `call`."""
+    parameter = call_parameters(layer).get("training")
+    return None if parameter is None or parameter.default in (None, parameter.empty) else bool(parameter.default)

@@ -1,0 +1,55 @@
+"""Which composite layers a user wants opened."""
+
+import difflib
+import fnmatch
+from dataclasses import dataclass, field
+
+import keras
+
+from kerassplit.errors import UnknownTensorError
+from kerassplit.graph.internals.layers import is_composite, opened
+from kerassplit.text import listed
+
+
+@dataclass(eq=False)
+class Pattern:
+    """A glob of `open`, or what is left of it inside the layers that its beginning matches.
+
+    Attributes:
+        parts: One glob for each layer on the way.
+        whole: The glob as the user wrote it; `None` for that one itself.
+        met: Whether it has opened something (of the whole one).
+        seen: Paths of the composite layers it could have meant (of the whole one).
+    """
+
+    parts: tuple[str, ...]
+    whole: "Pattern | None" = None
+    met: bool = False
+    seen: list[str] = field(default_factory=list)
+
+    def matches(self, layer: keras.Layer) -> bool:
+        """Whether its first part does. Globs pass over Keras's own layers, which seldom can be opened."""
+        if not set("*?[") & set(self.parts[0]):
+            return layer.name == self.parts[0]
+        own = type(layer).__module__.partition(".")[0] == "keras" and opened(layer) is None
+        return is_composite(layer) and not own and fnmatch.fnmatchcase(layer.name, self.parts[0])
+
+    def inside(self) -> "Pattern | None":
+        """What is left of it inside a layer that it matches."""
+        if len(self.parts) > 1:
+            return Pattern(self.parts[1:], self.whole or self)
+        (self.whole or self).met = True
+        return None
+
+    def check_met(self, model: keras.Layer) -> None:
+        if self.met:
+            return
+        text = "/".join(self.parts)
+        close = difflib.get_close_matches(text, self.seen, n=3, cutoff=0.6)
+        hint = f"Did you mean {listed(close, 'or')}?" if close else f"Such are {listed(dict.fromkeys(self.seen))}."
+        raise UnknownTensorError(
+            f"'{text}' in `open` matches no composite layer that '{model.name}' calls. "
+            + (hint if self.seen else "It calls none."),
+            name=text,
+            matches=close,
+        )

@@ -1,0 +1,84 @@
+"""What was recorded inside a layer, built as a functional model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kerassplit.graph.building import Builder
+from kerassplit.graph.internals.keras_src import SymbolicArguments
+from kerassplit.graph.internals.symbols import maker_of
+from kerassplit.graph.model_graph import Call, Graph, Tensor
+from kerassplit.graph.tracing.call_forms import with_masks
+from kerassplit.graph.tracing.recording import Recorded, Recording
+
+
+@dataclass
+class Opened:
+    """A layer as a functional model.
+
+    Attributes:
+        model: It.
+        takes: Numbers of the tensors it takes, as `with_masks` counts them; `None`: what the layer itself takes.
+    """
+
+    model: keras.Model
+    takes: list[int] | None
+
+    def arguments(self, call: Recorded) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call of the layer as arguments of the model."""
+        if self.takes is None:
+            return call.args, call.kwargs
+        training = call.kwargs.get("training")
+        symbols = with_masks(call.args, {name: x for name, x in call.kwargs.items() if name != "training"})
+        given = [symbols[number] for number in self.takes]
+        return (given[0] if len(given) == 1 else given,), {} if training is None else {"training": training}
+
+
+def rebuilt(
+    layer: keras.Layer,
+    recording: Recording,
+    nested: dict[int, Opened],
+    inputs: Sequence[keras.KerasTensor],
+    names: Sequence[str],
+    structure: Any,
+) -> keras.Model:
+    """The functional model of the recorded calls.
+
+    Args:
+        layer: The layer that they are the inside of.
+        recording: They.
+        nested: The models that stand for layers.
+        inputs: The symbolic tensors that the model takes.
+        names: The names of its Inputs.
+        structure: The `inputs` as it takes them.
+    """
+    scope: dict[int, int] = {}
+    tensors: list[Tensor] = []
+    calls: list[Call] = []
+
+    def add(operation: keras.Operation, arguments: Any, outputs: Sequence[keras.KerasTensor]) -> None:
+        taken = tuple(dict.fromkeys(scope[id(symbol)] for symbol in arguments.keras_tensors))
+        made = tuple(range(len(tensors), len(tensors) + len(outputs)))
+        for symbol, tensor in zip(outputs, made, strict=True):
+            scope[id(symbol)] = tensor
+            tensors.append(Tensor(operation.name, symbol, len(calls), []))
+        calls.append(Call(operation.name, operation, arguments, scope, taken, made))
+
+    for symbol in inputs:
+        add(maker_of(symbol).operation, SymbolicArguments(), [symbol])
+    for call in recording.calls:
+        operation, args, kwargs = call.operation, call.args, call.kwargs
+        if id(operation) in nested:
+            args, kwargs = nested[id(operation)].arguments(call)
+            operation = nested[id(operation)].model
+        add(operation, SymbolicArguments(*args, **kwargs), call.outputs)
+    graph = Graph(layer, calls, tensors, [], None, None, scope, [])  # type: ignore[arg-type]
+    with Builder() as builder:
+        symbols = {tensor: builder.add_input(graph, tensor, name) for tensor, name in enumerate(names)}
+        builder.add_calls(graph, calls[len(inputs) :], symbols)
+        sources, results = keras.tree.map_structure(
+            lambda symbol: symbols[scope[id(symbol)]], (structure, recording.outputs)
+        )
+        return builder.model(sources, results, layer.name, like=layer)  # type: ignore[arg-type]

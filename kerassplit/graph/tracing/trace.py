@@ -1,0 +1,80 @@
+"""Subclassed models and composite layers as graphs.
+
+Their `call` is run on symbolic tensors, once for inference and once for training, and what it calls is recorded. Where
+the two runs agree, the record is the graph: it is built from Keras nodes like every sub-model, on the same layers.
+A composite layer inside stays one call; opened, it becomes a nested functional model of the same name.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from kerassplit.errors import SplitError, UnsupportedModelError
+from kerassplit.graph.internals.layers import opened
+from kerassplit.graph.internals.process_state import lock
+from kerassplit.graph.references import several_of
+from kerassplit.graph.tracing.call_forms import Form, specs
+from kerassplit.graph.tracing.level import Level, default_training
+from kerassplit.graph.tracing.open_patterns import Pattern
+from kerassplit.graph.unsupported import why_no_graph
+
+
+def trace(
+    model: keras.Layer,
+    inputs: Any = None,
+    *,
+    open: str | Iterable[str] = (),  # noqa: A002
+    training: bool | None = None,
+    **arguments: Any,
+) -> keras.Model:
+    """Turns a subclassed model or a composite layer into a functional model on the same layers and variables.
+
+    Its `call` is run on symbolic tensors: every layer and every `keras.ops` operation that it calls becomes a call of
+    the graph, and what kerassplit does with a functional model it now does with this one. The original is left alone.
+    Operations get names that are the same in every process (`add`, `add_1`); layers keep theirs.
+
+    A composite layer inside stays one call unless it is named in `open`: then it becomes a nested functional model of
+    its name, and its calls are named `block_1/dense`.
+
+    Args:
+        model: A built layer or model. A functional or Sequential one is a graph already: it keeps its own Inputs, and
+            only what `open` names is traced.
+        inputs: What `call` takes as its first argument, in the structure it takes: arrays, `KerasTensor`s, or shapes as
+            tuples with the batch first and `None` for what is open (these mean float32). The batch of an array is
+            left open.
+        open: Names or globs of the composite layers to open; `*` does not cross a `/`. `"encoder/block_*"` opens
+            `encoder`, too. Globs pass over Keras's own layers (`MultiHeadAttention`, `LSTM`): name these in full.
+        training: `None`: one graph for both, as is usual. Refused where `call` does something else in training than in
+            inference, or fixes `training` for a layer, which no functional model can say. `False` (or `True`) then
+            gives the graph of that one mode; call it without `training`.
+        **arguments: Further arguments of `call`. Arrays and `KerasTensor`s become inputs: the traced model takes one
+            dict of all its inputs then, by the names of the arguments. Anything else is passed on as it is.
+
+    Returns:
+        A functional `keras.Model` of the same name. It takes and gives the structures that `call` does.
+
+    Raises:
+        UnsupportedModelError: `model` is not built, or no Keras layer; or `call` does what no graph can hold. The
+            message names the line at fault and the way out.
+        UnknownTensorError: `open` names no layer of the model.
+
+    Example:
+
+    >>> graph = ks.trace(encoder, (None, 128, 256), open="transformer_layer_*")
+    >>> ks.split(graph, "transformer_layer_5/add_1")
+    """
+    if not isinstance(model, keras.Layer) or not model.built:
+        raise UnsupportedModelError(why_no_graph(model))
+    globs = several_of(open)
+    for glob in globs:
+        if not isinstance(glob, str):
+            raise SplitError(f"`open` takes names and globs of layers, as strings; got {glob!r}.")
+    patterns = [Pattern(tuple(glob.split("/"))) for glob in globs]
+    form = None if opened(model) is not None else Form.of([specs(model, inputs, arguments)])
+    with lock:
+        level = Level(model, (), form, patterns, training, default_training(model))
+        traced = level.build(keyed=form is not None and form.has_keyword_tensors())
+    for pattern in patterns:
+        pattern.check_met(model)
+    return traced.model

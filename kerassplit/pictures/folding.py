@@ -1,0 +1,215 @@
+"""From a graph to the blocks that its overview shows.
+
+The pieces between split points are put together in steps, each linear in the graph: pieces of one name (`conv4`),
+layers that only shape the block before them, neighbouring like blocks of one image size (`block_3…5 ×3`), and the few
+layers in a row that are left, at the beginning and the end of most models.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import keras
+
+from kerassplit.graph.model_graph import Graph
+from kerassplit.pictures.groups import Group, find_regions, merge_along, only_of
+from kerassplit.pictures.layer_names import (
+    BlockName,
+    automatic_name,
+    block_name,
+    common_words,
+    is_automatic,
+    joined,
+    majority,
+)
+from kerassplit.pictures.wording import SHAPING
+
+_FEW = 8  # a model of so few calls shows them all
+_BLOCK_CALLS = 3  # layers in a row make a block if they are so many, in so many places
+_BLOCK_PLACES = 3
+_SHARE = 3  # a name stands for a piece if at least one in so many of its layers bears it
+
+
+def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Group]:
+    """The calls of a graph (inputs left out) in groups, each to be drawn as one box, each after those it depends on.
+
+    Args:
+        graph: The model, or one stage of it.
+        prefix: What names of layers begin with only because the model's name does.
+        few: Whether the whole model is so small that each piece between split points gets its own box.
+    """
+    names = [block_name(call.operation.name.removeprefix(prefix)) for call in graph.calls]
+    automatic = [is_automatic(call.operation) for call in graph.calls]
+    groups = [_group(graph, names, automatic, region) for region in find_regions(graph)]
+    if few:
+        return groups
+    groups = merge_along(graph, groups, lambda one, other: _shapes(graph, automatic, one, other), _join)
+    groups = merge_along(graph, groups, lambda one, other: one.key is not None and one.key == other.key, _join)
+    for group in groups:
+        _count_parts(group, names)
+    groups = merge_along(graph, groups, _same_number, _join_numbered)
+    _tell_blocks(groups)
+    groups = merge_along(graph, groups, lambda one, other: _alike(graph, one, other), _fold)
+    return _merge_rows(graph, automatic, groups)
+
+
+def is_small(graphs: Sequence[Graph]) -> bool:
+    """Whether a model, in one graph or one per stage, has so few calls that each is worth a box."""
+    return sum(bool(call.inputs) for graph in graphs for call in graph.calls) <= _FEW
+
+
+def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
+    """What a group is called."""
+    operations = [graph.calls[call].operation for call in group.calls]
+    if group.folded is not None:
+        first, last = group.folded, str(group.key)
+        number = last.removeprefix(first.rstrip("0123456789"))
+        return f"{first}…{number if number.isdigit() else last}"
+    if group.is_block and group.key is not None:
+        return group.key
+    if len(operations) == 1:
+        return operations[0].name.removeprefix(prefix)
+    nested = [nest.name for nest in graph.nests if set(nest.calls) == set(group.calls)]
+    if nested:
+        return nested[0].removeprefix(prefix)
+    named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
+    if not named:
+        main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
+        return " … ".join(dict.fromkeys((main[0].name, main[-1].name)))
+    words: dict[str, str] = {}  # what names begin with -> what they have in common, word by word
+    for name in named:
+        found = block_name(name)
+        if found is None:
+            head = name.split("_")[0]
+            words[head] = common_words(words.get(head, name), name)
+        else:
+            words.setdefault(found.key, found.key)
+    return joined(list(words.values()))
+
+
+def _group(graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int]) -> Group:
+    """A piece between split points as a group, with the block that most of its names tell of."""
+    group = Group([region], is_block=len(region) > 1)
+    # The end first: of equally frequent names, its own counts.
+    told = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
+    key = majority(name.key for name in told)
+    name = next((name for name in told if name.key == key), None)
+    if name is not None and sum(one.key == key for one in told) * _SHARE >= len(told):
+        group.key, group.family, group.number = name.key, name.family, name.number
+    elif group.is_block:
+        end = graph.calls[region[-1]].operation
+        group.key = end.name
+        group.family = automatic_name(end) if automatic[region[-1]] else end.name
+    return group
+
+
+def _join(one: Group, other: Group) -> None:
+    one.regions.extend(other.regions)
+    one.is_block = one.is_block or other.is_block
+
+
+def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
+    """Counts the sub-blocks: those that names tell of where branches agree on one, else the branches."""
+    branches = [region for region in group.regions if len(region) > 1]
+    if not branches:
+        told = (names[region[0]] for region in group.regions)
+        group.subs = frozenset(name.sub for name in told if name is not None) - {""}
+        return
+    calls_of: Counter[str] = Counter()
+    for region in group.regions:
+        told = (names[call] for call in region)
+        subs = {name.sub for name in told if name is not None and name.key == group.key} - {""}
+        if len(subs) == 1:
+            calls_of[subs.pop()] += len(region)
+    group.subs = frozenset(sub for sub, calls in calls_of.items() if calls > 1)
+    group.count = max(1, len(group.subs))
+
+
+def _shapes(graph: Graph, automatic: Sequence[bool], one: Group, other: Group) -> bool:
+    """Whether the second only shapes what the first gives: an activation that Keras named, say."""
+    return (
+        one.key is not None
+        and len(other.regions[0]) == 1
+        and automatic[other.last]
+        and only_of(graph, other.regions[0], SHAPING)
+    )
+
+
+def _same_number(one: Group, other: Group) -> bool:
+    """Whether both are parts of one block: MobileNet's `conv_dw_3` and `conv_pw_3`."""
+    if one.is_block or other.is_block or one.family is None or other.family is None or one.number != other.number:
+        return False
+    ours, theirs = one.family.split("_"), other.family.split("_")
+    return ours[0] == theirs[0] and len(theirs) > 1 and (len(ours) > 1 or one.key == f"{ours[0]}_{one.number}")
+
+
+def _join_numbered(one: Group, other: Group) -> None:
+    _join(one, other)
+    one.family = str(one.family).split("_")[0]
+    one.key = f"{one.family}_{one.number}"
+    one.subs = frozenset()
+
+
+def _tell_blocks(groups: Sequence[Group]) -> None:
+    """Layers in a row are a block where the family has several such, as in VGG, or is one of blocks like it."""
+    of_family: dict[str, list[Group]] = {}
+    for group in groups:
+        if group.family is not None:
+            of_family.setdefault(group.family, []).append(group)
+    for family in of_family.values():
+        divided = sum(group.is_block and bool(group.subs) for group in family) * 2 > len(family)
+        for group in family:
+            if len(family) >= _BLOCK_PLACES and len(group.calls) >= _BLOCK_CALLS and not divided:
+                group.is_block = True
+
+
+def _alike(graph: Graph, one: Group, other: Group) -> bool:
+    """Whether two neighbours are blocks of one family and one image size, not divided into parts of their own."""
+    return (
+        one.is_block
+        and other.is_block
+        and one.family is not None
+        and one.family == other.family
+        and (one.number is None or other.number is None or one.number < other.number)
+        and not (one.count > 1 and one.folded is None)
+        and other.count == 1
+        and _extent(graph, one) == _extent(graph, other)
+    )
+
+
+def _fold(one: Group, other: Group) -> None:
+    one.folded = one.folded or one.key
+    one.key, one.number = other.key, other.number
+    one.count += 1
+    _join(one, other)
+
+
+def _extent(graph: Graph, group: Group) -> tuple[int | None, ...]:
+    """Height and width (or length) of what a group gives; with the channels where these are open."""
+    shape = tuple(graph.tensors[graph.calls[group.last].outputs[0]].symbol.shape)
+    extent = shape[2:] if keras.config.image_data_format() == "channels_first" and len(shape) == 4 else shape[1:-1]
+    return shape[1:] if None in extent else extent
+
+
+def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) -> list[Group]:
+    """Layers in a row that make no block: one box; in a model without blocks one for each layer with weights."""
+    if any(group.is_block for group in groups):
+        return merge_along(graph, groups, lambda one, other: not one.is_block and not other.is_block, _join)
+    for group in groups:
+        if all(automatic[call] for call in group.calls):
+            group.family = group.family or automatic_name(graph.calls[group.calls[0]].operation)
+            group.key = group.key or graph.calls[group.calls[0]].operation.name
+    groups = merge_along(graph, groups, lambda one, other: not _weighs(graph, other), _join)
+    groups = merge_along(graph, groups, lambda one, other: _alike_rows(graph, one, other), _fold)
+    if len(groups) <= _FEW:
+        return groups
+    return merge_along(graph, groups, lambda one, other: one.count == other.count == 1, _join)
+
+
+def _weighs(graph: Graph, group: Group) -> bool:
+    """Whether a new box begins here: with a layer that has weights and is no normalization."""
+    first = graph.calls[group.calls[0]].operation
+    return type(first).__name__ not in SHAPING and bool(getattr(first, "weights", ()))
+
+
+def _alike_rows(graph: Graph, one: Group, other: Group) -> bool:
+    return one.family is not None and one.family == other.family and _extent(graph, one) == _extent(graph, other)

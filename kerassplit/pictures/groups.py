@@ -1,0 +1,139 @@
+"""The calls between one split point and the next, and how such groups of calls become larger ones."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kerassplit.cutting.frontiers import split_tensors
+from kerassplit.graph.dominators import PostDominators
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.sides import read_sides
+
+
+@dataclass(slots=True)
+class Group:
+    """Calls that are drawn as one box. It grows while like ones are folded.
+
+    Attributes:
+        regions: Its calls, in one list per piece between split points, the last piece last.
+        key: The block it belongs to, or `None`.
+        family: What the keys of like blocks have in common.
+        number: The number of its last block.
+        is_block: Whether it is a block rather than a few layers in a row.
+        count: How many blocks it holds.
+        folded: The key of its first block where several blocks were folded.
+        subs: Names of the parts that it is made of.
+    """
+
+    regions: list[list[int]]
+    key: str | None = None
+    family: str | None = None
+    number: int | None = None
+    is_block: bool = False
+    count: int = 1
+    folded: str | None = None
+    subs: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def calls(self) -> list[int]:
+        """All its calls, in execution order."""
+        return sorted(call for region in self.regions for call in region)
+
+    @property
+    def last(self) -> int:
+        """The call that ends it."""
+        return self.regions[-1][-1]
+
+
+def find_regions(graph: Graph) -> list[list[int]]:
+    """The calls of a graph in groups that end at its split points, each group after those it depends on.
+
+    A call belongs to the nearest split point that all paths from it go through. Those behind the last split point are
+    in groups of their own, one for each connected part. Inputs are in no group.
+    """
+    end = len(graph.calls)
+    # What an image goes into, and what goes past that, is one block; a `padding_mask` makes no block of all layers.
+    given = {graph.tensors[one].call for one in graph.flat_inputs() if "float" in graph.tensors[one].symbol.dtype}
+    sides = read_sides(graph, given)
+    tree = PostDominators(sides.main)
+    ends = {graph.tensors[tensor].call for tensor in split_tensors(sides, tree)} - given
+    region_of = [end] * (end + 1)
+    for call in range(end - 1, -1, -1):
+        if call in sides.calls:  # a mask is drawn where it is first used
+            users = [user for tensor in graph.calls[call].outputs for user in graph.tensors[tensor].users]
+            region_of[call] = region_of[min(users)] if users else end
+        else:
+            region_of[call] = call if call in ends else region_of[tree.parent[call]]
+    part = list(range(end))
+
+    def root(call: int) -> int:
+        while part[call] != call:
+            part[call] = part[part[call]]
+            call = part[call]
+        return call
+
+    members: dict[tuple[int, int], list[int]] = {}
+    rest = [index for index, call in enumerate(graph.calls) if call.inputs and region_of[index] == end]
+    for index in rest:
+        for tensor in graph.calls[index].inputs:
+            maker = graph.tensors[tensor].call
+            if graph.calls[maker].inputs and region_of[maker] == end:
+                part[root(maker)] = root(index)
+    for index, call in enumerate(graph.calls):
+        if call.inputs:
+            region = region_of[index]
+            members.setdefault((region, root(index) if region == end else 0), []).append(index)
+    return sorted(members.values(), key=lambda calls: calls[-1])
+
+
+def owners(groups: Sequence[Group]) -> dict[int, int]:
+    """From each call to the place of its group."""
+    return {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
+
+
+def neighbours(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
+    """For each group the groups that it receives tensors from; inputs of the model count as -1."""
+    owner = owners(groups)
+    before: list[set[int]] = [set() for _ in groups]
+    for index, place in owner.items():
+        for tensor in graph.calls[index].inputs:
+            maker = owner.get(graph.tensors[tensor].call, -1)
+            if maker != place:
+                before[place].add(maker)
+    return before
+
+
+def merge_along(
+    graph: Graph, groups: list[Group], alike: Callable[[Group, Group], bool], merge: Callable[[Group, Group], None]
+) -> list[Group]:
+    """Merges each group into the one before it where the two are a chain and `alike`.
+
+    Args:
+        alike: Whether a group (second) goes into the one before it (first, with all that was merged into it already).
+        merge: Changes the first so that it holds the second too.
+    """
+    before = neighbours(graph, groups)
+    users = [0] * len(groups)
+    for places in before:
+        for place in places:
+            if place >= 0:
+                users[place] += 1
+    into = list(range(len(groups)))
+    kept = []
+    for place, group in enumerate(groups):
+        only = next(iter(before[place])) if len(before[place]) == 1 else -1
+        if only >= 0 and users[only] == 1 and alike(groups[into[only]], group):
+            into[place] = into[only]
+            merge(groups[into[only]], group)
+        else:
+            kept.append(group)
+    return sorted(kept, key=lambda group: group.last)
+
+
+def split_points_of(graph: Graph) -> set[int]:
+    """The split points as indices of tensors."""
+    return set(split_tensors(read_sides(graph)))
+
+
+def only_of(graph: Graph, calls: Iterable[int], kinds: frozenset[str]) -> bool:
+    """Whether all these calls are of operations of these classes."""
+    return all(type(graph.calls[call].operation).__name__ in kinds for call in calls)

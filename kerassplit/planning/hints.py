@@ -1,0 +1,47 @@
+"""Whether a plan would be much better if two tensors could cross a cut: a sentence for `Plan.hints`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from kerassplit.cutting.crossings import cuts
+from kerassplit.errors import PlanError
+from kerassplit.planning.plan import Plan
+from kerassplit.planning.tables import format_amount
+from kerassplit.planning.task import Task
+
+_FAR_FROM_EVEN = 1.25  # times an even share
+_WORTH_TELLING = 0.95  # of the plan's value
+_MOST_CUTS = 5_000  # so that looking for a better plan takes no longer than finding this one
+_SECONDS = 5.0
+
+
+def hint_at_two_tensors(task: Task, plan: Plan, solve: Callable[[Task], Plan]) -> tuple[str, ...]:
+    """What `max_crossing=2` would give, where one tensor may cross and the largest load is far from an even share."""
+    if task.limits.max_crossing != 1 or task.objective != "throughput" or len(plan.stages) < 2:
+        return ()
+    even = _even_share(task)
+    if plan.value <= _FAR_FROM_EVEN * even or cuts(task.sides, 2, most=_MOST_CUTS) is None:
+        return ()
+    limits, seconds = replace(task.limits, max_crossing=2), min(task.time_limit, _SECONDS)
+    try:
+        better = solve(replace(task, limits=limits, time_limit=seconds))
+    except PlanError:
+        return ()
+    if better.value > _WORTH_TELLING * plan.value:
+        return ()
+    unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
+    return (
+        f"The largest load is {plan.value / even:.1f} times an even share, because few tensors can be cut through "
+        f"alone. With two at a cut (max_crossing=2, --max-crossing 2) it would be "
+        f"{format_amount(better.value, plan.unit)}{unit}.",
+    )
+
+
+def _even_share(task: Task) -> float:
+    """The load of each device if the work could be shared out at will, the faster ones taking more."""
+    blocks = task.work.blocks
+    totals = np.where(np.isinf(blocks), 0.0, blocks).sum(axis=1)
+    rates = [device.count / total for device, total in zip(task.devices, totals, strict=True) if total]
+    return 1 / sum(rates) if rates else 0.0

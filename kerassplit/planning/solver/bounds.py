@@ -1,0 +1,180 @@
+"""How much work a device can do while no load is above a bound, and so how far devices can have come.
+
+For each type of device there is a rate. A node's work is what no type does faster than its rate: the least, over types,
+of rate × time. So a device whose load is at most B does at most rate × B of work, and devices that have done less than
+what a closed set takes, or have too little left for the rest, cannot be there. Any rates give a valid bound. Those used
+here give the best bound on the whole: they are the dual solution of the linear program that spreads the nodes over the
+devices in fractions (Lenstra, Shmoys and Tardos, "Approximation Algorithms for Scheduling Unrelated Parallel Machines",
+1990). What crosses a boundary is work as well: some device has to send it, and some device behind has to receive it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import coo_array
+
+from kerassplit.planning.solver.closed_sets import Family
+from kerassplit.planning.solver.device_orders import DeviceOrders
+from kerassplit.planning.solver.problem import Problem
+
+SLACK = 1 + 1e-9  # for rounding
+NO_MEMORY = 1e-200  # bytes that stand for none: shares of it are huge, but numbers
+
+
+def device_rates(problem: Problem) -> NDArray[np.float64]:
+    """The most work that each type of device does in a second, shape (types,).
+
+    For throughput all devices together do at most 1 a second, so that all the work is a lower bound on the largest
+    load. For latency every rate is 1: the work is a lower bound on the time of all.
+    """
+    counts = np.array([float(device.count) for device in problem.devices])
+    if problem.objective == "latency":
+        return np.ones(len(counts))
+    if len(counts) == 1:
+        return 1 / counts
+    seconds = np.array([node.seconds for node in problem.nodes])
+    nodes, types = np.nonzero(np.isfinite(seconds))
+    rows = np.arange(len(nodes))
+    # Variables are the work of each node and the rate of each type: work <= rate × time.
+    table = coo_array(
+        (
+            np.concatenate([np.ones(len(nodes)), -seconds[nodes, types]]),
+            (np.concatenate([rows, rows]), np.concatenate([nodes, len(seconds) + types])),
+        ),
+        shape=(len(nodes), len(seconds) + len(counts)),
+    )
+    answer = linprog(
+        np.concatenate([-np.ones(len(seconds)), np.zeros(len(counts))]),
+        A_ub=table.tocsr(),
+        b_ub=np.zeros(len(nodes)),
+        A_eq=np.concatenate([np.zeros(len(seconds)), counts])[None, :],
+        b_eq=[1.0],
+    )
+    if answer.x is None:  # any rates are valid
+        return np.full(len(counts), 1 / counts.sum())
+    rates = np.maximum(answer.x[len(seconds) :], 0.0)
+    return rates / (rates @ counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Least work on both sides of each closed set, what crosses counted in; for latency least times.
+
+    Attributes:
+        ahead: Of the devices that have had their stage, shape (sets,).
+        behind: Of those that have not, shape (sets,).
+        total: Least time of a placement with a cut here, for latency, shape (sets,).
+        rates: The rate of each type.
+        latency: Whether the objective is latency.
+    """
+
+    ahead: NDArray[np.float64]
+    behind: NDArray[np.float64]
+    total: NDArray[np.float64]
+    rates: NDArray[np.float64]
+    latency: bool
+
+    def allowed(self, orders: DeviceOrders, bound: float) -> NDArray[np.bool_]:
+        """Which sets each state can be in while no load (for latency: not the value) is above a bound.
+
+        Returns:
+            Shape (states, sets).
+        """
+        if bound == np.inf:
+            return np.ones((len(orders.arcs), len(self.ahead)), dtype=np.bool_)
+        if self.latency:
+            return np.tile(self.total <= bound * SLACK, (len(orders.arcs), 1))
+        done, can_do = orders.counts @ self.rates * bound * SLACK, orders.left @ self.rates * bound * SLACK
+        return (self.ahead <= done[:, None]) & (self.behind <= can_do[:, None])
+
+
+def sides_of(family: Family) -> Sides:
+    """The bounds for all sets of a family."""
+    problem, rates = family.problem, family.rates
+    sending, receiving = np.zeros(len(family)), np.zeros(len(family))
+    moving = np.zeros(len(family))
+    if problem.links is not None:
+        sending, receiving, moving = _over_links(family, rates)
+    elif not problem.overlap or problem.objective == "latency":
+        sending, receiving = _sending(family, rates), _receiving(family, rates)
+        moving = sending + receiving
+    if problem.overlap and problem.objective == "throughput":
+        sending, receiving = np.zeros(len(family)), np.zeros(len(family))
+    left = np.maximum(family.work[-1] - family.work, 0.0)
+    return Sides(
+        family.work + sending,
+        left + receiving,
+        family.work[-1] + moving,
+        rates,
+        problem.objective == "latency",
+    )
+
+
+def in_order_of_memory(family: Family) -> Family:
+    """The same sets in order of the memory of their nodes: this is their work now, and a device's memory its rate."""
+    order = np.lexsort((family.inside.sum(axis=0), family.memory))
+    limits = np.array([device.memory for device in family.problem.devices])
+    rates = np.clip(limits, NO_MEMORY, max(family.memory[-1], NO_MEMORY))
+    inside = np.ascontiguousarray(family.inside[:, order])
+    return Family(family.problem, inside, family.memory[order], rates)
+
+
+def memory_sides_of(family: Family) -> Sides:
+    """The bounds for shares of memory of at least 1, for a family in order of memory."""
+    behind = np.maximum(family.work[-1] - family.work, 0.0)
+    return Sides(family.work, behind, family.work, family.rates, False)
+
+
+def _over_links(family: Family, rates: NDArray[np.float64]):
+    """Over the best of all links; for the sender, the receiver, and once."""
+    links = family.problem.links or ()
+    crosses = family.crossing.any(axis=0)
+    sending, receiving, moving = (np.full(len(family), np.inf) for _ in range(3))
+    for source, row in enumerate(links):
+        for target, link in enumerate(row):
+            if link.latency < np.inf:
+                seconds = np.where(crosses, link.latency + link.factor * family.crossing_seconds, 0.0)
+                sending = np.minimum(sending, rates[source] * seconds)
+                receiving = np.minimum(receiving, rates[target] * seconds)
+                moving = np.minimum(moving, seconds)
+    return np.where(crosses, sending, 0.0), np.where(crosses, receiving, 0.0), np.where(crosses, moving, 0.0)
+
+
+def _sending(family: Family, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """More work than that of the nodes alone, because the makers of what crosses have to send it."""
+    outputs: dict[int, NDArray[np.float64]] = {}
+    for tensor, crossing in zip(family.problem.tensors, family.crossing, strict=True):
+        if tensor.seconds:
+            sums = outputs.setdefault(tensor.producer, np.zeros(len(family)))
+            sums += tensor.seconds * crossing
+    return _more(family, rates, outputs, [device.send for device in family.problem.devices])
+
+
+def _receiving(family: Family, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """More work than that of the nodes alone, because users of what crosses have to receive it.
+
+    Each tensor is charged to one of the users that are left: its device has to receive it, and pays for it once.
+    """
+    inputs: dict[int, NDArray[np.float64]] = {}
+    for tensor, crossing in zip(family.problem.tensors, family.crossing, strict=True):
+        if tensor.seconds:
+            waits = crossing.copy()
+            for user in tensor.consumers:
+                sums = inputs.setdefault(user, np.zeros(len(family)))
+                sums += tensor.seconds * (waits & ~family.inside[user])
+                waits &= family.inside[user]
+    return _more(family, rates, inputs, [device.receive for device in family.problem.devices])
+
+
+def _more(family: Family, rates: NDArray[np.float64], moved, factors: list[float]) -> NDArray[np.float64]:
+    """What moving adds to the least, over types of devices, of the work of each node."""
+    more = np.zeros(len(family))
+    for node, seconds in moved.items():
+        times = family.problem.nodes[node].seconds
+        fits = [device for device, time in enumerate(times) if time < np.inf]
+        alone = min(rates[device] * times[device] for device in fits)
+        least = np.min([rates[device] * (times[device] + factors[device] * seconds) for device in fits], axis=0)
+        more += least - alone
+    return more

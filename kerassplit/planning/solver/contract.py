@@ -1,0 +1,262 @@
+"""Nodes that must be in one stage, or that may as well be, become one node.
+
+- A class stays together. So do the nodes of a cycle that classes close: if class A feeds class B and B feeds A, neither
+  can come before the other.
+- What must be in the first stage takes all that it depends on along; what must be in the last, all that depends on it.
+- A node that takes no time and no memory may join its only producer, or its only consumer, when what crosses where they
+  part never costs more for it. In any placement it can then be moved there without any stage's getting worse.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from kerassplit.errors import PlanError
+from kerassplit.planning.solver.problem import (
+    CutRules,
+    Node,
+    Problem,
+    Tensor,
+    Weight,
+    predecessors_of,
+    successors_of,
+    topological_order,
+)
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A problem with fewer nodes and no classes.
+
+    Attributes:
+        problem: The smaller problem. Its nodes are in topological order.
+        members: For each of its nodes, the nodes of the original problem.
+        home: For each node of the original problem, its node in the smaller one.
+    """
+
+    problem: Problem
+    members: tuple[tuple[int, ...], ...]
+    home: tuple[int, ...]
+
+    def parts(self, parts: Sequence[tuple[int, Collection[int]]]) -> list[tuple[int, list[int]]]:
+        """The same stages in nodes of the original problem."""
+        return [(device, sorted(node for group in nodes for node in self.members[group])) for device, nodes in parts]
+
+    def closed_set(self, nodes: Collection[int]) -> frozenset[int] | None:
+        """The same closed set in nodes of the smaller problem; `None` where it parts what stays together."""
+        groups = frozenset(self.home[node] for node in nodes)
+        return groups if sum(len(self.members[group]) for group in groups) == len(set(nodes)) else None
+
+
+def contract(problem: Problem, *, fold: bool = True) -> Contraction:
+    """The problem with all that stays together made one node.
+
+    Args:
+        problem: Any problem.
+        fold: Also let nodes without time join their neighbours, where that is known to lose nothing.
+
+    Raises:
+        PlanError: A required cut parts what must stay together, or no device can run what must stay together.
+    """
+    home = _home(problem, problem.classes)
+    _check_runs(problem, home, "must stay in one stage", "devices")
+    home = _home(problem, [*problem.classes, *_ends(problem)])
+    _check_runs(problem, home, "are in one stage by the rules for the first and the last stage", "cuts")
+    contraction = _contraction(_without_idle_memory(problem), home)
+    while fold and _may_fold(problem):
+        pairs = _foldable(contraction.problem)
+        if not pairs:
+            break
+        joined = _joined(len(contraction.members), pairs)
+        contraction = _contraction(_without_idle_memory(problem), [joined[group] for group in contraction.home])
+    return contraction
+
+
+def _without_idle_memory(problem: Problem) -> Problem:
+    """The problem without memory where every device could hold everything."""
+    held = sum(node.memory for node in problem.nodes) + sum(weight.memory for weight in problem.weights)
+    held += sum(tensor.memory for tensor in problem.tensors) + max(node.workspace for node in problem.nodes)
+    if held > min(device.memory for device in problem.devices):
+        return problem
+    nodes = tuple(Node(node.seconds) for node in problem.nodes)
+    tensors = problem.tensors
+    if problem.rules.max_memory == math.inf:
+        tensors = tuple(replace(tensor, memory=0.0) for tensor in tensors)
+    return replace(problem, nodes=nodes, tensors=tensors, weights=())
+
+
+def _ends(problem: Problem) -> list[list[int]]:
+    """What has to be in the first stage, and what in the last, with all that goes with it."""
+    count, tensors, rules = len(problem.nodes), problem.tensors, problem.rules
+    return [
+        sorted(_reached(rules.first, predecessors_of(count, tensors))),
+        sorted(_reached(rules.last, successors_of(count, tensors))),
+    ]
+
+
+def _reached(start: Collection[int], following: Sequence[Sequence[int]]) -> set[int]:
+    seen, waiting = set(start), list(start)
+    while waiting:
+        for node in following[waiting.pop()]:
+            if node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return seen
+
+
+def _joined(count: int, sets: Collection[Collection[int]]) -> list[int]:
+    """For each node one node that stands for all those joined with it: the smallest."""
+    root = list(range(count))
+
+    def find(node: int) -> int:
+        while root[node] != node:
+            root[node] = root[root[node]]
+            node = root[node]
+        return node
+
+    for nodes in sets:
+        roots = sorted({find(node) for node in nodes})
+        for other in roots[1:]:
+            root[other] = roots[0]
+    return [find(node) for node in range(count)]
+
+
+def _home(problem: Problem, sets: Collection[Collection[int]]) -> list[int]:
+    """For each node one node that stands for all that is in its stage where these sets stay together."""
+    return _without_cycles(_joined(len(problem.nodes), sets), problem.tensors)
+
+
+def _check_runs(problem: Problem, home: Sequence[int], why: str, binding: str) -> None:
+    """Raises `PlanError` where no type of device can run a group."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for node, group in enumerate(home):
+        members[group].append(node)
+    for nodes in members.values():
+        if min(_merged([problem.nodes[node] for node in nodes]).seconds) == math.inf:
+            raise PlanError(f"The nodes {nodes} {why}, and no type of device can run all of them.", binding=(binding,))
+
+
+def _without_cycles(home: list[int], tensors: Sequence[Tensor]) -> list[int]:
+    """The same with each strongly connected set of groups made one group."""
+    count = len(home)
+    edges = [(tensor.producer, user) for tensor in _between(home, tensors) for user in tensor.consumers]
+    rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges), dtype=np.int8), (rows, columns)), shape=(count, count))
+    _, labels = connected_components(graph, directed=True, connection="strong")
+    smallest: dict[int, int] = {}
+    for group in range(count):
+        smallest.setdefault(labels[group], group)
+    return [smallest[labels[group]] for group in home]
+
+
+def _between(home: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors between groups; those that stay inside one are gone."""
+    kept = []
+    for tensor in tensors:
+        producer = home[tensor.producer]
+        consumers = tuple(sorted({home[user] for user in tensor.consumers} - {producer}))
+        if consumers:
+            kept.append(replace(tensor, producer=producer, consumers=consumers))
+    return kept
+
+
+def _contraction(problem: Problem, home: Sequence[int]) -> Contraction:
+    """The smaller problem for nodes that have been given to groups."""
+    tensors = _between(home, problem.tensors)
+    roots = set(home)
+    order = [group for group in topological_order(len(home), tensors) if group in roots]
+    place = {group: index for index, group in enumerate(order)}
+    groups = tuple(place[group] for group in home)
+    members: list[list[int]] = [[] for _ in order]
+    for node, group in enumerate(groups):
+        members[group].append(node)
+    merged = [_merged([problem.nodes[node] for node in nodes]) for nodes in members]
+    smaller = replace(
+        problem,
+        nodes=tuple(merged),
+        tensors=tuple(_between(groups, problem.tensors)),
+        classes=(),
+        weights=tuple(
+            Weight(tuple(sorted({groups[node] for node in weight.nodes})), weight.memory) for weight in problem.weights
+        ),
+        rules=CutRules(max_tensors=problem.rules.max_tensors, max_memory=problem.rules.max_memory),
+    )
+    contraction = Contraction(smaller, tuple(tuple(nodes) for nodes in members), groups)
+    return replace(contraction, problem=replace(smaller, rules=_rules(problem.rules, contraction)))
+
+
+def _merged(nodes: Sequence[Node]) -> Node:
+    if len(nodes) == 1:
+        return nodes[0]
+    return Node(
+        tuple(sum(times) for times in zip(*(node.seconds for node in nodes), strict=True)),
+        sum(node.memory for node in nodes),
+        max(node.workspace for node in nodes),
+    )
+
+
+def _rules(rules: CutRules, contraction: Contraction) -> CutRules:
+    required = [contraction.closed_set(cut) for cut in rules.required]
+    if None in required:
+        raise PlanError("A required cut parts nodes that must stay in one stage.", binding=("cuts",))
+    forbidden = [contraction.closed_set(cut) for cut in rules.forbidden]  # those that part groups cannot be made anyway
+    return replace(
+        rules,
+        first=frozenset(contraction.home[node] for node in rules.first),
+        last=frozenset(contraction.home[node] for node in rules.last),
+        required=tuple(cut for cut in required if cut is not None),
+        forbidden=tuple(cut for cut in forbidden if cut is not None),
+    )
+
+
+def _may_fold(problem: Problem) -> bool:
+    """Whether moving a node without time can be seen to break no rule.
+
+    It may leave a stage empty, and so bring two devices together that no link, or a slower one, connects.
+    """
+    rules = problem.rules
+    alike = problem.links is None or len({link for row in problem.links for link in row}) == 1
+    return alike and not (problem.use_all or rules.first or rules.last or rules.required or rules.forbidden)
+
+
+def _foldable(problem: Problem) -> list[tuple[int, int]]:
+    """Pairs of a node without time and the neighbour that it may join; no node is in two pairs."""
+    sharing = {node for weight in problem.weights for node in weight.nodes}
+    made: list[list[Tensor]] = [[] for _ in problem.nodes]
+    used: list[list[Tensor]] = [[] for _ in problem.nodes]
+    for tensor in problem.tensors:
+        made[tensor.producer].append(tensor)
+        for user in tensor.consumers:
+            used[user].append(tensor)
+    pairs, taken = [], set()
+    for index, node in enumerate(problem.nodes):
+        if any(node.seconds) or node.memory or node.workspace or index in sharing:
+            continue
+        makers = {tensor.producer for tensor in used[index]}
+        users = {user for tensor in made[index] for user in tensor.consumers}
+        private = all(tensor.consumers == (index,) for tensor in used[index])
+        choices = []
+        if len(makers) == 1 and (not made[index] or (private and _no_more(made[index], used[index]))):
+            choices += makers
+        if len(users) == 1 and _no_more(used[index], made[index]):
+            choices += users
+        for other in choices:
+            if not {index, other} & taken:
+                pairs.append((index, other))
+                taken |= {index, other}
+                break
+    return pairs
+
+
+def _no_more(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether these tensors can cross where those did at no more cost, of any kind."""
+    return (
+        sum(tensor.counts for tensor in some) <= sum(tensor.counts for tensor in others)
+        and sum(tensor.seconds for tensor in some) <= sum(tensor.seconds for tensor in others)
+        and sum(tensor.memory for tensor in some) <= sum(tensor.memory for tensor in others)
+    )

@@ -1,0 +1,146 @@
+"""In which order stages may take devices: states, and the arcs between them that one stage each goes along.
+
+Devices of one type are alike, so a state counts how many of each type have had a stage, and no more. Where links differ
+between types, a state also tells the type of the last stage and that of the next: what a stage takes depends on both.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerassplit.errors import PlanError
+from kerassplit.planning.solver.problem import Link, Problem
+
+NO_LINK = Link(0.0, 0.0)
+State = tuple[tuple[int, ...], int | None, int | None]  # devices used, type of the last stage, type of the next
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What, besides its nodes, decides what a stage costs.
+
+    Attributes:
+        device: The type that it runs on.
+        receives: The link over which it receives, and `sends`, over which it sends; without meaning where the problem
+            has no links.
+        sends: See `receives`.
+    """
+
+    device: int
+    receives: Link = NO_LINK
+    sends: Link = NO_LINK
+
+
+@dataclass(frozen=True)
+class Arc:
+    """A stage of this kind leads from one state to another."""
+
+    source: int
+    target: int
+    kind: Kind
+
+
+MOST_STATES = 2**16  # each is searched with all closed sets
+
+
+@dataclass(frozen=True)
+class DeviceOrders:
+    """All ways to take devices, as an automaton.
+
+    Attributes:
+        arcs: All arcs, by state: `arcs[state]` are those that leave it.
+        counts: How many devices of each type have had a stage in each state, shape (states, types).
+        left: How many may still have one, shape (states, types).
+        starts: States in which nothing has been placed.
+        ends: States in which everything may have been placed.
+        between: States in which something may be left to place.
+    """
+
+    arcs: tuple[tuple[Arc, ...], ...]
+    counts: NDArray[np.int64]
+    left: NDArray[np.int64]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    between: tuple[int, ...]
+
+
+def device_orders(problem: Problem) -> DeviceOrders:
+    """The automaton for a problem's devices and links.
+
+    Raises:
+        PlanError: It has too many states.
+    """
+    counts = tuple(device.count for device in problem.devices)
+    nothing: tuple[int, ...] = (0,) * len(counts)
+    differ = problem.links is not None and len({link for row in problem.links for link in row}) > 1
+    # The types are in the state only where links differ.
+    starts: list[State] = (
+        [(nothing, None, device) for device in range(len(counts))] if differ else [(nothing, None, None)]
+    )
+    number = {key: index for index, key in enumerate(starts)}
+    keys = list(number)
+    arcs: list[tuple[Arc, ...]] = []
+    for key in keys:  # grows on the way
+        if len(keys) > MOST_STATES:
+            raise PlanError(
+                f"There are too many orders of {sum(counts)} devices to try them all. Take fewer devices, give those "
+                "that are alike as one with a `count`, or state their order (any_order=False).",
+                binding=("any_order",),
+            )
+        leaving = []
+        for target, kind in _stages_after(problem, key, differ):
+            if target not in number:
+                number[target] = len(keys)
+                keys.append(target)
+            leaving.append(Arc(number[key], number[target], kind))
+        arcs.append(tuple(leaving))
+    return DeviceOrders(
+        tuple(arcs),
+        np.array([used for used, _, _ in keys]),
+        np.array([_left(problem, used) for used, _, _ in keys]),
+        tuple(range(len(starts))),
+        tuple(
+            index
+            for index, (used, _, following) in enumerate(keys)
+            if used != nothing and following is None and (used == counts or not problem.use_all)
+        ),
+        tuple(index for index, (_, _, following) in enumerate(keys) if not differ or following is not None),
+    )
+
+
+def _stages_after(problem: Problem, key: State, differ: bool) -> Iterator[tuple[State, Kind]]:
+    """Where one more stage leads to from a state, and of which kind it is."""
+    used, last, chosen = key
+    links = problem.links or ()
+    for device, after in _steps(problem, used):
+        if not differ:
+            common = links[0][0] if links else NO_LINK
+            yield (after, None, None), Kind(device, common, common)
+        elif device == chosen:
+            receives = NO_LINK if last is None else links[last][device]
+            yield (after, device, None), Kind(device, receives, NO_LINK)
+            for other, _ in _steps(problem, after):
+                yield (after, device, other), Kind(device, receives, links[device][other])
+
+
+def _steps(problem: Problem, used: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The types that may come next, each with what has been used then.
+
+    In order, devices that are left out count as used: so there are few states.
+    """
+    for device, count in enumerate(_left(problem, used)):
+        skipped = used[:device]
+        if problem.in_order:
+            skipped = tuple(earlier.count for earlier in problem.devices[:device])
+            if problem.use_all and skipped != used[:device]:
+                continue
+        if count:
+            yield device, (*skipped, used[device] + 1, *used[device + 1 :])
+
+
+def _left(problem: Problem, used: tuple[int, ...]) -> list[int]:
+    """How many devices of each type may still come."""
+    latest = max((device for device, count in enumerate(used) if count), default=0) if problem.in_order else 0
+    return [0 if index < latest else device.count - used[index] for index, device in enumerate(problem.devices)]

@@ -1,0 +1,129 @@
+"""Problems whose closed sets are listed, and what is exact about them: the best placement, and all worth a choice."""
+
+import copy
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerassplit.planning.solver.bounds import device_rates
+from kerassplit.planning.solver.closed_sets import Family, Table, closed_sets, family_of, groups_of, table_of
+from kerassplit.planning.solver.contract import Contraction, contract
+from kerassplit.planning.solver.device_orders import Kind, device_orders
+from kerassplit.planning.solver.dynamic_program import best_chain, search
+from kerassplit.planning.solver.problem import Link, Problem
+from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
+from kerassplit.planning.solver.stages import Stage, stages_of, value_of
+
+Cuts = Sequence[Collection[int]] | Table
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """A problem and all closed sets that may be cuts.
+
+    Attributes:
+        problem: The problem.
+        contraction: The problem in fewer nodes.
+        family: The closed sets of these.
+    """
+
+    problem: Problem
+    contraction: Contraction
+    family: Family
+
+    def best(self) -> tuple[Stage, ...] | None:
+        """The stages of the best placement, the most even of them; `None` if there is no placement."""
+        chain = best_chain(self.family)
+        return None if chain is None else self._stages(chain.parts)
+
+    def front(self) -> list[tuple[Stage, ...]]:
+        """The placements that no other beats in both the time of all and the largest load; the first is the fastest.
+
+        The bottleneck is bounded ever more tightly, and each time the least latency within that bound is found (the
+        epsilon-constraint method: Haimes, Lasdon and Wismer, 1971). The problem's objective must be "latency"; with
+        `overlap` the loads overlap.
+        """
+        found: list[tuple[Stage, ...]] = []
+        orders, most = device_orders(self.family.problem), math.inf
+        while (chain := search(self.family, orders, "sum", math.inf, most / ROUNDING)) is not None:
+            stages = self._stages(chain.parts)
+            largest = max(stage.load for stage in stages)
+            if largest >= most:  # the same but for rounding
+                break
+            # The same latency with a smaller bottleneck takes the place of the last one.
+            if found and value_of(self.problem, stages) <= value_of(self.problem, found[-1]) * ROUNDING:
+                found.pop()
+            found.append(stages)
+            most = largest
+        return found
+
+    def over(self, link: Link) -> "Listed":
+        """The same with another link between all devices; what is known of the closed sets stays."""
+        rows = tuple((link,) * len(self.problem.devices) for _ in self.problem.devices)
+        family = copy.copy(self.family)
+        object.__setattr__(family, "problem", replace(family.problem, links=rows))
+        contraction = replace(self.contraction, problem=family.problem)
+        return Listed(replace(self.problem, links=rows), contraction, family)
+
+    def on_two_devices(self) -> tuple[Numbers, Numbers, Numbers]:
+        """For each closed set the largest load with that on the first device and the rest on the second one.
+
+        It is the larger of the first number and of the second plus the third × the link's factor, shape (sets,) each;
+        `inf` where the placement is not possible. All on one device are the placements of the last and the first set.
+        """
+        family, problem = self.family, self.family.problem
+        first, second, link = 0, len(problem.devices) - 1, (problem.links or ((Link(),),))[0][0]
+        costs, last, one, other = StageCosts(family, "largest"), len(family) - 1, Kind(first), Kind(second)
+        compute = np.maximum(family.seconds[first], family.seconds[second, -1] - family.seconds[second])
+        possible = np.ones(len(family), dtype=np.bool_)
+        possible[1:] = costs.between(0, np.arange(1, last + 1), {one})[one] < np.inf
+        for index in range(last):
+            possible[index] &= costs.between(index, np.array([last]), {other})[other][0] < np.inf
+        possible[[0, -1]] &= not problem.use_all
+        possible[0] &= first != second  # equal devices: the same as all on the first one
+        for cut in family.required:
+            possible &= np.arange(len(family)) == cut
+        latency = np.where(family.crossing.any(axis=0), link.latency, 0.0)
+        flat, fixed = (compute, latency) if problem.overlap else (np.zeros(len(family)), compute + latency)
+        return flat, np.where(possible, fixed, np.inf), family.crossing_seconds
+
+    def divided(self, index: int) -> tuple[Stage, ...]:
+        """The stages with one closed set on the first device and the rest on the second one."""
+        inside = self.family.inside[:, index]
+        sides = [(0, np.flatnonzero(inside)), (len(self.problem.devices) - 1, np.flatnonzero(~inside))]
+        return self._stages([(device, tuple(nodes.tolist())) for device, nodes in sides if len(nodes)])
+
+    def _stages(self, parts: Sequence[tuple[int, Collection[int]]]) -> tuple[Stage, ...]:
+        return stages_of(self.problem, self.contraction.parts(parts))
+
+
+def listed(problem: Problem, limit: int, cuts: Cuts | None = None) -> Listed | None:
+    """The problem with its closed sets, or some of them; `None` if there are more than a limit.
+
+    Nodes that none of the given cuts parts become one, so a chain of blocks has as many nodes as blocks.
+
+    Raises:
+        PlanError: What must stay together cannot.
+        ValueError: One of `cuts` holds a node without all that it depends on.
+    """
+    if cuts is None:
+        contraction = contract(problem)
+        table = closed_sets(contraction.problem, limit)
+    else:
+        given = table_of(len(problem.nodes), [*cuts]) if not isinstance(cuts, np.ndarray) else cuts
+        for tensor in problem.tensors:
+            if (given[list(tensor.consumers)] & ~given[tensor.producer]).any():
+                raise ValueError("One of `cuts` holds a node without all that the node depends on.")
+        parted = np.concatenate([given, table_of(len(problem.nodes), problem.rules.required)], axis=1)
+        together = replace(problem, classes=(*problem.classes, *groups_of(parted)))
+        contraction = contract(together, fold=False)
+        heads = given[[members[0] for members in contraction.members]]
+        table = heads[:, (heads[list(contraction.home)] == given).all(axis=0)]  # without those that part a group
+    if table is None:
+        return None
+    smaller = contraction.problem
+    return Listed(problem, contraction, family_of(smaller, table, device_rates(smaller)))

@@ -1,0 +1,217 @@
+"""Lower bounds where closed sets are too many to list: dynamic programming over a partition of them, refined.
+
+A cell stands for all closed sets that hold some nodes, do without others, and have work between two limits. What
+crosses behind any of them is bounded by minimum cuts (`least_crossing`), what a stage between two cells costs by what
+it holds in any case (`stage_bounds`). The best chain of cells is no worse than the best chain of closed sets: its value
+is a lower bound. Then the cells that it goes through are split, by work or by a node, and the best chain is found
+again, until it is no better than the best placement known: counterexample-guided abstraction refinement (Clarke,
+Grumberg, Jha, Lu and Veith, CAV 2000) as branch and bound. In the end cells are single closed sets, and all is exact.
+
+Archer et al. ("Practical Performance Guarantees for Pipelined DNN Inference", ICML 2024) bound the same problem by
+relaxations of a mixed integer program.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerassplit.planning.solver.bounds import device_rates
+from kerassplit.planning.solver.closed_sets import node_work
+from kerassplit.planning.solver.device_orders import device_orders
+from kerassplit.planning.solver.least_crossing import Crossings, Nodes
+from kerassplit.planning.solver.problem import Problem
+from kerassplit.planning.solver.stage_bounds import Cell, StageBounds
+
+START = 64  # cells at first, of equal shares of the work
+CHAINS = 4  # chains whose cells are split before the best chain is found again
+NEAR = 1.003  # those of no more than so many times the bound
+NARROW = 0.02  # of the bound: cells with less work, in seconds, are split by nodes
+MOST = 4 * 10**6  # pairs of cells, for each type of device and every few ways to take devices
+SURE = 1 - 1e-9  # for rounding
+Split = tuple[Nodes, Nodes, float, float]  # nodes inside, nodes outside, least work, most work
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best chain of cells.
+
+    Attributes:
+        value: What it was searched for.
+        cells: Indices of the cells between its ends.
+        reached: The least value of the start of a chain, up to each cell.
+    """
+
+    value: float
+    cells: tuple[int, ...]
+    reached: NDArray[np.float64]
+
+
+class Partition:
+    """Cells that hold all closed sets that chains better than the best known one can go through.
+
+    Args:
+        problem: A problem without classes.
+
+    Attributes:
+        sets: Closed sets with little that crosses: where good cuts are.
+    """
+
+    def __init__(self, problem: Problem):
+        self._problem, self._rates = problem, device_rates(problem)
+        self._orders = device_orders(problem)
+        self._crossings = Crossings(problem, node_work(problem, self._rates))
+        self._costs = StageBounds(problem, self._rates, self._crossings)
+        self._latency = problem.objective == "latency"
+        self._least = self._crossings.total if self._latency else 0.0  # what counts apart from the stages
+        self.sets: list[Nodes] = []
+        kinds = [arc.kind for arcs in self._orders.arcs for arc in arcs]
+        self._kinds = set(kinds)
+        self._most = math.isqrt(MOST // max(len(self._kinds), len(kinds) // 16))
+        count, total = len(problem.nodes), self._crossings.total
+        none, every = np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
+        self._cells = [
+            Cell(none, every, 0.0, 0.0, 0.0, False, none, none),
+            Cell(every, none, total, total, 0.0, False, every, every),
+        ]
+        self._table = self._costs.between(self._cells, self._cells)
+        before = self._crossings.before > 0
+        inside: Nodes = np.logical_or.reduce(before[list(problem.rules.first)], axis=0)
+        outside: Nodes = np.logical_or.reduce(before[:, list(problem.rules.last)], axis=1)
+        limits = np.linspace(0.0, total, min(START, 2 * count) + 1)
+        self._replace([], [(inside, outside, low, high) for low, high in itertools.pairwise(limits)])
+
+    def refine(self, best: float, deadline: float, improve: Callable[[Sequence[Nodes]], float]) -> float:
+        """Split cells until the bound is the best known value, or a deadline on `time.monotonic` has come.
+
+        Args:
+            best: The best known value; `inf` if none is known.
+            deadline: When to stop.
+            improve: Looks for a better placement among closed sets, and gives the best known value. Called each time
+                that twice as many have been found, the newest last.
+
+        Returns:
+            A value that no placement is below; `inf` if there is no placement.
+        """
+        bound = self._crossings.total * SURE
+        known = len(self.sets)
+        while len(self._cells) <= self._most:
+            limit = best * (1 + 1e-9) - self._least
+            chain = self._best(limit, squares=False)
+            bound = max(bound, min((chain.value + self._least) * SURE, best))
+            if bound >= best / (1 + 1e-6) or time.monotonic() > deadline:
+                break
+            splits = self._splits(chain.value, min(chain.value * NEAR, (best - self._least) * (1 - 1e-8)))
+            if not splits or len(self.sets) > 2 * known:
+                known, before, best = len(self.sets), best, improve(self.sets)
+                if not splits and best == before:
+                    break
+            useless = np.flatnonzero(chain.reached > limit).tolist()
+            new = [half for halves in splits.values() for half in halves]
+            self._replace(sorted({*useless, *splits} - {0, 1}), new)
+        return bound
+
+    def _splits(self, value: float, limit: float) -> dict[int, list[Split]]:
+        """The cells of a few chains within a limit that share none, each in two."""
+        splits: dict[int, list[Split]] = {}
+        used: list[int] = []
+        for _ in range(CHAINS):
+            chain = self._best(limit, squares=not self._latency, without=used)
+            if not chain.cells:
+                break
+            used += chain.cells
+            for index in chain.cells:
+                if self._cells[index].free.any():
+                    splits[index] = self._halves(self._cells[index], NARROW * value)
+        return splits
+
+    def _replace(self, gone: Sequence[int], splits: Sequence[Split]) -> None:
+        """Put cells in the place of others."""
+        new = [cell for split in splits if (cell := self._cell(*split)) is not None]
+        kept = np.setdiff1d(np.arange(len(self._cells)), gone)
+        old = [self._cells[index] for index in kept]
+        table = self._table[:, kept[:, None], kept]
+        table = np.concatenate([table, self._costs.between(old, new)], axis=2)
+        self._cells = [*old, *new]
+        self._table = np.concatenate([table, self._costs.between(new, self._cells)], axis=1)
+
+    def _cell(self, inside: Nodes, outside: Nodes, low: float, high: float) -> Cell | None:
+        """A cell; `None` where it is known to have no closed set that may be a cut."""
+        crossings = self._crossings
+        decided = crossings.decided(inside, outside, low, high)
+        if decided is None:
+            return None
+        inside, outside = decided
+        least = crossings.least(inside, outside, low, high)
+        low = max(low, float(crossings.work @ inside))
+        high = min(high, crossings.total - float(crossings.work @ outside))
+        crossing = self._costs.crossing(inside.astype(np.float64), outside.astype(np.float64)) > 0
+        seconds = max(least.seconds, 0.0)
+        cell = Cell(inside, outside, low, high, seconds, bool(crossing.any()), least.below, least.above)
+        if seconds == np.inf or not self._costs.is_cut(cell, crossing):
+            return None
+        self.sets += [least.below, least.above]
+        return cell
+
+    def _halves(self, cell: Cell, narrow: float) -> list[Split]:
+        """A cell in two: by work, where its range may cost more than what is unknown of the crossing; or by a node."""
+        crossings, inside, outside = self._crossings, cell.inside, cell.outside
+        factor = max((link.factor for row in self._problem.links or () for link in row), default=1.0)
+        unknown = min(crossings.seconds(cell.below), crossings.seconds(cell.above)) - cell.crossing
+        width = (cell.high - cell.low - crossings.slack) / self._rates.max()  # in seconds
+        if width > max(narrow, factor * unknown) and not self._latency:
+            middle = (cell.low + cell.high) / 2
+            return [(inside, outside, cell.low, middle), (inside, outside, middle, cell.high)]
+        between = cell.free & cell.above & ~cell.below
+        nodes = np.flatnonzero(between if between.any() else cell.free)
+        size = np.where(cell.free, crossings.work / (crossings.total or 1.0) + 1e-3 / len(cell.free), 0.0)
+        decides = np.minimum(crossings.before[nodes] @ size, size @ crossings.before[:, nodes])
+        node = nodes[np.argmax(decides)]
+        with_node, without = crossings.before[node] > 0, crossings.before[:, node] > 0
+        return [(inside | with_node, outside, cell.low, cell.high), (inside, outside | without, cell.low, cell.high)]
+
+    def _best(self, limit: float, squares: bool, without: Sequence[int] = ()) -> _Best:
+        """The chain with the least largest cost, or, of those within a limit, the least sum of squares of costs.
+
+        For latency: with the least sum of costs.
+        """
+        orders, count = self._orders, len(self._cells)
+        reached = np.full((len(orders.arcs), count), np.inf)
+        came_from = np.zeros((2, *reached.shape), dtype=np.int64)
+        reached[orders.starts, 0] = 0.0
+        sums = squares or self._latency
+        between = np.isin(np.arange(len(orders.arcs)), orders.between)
+        open_ = np.setdiff1d(np.arange(count), without)
+        costs = {kind: self._costs.over_links(kind, self._cells, self._table) for kind in self._kinds}
+        for source in np.argsort(orders.counts.sum(axis=1), kind="stable"):  # every stage takes a device
+            if not between[source]:
+                reached[source, np.arange(count) != 1] = np.inf
+            rows = open_[reached[source, open_] < np.inf if squares else reached[source, open_] <= limit]
+            start = reached[source, rows][:, None]
+            for arc in orders.arcs[source] if len(rows) else ():
+                cost = costs[arc.kind][rows[:, None], open_]
+                if squares:
+                    cost = np.where(cost <= limit, cost * cost, np.inf)
+                values = start + cost if sums else np.maximum(start, cost)
+                best = values.argmin(axis=0)
+                value = values[best, np.arange(len(open_))]
+                better = value < reached[arc.target, open_]
+                reached[arc.target, open_[better]] = value[better]
+                came_from[0, arc.target, open_[better]] = source
+                came_from[1, arc.target, open_[better]] = rows[best[better]]
+        end = min(orders.ends, key=lambda state: reached[state, 1])
+        value = float(reached[end, 1])
+        found = value < np.inf and (squares or value <= limit)
+        return _Best(value, tuple(_trace(came_from, end)) if found else (), reached.min(axis=0))
+
+
+def _trace(came_from: NDArray[np.int64], state: int) -> Iterator[int]:
+    """The cells of a chain, from the last to the first, without its ends."""
+    state, cell = came_from[:, state, 1]
+    while cell:
+        yield int(cell)
+        state, cell = came_from[:, state, cell]

@@ -1,0 +1,190 @@
+"""The door to placement: which method answers, and what it has proved."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from kerassplit.errors import PlanError
+from kerassplit.planning.solver.bounds import device_rates, in_order_of_memory
+from kerassplit.planning.solver.closed_sets import node_work
+from kerassplit.planning.solver.contract import Contraction, contract
+from kerassplit.planning.solver.device_orders import device_orders
+from kerassplit.planning.solver.dynamic_program import search, upper_bound
+from kerassplit.planning.solver.infeasible import infeasible
+from kerassplit.planning.solver.least_crossing import Nodes
+from kerassplit.planning.solver.listed import Cuts, Listed, listed
+from kerassplit.planning.solver.local_search import best_among, local_search
+from kerassplit.planning.solver.partition import Partition
+from kerassplit.planning.solver.problem import Problem
+from kerassplit.planning.solver.stages import Stage, stages_of, value_of
+
+Method = Literal["closed sets", "local search"]
+LARGEST = 4000  # nodes: tables of pairs of them have room
+NEWEST = 2000  # closed sets from the proof that local search begins with
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the nodes go.
+
+    Attributes:
+        value: For "throughput" the largest load of a stage, for "latency" the time of all stages and moves.
+        lower_bound: No placement has a lower value; `value` itself where the placement is optimal.
+        optimal: Whether it is proved that no placement is better.
+        method: Which method answered: "closed sets" (exact), or "local search" beside a bound, which a partition of the
+            closed sets proves (`partition`), or for more than 4,000 nodes the work that there is.
+        stages: In the order in which they run.
+        closed_sets: How many closed sets there were to choose from; `None` if too many to be listed.
+    """
+
+    value: float
+    lower_bound: float
+    optimal: bool
+    method: Method
+    stages: tuple[Stage, ...]
+    closed_sets: int | None
+
+
+def place(
+    problem: Problem,
+    *,
+    method: Method | None = None,
+    limit: int = 50_000,
+    time_limit: float = 60.0,
+    cuts: Cuts | None = None,
+) -> Placement:
+    """The best placement of a graph's nodes on devices.
+
+    Of placements with the same largest load, one with the least sum of squares of loads is taken. Answers to equal
+    problems are equal, but those that a time limit ends.
+
+    Args:
+        problem: The nodes, tensors, devices and limits.
+        method: `None` chooses: dynamic programming over all closed sets while there are at most `limit` of them, else
+            local search, and branch and bound to prove that nothing is better. Naming a method takes that one.
+        limit: The most closed sets to list.
+        time_limit: Seconds for local search, a quarter at most, and the proof together, about.
+        cuts: The closed sets that may be cuts, if not all: each with the nodes before the cut; or a table,
+            shape (nodes, cuts). Those that part nodes that must stay together are left out. There is only the exact
+            method then.
+
+    Returns:
+        A `Placement`.
+
+    Raises:
+        PlanError: There is no placement within the limits; or, where a time limit ended the search, none was
+            found. Says which limit binds, and what would be enough where that is known.
+        ValueError: There are more closed sets than `limit` and the method "closed sets" was asked for; or a cut holds a
+            node without all that it depends on.
+
+    Example:
+
+    >>> problem = Problem(
+    ...     nodes=(Node((1.0,)), Node((2.0,)), Node((3.0,))),
+    ...     tensors=(Tensor(0, (1,), seconds=0.5), Tensor(1, (2,), seconds=0.1)),
+    ...     devices=(DeviceType("accelerator", count=2),),
+    ... )
+    >>> placement = place(problem)
+    >>> placement.value, [stage.nodes for stage in placement.stages]
+    (3.1, [(0, 1), (2,)])
+    """
+    known = listed(problem, limit, cuts) if cuts is not None or method in (None, "closed sets") else None
+    if known is not None:
+        return best_listed(known, partial(_feasible, limit=limit, time_limit=time_limit), cuts is not None)
+    if method == "closed sets":
+        raise ValueError(
+            f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` to be chosen."
+        )
+    return _with_bound(problem, contract(problem), time_limit)
+
+
+def best_listed(
+    known: Listed, feasible: Callable[[Problem], bool] = lambda _: False, chosen_cuts: bool = True
+) -> Placement:
+    """The best placement of a problem whose closed sets are listed.
+
+    Args:
+        known: The problem.
+        feasible: For an error: tells whether a problem has a placement, with any cuts.
+        chosen_cuts: Whether the closed sets are not all that there are.
+
+    Raises:
+        PlanError: There is none.
+    """
+    stages = known.best()
+    if stages is None:
+        raise infeasible(known.problem, known.family, chosen_cuts, feasible)
+    value = value_of(known.problem, stages)
+    return Placement(value, value, True, "closed sets", stages, len(known.family))
+
+
+def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = None) -> float | None:
+    """The least memory with which there is a placement, if all devices have the same.
+
+    Args:
+        problem: As for `place`; the memory of its devices does not count.
+        limit: The most closed sets to list.
+        cuts: As for `place`.
+
+    Returns:
+        Bytes; `None` where there is no placement at all, or there are more closed sets than `limit`.
+
+    Example:
+
+    >>> nodes = tuple(Node((0.0,), memory=memory) for memory in (3.0, 2.0, 2.0))
+    >>> least_memory(Problem(nodes, (Tensor(0, (1,)), Tensor(1, (2,))), (DeviceType("chip", count=2),)))
+    4.0
+    """
+    everything = sum(max(node.memory, node.workspace) for node in problem.nodes)
+    everything += sum(one.memory for one in (*problem.weights, *problem.tensors))
+    if not everything:
+        return 0.0
+    # The search is for the least share of a device's memory, for shares of more than 1.
+    unit = everything * 1e-9
+    small = replace(problem, devices=tuple(replace(device, memory=unit) for device in problem.devices))
+    known = listed(small, limit, cuts)
+    if known is None:
+        return None
+    family = in_order_of_memory(known.family)
+    orders = device_orders(family.problem)
+    chain = search(family, orders, "memory", max(upper_bound(family, orders, "memory"), 1.0))
+    return None if chain is None else chain.value * unit
+
+
+def _with_bound(problem: Problem, contraction: Contraction, time_limit: float) -> Placement:
+    """The best placement that local search finds, and what a partition of the closed sets proves."""
+    smaller, deadline = contraction.problem, time.monotonic() + time_limit
+    partition = Partition(smaller) if len(smaller.nodes) <= LARGEST else None
+    bound = float(node_work(smaller, device_rates(smaller)).sum())
+    chain = local_search(smaller, time_limit / 4, partition.sets if partition else ())
+
+    def improve(sets: Sequence[Nodes]) -> float:
+        nonlocal chain
+        chain = best_among(smaller, chain, sets[-NEWEST:])
+        return math.inf if chain is None else chain.value
+
+    if partition:
+        bound = partition.refine(math.inf if chain is None else chain.value, deadline, improve)
+    if chain is None:
+        if bound == math.inf:
+            raise infeasible(problem, None, False, partial(_feasible, limit=1, time_limit=time_limit))
+        raise PlanError(
+            f"No placement was found in {time_limit:g} s, and it is not known whether there is one. "
+            "Allow more time, more memory or more devices.",
+            binding=("time",),
+        )
+    stages = stages_of(problem, contraction.parts(chain.parts))
+    value = value_of(problem, stages)
+    optimal = value <= bound * (1 + 1e-6)  # sums are rounded
+    return Placement(value, value if optimal else min(bound, value), optimal, "local search", stages, None)
+
+
+def _feasible(problem: Problem, limit: int, time_limit: float) -> bool:
+    try:
+        place(problem, limit=limit, time_limit=time_limit)
+    except PlanError:
+        return False
+    return True

@@ -1,0 +1,71 @@
+"""What the stages of a placement cost, straight from the definitions: what is handed out is computed here."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kerassplit.planning.solver.problem import Link, Problem, Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one device does.
+
+    Attributes:
+        device: Index of its type in `Problem.devices`.
+        nodes: Its nodes, in increasing order.
+        compute: Seconds that its nodes take.
+        receive: Seconds to receive what it needs.
+        send: Seconds to send what others need.
+        load: The sum of the three; with `overlap` the largest.
+        memory: Bytes that it needs.
+    """
+
+    device: int
+    nodes: tuple[int, ...]
+    compute: float
+    receive: float
+    send: float
+    load: float
+    memory: float
+
+
+def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> tuple[Stage, ...]:
+    """What each part costs: the stages for pairs of a type of device and its nodes, in the order in which they run."""
+    place = {node: index for index, (_, nodes) in enumerate(parts) for node in nodes}
+    moved = [(place[tensor.producer], [place[user] for user in tensor.consumers], tensor) for tensor in problem.tensors]
+    stages = []
+    for index, (device, members) in enumerate(parts):
+        nodes = sorted(members)
+        received = [tensor for made, used, tensor in moved if made < index and index in used]
+        sent = [tensor for made, used, tensor in moved if made == index and max(used, default=index) > index]
+        kept = received + sent
+        if problem.links is not None:
+            over = [tensor for made, used, tensor in moved if made < index <= max(used, default=made)]
+            onward = [tensor for made, used, tensor in moved if made <= index < max(used, default=made)]
+            receive = _over_link(problem.links[parts[index - 1][0]][device], over) if over else 0.0
+            send = _over_link(problem.links[device][parts[index + 1][0]], onward) if onward else 0.0
+            kept = over + sent
+        else:
+            receive = problem.devices[device].receive * math.fsum(tensor.seconds for tensor in received)
+            send = problem.devices[device].send * math.fsum(tensor.seconds for tensor in sent)
+        compute = math.fsum(problem.nodes[node].seconds[device] for node in nodes)
+        held = math.fsum(problem.nodes[node].memory for node in nodes)
+        shared = math.fsum(weight.memory for weight in problem.weights if not set(weight.nodes).isdisjoint(nodes))
+        workspace = max((problem.nodes[node].workspace for node in nodes), default=0.0)
+        memory = math.fsum([held, shared, workspace, *(tensor.memory for tensor in kept)])
+        load = max(compute, receive, send) if problem.overlap else math.fsum([compute, receive, send])
+        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory))
+    return tuple(stages)
+
+
+def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
+    """The largest load, or the time of all stages and moves one after another."""
+    if problem.objective == "throughput":
+        return max(stage.load for stage in stages)
+    moves = [stage.receive + (0.0 if problem.links is not None else stage.send) for stage in stages]
+    return math.fsum([stage.compute for stage in stages] + moves)
+
+
+def _over_link(link: Link, tensors: Sequence[Tensor]) -> float:
+    return link.latency + link.factor * math.fsum(tensor.seconds for tensor in tensors)

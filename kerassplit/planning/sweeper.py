@@ -1,0 +1,213 @@
+"""`plan_sweep`: the best cuts at every bandwidth."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import keras
+
+from kerassplit.costs.profile import Profile
+from kerassplit.cutting.cuts import Cut
+from kerassplit.display.units import parse_bandwidth
+from kerassplit.errors import SplitError
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.references import TensorRef
+from kerassplit.graph.shapes import OpenSides
+from kerassplit.planning.answers import Answer, describe
+from kerassplit.planning.devices import Device, Link, read_devices
+from kerassplit.planning.graph_answers import MOST_CUTS, InGraph
+from kerassplit.planning.plan import Plan
+from kerassplit.planning.planner import limits_of, solve, task_of
+from kerassplit.planning.results import Objective, SweepRange
+from kerassplit.planning.solver.listed import listed
+from kerassplit.planning.solver.place import best_listed
+from kerassplit.planning.solver.problem import Link as TypeLink
+from kerassplit.planning.solver.stages import value_of
+from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
+from kerassplit.planning.sweep import Sweep
+from kerassplit.planning.task import Task
+from kerassplit.planning.work import Balance
+
+
+def plan_sweep(
+    model: keras.Model,
+    devices: int | Device | Sequence[Device],
+    *,
+    bandwidths: tuple[float | str, float | str] = ("100 kbit/s", "10 Gbit/s"),
+    latency: float | str = 0.0,
+    objective: Objective = "latency",
+    balance: Balance = "flops",
+    max_crossing: int | Literal["any"] = 1,
+    batch_size: int | None = None,
+    any_order: bool = False,
+    leave_out: bool | None = None,
+    overlap: bool = False,
+    compression: float | str | None = None,
+    largest_crossing: float | str | None = None,
+    must_cut: Cut | Sequence[Cut] | None = None,
+    must_not_cut: Cut | Sequence[Cut] | None = None,
+    first_to: TensorRef | Sequence[TensorRef] | None = None,
+    last_from: TensorRef | Sequence[TensorRef] | None = None,
+    front_bandwidth: float | str | None = None,
+    profile: Profile | None = None,
+    open_sides: OpenSides = None,
+    time_limit: float = 10.0,
+    verbose: bool | None = None,
+) -> Sweep:
+    """Finds the best cuts at every bandwidth of the links, with exact breakpoints, and the latency/throughput front.
+
+    What a plan takes is a line in seconds per byte; the best at every bandwidth is the lower envelope of the plans'
+    lines. It is found by searching where two lines meet (Eisner and Severance, "Mathematical techniques for efficient
+    record segmentation", 1976), or for two devices in closed form. The front is found by bounding the bottleneck ever
+    more tightly (the epsilon-constraint method: Haimes, Lasdon and Wismer, 1971).
+
+    Args:
+        model: A functional or built Sequential model. It is left alone.
+        devices: A `Device` for each, in the order in which stages use them, or how many equal ones.
+        bandwidths: The lowest and the highest: bytes per second, or texts such as `"20 Mbit/s"`.
+        latency: Seconds that every transfer takes on top, or a text such as `"10 ms"`.
+        objective: `"latency"`; or `"throughput"`, for two devices.
+        front_bandwidth: The bandwidth that the front is for; by default the geometric middle of `bandwidths`. There is
+            a front where one tensor may cross a cut, and the model's split points follow one another.
+        time_limit: Seconds for each of the plans that a sweep compares, where one cannot be found exactly. Breakpoints
+            between plans that are not proved to be the best are where these two meet.
+
+    The other arguments are those of `plan`.
+
+    Returns:
+        A `Sweep`: a table where it is printed; `best(bandwidth)`, `plot`.
+
+    Raises:
+        PlanError: No cuts keep to all limits.
+        SplitError: An argument makes no sense, or what calls take is not known in seconds.
+        UnsupportedModelError: The model has no graph.
+
+    Example:
+
+    >>> phone, server = ks.Device("phone", "20 GFLOPS"), ks.Device("server", "5 TFLOPS")
+    >>> print(ks.plan_sweep(resnet, [phone, server], latency="10 ms"))  # doctest: +SKIP
+    """
+    graph = read_graph(model)
+    if not isinstance(bandwidths, (tuple, list)) or len(bandwidths) != 2:
+        raise SplitError(f"`bandwidths` are two, the lowest and the highest; got {bandwidths!r}.")
+    low, high = (parse_bandwidth(one, "bandwidth of a sweep") for one in bandwidths)
+    if not low < high:
+        raise SplitError(f"The bandwidths of a sweep go from the lowest to the highest; got {bandwidths!r}.")
+    middle = math.sqrt(low * high)
+    if front_bandwidth is not None:
+        middle = parse_bandwidth(front_bandwidth, "bandwidth of the front")
+    task = task_of(
+        graph,
+        read_devices(devices),
+        links=Link(middle, latency),
+        objective=objective,
+        balance=balance,
+        batch_size=batch_size,
+        any_order=any_order,
+        leave_out=leave_out,
+        overlap=overlap,
+        compression=compression,
+        limits=limits_of(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
+        profile=profile,
+        open_sides=open_sides,
+        time_limit=time_limit,
+        verbose=verbose,
+    )
+    front = _front(task) if task.is_chain else []
+    ranges = (_latency_ranges if task.objective == "latency" else _throughput_ranges)(task, low, high)
+    return Sweep(task.profile.model, task.profile.batch_size, task.objective, ranges, middle, tuple(front))
+
+
+def _throughput_ranges(task: Task, low: float, high: float) -> tuple[SweepRange, ...]:
+    """Two devices in a given order: of all the places to cut the best at every bandwidth."""
+    if not task.is_chain:
+        raise SplitError(
+            "A sweep for throughput takes a model whose split points follow one another, and max_crossing=1. Sweep the "
+            "latency (objective='latency'), or call `plan` at the bandwidths that matter."
+        )
+    if sum(device.count for device in task.devices) != 2 or task.any_order:
+        raise SplitError(
+            "A sweep for throughput takes two devices in a given order. Sweep the latency (objective='latency'), or "
+            "call `plan` at the bandwidths that matter."
+        )
+    solve(task)  # says why where there is no plan
+    graph = InGraph(task)
+    known = graph.listed()
+    assert known is not None
+    ranges = lower_envelope(*known.on_two_devices())
+    made = []
+    for one in ranges:
+        if max(one.low, low) < min(one.high, high):
+            parts = graph.parts_of(known.divided(one.plan))
+            part = replace(one, low=max(one.low, low), high=min(one.high, high))
+            made.append(_range(part, describe(task, Answer(0.0, 0.0, True, "", parts))))
+    return tuple(made)
+
+
+def _latency_ranges(task: Task, low: float, high: float) -> tuple[SweepRange, ...]:
+    """By planning where two plans' lines meet."""
+    assert isinstance(task.links, Link)
+    latency = float(task.links.latency)
+    plans: list[Plan] = []
+    plan_at = _planner(task)
+
+    def best(bandwidth: float) -> BandwidthRange:
+        plan = plan_at(bandwidth)
+        plans.append(plan)
+        transfers = sum(stage.receive > 0 for stage in plan.stages)
+        seconds = sum(stage.work for stage in plan.stages) + transfers * latency
+        return BandwidthRange(low, high, len(plans) - 1, seconds, _moved(task, plan))
+
+    return tuple(_range(one, plans[one.plan]) for one in sweep_lines(best, low, high))
+
+
+def _planner(task: Task) -> Callable[[float], Plan]:
+    """From a bandwidth to the best plan; where all cuts are listed, that is done once."""
+    assert isinstance(task.links, Link)
+    latency = float(task.links.latency)
+    graph = InGraph(task)
+    known = graph.listed()
+    if known is None:
+        return lambda bandwidth: solve(replace(task, links=Link(bandwidth, latency)))
+    solve(task)  # says why where there is no plan
+    return lambda bandwidth: describe(task, graph.answer(best_listed(known.over(TypeLink(latency, 1 / bandwidth)))))
+
+
+def _range(one: BandwidthRange, plan: Plan) -> SweepRange:
+    devices = tuple(stage.device for stage in plan.stages)
+    at = tuple(cut if isinstance(cut, str) else tuple(cut) for cut in plan.at)
+    return SweepRange(one.low, one.high, at, devices, one.seconds, one.moved, one.at_least, plan.optimal)
+
+
+def _front(task: Task) -> list[Plan]:
+    """Plans that no other beats; of these only the one at an end of the front has the best value there is."""
+    graph = InGraph(task)
+    cuts = graph.cuts(1)
+    known = listed(replace(graph.problem(), objective="latency"), MOST_CUTS, cuts)
+    assert known is not None
+    found = known.front()
+    in_turn = task.objective == "latency"
+    values = [value_of(known.problem, one) if in_turn else max(stage.load for stage in one) for one in found]
+    return [
+        describe(
+            task,
+            Answer(value, min(values), value == min(values), "shortest path within a bottleneck", graph.parts_of(one)),
+        )
+        for one, value in zip(found, values, strict=True)
+    ]
+
+
+def _moved(task: Task, plan: Plan) -> float:
+    """Bytes that a plan sends: what crosses, and the model's inputs on their way to where they are used."""
+    tensors = task.graph.tensors
+    place_of = {name: place for place, stage in enumerate(plan.stages) for name in stage.calls}
+    index = {tensor.name: place for place, tensor in enumerate(tensors)}
+    crossing = [index[name] for stage in plan.stages for name in (*stage.crossing, *stage.also)]
+    moved = sum(task.sent(one) for one in crossing if task.inputs_move or one not in task.profile.inputs)
+    fetched = plan.stages[0].receive > 0
+    for one in task.used_inputs if task.inputs_move else ():
+        users = [place_of[task.graph.calls[user].name] for user in tensors[one].users]
+        if users:
+            moved += task.sent(one) * (min(users) + fetched)
+    return moved

@@ -1,0 +1,106 @@
+"""Exported stages beside those in Keras, on the same input."""
+
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.cutting.arrays import wrong_batch
+from kerassplit.cutting.comparison import largest_difference, numbers_in
+from kerassplit.cutting.stages import Stages
+from kerassplit.cutting.trial import random_input, state_kept
+from kerassplit.errors import SplitError
+from kerassplit.files.arrays import read_arrays, write_arrays
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.shapes import OpenSides, fixed_batch
+from kerassplit.storage.exports.formats import Format
+from kerassplit.storage.exports.processes import WorkerError, work
+from kerassplit.storage.exports.receipt import ExportComparison
+from kerassplit.text import listed
+from kerassplit.zoo.models import find_architecture
+from kerassplit.zoo.photos import load_photo, shipped_photo
+
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-1}
+"""The largest difference that is allowed, relative to the largest number of its tensor, by the least precise type in
+which the model computes. Runtimes add in other orders, and merge layers: that moves the last bits of every number, and
+a deep model moves them further. A tensor that was mixed up with another one differs by about as much as it is large."""
+
+
+def tolerance_for(split: Stages) -> float:
+    """How large a difference may be, relative to the scale of its tensor."""
+
+    def types(layer: Any) -> Iterator[str]:
+        yield layer.compute_dtype
+        for inner in getattr(layer, "layers", []):
+            yield from types(inner)
+
+    return max(TOLERANCES.get(name, 0.0) for stage in split for name in types(stage.model))
+
+
+def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides = None) -> tuple[dict[str, Any], str]:
+    """By tensor name what is given, or a photograph for a known architecture, or random numbers; and which it is."""
+    if x is not None:
+        tensors = split.named_inputs(x)
+        left_out = [name for name, value in tensors.items() if value is None]
+        if left_out:
+            raise SplitError(f"Exported stages take all inputs: give arrays for {listed(left_out)}, too.")
+        wrong = wrong_batch(tensors, fixed_batch(symbol.shape for symbol in split.model.inputs), split.name)
+        if wrong is not None:
+            raise SplitError(wrong)
+        return tensors, "given input"
+    model = split.model
+    architecture = find_architecture(split.name)
+    if architecture is not None and len(model.inputs) == 1 and len(model.inputs[0].shape) == 4:
+        with importlib.resources.as_file(shipped_photo()) as photo:
+            (image,) = keras.tree.flatten(load_photo(photo, model, architecture))
+        mirrored = image[:, :, ::-1]  # along a side of the image, wherever its channels are
+        return split.named_inputs(np.concatenate([image, mirrored])), "a photograph"
+    return split.named_inputs(random_input(read_graph(model), seed, open_sides)), "random input"
+
+
+def compare(
+    split: Stages, form: Format, folder: Path, scratch: Path, given: Mapping[str, Any], tolerance: float
+) -> tuple[ExportComparison, ...]:
+    """Runs the stages in Keras and the exported ones in their runtime, in a process of its own."""
+    expected: dict[str, np.ndarray] = {}
+    tensors = dict(given)
+    with state_kept([stage.model for stage in split]):
+        for stage in split:
+            outputs = stage.run(tensors, training=False)
+            tensors |= outputs
+            expected |= {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+    job = {"folder": str(folder), "inputs": str(scratch / "inputs.npz"), "outputs": str(scratch / "outputs.npz")}
+    names = write_arrays(job["inputs"], {name: keras.ops.convert_to_numpy(value) for name, value in given.items()})
+    try:
+        made = work("run", scratch, **job, names=names)["value"]
+    except WorkerError as error:
+        raise SplitError(
+            f"The stages exported as {form.title} do not run: {error}. Nothing was written. To have them all the same, "
+            "pass verify=False."
+        ) from error
+    computed = read_arrays(job["outputs"], made)
+    results = set(keras.tree.flatten(split.outputs))
+    return tuple(
+        _comparison(name, stage.name, name in results, computed[name], expected[name], tolerance)
+        for stage in split
+        for name in stage.outputs
+    )
+
+
+def _comparison(
+    tensor: str, stage: str, is_output: bool, ours: np.ndarray, theirs: np.ndarray, tolerance: float
+) -> ExportComparison:
+    if theirs.dtype.kind in "OSU":  # texts
+        difference = 0.0 if np.array_equal(ours.astype("S"), theirs.astype("S")) else float("inf")
+        return ExportComparison(tensor, stage, is_output, theirs.shape, "string", difference, 0.0, 0.0, theirs.size)
+    sizes = np.abs(theirs.astype("complex128" if theirs.dtype.kind == "c" else "float64"))
+    scale = float(np.max(sizes, initial=0.0, where=np.isfinite(sizes)))
+    allowed = 0.0 if theirs.dtype.kind in "biu" else tolerance * scale
+    difference = largest_difference(ours, theirs)
+    numbers = numbers_in(ours, theirs)
+    return ExportComparison(
+        tensor, stage, is_output, theirs.shape, theirs.dtype.name, difference, scale, allowed, numbers
+    )

@@ -1,0 +1,216 @@
+"""Stages in the formats of other runtimes: written, run there, and compared with what Keras computes.
+
+A stage is traced into a SavedModel, and each of the other formats is made from that, in a process of its own: the
+converters take gigabytes and do not give them back. Where Keras runs on TensorFlow the stage is traced in this process,
+because layers that only this program knows can be found nowhere else.
+"""
+
+import importlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerassplit._version import __version__
+from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.errors import SplitError, VerificationError
+from kerassplit.files.atomic_folder import check_place, placed, resolved, scratch_folder
+from kerassplit.files.untrusted import sha256
+from kerassplit.graph.shapes import OpenSides
+from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.storage.exports.comparing import compare, input_to_compare_on, tolerance_for
+from kerassplit.storage.exports.formats import Format, check_packages, distribution, find_format
+from kerassplit.storage.exports.formats.naming import exported_names
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, FORMAT_VERSION, files_of, read_export
+from kerassplit.storage.exports.processes import WorkerError, work
+from kerassplit.storage.exports.reasons import reason
+from kerassplit.storage.exports.receipt import ExportedStage, ExportReceipt
+from kerassplit.storage.saving import save
+from kerassplit.storage.structure import free_name
+from kerassplit.text import warn
+
+Names = tuple[Sequence[str], Sequence[str]]
+"""What a stage's inputs and outputs are called in its exported file."""
+
+
+def export(
+    split: Stages,
+    directory: str | os.PathLike[str],
+    *,
+    format: str,  # noqa: A002 (as in `keras.Model.export`)
+    verify: bool = True,
+    x: Any = None,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+    open_sides: OpenSides = None,
+) -> ExportReceipt:
+    """Exports a split; see `Split.export`."""
+    replaced = check_export(directory, format, verify=verify, overwrite=overwrite, x=x)
+    for text in split.notes_on_prediction():
+        warn(text)
+    form, target = find_format(format), resolved(directory)
+    if split.preprocessor is not None and len(split.model.inputs) == 1:
+        warn(
+            f"'{split.name}' puts what its own `predict` gets through its preprocessor, '{split.preprocessor}', which "
+            "is not exported: the exported stages take what that gives, `model.preprocessor(x)`."
+        )
+    given, compared_on = input_to_compare_on(split, x, seed, open_sides) if verify else ({}, None)
+    allowed = tolerance_for(split) if tolerance is None else tolerance
+    old = (lambda: files_of(target)) if replaced else None
+    with placed(target, EXPORT_MANIFEST, old) as folder, scratch_folder(folder.parent) as scratch:
+        entries, stages = zip(*_write(split, form, folder, scratch, target), strict=True)
+        manifest = json.dumps(_manifest(split, form, entries), indent=2, ensure_ascii=False)
+        (folder / EXPORT_MANIFEST).write_text(manifest + "\n", encoding="utf-8")
+        receipt = ExportReceipt(
+            model=split.name,
+            format=form.name,
+            directory=str(directory),
+            stages=stages,
+            comparisons=compare(split, form, folder, scratch, given, allowed) if verify else (),
+            compared_on=compared_on,
+            runtime=f"{form.to_run[-1]} {_version(form.to_run[-1])}" if verify else None,
+            tolerance=allowed,
+        )
+        if not receipt.ok:
+            remedy = "a larger `tolerance` or verify=False" if receipt.compared else "verify=False"
+            raise VerificationError(
+                f"{receipt.verdict()} So nothing was written. To have the stages all the same, pass {remedy}.",
+                receipt=receipt,
+            )
+    return receipt
+
+
+def check_export(
+    directory: str | os.PathLike[str],
+    format: str,  # noqa: A002
+    *,
+    verify: bool,
+    overwrite: bool,
+    x: Any,
+) -> bool:
+    """Finds what stands in the way of an export before there is work to lose; whether a folder is to be replaced.
+
+    Raises:
+        SplitError: Such as a package that is missing.
+    """
+    check_packages(find_format(format), write=True, run=verify)
+    if not verify and x is not None:
+        raise SplitError("An input to compare on does not go with verify=False: nothing is compared then.")
+    return check_place(resolved(directory), overwrite, EXPORT_MANIFEST, "exported stages", read_export)
+
+
+def _write(
+    split: Stages, form: Format, folder: Path, scratch: Path, target: Path
+) -> Iterator[tuple[dict[str, Any], ExportedStage]]:
+    """Exports stage after stage; gives the manifest's entry, and what the receipt says, of each."""
+    saved = None if keras.backend.backend() == "tensorflow" else _saved(split, scratch)
+    known: set[Path] = set()
+    for stage in split:
+        names = exported_names(stage.inputs, stage.outputs)
+        path, traced = free_name(stage.name, form.suffix, target, {EXPORT_MANIFEST}), scratch / "traced"
+        began = time.perf_counter()
+        memory = _trace(stage, names, form, traced, saved)
+        if form.name == "savedmodel":
+            traced.rename(folder / path)
+        else:
+            peaks = (memory, _convert(stage, form, traced, folder / path))
+            memory = max((peak for peak in peaks if peak is not None), default=None)
+            shutil.rmtree(traced)
+        seconds = time.perf_counter() - began
+        files = sorted({file for file in folder.rglob("*") if file.is_file()} - known)
+        known.update(files)
+        entry = {
+            "name": stage.name,
+            "path": path,
+            "files": [
+                {"path": file.relative_to(folder).as_posix(), "bytes": file.stat().st_size, "sha256": sha256(file)}
+                for file in files
+            ],
+            "inputs": _specs(stage.inputs, names[0], stage.model.inputs),
+            "outputs": _specs(stage.outputs, names[1], stage.model.outputs),
+        }
+        size = sum(file["bytes"] for file in entry["files"])
+        yield entry, ExportedStage(stage.name, path, size, _bytes_of_weights(stage.model), seconds, memory)
+
+
+def _saved(split: Stages, scratch: Path) -> Path:
+    """The split in Keras's own format, for a process in which Keras runs on TensorFlow."""
+    folder = scratch / "split"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Several stages share")  # exported, they do not learn any more
+        save(split, folder)
+    return folder
+
+
+def _trace(stage: Stage, names: Names, form: Format, traced: Path, saved: Path | None) -> int | None:
+    """Writes a stage as a SavedModel; gives the memory that another process needed for it."""
+    hint = ""
+    try:
+        if saved is None:
+            from kerassplit.storage.exports.formats import savedmodel
+
+            savedmodel.trace(stage.model, *names, traced)
+            return None
+        hint = (
+            " It was traced in a process in which Keras runs on TensorFlow and knows no layers of your own: for these, "
+            "run your program with KERAS_BACKEND=tensorflow."
+        )
+        job = {"split": str(saved), "stage": stage.name, "inputs": names[0], "outputs": names[1]}
+        return work("trace", traced.parent, **job, target=str(traced))["peak_memory"]
+    except OSError:
+        raise
+    except Exception as error:
+        why = error if isinstance(error, WorkerError) else reason(error)
+        raise _refusal(stage, form, f"TensorFlow cannot trace it: {why}.{hint}") from error
+
+
+def _convert(stage: Stage, form: Format, traced: Path, path: Path) -> int | None:
+    """Makes a stage of its SavedModel; gives the memory that the process needed for it."""
+    try:
+        job = {"form": form.name, "saved_model": str(traced), "target": str(path)}
+        return work("convert", traced.parent, **job)["peak_memory"]
+    except WorkerError as error:
+        raise _refusal(stage, form, f"{error}.") from error
+
+
+def _refusal(stage: Stage, form: Format, reason: str) -> SplitError:
+    return SplitError(f"Stage '{stage.name}' cannot be exported as {form.title}: {reason} Nothing was written.")
+
+
+def _manifest(split: Stages, form: Format, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    packages = dict.fromkeys(("keras", *form.to_write))
+    return {
+        "format_version": FORMAT_VERSION,
+        "format": form.name,
+        "model": split.name,
+        "inputs": split.inputs,
+        "outputs": split.outputs,
+        "stages": list(entries),
+        "versions": {"kerassplit": __version__, **{distribution(name): _version(name) for name in packages}},
+    }
+
+
+def _specs(tensors: Sequence[str], names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[dict[str, Any]]:
+    return [
+        {"tensor": tensor, "name": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
+        for tensor, name, symbol in zip(tensors, names, symbols, strict=True)
+    ]
+
+
+def _bytes_of_weights(model: keras.Model) -> int:
+    return sum(bytes_per_sample((None, *weight.shape), weight.dtype) or 0 for weight in model.weights)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(distribution(package))
+    except metadata.PackageNotFoundError:  # TensorFlow has several names, such as tensorflow-cpu
+        return str(getattr(importlib.import_module(package), "__version__", "unknown"))

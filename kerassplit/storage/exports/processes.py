@@ -1,0 +1,63 @@
+"""Starts the worker, and says in a sentence why it failed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+
+class WorkerError(Exception):
+    """A worker did not do its job: the reason, as part of a sentence."""
+
+
+def work(task: str, scratch: Path, /, **job: Any) -> dict[str, Any]:
+    """Does a job in a process of its own; see `worker.py`.
+
+    Args:
+        task: What to do.
+        scratch: A folder for the files by which the two processes talk.
+        job: The arguments of the task.
+
+    Returns:
+        `"value"`, `"seconds"`, and `"peak_memory"` of the process in bytes (`None` where that is not known).
+
+    Raises:
+        WorkerError: It failed. What it wrote on standard error is in a note.
+    """
+    with TemporaryDirectory(dir=scratch) as name:
+        files = {kind: Path(name) / kind for kind in ("job", "result", "log")}
+        files["job"].write_text(json.dumps({"task": task, **job}), encoding="utf-8")
+        with files["log"].open("wb") as log:
+            module = "kerassplit.storage.exports.worker"
+            command = [sys.executable, "-m", module, str(files["job"]), str(files["result"])]
+            code = subprocess.run(command, stdout=log, stderr=log, env=_environment(), check=False).returncode
+        result = json.loads(files["result"].read_text(encoding="utf-8")) if files["result"].is_file() else {}
+        if code == 0 and "value" in result:
+            return result
+        failure = WorkerError(result.get("error") or _how_it_ended(code))
+        failure.add_note(files["log"].read_text(encoding="utf-8", errors="replace")[-20_000:])
+        raise failure
+
+
+def _environment() -> Mapping[str, str]:
+    """This process's, with its own search path, Keras on TensorFlow, and no GPU: the caller may have filled it."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(Path(path or ".").resolve()) for path in sys.path),
+        "PYTHONSAFEPATH": "1",  # or the working folder would come first, and what lies in it hide what is installed
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+    }
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return "it was killed, most likely because memory ran out" if name == "SIGKILL" else f"it ended with {name}"
+    return f"it ended with the exit status {code}"

@@ -1,0 +1,205 @@
+"""`kerassplit.json`, which says how saved stages belong together: read, checked and put as text."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import keras
+
+from kerassplit._version import __version__
+from kerassplit.cutting.crossing import CrossingTensor, crossing_tensor
+from kerassplit.cutting.stages import STAGE_NAME
+from kerassplit.errors import StoreError
+from kerassplit.files.untrusted import is_device_name, is_file_name, same_file_key, shortened
+from kerassplit.files.untrusted_json import read_json
+from kerassplit.storage.structure import Tensor, find_problem, leaves
+
+MANIFEST = "kerassplit.json"
+FORMAT_VERSION = 2
+"""1: at first. 2: with a checksum of the manifest itself and the size of each stage's file."""
+OWN_PREDICTION = "own_prediction"
+"""Where the model predicts in a way of its own: the names of the methods."""
+LARGEST = 8 * 1024**2
+"""Bytes of a manifest. It is about 500 a stage and 100 a tensor that crosses: enough for 10,000 stages. At worst, JSON
+takes 24 times its size in memory."""
+_MOST_DIMENSIONS = 254  # of a tensor, in TensorFlow; the other backends allow fewer
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class _Stage(TypedDict):
+    name: str
+    file: str
+    bytes: NotRequired[int | None]
+    sha256: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class _Manifest(TypedDict):
+    format_version: int
+    checksum: NotRequired[str]
+    model: str
+    inputs: Any
+    outputs: Any
+    unused_inputs: NotRequired[tuple[Tensor, ...]]
+    stages: tuple[_Stage, ...]
+    shared: NotRequired[tuple[dict[str, str], ...]]
+    versions: NotRequired[Any]
+    preprocessor: NotRequired[str | None]
+    own_prediction: NotRequired[tuple[str, ...]]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, checked.
+
+    Raises:
+        StoreError: There is none, it cannot be read, is damaged, of a version that is not known, or makes no sense.
+    """
+    path = folder / MANIFEST
+    manifest = read_json(folder, MANIFEST, LARGEST, "split", "Split.save", "Save the split again.")
+    _check_version(manifest, path)
+    if not _is_whole(manifest):
+        raise StoreError(
+            f"{path} is damaged or was changed: its checksum differs. Copy the folder again from where it is whole, or "
+            "save the split again.",
+            path=path,
+        )
+    wrong = what_is_wrong(manifest)
+    if wrong:
+        raise StoreError(
+            f"{path} is not a manifest that kerassplit {__version__} can read: {wrong}. Save the split again.",
+            path=path,
+        )
+    return manifest
+
+
+def as_text(manifest: dict[str, Any]) -> bytes:
+    """The manifest as the text of its file, with its checksum.
+
+    Raises:
+        StoreError: `read_manifest` would refuse it.
+    """
+    manifest = json.loads(json.dumps(manifest))  # as it will be read: tuples are lists, keys are text
+    wrong = what_is_wrong(manifest)
+    text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1, ensure_ascii=False) + "\n"
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) > LARGEST:
+        wrong = f"its {MANIFEST} would have {len(encoded):,} bytes, and {LARGEST:,} is the most. Cut in fewer places"
+    if wrong:
+        raise StoreError(f"The split of '{manifest['model']}' cannot be saved: {wrong}.", path="")
+    return encoded
+
+
+def checksum(manifest: dict[str, Any]) -> str:
+    """The SHA-256 of all other fields as JSON that is the same however the file is laid out."""
+    rest = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def unknown_fields(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest, or the entry of a stage, says that this kerassplit does not know."""
+    known = _Manifest if "stages" in manifest else _Stage
+    return {name: value for name, value in manifest.items() if name not in known.__annotations__}
+
+
+def _check_version(manifest: Any, path: Path) -> None:
+    if not isinstance(manifest, dict) or "format_version" not in manifest:
+        raise StoreError(f"{path} is not a kerassplit manifest: it has no format_version.", path=path)
+    version = manifest["format_version"]
+    if type(version) is not int or version < 1:
+        raise StoreError(
+            f"{path} has format version {shortened(version)}, and there is none before 1: it is damaged, or no "
+            "kerassplit wrote it. Save the split again.",
+            path=path,
+        )
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {shortened(version)}; kerassplit {__version__} reads versions up to "
+            f"{FORMAT_VERSION}. Install a newer kerassplit.",
+            path=path,
+        )
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Version 1 has no checksum; where there is one it counts, lest a flipped digit of the version turn it off."""
+    if "checksum" not in manifest:
+        return manifest["format_version"] == 1
+    return manifest["checksum"] == checksum(manifest)
+
+
+def what_is_wrong(manifest: dict[str, Any]) -> str | None:
+    """Why a manifest makes no sense, or `None`: types, names, and that each tensor is made before it is used."""
+    problem = find_problem(_Manifest, manifest)
+    if problem:
+        return problem
+    stages = manifest["stages"]
+    if not manifest["model"] or "/" in manifest["model"]:
+        return "'model' is no name"
+    if not all(name.isidentifier() for name in manifest.get(OWN_PREDICTION, [])):
+        return f"'{OWN_PREDICTION}' does not name methods"
+    names = {stage["name"] for stage in stages}
+    if not all(layers.keys() <= names for layers in manifest.get("shared", [])):
+        return "'shared' does not name layers by stage"
+    return _wrong_files(stages, manifest["format_version"]) or _wrong_tensors(stages, manifest.get("unused_inputs", []))
+
+
+def _wrong_files(stages: list[dict[str, Any]], version: int) -> str | None:
+    names: set[str] = set()
+    files: set[str] = set()
+    for stage in stages:
+        name, file = stage["name"], stage["file"]
+        if not STAGE_NAME.fullmatch(name) or name.lower() in names:
+            return f"{shortened(name)} cannot name a stage, or names two"
+        names.add(name.lower())
+        if not is_file_name(file) or not file.endswith(".keras") or (version > 1 and is_device_name(file)):
+            return f"stage '{name}' names the file {shortened(file)}, which is no `.keras` file in the folder itself"
+        if same_file_key(file) in files:
+            return f"two stages name the file {shortened(file)}"
+        files.add(same_file_key(file))
+        if not _SHA256.fullmatch(stage["sha256"]):
+            return f"the SHA-256 of stage '{name}' is none"
+        if version > 1 and "bytes" not in stage:
+            return f"stage '{name}' does not say how many bytes its file has"
+    return None
+
+
+def _wrong_tensors(stages: list[dict[str, Any]], unused: list[dict[str, Any]]) -> str | None:
+    known: dict[str, dict[str, Any]] = {}
+    for spec in (*unused, *(spec for stage in stages for side in ("inputs", "outputs") for spec in stage[side])):
+        if not _is_described(spec):
+            return f"{shortened(spec['tensor'])} is not described"
+        other = known.setdefault(spec["tensor"], spec)
+        if (spec["shape"], spec["dtype"]) != (other["shape"], other["dtype"]):
+            return f"{shortened(spec['tensor'])} has two shapes or dtypes"
+    return None
+
+
+def described(spec: dict[str, Any]) -> CrossingTensor:
+    """The tensor that a manifest describes."""
+    return crossing_tensor(spec["tensor"], keras.KerasTensor(spec["shape"], spec["dtype"]))
+
+
+def preprocessor_of(manifest: Mapping[str, Any], inputs: Iterable[str] | None = None) -> str | None:
+    """What the model's own `predict` puts its input through, and no stage does.
+
+    Args:
+        manifest: Checked.
+        inputs: What some of the stages take, where that may be other tensors than the model's inputs.
+    """
+    whole = inputs is None or set(inputs) <= set(leaves(manifest["inputs"]))
+    return manifest.get("preprocessor") if whole else None
+
+
+def _is_described(spec: dict[str, Any]) -> bool:
+    sides = [side for side in spec["shape"] if side is not None]
+    return len(spec["shape"]) <= _MOST_DIMENSIONS and max(sides, default=0) < 2**63 and _is_dtype(spec["dtype"])
+
+
+def _is_dtype(dtype: str) -> bool:
+    try:
+        return keras.backend.standardize_dtype(dtype) == dtype
+    except ValueError:
+        return False

@@ -1,0 +1,338 @@
+"""A split on disk: one `.keras` file per stage, and `kerassplit.json` that says how they belong together.
+
+A folder is written beside its place and renamed into it, so it is there whole or not at all. Where a split is
+overwritten, the new files come first, under names of their own, and the manifest last, in one rename: until then the
+folder is the old split, from then on the new one.
+
+One stage at a time is written and read. A file is opened once; what is looked through and loaded is what was hashed.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import keras
+
+from kerassplit._version import __version__
+from kerassplit.cutting.sharing import shared_layers, tie
+from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.errors import StoreError
+from kerassplit.files.atomic_folder import check_place, placed, resolved
+from kerassplit.files.untrusted import hashed, is_device_name, opened, other_file, sha256
+from kerassplit.graph.internals.layers import replaced_calls
+from kerassplit.graph.internals.loading import load_file
+from kerassplit.graph.masks import MASKED, hands_masks_on
+from kerassplit.graph.reading import read_graph
+from kerassplit.storage.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    OWN_PREDICTION,
+    as_text,
+    described,
+    preprocessor_of,
+    read_manifest,
+    unknown_fields,
+)
+from kerassplit.storage.structure import free_name, leaves
+from kerassplit.text import listed, warn
+from kerassplit.zoo.model_file import check_archive
+from kerassplit.zoo.user_code import import_what_the_parent_did, keras_reason, way_to_code
+
+_OPENED_EARLY = 0 if os.name == "nt" else 100  # files, since an open one stays; Windows would not let them be removed
+_ATTEMPTS = 10  # to load a folder that another process overwrites
+_MEND = "Copy it again from where it is whole, or save the split again."
+_LOAD = "call kerassplit.load inside of `with keras.saving.custom_object_scope({objects}):`"
+
+
+def save(split: Stages, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes a split into a folder; see `Split.save`."""
+    target = resolved(directory)
+    replaced = check_target(target, overwrite)
+    _warn_of_shared_weights(split)
+    with placed(target, MANIFEST, (lambda: _files_in(target)) if replaced else None) as folder:
+        names = _file_names(split, target)
+        for stage, name in zip(split, names, strict=True):
+            _save_stage(stage, folder / name)
+        (folder / MANIFEST).write_bytes(as_text(_manifest(split, folder, names)))
+
+
+def load(
+    directory: str | os.PathLike[str], stages: Sequence[int | str] | None = None, *, safe_mode: bool = True
+) -> Stages:
+    """Loads stages from a folder; see `kerassplit.load`."""
+    import_what_the_parent_did()
+    folder = Path(directory)
+    for _ in range(_ATTEMPTS):
+        manifest = read_manifest(folder)
+        try:
+            return _loaded(folder, manifest, stages, safe_mode)
+        except StoreError:
+            if read_manifest(folder) == manifest:
+                raise
+    raise StoreError(
+        f"'{folder}' was overwritten {_ATTEMPTS} times while it was loaded. Load again when nothing saves into it.",
+        path=folder,
+    )
+
+
+def _loaded(folder: Path, manifest: dict[str, Any], stages: Sequence[int | str] | None, safe_mode: bool) -> Stages:
+    entries = manifest["stages"]
+    chosen = [entries[place] for place in _places(entries, stages)]
+    loaded = _load_stages(folder, chosen, safe_mode)
+    try:
+        return _assembled(manifest, chosen, loaded)
+    except Exception as error:
+        reason = str(error).rstrip(".")
+        raise StoreError(
+            f"The stages in '{folder}' do not go together as {MANIFEST} says: {reason}. Save the split again.",
+            path=folder,
+        ) from error
+
+
+def load_stage(folder: Path, manifest: Mapping[str, Any], name: str, *, safe_mode: bool) -> Stage:
+    """Loads one stage as described by a manifest that was read earlier.
+
+    Raises:
+        StoreError: The file is missing, or differs from the manifest.
+    """
+    import_what_the_parent_did()
+    [entry] = (entry for entry in manifest["stages"] if entry["name"] == name)
+    return _load_stages(folder, [entry], safe_mode)[0]
+
+
+def _assembled(manifest: dict[str, Any], chosen: Sequence[dict[str, Any]], loaded: Sequence[Stage]) -> Stages:
+    entries = manifest["stages"]
+    stages = tie(loaded, manifest.get("shared", []))
+    unknown = {"": unknown_fields(manifest), **{entry["name"]: unknown_fields(entry) for entry in chosen}}
+    unknown = {name: fields for name, fields in unknown.items() if fields}
+    if len(loaded) == len(entries):
+        unused = tuple(described(spec) for spec in manifest.get("unused_inputs", []))
+        return Stages(
+            stages,
+            manifest["inputs"],
+            manifest["outputs"],
+            manifest["model"],
+            unused_inputs=unused,
+            unknown=unknown,
+            own_prediction=tuple(manifest.get(OWN_PREDICTION, [])),
+            preprocessor=preprocessor_of(manifest),
+        )
+    inputs, outputs = _open_ends(entries, chosen, manifest["outputs"])
+    name = "_".join([manifest["model"], *(one.name for one in stages)])
+    preprocessor = preprocessor_of(manifest, leaves(inputs))
+    return Stages(stages, inputs, outputs, name, unknown=unknown, preprocessor=preprocessor)
+
+
+def check_target(target: Path, overwrite: bool) -> bool:
+    """Whether a folder holds a split that is to be replaced.
+
+    Raises:
+        StoreError: It is a file, or holds something else, or overwriting was not asked for.
+    """
+    return check_place(target, overwrite, MANIFEST, "a split", read_manifest)
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [entry["file"] for entry in read_manifest(folder)["stages"]]
+
+
+def _warn_of_shared_weights(split: Stages) -> None:
+    """In files of their own, the stages' copies of a shared layer no longer learn together."""
+    shared = split.shared_variables
+    if shared:
+        warn(
+            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, "
+            "they will no longer be equal. kerassplit.load ties those of shared layers again."
+        )
+
+
+def _save_stage(stage: Stage, path: Path) -> None:
+    replaced = replaced_calls(stage.model)
+    if replaced:
+        raise StoreError(
+            f"Stage '{stage.name}' cannot be saved: the `call` of {listed(replaced)} has been replaced, and a file "
+            "would have the one of its class. Make it a layer of a class of its own.",
+            path=path,
+        )
+    try:
+        stage.model.save(path)
+    except OSError:
+        raise
+    except Exception as error:
+        culprit = next((layer for layer in stage.model.layers if not _has_config(layer)), None)
+        whose = (
+            "" if culprit is None else f" The configuration of '{culprit.name}' ({type(culprit).__name__}) is at fault."
+        )
+        raise StoreError(
+            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose} Mend `get_config` of "
+            "that layer, or cut so that it stays inside a nested model which Keras can save whole.",
+            path=path,
+        ) from error
+
+
+def _has_config(layer: keras.Layer) -> bool:
+    try:
+        keras.saving.serialize_keras_object(layer)
+    except Exception:
+        return False
+    return True
+
+
+def _file_names(split: Stages, folder: Path) -> list[str]:
+    """One file name per stage that is not yet taken in the folder."""
+    names: list[str] = []
+    for stage in split:
+        stem = f"_{stage.name}" if is_device_name(stage.name) else stage.name
+        names.append(free_name(stem, ".keras", folder, {name.lower() for name in names}))
+    return names
+
+
+def _manifest(split: Stages, folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        **split.unknown.get("", {}),
+        "format_version": FORMAT_VERSION,
+        "model": split.name,
+        "inputs": split.inputs,
+        "outputs": split.outputs,
+        "unused_inputs": [{"tensor": one.name, "shape": one.shape, "dtype": one.dtype} for one in split.unused_inputs],
+        "stages": [
+            {
+                **split.unknown.get(stage.name, {}),
+                "name": stage.name,
+                "file": name,
+                "bytes": (folder / name).stat().st_size,
+                "sha256": sha256(folder / name),
+                "inputs": _specs(stage.inputs, stage.model.inputs),
+                "outputs": _specs(stage.outputs, stage.model.outputs),
+            }
+            for stage, name in zip(split, names, strict=True)
+        ],
+        "shared": shared_layers(split),
+        **({OWN_PREDICTION: own} if (own := split.own_methods_of_prediction()) else {}),
+        **({} if split.preprocessor is None else {"preprocessor": split.preprocessor}),
+        "versions": {"kerassplit": __version__, "keras": keras.__version__},
+    }
+
+
+def _specs(names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[dict[str, Any]]:
+    return [
+        {"tensor": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
+        for name, symbol in zip(names, symbols, strict=True)
+    ]
+
+
+def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | None) -> list[int]:
+    if stages is None:
+        return list(range(len(entries)))
+    names = [entry["name"] for entry in entries]
+    wanted = [stages] if isinstance(stages, (int, str)) else list(stages)
+    places = []
+    for one in wanted:
+        if one in names:
+            places.append(names.index(one))
+        elif isinstance(one, int) and -len(names) <= one < len(names):
+            places.append(one % len(names))
+        else:
+            raise StoreError(
+                f"The folder has no stage {one!r}. Its stages: {listed(names)}, numbered 0 to {len(names) - 1}.",
+                path="",
+            )
+    if not places or len(set(places)) < len(places):
+        raise StoreError(f"`stages` must name at least one stage, and each once; got {wanted!r}.", path="")
+    return sorted(places)
+
+
+def _load_stages(folder: Path, entries: Sequence[dict[str, Any]], safe_mode: bool) -> list[Stage]:
+    """The stages, one after another. Their files are opened before: who overwrites the folder may remove them then."""
+    with contextlib.ExitStack() as early:
+        files = [early.enter_context(_open_stage(folder, entry)) for entry in entries[:_OPENED_EARLY]]
+        loaded = [_load_stage(folder, entry, safe_mode, file) for entry, file in zip(entries, files, strict=False)]
+        for entry in entries[_OPENED_EARLY:]:
+            with _open_stage(folder, entry) as file:
+                loaded.append(_load_stage(folder, entry, safe_mode, file))
+    return loaded
+
+
+@contextlib.contextmanager
+def _open_stage(folder: Path, entry: dict[str, Any]) -> Iterator[BufferedReader]:
+    path = folder / entry["file"]
+    try:
+        with opened(folder, entry["file"]) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"The file of stage '{entry['name']}' is missing: {path}. Copy it there, or save the split again.",
+            path=path,
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}.", path=path) from error
+
+
+def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool, file: BufferedReader) -> Stage:
+    path = folder / entry["file"]
+    _check_size(file, path, entry)
+    with hashed(file, path) as (stream, whole):
+        if whole.sha256 != entry["sha256"]:
+            raise other_file(path, "saved", MANIFEST, _MEND)
+        if safe_mode:
+            check_archive(stream, path)
+        return _read_stage(stream, path, entry, safe_mode)
+
+
+def _check_size(file: BufferedReader, path: Path, entry: dict[str, Any]) -> None:
+    size, expected = os.fstat(file.fileno()).st_size, entry.get("bytes")
+    if expected is not None and size != expected:
+        what = "cut off" if size < expected else "not the file that was saved"
+        sizes = f"it has {size:,} bytes, and was saved with {expected:,} according to {MANIFEST}"
+        raise StoreError(f"{path} is {what}: {sizes}. {_MEND}", path=path)
+
+
+def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", f"Layer '.*{MASKED}' .* does not support masking")
+            model = load_file(file, safe_mode)
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"it holds no model, but what is of type {type(model).__name__}")
+        model = hands_masks_on(model)
+        sides = {"inputs": [model.inputs], "outputs": [model.outputs, read_graph(model).output_symbols()]}
+    except Exception as error:
+        if safe_mode and "safe_mode" in str(error):
+            raise StoreError(
+                f"{path} brings code of its own (in a Lambda layer, say) that would run with all your rights. If you "
+                "trust where it comes from, pass safe_mode=False.",
+                path=path,
+            ) from error
+        raise StoreError(
+            f"Keras {keras.__version__} cannot load stage '{entry['name']}' from {path} (saved with the versions in "
+            f"{MANIFEST}): {keras_reason(error)}{way_to_code(error, _LOAD)}",
+            path=path,
+        ) from error
+    ends: dict[str, tuple[str, ...]] = {}
+    for side, symbols in sides.items():
+        ends[side] = tuple(spec["tensor"] for spec in entry[side])
+        wanted = [(spec["shape"], spec["dtype"]) for spec in entry[side]]
+        if wanted not in [[(list(x.shape), x.dtype) for x in some] for some in symbols]:
+            raise StoreError(f"The {side} of {path} are not those that {MANIFEST} describes.", path=path)
+    return Stage(entry["name"], model, ends["inputs"], ends["outputs"])
+
+
+def _open_ends(
+    entries: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], results: Any
+) -> tuple[str | dict[str, str], str | dict[str, str]]:
+    """What some of the stages take from outside, and give to others or as the model's outputs; by name if several."""
+
+    def names(some: Sequence[dict[str, Any]], side: str) -> list[str]:
+        return list(dict.fromkeys(spec["tensor"] for entry in some for spec in entry[side]))
+
+    others = [entry for entry in entries if entry not in chosen]
+    wanted = {*names(others, "inputs"), *leaves(results)}
+    made = names(chosen, "outputs")
+    taken = [name for name in names(chosen, "inputs") if name not in made]
+    given = [name for name in made if name in wanted]
+    inputs, outputs = (some[0] if len(some) == 1 else {name: name for name in some} for some in (taken, given))
+    return inputs, outputs

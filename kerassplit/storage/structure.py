@@ -1,0 +1,56 @@
+"""What the manifests of saved and of exported stages have in common, checked without Keras."""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from kerassplit.files.untrusted import shortened
+from kerassplit.files.untrusted_json import read_record
+
+
+class Tensor(TypedDict):
+    """A tensor that a stage takes or makes."""
+
+    tensor: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+def leaves(structure: Any) -> list[Any]:
+    """What is at the ends of nested lists and dicts."""
+    if isinstance(structure, (list, dict)):
+        inner = structure.values() if isinstance(structure, dict) else structure
+        return [leaf for one in inner for leaf in leaves(one)]
+    return [structure]
+
+
+def find_problem(kind: Any, manifest: Mapping[str, Any]) -> str | None:
+    """Why a manifest is not of a kind, or `None`: its fields, and that each tensor is made before it is used."""
+    try:
+        read_record(kind, manifest)
+    except ValueError as error:
+        return str(error)
+    if not manifest["stages"]:
+        return "it has no stages"
+    ends = {side: leaves(manifest[side]) for side in ("inputs", "outputs")}
+    for side, names in ends.items():
+        if not names or not all(isinstance(name, str) for name in names):
+            return f"'{side}' does not name tensors"
+    made = set(ends["inputs"])
+    for stage in manifest["stages"]:
+        unmade = [spec["tensor"] for spec in stage["inputs"] if spec["tensor"] not in made]
+        if unmade:
+            return f"stage {shortened(stage['name'])} takes {shortened(unmade[0])}, and no stage before it makes that"
+        made.update(spec["tensor"] for spec in stage["outputs"])
+    missing = [name for name in ends["outputs"] if name not in made]
+    return f"no stage makes the output {shortened(missing[0])}" if missing else None
+
+
+def free_name(stem: str, suffix: str, folder: Path, taken: Collection[str]) -> str:
+    """A name for a stage that nothing in the folder bears; to some file systems, capitals are small letters."""
+    name, number = f"{stem}{suffix}", 1
+    while name.lower() in taken or os.path.lexists(folder / name):
+        number += 1
+        name = f"{stem}-{number}{suffix}"
+    return name

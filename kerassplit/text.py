@@ -1,0 +1,89 @@
+"""Names as text: made safe, made unique, listed in a sentence."""
+
+import os
+import re
+import sys
+import unicodedata
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+Kind = TypeVar("Kind", bound=type)
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of characters: controls, unseen ones (such as those that turn the direction), surrogates, breaks."""
+
+
+def printable(text: str, kept: str = "\n\t") -> str:
+    r"""A text without what a terminal acts on or nobody sees: such characters become escapes.
+
+    Whatever comes out of a file (names of models, layers, tensors, devices) goes through this where it is shown.
+
+    Args:
+        text: The text.
+        kept: Characters that stay: ends of lines and tabs, unless the text is to be on one line.
+
+    >>> printable("layer\x1b[2J")
+    'layer\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one in kept or unicodedata.category(one) not in _ACTING else _escape(one) for one in text)
+
+
+def warn(text: str) -> None:
+    """`warnings.warn` at the line that called this package, with the names in the text as they can be shown."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(printable(text), stacklevel=level)
+
+
+def with_printable_repr(kind: Kind) -> Kind:
+    """Decorates a class whose `repr` quotes that of Keras's objects, which show their names as they are."""
+    plain: Any = kind.__repr__
+    kind.__repr__ = lambda self: printable(plain(self))  # pyright: ignore[reportAttributeAccessIssue]
+    return kind
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def listed(names: Iterable[str], conjunction: str = "and") -> str:
+    """Names as a list in a sentence, at most eight of them: `'a', 'b' and 'c'`."""
+    return enumerated([f"'{printable(name)}'" for name in names], conjunction)
+
+
+def enumerated(things: Sequence[str], conjunction: str = "and") -> str:
+    """Things in a sentence, at most eight of them: `a, b and c`."""
+    if len(things) > 8:
+        things = [*things[:7], f"{len(things) - 7} more"]
+    if len(things) < 2:
+        return "".join(things)
+    return f"{', '.join(things[:-1])} {conjunction} {things[-1]}"
+
+
+def safe_name(name: str) -> str:
+    """A tensor's name as the name of an Input or the key of a dict: `/`, `@` and `:` become `.`, `_` and `_`."""
+    return name.replace("/", ".").replace("@", "_").replace(":", "_")
+
+
+def snake_case(name: str) -> str:
+    """As Keras names an operation after its class.
+
+    >>> snake_case("Conv2D"), snake_case("GetItem")
+    ('conv2d', 'get_item')
+    """
+    return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """`name`, or `name_1`, `name_2`, ...: the first that is not `taken`; it is now."""
+    candidate, number = name, 0
+    while candidate in taken:
+        number += 1
+        candidate = f"{name}_{number}"
+    taken.add(candidate)
+    return candidate

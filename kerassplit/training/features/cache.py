@@ -1,0 +1,345 @@
+"""A cache of features on the disk: shards, and a manifest that says what it is of.
+
+The manifest is written before the first shard and again, with the number of rows, behind the last one. It names the job
+that the shards are part of, so one rename makes the shards of a cache that is overwritten invalid.
+"""
+
+import json
+import math
+import reprlib
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+from kerassplit.display.progress import progress
+from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.route import Batch
+from kerassplit.errors import SplitError, StoreError
+from kerassplit.files.atomic_file import write_whole
+from kerassplit.files.atomic_folder import alone_in, check_place
+from kerassplit.files.sizes import format_bytes
+from kerassplit.files.untrusted_json import read_json, read_record
+from kerassplit.storage.manifest import checksum
+from kerassplit.text import listed, printable, warn
+from kerassplit.training.features.dataset import BatchReader
+from kerassplit.training.features.dtypes import as_stored, backend_type, numpy_type, stored_type
+from kerassplit.training.features.head import FeatureHead
+from kerassplit.training.features.identity import Identity, differing, first_rows, identity_of
+from kerassplit.training.features.preprocess import Preparation
+from kerassplit.training.features.rows import Data, Rows, other_rows
+from kerassplit.training.features.shards import (
+    Shard,
+    ShardReader,
+    ShardWriter,
+    bytes_in,
+    cannot_write,
+    damaged,
+    damaged_shard,
+    first_gap,
+    not_among,
+    remove_shards,
+    rows_of,
+    shards_in,
+)
+from kerassplit.training.features.structures import leaves_of, taken_apart
+
+MANIFEST = "features.json"
+_FORMAT_VERSION = 1
+_LARGEST_MANIFEST = 16 * 2**20
+_READ_AHEAD = 2  # batches of data that are read and preprocessed beforehand
+_REMEDY = "Delete the folder, and cache the features again."
+
+
+class _Manifest(TypedDict):
+    format_version: int
+    job: str
+    of: Identity
+    rows: int | None
+    checksum: str
+    checksums: NotRequired[str]
+
+
+class FeatureCache:
+    """A cache that is there, or is to be made.
+
+    Args:
+        head: What computes the features.
+        data: The rows.
+        directory: Where it is.
+        storage: The type that features are stored as.
+        prepare: The preprocessing.
+        repeats: Passes over the data.
+    """
+
+    def __init__(
+        self, head: FeatureHead, data: Data, directory: Path, storage: str, prepare: Preparation, repeats: int
+    ):
+        self._head, self._data, self._directory = head, data, directory
+        self._storage, self._prepare, self._repeats = storage, prepare, repeats
+        self._of = identity_of(head, data, prepare.name, storage, repeats)
+        self._found: dict[str, Any] | None = None  # the manifest that is there
+        self._manifest: dict[str, Any] | None = None  # that of the cache which is made, or gone on with
+        wide = [tensor.name for tensor in head.tensors if tensor.dtype == "float64"]
+        if wide:
+            warn(f"{listed(wide)} is of type float64, and is stored as {storage}.")
+
+    def finished(self, overwrite: bool) -> list[Shard] | None:
+        """The shards of the cache, if it is there and none is missing.
+
+        Raises:
+            StoreError: It is of something else, and must not be overwritten; it is damaged; or there are other files.
+        """
+        self._found = self._read()
+        if self._found is not None:
+            self._manifest = self._fitting(self._found, overwrite)
+        if self._manifest is None or self._manifest["rows"] is None:
+            return None
+        shards, rows = self._there(), self._manifest["rows"]
+        if rows_of(shards) != rows:
+            wrong = damaged_shard(self._directory, shards) or (shards[-1].path if rows_of(shards) > rows else None)
+            if wrong:
+                raise damaged(wrong)
+            return None
+        if any(shard.checksum is None for shard in shards):
+            warn(
+                f"The cache in '{self._directory}' was written by an earlier kerassplit and has no checksums: damaged "
+                "values would go unnoticed. To have them, delete the folder and cache the features again."
+            )
+        return shards
+
+    def make(self, verbose: bool | None) -> list[Shard]:
+        """Computes the features that are not there yet, or no longer whole."""
+        there = [] if self._manifest is None else [shard for shard in self._there() if shard.is_whole]
+        made = [folder for folder in (self._directory, *self._directory.parents) if not folder.exists()]
+        if self._manifest is None:
+            self._of["first"] = self._first(self._data.first.rows)
+        self._check_room(rows_of(there), verbose)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with alone_in(self._directory):
+                if self._read() != self._found:
+                    raise StoreError(
+                        f"Another process has written into '{self._directory}' meanwhile. Call again.",
+                        path=self._directory,
+                    )
+                return self._compute(there, verbose)
+        except StoreError as error:
+            error.path = error.path or str(self._directory)
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"Cannot write into '{self._directory}': {error.strerror or error}.", path=self._directory
+            ) from error
+        finally:
+            for folder in made:
+                with suppress(OSError):  # unless something is in it
+                    folder.rmdir()
+
+    def reader(self, shards: list[Shard]) -> BatchReader:
+        """Reads the rows of the cache."""
+        kept = {tensor.name: (f"features.{place}", tensor.dtype) for place, tensor in enumerate(self._head.tensors)}
+        read_as = [kept[name] for name in leaves_of(self._head.features)]
+        others = [f"others.{place}" for place in range(len(leaves_of(self._data.first.others)))]
+        read_as += [(name, backend_type(shards[0].arrays[name][0:1].dtype.name)) for name in others]
+        outline = taken_apart((self._head.features, *self._data.first.others), [])
+        row_bytes = sum(shard.path.stat().st_size for shard in shards) // rows_of(shards)
+        return BatchReader(ShardReader(shards), read_as, outline, rows_of(shards), row_bytes)
+
+    def _there(self) -> list[Shard]:
+        """The shards of the cache that hold such features and targets as it does."""
+        assert self._manifest
+        features = {
+            f"features.{place}": (tensor.shape[1:], self._types(tensor.dtype))
+            for place, tensor in enumerate(self._head.tensors)
+        }
+        others = {
+            f"others.{place}": (leaf.shape[1:], {leaf.dtype.name})
+            for place, leaf in enumerate(leaves_of(self._data.first.others))
+        }
+        checked = self._manifest.get("checksums") is not None
+        shards = shards_in(self._directory, self._manifest["job"])
+        return [one for one in shards if one.fits(features | others) and not (checked and one.checksum is None)]
+
+    def _types(self, dtype: str) -> set[str]:
+        """The names of the types that a feature of a type is stored as, on one backend or the other."""
+        return {stored_type(numpy_type(one), self._storage).name for one in (dtype, backend_type(dtype))}
+
+    def _read(self) -> dict[str, Any] | None:
+        """The manifest in the directory; `None` where that is free."""
+        there = check_place(self._directory, True, MANIFEST, "a cache of features", read_features_manifest)
+        return read_features_manifest(self._directory) if there else None
+
+    def _fitting(self, manifest: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+        """The manifest, if it is of this very cache; `None` if it is to be overwritten."""
+        now = {**self._of, "first": self._first(manifest["of"]["first"]["rows"])}
+        differences = differing(manifest["of"], now)
+        if not differences:
+            return manifest
+        if overwrite:
+            return None
+        raise StoreError(
+            f"'{self._directory}' holds features of something else: {'; '.join(differences)}. Pass overwrite=True to "
+            "replace them, or name another directory.",
+            path=self._directory,
+        )
+
+    def _first(self, count: int) -> dict[str, Any]:
+        rows = self._data.leading(count)
+        return first_rows(rows, self._prepare(rows))
+
+    def _compute(self, there: list[Shard], verbose: bool | None) -> list[Shard]:
+        if self._manifest is not None:
+            remove_shards(self._directory, there)
+        job = self._manifest["job"] if self._manifest else uuid.uuid4().hex
+        writer = ShardWriter(self._directory, job, there)
+        total = None if self._data.rows is None else self._data.rows * self._repeats
+        what, compute = f"Caching {self._head.route.model}", self._head.stage.compiled
+        end = 0
+        with closing(ahead(self._prepared(there), _READ_AHEAD)) as batches, progress(what, total, verbose) as show:
+            try:
+                for number, (rows, inputs) in enumerate(batches):
+                    if end != rows.first:  # those between are there
+                        writer.write()
+                    features = self._head(compute, Batch(number, rows.first, rows.rows, inputs))
+                    if writer.add(self._stored(features, rows), rows.first, rows.digest):
+                        self._begin(job)
+                        writer.write()
+                    end = rows.end
+                    show(end, end - rows_of(there))
+            except SplitError as error:
+                if writer.rows and not isinstance(error, StoreError):
+                    error.args = (f"{error} {writer.rows} rows are kept: call again to go on.", *error.args[1:])
+                raise
+        self._begin(job)
+        writer.write()
+        self._write_manifest(job, writer.rows)
+        return shards_in(self._directory, job)
+
+    def _begin(self, job: str) -> None:
+        """Before the first shard of a new cache: from now on the old one, if any, does not count."""
+        if self._manifest is None:
+            self._manifest = self._write_manifest(job, None)
+            remove_shards(self._directory)
+
+    def _write_manifest(self, job: str, rows: int | None) -> dict[str, Any]:
+        of = self._of if self._manifest is None else self._manifest["of"]
+        manifest = {"format_version": _FORMAT_VERSION, "job": job, "of": of, "rows": rows}
+        if (
+            self._manifest is None or "checksums" in self._manifest
+        ):  # else it is one of version 0.1.0 that is gone on with
+            manifest["checksums"] = "crc32"
+        manifest = json.loads(json.dumps(manifest))
+        text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1) + "\n"
+        path = self._directory / MANIFEST
+        try:
+            write_whole(path, text.encode(), flush=True)
+        except SplitError as error:
+            raise cannot_write(error, path, rows or 0) from error
+        return manifest
+
+    def _prepared(self, there: list[Shard]) -> Iterator[tuple[Rows, dict[str, np.ndarray | None]]]:
+        """The rows that are not there, with what the head takes for them."""
+        start, digest = first_gap(there)
+        end = 0
+        with closing(self._data.passes(self._repeats, start, digest)) as passes:
+            for rows in passes:
+                for first, stop in not_among(there, rows.first, rows.end):
+                    part = (
+                        rows
+                        if (first, stop) == (rows.first, rows.end)
+                        else rows.cut(first - rows.first, stop - rows.first)
+                    )
+                    yield part, self._prepare(part)
+                end = rows.end
+        known = (self._manifest or {}).get("rows") or (there[-1].end if there else 0)
+        if max(end, start) < known:
+            raise other_rows(known)
+
+    def _stored(self, features: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
+        """The arrays of a batch as they are stored."""
+        stored = {}
+        for place, (name, array) in enumerate(features.items()):
+            if array.ndim == 0 or len(array) != rows.rows:
+                raise SplitError(
+                    f"'{name}' has shape {array.shape} for a batch of {rows.rows} rows: it is not one feature for each "
+                    "row. Give the head outputs with the samples along the first dimension."
+                )
+            stored[f"features.{place}"] = as_stored(name, array, self._storage)
+        return stored | {f"others.{place}": leaf for place, leaf in enumerate(leaves_of(rows.others))}
+
+    def _check_room(self, rows: int, verbose: bool | None) -> None:
+        """Says what the cache takes on the disk, and refuses one that has no room.
+
+        Args:
+            rows: That are there already.
+            verbose: Whether to say it; `None`: yes.
+        """
+        row_bytes = self._row_bytes()
+        place = self._directory
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if self._manifest is None and self._directory.is_dir():
+            free += bytes_in(self._directory)  # of a cache that is overwritten
+        data, many = self._data, self._repeats
+        need = (data.at_least * many - rows) * row_bytes
+        at_most = data.rows or (data.batches or 0) * data.first.rows
+        if at_most:
+            about = "" if data.rows else "at most "
+            total = f"{format_bytes(row_bytes)} = {format_bytes(at_most * many * row_bytes)}"
+            size = f"{about}{at_most * many:,} rows × {total}"
+        else:
+            size = f"{format_bytes(row_bytes)} a row, of unknown number,"
+        kept = f"; {rows:,} rows are there already" if rows else ""
+        if need > free:
+            less = "" if self._storage != "float32" else "; storage='bfloat16' takes half"
+            raise StoreError(
+                f"The features of '{self._head.route.model}' do not fit into '{self._directory}': {size}{kept}, and "
+                f"{format_bytes(free)} are free there. Make room, or name a directory on another disk{less}.",
+                path=self._directory,
+            )
+        if verbose is not False:
+            told = f"Caching '{self._head.route.model}' in '{self._directory}': {size} as {self._storage}; "
+            sys.stderr.write(printable(f"{told}{format_bytes(free)} are free{kept}.\n"))
+
+    def _row_bytes(self) -> int:
+        """Bytes that a row takes on the disk."""
+        tensors = self._head.tensors
+        if any(tensor.bytes is None for tensor in tensors):  # open shapes: as large as the first rows are
+            first = self._data.first
+            made = self._head(self._head.stage.compiled, Batch(0, 0, first.rows, self._prepare(first)))
+            tensors = tuple(replace(tensor, shape=made[tensor.name].shape) for tensor in tensors)
+        types = [stored_type(numpy_type(tensor.dtype), self._storage) for tensor in tensors]
+        sizes = [math.prod(side or 0 for side in tensor.shape[1:]) for tensor in tensors]
+        stored = sum(size * dtype.itemsize for size, dtype in zip(sizes, types, strict=True))
+        return stored + sum(leaf.nbytes // len(leaf) for leaf in leaves_of(self._data.first.others))
+
+
+def read_features_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a cache.
+
+    Raises:
+        StoreError: It cannot be read, is damaged or of another version.
+    """
+    path = directory / MANIFEST
+    manifest = read_json(directory, MANIFEST, _LARGEST_MANIFEST, "cache of features", "cache_features", _REMEDY)
+    if not isinstance(manifest, dict) or manifest.get("checksum") != checksum(manifest):
+        raise StoreError(f"{path} is damaged or was changed: its checksum differs. {_REMEDY}", path=path)
+    if manifest.get("format_version") != _FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {reprlib.repr(manifest.get('format_version'))}, and this kerassplit reads "
+            f"version {_FORMAT_VERSION}. Install a newer one, or cache the features again in another directory.",
+            path=path,
+        )
+    try:
+        read_record(_Manifest, manifest)
+    except ValueError as error:
+        raise StoreError(f"{path} is no manifest of a cache of features: {error}. {_REMEDY}", path=path) from error
+    return {name: value for name, value in manifest.items() if name != "checksum"}

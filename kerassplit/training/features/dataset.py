@@ -1,0 +1,184 @@
+"""What `fit` reads from a cache of features: shuffled batches, read from the disk while the model computes."""
+
+import random
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.engines.prefetch import ahead
+from kerassplit.errors import SplitError
+from kerassplit.files.sizes import format_bytes
+from kerassplit.text import printable
+from kerassplit.training.features.shards import ShardReader
+from kerassplit.training.features.structures import put_together
+
+_AHEAD = 4  # batches that are read beforehand
+
+
+class FeatureDataset(keras.utils.PyDataset):
+    """Cached features with their targets, as batches for `fit`, `evaluate` and loops of one's own.
+
+    `cache_features` makes it. A batch is `(features, targets)`, `(features, targets, sample_weights)`, or the features
+    alone, as the data was, with tuples in the place of lists; several features alone come as `((a, b),)`, since Keras
+    would take two for `(x, y)`. Rows are read from the disk as they are asked for, in a thread that is a few batches
+    ahead. Each epoch goes through all rows in a new order, which depends on the seed, the number of the epoch and the
+    number of rows only: what `fit` would shuffle by itself changes nothing. Iterating over it is an epoch, too.
+
+    Attributes:
+        directory: Where the cache is.
+        rows: How many rows it has, over all passes.
+        row_bytes: Bytes of a row on the disk.
+        batch_size: Rows in a batch; the last one may have fewer.
+        shuffle: Whether each epoch has an order of its own. If not, rows come as they were in the data.
+        seed: What the orders are drawn from.
+
+    Example:
+
+    >>> tail.fit(features, epochs=5, validation_data=more_features)
+    >>> scores = tail.predict(features.with_batches(64, shuffle=False))
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        read: "BatchReader",
+        batch_size: int,
+        shuffle: bool,
+        seed: int | None,
+    ):
+        super().__init__()
+        self.directory = directory
+        self.rows, self.row_bytes = read.rows, read.row_bytes
+        self.batch_size = checked_batch_size(batch_size)
+        self.shuffle = bool(shuffle)
+        self.seed = checked_seed(seed)
+        self._read = read
+        self._epoch = 0
+        self._lock = threading.Lock()
+        self._running: Generator[Any] | None = None  # the batches of the epoch of `fit` that is under way
+        self._served = 0
+        self._forgiven = False
+
+    def with_batches(
+        self, batch_size: int | None = None, *, shuffle: bool | None = None, seed: int | None = None
+    ) -> "FeatureDataset":
+        """The same cache in other batches, from its first epoch on.
+
+        Args:
+            batch_size: Rows in a batch; `None`: as here.
+            shuffle: Whether each epoch has an order of its own; `None`: as here.
+            seed: What the orders are drawn from; `None`: as here.
+        """
+        return FeatureDataset(
+            self.directory,
+            self._read,
+            self.batch_size if batch_size is None else batch_size,
+            self.shuffle if shuffle is None else shuffle,
+            self.seed if seed is None else seed,
+        )
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        """A batch of the epoch. While `fit` goes through one, the next batch: `fit` shuffles indices its own way."""
+        with self._lock:
+            if self._running is not None:
+                batch = next(self._running, None)
+                if batch is not None:
+                    self._served += 1
+                    return batch
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches, numbered 0 to {len(self) - 1}; got {index}.")
+        return self._read(self._batches_of(self._epoch)[index % len(self)])
+
+    def __iter__(self) -> Iterator[Any]:
+        with self._lock:
+            epoch, self._epoch = self._epoch, self._epoch + 1
+        with closing(self._ahead(epoch)) as batches:
+            yield from batches
+
+    def on_epoch_begin(self) -> None:
+        """Keras calls it before it goes through the batches."""
+        with self._lock:
+            self._stop()
+            self._running, self._served = self._ahead(self._epoch), 0
+
+    def on_epoch_end(self) -> None:
+        """Keras calls it when it has gone through the batches, and before the first epoch.
+
+        On JAX and torch, `fit` takes one batch to build metrics and begins again; that is no epoch.
+        """
+        with self._lock:
+            if self._running is None:
+                return
+            self._stop()
+            if self._served:
+                self._forgiven = self._served == 1 < len(self) and not self._forgiven
+                self._epoch += not self._forgiven
+
+    def __repr__(self) -> str:
+        size = format_bytes(self.rows * self.row_bytes)
+        return printable(
+            f"<FeatureDataset: {self.rows} rows in {len(self)} batches of {self.batch_size}, {size} in "
+            f"'{self.directory}'>"
+        )
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _ahead(self, epoch: int) -> Generator[Any]:
+        return ahead(map(self._read, self._batches_of(epoch)), _AHEAD)
+
+    def _batches_of(self, epoch: int) -> list[np.ndarray]:
+        """The numbers of the rows in each batch of an epoch."""
+        every = np.arange(self.rows)
+        if self.shuffle:
+            np.random.default_rng([self.seed, epoch]).shuffle(every)
+        return np.split(every, range(self.batch_size, self.rows, self.batch_size))
+
+
+class BatchReader:
+    """Reads batches of a cache in their structure.
+
+    Args:
+        reader: The rows.
+        arrays: For each array of a batch its name and the type to give it as.
+        outline: The structure of a batch, `(features, ...)`, as plain values.
+        rows: How many rows there are.
+        row_bytes: Bytes of a row on the disk.
+    """
+
+    def __init__(self, reader: ShardReader, arrays: list[tuple[str, str]], outline: Any, rows: int, row_bytes: int):
+        self._reader, self._arrays, self._outline = reader, arrays, outline
+        self.rows, self.row_bytes = rows, row_bytes
+
+    def __call__(self, rows: np.ndarray) -> Any:
+        batch = put_together(self._outline, [self._reader.read(name, rows, dtype) for name, dtype in self._arrays])
+        batch = keras.tree.lists_to_tuples(batch)  # tf.data would take a list for one tensor
+        several = isinstance(batch[0], tuple) and len(batch[0]) > 1  # Keras would take them for (x, y)
+        return batch if len(batch) > 1 or several else batch[0]
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed that makes sense; for `None` a random one, which `keras.utils.set_random_seed` determines."""
+    if seed is None:
+        return random.randrange(2**31)
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise SplitError(f"`seed` must be a whole number, 0 or above, or None; got {seed!r}.")
+    return int(seed)
+
+
+def checked_batch_size(batch_size: Any) -> int:
+    """A batch size that makes sense."""
+    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
+        raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
+    return int(batch_size)

@@ -1,0 +1,162 @@
+"""What a cache of features is of, as plain values, and in what that differs from what is asked for."""
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from kerassplit.cutting.crossing import CrossingTensor
+from kerassplit.display.units import format_shape
+from kerassplit.graph.fingerprint import digest_of_calls, digest_of_weights
+from kerassplit.text import listed
+from kerassplit.training.features.head import FeatureHead
+from kerassplit.training.features.rows import Data, Rows
+
+_PLAIN = ("preprocess", "storage", "repeats")
+
+
+class _Head(TypedDict):
+    layers: str
+    weights: str
+
+
+class _Data(TypedDict):
+    rows: int | None
+    batches: int | None
+    batch: int
+    spec: dict[str, str]
+    content: dict[str, str]
+
+
+class Identity(TypedDict):
+    """What a cache is of, as `identity_of` and `first_rows` give it."""
+
+    head: _Head
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    data: _Data
+    preprocess: str
+    storage: str
+    repeats: int
+    first: "_First"
+
+
+_First = TypedDict("_First", {"rows": int, "came as": dict[str, str], "prepared as": str})
+
+
+def identity_of(head: FeatureHead, data: Data, preprocess: str, storage: str, repeats: int) -> dict[str, Any]:
+    """What a cache is of. Names of layers and tensors do not count, as Keras gives others when code is run again.
+
+    Args:
+        head: What computes the features.
+        data: The rows.
+        preprocess: The preprocessing, in words.
+        storage: The type that features are stored as.
+        repeats: Passes over the data.
+    """
+    takes = head.route.takes
+    known = [*head.stage.outputs, *(tensor.name for tensor in takes)]
+    return {
+        "head": {"layers": digest_of_calls(head.stage.model), "weights": digest_of_weights(head.stage.model)},
+        "takes": [_described(tensor) for tensor in takes],
+        "gives": [f"{_described(tensor)} (number {known.index(tensor.name)})" for tensor in head.tensors],
+        "data": {
+            "rows": data.rows,
+            "batches": data.batches,
+            "batch": data.first.rows,
+            "spec": data.first.spec,
+            "content": data.content(),
+        },
+        "preprocess": preprocess,
+        "storage": storage,
+        "repeats": repeats,
+    }
+
+
+def _described(tensor: CrossingTensor) -> str:
+    return f"{format_shape(tensor.shape)} {tensor.dtype}"
+
+
+def first_rows(rows: Rows, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first rows are, as they came and once they are preprocessed."""
+    leaves = [prepared[name] for name in sorted(prepared) if prepared[name] is not None]
+    outline = {"tuple": [{"list": list(range(len(leaves)))}]}
+    return {
+        "rows": rows.rows,
+        "came as": rows.digests(),
+        "prepared as": Rows(tuple(leaves), outline).digests()["inputs"],
+    }
+
+
+def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what a cache differs from what is asked for, in words; empty if in nothing.
+
+    Args:
+        was: What the cache is of, with its `"first"` rows.
+        now: What is asked for, likewise.
+    """
+    found = [f"the head has other {part}" for part, digest in now["head"].items() if digest != was["head"][part]]
+    found += [
+        f"the head {past} {', '.join(was[key])}, and {key} {', '.join(now[key])}"
+        for key, past in (("takes", "took"), ("gives", "gave"))
+        if was[key] != now[key]
+    ]
+    found += [
+        f"{key if key == 'repeats' else f'the {_WORDS[key]}'} was {was[key]}, and is {now[key]}"
+        for key in _PLAIN
+        if was[key] != now[key]
+    ]
+    data = _differing_data(was, now)
+    if not data and not found and was["first"]["prepared as"] != now["first"]["prepared as"] and now["repeats"] == 1:
+        found.append(
+            "the preprocessing gives other values for the same rows (it was changed, or draws random numbers: for "
+            "augmented passes see `repeats`)"
+        )
+    return found + data
+
+
+_WORDS = {"preprocess": "preprocessing", "storage": "storage"}
+
+
+def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    before, data = was["data"], now["data"]
+    if before["spec"] != data["spec"]:
+        was_there, is_there = ({**dict.fromkeys(other, "missing"), **one} for one, other in _both_ways(before, data))
+        return [
+            f"a row of the {name} was {was_there[name]}, and is {shape}"
+            for name, shape in is_there.items()
+            if was_there[name] != shape
+        ]
+    if before["rows"] != data["rows"] or not _may_be_as_many(before, data):
+        return [f"the data had {_many(before)}, and has {_many(data)}"]
+    changed = [name for name, digest in data["content"].items() if digest != before["content"].get(name)]
+    if changed:
+        return [f"the data has other {listed(changed)}"]
+    first, there = was["first"]["came as"], now["first"]["came as"]
+    changed = [name for name, digest in there.items() if digest != first.get(name)]
+    if not changed or (not data["content"] and now["repeats"] > 1):
+        return []
+    return [
+        f"the first rows of the data have other {listed(changed)} (if the data is shuffled or augmented, cache it as "
+        "it is without)"
+    ]
+
+
+def _both_ways(before: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Any, Any]:
+    return (before["spec"], data["spec"]), (data["spec"], before["spec"])
+
+
+def _may_be_as_many(before: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether streams that say how many batches they have can have the same rows, the last batch filled or not."""
+    if None in (before["batches"], data["batches"]):
+        return True
+    return all(
+        (one["batches"] - 1) * one["batch"] < other["batches"] * other["batch"]
+        for one, other in ((before, data), (data, before))
+    )
+
+
+def _many(data: Mapping[str, Any]) -> str:
+    if data["rows"] is not None:
+        return f"{data['rows']} rows"
+    if data["batches"] is not None:
+        return f"{data['batches']} batches of {data['batch']} rows"
+    return "an unknown number of rows"

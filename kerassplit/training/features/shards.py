@@ -1,0 +1,309 @@
+"""Rows of arrays in safetensors files of some tens of megabytes each, the shards of a cache.
+
+A shard is written beside its place and renamed into it, so there are whole ones only. Each says of which job it is a
+part, which rows of it it holds, and their checksum: which of them count can be told from themselves, however their
+writer ended and whatever became of the files.
+"""
+
+import contextlib
+import errno
+import itertools
+import re
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by it, and safetensors asks NumPy)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from kerassplit.errors import SplitError, StoreError
+from kerassplit.files.atomic_file import write_whole
+from kerassplit.files.atomic_folder import PREFIX
+
+_BYTES = 32 * 2**20
+_ROWS = 2048
+"""A shard is written once it has so many bytes or rows: what a kill can cost."""
+_CHECKED_AT_ONCE = 2**20  # bytes
+_NAME = "features-{:06d}.safetensors"
+_OURS = re.compile(r"features-\d{6,}\.safetensors")
+_HALF_WRITTEN = re.compile(re.escape(PREFIX) + "[0-9a-f]{32}")
+Layout = Mapping[str, tuple[Sequence[int | None], Collection[str]]]
+"""By the name of an array, the shape of a row (`None` for open sides) and the names of the types that it can have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Rows in a file.
+
+    Attributes:
+        path: The file.
+        first: Its first row, counted from 0 over all shards.
+        rows: How many.
+        digest: What tells the data of all rows up to its last from other data, if that was recorded.
+        checksum: The CRC-32 of all that it holds; `None` in caches of version 0.1.0.
+        arrays: By name what reads rows: `arrays[name][start:stop]`.
+        said: What its header says about it.
+    """
+
+    path: Path
+    first: int
+    rows: int
+    digest: str | None
+    checksum: str | None
+    arrays: Mapping[str, Any]
+    said: Mapping[str, str]
+
+    @property
+    def end(self) -> int:
+        """The row behind its last one."""
+        return self.first + self.rows
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its content is what was written, as far as a checksum can tell. This reads all of it."""
+        return self.checksum is None or self.checksum == _checksum(self.said, self.arrays)
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether it holds such arrays."""
+        return self.arrays.keys() == layout.keys() and all(
+            one[0:1].dtype.name in layout[name][1]
+            and len(one.get_shape()) == len(layout[name][0]) + 1
+            and all(want in (None, side) for side, want in zip(one.get_shape()[1:], layout[name][0], strict=True))
+            for name, one in self.arrays.items()
+        )
+
+
+class ShardWriter:
+    """Writes rows into shards.
+
+    Args:
+        folder: Where they go.
+        job: What they are part of.
+        shards: Those that are there already.
+    """
+
+    def __init__(self, folder: Path, job: str, shards: Sequence[Shard] = ()):
+        self._job = job
+        taken = {shard.path.name for shard in shards}
+        names = (_NAME.format(number) for number in itertools.count())
+        self._paths = (folder / name for name in names if name not in taken)
+        self._shape = {name: one.get_shape()[1:] for name, one in shards[-1].arrays.items()} if shards else {}
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._first = 0
+        self._digest: str | None = None
+        self.rows = rows_of(shards)
+        """How many rows are in files."""
+
+    def add(self, arrays: dict[str, np.ndarray], first: int, digest: str | None) -> bool:
+        """Takes the rows of a batch; gives whether there are enough for a shard, which `write` then writes.
+
+        Args:
+            arrays: The rows. They follow those that wait.
+            first: The first one's number.
+            digest: What tells the data of all rows up to the last of these from other data.
+
+        Raises:
+            SplitError: They have another shape than those before.
+        """
+        shape = {name: list(array.shape[1:]) for name, array in arrays.items()}
+        self._shape = self._shape or shape
+        for name, one in shape.items():
+            if one != self._shape[name]:
+                raise SplitError(
+                    f"Rows of {name} of shape {tuple(one)} follow rows of shape {tuple(self._shape[name])}: they "
+                    "make no array. Pad the inputs to one size."
+                )
+        self._first = first if not self._parts else self._first
+        self._parts.append(arrays)
+        self._digest = digest
+        rows = [array for part in self._parts for array in part.values()]
+        return sum(array.nbytes for array in rows) >= _BYTES or self._waiting >= _ROWS
+
+    @property
+    def _waiting(self) -> int:
+        return sum(len(next(iter(part.values()))) for part in self._parts)
+
+    def write(self) -> None:
+        """Writes the rows that wait, if any, as a shard.
+
+        Raises:
+            StoreError: It cannot be written. The shards before it are there.
+        """
+        if not self._parts:
+            return
+        arrays = {name: _as_written([part[name] for part in self._parts]) for name in self._parts[0]}
+        said = {"job": self._job, "first": str(self._first), "rows": str(self._waiting), "digest": self._digest or ""}
+        path = next(self._paths)
+        try:
+            write_whole(path, save(arrays, metadata={**said, "crc32": _checksum(said, arrays)}), flush=True)
+        except SplitError as error:
+            raise cannot_write(error, path, self.rows) from error
+        self.rows, self._parts = self.rows + self._waiting, []
+
+
+def _as_written(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows as the bytes of a file: those of a row together, the lowest byte first."""
+    rows = np.concatenate(parts)
+    return np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
+
+
+def _checksum(said: Mapping[str, str], arrays: Mapping[str, Any]) -> str:
+    """The CRC-32 of what a shard says and holds: names, types, shapes and values. zlib's is as fast as reading."""
+    crc = 0
+    for name in sorted(arrays):
+        row = arrays[name][0:1]
+        kind = [*sorted(said.items()), name, row.dtype.name, row.shape]
+        crc = zlib.crc32(repr(kind).encode(), crc)
+        step = max(1, _CHECKED_AT_ONCE // max(1, row.nbytes))
+        rows = int(said["rows"])
+        for start in range(0, rows, step):
+            part = arrays[name][start : min(start + step, rows)]
+            crc = zlib.crc32(part.reshape(-1).view("uint8").data, crc)
+    return f"{crc:08x}"
+
+
+def cannot_write(error: SplitError, path: Path, rows: int) -> StoreError:
+    """The error for a file that cannot be written, where so many rows are in files already."""
+    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+    kept = f" {rows} rows are kept: {'make room, and ' if full else ''}call again to go on." if rows else ""
+    return StoreError(f"{error}{kept}", path=path)
+
+
+def rows_of(shards: Sequence[Shard]) -> int:
+    """How many rows shards have together."""
+    return sum(shard.rows for shard in shards)
+
+
+def shards_in(folder: Path, job: str) -> list[Shard]:
+    """The shards of a job in the order of their rows, which may lack some. Where two have the same, one counts."""
+    opened = (_opened(path) for path in sorted(_files(folder)))
+    found: list[Shard] = []
+    for shard in sorted((one for one in opened if one and one.said["job"] == job), key=lambda one: one.first):
+        if shard.first >= (found[-1].end if found else 0):
+            found.append(shard)
+    return found
+
+
+def first_gap(shards: Sequence[Shard]) -> tuple[int, str | None]:
+    """The first row that no shard holds, and what tells the data of all rows before it from other data."""
+    end, digest = 0, None
+    for shard in shards:
+        if shard.first > end:
+            break
+        end, digest = shard.end, shard.digest
+    return end, digest
+
+
+def not_among(shards: Sequence[Shard], first: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of the rows `first` to `stop` that no shard holds, as numbers of the first and of the one behind."""
+    for shard in shards:
+        if shard.end <= first or shard.first >= stop:
+            continue
+        if first < shard.first:
+            yield first, shard.first
+        first = shard.end
+    if first < stop:
+        yield first, stop
+
+
+def damaged_shard(folder: Path, shards: Sequence[Shard]) -> Path | None:
+    """A file that should be a shard and is none of these; `None` where there is no such file."""
+    whole = {shard.path for shard in shards}
+    return next((path for path in sorted(_files(folder)) if path not in whole), None)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if _OURS.fullmatch(path.name))
+
+
+def _opened(path: Path) -> Shard | None:
+    """A shard; `None` where it is none."""
+    try:
+        if not path.is_file():
+            return None
+        with safe_open(path, "np") as file:
+            said = file.metadata() or {}
+            checksum = said.pop("crc32", None)
+            arrays = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        first, rows = int(said["first"]), int(said["rows"])
+        if not arrays or rows < 1 or first < 0 or any(one.get_shape()[:1] != [rows] for one in arrays.values()):
+            return None
+        for one in arrays.values():
+            one[0:1]  # of a type that NumPy has
+        shard = Shard(path, first, rows, said["digest"] or None, checksum, arrays, said)
+        return shard if "job" in said else None
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
+        return None
+
+
+def remove_shards(folder: Path, keep: Sequence[Shard] = ()) -> None:
+    """Removes all shards but some, and what a killed process left half-written."""
+    kept = {shard.path for shard in keep}
+    for path in list(folder.iterdir()):
+        if path not in kept and (_OURS.fullmatch(path.name) or _HALF_WRITTEN.fullmatch(path.name)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of all shards in a folder."""
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+class ShardReader:
+    """Rows of all shards of a cache, in any order.
+
+    The files are mapped into memory, which safetensors does, so what is read is in memory once, and nothing else is.
+    A shard is checked as a whole before anything of it is given for the first time.
+
+    Args:
+        shards: In order, without a gap.
+    """
+
+    def __init__(self, shards: Sequence[Shard]):
+        self._shards = shards
+        self._unchecked = set(shards)
+        self._ends = np.cumsum([shard.rows for shard in shards])
+
+    def read(self, name: str, rows: np.ndarray, dtype: str) -> np.ndarray:
+        """The rows with these numbers, in this order.
+
+        Args:
+            name: Of the array.
+            rows: The numbers.
+            dtype: What to give them as.
+
+        Raises:
+            StoreError: They are in a shard that is damaged.
+        """
+        shape = self._shards[0].arrays[name].get_shape()[1:]
+        result = np.empty((len(rows), *shape), dtype)
+        order = np.argsort(rows, kind="stable")  # neighbours are read at once, and a disk goes forward
+        sorted_rows = rows[order]
+        where = np.searchsorted(self._ends, sorted_rows, side="right")
+        breaks = np.flatnonzero((np.diff(sorted_rows) != 1) | (np.diff(where) != 0)) + 1
+        for run in np.split(np.arange(len(rows)), breaks):
+            shard = self._shards[int(where[run[0]])]
+            self._check(shard)
+            start = int(sorted_rows[run[0]]) - shard.first
+            result[order[run]] = shard.arrays[name][start : start + len(run)]
+        return result
+
+    def _check(self, shard: Shard) -> None:
+        if shard in self._unchecked:
+            if not shard.is_whole:
+                raise damaged(shard.path)
+            self._unchecked.discard(shard)
+
+
+def damaged(path: Path) -> StoreError:
+    """The error for a shard that is not what was written."""
+    return StoreError(
+        f"Shard '{path}' is damaged: it does not hold the features that were written into it. Delete this file, and "
+        "call `cache_features` with the same arguments again: it computes what is missing.",
+        path=path,
+    )

@@ -1,0 +1,347 @@
+"""Training on Ray: each stage in a process of its own, micro-batches on their way through them.
+
+All micro-batches are sent to all stages at once; a stage's call gets references to what the calls before it will give:
+a stage works on one micro-batch while the next works on the one before, and tensors go from process to process. What
+the model gives comes here, where the loss is computed and the labels stay; its gradients go back the same way.
+"""
+
+import contextlib
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kerassplit.cutting.cuts import changes_in_training
+from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.engines.local import refuse_states
+from kerassplit.engines.ray.actor import Shipment
+from kerassplit.engines.ray.cluster import connected, import_ray, quiet, reserved
+from kerassplit.engines.ray.engine import RayOptions, actor_in, content_of
+from kerassplit.engines.ray.pipeline import cause_of, cause_of_death, signs_of_death
+from kerassplit.errors import RunError, SplitError
+from kerassplit.graph.compile_options import out_of_weight_decay
+from kerassplit.graph.internals.layers import all_layers
+from kerassplit.storage.manifest import MANIFEST, read_manifest
+from kerassplit.storage.saving import save
+from kerassplit.training.ray.actor import TrainingActor, arrays
+from kerassplit.training.steps.loss import judge_of
+from kerassplit.training.steps.optimizers import checked_optimizers, refuse_used, stage_optimizers
+from kerassplit.training.steps.stage_trainer import Role
+from kerassplit.training.steps.train_step import (
+    check_for_a_loss,
+    check_micro_batches,
+    micro_batches_of,
+    nothing_to_train,
+    roles_of,
+)
+
+
+class RayTraining:
+    """Trains a split on Ray, each stage in a process of its own.
+
+    A step is that of `kerassplit.train_step` with as many micro-batches: all of them go forward, the loss of the whole
+    batch is computed, all go back, and each stage's optimiser applies the sum of its gradients. The source is GPipe
+    (Huang et al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", NeurIPS 2019),
+    without its recomputing: a stage keeps what it needs for the way back of every micro-batch.
+
+    The stages' variables live in the processes. They come back into the split, and the optimisers' states into the
+    optimisers, when the `with` block ends or `bring_back` is called: all at once or, where that fails, not at all.
+
+    A process that dies, or a stage that fails, ends the training: `RunError` names the stage and the step (counted from
+    0 in this training), and the split's variables are those of the last `bring_back`, or those before the training. To
+    lose no more than ten steps, call `bring_back` every ten steps; to go on, begin another training of the same split
+    with the same optimisers. Any other error between two steps loses nothing.
+    """
+
+    def __init__(
+        self,
+        split: Stages,
+        loss: Any,
+        optimizers: Any,
+        *,
+        micro_batches: int = 1,
+        num_cpus: float | Mapping[str, float] = 1,
+        num_gpus: float | Mapping[str, float] = 0,
+        address: str | None = None,
+    ):
+        """Prepares the training; the `with` block starts and ends the processes.
+
+        Args:
+            split: The split. Leave its variables alone meanwhile.
+            loss: As `train_step` takes it.
+            optimizers: As `train_step` takes them; one for all is taken too: each stage gets its own copy.
+            micro_batches: In how many equal parts every batch goes through the stages. With one, only one stage works
+                at a time; with several times as many as there are stages, all have work most of the time.
+            num_cpus: CPUs that Ray sets aside for each stage; see `kerassplit.engines.ray.engine.RayOptions`.
+            num_gpus: GPUs, likewise.
+            address: Of a Ray cluster, likewise.
+
+        Raises:
+            SplitError: Ray is missing, an option makes no sense, the optimisers do not fit the stages, or stages share
+                a layer whose statistics or random numbers change in training.
+
+        Example:
+
+        >>> with RayTraining(split, "sparse_categorical_crossentropy", "adam", micro_batches=4) as training:
+        ...     for x, y in batches:
+        ...         print(training.step(x, y))
+        """
+        self._ray = import_ray()
+        one_for_all = isinstance(optimizers, (str, keras.optimizers.Optimizer))
+        self._optimizers = checked_optimizers(split, stage_optimizers(split, optimizers) if one_for_all else optimizers)
+        check_micro_batches(micro_batches)
+        self._split = split
+        self._judge = judge_of(split, loss)
+        self._options = RayOptions(num_cpus=num_cpus, num_gpus=num_gpus, address=address)
+        self._options.check([stage.name for stage in split])
+        self._micro_batches = micro_batches
+        self._roles = roles_of(split)
+        for stage, role in zip(split, self._roles, strict=True):
+            if role.owned:
+                refuse_used(self._optimizers[stage.name], stage.name, _trained(stage, role), exactly=True)
+        self._links = _links(split)
+        for stage in split:
+            refuse_states(stage)
+        _refuse_shared_states(split)
+        self._open = contextlib.ExitStack()
+        self._actors: list[Any] = []
+        self._steps = 0
+        self._steady = False
+
+    def __enter__(self) -> "RayTraining":
+        with contextlib.ExitStack() as stack:
+            ray = self._ray
+            stack.callback(self._actors.clear)
+            stack.enter_context(quiet())
+            stack.enter_context(connected(ray, self._options.address))
+            needs = [self._options.needs(stage.name) for stage in self._split]
+            group = stack.enter_context(reserved(ray, needs))
+            self._actors = [
+                actor_in(ray, group, place, need, TrainingActor).remote() for place, need in enumerate(needs)
+            ]
+            self._load()
+            self._open = stack.pop_all()
+        self._steady = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._steady:
+                self.bring_back()
+        finally:
+            self._steady = False
+            self._open.close()
+
+    def step(self, x: Any, y: Any, *, sample_weight: Any = None) -> float:
+        """One training step.
+
+        Args:
+            x: The inputs, as `train_step` takes them.
+            y: The targets of the whole batch.
+            sample_weight: Weights of the samples.
+
+        Returns:
+            The loss, before the step.
+
+        Raises:
+            SplitError: The input, the targets or the loss do not fit the model. The training goes on: no weight has
+                changed, as in `train_step`.
+            RunError: A process died, or a stage failed. The training is over.
+        """
+        self._check_steady()
+        parts = micro_batches_of(self._split, x, self._micro_batches)
+        self._steady = False
+        made, added = self._forward(parts)
+        try:
+            check_for_a_loss(self._judge, added)
+            loss, gradients = self._judge(made, y, sample_weight)
+        except SplitError:
+            self._wait([(place, actor.forget.remote()) for place, actor in enumerate(self._actors)])
+            self._steady = True
+            raise
+        self._backward_and_apply(gradients)
+        self._steps += 1
+        self._steady = True
+        return loss + sum(added)
+
+    def bring_back(self) -> None:
+        """Brings all variables back into the split, and all states into the optimisers; the training goes on.
+
+        Raises:
+            RunError: A process died. The split's variables are then as they were.
+        """
+        self._check_steady()
+        self._steady = False
+        states = self._wait([(place, actor.state.remote()) for place, actor in enumerate(self._actors)])
+        for stage, (values, slots) in zip(self._split, states, strict=True):
+            _assign(stage.model.variables, values)
+            _assign(_variables_of(self._optimizers[stage.name]), slots)
+        self._steady = True
+
+    def finish(self) -> None:
+        """Brings everything back and ends the processes, as leaving the `with` block does."""
+        self._check_steady()
+        self.__exit__()
+
+    def _load(self) -> None:
+        """Ships the stages, with the values of all their variables, and waits until they are loaded."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "split"
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Several stages share")  # we keep the copies equal
+                save(self._split, folder)
+            entries = read_manifest(folder)["stages"]
+            manifest = (folder / MANIFEST).read_bytes()
+            loading = []
+            for place, (stage, role, entry) in enumerate(zip(self._split, self._roles, entries, strict=True)):
+                shipment = Shipment(stage.name, entry["file"], manifest, f"kerassplit-{uuid.uuid4().hex}", False)
+                optimizer = self._optimizers[stage.name] if role.owned else None
+                if optimizer and not optimizer.built:
+                    optimizer.build(_trained(stage, role))
+                told = _told(optimizer, _trained(stage, role)) if optimizer else None
+                values, slots = arrays(stage.model.variables), arrays(_variables_of(optimizer))
+                file = self._ray.put(content_of(folder, entry))
+                loading.append((place, self._actors[place].load.remote(shipment, file, role, values, told, slots)))
+            try:
+                self._wait(loading)
+            except RunError as error:
+                raise SplitError(f"The training cannot begin. {error}") from error
+
+    def _forward(self, parts: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float]]:
+        """All micro-batches through all stages: what the loss sees of each, and what the layers add to it."""
+        calls, judged = [], []
+        for number, tensors in enumerate(parts):
+            sent = {
+                name: None if value is None else self._ray.put(keras.ops.convert_to_numpy(value))
+                for name, value in tensors.items()
+            }
+            for place, (actor, stage) in enumerate(zip(self._actors, self._split, strict=True)):
+                call = actor.forward.options(num_returns=2 + len(stage.outputs))
+                inputs = [sent[name] for name in stage.inputs]
+                done, for_loss, *outputs = call.remote(number, 1 / len(parts), *inputs)
+                sent.update(zip(stage.outputs, outputs, strict=True))
+                calls.append((place, done))
+                judged.append((place, for_loss))
+        added = self._wait(calls)
+        made = [dict(tensors) for tensors in parts]
+        for number, tensors in enumerate(self._wait(judged)):
+            made[number // len(self._actors)].update(tensors)
+        return made, [loss for some in added for loss in some]
+
+    def _backward_and_apply(self, gradients: Sequence[Mapping[str, Any]]) -> None:
+        calls = []
+        for number, slopes in enumerate(gradients):
+            crossing: list[tuple[str, Any]] = []  # gradients on their way back, with the names of their tensors
+            for place in reversed(range(len(self._actors))):
+                stage, role = self._split[place], self._roles[place]
+                if not role.goes_back:
+                    continue
+                from_loss = {
+                    name: keras.ops.convert_to_numpy(slope)
+                    for name, slope in slopes.items()
+                    if name.partition("\0")[0] in role.judged
+                }
+                mine = [(name, slope) for name, slope in crossing if name in stage.outputs]
+                call = self._actors[place].backward.options(num_returns=1 + len(role.back_to))
+                references = call.remote(number, from_loss, [name for name, _ in mine], *(slope for _, slope in mine))
+                done, *given = references if isinstance(references, list) else [references]
+                crossing += zip(role.back_to, given, strict=True)
+                calls.append((place, done))
+        self._wait(calls)
+        if not any(self._wait(self._apply())):  # what the optimisers' steps tell; shared variables tell nothing
+            self._steady = True
+            raise SplitError(nothing_to_train(self._split))
+
+    def _apply(self) -> list[tuple[int, Any]]:
+        """Every optimiser's step; variables that stages share are trained by the first and sent to the others."""
+        calls = []
+        for place, actor in enumerate(self._actors):
+            mine = [(there, here, other) for owner, there, other, here in self._links if owner == place]
+            parts = [self._actors[other].take.remote(here) for _, here, other in mine]
+            calls.append((place, actor.apply.remote([there for there, _, _ in mine], *parts)))
+            for there, here, other in mine:
+                calls.append((other, self._actors[other].receive.remote(here, actor.values.remote(there))))
+        return calls
+
+    def _wait(self, calls: Iterable[tuple[int, Any]]) -> list[Any]:
+        """The answers of stages, in the order in which they depend on each other: the first that fails is to blame."""
+        answers = []
+        for place, reference in calls:
+            try:
+                answers.append(self._ray.get(reference))
+            except signs_of_death(self._ray) as error:
+                raise self._failure(place, f"its process died ({cause_of_death(error)})") from error
+            except self._ray.exceptions.RayError as error:
+                raise self._failure(place, str(cause_of(error))) from error
+        return answers
+
+    def _failure(self, place: int, why: str) -> RunError:
+        name = self._split[place].name
+        return RunError(
+            f"Stage '{name}', step {self._steps}: {' '.join(why.split()).rstrip('.')[:1000]}. The variables of "
+            f"'{self._split.name}' are those of the last `bring_back`, or those before the training, which is over.",
+            stage=name,
+            batch=self._steps,
+            rows=(0, 0),
+        )
+
+    def _check_steady(self) -> None:
+        if not self._steady:
+            raise SplitError(
+                "This training is not under way: use it in a `with` block, and begin another one after a RunError."
+            )
+
+
+def _trained(stage: Stage, role: Role) -> list[keras.Variable]:
+    """The variables that a stage's own optimiser trains."""
+    return [stage.model.trainable_variables[place] for place in role.owned]
+
+
+def _told(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> tuple[Any, list[int]]:
+    """An optimiser as another process makes it: its configuration, and the places of what weight decay leaves out."""
+    left_out = {id(variable) for variable in out_of_weight_decay(optimizer, variables)}
+    places = [place for place, variable in enumerate(variables) if id(variable) in left_out]
+    return keras.optimizers.serialize(optimizer), places
+
+
+def _variables_of(optimizer: keras.optimizers.Optimizer | None) -> list[keras.Variable]:
+    return list(optimizer.variables) if optimizer and optimizer.built else []
+
+
+def _assign(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _links(split: Stages) -> list[tuple[int, list[int], int, list[int]]]:
+    """Trainable variables that stages share: the first stage, their places there, another stage, their places there."""
+    first: dict[int, tuple[int, int]] = {}
+    pairs: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+    for place, stage in enumerate(split):
+        for here, variable in enumerate(stage.model.trainable_variables):
+            owner, there = first.setdefault(id(variable), (place, here))
+            if owner != place:
+                ours, theirs = pairs.setdefault((owner, place), ([], []))
+                ours.append(there)
+                theirs.append(here)
+    return [(owner, ours, other, theirs) for (owner, other), (ours, theirs) in pairs.items()]
+
+
+def _refuse_shared_states(split: Stages) -> None:
+    stages_of: dict[int, str] = {}
+    for stage in split:
+        for layer in all_layers(stage.model):
+            if isinstance(layer, keras.Model) or not changes_in_training(layer):
+                continue
+            for variable in layer.non_trainable_variables:
+                other = stages_of.setdefault(id(variable), stage.name)
+                if other != stage.name:
+                    raise SplitError(
+                        f"Stages '{other}' and '{stage.name}' share layer '{layer.name}', whose statistics or random "
+                        "numbers change in training: two processes would have two of them. Cut so that one stage has "
+                        "it, or use kerassplit.train_step."
+                    )

@@ -1,0 +1,128 @@
+"""The loss of a batch, and its gradients with respect to what the model gave."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from kerassplit.cutting.arrays import packed_tensors
+from kerassplit.cutting.stages import Stages
+from kerassplit.errors import SplitError
+from kerassplit.graph.backends import backend
+from kerassplit.graph.tensor_marks import as_made
+from kerassplit.training.steps.gradients import is_real
+from kerassplit.training.steps.stage_trainer import LOGITS, MASK
+
+
+class Judge:
+    """Computes a loss as Keras's `compile(loss=...)` and `fit` do."""
+
+    def __init__(self, loss: Any, outputs: Any, output_names: Sequence[str] | None = None):
+        """A loss to compute.
+
+        Args:
+            loss: As `keras.Model.compile` takes it: a loss, a function, a name, or a structure of these.
+            outputs: Names of tensors in the structure of the model's outputs.
+            output_names: What Keras calls them, in order: `model.output_names`; a `Sequential` has none.
+        """
+        self._outputs = outputs
+        self._keras = None
+        if loss is not None:
+            self._keras = _Nothing(output_names)
+            try:
+                self._keras.compile(loss=loss, jit_compile=False)
+            except (ValueError, TypeError, KeyError) as error:
+                raise _unusable(error) from error
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no loss to compute."""
+        return self._keras is None
+
+    def __call__(
+        self, parts: Sequence[Mapping[str, Any]], y: Any, sample_weight: Any = None
+    ) -> tuple[float, list[dict[str, Any]]]:
+        """The loss of a batch and its gradients.
+
+        Args:
+            parts: For each micro-batch in order what `StageTrainer.forward` gave; other tensors do no harm.
+            y: The targets of the whole batch.
+            sample_weight: As `fit` takes it.
+
+        Returns:
+            The loss, and for each micro-batch the gradients with respect to its outputs, by name.
+
+        Raises:
+            SplitError: The loss does not fit the outputs or the targets.
+        """
+        model = self._keras
+        if model is None:
+            return 0.0, [{} for _ in parts]
+        names = [key for key in parts[0] if key.partition("\0")[0] in keras.tree.flatten(self._outputs)]
+        values = {name: _whole([part[name] for part in parts], name) for name in names}
+        real = [name for name in names if is_real(values[name])]
+
+        def run(tensors: list[Any]) -> tuple[list[Any], None]:
+            return [self._loss(model, {**values, **dict(zip(real, tensors, strict=True))}, y, sample_weight)], None
+
+        try:
+            [loss], _, back = backend().record(run, [values[name] for name in real], range(len(real)))
+        except Exception as error:  # shapes that do not fit are another error on each backend
+            raise _unusable(error) from error
+        _, slopes = back([keras.ops.ones_like(loss)])
+        gradients = {name: slope for name, slope in zip(real, slopes, strict=True) if slope is not None}
+        return float(keras.ops.convert_to_numpy(loss)), _cut(gradients, parts)
+
+    def _loss(self, model: keras.Model, values: Mapping[str, Any], y: Any, sample_weight: Any) -> Any:
+        made = {
+            name: as_made(value, values.get(name + MASK), values.get(name + LOGITS))
+            for name, value in values.items()
+            if "\0" not in name
+        }
+        with keras.StatelessScope():  # Keras counts the parts of a loss in metrics, which nobody reads
+            return model.compute_loss(None, y, packed_tensors(made, self._outputs), sample_weight)
+
+
+def judge_of(split: Stages, loss: Any) -> Judge:
+    """A loss on the outputs of a split."""
+    return Judge(loss, split.outputs, getattr(split.model, "output_names", None))
+
+
+class _Nothing(keras.Model):
+    """Has the names of a model's outputs and computes its loss."""
+
+    def __init__(self, output_names: Sequence[str] | None):
+        super().__init__(name="loss")
+        if output_names is not None:
+            self.output_names = list(output_names)
+
+
+def _unusable(error: Exception) -> SplitError:
+    said = str(error.args[0]) if error.args else type(error).__name__
+    said = " ".join(said.split())[:300]
+    return SplitError(
+        f"The loss cannot be computed: {said} Pass `loss` as in `model.compile`, and `y` and `sample_weight` as "
+        "in `model.fit`."
+    )
+
+
+def _whole(parts: Sequence[Any], name: str) -> Any:
+    """The micro-batches of an output, which may be arrays, as one batch and one tensor."""
+    if len(parts) == 1:
+        return None if parts[0] is None else keras.ops.convert_to_tensor(parts[0])
+    name = name.partition("\0")[0]
+    if any(part is None or not len(part.shape) for part in parts):
+        raise SplitError(f"Output '{name}' has no samples along its first dimension: pass micro_batches=1.")
+    return keras.ops.concatenate(parts, axis=0)
+
+
+def _cut(gradients: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Gradients of a whole batch, by micro-batch."""
+    if len(parts) == 1:
+        return [dict(gradients)]
+    cut, firsts = [], dict.fromkeys(gradients, 0)
+    for part in parts:
+        lasts = {name: first + part[name].shape[0] for name, first in firsts.items()}
+        cut.append({name: gradient[firsts[name] : lasts[name]] for name, gradient in gradients.items()})
+        firsts = lasts
+    return cut

@@ -1,0 +1,262 @@
+"""One training step through the stages of a split: `train_step`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerassplit.cutting.arrays import wrong_batch
+from kerassplit.cutting.stages import Stages
+from kerassplit.engines.inputs import check_shapes
+from kerassplit.engines.route import route_of
+from kerassplit.errors import SplitError
+from kerassplit.training.steps.gradients import plus
+from kerassplit.training.steps.loss import Judge, judge_of
+from kerassplit.training.steps.optimizers import checked_optimizers
+from kerassplit.training.steps.stage_trainer import Role, StageTrainer
+
+
+@dataclass(frozen=True)
+class SplitGradients:
+    """What a step found out.
+
+    Attributes:
+        loss: Of the batch, with all that layers and regularisers add.
+        stages: By stage, its trainable variables with their gradients (`None`: the loss does not depend on it). A
+            variable that several stages share is with the first of them.
+    """
+
+    loss: float
+    stages: dict[str, tuple[tuple[keras.Variable, Any], ...]]
+
+
+def train_step(
+    split: Stages,
+    x: Any,
+    y: Any,
+    loss: Any,
+    optimizers: Any,
+    *,
+    sample_weight: Any = None,
+    micro_batches: int = 1,
+) -> float:
+    """One training step through the stages, which equals a step of the whole model.
+
+    Every stage runs forward in training mode. Then, from the last to the first, each gets the gradient of what it gave,
+    and of nothing else, computes those of its own variables and of what it was given, and in the end its own optimiser
+    applies them. A stage needs to know nothing of the others but what crosses, and so they can be on different
+    machines: see `examples/split_training` and `kerassplit.training.ray`.
+
+    In eager mode the gradients are equal to the whole model's bit for bit, and so are updates of statistics and
+    generators of random numbers; gradients of layers that are called several times, and of tensors that several stages
+    use, may differ by rounding. A variable that several stages share is trained by the first of them. Where `split` has
+    warned that a loss is masked no more, pass the mask in `sample_weight`. Each optimiser sees its stage only:
+    `clipnorm` and the like do the same as in the whole model, `global_clipnorm` takes the norm of the stage.
+
+    Source: split learning, Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018);
+    Vepakomma et al., "Split learning for health" (2018). Micro-batches: Huang et al., "GPipe" (NeurIPS 2019).
+
+    Args:
+        split: The split. Its variables are trained; those of frozen layers stay.
+        x: Arrays or tensors in the structure of the model's inputs, the samples along the first dimension.
+        y: The targets, as `fit` takes them.
+        loss: As `compile` takes it: a loss, a function, a name, or a structure of these for several outputs. `None`:
+            only what layers add.
+        optimizers: One of `keras.optimizers` for each stage, in a list or by name, `None` for a stage without trainable
+            variables. Their state is in them: pass the same objects to every step. `ks.stage_optimizers` makes them.
+        sample_weight: As `fit` takes it.
+        micro_batches: In how many equal parts the batch goes through the stages, one after another; their gradients are
+            summed before the optimisers apply them. The loss is that of the whole batch, whatever its reduction. What
+            differs from one part is batch normalisation, which sees a part at a time, and what layers draw; what they
+            add with `add_loss` is averaged over the parts. In this process all parts are kept until their gradients
+            are there, which takes as much memory as one.
+
+    Returns:
+        The loss, before the step.
+
+    Raises:
+        SplitError: The input, the targets or the loss do not fit the model; the optimisers do not fit the stages; or a
+            loss would have to be scaled (float16). Nothing has been trained then; statistics and generators may have
+            gone on, as in any call in training mode.
+
+    Example:
+
+    >>> split = ks.split(resnet, "conv4_block6_out")
+    >>> optimizers = ks.stage_optimizers(split, keras.optimizers.SGD(1e-3))
+    >>> ks.train_step(split, images, labels, "sparse_categorical_crossentropy", optimizers)
+    6.912
+    """
+    given = checked_optimizers(split, optimizers)
+    trainers = [
+        StageTrainer(stage, given[stage.name], judged=role.judged, back_to=role.back_to, owned=role.owned)
+        for stage, role in zip(split, roles_of(split), strict=True)
+    ]
+    total = _forward_and_back(split, trainers, judge_of(split, loss), x, y, sample_weight, micro_batches)
+    for trainer in trainers:
+        trainer.apply()
+    return total
+
+
+def split_gradients(
+    split: Stages, x: Any, y: Any, loss: Any, *, sample_weight: Any = None, micro_batches: int = 1
+) -> SplitGradients:
+    """The gradients of a training step, without the step: `train_step` before its optimisers.
+
+    Statistics and generators of random numbers go on, as in every call in training mode.
+
+    Args:
+        split: As `train_step` takes it; the others too.
+        x: The inputs.
+        y: The targets.
+        loss: The loss.
+        sample_weight: Weights of the samples.
+        micro_batches: In how many parts.
+
+    Returns:
+        The loss and the gradients of every stage.
+
+    Raises:
+        SplitError: The input, the targets or the loss do not fit the model.
+    """
+    roles = roles_of(split)
+    trainers = [
+        StageTrainer(stage, judged=role.judged, back_to=role.back_to, owned=role.owned)
+        for stage, role in zip(split, roles, strict=True)
+    ]
+    total = _forward_and_back(split, trainers, judge_of(split, loss), x, y, sample_weight, micro_batches)
+    return SplitGradients(
+        total,
+        {
+            trainer.stage.name: tuple((trainer.variables[place], trainer.gradients[place]) for place in role.owned)
+            for trainer, role in zip(trainers, roles, strict=True)
+        },
+    )
+
+
+def roles_of(split: Stages) -> list[Role]:
+    """What each stage does in training: whatever nobody needs is not computed."""
+    judged = set(keras.tree.flatten(split.outputs))
+    owned_before: set[int] = set()
+    wanted: set[str] = set()
+    roles = []
+    for stage in split:
+        variables = stage.model.trainable_variables
+        owned = tuple(place for place, variable in enumerate(variables) if id(variable) not in owned_before)
+        owned_before.update(map(id, variables))
+        role = Role(
+            tuple(name for name in stage.outputs if name in judged),
+            tuple(name for name in stage.inputs if name in wanted),
+            owned,
+            bool(variables),
+        )
+        if role.goes_back:
+            wanted.update(stage.outputs)
+        roles.append(role)
+    return roles
+
+
+def check_micro_batches(count: Any) -> None:
+    """Sees that a batch can be parted into so many.
+
+    Raises:
+        SplitError: It is no whole number above 0.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise SplitError(f"`micro_batches` must be a whole number, at least 1; got {count!r}.")
+
+
+def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
+    """The inputs by tensor name, in equal parts.
+
+    Raises:
+        SplitError: They cannot be parted so.
+    """
+    check_micro_batches(count)
+    tensors = {
+        name: value if value is None or hasattr(value, "shape") else np.asarray(value)
+        for name, value in split.named_inputs(x).items()
+    }
+    check_shapes(tensors, route_of(split))
+    if count == 1:
+        return [tensors]
+    shapes = {name: tuple(value.shape) for name, value in tensors.items() if value is not None}
+    rows = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(rows) != 1:
+        raise SplitError(f"The inputs have different numbers of samples: {_shapes(shapes)}.")
+    [total] = rows
+    if total % count:
+        raise SplitError(
+            f"A batch of {total} samples does not go into {count} equal micro-batches: pass `micro_batches` that "
+            f"divides {total}."
+        )
+    size = total // count
+    try:
+        return [
+            {name: None if one is None else one[first : first + size] for name, one in tensors.items()}
+            for first in range(0, total, size)
+        ]
+    except TypeError as error:
+        raise SplitError(f"The inputs cannot be parted: {error}. Pass micro_batches=1.") from error
+
+
+def _forward_and_back(
+    split: Stages, trainers: Sequence[StageTrainer], judge: Judge, x: Any, y: Any, sample_weight: Any, count: int
+) -> float:
+    """The loss; the gradients are with the trainers, each variable's with the first that owns it."""
+    parts = micro_batches_of(split, x, count)
+    size = route_of(split).batch
+    for number, tensors in enumerate(parts):
+        wrong = wrong_batch(tensors, size, split.name)
+        try:
+            for trainer in trainers:
+                tensors.update(trainer.forward(tensors, number, share=1 / count, regularized=number == 0))
+        except Exception as error:
+            if wrong is None:
+                raise
+            raise SplitError(wrong) from error
+    added = [loss for trainer in trainers for loss in trainer.added_losses]
+    check_for_a_loss(judge, added)
+    loss, gradients = judge(parts, y, sample_weight)
+    for number, slopes in enumerate(gradients):
+        for trainer in reversed(trainers):
+            for name, slope in trainer.backward(slopes, number).items():
+                slopes[name] = plus(slopes.get(name), slope)
+    _gather_shared(trainers)
+    if all(gradient is None for trainer in trainers for gradient in trainer.gradients):
+        raise SplitError(nothing_to_train(split))
+    return loss + sum(added)
+
+
+def nothing_to_train(split: Stages) -> str:
+    """What to say where no gradient came back."""
+    return f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them."
+
+
+def check_for_a_loss(judge: Judge, added: Sequence[float]) -> None:
+    """Sees that there is something to train for.
+
+    Raises:
+        SplitError: No loss was given, and no layer adds one.
+    """
+    if judge.is_idle and not added:
+        raise SplitError("There is no loss: pass `loss`, as in `model.compile`. No layer adds one, either.")
+
+
+def _gather_shared(trainers: Sequence[StageTrainer]) -> None:
+    """Gives the gradients of shared variables to the first stage that has them; the last stage's part comes first."""
+    first: dict[int, tuple[StageTrainer, int]] = {}
+    others = []
+    for trainer in trainers:
+        for place, variable in enumerate(trainer.variables):
+            owner, there = first.setdefault(id(variable), (trainer, place))
+            if owner is not trainer:
+                others.append((trainer, place, owner, there))
+    for trainer, place, owner, there in others:
+        owner.add(there, trainer.gradients[place])
+        trainer.gradients[place] = None
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())

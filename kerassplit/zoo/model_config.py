@@ -1,0 +1,108 @@
+"""The config of a stage, looked through before Keras makes a model of it.
+
+Some Keras from 3.13 on would turn safety off or load another file if told to, or wait for ever for calls in a circle.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from kerassplit.graph.limits import too_many_calls
+
+_DEEPEST = 1000
+_FUNCTIONS = ("activations", "constraints", "initializers", "losses", "metrics", "ops", "random", "regularizers", "src")
+"""The modules of Keras whose functions compute something and do nothing else."""
+
+
+def wrong_config(text: bytes) -> str | None:
+    """What a config holds that a saved stage's never does, or `None`."""
+    config = json.loads(text)
+    for value, depth in _walked(config):
+        if depth > _DEEPEST:
+            return f"a config nested more than {_DEEPEST} levels deep"
+        if not isinstance(value, dict):
+            continue
+        module = value.get("module")
+        if value.get("class_name") == "function" and not _only_computes(module):
+            return f"the function {value.get('config')!r} of {module!r} in its config"
+        if "input_layers" in value and isinstance(value.get("layers"), list) and _waits_for_ever(value["layers"]):
+            return "calls in its config that wait for each other, or for what is not there"
+    many = too_many_calls(_calls_in(config))
+    return f"a config of which {many}" if many else None
+
+
+def _calls_in(config: Any) -> int:
+    """The calls that the models in a config make, those in nested ones each time that these are called."""
+    counts: dict[int, int] = {}
+    for value in reversed(
+        [value for value, _ in _walked(config) if isinstance(value, (dict, list))]
+    ):  # inner ones first
+        if isinstance(value, list):
+            counts[id(value)] = sum(counts.get(id(one), 0) for one in value)
+            continue
+        count = sum(counts.get(id(one), 0) for one in value.values())
+        nodes = value.get("inbound_nodes")
+        if isinstance(nodes, list) and value.get("class_name") != "InputLayer":
+            count = max(1, count) * max(1, len(nodes))
+        counts[id(value)] = count
+    return counts.get(id(config), 0)
+
+
+def _walked(value: Any) -> Iterator[tuple[Any, int]]:
+    """All there is in nested dicts and lists, with its depth."""
+    waiting = [(value, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        yield value, depth
+        if isinstance(value, (dict, list)):
+            inner = value.values() if isinstance(value, dict) else value
+            waiting += [(one, depth + 1) for one in inner]
+
+
+def _only_computes(module: object) -> bool:
+    """Whether functions of a module may stand in a config. Those outside of Keras are the user's own, registered."""
+    parts = str(module).split(".")
+    return parts[0] != "keras" or (len(parts) > 1 and parts[1] in _FUNCTIONS)
+
+
+def _waits_for_ever(layers: list[Any]) -> bool:
+    """Whether the calls of a model cannot be put in an order in which each has its inputs."""
+    needs: dict[tuple[str, int], set[tuple[str, int]]] = {}
+    users: defaultdict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
+    ready = []
+    for layer in layers:
+        for number, arguments in enumerate(layer["inbound_nodes"] or [[]]):
+            call = (layer["name"], number)
+            needs[call] = _origins(arguments)
+            for origin in needs[call]:
+                users[origin].append(call)
+            if not needs[call]:
+                ready.append(call)
+    first_call = {layer["name"]: _first_calls(layer) for layer in layers}
+    left = set(needs)
+    while ready:
+        call = ready.pop()
+        left.discard(call)
+        name, number = call
+        for first in first_call[name]:
+            for user in users.pop((name, number + first), ()):
+                needs[user].discard((name, number + first))
+                if not needs[user]:
+                    ready.append(user)
+    return bool(left)
+
+
+def _origins(arguments: Any) -> set[tuple[str, int]]:
+    """The calls whose outputs are among the arguments of a call: names of layers and numbers of their calls."""
+    return {
+        tuple(value["config"]["keras_history"][:2])
+        for value, _ in _walked(arguments)
+        if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
+    }
+
+
+def _first_calls(layer: dict[str, Any]) -> tuple[int, ...]:
+    """What number a layer's first call may have. A nested model's own making may count as call 0, or not."""
+    is_layer = str(layer.get("module")).startswith("keras.") and "input_layers" not in layer["config"]
+    return (0,) if is_layer else (0, 1)

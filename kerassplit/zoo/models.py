@@ -1,0 +1,352 @@
+"""From what a user types, a file or the name of an architecture, to a `keras.Model`.
+
+Weights are never silently random: they are asked for, or downloaded, or the error says why they could not be.
+"""
+
+import contextlib
+import difflib
+import inspect
+import io
+import json
+import os
+import random
+import re
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5py
+import keras
+
+from kerassplit.errors import SplitError, UnsupportedModelError
+from kerassplit.files.atomic_file import check_regular, status_of
+from kerassplit.files.untrusted import hashed, opened
+from kerassplit.graph.internals.loading import load_file, load_h5_file
+from kerassplit.text import listed
+from kerassplit.zoo.downloads import impatient, unreachable
+from kerassplit.zoo.model_file import what_is_wrong, what_is_wrong_in_h5
+from kerassplit.zoo.random_weights import randomize, smooth_noise
+from kerassplit.zoo.user_code import gone_with_old_keras, keras_reason, way_to_code
+
+FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def architectures() -> tuple[str, ...]:
+    """Names of all the architectures in `keras.applications`, in alphabetical order.
+
+    >>> "ResNet50" in architectures()
+    True
+    """
+    applications = keras.applications
+    return tuple(sorted(name for name in dir(applications) if inspect.isfunction(getattr(applications, name))))
+
+
+def find_architecture(name: str) -> str | None:
+    """The architecture that `name` stands for, or `None`.
+
+    Capitals and signs do not matter, so a model's own name (`Model.name`) is found as well.
+
+    >>> find_architecture("efficientnetv2-b0"), find_architecture("mobilenet_1.00_224"), find_architecture("LeNet")
+    ('EfficientNetV2B0', 'MobileNet', None)
+    """
+    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", name))  # MobileNets bear their width and image size
+    return next((one for one in architectures() if _plain(one) == plain), None)
+
+
+def architecture_module(name: str) -> ModuleType:
+    """The module of `keras.applications` with an architecture's `preprocess_input` and `decode_predictions`."""
+    module = getattr(keras.applications, name).__module__.rsplit(".", 1)[-1]
+    return getattr(keras.applications, module)
+
+
+def is_file_name(name: str | Path) -> bool:
+    """Whether this names a model file and not an architecture."""
+    if isinstance(name, str) and len(name) > 200:  # longer than any architecture's, and maybe than a file's may be
+        return True
+    if name in architectures():  # a folder of the same name is written ./ResNet50
+        return False
+    if isinstance(name, Path) or name.endswith(FILE_SUFFIXES) or "/" in name or "\\" in name:
+        return True
+    return status_of(name) is not None
+
+
+def load_model(
+    name_or_file: str | Path,
+    *,
+    weights: str | Path | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    seed: int = 0,
+    unsafe: bool = False,
+) -> keras.Model:
+    """Opens a model file, or builds an architecture of `keras.applications`.
+
+    Args:
+        name_or_file: A `.keras` or `.h5` file, or a name such as `"ResNet50"` (capitals do not matter).
+        weights: `"imagenet"` (downloaded by Keras, once), `"random"` (seeded, with random batch-norm statistics), or a
+            file of weights. `None`: a file's own weights; of an architecture only the structure, whose weights take no
+            memory and mean nothing. Layers without a name of their own are numbered from 0, whatever was built before.
+        input_shape: Of one sample, such as `(160, 160, 3)`; architectures only.
+        seed: For random weights, and for what else a model draws when it is built (dropout). The same seed gives the
+            same weights in every process; the global random generators of Python, NumPy and Keras stay as they were.
+        unsafe: Whether a file may bring code: the functions of `Lambda` layers run with all your rights. Only for
+            files whose origin you trust.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        SplitError: There is no such file or architecture, it cannot be opened or built, or weights cannot be had. Its
+            cause is Keras's own error.
+
+    Example:
+
+    >>> load_model("ResNet50", weights="random", input_shape=(64, 64, 3)).output_shape
+    (None, 1000)
+    """
+    if is_file_name(name_or_file):
+        return _open_file(Path(name_or_file), weights, input_shape, seed, unsafe)
+    name = _known(str(name_or_file))
+    shape = None if input_shape is None else _checked_shape(input_shape)
+    build: Callable[..., keras.Model] = getattr(keras.applications, name)
+    if weights == "imagenet":
+        return _with_imagenet(name, build, shape, seed)
+    with _left_alone(seed):
+        if weights is None:
+            return _in_own_thread(lambda: _structure(name, build, shape))
+        model = _in_own_thread(lambda: _built(name, build, shape, None))
+    if weights == "random":
+        pixels = smooth_noise([128 if side is None else side for side in model.input_shape[1:]], seed)
+        randomize(model, seed, architecture_module(name).preprocess_input(pixels[None]))
+    else:
+        _load_weights(model, weights)
+    return model
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _known(name: str) -> str:
+    found = find_architecture(name)
+    if found:
+        return found
+    plain = {_plain(one): one for one in architectures()}
+    matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.6)]
+    hint = f"Did you mean {listed(matches, 'or')}?" if matches else f"There are {listed(_families())}."
+    raise SplitError(
+        f"'{name}' is neither an architecture of keras.applications nor a file. {hint} "
+        f"A file's name ends in {listed(FILE_SUFFIXES, 'or')}."
+    )
+
+
+def _families() -> list[str]:
+    """One architecture of each kind, for a message that must not list all forty."""
+    by_module: dict[str, str] = {}
+    for name in architectures():
+        by_module.setdefault(architecture_module(name).__name__, name)
+    return list(by_module.values())
+
+
+def _checked_shape(shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    sides = tuple(shape)
+    if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides if side is not None):
+        raise SplitError(
+            f"An input shape is three positive numbers, height, width and channels, such as (224, 224, 3); got {sides}."
+        )
+    return sides
+
+
+def _built(
+    name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None, weights: str | None
+) -> keras.Model:
+    try:
+        return build(weights=weights, **({} if shape is None else {"input_shape": shape}))
+    except ValueError as error:
+        what = "" if shape is None else f" for the input shape {shape}"
+        raise SplitError(f"Keras cannot build {name}{what}: {keras_reason(error)}") from error
+
+
+def _structure(name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None) -> keras.Model:
+    """The model with variables that never get values, so that even the largest is there at once."""
+    with keras.StatelessScope(initialize_variables=False):
+        return _built(name, build, shape, None)
+
+
+def _with_imagenet(
+    name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None, seed: int
+) -> keras.Model:
+    remedy = "Give a file of weights (weights=FILE, --weights FILE), or take weights='random' (--weights random)."
+    refusal = unreachable()
+    # A file from an earlier download needs no network, so Keras looks for it all the same, but waits for nothing.
+    quiet = contextlib.redirect_stdout(io.StringIO()) if refusal else contextlib.nullcontext()  # it says "Downloading"
+    with impatient(reachable=refusal is None), _left_alone(seed), quiet:
+        try:
+            return _in_own_thread(lambda: _built(name, build, shape, "imagenet"))
+        except SplitError:
+            raise
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            reason = refusal or keras_reason(error)
+            raise SplitError(f"The ImageNet weights of {name} could not be downloaded: {reason} {remedy}") from error
+
+
+@contextlib.contextmanager
+def _left_alone(seed: int) -> Iterator[None]:
+    """Draws Keras's default seeds (initial weights, dropout) from `seed`, and puts the user's random state back.
+
+    Keras takes them from Python's `random` and touches no other global generator.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
+    """Builds a model in a thread of its own, because Keras keeps its global state by thread.
+
+    There, the layers that the architecture leaves unnamed are numbered from 0 and not from what was built before, so
+    that every process gives the same names; and variables without values are not kept for a later initialisation.
+    """
+    results: list[keras.Model] = []
+    errors: list[BaseException] = []
+    policy, logging = keras.config.dtype_policy(), keras.config.is_interactive_logging_enabled()
+    distribution = keras.distribution.distribution()
+
+    def run() -> None:
+        try:
+            keras.config.set_dtype_policy(policy)
+            if not logging:
+                keras.config.disable_interactive_logging()
+            if distribution is not None:
+                keras.distribution.set_distribution(distribution)
+            results.append(build())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # a daemon, so that Ctrl-C need not wait for a download
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _open_file(
+    path: Path,
+    weights: str | Path | None,
+    input_shape: Sequence[int | None] | None,
+    seed: int,
+    unsafe: bool,
+) -> keras.Model:
+    check_regular(path)
+    if path.is_dir():
+        raise SplitError(
+            f"'{path}' is a folder, and a model is a file. The stages of a split are opened with "
+            "`kerassplit.load(folder)`, and by the commands `verify` and `plot`."
+        )
+    if not path.exists():
+        raise SplitError(f"There is no file '{path}'.")
+    if not path.is_file():
+        raise SplitError(f"'{path}' is no regular file, and a model is read from one only.")
+    if path.suffix not in FILE_SUFFIXES:
+        raise SplitError(f"'{path}' is no model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise SplitError(f"'{path}' is damaged or no Keras model: a .keras file is a zip archive, and this is none.")
+    if input_shape is not None:
+        raise SplitError(f"An input shape can be given for an architecture only; '{path}' has its own.")
+    if weights == "imagenet":
+        raise SplitError(f"ImageNet weights are for architectures of keras.applications; '{path}' has its own.")
+    try:
+        model = _read(path, unsafe)
+    except SplitError:
+        raise
+    except Exception as error:  # h5py, zipfile, json and Keras raise what they like
+        if not unsafe and "safe_mode" in str(error):
+            raise SplitError(
+                f"'{path}' brings code of its own (in a Lambda layer, say) that would run with all your rights. If you "
+                "trust where the file comes from, pass unsafe=True (--unsafe)."
+            ) from error
+        load = f"keras.saving.load_model('{path}', custom_objects={{objects}}) gives the model to pass on"
+        version = _writer(path)
+        gone = gone_with_old_keras(error, version)
+        way = "" if gone else f"{way_to_code(error, load)}{_way_to_weights(path)}"
+        reason = f"{gone or keras_reason(error)}{_told_of(version)}{way}"
+        raise SplitError(f"'{path}' cannot be opened as a Keras model: {reason}") from error
+    if not isinstance(model, keras.Model):
+        raise UnsupportedModelError(f"'{path}' holds a {type(model).__name__}, not a keras.Model.")
+    if weights == "random":
+        randomize(model, seed)
+    elif weights is not None:
+        _load_weights(model, weights)
+    return model
+
+
+def _read(path: Path, unsafe: bool) -> Any:
+    """What Keras makes of a file, which is looked through before: what is looked through is what Keras reads."""
+    look, load = (what_is_wrong, load_file) if path.suffix == ".keras" else (what_is_wrong_in_h5, load_h5_file)
+    place = Path(os.path.realpath(path))  # the user's own link is followed, another one that is put there is not
+    with opened(place.parent, place.name) as file, hashed(file, path) as (stream, _):
+        reason = None if unsafe else look(stream)
+        if reason:
+            raise SplitError(
+                f"'{path}' holds what Keras never writes: {reason}. Nothing of it was loaded. If you trust where the "
+                "file comes from, pass unsafe=True (--unsafe)."
+            )
+        return load(stream, not unsafe)
+
+
+def _way_to_weights(path: Path) -> str:
+    """What to do with a file of weights, as `save_weights` writes it; nothing for another file."""
+    try:
+        with h5py.File(path) as file:
+            alone = "model_config" not in file.attrs and ("layer_names" in file.attrs or {"layers", "vars"} & {*file})
+    except OSError:
+        return ""
+    if not alone:
+        return ""
+    return (
+        "\nIt holds weights alone. Name the model that they belong to, a file or an architecture, and give them by "
+        f"weights='{path}' (--weights {path})."
+    )
+
+
+def _writer(path: Path) -> str:
+    """The version of the Keras that wrote a model file; empty where the file does not say."""
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                version = json.loads(archive.read("metadata.json"))["keras_version"]
+        else:
+            with h5py.File(path) as file:
+                version = file.attrs["keras_version"]
+        return version.decode() if isinstance(version, bytes) else str(version)
+    except Exception:  # a damaged file, or no model: what Keras says of it has to do
+        return ""
+
+
+def _told_of(version: str) -> str:
+    """Which Keras wrote a model file, where that is another one than this, and what to do with an old one."""
+    if version in ("", keras.__version__):
+        return ""
+    old = version.startswith(("1.", "2."))
+    remedy = " Load it with that, build the model with this one, and copy: new.set_weights(old.get_weights())."
+    return f" Keras {version} wrote it, and this is Keras {keras.__version__}.{remedy if old else ''}"
+
+
+def _load_weights(model: keras.Model, weights: str | Path) -> None:
+    path = Path(weights)
+    check_regular(path)
+    if not path.is_file():
+        raise SplitError(f"Weights are 'imagenet', 'random' or a file; there is no file '{weights}'.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras warns of weights that it does not find, and goes on
+            model.load_weights(path)
+    except Exception as error:  # as above
+        raise SplitError(f"'{path}' holds no weights for '{model.name}': {keras_reason(error)}") from error

@@ -1,0 +1,92 @@
+"""From an opened image, whatever its kind, to pixels from 0 to 255 of one size and color mode."""
+
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from kerassplit.errors import SplitError
+
+_MODES = {"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+
+def pixels_of(image: Image.Image, size: tuple[int, int], colors: str, *, exif: bool) -> np.ndarray:
+    """The pixels of an image as float32: height × width × channels, from 0 to 255.
+
+    The middle is cut out in the proportions of the size. Of images with 8 bits a channel these are the numbers that
+    `keras.utils.load_img` with `keep_aspect_ratio=True` and bicubic resampling gives, but for the turning.
+
+    Args:
+        image: What Pillow opened.
+        size: Width and height.
+        colors: `"grayscale"`, `"rgb"` or `"rgba"`.
+        exif: Whether it is turned as its camera says.
+
+    Raises:
+        SplitError: What its values mean is not known.
+    """
+    image.load()
+    turn = _TURNS.get(_orientation(image)) if exif else None
+    deep = _deep(image)
+    if deep is None and colors != "rgba":
+        image.info.pop("transparency", None)  # dropped, as Keras does; Pillow would warn
+    plain = image.convert(_MODES[colors]) if deep is None else deep
+    resized = _resized(plain if turn is None else plain.transpose(turn), size)
+    pixels = np.asarray(resized, np.float32)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if deep is None:
+        return pixels
+    grays = np.repeat(np.clip(pixels, 0, 255), 1 if colors == "grayscale" else 3, axis=-1)
+    return np.concatenate([grays, np.full_like(pixels, 255)], axis=-1) if colors == "rgba" else grays
+
+
+def _deep(image: Image.Image) -> Image.Image | None:
+    """An image of 16 bits a pixel as one of floats from 0 to 255; `None` for one that has no more than 8 a channel."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16"):
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    elif image.mode == "I" and image.format in ("PNG", "PPM"):  # these have no more, whatever Pillow makes of them
+        bits = 16
+    elif image.mode in ("I", "F"):
+        kind = "floats" if image.mode == "F" else "whole numbers of 32 bits or with a sign"
+        raise SplitError(
+            f"its pixels are {kind}, and what is black and white among them is not known. Scale them to what the model "
+            "takes and save them as .npy."
+        )
+    else:
+        return None
+    most = 2**bits - 1
+    values = np.asarray(image).astype(np.float32)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = most - values
+    return Image.fromarray(values * np.float32(255 / most))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of a block that nobody can read: such an image is shown as it lies, everywhere
+        return 1
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As Keras resizes with `keep_aspect_ratio=True`."""
+    if image.size == size:
+        return image
+    (width, height), (to_width, to_height) = image.size, size
+    crop_width = min(width, height * to_width // to_height)
+    crop_height = min(height, width * to_height // to_width)
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    box = (left, top, left + crop_width, top + crop_height)
+    return image.resize(size, Image.Resampling.BICUBIC, box=box)

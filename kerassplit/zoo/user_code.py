@@ -1,0 +1,172 @@
+"""Code that a saved model needs and Keras does not have: how it is imported, and what to say where it is missing."""
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+
+from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import check_regular
+
+VARIABLE = "KERASSPLIT_IMPORT"
+"""The environment variable by which processes that kerassplit starts (exports, Ray) import the same code."""
+
+_LONGEST = 300  # characters of Keras's own sentence
+_BUILT_IN = ("activations", "constraints", "initializers", "layers", "losses", "metrics", "ops", "optimizers")
+_BUILT_IN += ("regularizers",)
+_MISSING = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown [\w ]+: '([^']+)'")
+
+
+_GONE = re.compile(
+    "(TF|Slicing)OpLambda|TensorFlowOpLayer|ClassMethod|Instance(Method|Property)|Add(Loss|Metric)|CuDNN(LSTM|GRU)|"
+    "LocallyConnected[12]D|ThresholdedReLU|Random(Height|Width)|(Dense|Sequence)Features|SyncBatchNormalization|"
+    "(BatchNormalization|LSTM|GRU)V[12]|Merge|Highway|MaxoutDense|TimeDistributedDense|AtrousConvolution[12]D|"
+    "Deconvolution2D"
+)
+"""Layers that Keras 1 or 2 had built in, and Keras 3 has not."""
+
+
+def import_code(sources: Sequence[str]) -> None:
+    """Runs files and modules, and makes known to Keras what they define, here and in processes that are started here.
+
+    Layers, models and functions need not be registered: they are found by their names, unless Keras has something of
+    that name itself. A file's folder and the working folder are searched for what it imports, after everything else.
+
+    Args:
+        sources: Paths of Python files, and names of modules.
+
+    Raises:
+        SplitError: There is no such file or module, or it raises.
+    """
+    known = keras.saving.get_custom_objects()
+    given = []
+    for source in sources:
+        check_regular(source)
+        is_file = source.endswith(".py") or Path(source).is_file()
+        given.append(str(Path(source).resolve()) if is_file else source)
+        module = _imported(source, Path(given[-1]) if is_file else None)
+        for name, value in vars(module).items():
+            if _is_defined_in(module, value) and not any(hasattr(getattr(keras, one), name) for one in _BUILT_IN):
+                known.setdefault(keras.saving.get_registered_name(value), value)
+                known.setdefault(name, value)  # of files that were written before it was registered
+    if given:
+        os.environ[VARIABLE] = os.pathsep.join(given)
+
+
+def import_what_the_parent_did() -> None:
+    """Imports what the process that started this one was told to, or the user said with the environment variable."""
+    import_code([source for source in os.environ.get(VARIABLE, "").split(os.pathsep) if source])
+
+
+def keras_reason(error: BaseException) -> str:
+    """What an error of Keras says, in one line of bearable length: of a chain of errors the last, without configs."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).rpartition("Exception encountered:")[2]
+    text = " ".join(text.partition("Full object config:")[0].split()) or type(error).__name__
+    if len(text) > _LONGEST:
+        return f"{text[:_LONGEST]} ..."
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def gone_with_old_keras(error: BaseException, version: str) -> str | None:
+    """What an error of Keras means where it does not find a layer that the Keras of that version had built in."""
+    name = _missing(error)
+    if name is None or not _GONE.fullmatch(name) or not version.startswith(("1.", "2.")):
+        return None
+    converted = ""
+    if name.startswith("CuDNN"):
+        plain = name.removeprefix("CuDNN")
+        converted = f" Its weights are laid out in another way: there, load them into a model with {plain} first."
+    return f"'{name}' is a layer of Keras {version} itself, and Keras 3 does not have it.{converted}"
+
+
+def _missing(error: BaseException) -> str | None:
+    """The class or function that Keras says it does not find."""
+    found = [one or other for one, other in _MISSING.findall(str(error))]
+    return found[-1] if found else None
+
+
+def way_to_code(error: BaseException, loaded: str) -> str:
+    """What to do where Keras does not find code of the user's own; nothing for another error.
+
+    Args:
+        error: Keras's.
+        loaded: How to load the model in Python; `{objects}` stands for the custom objects.
+    """
+    missing = _missing(error)
+    if missing is None:
+        return ""
+    name = missing.rpartition(">")[2]
+    registered = re.findall(rf"'registered_name': '((?:[^']*>)?{re.escape(name)})'", str(error))
+    key = [missing, *registered][-1]
+    return (
+        f"\n'{name}' is code of your own, which has to be imported first: with --import FILE or MODULE, which runs it; "
+        f"or in Python, {loaded.format(objects=f'{{{key!r}: {name}}}')}."
+    )
+
+
+def _imported(source: str, path: Path | None) -> ModuleType:
+    folder = str(Path.cwd() if path is None else path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: a file named like a module of another package must not hide it
+    try:
+        return importlib.import_module(source) if path is None else _run(path)
+    except (Exception, SystemExit) as error:  # code of the user's own raises what it likes
+        missing = isinstance(error, ModuleNotFoundError) and path is None and source.startswith(str(error.name))
+        if missing or (isinstance(error, FileNotFoundError) and path is not None and not path.exists()):
+            raise SplitError(
+                f"There is no {'module' if missing else 'file'} '{source}' to import. Name a Python file, or a module "
+                "that is installed or lies in this folder."
+            ) from error
+        text = " ".join(str(error).split())
+        raise SplitError(f"'{source}' cannot be imported: {type(error).__name__}: {text}{_line_of(error)}") from error
+
+
+def _line_of(error: BaseException) -> str:
+    """The last line of the user's own code on the way to an error; that of an error of syntax is in its text."""
+    frames = [] if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)
+    frames = [
+        one for one in frames if not one.filename.startswith("<") and not _is_in(one.filename, Path(__file__).parent)
+    ]
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    own = [one for one in frames if not any(_is_in(one.filename, Path(folder)) for folder in libraries)]
+    last = [*frames[:1], *own][-1:]
+    return "".join(f" ({one.filename}, line {one.lineno}: `{one.line}`)" for one in last)
+
+
+def _is_in(file: str, folder: Path) -> bool:
+    return folder.resolve() in Path(file).resolve().parents
+
+
+def _run(path: Path) -> ModuleType:
+    names = (path.stem, f"_imported_{path.stem}")
+    for name in names:
+        if getattr(sys.modules.get(name), "__file__", None) == str(path):
+            return sys.modules[name]
+    name = names[path.stem in sys.modules]
+    spec: Any = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise ImportError("its name does not end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _is_defined_in(module: ModuleType, value: Any) -> bool:
+    """Whether it is a function, or a class that Keras saves, of this module or package."""
+    home = str(getattr(value, "__module__", None))
+    inside = home == module.__name__ or home.startswith(f"{module.__name__}.")
+    return inside and (hasattr(value, "from_config") if isinstance(value, type) else callable(value))
