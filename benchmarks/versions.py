@@ -22,6 +22,7 @@ import json, statistics, sys, time
 import keras, numpy as np
 import kerassplit as ks
 
+assert ks.__file__.startswith(sys.argv[2] + "/"), ks.__file__
 keras.utils.set_random_seed(0)
 model = getattr(keras.applications, sys.argv[1])(weights=None)
 images = np.random.default_rng(0).normal(size=(8, *model.input_shape[1:])).astype("float32")
@@ -55,10 +56,10 @@ print(json.dumps(found))
 
 def timed(checkout: str, model: str) -> dict[str, float]:
     """Median seconds of each call, in a process that imports the package from this checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(checkout).resolve()), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, "-c", TIMED, model], env=environment, check=True, capture_output=True, text=True
-    )
+    there = Path(checkout).resolve()
+    environment = {**os.environ, "PYTHONPATH": str(there), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-P", "-c", TIMED, model, str(there)]  # -P: not the package in the current folder
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -9,8 +9,9 @@ Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
 
 from collections.abc import Iterable, Iterator
 from functools import reduce
+from itertools import chain
 from numbers import Integral
-from operator import and_
+from operator import and_, or_
 
 import keras
 
@@ -56,8 +57,14 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
     sides = read_sides(graph)
     described = [crossing_tensor(tensor.name, tensor.symbol) for tensor in graph.tensors]
 
+    own = {call: 1 << place for place, call in enumerate(sorted(set(chain(*sides.users.values()))))}
+    before: list[int] = []  # for each call: which users of side tensors it depends on, itself included
+    for index, call in enumerate(sides.main.calls):
+        before.append(reduce(or_, (before[graph.tensors[tensor].call] for tensor in call.inputs), own.get(index, 0)))
+
     def crossing(cut: list[int]) -> Crossing:
-        also = sides.along(sides.main.ancestors(cut).__contains__, cut)
+        users = reduce(or_, (before[graph.tensors[tensor].call] for tensor in cut))
+        also = sides.along(lambda call: bool(users & own[call]), cut)
         return Crossing(tuple(described[tensor] for tensor in cut), tuple(described[tensor] for tensor in also))
 
     return tuple(map(crossing, cuts(sides, int(max_tensors)) or ()))

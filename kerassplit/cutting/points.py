@@ -1,5 +1,6 @@
 """`split_points`: where a model can be cut, and what lies before and behind."""
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +9,6 @@ from itertools import pairwise
 from typing import Any
 
 import keras
-import numpy as np
 
 from kerassplit.cutting.frontiers import split_tensors
 from kerassplit.flops.formulas import flops_per_sample
@@ -172,7 +172,7 @@ def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int
                 weights[key] = call.operation.weights
             for variable in weights[key]:
                 calls_of[id(variable)].append(index)
-                sizes[id(variable)] = int(np.prod(variable.shape))
+                sizes[id(variable)] = math.prod(variable.shape)
     end = len(graph.calls)
     before = [0] * (end + 1)
     only_before = [0] * (end + 1)
