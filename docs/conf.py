@@ -53,7 +53,7 @@ class CommandHelp(SphinxDirective):
     """What `kerassplit --help` and each `kerassplit COMMAND --help` print, one section for each command."""
 
     def run(self) -> list[nodes.Node]:
-        group = click.Context(main, info_name="kerassplit", max_content_width=100, terminal_width=100)
+        group = click.Context(main, info_name="kerassplit", max_content_width=80, terminal_width=80)
         pages = [f"```text\n{main.get_help(group)}\n```\n"]
         for name in main.list_commands(group):
             context = click.Context(main.commands[name], parent=group, info_name=name)

@@ -31,8 +31,14 @@ import importlib.util
 import subprocess
 import sys
 
+WHERE = "git+https://github.com/kerassplit/kerassplit"
 if importlib.util.find_spec("kerassplit") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "kerassplit"], check=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"kerassplit @ {WHERE}"])
+    if done.returncode:
+        raise SystemExit(
+            f"kerassplit could not be installed from {WHERE}; pip says why above. It needs git and a network. In a "
+            f"checkout, `pip install -e .` in its folder does the same; then run this cell again."
+        )
 
 # %%
 import os
