@@ -5,6 +5,7 @@ A test compares the words in the pictures that are here with those that this wou
 
 import os
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import keras
 import kerassplit as ks
 from kerassplit.display.chart import Chart
 from kerassplit.pictures import Drawing
+from kerassplit.pictures.render import render
 
 FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
 
 
 def build(name: str) -> keras.Model:
@@ -37,8 +40,28 @@ def residual() -> keras.Model:
     return keras.Model(image, keras.layers.Dense(10, name="scores")(pooled), name="residual")
 
 
-def pictures() -> Iterator[tuple[str, Drawing]]:
-    """The pictures of models, by the names of their files."""
+class House:
+    """The rooms of the package, floor above floor, as the contract for imports in pyproject.toml has them."""
+
+    def render(self, extension: str) -> bytes:
+        settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+        floors = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+        rows = "".join(f'<tr><td border="0">{self._floor(one.split(" | "))}</td></tr>' for one in floors)
+        table = f'<table border="0" cellspacing="0" cellpadding="3">{rows}</table>'
+        return render(f"digraph {{ house [shape=plain label=<{table}>] }}", extension)
+
+    def _floor(self, rooms: list[str]) -> str:
+        cells = "".join(
+            f'<td bgcolor="#e8eef7" color="#6b7f99" width="{480 // len(rooms)}"><font face="Helvetica">'
+            f"{room}{'/' if (ROOT / 'kerassplit' / room).is_dir() else '.py'}</font></td>"
+            for room in rooms
+        )
+        return f'<table border="0" cellborder="1" cellspacing="4" cellpadding="4"><tr>{cells}</tr></table>'
+
+
+def pictures() -> Iterator[tuple[str, Drawing | House]]:
+    """The pictures of models and of the house, by the names of their files."""
+    yield "house", House()
     yield "resnet50_split", ks.plot(ks.split(build("ResNet50"), ["conv3_block4_out", "conv4_block6_out"]))
     split = ks.split(build("MobileNetV2"), "block_6_project_BN", names=["phone", "server"])
     yield "mobilenetv2_split", ks.plot(split, title="MobileNetV2")
