@@ -71,6 +71,6 @@ def test_every_file_it_links_to_is_there():
 
 
 def test_every_public_name_is_where_the_package_looks_for_it():
-    assert sorted(kerassplit.__all__) == sorted(kerassplit._HOME)
+    assert dir(kerassplit) == sorted(kerassplit.__all__)
     for name in kerassplit.__all__:
         assert getattr(kerassplit, name).__module__.startswith("kerassplit.")
