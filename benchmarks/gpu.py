@@ -3,9 +3,9 @@
     KERAS_BACKEND=jax python benchmarks/gpu.py [--minutes 8] [--batches 1 32 256] [--small]
 
 Only Keras, JAX and NumPy are needed. Each model and dtype runs in processes of its own, one for the whole and one for
-each number of stages: JAX tells the most memory that a process has held, not what a call took. What would begin after
-the given minutes is left out, and the tables say so. `--small` is for trying the script where there is no GPU: small images, short
-texts, few layers.
+each number of stages: JAX tells the most memory that a process has held, not what a call took. What does not end within
+the given minutes is left out, and the tables say so. `--small` is for trying the script where there is no GPU: small
+images, short texts, few layers.
 """
 
 import argparse
