@@ -8,9 +8,9 @@ import keras
 from kerassplit.cutting.crossing import Crossing, CrossingTensor, crossing_tensor
 from kerassplit.cutting.frontiers import leaving, require_whole_crossing, split_tensors
 from kerassplit.cutting.points import SplitPoint
-from kerassplit.cutting.stage_parts import StagePart, stage_parts
+from kerassplit.cutting.stage_parts import StagePart, build_stage, stage_parts
 from kerassplit.cutting.stages import STAGE_NAME, Stage, Stages
-from kerassplit.cutting.submodel import build_part, warn_of_lost_masks
+from kerassplit.cutting.submodel import warn_of_lost_masks
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
@@ -38,9 +38,13 @@ def cut(
     labels = _stage_names(names, len(cuts) + 1)
     parts = stage_parts(sides, cuts)
     _warn_of_another_order(graph, parts)
-    made = tuple(_build_stage(graph, one, label) for one, label in zip(parts, labels, strict=True))
+    outputs = set(graph.flat_outputs())
+    made = []
+    for one, label in zip(parts, labels, strict=True):
+        warn_of_lost_masks(graph, one.calls, [tensor for tensor in one.outputs if tensor in outputs], label)
+        made.append(build_stage(graph, one.calls, one.inputs, one.outputs, label))
     return Stages(
-        made,
+        tuple(made),
         keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.inputs),
         keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.outputs),
         model.name,
@@ -224,10 +228,3 @@ def changes_in_training(layer: keras.Layer) -> bool:
     """Whether a call in training mode changes variables of a layer: moving averages, states of random generators."""
     generators = [variable for variable in layer.variables if not any(variable is weight for weight in layer.weights)]
     return bool(generators) or (layer.trainable and bool(layer.non_trainable_weights))
-
-
-def _build_stage(graph: Graph, one: StagePart, name: str) -> Stage:
-    results = set(graph.flat_outputs())
-    warn_of_lost_masks(graph, one.calls, [tensor for tensor in one.outputs if tensor in results], name)
-    model, inputs, outputs = build_part(graph, one.calls, one.inputs, one.outputs, name)
-    return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))

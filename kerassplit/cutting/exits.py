@@ -138,11 +138,8 @@ def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
 
 def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) -> _Exit:
     """Calls the layers on an Input like the tensor, with a mask where it has one, and reads what that makes."""
-    symbol = graph.tensors[tensor].symbol
-    mask, made_mask = mask_of(symbol), tensor_of_mask(graph, tensor)
-    taken = keras.Input(
-        batch_shape=symbol.shape, dtype=symbol.dtype, sparse=graph.is_sparse(tensor), ragged=symbol.ragged
-    )
+    mask, made_mask = mask_of(graph.tensors[tensor].symbol), tensor_of_mask(graph, tensor)
+    taken = graph.new_input(tensor)
     inputs, tensors = [taken], [tensor]
     if mask is not None:
         inputs.append(keras.Input(batch_shape=mask.shape, dtype="bool"))
@@ -192,7 +189,7 @@ def _built(graph: Graph, own: Mapping[str, int], exits: Mapping[str, _Exit]) -> 
     names = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
     others = [_operations(graph, key, one, there, taken) for key, one in exits.items()]
     with Builder(copies=FLAT_COPIES) as builder:
-        symbols = {tensor: builder.add_input(graph, tensor, name) for tensor, name in names.items()}
+        symbols = {tensor: graph.new_input(tensor, name) for tensor, name in names.items()}
         builder.add_calls(graph, items, symbols)
         outputs = {key: symbols[tensor] for key, tensor in own.items()}
         for (key, one), operations in zip(exits.items(), others, strict=True):

@@ -8,6 +8,7 @@ import keras
 
 from kerassplit.cutting.cuts import cut
 from kerassplit.cutting.points import SHAPING, SplitPoint, split_points
+from kerassplit.cutting.stage_parts import build_stage
 from kerassplit.cutting.stages import Stage
 from kerassplit.cutting.submodel import build_part, part
 from kerassplit.errors import NotConnectedError, SplitError
@@ -129,13 +130,8 @@ def to_sequential(model: keras.Model) -> keras.Sequential:
                 "keras.Sequential hands on one tensor. Use `kerassplit.split(model, at=...)`: it routes several."
             )
     _warn_of_shared_layers(model, stages)
-    source = graph.tensors[graph.flat_inputs()[0]]
-    symbol = keras.Input(
-        batch_shape=source.symbol.shape,
-        dtype=source.symbol.dtype,
-        sparse=graph.is_sparse(graph.flat_inputs()[0]),
-        name=unique(safe_name(source.name), {stage.name for stage in stages}),
-    )
+    [source] = graph.flat_inputs()
+    symbol = graph.new_input(source, unique(safe_name(graph.tensors[source].name), {stage.name for stage in stages}))
     with deep_recursion():
         return keras.Sequential([symbol, *(_plain(stage.model) for stage in stages)], name=model.name)
 
@@ -153,8 +149,7 @@ def _block_stages(model: keras.Model) -> dict[str, Stage]:
     labels = _stage_names(names)
     if ends:
         return dict(zip(names, cut(model, ends, names=labels), strict=True))
-    whole, inputs, outputs = build_part(graph, *part(graph, [], outputs), outputs, labels[0])
-    return {names[0]: Stage(labels[0], whole, tuple(graph.names(inputs)), tuple(graph.names(outputs)))}
+    return {names[0]: build_stage(graph, *part(graph, [], outputs), outputs, labels[0])}
 
 
 def _block_ends(points: Sequence[SplitPoint]) -> list[SplitPoint]:

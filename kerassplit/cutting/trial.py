@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kerassplit.errors import SplitError
+from kerassplit.graph.internals.layers import recurrent_states
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.shapes import OpenSides, fixed_batch, input_shapes
 
@@ -40,18 +41,11 @@ def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
 @contextlib.contextmanager
 def state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
     """Puts back what running changes even in inference mode: random generators, stateful recurrent layers."""
-    states = {id(one): one for model in models for one in _states(model)}
+    kept = [one for model in models for one in (*model.non_trainable_variables, *recurrent_states(model))]
+    states = {id(one): one for one in kept if isinstance(one, keras.Variable)}
     before = [(one, keras.ops.copy(one.value)) for one in states.values()]
     try:
         yield
     finally:
         for one, value in before:
             one.assign(value)
-
-
-def _states(model: keras.Model) -> Iterator[keras.Variable]:
-    yield from (variable for variable in model.variables if not variable.trainable)
-    for layer in model.layers:
-        # Keras does not count the states of a recurrent layer among its variables.
-        if isinstance(layer, keras.layers.RNN) and layer.stateful:
-            yield from (state for state in keras.tree.flatten(layer.states) if isinstance(state, keras.Variable))

@@ -208,16 +208,12 @@ def _multi_head_attention(call: ConcreteCall) -> Count:
         projections.append((query, heads * value_width))
         count += Count(others=rows * heads * value_width)
     for shape, units in projections:
-        count += _projection(size(shape), size(shape[:-1]) * units, units, config["use_bias"])
+        count += Count(size(shape) * units, size(shape[:-1]) * units if config["use_bias"] else 0)
     masks = len(call.given) - len({"query", "value"}) - (call.argument("key") is not None)
     masked = masks > 0 or bool(call.argument("use_causal_mask"))
     count += attention(pairs, width, value_width, 1 + masked)  # scaled; a choice between the score and minus infinity
     made = size(call.made[0])
     return count + Count(rows * heads * value_width * (made // rows), made if config["use_bias"] else 0)
-
-
-def _projection(given: int, made: int, units: int, bias: bool) -> Count:
-    return Count(given * units, made if bias else 0)
 
 
 LAYERS: dict[type, Formula] = {

@@ -18,6 +18,7 @@ from typing import Any
 
 from kerassplit.flops.count import NOTHING, Count, UnknownCountError, einsum, per_element, size
 from kerassplit.graph.shapes import ConcreteCall, Shape
+from kerassplit.text import snake_case
 
 Formula = Callable[[ConcreteCall], Count]
 
@@ -301,16 +302,12 @@ def _known_activation(name: str) -> Formula:
     return each(flops)
 
 
-def _in_small_letters(name: str) -> str:
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)[1:]
-
-
 OPERATIONS: dict[str, Formula] = {
     **dict.fromkeys(_FREE.split(), free),
     **dict.fromkeys(_ELEMENTWISE.split(), each(1)),
     **{name: each(flops) for name, flops in _SEVERAL.items()},
     **dict.fromkeys(_REDUCTIONS.split(), reduction),
-    **{name: _known_activation(_in_small_letters(name)) for name in _ACTIVATIONS.split()},
+    **{name: _known_activation(snake_case(name)) for name in _ACTIVATIONS.split()},
     **dict.fromkeys(("Cumsum", "Cumprod"), each(1)),
     **dict.fromkeys(("Mean", "Average", "Nanmean"), mean),
     **dict.fromkeys(("Var", "Moments"), _moments),

@@ -56,7 +56,7 @@ def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Ope
     with Builder() as builder:
         own = graph.own_symbols()
         symbols = {
-            tensor: builder.add_input(graph, tensor, unique(maker_of(own[tensor]).operation.name, taken))
+            tensor: graph.new_input(tensor, unique(maker_of(own[tensor]).operation.name, taken))
             for tensor in dict.fromkeys(graph.flat_inputs())
         }
         builder.add_calls(graph, items, symbols, by_operation)
@@ -102,7 +102,7 @@ def joined(
             symbols = {}
             for tensor, key in zip(graph.flat_inputs(), takes, strict=True):
                 if key not in named:
-                    named[key] = builder.add_input(graph, tensor, safe_name(key))
+                    named[key] = graph.new_input(tensor, safe_name(key))
                 symbols[tensor] = named[key]
             repeatable = _repeatable(graph, calls)
             again = _made_before(repeatable, symbols, operations, made)

@@ -34,8 +34,8 @@ class _Anchor:
 class Builder:
     """Builds one model out of calls of other models.
 
-    Add inputs and calls in an order in which every call follows those it depends on, then take the `model`. Left
-    without one (`with` ends early, or an error), it takes its nodes back out of the shared layers.
+    Add calls in an order in which every call follows those it depends on, then take the `model`. Left without one
+    (`with` ends early, or an error), it takes its nodes back out of the shared layers.
 
     Args:
         only_to_run: Whether the model is never saved or built upon, so that two layers may bear one name.
@@ -58,18 +58,6 @@ class Builder:
     def __exit__(self, *_: object) -> None:
         if not self._finished:
             self._shared.release()
-
-    def add_input(self, graph: Graph, tensor: int, name: str) -> keras.KerasTensor:
-        """A fresh `keras.Input` in the place of a tensor of `graph`."""
-        symbol = graph.tensors[tensor].symbol
-        return keras.Input(
-            batch_shape=symbol.shape,
-            dtype=symbol.dtype,
-            sparse=graph.is_sparse(tensor),
-            ragged=symbol.ragged,
-            name=name,
-            optional=getattr(symbol._keras_history.operation, "optional", False),
-        )
 
     def add_calls(
         self,

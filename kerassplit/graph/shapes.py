@@ -16,12 +16,11 @@ import keras
 from kerassplit.errors import SplitError
 from kerassplit.graph.declared import declares
 from kerassplit.graph.model_graph import Call, Graph
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import Shape
 from kerassplit.text import enumerated, listed
 
 _NAME = "concrete"  # of every symbolic tensor made here: without one, Keras would count on in its automatic names
 
-Shape = tuple[int | None, ...]
 OpenSides = int | Mapping[str, Sequence[int]] | None
 
 
@@ -209,15 +208,6 @@ def concrete_call(graph: Graph, call: Call, shapes: Sequence[Shape]) -> Concrete
     args, kwargs = _arguments(graph, call, shapes)
     given = [tuple(value.shape) for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)]
     return ConcreteCall(call.operation, args, kwargs, tuple(given), tuple(shapes[tensor] for tensor in call.outputs))
-
-
-def tensor_bytes(shape: Shape, dtype: str) -> int | None:
-    """Bytes of a tensor; `None` where a side is open or the dtype has no size (strings).
-
-    >>> tensor_bytes((8, 28, 28, 512), "float32")
-    12845056
-    """
-    return bytes_per_sample((None, *shape), dtype)
 
 
 def _arguments(graph: Graph, call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:

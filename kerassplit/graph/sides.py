@@ -86,12 +86,8 @@ class Sides:
         """The inputs of the model that a side tensor is made of, where these tensors are given."""
         if not any(self.graph.tensors[one].call in self.of_inputs and not self.is_input(one) for one in given):
             return self.sources[tensor]
-        found, waiting = {tensor}, [tensor]
-        while waiting:
-            more = set(self.graph.calls[self.graph.tensors[waiting.pop()].call].inputs) - found - given
-            found |= more
-            waiting += more
-        return frozenset(one for one in found if self.is_input(one))
+        calls = [self.graph.calls[call] for call in self.graph.ancestors([tensor], given)]
+        return frozenset(one for call in calls if not call.inputs for one in call.outputs)
 
     def _bottlenecks(self, masks: Sequence[int], inputs: Iterable[int]) -> list[int]:
         """Side tensors of which, each by itself, these masks can be made without these inputs of the model.

@@ -1,6 +1,6 @@
 """What a user brought that has no graph, told apart, each with its next step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
@@ -117,8 +117,9 @@ def _own_call(layer: keras.Layer, named: str) -> str:
 
 def _foreign(thing: Any) -> str:
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    packages = set(_packages(thing))
-    if "tf_keras" in packages or _is_old_tensorflow_keras(thing):
+    modules = [one.__module__ for one in type(thing).__mro__ if one is not object]
+    packages = {module.partition(".")[0] for module in modules}  # nothing is imported to find out
+    if "tf_keras" in packages or any(module.startswith("tensorflow.python.keras") for module in modules):
         return (
             f"{kind} is a model of Keras 2 (`tf_keras`), and kerassplit reads Keras 3. Save it as `m.h5` and load that "
             "with Keras 3, `keras.saving.load_model('m.h5')`; or build it anew with `import keras` and copy the "
@@ -145,14 +146,3 @@ def _foreign(thing: Any) -> str:
     if callable(thing) and not packages - {"builtins", "functools"}:
         return f"Expected a keras.Model, got the function {getattr(thing, '__name__', kind)!r}. Pass the model itself."
     return f"Expected a keras.Model, got {kind}."
-
-
-def _packages(thing: Any) -> Iterator[str]:
-    """The packages that its class and what this inherits from come from; nothing is imported to find out."""
-    for kind in type(thing).__mro__:
-        if kind is not object:
-            yield kind.__module__.partition(".")[0]
-
-
-def _is_old_tensorflow_keras(thing: Any) -> bool:
-    return any(kind.__module__.startswith("tensorflow.python.keras") for kind in type(thing).__mro__)

@@ -18,7 +18,6 @@ from kerassplit.graph.tracing.checks import (
     check_used,
     name_operations,
     operations_by_name,
-    snake_case,
 )
 from kerassplit.graph.tracing.open_patterns import Pattern
 from kerassplit.graph.tracing.rebuilt import Opened, rebuilt
@@ -32,7 +31,7 @@ from kerassplit.graph.tracing.recording import (
     symbols_in,
 )
 from kerassplit.graph.unsupported import has_own, why_no_graph
-from kerassplit.text import unique
+from kerassplit.text import snake_case, unique
 
 _ONE_MODE = "ask for the graph of one mode: `kerassplit.trace(model, inputs, training=False)`."
 
