@@ -15,6 +15,7 @@ from kerassplit.costs.profile import Profile
 from kerassplit.costs.records import Timing
 from kerassplit.cutting.blocks import Region
 from kerassplit.cutting.submodel import build_part
+from kerassplit.cutting.trial import drawn
 from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends import backend
@@ -191,14 +192,11 @@ def _timing(durations: Sequence[float]) -> Timing:
 
 
 def _random(graph: Graph, tensor: int, shape: Any, seed: int) -> Any:
-    """Random values as `verify` takes them: floats are normal, integers 0 or 1, small enough for any vocabulary."""
+    """Random values as `verify` takes them."""
     name, dtype = graph.tensors[tensor].name, graph.tensors[tensor].symbol.dtype
     if dtype == "string":
         raise SplitError(
             f"'{name}' takes strings, and random input has none: '{graph.model.name}' cannot be measured. "
             f"{behind_strings(graph)}"
         )
-    generator = np.random.default_rng([seed, 17])
-    if "float" in dtype:
-        return keras.ops.convert_to_tensor(generator.standard_normal(shape).astype("float32"), dtype)
-    return keras.ops.convert_to_tensor(generator.integers(0, 2, shape).astype("int32"), dtype)
+    return keras.ops.convert_to_tensor(drawn(shape, dtype, np.random.default_rng([seed, 17])), dtype)

@@ -20,7 +20,7 @@ _SAMPLES = 2
 def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
     """Two random samples that fit the model's inputs, in its structure.
 
-    Floats are normal, integers 0 or 1 (small enough for any vocabulary), open dimensions 32 where nothing is said.
+    They are `drawn`; open dimensions are 32 where nothing is said.
     """
     generator = np.random.default_rng(seed)
     samples = fixed_batch(symbol.shape for symbol in graph.model.inputs) or _SAMPLES
@@ -30,12 +30,16 @@ def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
         symbol = graph.tensors[tensor].symbol
         if symbol.dtype == "string":
             raise SplitError(f"'{graph.tensors[tensor].name}' takes strings: give an input as `x` to compare on.")
-        shape = tuple(side or 0 for side in shapes[tensor])  # none is open
-        if "float" in symbol.dtype:
-            return generator.standard_normal(shape).astype("float32")
-        return generator.integers(0, 2, shape).astype(symbol.dtype)
+        return drawn(shapes[tensor], symbol.dtype, generator)
 
     return keras.tree.map_structure(draw, graph.inputs)
+
+
+def drawn(shape: Any, dtype: str, generator: np.random.Generator) -> np.ndarray:
+    """Random values: floats (`float32`) are normal, integers 0 or 1, small enough for any vocabulary."""
+    if "float" in dtype:
+        return generator.standard_normal(shape).astype("float32")
+    return generator.integers(0, 2, shape).astype(dtype)
 
 
 @contextlib.contextmanager

@@ -121,10 +121,6 @@ def _weights(layer: Any) -> int:
     return bool(layer.scale) + bool(layer.center)
 
 
-def _rms_normalization(call: ConcreteCall) -> Count:
-    return by_root_mean_square(call, 1)
-
-
 def _activation(call: ConcreteCall) -> Count:
     return activation(call.operation.activation, size(call.made[0]))
 
@@ -232,7 +228,7 @@ LAYERS: dict[type, Formula] = {
     layers.BatchNormalization: batch_normalization,
     layers.LayerNormalization: _layer_normalization,
     layers.GroupNormalization: _group_normalization,
-    layers.RMSNormalization: _rms_normalization,
+    layers.RMSNormalization: lambda call: by_root_mean_square(call, 1),
     layers.UnitNormalization: each(3),  # square, sum, product
     layers.Normalization: each(2),
     layers.Rescaling: each(2),

@@ -39,11 +39,11 @@ _ELEMENTWISE = """
     NotEqual Power Rad2deg Reciprocal RightShift Round Rsqrt Sign Signbit Sin Sinh Sqrt Square Subtract Tan TrueDivide
     Trunc Where
 """
-"""One FLOP for each number made."""
+"""One FLOP per output element."""
 
 _SEVERAL = {"Clip": 2, "DivideNoNan": 2, "Glu": 2, "HardShrink": 3, "Hypot": 4, "Logaddexp": 5, "SaturateCast": 2}
 _SEVERAL |= {"SoftShrink": 5, "SparsePlus": 7, "SparseSigmoid": 4, "Threshold": 2}
-"""FLOPs for each number made."""
+"""FLOPs per output element."""
 
 _REDUCTIONS = "All Amax Amin Any Argmax Argmin CountNonzero Max Min Nanmax Nanmin Nansum Prod Sum"
 
@@ -54,12 +54,12 @@ _ACTIVATIONS = """
 
 
 def each(flops: int) -> Formula:
-    """`flops` for each number made."""
+    """`flops` per output element."""
     return lambda call: Count(others=flops * size(call.made[0]))
 
 
 def each_given(flops: int) -> Formula:
-    """`flops` for each number of the first tensor given."""
+    """`flops` per element of the first input."""
     return lambda call: Count(others=flops * size(call.given[0]))
 
 

@@ -79,6 +79,8 @@ class Builder:
         """
         masked = masked_tensors(graph, calls, symbols)
         other_operations = operations or {}
+        for source in (symbol._keras_history.operation for symbol in symbols.values()):
+            self._named.setdefault(source.name, (source, source.name))
         for call in calls:  # names of layers cannot change, and those of the model itself should not
             operation = other_operations.get(id(call.operation), call.operation)
             if isinstance(operation, keras.Layer) or "/" not in call.name:
@@ -192,6 +194,6 @@ class Builder:
         weakref.finalize(anchor, self._shared.release).atexit = False
         released = {id(symbol) for symbol in ends}
         for node in nodes:
-            node.let_go_of(released)
+            node.weaken_refs(released)
         self._finished = True
         return model

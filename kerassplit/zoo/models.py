@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +27,8 @@ from kerassplit.files.untrusted import hashed, opened
 from kerassplit.graph.internals.loading import load_file, load_h5_file
 from kerassplit.graph.sizes import Shape
 from kerassplit.text import listed
-from kerassplit.zoo.downloads import impatient, unreachable
-from kerassplit.zoo.model_file import what_is_wrong, what_is_wrong_in_h5
+from kerassplit.zoo.downloads import impatient, in_thread, unreachable
+from kerassplit.zoo.model_file import find_problem, find_problem_in_h5
 from kerassplit.zoo.random_weights import randomize, smooth_noise
 from kerassplit.zoo.user_code import gone_with_old_keras, keras_reason, way_to_code
 
@@ -210,28 +209,18 @@ def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
     There, the layers that the architecture leaves unnamed are numbered from 0 and not from what was built before, so
     that every process gives the same names; and variables without values are not kept for a later initialisation.
     """
-    results: list[keras.Model] = []
-    errors: list[BaseException] = []
     policy, logging = keras.config.dtype_policy(), keras.config.is_interactive_logging_enabled()
     distribution = keras.distribution.distribution()
 
-    def run() -> None:
-        try:
-            keras.config.set_dtype_policy(policy)
-            if not logging:
-                keras.config.disable_interactive_logging()
-            if distribution is not None:
-                keras.distribution.set_distribution(distribution)
-            results.append(build())
-        except BaseException as error:
-            errors.append(error)
+    def run() -> keras.Model:
+        keras.config.set_dtype_policy(policy)
+        if not logging:
+            keras.config.disable_interactive_logging()
+        if distribution is not None:
+            keras.distribution.set_distribution(distribution)
+        return build()
 
-    thread = threading.Thread(target=run, daemon=True)  # a daemon, so that Ctrl-C need not wait for a download
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return in_thread(run).result()
 
 
 def _open_file(
@@ -286,7 +275,7 @@ def _open_file(
 
 def _read(path: Path, unsafe: bool) -> Any:
     """What Keras makes of a file, which is looked through before: what is looked through is what Keras reads."""
-    look, load = (what_is_wrong, load_file) if path.suffix == ".keras" else (what_is_wrong_in_h5, load_h5_file)
+    look, load = (find_problem, load_file) if path.suffix == ".keras" else (find_problem_in_h5, load_h5_file)
     place = Path(os.path.realpath(path))  # the user's own link is followed, another one that is put there is not
     with opened(place.parent, place.name) as file, hashed(file, path) as (stream, _):
         reason = None if unsafe else look(stream)
