@@ -99,7 +99,7 @@ def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], bat
             outputs=graph.calls[call].outputs,
             **_of_weights(weights_of[call], variables),
             activation_bytes=total(tensors[tensor].bytes for tensor in graph.calls[call].outputs),
-            **_of_arithmetic(concrete_call(graph, graph.calls[call], shapes)),
+            **_of_arithmetic(concrete_call(graph.calls[call], shapes)),
         )
         for call in order
     )
@@ -107,16 +107,31 @@ def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], bat
     outputs = tuple(dict.fromkeys(graph.flat_outputs()))
     steps = [[(graph.calls[call].inputs, graph.calls[call].outputs) for call in region.calls] for region in found]
     most = peaks(steps, [tensor.bytes for tensor in tensors], set(outputs))
-    blocks = tuple(
-        _block(region, [place_of[call] for call in region.calls], calls, tensors, variables, peak)
-        for region, peak in zip(found, most, strict=True)
-    )
+    blocks = []
+    for region, peak in zip(found, most, strict=True):
+        places = tuple(place_of[call] for call in region.calls)
+        own = [calls[place] for place in places]
+        blocks.append(
+            BlockCost(
+                name=tensors[region.end].name,
+                calls=places,
+                **_of_weights((weight for call in own for weight in call.variables), variables),
+                activation_bytes=total(call.activation_bytes for call in own),
+                peak_live_bytes=peak,
+                flops=total(call.flops for call in own),
+                known_flops=sum(call.flops or 0 for call in own),
+                multiply_adds=total(call.multiply_adds for call in own),
+                crossing=region.crossing,
+                crossing_bytes=total(tensors[tensor].bytes for tensor in (*region.crossing, *region.also)),
+                also=region.also,
+            )
+        )
     return Profile(
         model=graph.model.name,
         batch_size=batch_size,
         backend=keras.backend.backend(),
         calls=calls,
-        blocks=blocks,
+        blocks=tuple(blocks),
         tensors=tensors,
         variables=variables,
         inputs=tuple(dict.fromkeys(graph.flat_inputs())),
@@ -158,27 +173,3 @@ def _of_arithmetic(call: ConcreteCall) -> dict[str, Any]:
     except UnknownCountError:
         return {"flops": None, "multiply_adds": None, "counted_by": "unknown"}
     return {"flops": count.flops, "multiply_adds": count.multiply_adds, "counted_by": "formula"}
-
-
-def _block(
-    region: Region,
-    places: Sequence[int],
-    calls: Sequence[CallCost],
-    tensors: Sequence[TensorCost],
-    variables: Sequence[VariableCost],
-    peak: int | None,
-) -> BlockCost:
-    own = [calls[place] for place in places]
-    return BlockCost(
-        name=tensors[region.end].name,
-        calls=tuple(places),
-        **_of_weights((weight for call in own for weight in call.variables), variables),
-        activation_bytes=total(call.activation_bytes for call in own),
-        peak_live_bytes=peak,
-        flops=total(call.flops for call in own),
-        known_flops=sum(call.flops or 0 for call in own),
-        multiply_adds=total(call.multiply_adds for call in own),
-        crossing=region.crossing,
-        crossing_bytes=total(tensors[tensor].bytes for tensor in (*region.crossing, *region.also)),
-        also=region.also,
-    )

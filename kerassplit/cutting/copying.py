@@ -97,7 +97,5 @@ def _whats(graph: Graph, calls: Sequence[int] | None = None) -> Counter[Any]:
     return Counter(
         id(call.operation) if isinstance(call.operation, keras.Layer) else type(call.operation)
         for call in chosen
-        if call.inputs
-        and MASKED not in call.name
-        and any(symbol.dtype != "bool" for _, symbol in call.results(graph.tensors))
+        if call.inputs and MASKED not in call.name and any(symbol.dtype != "bool" for _, symbol in graph.results(call))
     )

@@ -146,7 +146,7 @@ def _block_stages(model: keras.Model) -> dict[str, Stage]:
     behind = _calls_behind(graph, ends[-1] if ends else None)
     last = next((tensor for tensor in outputs if graph.tensors[tensor].call in behind), outputs[0])
     names = [*(point.name for point in ends), graph.tensors[last].name]
-    labels = _stage_names(names)
+    labels = _names_of_stages(names)
     if ends:
         return dict(zip(names, cut(model, ends, names=labels), strict=True))
     return {names[0]: build_stage(graph, *part(graph, [], outputs), outputs, labels[0])}
@@ -174,7 +174,7 @@ def _calls_behind(graph: Graph, point: SplitPoint | None) -> set[int]:
     return {index for index, call in enumerate(graph.calls) if call.inputs and index not in before}
 
 
-def _stage_names(names: Sequence[str]) -> list[str]:
+def _names_of_stages(names: Sequence[str]) -> list[str]:
     """Tensor names as names of stages: of plain characters, and different also in small letters."""
     taken: set[str] = set()
     labels = []

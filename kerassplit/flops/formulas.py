@@ -57,7 +57,7 @@ def flops_per_sample(graph: Graph) -> list[int | None]:
     flops: list[int | None] = []
     for call in graph.calls:
         try:
-            flops.append(by_formula(concrete_call(graph, call, shapes)).flops // samples if call.inputs else 0)
+            flops.append(by_formula(concrete_call(call, shapes)).flops // samples if call.inputs else 0)
         except UnknownCountError:
             flops.append(None)
     return flops

@@ -89,7 +89,7 @@ class Builder:
         for call in calls:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = []
-            for tensor, symbol in call.results(graph.tensors):
+            for tensor, symbol in graph.results(call):
                 twin = bare(symbol)
                 if has_mask(symbol):
                     with_masks.append((twin, symbol, call))
@@ -115,7 +115,7 @@ class Builder:
         for call in calls:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
-            for (tensor, _), output in zip(call.results(graph.tensors), outputs, strict=True):
+            for (tensor, _), output in zip(graph.results(call), outputs, strict=True):
                 symbols.setdefault(tensor, output)
         copy_state(calls, copies)
 

@@ -50,10 +50,6 @@ class Call:
     outputs: tuple[int, ...]
     masks: dict[int, int] = field(default_factory=dict)
 
-    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
-        """The tensors it makes, each with the symbolic tensor that Keras recorded for it."""
-        return [(tensor, tensors[tensor].symbol) for tensor in self.outputs]
-
 
 @dataclass(slots=True)
 class Nest:
@@ -80,10 +76,6 @@ class Nest:
     outer: int | None
     calls: list[int] = field(default_factory=list)
     inner: dict[int, int] = field(default_factory=dict)
-
-    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
-        """The tensors that its call gives, each with the symbolic tensor that Keras recorded for it."""
-        return [(self.scope.get(id(symbol), -1), symbol) for symbol in self.symbols]
 
 
 @dataclass(slots=True)
@@ -149,6 +141,12 @@ class Graph:
             name=name,
             optional=getattr(symbol._keras_history.operation, "optional", False),
         )
+
+    def results(self, call: Call | Nest) -> list[tuple[int, keras.KerasTensor]]:
+        """The tensors that a call gives, -1 for those nobody uses, each with the symbolic one that Keras recorded."""
+        if isinstance(call, Nest):
+            return [(call.scope.get(id(symbol), -1), symbol) for symbol in call.symbols]
+        return [(tensor, self.tensors[tensor].symbol) for tensor in call.outputs]
 
     def names(self, tensors: Iterable[int]) -> list[str]:
         """The names of these tensors."""

@@ -81,7 +81,7 @@ def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
 
 def given_by(graph: Graph, nest: Nest) -> list[int]:
     """The tensors that the call of a nested model gives, but for those that nothing uses."""
-    return [tensor for tensor, _ in nest.results(graph.tensors) if tensor >= 0]
+    return [tensor for tensor, _ in graph.results(nest) if tensor >= 0]
 
 
 def several_of(references: Any) -> list[Any]:
