@@ -120,15 +120,16 @@ class Graph:
         """
         index, first = len(self.calls), len(self.tensors)
         given = [scope[id(symbol)] for symbol in arguments.keras_tensors]
-        inputs = tuple(dict.fromkeys([*given, *(masks or {}).values()]))
+        inputs = tuple(dict.fromkeys([*given, *masks.values()] if masks else given))
         for tensor in inputs:
             self.tensors[tensor].users.append(index)
         for position, symbol in enumerate(symbols):
             scope[id(symbol)] = first + position
             self.tensors.append(Tensor(f"{name}:{position}" if len(symbols) > 1 else name, symbol, index, []))
         outputs = tuple(range(first, len(self.tensors)))
-        self.calls.append(Call(name, operation, arguments, scope, inputs, outputs, masks or {}))
-        return self.calls[-1]
+        call = Call(name, operation, arguments, scope, inputs, outputs, masks or {})
+        self.calls.append(call)
+        return call
 
     def new_input(self, tensor: int, name: str | None = None) -> keras.KerasTensor:
         """A fresh `keras.Input` in the place of a tensor."""

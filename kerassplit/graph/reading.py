@@ -127,19 +127,19 @@ class _Reader:
             arguments, symbols, known = asked.arguments, asked.outputs, self.asked
         arguments, masks = self._with_masks(node.operation, arguments, known, scope)
         call = self._add_call(name, node.operation, arguments, known, symbols, scope, masks)
-        self._keep_to_word(call)
+        self._keep_to_word(call, symbols)
         for symbol, tensor in zip(node.outputs, call.outputs, strict=True):
             scope.tensors[id(symbol)] = tensor
-            if differs(self.graph.tensors[tensor].symbol, symbol):
-                scope.changed[id(symbol)] = self.graph.tensors[tensor].symbol
+            better = self.graph.tensors[tensor].symbol
+            if differs(better, symbol):
+                scope.changed[id(symbol)] = better
         self._take_masks(node, scope)
 
-    def _keep_to_word(self, call: Call) -> None:
+    def _keep_to_word(self, call: Call, symbols: Sequence[keras.KerasTensor]) -> None:
         """Lets other symbolic tensors stand for those outputs of a call that are not what its layer declares."""
-        made = [self.graph.tensors[tensor] for tensor in call.outputs]
-        for place, (shape, dtype) in broken(call.operation, call.arguments, [one.symbol for one in made]).items():
-            symbol = made[place].symbol
-            made[place].symbol = self._copy(shaped(symbol, shape, dtype), call.outputs[place], mask_of(symbol))
+        for place, (shape, dtype) in broken(call.operation, call.arguments, symbols).items():
+            tensor, symbol = call.outputs[place], symbols[place]
+            self.graph.tensors[tensor].symbol = self._copy(shaped(symbol, shape, dtype), tensor, mask_of(symbol))
             self.broken = True
 
     def _copy(self, symbol: keras.KerasTensor, tensor: int, mask: keras.KerasTensor | None = None) -> keras.KerasTensor:
