@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from kerassplit.flops.count import NOTHING, Count, UnknownCountError, einsum, per_element, size
+from kerassplit.flops.count import FLOPS_OF_ACTIVATION, NOTHING, Count, UnknownCountError, einsum, size
 from kerassplit.graph.shapes import ConcreteCall, Shape
 from kerassplit.text import snake_case
 
@@ -150,7 +150,7 @@ def _window(call: ConcreteCall) -> int:
 
 def _gelu(call: ConcreteCall) -> Count:
     # Hendrycks and Gimpel (2016); the approximation has a cube, a tanh and five products and sums more.
-    return Count(others=(9 if call.operation.approximate else per_element("gelu") or 0) * size(call.made[0]))
+    return Count(others=(9 if call.operation.approximate else FLOPS_OF_ACTIVATION["gelu"]) * size(call.made[0]))
 
 
 def batch_normalization(call: ConcreteCall) -> Count:
@@ -295,19 +295,12 @@ def _short_time_fourier_transform(call: ConcreteCall) -> Count:
     return Count(others=size(call.made[0][:-1]) * (window + _fourier(operation.fft_length, 2.5)))
 
 
-def _known_activation(name: str) -> Formula:
-    flops = per_element(name)
-    if flops is None:
-        raise ValueError(name)
-    return each(flops)
-
-
 OPERATIONS: dict[str, Formula] = {
     **dict.fromkeys(_FREE.split(), free),
     **dict.fromkeys(_ELEMENTWISE.split(), each(1)),
     **{name: each(flops) for name, flops in _SEVERAL.items()},
     **dict.fromkeys(_REDUCTIONS.split(), reduction),
-    **{name: _known_activation(snake_case(name)) for name in _ACTIVATIONS.split()},
+    **{name: each(FLOPS_OF_ACTIVATION[snake_case(name)]) for name in _ACTIVATIONS.split()},
     **dict.fromkeys(("Cumsum", "Cumprod"), each(1)),
     **dict.fromkeys(("Mean", "Average", "Nanmean"), mean),
     **dict.fromkeys(("Var", "Moments"), _moments),
