@@ -36,13 +36,8 @@ def restored(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
     return kind.__new__(kind, *args)
 
 
-class UnknownTensorError(SplitError):
-    """No tensor of the model bears this name.
-
-    Attributes:
-        name: The name that was asked for.
-        matches: Names of the model close to it, the closest first; empty when none is close.
-    """
+class _NameError(SplitError):
+    """A name does not stand for one tensor of the model."""
 
     def __init__(self, message: str, *, name: str, matches: Sequence[str] = ()):
         super().__init__(message)
@@ -50,18 +45,22 @@ class UnknownTensorError(SplitError):
         self.matches = tuple(matches)
 
 
-class AmbiguousTensorError(SplitError):
+class UnknownTensorError(_NameError):
+    """No tensor of the model bears this name.
+
+    Attributes:
+        name: The name that was asked for.
+        matches: Names of the model close to it, the closest first; empty when none is close.
+    """
+
+
+class AmbiguousTensorError(_NameError):
     """The name stands for several tensors.
 
     Attributes:
         name: The name that was asked for.
         matches: The tensors it can stand for, by their full names.
     """
-
-    def __init__(self, message: str, *, name: str, matches: Sequence[str]):
-        super().__init__(message)
-        self.name = name
-        self.matches = tuple(matches)
 
 
 class InsideBranchError(SplitError):

@@ -1,4 +1,4 @@
-"""Names as text: made safe, made unique, listed in a sentence."""
+"""Names as text: made safe, made unique, listed in a sentence; the names of packages."""
 
 import os
 import re
@@ -68,6 +68,15 @@ def enumerated(things: Sequence[str], conjunction: str = "and") -> str:
 def safe_name(name: str) -> str:
     """A tensor's name as the name of an Input or the key of a dict: `/`, `@` and `:` become `.`, `_` and `_`."""
     return name.replace("/", ".").replace("@", "_").replace(":", "_")
+
+
+def package_of(thing: Any) -> str:
+    """The package that a class or function comes from.
+
+    >>> package_of(Path)
+    'pathlib'
+    """
+    return str(getattr(thing, "__module__", None) or "").partition(".")[0]
 
 
 def snake_case(name: str) -> str:

@@ -23,9 +23,7 @@ def add_calls(self, graph, calls, symbols, operations=None):
         args, kwargs = operation._inbound_nodes[0].arguments.convert(look_up)
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         made[operation.name] = outputs[0]
-        symbols.update(
-            (tensor, output) for (tensor, _), output in zip(call.results(graph.tensors), outputs, strict=True)
-        )
+        symbols.update((tensor, output) for (tensor, _), output in zip(graph.results(call), outputs, strict=True))
 
 
 Builder.add_calls = add_calls

@@ -36,7 +36,7 @@ def model_of(make: Callable[[Any], Any], *shapes: tuple[int, ...], dtype: str | 
 def calls_of(model: keras.Model, batch_size: int = BATCH) -> list[ConcreteCall]:
     graph = read_graph(model)
     shapes = concrete_shapes(graph, input_shapes(graph, batch_size, None))
-    return [concrete_call(graph, call, shapes) for call in graph.calls if call.inputs]
+    return [concrete_call(call, shapes) for call in graph.calls if call.inputs]
 
 
 def flops_of(make: Callable[[Any], Any], *shapes: tuple[int, ...], batch_size: int = BATCH) -> int:

@@ -147,6 +147,15 @@ def test_state_is_as_it_was_after_verifying():
         np.testing.assert_array_equal(value, keras.ops.convert_to_numpy(variable), err_msg=variable.path)
 
 
+def test_the_state_of_recurrent_layers_in_nested_models_is_as_it_was_too():
+    inner = keras.Sequential([keras.Input((5, 4), batch_size=2), keras.layers.LSTM(4, stateful=True)], name="inner")
+    inputs = keras.Input((5, 4), name="x", batch_size=2)
+    model = keras.Model(inputs, inner(keras.layers.Dense(4, name="a")(inputs)))
+    assert ks.split(model, "a").verify().identical
+    for state in inner.layers[0].states:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(state), 0)
+
+
 @NEEDS_STRINGS
 def test_strings_cannot_be_drawn():
     words = keras.Input((1,), dtype="string", name="words")

@@ -10,12 +10,12 @@ from itertools import accumulate
 from typing import Any
 
 from kerassplit.costs.figures import Figures
-from kerassplit.costs.records import total
 from kerassplit.costs.tables import format_flops, format_seconds
 from kerassplit.display.chart import Chart, new_figure
 from kerassplit.display.colors import CUT
 from kerassplit.display.units import format_count
 from kerassplit.files.sizes import format_bytes
+from kerassplit.graph.sizes import total
 
 _BAR, _INPUT, _LINE = "#90CAF9", "#B0BEC5", "#37474F"
 _UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("bytes", 1))
@@ -23,7 +23,8 @@ _UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("bytes", 1))
 
 def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None) -> Chart:
     """Draws a profile; see `Profile.plot`."""
-    sizes = [_input_bytes(profile), *(block.crossing_bytes for block in profile.blocks[:-1])]
+    taken = total(profile.tensors[tensor].bytes for tensor in profile.inputs)
+    sizes = [taken, *(block.crossing_bytes for block in profile.blocks[:-1])]
     most = max(size or 0 for size in sizes)
     unit, factor = next(((unit, factor) for unit, factor in _UNITS if most >= factor), _UNITS[-1])
     best = _smaller_than_all_before(sizes)
@@ -46,17 +47,13 @@ def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None
         for axes in (upper, lower):
             axes.set_axisbelow(True)
             axes.grid(visible=False, axis="x")
-        figure.suptitle(_title(profile), fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(f"{profile.model}: where to cut it", fontweight="bold", x=0.01, ha="left")
         upper.set_title(_subtitle(profile), fontsize=9, color="#546E7A")
         _name(lower, profile, sizes, best, factor)
     chart = Chart(figure)
     if to_file is not None:
         chart.save(to_file)
     return chart
-
-
-def _input_bytes(profile: Figures) -> int | None:
-    return total(profile.tensors[tensor].bytes for tensor in profile.inputs)
 
 
 def _smaller_than_all_before(sizes: Sequence[int | None]) -> list[int]:
@@ -90,10 +87,6 @@ def _work(profile: Figures) -> tuple[list[float], str]:
         amounts = [float(block.known_flops) for block in profile.blocks]
     whole = sum(amounts) or 1.0
     return [100 * amount / whole for amount in accumulate(amounts, initial=0.0)], what
-
-
-def _title(profile: Figures) -> str:
-    return f"{profile.model}: where to cut it"
 
 
 def _subtitle(profile: Figures) -> str:

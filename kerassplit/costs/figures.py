@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from kerassplit.costs.memory import peaks
-from kerassplit.costs.records import BlockCost, CallCost, TensorCost, Timing, VariableCost, total
+from kerassplit.costs.records import BlockCost, CallCost, TensorCost, Timing, VariableCost
 from kerassplit.errors import SplitError
+from kerassplit.graph.sizes import total
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,33 +1,30 @@
 """`profile`: what a model costs, call by call and block by block."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from kerassplit.costs.memory import peaks
 from kerassplit.costs.profile import Profile
-from kerassplit.costs.records import BlockCost, CallCost, TensorCost, VariableCost, total
+from kerassplit.costs.records import BlockCost, CallCost, TensorCost, VariableCost
 from kerassplit.costs.timing import measure as measure_blocks
 from kerassplit.cutting.blocks import Region, regions
-from kerassplit.flops.count import Count, UnknownCountError
+from kerassplit.flops.count import UnknownCountError
 from kerassplit.flops.inside import count_call
-from kerassplit.graph.internals.automatic_names import names_kept
+from kerassplit.graph.internals.process_state import names_kept
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.shapes import (
     ConcreteCall,
     OpenSides,
-    Shape,
     batch_or_own,
     concrete_call,
     concrete_shapes,
     input_shapes,
-    tensor_bytes,
 )
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import Shape, bytes_in, tensor_bytes, total
 
 
 def profile(
@@ -82,19 +79,7 @@ def profile(
         counted = _profile(graph, found, shapes, samples)
     if not measure or not found:  # a model that gives what it is given has no calls
         return counted
-    measured = measure_blocks(graph, found, shapes, seed=seed, verbose=verbose)
-    blocks = tuple(
-        replace(block, time=time, seconds=seconds)
-        for block, time, seconds in zip(counted.blocks, measured.blocks, measured.seconds, strict=True)
-    )
-    return replace(
-        counted,
-        blocks=blocks,
-        device=measured.device,
-        whole=measured.whole,
-        whole_seconds=measured.whole_seconds,
-        overhead=measured.overhead,
-    )
+    return measure_blocks(counted, graph, found, seed=seed, verbose=verbose)
 
 
 def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], batch_size: int) -> Profile:
@@ -105,21 +90,48 @@ def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], bat
     variables, weights_of = _variables(graph)
     block_of = {call: place for place, region in enumerate(found) for call in region.calls}
     order = sorted(block_of)
-    calls = tuple(_call(graph, call, block_of[call], shapes, tensors, variables, weights_of[call]) for call in order)
+    calls = tuple(
+        CallCost(
+            name=graph.calls[call].name,
+            kind=type(graph.calls[call].operation).__name__,
+            block=block_of[call],
+            inputs=graph.calls[call].inputs,
+            outputs=graph.calls[call].outputs,
+            **_of_weights(weights_of[call], variables),
+            activation_bytes=total(tensors[tensor].bytes for tensor in graph.calls[call].outputs),
+            **_of_arithmetic(concrete_call(graph.calls[call], shapes)),
+        )
+        for call in order
+    )
     place_of = {call: place for place, call in enumerate(order)}
     outputs = tuple(dict.fromkeys(graph.flat_outputs()))
     steps = [[(graph.calls[call].inputs, graph.calls[call].outputs) for call in region.calls] for region in found]
     most = peaks(steps, [tensor.bytes for tensor in tensors], set(outputs))
-    blocks = tuple(
-        _block(region, [place_of[call] for call in region.calls], calls, tensors, variables, peak)
-        for region, peak in zip(found, most, strict=True)
-    )
+    blocks = []
+    for region, peak in zip(found, most, strict=True):
+        places = tuple(place_of[call] for call in region.calls)
+        own = [calls[place] for place in places]
+        blocks.append(
+            BlockCost(
+                name=tensors[region.end].name,
+                calls=places,
+                **_of_weights((weight for call in own for weight in call.variables), variables),
+                activation_bytes=total(call.activation_bytes for call in own),
+                peak_live_bytes=peak,
+                flops=total(call.flops for call in own),
+                known_flops=sum(call.flops or 0 for call in own),
+                multiply_adds=total(call.multiply_adds for call in own),
+                crossing=region.crossing,
+                crossing_bytes=total(tensors[tensor].bytes for tensor in (*region.crossing, *region.also)),
+                also=region.also,
+            )
+        )
     return Profile(
         model=graph.model.name,
         batch_size=batch_size,
         backend=keras.backend.backend(),
         calls=calls,
-        blocks=blocks,
+        blocks=tuple(blocks),
         tensors=tensors,
         variables=variables,
         inputs=tuple(dict.fromkeys(graph.flat_inputs())),
@@ -139,69 +151,25 @@ def _variables(graph: Graph) -> tuple[tuple[VariableCost, ...], list[tuple[int, 
         for variable in weights:
             if id(variable) not in places:
                 places[id(variable)] = len(costs)
-                shape = tuple(variable.shape)
-                size = bytes_per_sample((None, *shape), str(variable.dtype)) or 0
-                costs.append(VariableCost(variable.path, int(np.prod(shape)), size))
-        weights_of[id(call.operation)] = tuple(dict.fromkeys(places[id(variable)] for variable in weights))
+                costs.append(VariableCost(variable.path, math.prod(variable.shape), bytes_in([variable])))
+        weights_of[id(call.operation)] = tuple(places[id(variable)] for variable in weights)
     return tuple(costs), [weights_of[id(call.operation)] for call in graph.calls]
 
 
-def _call(
-    graph: Graph,
-    index: int,
-    block: int,
-    shapes: Sequence[Shape],
-    tensors: Sequence[TensorCost],
-    variables: Sequence[VariableCost],
-    weights: tuple[int, ...],
-) -> CallCost:
-    call = graph.calls[index]
-    counted = _arithmetic(concrete_call(graph, call, shapes))
-    return CallCost(
-        name=call.name,
-        kind=type(call.operation).__name__,
-        block=block,
-        inputs=call.inputs,
-        outputs=call.outputs,
-        variables=weights,
-        parameters=sum(variables[weight].parameters for weight in weights),
-        parameter_bytes=sum(variables[weight].bytes for weight in weights),
-        activation_bytes=total(tensors[tensor].bytes for tensor in call.outputs),
-        flops=counted and counted.flops,
-        multiply_adds=counted and counted.multiply_adds,
-        counted_by="formula" if counted else "unknown",
-    )
+def _of_weights(weights: Iterable[int], variables: Sequence[VariableCost]) -> dict[str, Any]:
+    """What calls and blocks tell of their weights, which count once each."""
+    own = tuple(dict.fromkeys(weights))
+    return {
+        "variables": own,
+        "parameters": sum(variables[weight].parameters for weight in own),
+        "parameter_bytes": sum(variables[weight].bytes for weight in own),
+    }
 
 
-def _arithmetic(call: ConcreteCall) -> Count | None:
+def _of_arithmetic(call: ConcreteCall) -> dict[str, Any]:
+    """What calls tell of their FLOPs."""
     try:
-        return count_call(call)
+        count = count_call(call)
     except UnknownCountError:
-        return None
-
-
-def _block(
-    region: Region,
-    places: Sequence[int],
-    calls: Sequence[CallCost],
-    tensors: Sequence[TensorCost],
-    variables: Sequence[VariableCost],
-    peak: int | None,
-) -> BlockCost:
-    own = [calls[place] for place in places]
-    weights = tuple(dict.fromkeys(weight for call in own for weight in call.variables))
-    return BlockCost(
-        name=tensors[region.end].name,
-        calls=tuple(places),
-        variables=weights,
-        parameters=sum(variables[weight].parameters for weight in weights),
-        parameter_bytes=sum(variables[weight].bytes for weight in weights),
-        activation_bytes=total(call.activation_bytes for call in own),
-        peak_live_bytes=peak,
-        flops=total(call.flops for call in own),
-        known_flops=sum(call.flops or 0 for call in own),
-        multiply_adds=total(call.multiply_adds for call in own),
-        crossing=region.crossing,
-        crossing_bytes=total(tensors[tensor].bytes for tensor in (*region.crossing, *region.also)),
-        also=region.also,
-    )
+        return {"flops": None, "multiply_adds": None, "counted_by": "unknown"}
+    return {"flops": count.flops, "multiply_adds": count.multiply_adds, "counted_by": "formula"}

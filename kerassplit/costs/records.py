@@ -1,8 +1,9 @@
 """What a profile is made of: the costs of calls, blocks, tensors and variables."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from kerassplit.graph.sizes import Shape
 
 CountedBy = Literal["formula", "tensorflow", "jax", "torch", "unknown"]
 """Backends counted in profiles of version 0.1.0."""
@@ -35,7 +36,7 @@ class TensorCost:
     """
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: Shape
     dtype: str
     bytes: int | None
 
@@ -132,9 +133,3 @@ class BlockCost:
     time: Timing | None = None
     seconds: float | None = None
     also: tuple[int, ...] = ()
-
-
-def total(values: Iterable[Any]) -> Any:
-    """The sum; `None` where one of the values is."""
-    values = list(values)
-    return None if None in values else sum(values)

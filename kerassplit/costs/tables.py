@@ -1,6 +1,5 @@
 """A profile as tables for people."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -9,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kerassplit.costs.figures import Figures
-from kerassplit.costs.records import BlockCost, CallCost
+from kerassplit.costs.records import BlockCost
 from kerassplit.display.units import format_count
 from kerassplit.files.sizes import format_bytes
 from kerassplit.text import listed
@@ -61,36 +60,31 @@ def blocks_table(profile: Figures) -> Table:
     table = Table(title=f"{profile.model}, {samples}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_footer=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("block up to", "whole model", overflow="fold")
-    figures: list[tuple[str, str]] = [
-        ("calls", str(len(profile.calls))),
-        ("parameters", format_count(profile.parameters)),
-        ("weights", format_bytes(profile.parameter_bytes)),
-        ("FLOPs", format_flops(profile.flops, profile.known_flops)),
-        ("peak live", format_bytes(profile.peak_live_bytes)),
-        ("crosses\nbehind", ""),
-    ]
+    headings = ["calls", "parameters", "weights", "FLOPs", "peak live", "crosses\nbehind"]
+    feet = [*_figures(profile), ""]
     if measured:
-        figures += [("time", format_seconds(profile.seconds)), ("±", "")]
-    for heading, foot in figures:
+        headings += ["time", "±"]
+        feet += [format_seconds(profile.seconds), ""]
+    for heading, foot in zip(headings, feet, strict=True):
         table.add_column(heading, foot, justify="right", no_wrap=True)
     for index, block in enumerate(profile.blocks):
         last = index == len(profile.blocks) - 1
-        table.add_row(str(index), block.name, *_figures(block, last, measured))
+        figures = [*_figures(block), "" if last else format_bytes(block.crossing_bytes)]
+        if measured and block.time is not None:
+            figures += [format_seconds(block.seconds), format_seconds((block.time.high - block.time.low) / 2)]
+        table.add_row(str(index), block.name, *figures)
     return table
 
 
-def _figures(block: BlockCost, last: bool, measured: bool) -> Sequence[str]:
-    figures = [
-        str(len(block.calls)),
-        format_count(block.parameters),
-        format_bytes(block.parameter_bytes),
-        format_flops(block.flops, block.known_flops),
-        format_bytes(block.peak_live_bytes),
-        "" if last else format_bytes(block.crossing_bytes),
+def _figures(one: Figures | BlockCost) -> list[str]:
+    """What a table tells of the model and of each of its blocks."""
+    return [
+        str(len(one.calls)),
+        format_count(one.parameters),
+        format_bytes(one.parameter_bytes),
+        format_flops(one.flops, one.known_flops),
+        format_bytes(one.peak_live_bytes),
     ]
-    if measured and block.time is not None:
-        figures += [format_seconds(block.seconds), format_seconds((block.time.high - block.time.low) / 2)]
-    return figures
 
 
 def calls_table(profile: Figures) -> Table:
@@ -103,12 +97,9 @@ def calls_table(profile: Figures) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("counted by", no_wrap=True)
     for call in profile.calls:
-        table.add_row(str(call.block), call.name, call.kind, *_call_figures(call), call.counted_by)
+        figures = format_count(call.parameters), format_bytes(call.activation_bytes), format_flops(call.flops)
+        table.add_row(str(call.block), call.name, call.kind, *figures, call.counted_by)
     return table
-
-
-def _call_figures(call: CallCost) -> Sequence[str]:
-    return format_count(call.parameters), format_bytes(call.activation_bytes), format_flops(call.flops)
 
 
 def remarks_on_flops(profile: Figures) -> list[str]:

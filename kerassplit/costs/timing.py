@@ -5,22 +5,23 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerassplit.costs.profile import Profile
 from kerassplit.costs.records import Timing
 from kerassplit.cutting.blocks import Region
 from kerassplit.cutting.submodel import build_part
+from kerassplit.cutting.trial import drawn
 from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends import backend
 from kerassplit.graph.backends.interface import Run
 from kerassplit.graph.compiling import compiled
 from kerassplit.graph.model_graph import Graph
-from kerassplit.graph.shapes import Shape
 from kerassplit.graph.strings import behind_strings
 from kerassplit.graph.tensor_marks import without_mask
 
@@ -29,27 +30,6 @@ _LEAST_RUNS, _MOST_RUNS = 5, 60
 _ENOUGH_SECONDS = 0.3  # for what is run between the least and the most times
 _EMPTY_RUNS = 10  # of the model that computes nothing, before and after each block
 _BLOCKS_BETWEEN_COLLECTIONS = 8  # models are cycles of references: only the collector frees their memory
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """Seconds of a model and of its blocks.
-
-    Attributes:
-        device: What ran them.
-        whole: The whole model, in runs before and after those of the blocks.
-        whole_seconds: Its median without the overhead, as that was then; never below 0.
-        overhead: The call of a compiled model that computes nothing, in all its runs.
-        blocks: Each block by itself.
-        seconds: For each block its median without the overhead, as that was right before and after it; never below 0.
-    """
-
-    device: str
-    whole: Timing
-    whole_seconds: float
-    overhead: Timing
-    blocks: tuple[Timing, ...]
-    seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +48,17 @@ class _Durations:
         return max(statistics.median(self.own) - statistics.median(self.empty), 0.0)
 
 
-def measure(
-    graph: Graph, regions: Sequence[Region], shapes: Sequence[Shape], *, seed: int, verbose: bool | None
-) -> Measurement:
-    """Runs the whole model and each block several times, on random input.
+def measure(counted: Profile, graph: Graph, regions: Sequence[Region], *, seed: int, verbose: bool | None) -> Profile:
+    """The profile with seconds: runs the whole model and each block several times, on random input.
 
     Each block gets what the blocks before it made. One block is built at a time, and the tensors are dropped after
     their last use: at most the whole model, one block and what crosses are in memory. The model's state (of random
     generators, of recurrent layers) does not change.
 
     Args:
+        counted: The profile without them.
         graph: The model. There must be calls in it.
         regions: Its blocks.
-        shapes: The shape of each tensor.
         seed: Seed of the random input.
         verbose: Whether to show a progress bar; `None`: on a terminal.
 
@@ -88,7 +66,7 @@ def measure(
         SplitError: The model takes strings, or cannot be compiled or run.
     """
     try:
-        found = _measure(graph, regions, shapes, seed, verbose)
+        found = _measure(counted, graph, regions, seed, verbose)
     except SplitError as error:
         found = error.with_traceback(None)
         found.__cause__ = found.__context__ = None
@@ -100,11 +78,10 @@ def measure(
     return found
 
 
-def _measure(
-    graph: Graph, regions: Sequence[Region], shapes: Sequence[Shape], seed: int, verbose: bool | None
-) -> Measurement:
+def _measure(counted: Profile, graph: Graph, regions: Sequence[Region], seed: int, verbose: bool | None) -> Profile:
     inputs = list(dict.fromkeys(graph.flat_inputs()))
-    values = {tensor: _random(graph, tensor, shapes[tensor], seed + place) for place, tensor in enumerate(inputs)}
+    shapes = [counted.tensors[tensor].shape for tensor in inputs]
+    values = {tensor: _random(graph, tensor, shapes[place], seed + place) for place, tensor in enumerate(inputs)}
     last_use = {tensor: place for place, region in enumerate(regions) for tensor in region.given}
     everything = sorted(call for region in regions for call in region.calls)
     outputs = [tensor for tensor in dict.fromkeys(graph.flat_outputs()) if tensor not in values]
@@ -129,13 +106,16 @@ def _measure(
             runs += _between(empty, whole, given)
         show(len(regions) + 2, len(regions) + 2)
     overhead = [duration for one in (runs, *blocks) for duration in one.empty]
-    return Measurement(
+    return replace(
+        counted,
+        blocks=tuple(
+            replace(block, time=_timing(found.own), seconds=found.seconds)
+            for block, found in zip(counted.blocks, blocks, strict=True)
+        ),
         device=backend().device_name(),
         whole=_timing(runs.own),
         whole_seconds=runs.seconds,
         overhead=_timing(overhead),
-        blocks=tuple(_timing(block.own) for block in blocks),
-        seconds=tuple(block.seconds for block in blocks),
     )
 
 
@@ -212,14 +192,11 @@ def _timing(durations: Sequence[float]) -> Timing:
 
 
 def _random(graph: Graph, tensor: int, shape: Any, seed: int) -> Any:
-    """Random values as `verify` takes them: floats are normal, integers 0 or 1, small enough for any vocabulary."""
+    """Random values as `verify` takes them."""
     name, dtype = graph.tensors[tensor].name, graph.tensors[tensor].symbol.dtype
     if dtype == "string":
         raise SplitError(
             f"'{name}' takes strings, and random input has none: '{graph.model.name}' cannot be measured. "
             f"{behind_strings(graph)}"
         )
-    generator = np.random.default_rng([seed, 17])
-    if "float" in dtype:
-        return keras.ops.convert_to_tensor(generator.standard_normal(shape).astype("float32"), dtype)
-    return keras.ops.convert_to_tensor(generator.integers(0, 2, shape).astype("int32"), dtype)
+    return keras.ops.convert_to_tensor(drawn(shape, dtype, np.random.default_rng([seed, 17])), dtype)

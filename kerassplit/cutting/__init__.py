@@ -9,7 +9,7 @@
 - `stage_parts`, `cuts`: a model into stages.
 - `sharing`, `copying`: layers that several stages share; copies of splits.
 - `pieces`: taps, blocks, a Sequential model of blocks.
-- `handed`, `adapters`, `joining`: pieces into one model.
+- `piece_tensors`, `adapters`, `joining`: pieces into one model.
 - `exits`: trained exits at taps.
 - `comparison`, `structure`, `trial`, `receipt`, `verifying`: the proof.
 """

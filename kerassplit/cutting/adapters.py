@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from kerassplit.cutting.handed import Handed, Shape
+from kerassplit.cutting.piece_tensors import PieceTensor, Shape
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.text import listed
 
@@ -59,7 +59,7 @@ def adapters(
 
 
 @contextlib.contextmanager
-def fitting(layer: keras.Layer, takes: Sequence[Handed], masks: Sequence[Handed] = ()) -> Iterator[None]:
+def fitting(layer: keras.Layer, takes: Sequence[PieceTensor], masks: Sequence[PieceTensor] = ()) -> Iterator[None]:
     """Around the call of a layer on what it is handed, but for masks: an error says who gives what, and what would fit.
 
     Raises:
@@ -90,13 +90,13 @@ def fitting(layer: keras.Layer, takes: Sequence[Handed], masks: Sequence[Handed]
         ) from error
 
 
-def _input(tensor: Handed) -> str:
+def _input(tensor: PieceTensor) -> str:
     """An Input for a tensor, of its name, as text for a program."""
     dtype = "" if tensor.dtype == keras.config.floatx() else f", dtype='{tensor.dtype}'"
     return f"keras.Input({tuple(tensor.shape[1:])}, name='{tensor.name}'{dtype})"
 
 
-def misfit(given: Handed, wanted: Handed, alone: bool, data_format: str | None) -> UnsupportedModelError:
+def misfit(given: PieceTensor, wanted: PieceTensor, alone: bool, data_format: str | None) -> UnsupportedModelError:
     """The error for a tensor that does not fit, with what would make it fit; `alone`: a piece between them would."""
     layers = ", ".join(adapters(given.shape, given.dtype, wanted.shape, wanted.dtype, data_format))
     remedy = "No Keras layers are known to make one of the other: bring it there by layers of your own."
@@ -115,7 +115,7 @@ def data_format_of(operations: Iterable[Any]) -> str | None:
 _IMAGES = frozenset({"Conv2D", "GlobalAveragePooling2D", "Resizing"})
 
 
-def _wanted(layer: keras.Layer, given: Handed) -> Handed | None:
+def _wanted(layer: keras.Layer, given: PieceTensor) -> PieceTensor | None:
     """What a layer that is built takes, as far as it says so."""
     spec = layer.input_spec
     rank = len(given.shape)
@@ -125,7 +125,7 @@ def _wanted(layer: keras.Layer, given: Handed) -> Handed | None:
     for axis, side in (spec.axes or {}).items():
         if side is not None and -len(shape) <= axis < len(shape):
             shape[axis] = side
-    return Handed("", "", f"the layer '{layer.name}'", shape, given.dtype)
+    return PieceTensor("", "", f"the layer '{layer.name}'", shape, given.dtype)
 
 
 def _same(one: int | None, other: int | None) -> bool:

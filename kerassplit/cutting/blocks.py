@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kerassplit.cutting.frontiers import split_tensors
+from kerassplit.cutting.frontiers import first_cuts, split_tensors
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.sides import Sides, read_sides
 
@@ -70,28 +70,15 @@ def _along(sides: Sides, place_of: dict[int, int], crossing: Sequence[Sequence[i
 
 def _groups(graph: Graph, sides: Sides) -> list[tuple[int, list[int]]]:
     """The calls of each region, after the tensor that it ends at."""
-    groups = []
-    taken: set[int] = set()
-    for end in split_tensors(sides):
-        calls = _new_ancestors(graph, end, taken)
-        if calls:
-            groups.append((end, calls))
-    rest = [index for index, call in enumerate(graph.calls) if call.inputs and index not in taken]
+    ends = split_tensors(sides)
+    calls: list[list[int]] = [[] for _ in (*ends, None)]
+    for call, first in enumerate(first_cuts(graph, [[end] for end in ends])):
+        if graph.calls[call].inputs:
+            calls[first].append(call)
+    *blocks, rest = calls
+    groups = [(end, own) for end, own in zip(ends, blocks, strict=True) if own]
     if rest:
         last = set(rest)
         end = next((tensor for tensor in graph.flat_outputs() if graph.tensors[tensor].call in last), None)
         groups.append((graph.calls[rest[-1]].outputs[0] if end is None else end, rest))
     return groups
-
-
-def _new_ancestors(graph: Graph, tensor: int, taken: set[int]) -> list[int]:
-    """The calls that a tensor depends on and that are not yet taken; they are now."""
-    waiting = [graph.tensors[tensor].call]
-    found = []
-    while waiting:
-        call = waiting.pop()
-        if call not in taken and graph.calls[call].inputs:
-            taken.add(call)
-            found.append(call)
-            waiting += [graph.tensors[one].call for one in graph.calls[call].inputs]
-    return sorted(found)

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import keras
 
 from kerassplit.cutting.sharing import shared_layers, tie
+from kerassplit.cutting.stage_parts import build_stage
 from kerassplit.cutting.stages import Stage, Stages
-from kerassplit.cutting.submodel import build_part, part
+from kerassplit.cutting.submodel import part
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.copying import copying
 from kerassplit.graph.internals.layers import replaced_calls
@@ -42,7 +43,10 @@ def reduced(split: AnyStages) -> tuple[Callable[..., AnyStages], tuple[Any, ...]
             "class. Make it a layer of a class of its own."
         )
     graph = None if split.original is None else read_graph(split.original)
-    stages = [stage if graph is None or not _is_part(stage, graph) else _ends(stage) for stage in split]
+    stages = [
+        stage if graph is None or not _is_part(stage, graph) else (stage.name, stage.inputs, stage.outputs)
+        for stage in split
+    ]
     apart = Stages(tuple(stage for stage in stages if isinstance(stage, Stage)), (), (), split.name)
     rest = {field.name: getattr(split, field.name) for field in fields(split) if field.name != "stages"}
     return _restored, (type(split), stages, shared_layers(apart), rest)
@@ -63,26 +67,18 @@ def _restored(
     kind: type[AnyStages], stages: Sequence[Stage | Ends], shared: list[dict[str, str]], rest: dict[str, Any]
 ) -> AnyStages:
     apart = iter(tie([stage for stage in stages if isinstance(stage, Stage)], shared))
-    graph = None if rest["original"] is None else read_graph(rest["original"])
-    made = (next(apart) if isinstance(stage, Stage) else _cut_out(graph, stage) for stage in stages)
+    graph: Any = None if rest["original"] is None else read_graph(rest["original"])
+    made = (
+        next(apart) if isinstance(one, Stage) else build_stage(graph, *_between(graph, *one[1:]), one[0])
+        for one in stages
+    )
     return kind(tuple(made), **rest)
 
 
-def _ends(stage: Stage) -> Ends:
-    return stage.name, stage.inputs, stage.outputs
-
-
-def _cut_out(graph: Any, stage: Ends) -> Stage:
-    """A stage out of the model that it is a part of."""
-    name, calls, inputs, outputs = stage[0], *_between(graph, stage)
-    model, inputs, outputs = build_part(graph, calls, inputs, outputs, name)
-    return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))
-
-
-def _between(graph: Graph, stage: Ends) -> tuple[list[int], list[int], list[int]]:
+def _between(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
     """The calls between the ends of a stage, the tensors that they set out from, and those that it gives."""
     places = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
-    starts, ends = ([places[name] for name in names] for names in stage[1:])
+    starts, ends = ([places[name] for name in names] for names in (inputs, outputs))
     return (*part(graph, starts, ends), ends)
 
 
@@ -91,7 +87,7 @@ def _is_part(stage: Stage, graph: Graph) -> bool:
     names = {tensor.name for tensor in graph.tensors}
     if not names.issuperset((*stage.inputs, *stage.outputs)):
         return False
-    calls, inputs, _ = _between(graph, _ends(stage))
+    calls, inputs, _ = _between(graph, stage.inputs, stage.outputs)
     return set(graph.names(inputs)) == set(stage.inputs) and _whats(graph, calls) == _whats(read_graph(stage.model))
 
 
@@ -101,7 +97,5 @@ def _whats(graph: Graph, calls: Sequence[int] | None = None) -> Counter[Any]:
     return Counter(
         id(call.operation) if isinstance(call.operation, keras.Layer) else type(call.operation)
         for call in chosen
-        if call.inputs
-        and MASKED not in call.name
-        and any(symbol.dtype != "bool" for _, symbol in call.results(graph.tensors))
+        if call.inputs and MASKED not in call.name and any(symbol.dtype != "bool" for _, symbol in graph.results(call))
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import keras
 
 from kerassplit.display.units import format_shape
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import Shape, bytes_per_sample, total
 from kerassplit.text import printable
 
 
@@ -21,7 +21,7 @@ class CrossingTensor:
     """
 
     name: str
-    shape: tuple[int | None, ...]
+    shape: Shape
     dtype: str
     bytes: int | None
 
@@ -42,8 +42,7 @@ class Crossing:
     @property
     def bytes(self) -> int | None:
         """Bytes of one sample of all that crosses; `None` where a tensor has an open dimension."""
-        sizes = [tensor.bytes for tensor in (*self.tensors, *self.also)]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return total(tensor.bytes for tensor in (*self.tensors, *self.also))
 
     def __str__(self) -> str:
         counted, along = (

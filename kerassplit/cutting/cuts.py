@@ -5,12 +5,12 @@ from numbers import Integral
 
 import keras
 
-from kerassplit.cutting.crossing import Crossing, CrossingTensor, crossing_tensor
+from kerassplit.cutting.crossing import Crossing, crossing_tensor
 from kerassplit.cutting.frontiers import leaving, require_whole_crossing, split_tensors
 from kerassplit.cutting.points import SplitPoint
-from kerassplit.cutting.stage_parts import StagePart, stage_parts
-from kerassplit.cutting.stages import STAGE_NAME, Stage, Stages
-from kerassplit.cutting.submodel import build_part, warn_of_lost_masks
+from kerassplit.cutting.stage_parts import StagePart, build_stage, stage_parts
+from kerassplit.cutting.stages import STAGE_NAME, Stages
+from kerassplit.cutting.submodel import warn_of_lost_masks
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
@@ -38,14 +38,20 @@ def cut(
     labels = _stage_names(names, len(cuts) + 1)
     parts = stage_parts(sides, cuts)
     _warn_of_another_order(graph, parts)
-    made = tuple(_build_stage(graph, one, label) for one, label in zip(parts, labels, strict=True))
+    outputs = set(graph.flat_outputs())
+    made = []
+    for one, label in zip(parts, labels, strict=True):
+        warn_of_lost_masks(graph, one.calls, [tensor for tensor in one.outputs if tensor in outputs], label)
+        made.append(build_stage(graph, one.calls, one.inputs, one.outputs, label))
+    taken = {name for stage in made for name in stage.inputs}
+    inputs = [graph.tensors[tensor] for tensor in graph.flat_inputs()]
     return Stages(
-        made,
+        tuple(made),
         keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.inputs),
         keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.outputs),
         model.name,
         model,
-        _unused_inputs(graph, made),
+        tuple(crossing_tensor(one.name, one.symbol) for one in inputs if one.name not in taken),
         preprocessor=own_preprocessor(model),
     )
 
@@ -56,12 +62,6 @@ def own_preprocessor(model: keras.Model) -> str | None:
     if not callable(found) or type(model).predict is keras.Model.predict:
         return None
     return getattr(found, "__name__", type(found).__name__)
-
-
-def _unused_inputs(graph: Graph, stages: Sequence[Stage]) -> tuple[CrossingTensor, ...]:
-    taken = {name for stage in stages for name in stage.inputs}
-    inputs = [graph.tensors[tensor] for tensor in graph.flat_inputs()]
-    return tuple(crossing_tensor(tensor.name, tensor.symbol) for tensor in inputs if tensor.name not in taken)
 
 
 def resolve_cuts(
@@ -224,10 +224,3 @@ def changes_in_training(layer: keras.Layer) -> bool:
     """Whether a call in training mode changes variables of a layer: moving averages, states of random generators."""
     generators = [variable for variable in layer.variables if not any(variable is weight for weight in layer.weights)]
     return bool(generators) or (layer.trainable and bool(layer.non_trainable_weights))
-
-
-def _build_stage(graph: Graph, one: StagePart, name: str) -> Stage:
-    results = set(graph.flat_outputs())
-    warn_of_lost_masks(graph, one.calls, [tensor for tensor in one.outputs if tensor in results], name)
-    model, inputs, outputs = build_part(graph, one.calls, one.inputs, one.outputs, name)
-    return Stage(name, model, tuple(graph.names(inputs)), tuple(graph.names(outputs)))

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.adapters import fitting
-from kerassplit.cutting.handed import Handed
+from kerassplit.cutting.piece_tensors import PieceTensor
 from kerassplit.cutting.submodel import FLAT_COPIES, part
 from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph.assembling import whole
 from kerassplit.graph.building import Builder
-from kerassplit.graph.internals.layers import all_layers, renamed
+from kerassplit.graph.internals.layers import all_layers
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.process_state import deep_recursion, lock
 from kerassplit.graph.internals.shared_nodes import forget_calls_on
@@ -138,11 +138,8 @@ def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
 
 def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) -> _Exit:
     """Calls the layers on an Input like the tensor, with a mask where it has one, and reads what that makes."""
-    symbol = graph.tensors[tensor].symbol
-    mask, made_mask = mask_of(symbol), tensor_of_mask(graph, tensor)
-    taken = keras.Input(
-        batch_shape=symbol.shape, dtype=symbol.dtype, sparse=graph.is_sparse(tensor), ragged=symbol.ragged
-    )
+    mask, made_mask = mask_of(graph.tensors[tensor].symbol), tensor_of_mask(graph, tensor)
+    taken = graph.new_input(tensor)
     inputs, tensors = [taken], [tensor]
     if mask is not None:
         inputs.append(keras.Input(batch_shape=mask.shape, dtype="bool"))
@@ -171,7 +168,7 @@ def _called(key: str, layers: Sequence[keras.Layer], x: keras.KerasTensor) -> ke
     """What the layers, called one after another, make of a tensor."""
     giver = f"The tensor '{key}', where the exit begins,"
     for layer in layers:
-        with fitting(layer, [Handed("", "", giver, x.shape, x.dtype)]):
+        with fitting(layer, [PieceTensor("", "", giver, x.shape, x.dtype)]):
             x = layer(x)
         if not isinstance(x, keras.KerasTensor):
             raise SplitError(
@@ -187,39 +184,34 @@ def _built(graph: Graph, own: Mapping[str, int], exits: Mapping[str, _Exit]) -> 
     calls, _ = part(graph, [], ends)
     inputs = list(dict.fromkeys(graph.flat_inputs()))
     items = packed(graph, calls, inputs, ends)
-    there = {item.operation.name: item.operation for item in items}
-    taken = {*there}
+    there = {id(item.operation) for item in items}
+    taken = {item.operation.name for item in items}
     names = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
-    others = [_operations(graph, key, one, there, taken) for key, one in exits.items()]
+    for key, one in exits.items():
+        _check_names(graph, key, one, there, taken)
     with Builder(copies=FLAT_COPIES) as builder:
-        symbols = {tensor: builder.add_input(graph, tensor, name) for tensor, name in names.items()}
+        symbols = {tensor: graph.new_input(tensor, name) for tensor, name in names.items()}
         builder.add_calls(graph, items, symbols)
         outputs = {key: symbols[tensor] for key, tensor in own.items()}
-        for (key, one), operations in zip(exits.items(), others, strict=True):
+        for key, one in exits.items():
             inside = {tensor: symbols[given] for tensor, given in one.takes.items()}
-            builder.add_calls(one.graph, whole(one.graph), inside, operations)
+            builder.add_calls(one.graph, whole(one.graph), inside)
             outputs[key] = inside[one.graph.flat_outputs()[0]]
         sources = keras.tree.map_structure(symbols.__getitem__, graph.inputs)
         return builder.model(sources, outputs, graph.model.name, like=graph.model)
 
 
-def _operations(
-    graph: Graph, key: str, one: _Exit, there: dict[str, keras.Operation], taken: set[str]
-) -> dict[int, keras.Operation]:
-    """Other operations for those of an exit whose names are taken and that are no layers: masks and the like."""
-    others: dict[int, keras.Operation] = {}
-    for item in whole(one.graph):
-        operation = item.operation
-        if id(operation) in others or there.get(operation.name) is operation:
-            continue
-        if operation.name in taken:
-            if isinstance(operation, keras.Layer):
-                raise UnsupportedModelError(
-                    f"A layer of the exit at '{key}' is called '{operation.name}', and so is another one in "
-                    f"'{graph.model.name}' or its exits. A Keras model takes a name only once: give this one another, "
-                    f"such as `name='exit_{operation.name}'`."
-                )
-            others[id(operation)] = renamed(operation, unique(operation.name, taken))
+def _check_names(graph: Graph, key: str, one: _Exit, there: set[int], taken: set[str]) -> None:
+    """Refuses layers of an exit that bear a name of others. Adds its operations to those `there`, their names to taken.
+
+    Operations that are no layers get other names from the `Builder`.
+    """
+    for operation in (item.operation for item in whole(one.graph)):
+        if isinstance(operation, keras.Layer) and id(operation) not in there and operation.name in taken:
+            raise UnsupportedModelError(
+                f"A layer of the exit at '{key}' is called '{operation.name}', and so is another one in "
+                f"'{graph.model.name}' or its exits. A Keras model takes a name only once: give this one another, "
+                f"such as `name='exit_{operation.name}'`."
+            )
+        there.add(id(operation))
         taken.add(operation.name)
-        there[operation.name] = operation
-    return others

@@ -28,6 +28,19 @@ def split_tensors(sides: Sides, tree: PostDominators | None = None) -> list[int]
     return found
 
 
+def first_cuts(graph: Graph, cuts: Sequence[Sequence[int]]) -> list[int]:
+    """For each call the number of the first of these cuts that depends on it; for the others as many as there are."""
+    first = [len(cuts)] * len(graph.calls)
+    for place in reversed(range(len(cuts))):
+        for tensor in cuts[place]:
+            first[graph.tensors[tensor].call] = place
+    for call in reversed(range(len(graph.calls))):
+        for tensor in graph.calls[call].inputs:
+            maker = graph.tensors[tensor].call
+            first[maker] = min(first[maker], first[call])
+    return first
+
+
 def leaving(graph: Graph, calls: set[int]) -> list[int]:
     """The tensors that these calls make and others use, in execution order."""
     return [

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.adapters import data_format_of, fits, fitting, misfit
-from kerassplit.cutting.handed import SAY_IT, Given, Handed, values_of
+from kerassplit.cutting.piece_tensors import SAY_IT, Given, PieceTensor, values_of
 from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph.assembling import graph_of_call, joined
@@ -87,17 +87,17 @@ class _Joint:
         self.taken |= {nest.operation.name for graph in self.graphs if graph for nest in graph.nests}
         self.taken |= {piece.name for piece in pieces if isinstance(piece, keras.Layer)}
         self.parts: list[tuple[Graph, list[str], list[str]]] = []
-        self.inputs: dict[str, Handed] = {}
+        self.inputs: dict[str, PieceTensor] = {}
         self.given = Given()
-        self.last: list[Handed] = []
-        self.around: list[Handed] = []
+        self.last: list[PieceTensor] = []
+        self.around: list[PieceTensor] = []
 
     def add(self, place: int, piece: Any) -> None:
         """Adds the next piece."""
         graph, label = self.graphs[place], f"'{piece.name}'"
         if isinstance(piece, keras.KerasTensor):
             name = maker_of(piece).operation.name
-            self.last = [self._input(Handed("", name, f"`keras.Input` '{name}'", piece.shape, piece.dtype))]
+            self.last = [self._input(PieceTensor("", name, f"`keras.Input` '{name}'", piece.shape, piece.dtype))]
             self.around = self.last
             return
         by_name = False
@@ -149,7 +149,7 @@ class _Joint:
                     "is to be an output, say so by a `kerassplit.Stage(name, model, inputs, outputs)` in its place."
                 )
 
-    def _matched(self, place: int, wanted: Sequence[Handed]) -> tuple[list[Handed | None], bool]:
+    def _matched(self, place: int, wanted: Sequence[PieceTensor]) -> tuple[list[PieceTensor | None], bool]:
         """For each tensor that a piece takes the one it gets, `None` for inputs of the joined model; if by name."""
         if not place:
             return [None] * len(wanted), False
@@ -177,19 +177,19 @@ class _Joint:
         """What stages from there on take: a tensor that waits for them is not for a stage of other names."""
         return {name for piece in self.pieces[place:] if isinstance(piece, Stage) for name in piece.inputs}
 
-    def _connected(self, given: Handed | None, wanted: Handed, graph: Graph) -> Handed:
+    def _connected(self, given: PieceTensor | None, wanted: PieceTensor, graph: Graph) -> PieceTensor:
         if given is None:
             return self._input(wanted)
         if not fits(given.shape, wanted.shape) or given.dtype != wanted.dtype:
             raise misfit(given, wanted, self.last == [given], data_format_of(call.operation for call in graph.calls))
         return given
 
-    def _input(self, wanted: Handed) -> Handed:
+    def _input(self, wanted: PieceTensor) -> PieceTensor:
         """The input of the joined model for a tensor that no piece gives; one of that name is the same."""
         there = self.inputs.get(wanted.name)
         if there is None:
             key = unique(safe_name(wanted.name), self.taken)
-            there = self.inputs[wanted.name] = Handed(key, wanted.name, wanted.giver, wanted.shape, wanted.dtype)
+            there = self.inputs[wanted.name] = PieceTensor(key, wanted.name, wanted.giver, wanted.shape, wanted.dtype)
         elif tuple(there.shape) != tuple(wanted.shape) or there.dtype != wanted.dtype:
             raise UnsupportedModelError(
                 f"{there.giver} takes {there}, and {wanted.giver} takes {wanted}: of one name, they would be one input "
@@ -231,7 +231,9 @@ def _is_input(piece: Any) -> bool:
     return isinstance(piece, keras.KerasTensor) and isinstance(maker_of(piece).operation, keras.layers.InputLayer)
 
 
-def _in_place(around: Sequence[Handed], takes: Sequence[Handed], gives: Sequence[Handed]) -> list[Handed]:
+def _in_place(
+    around: Sequence[PieceTensor], takes: Sequence[PieceTensor], gives: Sequence[PieceTensor]
+) -> list[PieceTensor]:
     """What a piece gives, in the midst of the masks that it did not take if it gives as many as it took."""
     stay = [one for one in around if one.passes_by and one not in takes]
     if len(gives) != len(around) - len(stay):
@@ -242,7 +244,7 @@ def _in_place(around: Sequence[Handed], takes: Sequence[Handed], gives: Sequence
 
 def _described(
     graph: Graph, tensors: Sequence[int], structure: Any, names: Sequence[str] | None, prefix: str, giver: str
-) -> list[Handed]:
+) -> list[PieceTensor]:
     """Tensors that a piece takes or gives: they are called what a Stage calls them, else by their names and keys."""
     keys: dict[int, set[str]] = {}
     if names is None and isinstance(structure, dict):
@@ -254,7 +256,7 @@ def _described(
     for tensor, name in zip(tensors, names or graph.names(tensors), strict=True):
         symbol, own = graph.tensors[tensor].symbol, keys.get(tensor, set())
         called = own | ({name} - every_key)
-        described.append(Handed(prefix + name, name, giver, symbol.shape, symbol.dtype, frozenset(called)))
+        described.append(PieceTensor(prefix + name, name, giver, symbol.shape, symbol.dtype, frozenset(called)))
     return described
 
 
@@ -269,7 +271,7 @@ def _for_masks(piece: Any, graph: Graph | None) -> set[str]:
     return {name for name, calls in zip(names, users, strict=True) if calls and calls <= sides}
 
 
-def _called(layer: keras.Layer, takes: Sequence[Handed], masks: Sequence[Handed]) -> Graph:
+def _called(layer: keras.Layer, takes: Sequence[PieceTensor], masks: Sequence[PieceTensor]) -> Graph:
     """A graph of one call of a layer, which builds it."""
     inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in takes]
     with fitting(layer, takes, masks):
@@ -280,7 +282,7 @@ def _called(layer: keras.Layer, takes: Sequence[Handed], masks: Sequence[Handed]
     return graph
 
 
-def _made(layer: keras.Layer, takes: Sequence[Handed], declared: int) -> int:
+def _made(layer: keras.Layer, takes: Sequence[PieceTensor], declared: int) -> int:
     """How many tensors a layer gives when it runs: `Rescaling` and its like stack a list, and declare as many."""
     try:
         zeros = [keras.ops.zeros([side or 1 for side in tensor.shape], tensor.dtype) for tensor in takes]

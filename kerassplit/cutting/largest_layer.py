@@ -14,6 +14,7 @@ import keras
 from kerassplit.graph.internals.layers import is_composite
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.packing import plain_name
+from kerassplit.text import package_of
 
 _MOST = 0.5
 
@@ -27,7 +28,7 @@ def closed_layer(graph: Graph, flops: Mapping[int, int | None] | None = None) ->
     """
     calls: dict[int, list[int]] = {}
     for index, call in enumerate(graph.calls):
-        if is_composite(call.operation) and type(call.operation).__module__.partition(".")[0] != "keras":
+        if is_composite(call.operation) and package_of(type(call.operation)) != "keras":
             calls.setdefault(id(call.operation), []).append(index)
     if not calls:
         return None

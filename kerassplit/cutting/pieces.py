@@ -8,6 +8,7 @@ import keras
 
 from kerassplit.cutting.cuts import cut
 from kerassplit.cutting.points import SHAPING, SplitPoint, split_points
+from kerassplit.cutting.stage_parts import build_stage
 from kerassplit.cutting.stages import Stage
 from kerassplit.cutting.submodel import build_part, part
 from kerassplit.errors import NotConnectedError, SplitError
@@ -129,13 +130,8 @@ def to_sequential(model: keras.Model) -> keras.Sequential:
                 "keras.Sequential hands on one tensor. Use `kerassplit.split(model, at=...)`: it routes several."
             )
     _warn_of_shared_layers(model, stages)
-    source = graph.tensors[graph.flat_inputs()[0]]
-    symbol = keras.Input(
-        batch_shape=source.symbol.shape,
-        dtype=source.symbol.dtype,
-        sparse=graph.is_sparse(graph.flat_inputs()[0]),
-        name=unique(safe_name(source.name), {stage.name for stage in stages}),
-    )
+    [source] = graph.flat_inputs()
+    symbol = graph.new_input(source, unique(safe_name(graph.tensors[source].name), {stage.name for stage in stages}))
     with deep_recursion():
         return keras.Sequential([symbol, *(_plain(stage.model) for stage in stages)], name=model.name)
 
@@ -150,11 +146,10 @@ def _block_stages(model: keras.Model) -> dict[str, Stage]:
     behind = _calls_behind(graph, ends[-1] if ends else None)
     last = next((tensor for tensor in outputs if graph.tensors[tensor].call in behind), outputs[0])
     names = [*(point.name for point in ends), graph.tensors[last].name]
-    labels = _stage_names(names)
+    labels = _names_of_stages(names)
     if ends:
         return dict(zip(names, cut(model, ends, names=labels), strict=True))
-    whole, inputs, outputs = build_part(graph, *part(graph, [], outputs), outputs, labels[0])
-    return {names[0]: Stage(labels[0], whole, tuple(graph.names(inputs)), tuple(graph.names(outputs)))}
+    return {names[0]: build_stage(graph, *part(graph, [], outputs), outputs, labels[0])}
 
 
 def _block_ends(points: Sequence[SplitPoint]) -> list[SplitPoint]:
@@ -179,7 +174,7 @@ def _calls_behind(graph: Graph, point: SplitPoint | None) -> set[int]:
     return {index for index, call in enumerate(graph.calls) if call.inputs and index not in before}
 
 
-def _stage_names(names: Sequence[str]) -> list[str]:
+def _names_of_stages(names: Sequence[str]) -> list[str]:
     """Tensor names as names of stages: of plain characters, and different also in small letters."""
     taken: set[str] = set()
     labels = []

@@ -16,7 +16,7 @@ from kerassplit.graph.dominators import PostDominators, subtrees
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import Sides, read_sides
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import Shape, bytes_per_sample, total
 from kerassplit.text import with_printable_repr
 
 _MERGES = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Stack", "Subtract"})
@@ -56,7 +56,7 @@ class SplitPoint:
 
     name: str
     layer: keras.Operation
-    shape: tuple[int | None, ...]
+    shape: Shape
     dtype: str
     bytes: int | None
     after_merge: bool
@@ -104,13 +104,14 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
     points = []
     for index, (number, also) in enumerate(zip(found, along, strict=True)):
         tensor = graph.tensors[number]
+        crossing = [graph.tensors[one].symbol for one in (number, *also)]
         points.append(
             SplitPoint(
                 name=tensor.name,
                 layer=graph.calls[tensor.call].operation,
                 shape=tuple(tensor.symbol.shape),
                 dtype=tensor.symbol.dtype,
-                bytes=bytes_of(graph, [number, *also]),
+                bytes=total(bytes_per_sample(symbol.shape, symbol.dtype) for symbol in crossing),
                 after_merge=merged[tensor.call],
                 params_before=before[tensor.call],
                 params_after=after[tensor.call],
@@ -121,13 +122,6 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
             )
         )
     return tuple(points)
-
-
-def bytes_of(graph: Graph, tensors: Iterable[int]) -> int | None:
-    """Bytes of one sample of these tensors; `None` where one of them has an open dimension."""
-    symbols = [graph.tensors[tensor].symbol for tensor in tensors]
-    sizes = [bytes_per_sample(symbol.shape, symbol.dtype) for symbol in symbols]
-    return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 def _along_points(sides: Sides, tree: PostDominators, points: Iterable[int]) -> Iterator[list[int]]:

@@ -1,10 +1,13 @@
-"""Which calls each stage of a split holds, and which tensors it takes and gives."""
+"""Which calls each stage of a split holds, which tensors it takes and gives, and the stage built of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kerassplit.cutting.submodel import part
+from kerassplit.cutting.frontiers import first_cuts
+from kerassplit.cutting.stages import Stage
+from kerassplit.cutting.submodel import build_part, part
 from kerassplit.errors import SplitError
+from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.sides import Sides
 from kerassplit.text import listed
 
@@ -72,17 +75,22 @@ def stage_parts(sides: Sides, cuts: Sequence[Sequence[int]]) -> list[StagePart]:
     ]
 
 
+def build_stage(graph: Graph, calls: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], name: str) -> Stage:
+    """The stage of these calls."""
+    model, taken, made = build_part(graph, calls, inputs, outputs, name)
+    return Stage(name, model, tuple(graph.names(taken)), tuple(graph.names(made)))
+
+
 def _stage_of_calls(sides: Sides, cuts: Sequence[Sequence[int]]) -> list[int | None]:
     """For each call the stage it runs in: the first whose cut depends on it; the last for all the others.
 
     `None` for side calls, which run where they are needed, but for those whose masks a cut names.
     """
     graph = sides.graph
-    stage_of: list[int | None] = [None if call in sides.calls else len(cuts) for call in range(len(graph.calls))]
-    for place in range(len(cuts) - 1, -1, -1):
-        for call in sides.main.ancestors(cuts[place]):
-            if graph.calls[call].inputs:
-                stage_of[call] = place
+    stage_of = [
+        None if index in sides.calls and (first == len(cuts) or not graph.calls[index].inputs) else first
+        for index, first in enumerate(first_cuts(sides.main, cuts))
+    ]
     filled = set(stage_of)
     for place, cut in enumerate(cuts):
         if place not in filled:

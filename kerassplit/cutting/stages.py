@@ -23,7 +23,7 @@ from kerassplit.graph.compiling import Program
 from kerassplit.graph.copying import copying
 from kerassplit.graph.masks import hands_masks_on
 from kerassplit.graph.reading import read_graph
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import bytes_in
 from kerassplit.graph.tensor_marks import without_mask
 from kerassplit.graph.unsupported import own_prediction, told_of_own_prediction
 from kerassplit.text import listed, printable, unique, with_printable_repr
@@ -159,7 +159,7 @@ class Stages:
         tensors = self.named_inputs(x)
         for stage in self.stages:
             tensors.update(stage.run(tensors, training))
-        return self._packed(tensors | self.given_back(tensors))
+        return packed_tensors(tensors | self.given_back(tensors), self.outputs)
 
     def join(self) -> keras.Model:
         """The stages as one model that shares their layers."""
@@ -194,13 +194,12 @@ class Stages:
         table.add_column("per sample", justify="right")
         crossings = [*self.crossings, None]
         for stage, crossing in zip(self.stages, crossings, strict=True):
-            weights = stage.model.weights
             tensors = crossing.tensors if crossing else ()
             table.add_row(
                 stage.name,
                 str(sum(1 for call in read_graph(stage.model).calls if call.inputs)),
                 format_count(stage.model.count_params()),
-                format_bytes(sum(bytes_per_sample((None, *weight.shape), weight.dtype) or 0 for weight in weights)),
+                format_bytes(bytes_in(stage.model.weights)),
                 "\n".join(f"{one.name} {format_shape(one.shape)} {one.dtype}" for one in tensors),
                 format_bytes(crossing.bytes) if crossing else "",
             )
@@ -228,9 +227,6 @@ class Stages:
         }
         both = {*keras.tree.flatten(self.inputs)} & {*keras.tree.flatten(self.outputs)}
         return {name: as_taken(tensors[name], known[name]) for name in keras.tree.flatten(self.inputs) if name in both}
-
-    def _packed(self, tensors: dict[str, Any]) -> Any:
-        return packed_tensors(tensors, self.outputs)
 
 
 def _as_received(value: Any) -> Any:

@@ -138,18 +138,9 @@ def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], w
 def part(graph: Graph, starts: Sequence[int], ends: Sequence[int]) -> tuple[list[int], list[int]]:
     """The calls that make `ends` out of `starts` and inputs of the model, and all the tensors they set out from."""
     given = set(starts)
-    needed: set[int] = set()
-    inputs = {tensor for tensor in ends if tensor in given}
-    waiting = [tensor for tensor in ends if tensor not in given]
-    while waiting:
-        tensor = waiting.pop()
-        index = graph.tensors[tensor].call
-        if tensor in given or not graph.calls[index].inputs:
-            inputs.add(tensor)
-        elif index not in needed:
-            needed.add(index)
-            waiting.extend(graph.calls[index].inputs)
-    return sorted(needed), sorted(inputs)
+    calls = sorted(call for call in graph.ancestors(ends, given) if graph.calls[call].inputs)
+    used = {*ends, *(tensor for call in calls for tensor in graph.calls[call].inputs)}
+    return calls, sorted(one for one in used if one in given or not graph.calls[graph.tensors[one].call].inputs)
 
 
 def build_part(
@@ -180,7 +171,7 @@ def build_part(
     if results is None:
         results = _structure(graph, outputs, graph.outputs, {})
     with Builder(only_to_run, copies) as builder:
-        symbols = {tensor: builder.add_input(graph, tensor, key) for tensor, key in keys.items()}
+        symbols = {tensor: graph.new_input(tensor, key) for tensor, key in keys.items()}
         if copy_weights:
             builder.add_copies(graph, items, symbols)
         else:

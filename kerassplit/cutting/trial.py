@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kerassplit.errors import SplitError
+from kerassplit.graph.internals.layers import recurrent_states
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.shapes import OpenSides, fixed_batch, input_shapes
 
@@ -19,7 +20,7 @@ _SAMPLES = 2
 def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
     """Two random samples that fit the model's inputs, in its structure.
 
-    Floats are normal, integers 0 or 1 (small enough for any vocabulary), open dimensions 32 where nothing is said.
+    They are `drawn`; open dimensions are 32 where nothing is said.
     """
     generator = np.random.default_rng(seed)
     samples = fixed_batch(symbol.shape for symbol in graph.model.inputs) or _SAMPLES
@@ -29,29 +30,26 @@ def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
         symbol = graph.tensors[tensor].symbol
         if symbol.dtype == "string":
             raise SplitError(f"'{graph.tensors[tensor].name}' takes strings: give an input as `x` to compare on.")
-        shape = tuple(side or 0 for side in shapes[tensor])  # none is open
-        if "float" in symbol.dtype:
-            return generator.standard_normal(shape).astype("float32")
-        return generator.integers(0, 2, shape).astype(symbol.dtype)
+        return drawn(shapes[tensor], symbol.dtype, generator)
 
     return keras.tree.map_structure(draw, graph.inputs)
+
+
+def drawn(shape: Any, dtype: str, generator: np.random.Generator) -> np.ndarray:
+    """Random values: floats (`float32`) are normal, integers 0 or 1, small enough for any vocabulary."""
+    if "float" in dtype:
+        return generator.standard_normal(shape).astype("float32")
+    return generator.integers(0, 2, shape).astype(dtype)
 
 
 @contextlib.contextmanager
 def state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
     """Puts back what running changes even in inference mode: random generators, stateful recurrent layers."""
-    states = {id(one): one for model in models for one in _states(model)}
+    kept = [one for model in models for one in (*model.non_trainable_variables, *recurrent_states(model))]
+    states = {id(one): one for one in kept if isinstance(one, keras.Variable)}
     before = [(one, keras.ops.copy(one.value)) for one in states.values()]
     try:
         yield
     finally:
         for one, value in before:
             one.assign(value)
-
-
-def _states(model: keras.Model) -> Iterator[keras.Variable]:
-    yield from (variable for variable in model.variables if not variable.trainable)
-    for layer in model.layers:
-        # Keras does not count the states of a recurrent layer among its variables.
-        if isinstance(layer, keras.layers.RNN) and layer.stateful:
-            yield from (state for state in keras.tree.flatten(layer.states) if isinstance(state, keras.Variable))

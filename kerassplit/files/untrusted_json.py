@@ -83,7 +83,7 @@ def parsed(text: bytes | str) -> Any:
             parse_float=_finite,
             parse_int=_whole,
         )
-        for value, depth in _walked(content):
+        for value, depth in walked(content):
             if depth > _DEEPEST:
                 raise RecursionError
             if isinstance(value, str):
@@ -165,7 +165,8 @@ def _read_fields(kind: Any, values: dict[str, Any], place: str) -> Any:
     )
 
 
-def _walked(value: Any) -> Iterator[tuple[Any, int]]:
+def walked(value: Any) -> Iterator[tuple[Any, int]]:
+    """All there is in nested dicts and lists, keys too, with its depth; what is inside comes after what it is in."""
     waiting = [(value, 0)]
     while waiting:
         value, depth = waiting.pop()

@@ -48,7 +48,7 @@ def size(shape: Sequence[int | None]) -> int:
     return math.prod(side for side in shape if side is not None)
 
 
-_FLOPS_OF_ACTIVATION = {
+FLOPS_OF_ACTIVATION = {
     "linear": 0,
     "relu": 1,  # max(x, 0)
     "relu6": 2,  # min(max(x, 0), 6)
@@ -73,9 +73,10 @@ _FLOPS_OF_ACTIVATION = {
     "gelu": 5,  # x * (1 + erf(x / sqrt(2))) / 2
     "squareplus": 5,  # (x + sqrt(x * x + b)) / 2
 }
+"""FLOPs of an activation per element, by its name in `keras.activations`."""
 _ACTIVATIONS: dict[Any, int] = {
     getattr(keras.activations, name): flops
-    for name, flops in _FLOPS_OF_ACTIVATION.items()
+    for name, flops in FLOPS_OF_ACTIVATION.items()
     if hasattr(keras.activations, name)
 }
 
@@ -94,11 +95,6 @@ def activation(function: Any, elements: int) -> Count:
     if function not in _ACTIVATIONS:
         raise UnknownCountError
     return Count(others=_ACTIVATIONS[function] * elements)
-
-
-def per_element(name: str) -> int | None:
-    """FLOPs of an activation for each element, by its name in `keras.activations`."""
-    return _FLOPS_OF_ACTIVATION.get(name)
 
 
 def einsum(equation: str, shapes: Sequence[Sequence[int | None]]) -> Count:

@@ -14,7 +14,7 @@ from kerassplit.flops.operations import OPERATIONS
 from kerassplit.flops.recurrent import WRAPPERS, Counter
 from kerassplit.graph.internals.layers import keras_operation_name
 from kerassplit.graph.model_graph import Graph
-from kerassplit.graph.shapes import ConcreteCall, concrete_call, concrete_shapes
+from kerassplit.graph.shapes import ConcreteCall, batch_or_own, concrete_call, concrete_shapes
 
 _HARMLESS = frozenset({"__init__", "build", "get_config", "from_config"})
 
@@ -47,18 +47,17 @@ def flops_per_sample(graph: Graph) -> list[int | None]:
     Linear in the calls. Shapes behind a layer without a formula are those that Keras recorded: asking such a layer
     could run code of the user's.
     """
-    inputs = {tensor: tuple(graph.tensors[tensor].symbol.shape) for tensor in graph.flat_inputs()}
-    batches = [shape[0] for shape in inputs.values() if shape]
-    samples = 1 if None in batches else next(iter(batches), 1)  # a model of fixed batches takes no single sample
-    one_batch = {tensor: (shape[0] or samples, *shape[1:]) if shape else () for tensor, shape in inputs.items()}
+    samples = batch_or_own(graph, None)  # a model of fixed batches takes no single sample
+    recorded = {tensor: graph.tensors[tensor].symbol.shape for tensor in graph.flat_inputs()}
+    inputs = {tensor: (shape[0] or samples, *shape[1:]) if shape else () for tensor, shape in recorded.items()}
     try:
-        shapes = concrete_shapes(graph, one_batch, may_ask=_has_formula)
+        shapes = concrete_shapes(graph, inputs, may_ask=_has_formula)
     except SplitError:  # it takes no batch of one
         return [None if call.inputs else 0 for call in graph.calls]
     flops: list[int | None] = []
     for call in graph.calls:
         try:
-            flops.append(by_formula(concrete_call(graph, call, shapes)).flops // samples if call.inputs else 0)
+            flops.append(by_formula(concrete_call(call, shapes)).flops // samples if call.inputs else 0)
         except UnknownCountError:
             flops.append(None)
     return flops

@@ -121,10 +121,6 @@ def _weights(layer: Any) -> int:
     return bool(layer.scale) + bool(layer.center)
 
 
-def _rms_normalization(call: ConcreteCall) -> Count:
-    return by_root_mean_square(call, 1)
-
-
 def _activation(call: ConcreteCall) -> Count:
     return activation(call.operation.activation, size(call.made[0]))
 
@@ -208,16 +204,12 @@ def _multi_head_attention(call: ConcreteCall) -> Count:
         projections.append((query, heads * value_width))
         count += Count(others=rows * heads * value_width)
     for shape, units in projections:
-        count += _projection(size(shape), size(shape[:-1]) * units, units, config["use_bias"])
+        count += Count(size(shape) * units, size(shape[:-1]) * units if config["use_bias"] else 0)
     masks = len(call.given) - len({"query", "value"}) - (call.argument("key") is not None)
     masked = masks > 0 or bool(call.argument("use_causal_mask"))
     count += attention(pairs, width, value_width, 1 + masked)  # scaled; a choice between the score and minus infinity
     made = size(call.made[0])
     return count + Count(rows * heads * value_width * (made // rows), made if config["use_bias"] else 0)
-
-
-def _projection(given: int, made: int, units: int, bias: bool) -> Count:
-    return Count(given * units, made if bias else 0)
 
 
 LAYERS: dict[type, Formula] = {
@@ -236,7 +228,7 @@ LAYERS: dict[type, Formula] = {
     layers.BatchNormalization: batch_normalization,
     layers.LayerNormalization: _layer_normalization,
     layers.GroupNormalization: _group_normalization,
-    layers.RMSNormalization: _rms_normalization,
+    layers.RMSNormalization: lambda call: by_root_mean_square(call, 1),
     layers.UnitNormalization: each(3),  # square, sum, product
     layers.Normalization: each(2),
     layers.Rescaling: each(2),

@@ -16,8 +16,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from kerassplit.flops.count import NOTHING, Count, UnknownCountError, einsum, per_element, size
+from kerassplit.flops.count import FLOPS_OF_ACTIVATION, NOTHING, Count, UnknownCountError, einsum, size
 from kerassplit.graph.shapes import ConcreteCall, Shape
+from kerassplit.text import snake_case
 
 Formula = Callable[[ConcreteCall], Count]
 
@@ -38,11 +39,11 @@ _ELEMENTWISE = """
     NotEqual Power Rad2deg Reciprocal RightShift Round Rsqrt Sign Signbit Sin Sinh Sqrt Square Subtract Tan TrueDivide
     Trunc Where
 """
-"""One FLOP for each number made."""
+"""One FLOP per output element."""
 
 _SEVERAL = {"Clip": 2, "DivideNoNan": 2, "Glu": 2, "HardShrink": 3, "Hypot": 4, "Logaddexp": 5, "SaturateCast": 2}
 _SEVERAL |= {"SoftShrink": 5, "SparsePlus": 7, "SparseSigmoid": 4, "Threshold": 2}
-"""FLOPs for each number made."""
+"""FLOPs per output element."""
 
 _REDUCTIONS = "All Amax Amin Any Argmax Argmin CountNonzero Max Min Nanmax Nanmin Nansum Prod Sum"
 
@@ -53,12 +54,12 @@ _ACTIVATIONS = """
 
 
 def each(flops: int) -> Formula:
-    """`flops` for each number made."""
+    """`flops` per output element."""
     return lambda call: Count(others=flops * size(call.made[0]))
 
 
 def each_given(flops: int) -> Formula:
-    """`flops` for each number of the first tensor given."""
+    """`flops` per element of the first input."""
     return lambda call: Count(others=flops * size(call.given[0]))
 
 
@@ -149,7 +150,7 @@ def _window(call: ConcreteCall) -> int:
 
 def _gelu(call: ConcreteCall) -> Count:
     # Hendrycks and Gimpel (2016); the approximation has a cube, a tanh and five products and sums more.
-    return Count(others=(9 if call.operation.approximate else per_element("gelu") or 0) * size(call.made[0]))
+    return Count(others=(9 if call.operation.approximate else FLOPS_OF_ACTIVATION["gelu"]) * size(call.made[0]))
 
 
 def batch_normalization(call: ConcreteCall) -> Count:
@@ -294,23 +295,12 @@ def _short_time_fourier_transform(call: ConcreteCall) -> Count:
     return Count(others=size(call.made[0][:-1]) * (window + _fourier(operation.fft_length, 2.5)))
 
 
-def _known_activation(name: str) -> Formula:
-    flops = per_element(name)
-    if flops is None:
-        raise ValueError(name)
-    return each(flops)
-
-
-def _in_small_letters(name: str) -> str:
-    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)[1:]
-
-
 OPERATIONS: dict[str, Formula] = {
     **dict.fromkeys(_FREE.split(), free),
     **dict.fromkeys(_ELEMENTWISE.split(), each(1)),
     **{name: each(flops) for name, flops in _SEVERAL.items()},
     **dict.fromkeys(_REDUCTIONS.split(), reduction),
-    **{name: _known_activation(_in_small_letters(name)) for name in _ACTIVATIONS.split()},
+    **{name: each(FLOPS_OF_ACTIVATION[snake_case(name)]) for name in _ACTIVATIONS.split()},
     **dict.fromkeys(("Cumsum", "Cumprod"), each(1)),
     **dict.fromkeys(("Mean", "Average", "Nanmean"), mean),
     **dict.fromkeys(("Var", "Moments"), _moments),

@@ -9,7 +9,7 @@ In reading order:
 - `unused_calls`: calls that lead to no output, taken out.
 - `declared`: layers that give other shapes than they say.
 - `limits`: how much a model may ask for.
-- `unsupported`: why something has no graph, and the way out.
+- `unsupported`: why an object has no graph, and what to do.
 - `references`: which tensors a user means.
 - `inside`: why what is inside a layer has no name.
 - `sizes`: bytes of tensors.

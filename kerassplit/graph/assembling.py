@@ -1,6 +1,6 @@
 """Whole models out of graphs: pieces joined, operations exchanged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,10 +17,10 @@ from kerassplit.graph.sides import read_sides
 from kerassplit.text import safe_name, unique
 
 
-def whole(graph: Graph) -> list[Call | Nest]:
-    """All the calls of a model, its nested models as one call each."""
+def whole(graph: Graph, apart: Iterable[int] = ()) -> list[Call | Nest]:
+    """All the calls of a model, its nested models as one call each, but for those that hold calls to stand `apart`."""
     calls = [index for index, call in enumerate(graph.calls) if call.inputs]
-    return packed(graph, calls, graph.flat_inputs(), graph.flat_outputs())
+    return packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), apart)
 
 
 def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Model:
@@ -50,13 +50,12 @@ def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Ope
         index: operations[plain_name(call)] for index, call in enumerate(graph.calls) if plain_name(call) in operations
     }
     by_operation = {id(graph.calls[index].operation): operation for index, operation in replaced.items()}
-    calls = [index for index, call in enumerate(graph.calls) if call.inputs]
-    items = packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), replaced)
+    items = whole(graph, replaced)
     taken = {item.operation.name for item in items}
     with Builder() as builder:
         own = graph.own_symbols()
         symbols = {
-            tensor: builder.add_input(graph, tensor, unique(maker_of(own[tensor]).operation.name, taken))
+            tensor: graph.new_input(tensor, unique(maker_of(own[tensor]).operation.name, taken))
             for tensor in dict.fromkeys(graph.flat_inputs())
         }
         builder.add_calls(graph, items, symbols, by_operation)
@@ -102,7 +101,7 @@ def joined(
             symbols = {}
             for tensor, key in zip(graph.flat_inputs(), takes, strict=True):
                 if key not in named:
-                    named[key] = builder.add_input(graph, tensor, safe_name(key))
+                    named[key] = graph.new_input(tensor, safe_name(key))
                 symbols[tensor] = named[key]
             repeatable = _repeatable(graph, calls)
             again = _made_before(repeatable, symbols, operations, made)

@@ -34,8 +34,8 @@ class _Anchor:
 class Builder:
     """Builds one model out of calls of other models.
 
-    Add inputs and calls in an order in which every call follows those it depends on, then take the `model`. Left
-    without one (`with` ends early, or an error), it takes its nodes back out of the shared layers.
+    Add calls in an order in which every call follows those it depends on, then take the `model`. Left without one
+    (`with` ends early, or an error), it takes its nodes back out of the shared layers.
 
     Args:
         only_to_run: Whether the model is never saved or built upon, so that two layers may bear one name.
@@ -59,18 +59,6 @@ class Builder:
         if not self._finished:
             self._shared.release()
 
-    def add_input(self, graph: Graph, tensor: int, name: str) -> keras.KerasTensor:
-        """A fresh `keras.Input` in the place of a tensor of `graph`."""
-        symbol = graph.tensors[tensor].symbol
-        return keras.Input(
-            batch_shape=symbol.shape,
-            dtype=symbol.dtype,
-            sparse=graph.is_sparse(tensor),
-            ragged=symbol.ragged,
-            name=name,
-            optional=getattr(symbol._keras_history.operation, "optional", False),
-        )
-
     def add_calls(
         self,
         graph: Graph,
@@ -91,6 +79,8 @@ class Builder:
         """
         masked = masked_tensors(graph, calls, symbols)
         other_operations = operations or {}
+        for source in (symbol._keras_history.operation for symbol in symbols.values()):
+            self._named.setdefault(source.name, (source, source.name))
         for call in calls:  # names of layers cannot change, and those of the model itself should not
             operation = other_operations.get(id(call.operation), call.operation)
             if isinstance(operation, keras.Layer) or "/" not in call.name:
@@ -99,7 +89,7 @@ class Builder:
         for call in calls:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = []
-            for tensor, symbol in call.results(graph.tensors):
+            for tensor, symbol in graph.results(call):
                 twin = bare(symbol)
                 if has_mask(symbol):
                     with_masks.append((twin, symbol, call))
@@ -125,7 +115,7 @@ class Builder:
         for call in calls:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
-            for (tensor, _), output in zip(call.results(graph.tensors), outputs, strict=True):
+            for (tensor, _), output in zip(graph.results(call), outputs, strict=True):
                 symbols.setdefault(tensor, output)
         copy_state(calls, copies)
 
@@ -204,6 +194,6 @@ class Builder:
         weakref.finalize(anchor, self._shared.release).atexit = False
         released = {id(symbol) for symbol in ends}
         for node in nodes:
-            node.let_go_of(released)
+            node.weaken_refs(released)
         self._finished = True
         return model

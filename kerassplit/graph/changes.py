@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kerassplit.graph.internals.layers import all_layers
+from kerassplit.text import package_of
 
 _BOOKKEEPING = frozenset(
     [
@@ -54,7 +55,7 @@ def snapshot(model: keras.Model) -> list[Any]:
     for one in _operations(model):
         seen.append(one)
         known.add(id(one))
-        if isinstance(one, keras.Model) and _library(type(one)) in ("keras", "keras_hub"):
+        if isinstance(one, keras.Model) and package_of(type(one)) in ("keras", "keras_hub"):
             seen.append(getattr(one, "_jit_compile", None))  # what else it has is about training
             continue
         _attributes(one, seen, known, 0)
@@ -77,7 +78,7 @@ def _operations(model: keras.Model) -> Iterator[Any]:
 
 def _attributes(one: Any, seen: list[Any], known: set[int], depth: int) -> None:
     for kind in type(one).__mro__:
-        if _library(kind) not in _LIBRARIES:
+        if package_of(kind) not in _LIBRARIES:
             for name, value in vars(kind).items():
                 if not name.startswith("__") or name == "__call__":
                     seen.append(name)
@@ -102,11 +103,7 @@ def _add(value: Any, seen: list[Any], known: set[int], depth: int) -> None:
             _add(item, seen, known, depth + 1)
     else:
         seen.append(value)
-        if hasattr(value, "__dict__") and not isinstance(value, type) and _library(type(value)) not in _LIBRARIES:
+        if hasattr(value, "__dict__") and not isinstance(value, type) and package_of(type(value)) not in _LIBRARIES:
             known.add(id(value))
             if not isinstance(value, keras.Layer):  # it comes by itself
                 _attributes(value, seen, known, depth)
-
-
-def _library(kind: type) -> str:
-    return kind.__module__.partition(".")[0]

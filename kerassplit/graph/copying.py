@@ -15,7 +15,7 @@ from kerassplit.graph.internals.layers import all_layers, renamed, replaced_call
 from kerassplit.graph.internals.process_state import deep_recursion
 from kerassplit.graph.masks import MASKED
 from kerassplit.graph.model_graph import Call, Nest
-from kerassplit.text import listed, unique
+from kerassplit.text import listed, package_of, unique
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def copying(models: Sequence[keras.Model], name: str) -> Iterator[None]:
         UnsupportedModelError: Keras cannot copy them.
     """
     kinds = {type(layer).__name__: type(layer) for model in models for layer in all_layers(model)}
-    own = {kind: one for kind, one in kinds.items() if one.__module__.partition(".")[0] != "keras"}
+    own = {kind: one for kind, one in kinds.items() if package_of(one) != "keras"}
     with keras.saving.custom_object_scope(own), deep_recursion(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"Layer '.*{MASKED}' .* does not support masking")
         try:

@@ -12,18 +12,9 @@ from typing import Any
 
 import keras
 
+from kerassplit.graph.internals.keras_src import compute_output_spec
+
 _known: weakref.WeakKeyDictionary[Any, dict[Any, list[Any] | None]] = weakref.WeakKeyDictionary()
-
-
-class _Run(keras.Operation):
-    """A call of an operation, as it is when the model runs: with Keras's casts."""
-
-    def __init__(self, operation: keras.Operation):
-        super().__init__(name="run")
-        self.operation = operation
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self.operation(*args, **kwargs)
 
 
 def broken(operation: keras.Operation, arguments: Any, outputs: Sequence[keras.KerasTensor]) -> dict[int, Any]:
@@ -75,7 +66,7 @@ def given_really(operation: keras.Operation, arguments: Any) -> list[Any] | None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                outputs = keras.Operation.compute_output_spec(_Run(operation), *args, **kwargs)
+                outputs = compute_output_spec(operation, *args, **kwargs)  # called, with Keras's casts
                 known[key] = keras.tree.flatten(outputs)
             except Exception:  # the user's code, on tensors that it was not made for: its word is all there is
                 known[key] = None

@@ -62,8 +62,7 @@ def _outline(graph: Graph) -> list[Any]:
         [
             type(call.operation).__name__,
             call.inputs,
-            [(index, list(symbol.shape), symbol.dtype) for index, symbol in made],
+            [(index, list(symbol.shape), symbol.dtype) for index, symbol in graph.results(call)],
         ]
         for call in graph.calls
-        for made in [call.results(graph.tensors)]
     ]

@@ -10,7 +10,7 @@ from kerassplit.graph.internals.layers import all_layers, is_composite, opened
 from kerassplit.graph.model_graph import Call, Graph
 from kerassplit.graph.packing import plain_name
 from kerassplit.graph.reading import read_graph
-from kerassplit.text import listed
+from kerassplit.text import listed, package_of
 
 
 def why_closed(graph: Graph, name: str) -> str | None:
@@ -77,6 +77,6 @@ def _way_out(graph: Graph, call: Call, inner: keras.Layer | None) -> str:
         return f"Call `layer.forward_layer` or `layer.backward_layer` {takes}."
     if isinstance(layer, keras.layers.RNN):
         return "It runs its cell in a loop; made with return_sequences=True, it gives what the cell gives in each step."
-    where = ", where Keras's code of it allows that" if type(layer).__module__.partition(".")[0] == "keras" else ""
+    where = ", where Keras's code of it allows that" if package_of(type(layer)) == "keras" else ""
     opening = f"kerassplit.trace(model, open='{plain_name(call)}')"
     return f"Open it{where}: `{opening}` is the same model with names for what is inside."

@@ -27,15 +27,11 @@ def too_many_calls(count: int) -> str | None:
     """Why a model with so many calls is not read, or `None`."""
     if count <= most_calls():
         return None
+    so_many = f"{count:,}" if count < 10**30 else "more than 10**30"  # it may have hundreds of digits
     return (
-        f"it makes {_shortened(count)} calls, those in nested models counted each time that these are called, and "
+        f"it makes {so_many} calls, those in nested models counted each time that these are called, and "
         f"{most_calls():,} is the most. If it is meant so, set the environment variable {CALLS} to that number"
     )
-
-
-def _shortened(number: int) -> str:
-    """A number with commas; in words where it has hundreds of digits."""
-    return f"{number:,}" if number < 10**30 else "more than 10**30"
 
 
 def _given(variable: str, otherwise: int) -> int:

@@ -55,7 +55,7 @@ def masked_tensors(graph: Graph, calls: Sequence[Call | Nest], given: Iterable[i
     idle = {mask for tensor, mask in hung.items() if tensor in masked}
     idle -= {mask for tensor, mask in hung.items() if tensor not in masked}
     for call in reversed(calls):
-        if not idle.issuperset(tensor for tensor, _ in call.results(graph.tensors)):
+        if not idle.issuperset(tensor for tensor, _ in graph.results(call)):
             idle.difference_update(call.scope.get(id(symbol), -1) for symbol in call.arguments.keras_tensors)
     return masked - {tensor for tensor, mask in hung.items() if mask in idle.intersection(given)}
 

@@ -1,6 +1,6 @@
 """A model as data: its calls, the tensors between them, and the calls of nested models."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,10 +50,6 @@ class Call:
     outputs: tuple[int, ...]
     masks: dict[int, int] = field(default_factory=dict)
 
-    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
-        """The tensors it makes, each with the symbolic tensor that Keras recorded for it."""
-        return [(tensor, tensors[tensor].symbol) for tensor in self.outputs]
-
 
 @dataclass(slots=True)
 class Nest:
@@ -81,10 +77,6 @@ class Nest:
     calls: list[int] = field(default_factory=list)
     inner: dict[int, int] = field(default_factory=dict)
 
-    def results(self, tensors: Sequence[Tensor]) -> list[tuple[int, keras.KerasTensor]]:
-        """The tensors that its call gives, each with the symbolic tensor that Keras recorded for it."""
-        return [(self.scope.get(id(symbol), -1), symbol) for symbol in self.symbols]
-
 
 @dataclass(slots=True)
 class Graph:
@@ -104,14 +96,58 @@ class Graph:
     """
 
     model: keras.Model
-    calls: list[Call]
-    tensors: list[Tensor]
-    nests: list[Nest]
-    inputs: Any
-    outputs: Any
-    scope: dict[int, int]
-    kept: list[keras.KerasTensor]
+    calls: list[Call] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    nests: list[Nest] = field(default_factory=list)
+    inputs: Any = None
+    outputs: Any = None
+    scope: dict[int, int] = field(default_factory=dict)
+    kept: list[keras.KerasTensor] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
+
+    def add_call(
+        self,
+        name: str,
+        operation: keras.Operation,
+        arguments: Any,
+        scope: dict[int, int],
+        symbols: Sequence[keras.KerasTensor],
+        masks: dict[int, int] | None = None,
+    ) -> Call:
+        """Adds a call and the tensors that it makes, for which `symbols` stand; its arguments are in `scope`, they now.
+
+        For the other parameters, see `Call`.
+        """
+        index, first = len(self.calls), len(self.tensors)
+        given = [scope[id(symbol)] for symbol in arguments.keras_tensors]
+        inputs = tuple(dict.fromkeys([*given, *masks.values()] if masks else given))
+        for tensor in inputs:
+            self.tensors[tensor].users.append(index)
+        for position, symbol in enumerate(symbols):
+            scope[id(symbol)] = first + position
+            self.tensors.append(Tensor(f"{name}:{position}" if len(symbols) > 1 else name, symbol, index, []))
+        outputs = tuple(range(first, len(self.tensors)))
+        call = Call(name, operation, arguments, scope, inputs, outputs, masks or {})
+        self.calls.append(call)
+        return call
+
+    def new_input(self, tensor: int, name: str | None = None) -> keras.KerasTensor:
+        """A fresh `keras.Input` in the place of a tensor."""
+        symbol = self.tensors[tensor].symbol
+        return keras.Input(
+            batch_shape=symbol.shape,
+            dtype=symbol.dtype,
+            sparse=self.is_sparse(tensor),
+            ragged=symbol.ragged,
+            name=name,
+            optional=getattr(symbol._keras_history.operation, "optional", False),
+        )
+
+    def results(self, call: Call | Nest) -> list[tuple[int, keras.KerasTensor]]:
+        """The tensors that a call gives, -1 for those nobody uses, each with the symbolic one that Keras recorded."""
+        if isinstance(call, Nest):
+            return [(call.scope.get(id(symbol), -1), symbol) for symbol in call.symbols]
+        return [(tensor, self.tensors[tensor].symbol) for tensor in call.outputs]
 
     def names(self, tensors: Iterable[int]) -> list[str]:
         """The names of these tensors."""
@@ -135,14 +171,15 @@ class Graph:
             yield nest
             nest = self.nests[nest].outer
 
-    def ancestors(self, tensors: Iterable[int]) -> set[int]:
-        """The calls that these tensors depend on, those that make them included."""
-        waiting = [self.tensors[tensor].call for tensor in tensors]
-        found = set(waiting)
+    def ancestors(self, tensors: Iterable[int], given: Collection[int] = ()) -> set[int]:
+        """The calls that these tensors depend on, those that make them included, where the `given` ones are there."""
+        waiting = [tensor for tensor in tensors if tensor not in given]
+        found: set[int] = set()
         while waiting:
-            makers = {self.tensors[tensor].call for tensor in self.calls[waiting.pop()].inputs} - found
-            found |= makers
-            waiting += makers
+            call = self.tensors[waiting.pop()].call
+            if call not in found:
+                found.add(call)
+                waiting += [tensor for tensor in self.calls[call].inputs if tensor not in given]
         return found
 
     def is_sparse(self, tensor: int) -> bool:

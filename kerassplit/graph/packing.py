@@ -69,7 +69,7 @@ def packed(
 def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool:
     """Whether all calls of a nested model are ours, and nothing but its arguments goes in, but its results out."""
     inside = set(nest.calls)
-    results = {tensor for tensor, _ in nest.results(graph.tensors)}
+    results = {tensor for tensor, _ in graph.results(nest)}
     given = {nest.scope.get(id(symbol)) for symbol in nest.arguments.keras_tensors}
     return (
         inside <= ours

@@ -35,7 +35,7 @@ from kerassplit.graph.internals.symbols import (
     shaped,
 )
 from kerassplit.graph.limits import too_many_calls
-from kerassplit.graph.model_graph import Call, Graph, Nest, Tensor
+from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.naming import call_names, check_names
 from kerassplit.graph.nested_calls import Scope, as_called, conversions, given_inputs
 from kerassplit.graph.unsupported import why_no_graph
@@ -57,8 +57,7 @@ def read_graph(model: keras.Model) -> Graph:
         many = too_many_calls(_calls_in(functional))
         if many:
             raise UnsupportedModelError(f"'{model.name}' is not read: {many}.")
-        reader = _Reader(functional)
-        graph = reader.graph(model)
+        graph = _Reader(model, functional).read()
     except AttributeError as error:
         if str(error.name).startswith("_"):
             raise unknown_keras(f"'{type(error.obj).__name__}.{error.name}'") from error
@@ -89,26 +88,20 @@ class _Reader:
     runs, Keras is asked for its layers' outputs anew, and the nodes of that are taken out of the layers again.
     """
 
-    def __init__(self, functional: Functional):
-        self.calls: list[Call] = []
-        self.tensors: list[Tensor] = []
-        self.nests: list[Nest] = []
+    def __init__(self, model: keras.Model, functional: Functional):
+        self.graph = Graph(model)
         self.functional = functional
         self.asked: dict[int, int] = {}  # the scope of what Keras was asked anew
-        self.kept: list[keras.KerasTensor] = []
-        self.made: set[str] = set()
         self.taken: set[str] = set()  # names of operations, once one needs a new name
         self.broken = False  # whether some layer gives another shape than it declares
 
-    def graph(self, model: keras.Model) -> Graph:
-        top = Scope()
-        self._read(self.functional, top)
-        inputs, outputs = (
-            keras.tree.map_structure(lambda symbol: top.tensors[id(symbol)], structure)
-            for structure in (self.functional.input, self.functional.output)
+    def read(self) -> Graph:
+        graph = self.graph
+        self._read(self.functional, Scope(tensors=graph.scope))
+        graph.inputs, graph.outputs = keras.tree.map_structure(
+            lambda symbol: graph.scope[id(symbol)], (self.functional.input, self.functional.output)
         )
-        graph = Graph(model, self.calls, self.tensors, self.nests, inputs, outputs, top.tensors, self.kept, self.made)
-        return without_unused_calls(graph, self.asked) if self.nests or self.kept else graph
+        return without_unused_calls(graph, self.asked) if graph.nests or graph.kept else graph
 
     def _read(self, functional: Functional, scope: Scope) -> None:
         nodes = nodes_of(functional)
@@ -128,36 +121,34 @@ class _Reader:
             self._read_call(node, scope.prefix + name, scope)
 
     def _read_call(self, node: Any, name: str, scope: Scope) -> None:
-        arguments = as_called(node, scope)
-        if not scope.changed or not any(id(symbol) in scope.changed for symbol in node.input_tensors):
-            arguments, masks = self._with_masks(node.operation, arguments, scope.tensors, scope)
-            outputs = self._add_call(name, node.operation, arguments, scope.tensors, node.outputs, scope, masks)
-            for symbol, better in zip(node.outputs, self._kept_to(outputs), strict=True):
-                if better is not symbol:
-                    scope.changed[id(symbol)] = better
-            self._take_masks(node, scope)
-            return
-        asked = self._ask(node, arguments, scope)
-        arguments, masks = self._with_masks(node.operation, asked.arguments, self.asked, scope)
-        outputs = self._add_call(name, node.operation, arguments, self.asked, asked.outputs, scope, masks)
-        for symbol, better, tensor in zip(node.outputs, self._kept_to(outputs), outputs, strict=True):
+        arguments, symbols, known = as_called(node, scope), node.outputs, scope.tensors
+        if scope.changed and any(id(symbol) in scope.changed for symbol in node.input_tensors):
+            asked = self._ask(node, arguments, scope)
+            arguments, symbols, known = asked.arguments, asked.outputs, self.asked
+        arguments, masks = self._with_masks(node.operation, arguments, known, scope)
+        call = self._add_call(name, node.operation, arguments, known, symbols, scope, masks)
+        self._keep_to_word(call, symbols)
+        for symbol, tensor in zip(node.outputs, call.outputs, strict=True):
             scope.tensors[id(symbol)] = tensor
+            better = self.graph.tensors[tensor].symbol
             if differs(better, symbol):
                 scope.changed[id(symbol)] = better
         self._take_masks(node, scope)
 
-    def _kept_to(self, outputs: Sequence[int]) -> list[keras.KerasTensor]:
-        """The symbolic tensors for the outputs of the last call, others where its layer does not keep to its word."""
-        call = self.calls[-1]
-        symbols = [self.tensors[tensor].symbol for tensor in outputs]
+    def _keep_to_word(self, call: Call, symbols: Sequence[keras.KerasTensor]) -> None:
+        """Lets other symbolic tensors stand for those outputs of a call that are not what its layer declares."""
         for place, (shape, dtype) in broken(call.operation, call.arguments, symbols).items():
-            better = shaped(symbols[place], shape, dtype)
-            set_mask(better, mask_of(symbols[place]))
-            self.asked[id(better)] = outputs[place]
-            self.kept.append(better)
-            self.tensors[outputs[place]].symbol = symbols[place] = better
+            tensor, symbol = call.outputs[place], symbols[place]
+            self.graph.tensors[tensor].symbol = self._copy(shaped(symbol, shape, dtype), tensor, mask_of(symbol))
             self.broken = True
-        return symbols
+
+    def _copy(self, symbol: keras.KerasTensor, tensor: int, mask: keras.KerasTensor | None = None) -> keras.KerasTensor:
+        """A symbolic tensor with the shape and dtype of `symbol` and this mask, without history, for a tensor."""
+        copy = bare(symbol)
+        set_mask(copy, mask)
+        self.asked[id(copy)] = tensor
+        self.graph.kept.append(copy)
+        return copy
 
     def _take_masks(self, node: Any, scope: Scope) -> None:
         """`MultiHeadAttention` takes the masks off the tensors it is given, so that later layers do not find them."""
@@ -166,9 +157,7 @@ class _Reader:
         given = [*node.arguments.args[:3], *(node.arguments.kwargs.get(name) for name in ("query", "value", "key"))]
         for symbol in given:
             if isinstance(symbol, keras.KerasTensor) and has_mask(self._probe(symbol, scope)):
-                plain = scope.changed[id(symbol)] = bare(symbol)
-                self.asked[id(plain)] = scope.tensors[id(symbol)]
-                self.kept.append(plain)
+                scope.changed[id(symbol)] = self._copy(symbol, scope.tensors[id(symbol)])
 
     def _with_masks(
         self, operation: keras.Operation, arguments: Any, known: dict[int, int], scope: Scope
@@ -204,25 +193,11 @@ class _Reader:
         symbols: Sequence[keras.KerasTensor],
         scope: Scope,
         masks: dict[int, int] | None = None,
-    ) -> tuple[int, ...]:
-        """Adds a call whose arguments, and then whose outputs, are among `known`."""
-        index, first = len(self.calls), len(self.tensors)
-        inputs = tuple(dict.fromkeys(known[id(symbol)] for symbol in arguments.keras_tensors))
-        if masks:
-            inputs = tuple(dict.fromkeys([*inputs, *masks.values()]))
-        for tensor in inputs:
-            self.tensors[tensor].users.append(index)
-        for position, symbol in enumerate(symbols):
-            known[id(symbol)] = len(self.tensors)
-            own = f"{name}:{position}" if len(symbols) > 1 else name
-            self.tensors.append(Tensor(own, symbol, index, []))
-        outputs = tuple(range(first, len(self.tensors)))
-        self.calls.append(Call(name, operation, arguments, known, inputs, outputs, masks or {}))
-        nest = scope.nest
-        while nest is not None:
-            self.nests[nest].calls.append(index)
-            nest = self.nests[nest].outer
-        return outputs
+    ) -> Call:
+        """Adds a call to the graph, and to the nests that it is in."""
+        for nest in self.graph.around(scope.nest):
+            self.graph.nests[nest].calls.append(len(self.graph.calls))
+        return self.graph.add_call(name, operation, arguments, known, symbols, masks)
 
     def _open(self, node: Any, functional: Functional, name: str, scope: Scope) -> bool:
         """Reads the calls inside a nested model; `False` where the way it is called leaves that to Keras alone."""
@@ -231,11 +206,11 @@ class _Reader:
         if given is None:
             return False
         training = node.arguments.kwargs.get("training") if scope.training is None else scope.training
-        inner = Scope(f"{name}/", len(self.nests), training)
+        inner = Scope(f"{name}/", len(self.graph.nests), training)
         tensors = [scope.tensors[id(symbol)] for symbol, _ in given]
         arguments = as_called(node, scope)
         nest = Nest(name, model, arguments, scope.tensors, node.outputs, tensors, scope.nest, inner=inner.tensors)
-        self.nests.append(nest)
+        self.graph.nests.append(nest)
         for (symbol, mask), own in zip(given, functional.inputs, strict=True):
             inner.tensors[id(own)] = scope.tensors[id(symbol)]
             steps = conversions(symbol, model, own)
@@ -246,10 +221,7 @@ class _Reader:
                     better = step(better)
                     self._add_made(better, self.asked, inner)
                 if mask_given is not None and mask_of(better) is not mask_given:
-                    better = bare(better)
-                    set_mask(better, mask_given)
-                    self.asked[id(better)] = self.asked[id(self._probe(symbol, scope))]
-                    self.kept.append(better)
+                    better = self._copy(better, self.asked[id(self._probe(symbol, scope))], mask_given)
                 inner.tensors[id(own)] = self.asked[id(better)]
                 if differs(better, own):
                     inner.changed[id(own)] = better
@@ -259,11 +231,8 @@ class _Reader:
             better = inner.changed.get(id(own), own)
             mask = mask_of(symbol)
             if mask is not None and "compute_mask" in vars(model) and self._add_made(mask, scope.tensors, scope):
-                better = bare(self._probe(own, inner))  # a traced layer: it hangs a mask on what it gives
-                set_mask(better, self._probe(mask, scope))
-                self.asked[id(better)] = inner.tensors[id(own)]
-                self.kept.append(better)
-                scope.changed[id(symbol)] = better
+                plain = self._probe(own, inner)  # a traced layer: it hangs a mask on what it gives
+                scope.changed[id(symbol)] = self._copy(plain, inner.tensors[id(own)], self._probe(mask, scope))
             elif differs(better, symbol):
                 scope.changed[id(symbol)] = self._probe(own, inner)
         return True
@@ -273,9 +242,7 @@ class _Reader:
         if id(symbol) in scope.changed:
             return scope.changed[id(symbol)]
         if id(symbol) not in scope.probes:
-            probe = scope.probes[id(symbol)] = bare(symbol)
-            self.asked[id(probe)] = scope.tensors[id(symbol)]
-            self.kept.append(probe)
+            probe = scope.probes[id(symbol)] = self._copy(symbol, scope.tensors[id(symbol)])
             mask = mask_of(symbol)
             if mask is not None and self._add_made(mask, scope.tensors, scope):
                 set_mask(probe, self._probe(mask, scope))
@@ -293,7 +260,7 @@ class _Reader:
                 raise
             return self._unknown(node, SymbolicArguments(*args, **kwargs))
         for symbol in made.outputs:
-            self.kept.append(symbol)
+            self.graph.kept.append(symbol)
             mask = mask_of(symbol)
             if mask is not None and not self._add_made(mask, self.asked, scope):
                 set_mask(symbol, None)
@@ -306,7 +273,7 @@ class _Reader:
         outputs = [shaped(symbol, (None,) * len(symbol.shape), symbol.dtype) for symbol in node.outputs]
         if len(real) == len(outputs) and all(isinstance(one, keras.KerasTensor) for one in real):
             outputs = [shaped(symbol, tuple(one.shape), one.dtype) for symbol, one in zip(outputs, real, strict=True)]
-        self.kept += outputs
+        self.graph.kept += outputs
         return SimpleNamespace(arguments=arguments, outputs=outputs)
 
     def _add_made(self, symbol: keras.KerasTensor, known: dict[int, int], scope: Scope) -> bool:
@@ -319,7 +286,7 @@ class _Reader:
         """
         if id(symbol) not in known and id(original(symbol)) in known:
             known[id(symbol)] = known[id(original(symbol))]
-            self.kept.append(symbol)
+            self.graph.kept.append(symbol)
         nodes, _ = walk([symbol], known)
         own = scope.unread if known is scope.tensors else {}
         if any(node.is_input and node not in own for node in nodes):
@@ -329,12 +296,12 @@ class _Reader:
                 self._read_node(node, scope)
                 continue
             operation = self._renamed(node.operation, scope)
-            self.made.add(operation.name)
+            self.graph.made.add(operation.name)
             self._add_call(operation.name, operation, node.arguments, known, node.outputs, scope)
-            self.kept += node.outputs
+            self.graph.kept += node.outputs
         if id(symbol) not in known:  # a copy of what was read just now
             known[id(symbol)] = known[id(original(symbol))]
-            self.kept.append(symbol)
+            self.graph.kept.append(symbol)
         return True
 
     def _renamed(self, operation: keras.Operation, scope: Scope) -> keras.Operation:

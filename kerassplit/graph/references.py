@@ -81,7 +81,7 @@ def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
 
 def given_by(graph: Graph, nest: Nest) -> list[int]:
     """The tensors that the call of a nested model gives, but for those that nothing uses."""
-    return [tensor for tensor, _ in nest.results(graph.tensors) if tensor >= 0]
+    return [tensor for tensor, _ in graph.results(nest) if tensor >= 0]
 
 
 def several_of(references: Any) -> list[Any]:
@@ -138,18 +138,23 @@ def unknown_tensor(graph: Graph, name: str) -> UnknownTensorError:
     said = f"Model '{graph.model.name}' has no tensor '{name}'"
     names = [tensor.name for tensor in graph.tensors]
     matches = [one for one in names if _ends_with(one, name)]
+    close = matches or difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    if not close:
+        last = {one: one.rpartition("/")[2] for one in names}
+        parts = difflib.get_close_matches(name.rpartition("/")[2], last.values(), n=3, cutoff=0.75)
+        close = [one for part in dict.fromkeys(parts) for one in names if last[one] == part]
+    return _unknown(graph, said, name, matches, close)
+
+
+def _unknown(
+    graph: Graph, said: str, name: str, matches: Sequence[str], close: Sequence[str] = ()
+) -> UnknownTensorError:
+    """The error with what may be meant: `matches`, else something inside of a closed layer, else `close` names."""
     if not matches and (closed := why_closed(graph, name)):
         return UnknownTensorError(f"{said}: {closed}", name=name)
-    matches = matches or difflib.get_close_matches(name, names, n=3, cutoff=0.75)
-    if not matches:
-        last = {one: one.rpartition("/")[2] for one in names}
-        close = difflib.get_close_matches(name.rpartition("/")[2], last.values(), n=3, cutoff=0.75)
-        matches = [one for part in dict.fromkeys(close) for one in names if last[one] == part]
-    hint = f"Did you mean {listed(matches, 'or')}?" if matches else _LISTS
-    return UnknownTensorError(f"{said}. {hint}", name=name, matches=matches)
-
-
-_LISTS = "`kerassplit.split_points(model)` lists the names."
+    found = matches or close
+    hint = f"Did you mean {listed(found, 'or')}?" if found else "`kerassplit.split_points(model)` lists the names."
+    return UnknownTensorError(f"{said}. {hint}", name=name, matches=found)
 
 
 def _unmatched(graph: Graph, glob: str) -> UnknownTensorError:
@@ -158,11 +163,7 @@ def _unmatched(graph: Graph, glob: str) -> UnknownTensorError:
     count = glob.count("/") + 1
     inside = [one.split("/") for one in graph.names(range(len(graph.tensors))) if one.count("/") >= count]
     found = [parts[:-count] for parts in inside if _matches("/".join(parts[-count:]), glob)]
-    matches = list(dict.fromkeys("/".join([*parts, glob]) for parts in found))
-    if not matches and (closed := why_closed(graph, glob)):
-        return UnknownTensorError(f"{said}: {closed}", name=glob)
-    hint = f"Did you mean {listed(matches, 'or')}?" if matches else _LISTS
-    return UnknownTensorError(f"{said}. {hint}", name=glob, matches=matches)
+    return _unknown(graph, said, glob, list(dict.fromkeys("/".join([*parts, glob]) for parts in found)))
 
 
 def _ends_with(name: str, given: str) -> bool:

@@ -16,12 +16,11 @@ import keras
 from kerassplit.errors import SplitError
 from kerassplit.graph.declared import declares
 from kerassplit.graph.model_graph import Call, Graph
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import Shape
 from kerassplit.text import enumerated, listed
 
 _NAME = "concrete"  # of every symbolic tensor made here: without one, Keras would count on in its automatic names
 
-Shape = tuple[int | None, ...]
 OpenSides = int | Mapping[str, Sequence[int]] | None
 
 
@@ -204,23 +203,14 @@ def _filled(shape: Shape, batch_size: int | None, length: int) -> Shape:
     return tuple((batch_size, length)[place > 0] if side is None else side for place, side in enumerate(shape))
 
 
-def concrete_call(graph: Graph, call: Call, shapes: Sequence[Shape]) -> ConcreteCall:
+def concrete_call(call: Call, shapes: Sequence[Shape]) -> ConcreteCall:
     """A call of the graph with the shapes that `concrete_shapes` found."""
-    args, kwargs = _arguments(graph, call, shapes)
+    args, kwargs = _arguments(call, shapes)
     given = [tuple(value.shape) for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)]
     return ConcreteCall(call.operation, args, kwargs, tuple(given), tuple(shapes[tensor] for tensor in call.outputs))
 
 
-def tensor_bytes(shape: Shape, dtype: str) -> int | None:
-    """Bytes of a tensor; `None` where a side is open or the dtype has no size (strings).
-
-    >>> tensor_bytes((8, 28, 28, 512), "float32")
-    12845056
-    """
-    return bytes_per_sample((None, *shape), dtype)
-
-
-def _arguments(graph: Graph, call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
+def _arguments(call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
     def concrete(value: Any) -> Any:
         if isinstance(value, keras.KerasTensor) and id(value) in call.scope:
             return keras.KerasTensor(shapes[call.scope[id(value)]], value.dtype, name=_NAME)
@@ -244,7 +234,7 @@ def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | N
         inferences = inferences[::-1]  # the record is open where a layer does not keep to what it says
     for infer in inferences:
         try:
-            found = _inferred(infer, graph, call, shapes)
+            found = _inferred(infer, call, shapes)
         except Exception as error:  # layers of all kinds raise what they like
             failures.append(error)
             continue
@@ -267,8 +257,8 @@ def _keeps_batch(call: Call, recorded: Sequence[Shape]) -> bool:
     return plain and len(call.inputs) == len(recorded) == 1 and None not in recorded[0][1:]
 
 
-def _inferred(infer: Callable[..., Any], graph: Graph, call: Call, shapes: Sequence[Shape]) -> list[Shape]:
-    args, kwargs = _arguments(graph, call, shapes)
+def _inferred(infer: Callable[..., Any], call: Call, shapes: Sequence[Shape]) -> list[Shape]:
+    args, kwargs = _arguments(call, shapes)
     return [tuple(spec.shape) for spec in keras.tree.flatten(infer(call.operation, *args, **kwargs))]
 
 
@@ -283,7 +273,7 @@ def _check_that_shapes_fit(graph: Graph, call: Call, shapes: Sequence[Shape], fa
         return
     on_record = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
     try:
-        _inferred(type(call.operation).compute_output_spec, graph, call, on_record)
+        _inferred(type(call.operation).compute_output_spec, call, on_record)
     except Exception:
         return
     reason = str(failure).partition("\n")[0].rstrip(".")

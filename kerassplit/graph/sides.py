@@ -16,6 +16,7 @@ from kerassplit.graph.internals.symbols import has_mask
 from kerassplit.graph.masks import tensor_of_mask
 from kerassplit.graph.model_graph import Call, Graph, Tensor
 from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.text import package_of
 
 _OPEN_SIDE = 128  # stands for an open dimension where the bytes of two tensors are compared
 
@@ -48,7 +49,7 @@ class Sides:
         """Whether a tensor is an input of the model."""
         return not self.graph.calls[self.graph.tensors[tensor].call].inputs
 
-    def along(self, is_before: Callable[[int], bool], named: Iterable[int] = ()) -> list[int]:
+    def along(self, is_before: Callable[[int], bool], named: Iterable[int]) -> list[int]:
         """The side tensors that go along with a cut, in execution order.
 
         These are the inputs of the model that both sides use, and what the masks that the rest uses are best made of: a
@@ -61,7 +62,7 @@ class Sides:
         """
         return self.chosen({tensor: sum(map(is_before, users)) for tensor, users in self.users.items()}, named)
 
-    def chosen(self, before: dict[int, int], named: Iterable[int] = ()) -> list[int]:
+    def chosen(self, before: dict[int, int], named: Iterable[int]) -> list[int]:
         """The same, given how many users of each side tensor lie before the cut."""
         given = set(named)
         early = {source for tensor, count in before.items() if count for source in self.sources[tensor]}
@@ -86,12 +87,8 @@ class Sides:
         """The inputs of the model that a side tensor is made of, where these tensors are given."""
         if not any(self.graph.tensors[one].call in self.of_inputs and not self.is_input(one) for one in given):
             return self.sources[tensor]
-        found, waiting = {tensor}, [tensor]
-        while waiting:
-            more = set(self.graph.calls[self.graph.tensors[waiting.pop()].call].inputs) - found - given
-            found |= more
-            waiting += more
-        return frozenset(one for one in found if self.is_input(one))
+        calls = [self.graph.calls[call] for call in self.graph.ancestors([tensor], given)]
+        return frozenset(one for call in calls if not call.inputs for one in call.outputs)
 
     def _bottlenecks(self, masks: Sequence[int], inputs: Iterable[int]) -> list[int]:
         """Side tensors of which, each by itself, these masks can be made without these inputs of the model.
@@ -171,7 +168,7 @@ def _is_repeatable(operation: keras.Operation) -> bool:
     """Whether an operation surely has no state and draws no random numbers: it is Keras's own, without variables."""
     if not isinstance(operation, keras.Layer):
         return keras_operation_name(operation) is not None
-    own = type(operation).__module__.partition(".")[0] == "keras" and not isinstance(operation, keras.layers.Lambda)
+    own = package_of(type(operation)) == "keras" and not isinstance(operation, keras.layers.Lambda)
     return own and not operation.variables and not is_composite(operation)
 
 

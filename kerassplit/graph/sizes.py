@@ -2,16 +2,38 @@
 
 import math
 import re
+from collections.abc import Iterable
+from typing import Any
+
+Shape = tuple[int | None, ...]
 
 
-def bytes_per_sample(shape: tuple[int | None, ...], dtype: str) -> int | None:
+def tensor_bytes(shape: Shape, dtype: str) -> int | None:
+    """Bytes of a tensor; `None` where a side is open or the dtype has no size (strings).
+
+    >>> tensor_bytes((8, 28, 28, 512), "float32")
+    12845056
+    """
+    bits = 8 if dtype == "bool" else next(iter(map(int, re.findall(r"\d+", dtype))), None)
+    sides = [side for side in shape if side is not None]
+    return None if bits is None or len(sides) < len(shape) else math.ceil(math.prod(sides) * bits / 8)
+
+
+def bytes_per_sample(shape: Shape, dtype: str) -> int | None:
     """Bytes of one sample of a tensor (the first dimension is the batch); `None` where another dimension is open.
 
     >>> bytes_per_sample((None, 28, 28, 512), "float32")
     1605632
     """
-    bits = 8 if dtype == "bool" else next(iter(map(int, re.findall(r"\d+", dtype))), None)
-    sides = [side for side in shape[1:] if side is not None]
-    if bits is None or len(sides) < len(shape) - 1:
-        return None
-    return math.ceil(math.prod(sides) * bits / 8)
+    return tensor_bytes(shape[1:], dtype)
+
+
+def bytes_in(variables: Iterable[Any]) -> int:
+    """Bytes of variables or of symbolic tensors without open sides; strings take none."""
+    return sum(tensor_bytes(tuple(one.shape), one.dtype) or 0 for one in variables)
+
+
+def total(values: Iterable[Any]) -> Any:
+    """The sum; `None` where one of the values is."""
+    values = list(values)
+    return None if None in values else sum(values)

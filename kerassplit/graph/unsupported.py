@@ -1,12 +1,12 @@
-"""What a user brought that has no graph, told apart, each with its next step."""
+"""Explains why an object has no graph, and what to do."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
 import keras
 
-from kerassplit.text import listed
+from kerassplit.text import listed, package_of
 
 _TRACE = "Turn it into a graph: `kerassplit.trace(model, inputs)`."
 
@@ -29,8 +29,7 @@ def why_no_graph(thing: Any) -> str:
 
 def has_own(layer: keras.Layer, method: str) -> bool:
     """Whether a method is replaced on the instance or overridden in its class, by others than Keras and KerasHub."""
-    module = getattr(getattr(type(layer), method), "__module__", None) or ""
-    return replaces(layer, method) or module.partition(".")[0] not in ("keras", "keras_hub")
+    return replaces(layer, method) or package_of(getattr(type(layer), method)) not in ("keras", "keras_hub")
 
 
 def replaces(layer: keras.Layer, method: str) -> bool:
@@ -69,7 +68,7 @@ def _not_compiled(function: Any) -> Any:
         ("jaxlib", "__wrapped__"),
         ("builtins", "_torchdynamo_orig_callable"),
     ):
-        if type(function).__module__.partition(".")[0] == package:
+        if package_of(type(function)) == package:
             function = getattr(function, attribute, function)
     return function
 
@@ -117,8 +116,9 @@ def _own_call(layer: keras.Layer, named: str) -> str:
 
 def _foreign(thing: Any) -> str:
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    packages = set(_packages(thing))
-    if "tf_keras" in packages or _is_old_tensorflow_keras(thing):
+    kinds = type(thing).__mro__[:-1]
+    packages = set(map(package_of, kinds))  # nothing is imported to find out
+    if "tf_keras" in packages or any(one.__module__.startswith("tensorflow.python.keras") for one in kinds):
         return (
             f"{kind} is a model of Keras 2 (`tf_keras`), and kerassplit reads Keras 3. Save it as `m.h5` and load that "
             "with Keras 3, `keras.saving.load_model('m.h5')`; or build it anew with `import keras` and copy the "
@@ -145,14 +145,3 @@ def _foreign(thing: Any) -> str:
     if callable(thing) and not packages - {"builtins", "functools"}:
         return f"Expected a keras.Model, got the function {getattr(thing, '__name__', kind)!r}. Pass the model itself."
     return f"Expected a keras.Model, got {kind}."
-
-
-def _packages(thing: Any) -> Iterator[str]:
-    """The packages that its class and what this inherits from come from; nothing is imported to find out."""
-    for kind in type(thing).__mro__:
-        if kind is not object:
-            yield kind.__module__.partition(".")[0]
-
-
-def _is_old_tensorflow_keras(thing: Any) -> bool:
-    return any(kind.__module__.startswith("tensorflow.python.keras") for kind in type(thing).__mro__)

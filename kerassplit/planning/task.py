@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import Literal
 
 from kerassplit.costs.profile import Profile
-from kerassplit.costs.records import total
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.sides import Sides, read_sides
+from kerassplit.graph.sizes import total
 from kerassplit.graph.strings import behind_strings
 from kerassplit.planning.devices import Device, Links
 from kerassplit.planning.results import Objective

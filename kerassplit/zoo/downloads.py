@@ -5,8 +5,11 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
 
+Result = TypeVar("Result")
 WEIGHTS_HOST = "https://storage.googleapis.com"  # where keras.applications keeps its weights
 _PATIENCE = 8.0  # seconds that the first answer may take
 _STALLED = 30.0  # seconds without data after which a download has failed
@@ -18,22 +21,34 @@ def unreachable(url: str = WEIGHTS_HOST, patience: float = _PATIENCE) -> str | N
     Looking up a name and trying all its addresses can take minutes where a firewall drops packets, whatever the timeout
     of one socket: so a thread asks, and nobody waits for it any longer than `patience` seconds.
     """
-    answer: list[str | None] = []
 
-    def ask() -> None:
+    def ask() -> str | None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=patience).close()
         except urllib.error.HTTPError as error:
             error.close()  # any answer will do
         except (OSError, ValueError) as error:
-            answer.append(f"{url} cannot be reached ({getattr(error, 'reason', error)}).")
-            return
-        answer.append(None)
+            return f"{url} cannot be reached ({getattr(error, 'reason', error)})."
+        return None
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(patience)
-    return answer[0] if answer else f"{url} did not answer within {patience:g} seconds."
+    try:
+        return in_thread(ask).result(patience)
+    except TimeoutError:
+        return f"{url} did not answer within {patience:g} seconds."
+
+
+def in_thread(function: Callable[[], Result]) -> Future[Result]:
+    """Runs a function in a thread of its own, a daemon: neither Ctrl-C nor the end of the process waits for it."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 @contextlib.contextmanager

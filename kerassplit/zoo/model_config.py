@@ -5,9 +5,9 @@ Some Keras from 3.13 on would turn safety off or load another file if told to, o
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
+from kerassplit.files.untrusted_json import walked
 from kerassplit.graph.limits import too_many_calls
 
 _DEEPEST = 1000
@@ -18,8 +18,8 @@ _FUNCTIONS = ("activations", "constraints", "initializers", "losses", "metrics",
 def wrong_config(text: bytes) -> str | None:
     """What a config holds that a saved stage's never does, or `None`."""
     config = json.loads(text)
-    for value, depth in _walked(config):
-        if depth > _DEEPEST:
+    for value, depth in walked(config):
+        if depth >= _DEEPEST:
             return f"a config nested more than {_DEEPEST} levels deep"
         if not isinstance(value, dict):
             continue
@@ -36,7 +36,7 @@ def _calls_in(config: Any) -> int:
     """The calls that the models in a config make, those in nested ones each time that these are called."""
     counts: dict[int, int] = {}
     for value in reversed(
-        [value for value, _ in _walked(config) if isinstance(value, (dict, list))]
+        [value for value, _ in walked(config) if isinstance(value, (dict, list))]
     ):  # inner ones first
         if isinstance(value, list):
             counts[id(value)] = sum(counts.get(id(one), 0) for one in value)
@@ -47,17 +47,6 @@ def _calls_in(config: Any) -> int:
             count = max(1, count) * max(1, len(nodes))
         counts[id(value)] = count
     return counts.get(id(config), 0)
-
-
-def _walked(value: Any) -> Iterator[tuple[Any, int]]:
-    """All there is in nested dicts and lists, with its depth."""
-    waiting = [(value, 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        yield value, depth
-        if isinstance(value, (dict, list)):
-            inner = value.values() if isinstance(value, dict) else value
-            waiting += [(one, depth + 1) for one in inner]
 
 
 def _only_computes(module: object) -> bool:
@@ -97,7 +86,7 @@ def _origins(arguments: Any) -> set[tuple[str, int]]:
     """The calls whose outputs are among the arguments of a call: names of layers and numbers of their calls."""
     return {
         tuple(value["config"]["keras_history"][:2])
-        for value, _ in _walked(arguments)
+        for value, _ in walked(arguments)
         if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__"
     }
 

@@ -34,7 +34,7 @@ def check_archive(file: BinaryIO, path: Path) -> None:
         StoreError: It holds what Split.save never writes.
     """
     try:
-        reason = what_is_wrong(file)
+        reason = find_problem(file)
     except Exception as error:  # what zipfile, json and h5py raise for nonsense has no common kind
         raise StoreError(
             f"{path} is no file that Split.save has written: {type(error).__name__}: {error}. Save the split again.",
@@ -48,7 +48,7 @@ def check_archive(file: BinaryIO, path: Path) -> None:
         )
 
 
-def what_is_wrong(file: BinaryIO) -> str | None:
+def find_problem(file: BinaryIO) -> str | None:
     """What an open `.keras` file holds that Keras never writes, or `None`. It raises anything where it is none."""
     with zipfile.ZipFile(file) as archive:
         reason = (
@@ -60,7 +60,7 @@ def what_is_wrong(file: BinaryIO) -> str | None:
     return reason
 
 
-def what_is_wrong_in_h5(file: BinaryIO) -> str | None:
+def find_problem_in_h5(file: BinaryIO) -> str | None:
     """What an open `.h5` file holds that Keras never writes, or `None`. It raises anything where it is none."""
     with h5py.File(file, "r") as content:
         config = content.attrs.get("model_config")

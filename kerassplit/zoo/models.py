@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +25,10 @@ from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.files.atomic_file import check_regular, status_of
 from kerassplit.files.untrusted import hashed, opened
 from kerassplit.graph.internals.loading import load_file, load_h5_file
+from kerassplit.graph.sizes import Shape
 from kerassplit.text import listed
-from kerassplit.zoo.downloads import impatient, unreachable
-from kerassplit.zoo.model_file import what_is_wrong, what_is_wrong_in_h5
+from kerassplit.zoo.downloads import impatient, in_thread, unreachable
+from kerassplit.zoo.model_file import find_problem, find_problem_in_h5
 from kerassplit.zoo.random_weights import randomize, smooth_noise
 from kerassplit.zoo.user_code import gone_with_old_keras, keras_reason, way_to_code
 
@@ -111,13 +111,12 @@ def load_model(
         return _open_file(Path(name_or_file), weights, input_shape, seed, unsafe)
     name = _known(str(name_or_file))
     shape = None if input_shape is None else _checked_shape(input_shape)
-    build: Callable[..., keras.Model] = getattr(keras.applications, name)
     if weights == "imagenet":
-        return _with_imagenet(name, build, shape, seed)
+        return _with_imagenet(name, shape, seed)
     with _left_alone(seed):
         if weights is None:
-            return _in_own_thread(lambda: _structure(name, build, shape))
-        model = _in_own_thread(lambda: _built(name, build, shape, None))
+            return _in_own_thread(lambda: _structure(name, shape))
+        model = _in_own_thread(lambda: _built(name, shape))
     if weights == "random":
         pixels = smooth_noise([128 if side is None else side for side in model.input_shape[1:]], seed)
         randomize(model, seed, architecture_module(name).preprocess_input(pixels[None]))
@@ -151,7 +150,7 @@ def _families() -> list[str]:
     return list(by_module.values())
 
 
-def _checked_shape(shape: Sequence[int | None]) -> tuple[int | None, ...]:
+def _checked_shape(shape: Sequence[int | None]) -> Shape:
     sides = tuple(shape)
     if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides if side is not None):
         raise SplitError(
@@ -160,32 +159,29 @@ def _checked_shape(shape: Sequence[int | None]) -> tuple[int | None, ...]:
     return sides
 
 
-def _built(
-    name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None, weights: str | None
-) -> keras.Model:
+def _built(name: str, shape: Shape | None, weights: str | None = None) -> keras.Model:
     try:
+        build = getattr(keras.applications, name)
         return build(weights=weights, **({} if shape is None else {"input_shape": shape}))
     except ValueError as error:
         what = "" if shape is None else f" for the input shape {shape}"
         raise SplitError(f"Keras cannot build {name}{what}: {keras_reason(error)}") from error
 
 
-def _structure(name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None) -> keras.Model:
+def _structure(name: str, shape: Shape | None) -> keras.Model:
     """The model with variables that never get values, so that even the largest is there at once."""
     with keras.StatelessScope(initialize_variables=False):
-        return _built(name, build, shape, None)
+        return _built(name, shape)
 
 
-def _with_imagenet(
-    name: str, build: Callable[..., keras.Model], shape: tuple[int | None, ...] | None, seed: int
-) -> keras.Model:
+def _with_imagenet(name: str, shape: Shape | None, seed: int) -> keras.Model:
     remedy = "Give a file of weights (weights=FILE, --weights FILE), or take weights='random' (--weights random)."
     refusal = unreachable()
     # A file from an earlier download needs no network, so Keras looks for it all the same, but waits for nothing.
     quiet = contextlib.redirect_stdout(io.StringIO()) if refusal else contextlib.nullcontext()  # it says "Downloading"
     with impatient(reachable=refusal is None), _left_alone(seed), quiet:
         try:
-            return _in_own_thread(lambda: _built(name, build, shape, "imagenet"))
+            return _in_own_thread(lambda: _built(name, shape, "imagenet"))
         except SplitError:
             raise
         except Exception as error:  # Keras raises a bare Exception when a download fails
@@ -213,28 +209,18 @@ def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
     There, the layers that the architecture leaves unnamed are numbered from 0 and not from what was built before, so
     that every process gives the same names; and variables without values are not kept for a later initialisation.
     """
-    results: list[keras.Model] = []
-    errors: list[BaseException] = []
     policy, logging = keras.config.dtype_policy(), keras.config.is_interactive_logging_enabled()
     distribution = keras.distribution.distribution()
 
-    def run() -> None:
-        try:
-            keras.config.set_dtype_policy(policy)
-            if not logging:
-                keras.config.disable_interactive_logging()
-            if distribution is not None:
-                keras.distribution.set_distribution(distribution)
-            results.append(build())
-        except BaseException as error:
-            errors.append(error)
+    def run() -> keras.Model:
+        keras.config.set_dtype_policy(policy)
+        if not logging:
+            keras.config.disable_interactive_logging()
+        if distribution is not None:
+            keras.distribution.set_distribution(distribution)
+        return build()
 
-    thread = threading.Thread(target=run, daemon=True)  # a daemon, so that Ctrl-C need not wait for a download
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return in_thread(run).result()
 
 
 def _open_file(
@@ -289,7 +275,7 @@ def _open_file(
 
 def _read(path: Path, unsafe: bool) -> Any:
     """What Keras makes of a file, which is looked through before: what is looked through is what Keras reads."""
-    look, load = (what_is_wrong, load_file) if path.suffix == ".keras" else (what_is_wrong_in_h5, load_h5_file)
+    look, load = (find_problem, load_file) if path.suffix == ".keras" else (find_problem_in_h5, load_h5_file)
     place = Path(os.path.realpath(path))  # the user's own link is followed, another one that is put there is not
     with opened(place.parent, place.name) as file, hashed(file, path) as (stream, _):
         reason = None if unsafe else look(stream)

@@ -7,7 +7,7 @@ import jax  # pyright: ignore[reportMissingImports]
 import keras
 
 from kerassplit.graph.backends.interface import Backend, Recording, Slopes, outputs_of
-from kerassplit.graph.internals.layers import all_layers
+from kerassplit.graph.internals.layers import recurrent_states
 
 
 class Jax(Backend):
@@ -73,10 +73,8 @@ def _variables(model: keras.Model) -> list[Any]:
 
 def _assigned(model: keras.Model) -> list[Any]:
     """What a call may change. Keras does not count states of recurrent layers, and its `predict` loses them on JAX."""
-    recurrent = (one for one in all_layers(model) if isinstance(one, keras.layers.RNN) and one.stateful)
-    states = [state for layer in recurrent for state in keras.tree.flatten(layer.states)]
     known = {id(variable) for variable in model.variables}
-    return [*model.non_trainable_variables, *(state for state in states if id(state) not in known)]
+    return [*model.non_trainable_variables, *(state for state in recurrent_states(model) if id(state) not in known)]
 
 
 HERE = Jax("jax")

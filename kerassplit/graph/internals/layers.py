@@ -47,6 +47,12 @@ def stateful_layer(model: keras.Model) -> str | None:
     return next((layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)), None)
 
 
+def recurrent_states(model: keras.Model) -> list[Any]:
+    """What recurrent layers keep from batch to batch. Keras does not count it among a model's variables."""
+    layers = [one for one in all_layers(model) if isinstance(one, keras.layers.RNN) and one.stateful]
+    return [state for layer in layers for state in keras.tree.flatten(layer.states)]
+
+
 def keras_operation_name(operation: Any) -> str | None:
     """The class name of an operation of `keras.ops`; `None` for layers and for operations of others."""
     kind = type(operation)

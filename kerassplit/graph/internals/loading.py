@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import h5py
@@ -18,13 +18,11 @@ from kerassplit.graph.internals.keras_src import (
     load_model_from_hdf5,
     model_from_config,
 )
-from kerassplit.graph.internals.process_state import deep_recursion
+from kerassplit.graph.internals.process_state import deep_recursion, uninitialized_kept
 from kerassplit.graph.limits import BYTES, most_bytes
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import bytes_in
 
 _FEW_BYTES = 2**20  # for the states of random generators and the like, which a file may leave out
-
-
 _BYTES_OF_STATES = 2**28  # of recurrent layers, which no file holds: they are as large as a batch
 
 
@@ -88,10 +86,8 @@ def _bytes_of(text: str | bytes, build: Callable[[Any], Any]) -> tuple[int, int]
         return {**config, "stateful": False} if "stateful" in config else config
 
     config = json.loads(text, object_hook=without_states)
-    waiting = global_state.get_global_attribute("uninitialized_variables", default=[], set_to_default=True)
-    before = list(waiting)
     try:
-        with keras.StatelessScope(initialize_variables=False):
+        with uninitialized_kept(), keras.StatelessScope(initialize_variables=False):
             model = build(config)
             if not isinstance(model, keras.Model):
                 return 0, 0
@@ -105,9 +101,7 @@ def _bytes_of(text: str | bytes, build: Callable[[Any], Any]) -> tuple[int, int]
         if "stateless scope" not in str(error):
             raise
         return 0, 0  # a layer of the user's own, registered, makes a variable at once: none of Keras's does
-    finally:
-        waiting[:] = before  # or the next such scope to end, whoever's it is, would make them
-    return _bytes_in(model.variables), _bytes_in(states)
+    return bytes_in(model.variables), bytes_in(states)
 
 
 def _states_of(layer: keras.layers.RNN) -> list[keras.KerasTensor]:
@@ -115,7 +109,3 @@ def _states_of(layer: keras.layers.RNN) -> list[keras.KerasTensor]:
     shape = keras.tree.flatten(layer.get_build_config())
     batch = shape[0] if shape and isinstance(shape[0], int) else 1
     return keras.tree.flatten(compute_output_spec(lambda: layer.get_initial_state(batch)))
-
-
-def _bytes_in(values: Iterable[Any]) -> int:
-    return sum(bytes_per_sample((None, *value.shape), value.dtype) or 0 for value in values)

@@ -1,8 +1,10 @@
 """What belongs to the whole process: the lock around it, Python's recursion limit, and Keras's own global state."""
 
 import contextlib
+import copy
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,12 +52,28 @@ def is_directly_in(scope: keras.StatelessScope) -> bool:
     return global_state.get_global_attribute("stateless_scope") is scope
 
 
-@contextlib.contextmanager
-def name_scopes_kept() -> Iterator[None]:
+def names_kept() -> contextlib.AbstractContextManager[None]:
+    """What is made meanwhile does not count: the next layer is called as if it had not been there."""
+    return _kept("object_name_uids", defaultdict(int))
+
+
+def name_scopes_kept() -> contextlib.AbstractContextManager[None]:
     """Leaves Keras's name scopes as they were: an error in entering one, on TensorFlow, leaves another one open."""
-    scopes = global_state.get_global_attribute("name_scope_stack", default=[], set_to_default=True)
-    before = list(scopes)
+    return _kept("name_scope_stack", [])
+
+
+def uninitialized_kept() -> contextlib.AbstractContextManager[None]:
+    """Forgets the variables that are left without values meanwhile: the next scope to end would initialize them."""
+    return _kept("uninitialized_variables", [])
+
+
+@contextlib.contextmanager
+def _kept(name: str, empty: list[Any] | dict[Any, Any]) -> Iterator[None]:
+    """Leaves a list or dict of Keras's global state as it was; `empty` is what Keras begins with."""
+    before = copy.copy(global_state.get_global_attribute(name, default=empty, set_to_default=True))
     try:
         yield
     finally:
-        scopes[:] = before
+        held = global_state.get_global_attribute(name, default=empty, set_to_default=True)
+        held.clear()
+        held.update(before) if isinstance(before, dict) else held.extend(before)

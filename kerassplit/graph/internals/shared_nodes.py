@@ -58,7 +58,7 @@ class SharedNode(Node):
     alike: tuple[Any, ...] = ()  # tensors like its outputs, if it is the first in its list
     _weak: tuple[tuple[int, Any], ...] = ()
 
-    def let_go_of(self, symbols: set[int]) -> None:
+    def weaken_refs(self, symbols: set[int]) -> None:
         """From now on refers only weakly to the tensors whose `id` is among `symbols`."""
         kept = self._outputs
         self._weak = tuple((i, weakref.ref(symbol)) for i, symbol in enumerate(kept) if id(symbol) in symbols)

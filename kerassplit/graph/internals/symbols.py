@@ -64,5 +64,6 @@ def set_mask(symbol: keras.KerasTensor, mask: keras.KerasTensor | None) -> None:
 
 def differs(symbol: keras.KerasTensor, recorded: keras.KerasTensor) -> bool:
     """Whether a tensor is not what Keras recorded: in shape, in dtype, or in whether it has a mask."""
-    other_mask = has_mask(symbol) != has_mask(recorded)
-    return symbol is not recorded and (other_mask or (symbol.shape, symbol.dtype) != (recorded.shape, recorded.dtype))
+    if symbol is recorded:
+        return False
+    return has_mask(symbol) != has_mask(recorded) or (symbol.shape, symbol.dtype) != (recorded.shape, recorded.dtype)

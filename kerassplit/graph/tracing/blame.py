@@ -21,6 +21,12 @@ _NATIVE = (
     "It hands a symbolic tensor to a function of {library}, which computes numbers, and tracing has none.",
     f"Use its counterpart in `keras.ops`, {OWN_LAYER}",
 )
+_NATIVE_ERRORS = (
+    ("NumPy array", "NumPy"),
+    ("TensorFlow function", "TensorFlow"),
+    ("__jax_array__|JAX function", "JAX"),
+    ("must be Tensor, not KerasTensor", "torch"),
+)
 _KNOWN = (
     (
         r"cannot be used as a boolean|cannot convert it to an? (int|float)|as a Python `bool`|TracerBoolConversion",
@@ -154,12 +160,4 @@ def _native_library(text: str, below: list[str]) -> str | None:
     found = next((names[library] for library in below if library in names), None)
     if found is not None:
         return "Keras itself (such as `keras.random`)" if below[0] == "keras" else found
-    if "NumPy array" in text:
-        return "NumPy"
-    if re.search(r"TensorFlow function", text):
-        return "TensorFlow"
-    if re.search(r"__jax_array__|JAX function", text):
-        return "JAX"
-    if re.search(r"must be Tensor, not KerasTensor", text):
-        return "torch"
-    return None
+    return next((name for pattern, name in _NATIVE_ERRORS if re.search(pattern, text)), None)

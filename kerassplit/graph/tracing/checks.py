@@ -10,7 +10,7 @@ import keras
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.tracing.blame import Refusal, line_with
 from kerassplit.graph.tracing.recording import OutsideLayer, Recording
-from kerassplit.text import listed, unique
+from kerassplit.text import listed, snake_case, unique
 
 
 def check_outputs(layer: keras.Layer, recording: Recording) -> None:
@@ -109,9 +109,3 @@ def _attribute(layer: keras.Layer, value: Any) -> str | None:
         if several and any(one is value for one in keras.tree.flatten(held)):
             return name
     return None
-
-
-def snake_case(name: str) -> str:
-    """As Keras names an operation after its class: `GetItem` is `get_item`."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -80,7 +80,7 @@ def made_symbolic(inputs: Sequence[keras.KerasTensor], scope: Any, *, open_sides
     chooser: list[keras.KerasTensor] = []
 
     def symbolic(value: Any) -> Any:
-        if not _is_array(value):
+        if not hasattr(value, "shape") or not hasattr(value, "dtype") or isinstance(value, keras.Variable):
             return value
         if 0 in value.shape:  # `arange(0, None)` is empty where it is not ours
             raise SideUnknown("take it from `keras.ops.shape`")
@@ -91,8 +91,10 @@ def made_symbolic(inputs: Sequence[keras.KerasTensor], scope: Any, *, open_sides
         return constant
 
     def calling(layer: keras.Layer, /, *args: Any, **kwargs: Any) -> Any:
-        if is_directly_in(scope) and not _symbols((args, kwargs)) and layer.variables:
-            args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
+        given = (args, kwargs)
+        on_symbols = any(isinstance(value, keras.KerasTensor) for value in keras.tree.flatten(given))
+        if is_directly_in(scope) and not on_symbols and layer.variables:
+            args, kwargs = keras.tree.map_structure(symbolic, given)
         return call(layer, *args, **kwargs)
 
     def shape_with_sides(x: Any) -> Any:
@@ -136,14 +138,6 @@ def open_sides_in(structure: Any) -> bool:
         if any(isinstance(part, OpenSide) for part in parts):
             return True
     return False
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, keras.Variable)
-
-
-def _symbols(structure: Any) -> bool:
-    return any(isinstance(value, keras.KerasTensor) for value in keras.tree.flatten(structure))
 
 
 def _choosing(inputs: Sequence[keras.KerasTensor]) -> keras.KerasTensor:

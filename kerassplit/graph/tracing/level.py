@@ -18,7 +18,6 @@ from kerassplit.graph.tracing.checks import (
     check_used,
     name_operations,
     operations_by_name,
-    snake_case,
 )
 from kerassplit.graph.tracing.open_patterns import Pattern
 from kerassplit.graph.tracing.rebuilt import Opened, rebuilt
@@ -32,7 +31,7 @@ from kerassplit.graph.tracing.recording import (
     symbols_in,
 )
 from kerassplit.graph.unsupported import has_own, why_no_graph
-from kerassplit.text import unique
+from kerassplit.text import package_of, snake_case, unique
 
 _ONE_MODE = "ask for the graph of one mode: `kerassplit.trace(model, inputs, training=False)`."
 
@@ -85,10 +84,10 @@ class Level:
         names = form.names(self.layer)
         calls = [call for call in recording.calls if self.path or id(call.operation) not in recording.constants]
         used = {id(symbol) for call in calls for symbol in call.tensors()}
+        if self.path:
+            used |= {id(symbol) for symbol in symbols_in(recording.outputs)}
         takes = [number for number, symbol in enumerate(inputs) if id(symbol) in used]
         if self.path:
-            given_back = {id(symbol) for symbol in symbols_in(recording.outputs)}
-            takes = [number for number, symbol in enumerate(inputs) if id(symbol) in used | given_back]
             inputs = [inputs[number] for number in takes]
             structure = inputs[0] if len(inputs) == 1 else inputs
         else:
@@ -108,7 +107,7 @@ class Level:
         """The error for a `call` that no graph can hold."""
         kind = "Model" if isinstance(self.layer, keras.Model) else "Layer"
         name = "/".join(self.path) or self.layer.name
-        if self.path and type(self.layer).__module__.partition(".")[0] == "keras":
+        if self.path and package_of(type(self.layer)) == "keras":
             remedy = f"Keras's own layers can seldom be opened: take '{name}' out of `open`."
         elif self.path:
             remedy += f" Or leave '{name}' closed: take it out of `open`."
@@ -245,7 +244,7 @@ def _take_training(call: Recorded, inherited: bool) -> Any:
 
 
 def _minding(operation: keras.Operation) -> list[keras.Layer]:
-    """Those layers of an operation, it and what is inside, that compute something else in training."""
+    """The layers in an operation, itself included, whose behavior depends on `training`."""
     inside = all_layers(operation) if isinstance(operation, keras.Layer) else []
     return [layer for layer in inside if opened(layer) is None and "training" in call_parameters(layer)]
 

@@ -8,7 +8,7 @@ import keras
 
 from kerassplit.errors import UnknownTensorError
 from kerassplit.graph.internals.layers import is_composite, opened
-from kerassplit.text import listed
+from kerassplit.text import listed, package_of
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Pattern:
         """Whether its first part does. Globs pass over Keras's own layers, which seldom can be opened."""
         if not set("*?[") & set(self.parts[0]):
             return layer.name == self.parts[0]
-        own = type(layer).__module__.partition(".")[0] == "keras" and opened(layer) is None
+        own = package_of(type(layer)) == "keras" and opened(layer) is None
         return is_composite(layer) and not own and fnmatch.fnmatchcase(layer.name, self.parts[0])
 
     def inside(self) -> "Pattern | None":

@@ -9,7 +9,7 @@ import keras
 from kerassplit.graph.building import Builder
 from kerassplit.graph.internals.keras_src import SymbolicArguments
 from kerassplit.graph.internals.symbols import maker_of
-from kerassplit.graph.model_graph import Call, Graph, Tensor
+from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.tracing.call_forms import with_masks
 from kerassplit.graph.tracing.recording import Recorded, Recording
 
@@ -54,17 +54,10 @@ def rebuilt(
         names: The names of its Inputs.
         structure: The `inputs` as it takes them.
     """
-    scope: dict[int, int] = {}
-    tensors: list[Tensor] = []
-    calls: list[Call] = []
+    graph = Graph(layer)  # type: ignore[arg-type]
 
     def add(operation: keras.Operation, arguments: Any, outputs: Sequence[keras.KerasTensor]) -> None:
-        taken = tuple(dict.fromkeys(scope[id(symbol)] for symbol in arguments.keras_tensors))
-        made = tuple(range(len(tensors), len(tensors) + len(outputs)))
-        for symbol, tensor in zip(outputs, made, strict=True):
-            scope[id(symbol)] = tensor
-            tensors.append(Tensor(operation.name, symbol, len(calls), []))
-        calls.append(Call(operation.name, operation, arguments, scope, taken, made))
+        graph.add_call(operation.name, operation, arguments, graph.scope, outputs)
 
     for symbol in inputs:
         add(maker_of(symbol).operation, SymbolicArguments(), [symbol])
@@ -74,11 +67,10 @@ def rebuilt(
             args, kwargs = nested[id(operation)].arguments(call)
             operation = nested[id(operation)].model
         add(operation, SymbolicArguments(*args, **kwargs), call.outputs)
-    graph = Graph(layer, calls, tensors, [], None, None, scope, [])  # type: ignore[arg-type]
     with Builder() as builder:
-        symbols = {tensor: builder.add_input(graph, tensor, name) for tensor, name in enumerate(names)}
-        builder.add_calls(graph, calls[len(inputs) :], symbols)
+        symbols = {tensor: graph.new_input(tensor, name) for tensor, name in enumerate(names)}
+        builder.add_calls(graph, graph.calls[len(inputs) :], symbols)
         sources, results = keras.tree.map_structure(
-            lambda symbol: symbols[scope[id(symbol)]], (structure, recording.outputs)
+            lambda symbol: symbols[graph.scope[id(symbol)]], (structure, recording.outputs)
         )
         return builder.model(sources, results, layer.name, like=layer)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from kerassplit.errors import SplitError, VerificationError
 from kerassplit.files.atomic_folder import check_place, placed, resolved, scratch_folder
 from kerassplit.files.untrusted import sha256
 from kerassplit.graph.shapes import OpenSides
-from kerassplit.graph.sizes import bytes_per_sample
+from kerassplit.graph.sizes import bytes_in
 from kerassplit.storage.exports.comparing import compare, input_to_compare_on, tolerance_for
 from kerassplit.storage.exports.formats import Format, check_packages, distribution, find_format
 from kerassplit.storage.exports.formats.naming import exported_names
@@ -206,7 +206,7 @@ def _specs(tensors: Sequence[str], names: Sequence[str], symbols: Sequence[keras
 
 
 def _bytes_of_weights(model: keras.Model) -> int:
-    return sum(bytes_per_sample((None, *weight.shape), weight.dtype) or 0 for weight in model.weights)
+    return bytes_in(model.weights)
 
 
 def _version(package: str) -> str:

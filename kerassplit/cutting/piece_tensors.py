@@ -15,7 +15,7 @@ SAY_IT = (
 
 
 @dataclass(frozen=True)
-class Handed:
+class PieceTensor:
     """A tensor between pieces.
 
     Attributes:
@@ -46,7 +46,7 @@ class Handed:
         return f"{named}shape {tuple(self.shape)} and dtype {self.dtype}"
 
 
-def values_of(tensors: Sequence[Handed]) -> Sequence[Handed]:
+def values_of(tensors: Sequence[PieceTensor]) -> Sequence[PieceTensor]:
     """These tensors without masks, unless there are only such."""
     return [tensor for tensor in tensors if not tensor.passes_by] or tensors
 
@@ -59,11 +59,11 @@ class Given:
     """
 
     def __init__(self):
-        self.waiting: dict[str, Handed] = {}
-        self._by_name: dict[str, list[Handed]] = {}
-        self._newer: dict[str, Handed] = {}  # by the key of a tensor, what a piece gave in the place of it
+        self.waiting: dict[str, PieceTensor] = {}
+        self._by_name: dict[str, list[PieceTensor]] = {}
+        self._newer: dict[str, PieceTensor] = {}  # by the key of a tensor, what a piece gave in the place of it
 
-    def add(self, takes: Sequence[Handed], gives: Sequence[Handed]) -> None:
+    def add(self, takes: Sequence[PieceTensor], gives: Sequence[PieceTensor]) -> None:
         """Adds what a piece gives, and what it takes for that."""
         for tensor in takes:
             self.waiting.pop(tensor.key, None)
@@ -72,7 +72,9 @@ class Given:
             for name in tensor.names:
                 self._by_name.setdefault(name, []).append(tensor)
 
-    def replace(self, old: Sequence[Handed], gives: Sequence[Handed], in_order: bool, only_names: bool) -> None:
+    def replace(
+        self, old: Sequence[PieceTensor], gives: Sequence[PieceTensor], in_order: bool, only_names: bool
+    ) -> None:
         """Notes what a piece gives in the place of what it took of earlier pieces.
 
         Args:
@@ -82,7 +84,7 @@ class Given:
             only_names: Whether only tensors of one name count.
         """
         values = values_of(old)
-        pairs: list[tuple[Handed, Handed]] = []
+        pairs: list[tuple[PieceTensor, PieceTensor]] = []
         if len(values) == len(gives) == 1:
             pairs = [(values[0], gives[0])]
         elif in_order and len(gives) == 1:
@@ -92,13 +94,13 @@ class Given:
         named = [(tensor, new) for tensor in old for new in gives if tensor.names & new.names]
         self._newer.update({tensor.key: new for tensor, new in (named if only_names else pairs + named)})
 
-    def named(self, wanted: Sequence[Handed]) -> list[Handed | None]:
+    def named(self, wanted: Sequence[PieceTensor]) -> list[PieceTensor | None]:
         """For each tensor that a piece takes the one of that name, or what was given in its place.
 
         Raises:
             SplitError: One name means several tensors, or two names one.
         """
-        found: list[Handed | None] = []
+        found: list[PieceTensor | None] = []
         meant: dict[str, tuple[str, str]] = {}  # by the key of what was found: its name here, and what it stands for
         for one in wanted:
             others = {name for other in wanted if other is not one for name in other.names} - one.names
@@ -112,9 +114,9 @@ class Given:
                 )
         return found
 
-    def _meant(self, wanted: Handed, others: set[str]) -> tuple[Handed | None, str]:
+    def _meant(self, wanted: PieceTensor, others: set[str]) -> tuple[PieceTensor | None, str]:
         """What a piece means that asks for `others` by their own names, and the key of what that stands for."""
-        ends: dict[str, tuple[Handed, str]] = {}
+        ends: dict[str, tuple[PieceTensor, str]] = {}
         for tensor in [tensor for name in wanted.names for tensor in self._by_name.get(name, ())]:
             end = tensor
             while (newer := self._newer.get(end.key)) and not newer.names & others:
