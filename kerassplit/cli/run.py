@@ -100,7 +100,7 @@ def run(
     Memory stays the same however many rows there are. FILE.json says what was run and, for images, which row is which
     file. A run that was interrupted leaves FILE.unfinished: go on with --resume.
     """
-    from kerassplit.engines.running import run_folder
+    from kerassplit.engines.running import run_stages
 
     options = {
         "devices": list(devices) or None,
@@ -109,7 +109,7 @@ def run(
         "num_gpus": _number_or_stages(num_gpus),
         **plain,
     }
-    ran = run_folder(
+    ran = run_stages(
         directory,
         input_path,
         output,

@@ -1,5 +1,6 @@
 """Values from outside as the type that a model takes: unchanged, or refused."""
 
+from numbers import Integral
 from typing import Any
 
 import ml_dtypes
@@ -39,6 +40,17 @@ def as_values(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
         converted = array.astype(dtype)
     _check(array, converted, dtype, name)
     return converted
+
+
+def as_count(value: Any, option: str, *, least: int = 1) -> int:
+    """A whole number that says how many.
+
+    Raises:
+        SplitError: It is none, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise SplitError(f"`{option}` must be a whole number, at least {least}; got {value!r}.")
+    return int(value)
 
 
 def check_range(array: np.ndarray, dtype: str, name: str) -> None:

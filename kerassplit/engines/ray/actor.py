@@ -1,9 +1,10 @@
 """The process of a stage on Ray: what it is sent, how it loads its stage, and how it runs a batch."""
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ from kerassplit.zoo.user_code import VARIABLE
 
 class StageFailure(Exception):  # noqa: N818 (an error of the stage, told to the driver)
     """A stage's own error as words: errors themselves do not always survive the way to another process."""
+
+
+@contextlib.contextmanager
+def failing_in_words() -> Iterator[None]:
+    """Makes every error a `StageFailure`."""
+    try:
+        yield
+    except Exception as error:
+        raise StageFailure(in_words(error)) from None
 
 
 @dataclass(frozen=True)
@@ -58,22 +68,18 @@ class Shipment:
 class StageActor:
     """Runs one stage."""
 
+    @failing_in_words()
     def load(self, shipment: Shipment, content: np.ndarray) -> int:
         """Loads the stage and gives the number of the process."""
-        try:
-            stage = shipment.unpack(content)
-            refuse_states(stage)
-            self.compute = compiled(stage.model)
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        stage = shipment.unpack(content)
+        refuse_states(stage)
+        self.compute = compiled(stage.model)
         return os.getpid()
 
+    @failing_in_words()
     def run(self, *tensors: Any) -> tuple[Any, ...]:
         """`None`, which tells that it went well, and the stage's outputs."""
-        try:
-            return None, *map(keras.ops.convert_to_numpy, self.compute(tensors))
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        return None, *map(keras.ops.convert_to_numpy, self.compute(tensors))
 
 
 def in_words(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from kerassplit.engines.ray.pipeline import Flight, Pipeline
 from kerassplit.engines.route import Batch, Route, route_in
 from kerassplit.errors import SplitError, StoreError
 from kerassplit.files.untrusted import opened, other_file
+from kerassplit.files.values import as_count
 from kerassplit.graph.backends import backend
 from kerassplit.storage.manifest import MANIFEST, read_manifest
 from kerassplit.text import listed
@@ -76,8 +77,7 @@ class RayOptions:
         if self.in_flight is not None:
             whole["in_flight"] = (self.in_flight, 1)
         for option, (value, least) in whole.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SplitError(f"`{option}` must be a whole number, at least {least}; got {value!r}.")
+            as_count(value, option, least=least)
         for stage in stages:
             needs = self.needs(stage)
             for option, amount in (("num_cpus", needs["CPU"]), ("num_gpus", needs.get("GPU", 0))):

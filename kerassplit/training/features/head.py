@@ -57,12 +57,14 @@ class FeatureHead:
 
 
 def as_feature_head(head: Any) -> FeatureHead:
-    """A model or stage as what computes features.
+    """A model or stage as what computes features; what is that already stays.
 
     Raises:
         SplitError: It is neither, or keeps a state from batch to batch.
         UnsupportedModelError: It is no graph.
     """
+    if isinstance(head, FeatureHead):
+        return head
     model = head.model if isinstance(head, Stage) else head
     if not isinstance(model, keras.Model):
         raise SplitError(f"`head` must be a keras.Model or a Stage; got {type(head).__name__}.")
@@ -74,7 +76,7 @@ def as_feature_head(head: Any) -> FeatureHead:
     )
     names = [graph.names(tensors) for tensors in (graph.flat_inputs(), graph.flat_outputs())]
     stage = Stage(model.name, model, tuple(names[0]), tuple(names[1]))
-    tensors = {name: crossing_tensor(name, symbol) for name, symbol in zip(names[1], model.outputs, strict=True)}
+    tensors = dict(zip(names[1], map(crossing_tensor, names[1], model.outputs), strict=True))  # each once
     refuse_states(model)
     route = route_of(Stages((stage,), inputs, outputs, model.name, preprocessor=own_preprocessor(model)))
     return FeatureHead(stage, route, outputs, tuple(tensors.values()))

@@ -116,7 +116,7 @@ class Data:
 
 
 def data_of(data: Any, batch_size: int) -> Data:
-    """Makes rows of what a user passes.
+    """Makes rows of what a user passes; what is that already stays.
 
     Args:
         data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of arrays; or an iterable
@@ -126,6 +126,8 @@ def data_of(data: Any, batch_size: int) -> Data:
     Raises:
         SplitError: It is something else, or without end, or has no rows.
     """
+    if isinstance(data, Data):
+        return data
     if isinstance(data, (str, bytes)):
         raise SplitError(f"`data` must be arrays or give batches; got the text {data!r}.")
     return _of_stream(data) if is_stream(data) else _of_arrays(data, batch_size)

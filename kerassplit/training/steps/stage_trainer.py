@@ -44,6 +44,14 @@ class Role:
         """Whether there is anything to compute a gradient for."""
         return self.trains or bool(self.back_to)
 
+    def trained(self, stage: Stage) -> list[keras.Variable]:
+        """The variables that the stage's own optimiser trains."""
+        return [stage.model.trainable_variables[place] for place in self.owned]
+
+    def trainer(self, stage: Stage, optimizer: keras.optimizers.Optimizer | None = None) -> "StageTrainer":
+        """What trains the stage."""
+        return StageTrainer(stage, optimizer, judged=self.judged, back_to=self.back_to, owned=self.owned)
+
 
 class StageTrainer:
     """Trains one stage.
