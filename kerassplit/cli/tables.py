@@ -1,6 +1,7 @@
 """What the commands show, as tables for people and as plain values for JSON."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,7 +11,7 @@ from kerassplit.display.units import format_count, format_shape
 from kerassplit.files.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from kerassplit.cutting.crossing import Crossing, CrossingTensor
+    from kerassplit.cutting.crossing import Crossing
     from kerassplit.cutting.points import SplitPoint
     from kerassplit.cutting.stages import Stages
 
@@ -92,29 +93,13 @@ def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: in
 
 def crossing_data(crossing: "Crossing") -> dict[str, Any]:
     """What crosses one cut as plain values."""
-
-    def tensors(some: "Sequence[CrossingTensor]") -> list[dict[str, Any]]:
-        return [{"name": one.name, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes} for one in some]
-
-    return {"bytes": crossing.bytes, "tensors": tensors(crossing.tensors), "also": tensors(crossing.also)}
+    return {"bytes": crossing.bytes, **asdict(crossing)}
 
 
 def point_data(point: "SplitPoint") -> dict[str, Any]:
     """A split point as plain values."""
-    return {
-        "index": point.index,
-        "name": point.name,
-        "layer": point.layer.name,
-        "shape": list(point.shape),
-        "dtype": point.dtype,
-        "bytes": point.bytes,
-        "after_merge": point.after_merge,
-        "params_before": point.params_before,
-        "params_after": point.params_after,
-        "flops_before": point.flops_before,
-        "flops_after": point.flops_after,
-        "also": list(point.also),
-    }
+    values = {field.name: getattr(point, field.name) for field in fields(point)}
+    return {"index": point.index, **values, "layer": point.layer.name}
 
 
 def split_data(split: "Stages") -> dict[str, Any]:
