@@ -17,13 +17,12 @@ from kerassplit.cutting.stages import Stages
 from kerassplit.display.progress import progress
 from kerassplit.display.rich_table import Shown
 from kerassplit.display.units import format_shape
-from kerassplit.engines.local import through
+from kerassplit.engines.local import refuse_states, through
 from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.engines.running import checked_source
 from kerassplit.engines.whole_batches import in_whole_batches
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends.interface import Run
-from kerassplit.graph.internals.layers import stateful_layer
 from kerassplit.text import listed, warn
 
 Measure = Callable[[np.ndarray], Any]
@@ -117,12 +116,8 @@ def predict_early(
     route = route_of(split)
     exits = _exits(split, route, confidence, measure, final)
     for stage in split:
-        layer = stateful_layer(stage.model)
-        if layer is not None:
-            raise SplitError(
-                f"Layer '{layer}' of stage '{stage.name}' keeps a state from batch to batch, and would miss the "
-                "batches that end before it. Build it with stateful=False, or use `Split.predict`."
-            )
+        so = "and would miss the batches that end before it. Build it with stateful=False, or use `Split.predict`."
+        refuse_states(stage.model, f"stage '{stage.name}'", so)
     source = checked_source(x, route, batch_size, preprocess, exif=exif)
     for text in [*source.notes, *split.notes_on_prediction()]:
         warn(text)

@@ -151,7 +151,7 @@ def _engine(
         refuse_rest(split, route, source.rows)
         if resume:
             for stage in split:
-                local.refuse_states(stage)
+                local.refuse_states(stage.model, f"stage '{stage.name}'")
         yield in_whole_batches(lambda batches: local.run(split, batches, here), route)
     elif engine == "ray":
         from kerassplit.engines.ray import engine as ray_core

@@ -12,6 +12,7 @@ import keras
 from kerassplit.cutting.crossing import crossing_tensor
 from kerassplit.cutting.cuts import Cut, changes_in_training, cut, resolve_cuts
 from kerassplit.cutting.stages import Stages
+from kerassplit.engines.local import refuse_states
 from kerassplit.engines.route import route_of
 from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.files.values import as_count
@@ -23,7 +24,7 @@ from kerassplit.graph.unsupported import replaces
 from kerassplit.text import listed
 from kerassplit.training.features.cache_features import cache_features
 from kerassplit.training.features.dataset import FeatureDataset
-from kerassplit.training.features.head import FeatureHead, refuse_states
+from kerassplit.training.features.head import DEPENDS, FeatureHead
 from kerassplit.training.features.preprocess import Preprocess
 from kerassplit.training.features.rows import data_of
 
@@ -196,7 +197,7 @@ def _check_cut(model: keras.Model, two: Stages) -> None:
             f"Behind {listed(tail.inputs)} there is nothing to train: the tail has no trainable weights. Cut earlier, "
             "or set `trainable = True` on its layers and compile the model again."
         )
-    refuse_states(head.model)
+    refuse_states(head.model, f"'{head.model.name}'", DEPENDS)
 
 
 def _shared_layers(head: keras.Model, tail: keras.Model) -> list[str]:

@@ -4,8 +4,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from kerassplit.cutting.stages import Stage
 from kerassplit.engines.local import refuse_states
 from kerassplit.errors import SplitError
+from kerassplit.graph.backends import backend
 from kerassplit.graph.compiling import compiled
 from kerassplit.storage.manifest import MANIFEST
 from kerassplit.storage.saving import load
@@ -42,15 +44,15 @@ class Shipment:
         stage: Its name.
         file: The name of its file.
         manifest: The bytes of the manifest.
-        folder: The name of the folder for it; one that a killed process of the same place has left goes away.
         safe_mode: As in `kerassplit.load`.
+        folder: The name of the folder for it; one that a killed process of the same place has left goes away.
     """
 
     stage: str
     file: str
     manifest: bytes
-    folder: str
     safe_mode: bool
+    folder: str = field(default_factory=lambda: f"kerassplit-{uuid.uuid4().hex}")
 
     def unpack(self, content: np.ndarray) -> Stage:
         """The stage, loaded; nothing stays on the disk."""
@@ -72,7 +74,7 @@ class StageActor:
     def load(self, shipment: Shipment, content: np.ndarray) -> int:
         """Loads the stage and gives the number of the process."""
         stage = shipment.unpack(content)
-        refuse_states(stage)
+        refuse_states(stage.model, f"stage '{stage.name}'")
         self.compute = compiled(stage.model)
         return os.getpid()
 
@@ -87,13 +89,13 @@ def in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, SplitError) else f"{type(error).__name__}: {error}"
 
 
-def environment(backend: str, num_gpus: float) -> Mapping[str, str]:
+def environment(num_gpus: float) -> dict[str, str]:
     """The environment of a stage's process: Keras's backend, GPU memory as needed, no GPU where none is asked for.
 
     Ray by itself leaves all GPUs visible to what asks for none (https://github.com/ray-project/ray/issues/54868).
     """
     shared = {
-        "KERAS_BACKEND": backend,
+        "KERAS_BACKEND": backend().name,
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }

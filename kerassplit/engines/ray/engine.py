@@ -5,7 +5,6 @@ but `kerassplit` and the backend have to be installed on every machine of the cl
 """
 
 import hashlib
-import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from kerassplit.engines.route import Batch, Route, route_in
 from kerassplit.errors import SplitError, StoreError
 from kerassplit.files.untrusted import opened, other_file
 from kerassplit.files.values import as_count
-from kerassplit.graph.backends import backend
 from kerassplit.storage.manifest import MANIFEST, read_manifest
 from kerassplit.text import listed
 
@@ -129,7 +127,7 @@ def run(
     for entry in manifest["stages"]:
         content_of(folder, entry)  # damage is found before there is work, and again when a stage is shipped
     shipments = [
-        partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode=safe_mode)
+        partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode)
         for entry in manifest["stages"]
     ]
     contents = (content_of(folder, entry) for entry in manifest["stages"])  # one at a time in this process
@@ -164,8 +162,7 @@ def _run(
         starts = []
         for bundle, number in enumerate(places):
             actor = actor_in(ray, group, bundle, needs[bundle])
-            shipment = shipments[number](folder=f"kerassplit-{uuid.uuid4().hex}")
-            starts.append((number, partial(_start, actor, shipment, files[number])))
+            starts.append((number, partial(_start, actor, shipments[number](), files[number])))
         pipeline = Pipeline(route, options.max_restarts, options.max_retries, lambda: check_resources(ray, needs))
         pipeline.start(starts)
         yield from _in_order(pipeline, batches, options.in_flight or 2 * len(places))
@@ -179,7 +176,7 @@ def actor_in(ray: Any, group: Any, bundle: int, needs: Needs, kind: type = Stage
         num_cpus=needs["CPU"],
         num_gpus=gpus,
         scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(group, bundle),
-        runtime_env={"env_vars": dict(environment(backend().name, gpus))},
+        runtime_env={"env_vars": environment(gpus)},
     )
 
 

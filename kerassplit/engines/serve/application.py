@@ -13,7 +13,6 @@ from kerassplit.engines.ray.actor import environment
 from kerassplit.engines.ray.cluster import check_resources, import_ray
 from kerassplit.engines.route import Route, route_in
 from kerassplit.errors import SplitError
-from kerassplit.graph.backends import backend
 from kerassplit.graph.unsupported import told_of_own_prediction
 from kerassplit.storage.manifest import OWN_PREDICTION, described, preprocessor_of, read_manifest
 from kerassplit.text import listed, warn
@@ -96,8 +95,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
 
 
 def _resources(num_cpus: float, num_gpus: float) -> dict[str, Any]:
-    variables = dict(environment(backend().name, num_gpus))
-    return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": variables}}
+    return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": environment(num_gpus)}}
 
 
 def _served(manifest: Mapping[str, Any], stages: Sequence[str] | str | None) -> Route:

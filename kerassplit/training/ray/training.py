@@ -7,7 +7,6 @@ the model gives comes here, where the loss is computed and the labels stay; its 
 
 import contextlib
 import tempfile
-import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -103,7 +102,7 @@ class RayTraining:
                 refuse_used(self._optimizers[stage.name], stage.name, role.trained(stage), exactly=True)
         self._links = _links(split)
         for stage in split:
-            refuse_states(stage)
+            refuse_states(stage.model, f"stage '{stage.name}'")
         _refuse_shared_states(split)
         self._open = contextlib.ExitStack()
         self._actors: list[Any] = []
@@ -196,7 +195,7 @@ class RayTraining:
             manifest = (folder / MANIFEST).read_bytes()
             loading = []
             for place, (stage, role, entry) in enumerate(zip(self._split, self._roles, entries, strict=True)):
-                shipment = Shipment(stage.name, entry["file"], manifest, f"kerassplit-{uuid.uuid4().hex}", False)
+                shipment = Shipment(stage.name, entry["file"], manifest, safe_mode=False)
                 optimizer = self._optimizers[stage.name] if role.owned else None
                 if optimizer and not optimizer.built:
                     optimizer.build(role.trained(stage))
