@@ -5,7 +5,6 @@ import hashlib
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -162,8 +161,7 @@ def _engine(
                 folder = stages
             else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kerassplit."))) / "stages"
-                with warnings.catch_warnings(action="ignore"):  # of weights that stages share: these do not learn
-                    save(stages, folder)
+                save(stages, folder, tells_of_shared=False)  # they do not learn
             yield in_whole_batches(lambda batches: ray_core.run(folder, batches, there, safe_mode=safe_mode), route)
     else:
         raise SplitError(f"There is no engine {engine!r}. Expected 'local' or 'ray'.")

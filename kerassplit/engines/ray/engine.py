@@ -19,10 +19,11 @@ from kerassplit.engines.ray.actor import Shipment, StageActor, environment
 from kerassplit.engines.ray.cluster import Needs, check_resources, connected, import_ray, quiet, reserved
 from kerassplit.engines.ray.pipeline import Flight, Pipeline
 from kerassplit.engines.route import Batch, Route, route_in
-from kerassplit.errors import SplitError, StoreError
-from kerassplit.files.untrusted import opened, other_file
+from kerassplit.errors import SplitError
+from kerassplit.files.untrusted import other_file
 from kerassplit.files.values import as_count
 from kerassplit.storage.manifest import MANIFEST, read_manifest
+from kerassplit.storage.saving import open_stage
 from kerassplit.text import listed
 
 
@@ -136,14 +137,10 @@ def run(
 
 def content_of(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
     """The bytes of a stage's file; an array, so that Ray need not copy them."""
-    path = folder / entry["file"]
-    try:
-        with opened(folder, entry["file"]) as file:
-            content = np.frombuffer(file.read(), np.uint8)
-    except OSError as error:
-        raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path) from error
+    with open_stage(folder, entry) as file:
+        content = np.frombuffer(file.read(), np.uint8)
     if hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
-        raise other_file(path, "saved", MANIFEST)
+        raise other_file(folder / entry["file"], "saved", MANIFEST)
     return content
 
 

@@ -68,16 +68,17 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     unknown = [name for name in replicas if name not in names]
     if unknown or any(count < 1 for count in replicas.values()):
         raise SplitError(f"`replicas` must be at least 1, for stages out of {listed(names)}; got {options.replicas}.")
+    wanted = {name: replicas.get(name, 1) for name in names}
     needs = {"CPU": options.num_cpus, "GPU": options.num_gpus}
     if ray.is_initialized():
-        check_resources(ray, [needs for name in names for _ in range(replicas.get(name, 1))])
+        check_resources(ray, [needs for count in wanted.values() for _ in range(count)])
     pinned = Pinned(folder, manifest)
     stages = []
     for number, step in enumerate(route.steps):
         deployment = serve.deployment(
             StageServer,
             name=step.name,
-            num_replicas=replicas.get(step.name, 1),
+            num_replicas=wanted[step.name],
             max_ongoing_requests=2 * PIPELINED,
             ray_actor_options=_resources(options.num_cpus, options.num_gpus),
         )
@@ -90,7 +91,6 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         max_queued_requests=_REFUSED,
         ray_actor_options=_resources(0, 0),
     )
-    wanted = {name: replicas.get(name, 1) for name in names}
     return door.bind(route, options, token, pinned, wanted, *stages)
 
 

@@ -7,7 +7,6 @@ the model gives comes here, where the loss is computed and the labels stay; its 
 
 import contextlib
 import tempfile
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,9 +187,7 @@ class RayTraining:
         """Ships the stages, with the values of all their variables, and waits until they are loaded."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "split"
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Several stages share")  # we keep the copies equal
-                save(self._split, folder)
+            save(self._split, folder, tells_of_shared=False)  # we keep the copies equal
             entries = read_manifest(folder)["stages"]
             manifest = (folder / MANIFEST).read_bytes()
             loading = []
