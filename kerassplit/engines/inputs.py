@@ -21,7 +21,7 @@ from kerassplit.engines.route import Batch, Route
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import ArrayFile, open_arrays
 from kerassplit.files.atomic_file import check_regular, status_of
-from kerassplit.files.values import as_values, check_range
+from kerassplit.files.values import as_values, check_range, fits
 from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.models import find_architecture
 from kerassplit.zoo.photos import IMAGE_SUFFIXES, read_photo
@@ -361,10 +361,7 @@ def _checked_batch(number: int, first: int, rows: int, arrays: dict[str, np.ndar
 
 
 def _check_shape(shape: Sequence[int], tensor: CrossingTensor, route: Route, where: str = "There is") -> None:
-    fits = len(shape) == len(tensor.shape) and all(
-        wanted in (None, side) for wanted, side in zip(tensor.shape[1:], shape[1:], strict=True)
-    )
-    if not fits:
+    if len(shape) != len(tensor.shape) or not fits(shape[1:], tensor.shape[1:]):
         raise SplitError(
             f"{where} an array of shape {tuple(shape)}; '{tensor.name}' of '{route.model}' takes "
             f"{format_shape(tensor.shape)} for each row, {tensor.shape} in all."

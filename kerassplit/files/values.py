@@ -1,5 +1,6 @@
 """Values from outside as the type that a model takes: unchanged, or refused."""
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -51,6 +52,11 @@ def as_count(value: Any, option: str, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise SplitError(f"`{option}` must be a whole number, at least {least}; got {value!r}.")
     return int(value)
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    """Whether an array has a shape of which some sides are open (`None`)."""
+    return len(shape) == len(wanted) and all(want in (None, side) for side, want in zip(shape, wanted, strict=True))
 
 
 def check_range(array: np.ndarray, dtype: str, name: str) -> None:

@@ -7,7 +7,7 @@ but `kerassplit` and the backend have to be installed on every machine of the cl
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -206,6 +206,6 @@ def _in_order(pipeline: Pipeline, batches: Iterable[Batch], in_flight: int) -> G
         results = pipeline.results(first)
         if results is not None:
             flights.popleft()
-            yield Batch(first.batch.number, first.batch.first, first.batch.rows, results)
+            yield replace(first.batch, tensors=results)
     if trouble:
         raise trouble

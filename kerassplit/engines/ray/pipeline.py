@@ -10,7 +10,7 @@ waits there, and not say which one it was that it died of: hence it is done here
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -111,7 +111,7 @@ class Pipeline:
             if name in needed
         }
         count = len(self._route.steps)
-        flight = Flight(Batch(batch.number, batch.first, batch.rows, inputs), dict(inputs), [], failures=[0] * count)
+        flight = Flight(replace(batch, tensors=inputs), dict(inputs), [], failures=[0] * count)
         self._send_from(flight, 0)
         return flight
 

@@ -55,9 +55,9 @@ class FeatureHead:
                 yield replace(batch, tensors={name: one.astype(types[name], copy=False) for name, one in named.items()})
 
         parts = [part.tensors for part in in_whole_batches(run, self.route)([batch])]
-        return (
-            parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def as_feature_head(head: Any) -> FeatureHead:

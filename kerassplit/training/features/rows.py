@@ -64,6 +64,8 @@ class Rows:
 
     def cut(self, start: int, stop: int | None = None) -> "Rows":
         """A part of the rows, counted from the first of these."""
+        if start == 0 and stop in (None, self.rows):
+            return self
         return Rows(tuple(array[start:stop] for array in self.arrays), self.outline, self.first + start)
 
     def digests(self) -> dict[str, str]:
@@ -141,8 +143,7 @@ def _of_arrays(data: Any, batch_size: int) -> Data:
             begin = number * every.rows
             for first, count in spans(max(0, row - begin), every.rows, batch_size):
                 start = max(first, row - begin)
-                part = every.cut(start, first + count)
-                yield Rows(part.arrays, part.outline, begin + start)
+                yield replace(every.cut(start, first + count), first=begin + start)
 
     first = every.cut(0, _CHECKED_ROWS)
     return Data(every.rows, every.rows, None, first, lambda count: every.cut(0, count), every.digests, passes)
@@ -181,9 +182,10 @@ def _of_stream(stream: Any) -> Data:
                         digest.add(part)
                     begin += part.rows
                     if begin <= row:
-                        _check_the_same(digest, begin == row, expected, row)
+                        if digest and begin == row and expected not in (None, digest.value):
+                            raise other_rows(row)
                     else:
-                        yield Rows(part.arrays, part.outline, begin - part.rows, digest.value if digest else None)
+                        yield replace(part, first=begin - part.rows, digest=digest.value if digest else None)
         if end < row:
             raise other_rows(row)
 
@@ -214,11 +216,6 @@ class _Running:
     @property
     def value(self) -> str:
         return hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
-
-
-def _check_the_same(digest: _Running | None, at_the_row: bool, expected: str | None, row: int) -> None:
-    if digest and at_the_row and expected is not None and digest.value != expected:
-        raise other_rows(row)
 
 
 def other_rows(row: int) -> StoreError:
