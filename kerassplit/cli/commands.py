@@ -181,7 +181,7 @@ def split(
         with working("Comparing the stages with the model"):
             receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
         show(receipt.__rich__())
-        data |= {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
+        data |= _told(receipt)
         if not receipt.ok:
             why = "the stages differ from the model" if receipt.compared else "nothing was compared"
             note(f"Error: {why}, so they were not saved.")
@@ -224,7 +224,8 @@ def verify(
         raise SplitError("--open-sides is for random input: leave out --input.")
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not options.unsafe)
-    data = {**split_data(stages), "directory": str(directory), "compared_with": model, "input": None}
+    data = {**split_data(stages), "directory": str(directory), "compared_with": model}
+    data["input"] = None if input_file is None else str(input_file)
     if model is None:
         show(stages.__rich__())
         verdict = "Files intact, stages load; not compared with the original."
@@ -235,13 +236,7 @@ def verify(
     with working("Comparing the stages with the model"):
         receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
     show(receipt.__rich__())
-    return {
-        **data,
-        "input": None if input_file is None else str(input_file),
-        "verdict": receipt.verdict(),
-        "receipt": receipt.to_dict(),
-        "ok": receipt.ok,
-    }
+    return {**data, **_told(receipt)}
 
 
 @main.command(short_help="Draw a model or a split.")
@@ -308,6 +303,10 @@ def demo(show: Show, directory: Path) -> dict[str, Any]:
     from kerassplit.cli.demo import run_demo
 
     return run_demo(directory, show)
+
+
+def _told(receipt: "ks.Receipt") -> dict[str, Any]:
+    return {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
 
 
 def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exif: bool = True) -> Any:

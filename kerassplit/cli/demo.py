@@ -17,6 +17,7 @@ from rich.text import Text
 import kerassplit as ks
 from kerassplit.cli.framework import working
 from kerassplit.cli.tables import points_table, split_data
+from kerassplit.display.rich_table import right
 from kerassplit.engines.inputs import load_input
 from kerassplit.errors import SplitError
 from kerassplit.storage.saving import check_target
@@ -100,9 +101,7 @@ def _labels(scores: np.ndarray, show: Callable[[RenderableType], None]) -> list[
     except Exception as error:  # Keras downloads the labels, and raises a bare Exception where that fails
         show(Text(f"The names of the ImageNet classes could not be downloaded: {error}", style="yellow"))
         return None
-    table = Table(title="The photograph shows")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
+    table = Table("label", right("probability"), title="The photograph shows")
     for _, label, score in decoded:
         table.add_row(label.replace("_", " "), f"{score:.1%}")
     show(table)
