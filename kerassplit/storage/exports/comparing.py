@@ -21,7 +21,7 @@ from kerassplit.storage.exports.processes import WorkerError, work
 from kerassplit.storage.exports.receipt import ExportComparison
 from kerassplit.text import listed
 from kerassplit.zoo.models import find_architecture
-from kerassplit.zoo.photos import load_photo, shipped_photo
+from kerassplit.zoo.photos import read_photo, shipped_photo
 
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-1}
 """The largest difference that is allowed, relative to the largest number of its tensor, by the least precise type in
@@ -55,9 +55,9 @@ def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides 
     architecture = find_architecture(split.name)
     if architecture is not None and len(model.inputs) == 1 and len(model.inputs[0].shape) == 4:
         with importlib.resources.as_file(shipped_photo()) as photo:
-            (image,) = keras.tree.flatten(load_photo(photo, model, architecture))
-        mirrored = image[:, :, ::-1]  # along a side of the image, wherever its channels are
-        return split.named_inputs(np.concatenate([image, mirrored])), "a photograph"
+            image = read_photo(photo, model.inputs[0].shape[1:], architecture, model.name)
+        mirrored = image[:, ::-1]  # along a side of the image, wherever its channels are
+        return split.named_inputs(np.stack([image, mirrored])), "a photograph"
     return split.named_inputs(random_input(read_graph(model), seed, open_sides)), "random input"
 
 
