@@ -4,18 +4,16 @@ import importlib.resources
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 import kerassplit as ks
-from kerassplit.cli.framework import working
+from kerassplit.cli.framework import Show, working
 from kerassplit.cli.tables import points_table, split_data
 from kerassplit.display.rich_table import right
 from kerassplit.engines.inputs import load_input
@@ -32,7 +30,7 @@ _PICTURE = "split.svg"
 _FRESH_PROCESS_SECONDS = 600
 
 
-def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[str, Any]:
+def run_demo(directory: Path, show: Show) -> dict[str, Any]:
     """Cuts ResNet50 into three stages, verifies, saves and draws them.
 
     Args:
@@ -78,7 +76,7 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
     }
 
 
-def _model(show: Callable[[RenderableType], None]) -> tuple[keras.Model, str]:
+def _model(show: Show) -> tuple[keras.Model, str]:
     """ResNet50, with ImageNet weights where they can be had."""
     try:
         return load_model(_ARCHITECTURE, weights="imagenet"), "imagenet"
@@ -94,7 +92,7 @@ def _around(points: tuple[ks.SplitPoint, ...], cuts: list[int]) -> set[int]:
     return {0, 1, len(points) - 1, *(index + step for index in cuts for step in (-1, 0, 1))}
 
 
-def _labels(scores: np.ndarray, show: Callable[[RenderableType], None]) -> list[dict[str, Any]] | None:
+def _labels(scores: np.ndarray, show: Show) -> list[dict[str, Any]] | None:
     try:
         with impatient(reachable=unreachable() is None):
             decoded = architecture_module(_ARCHITECTURE).decode_predictions(scores, top=5)[0]
