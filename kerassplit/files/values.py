@@ -35,7 +35,7 @@ def as_values(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
     strings = dtype == "string"
     if array.dtype.kind not in ("US" if strings else _NUMBERS) and array.dtype.name != dtype:
         raise SplitError(f"'{name}' takes {dtype}, and these values are of type {array.dtype}.")
-    if strings or array.dtype.name == dtype:
+    if strings or array.dtype == dtype:  # not of another order of bytes
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(dtype)

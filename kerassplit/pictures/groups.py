@@ -81,10 +81,11 @@ def find_regions(graph: Graph) -> list[list[int]]:
 
 def neighbours(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
     """For each group the groups that it receives tensors from; inputs of the model count as -1."""
-    owner = {call: place for place, group in enumerate(groups) for call in group.calls}
+    owner = {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
     before: list[set[int]] = [set() for _ in groups]
     for index, place in owner.items():
-        before[place].update(owner.get(graph.tensors[tensor].call, -1) for tensor in graph.calls[index].inputs)
+        for tensor in graph.calls[index].inputs:
+            before[place].add(owner.get(graph.tensors[tensor].call, -1))
     return [places - {place} for place, places in enumerate(before)]
 
 
