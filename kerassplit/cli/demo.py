@@ -47,7 +47,8 @@ def run_demo(directory: Path, show: Show) -> dict[str, Any]:
     model, weights = _model(show)
     points = ks.split_points(model)
     cuts = [point.index for point in points if point.name in _CUTS]
-    show(points_table(model.name, points, shown=_around(points, cuts), cuts=cuts))
+    shown = {0, 1, len(points) - 1, *(index + step for index in cuts for step in (-1, 0, 1))}
+    show(points_table(model.name, points, shown=shown, cuts=cuts))
     stages = ks.split(model, list(_CUTS), names=list(_STAGES))
     show(stages.__rich__())
     with importlib.resources.as_file(shipped_photo()) as photo:
@@ -85,11 +86,6 @@ def _model(show: Show) -> tuple[keras.Model, str]:
     show(Text(f"{reason} So weights are random (seed 0, with random batch-norm statistics).", style="yellow"))
     with working(f"Building {_ARCHITECTURE}"):
         return load_model(_ARCHITECTURE, weights="random", seed=0), "random"
-
-
-def _around(points: tuple[ks.SplitPoint, ...], cuts: list[int]) -> set[int]:
-    """The first and the last split points, and those next to the cuts."""
-    return {0, 1, len(points) - 1, *(index + step for index in cuts for step in (-1, 0, 1))}
 
 
 def _labels(scores: np.ndarray, show: Show) -> list[dict[str, Any]] | None:

@@ -222,13 +222,11 @@ allow_crossing_option = click.option(
 )
 
 
-def _names_of_stages(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
-    """Reads `--names`."""
-    return None if value is None else [name.strip() for name in value.split(",")]
-
-
 names_option = click.option(
-    "--names", callback=_names_of_stages, metavar="A,B,...", help="Names of the stages, in order: one more than cuts."
+    "--names",
+    callback=lambda _context, _parameter, value: None if value is None else [name.strip() for name in value.split(",")],
+    metavar="A,B,...",
+    help="Names of the stages, in order: one more than cuts.",
 )
 open_sides_option = click.option(
     "--open-sides",

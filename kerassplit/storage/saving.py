@@ -67,7 +67,8 @@ def save(
             f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, "
             "they will no longer be equal. kerassplit.load ties those of shared layers again."
         )
-    with placed(target, MANIFEST, (lambda: _files_in(target)) if replaced else None) as folder:
+    old = (lambda: [entry["file"] for entry in read_manifest(target)["stages"]]) if replaced else None
+    with placed(target, MANIFEST, old) as folder:
         names = _file_names(split, target)
         for stage, name in zip(split, names, strict=True):
             _save_stage(stage, folder / name)
@@ -148,10 +149,6 @@ def check_target(target: Path, overwrite: bool) -> bool:
         StoreError: It is a file, or holds something else, or overwriting was not asked for.
     """
     return check_place(target, overwrite, MANIFEST, "a split", read_manifest)
-
-
-def _files_in(folder: Path) -> list[str]:
-    return [entry["file"] for entry in read_manifest(folder)["stages"]]
 
 
 def _save_stage(stage: Stage, path: Path) -> None:

@@ -139,7 +139,8 @@ def _write(
         for spec, name in zip((*entry["inputs"], *entry["outputs"]), (*names[0], *names[1]), strict=True):
             spec["name"] = name
         size = sum(file["bytes"] for file in entry["files"])
-        yield entry, ExportedStage(stage.name, path, size, _bytes_of_weights(stage.model), seconds, memory)
+        weights = sum(bytes_per_sample((None, *one.shape), one.dtype) or 0 for one in stage.model.weights)
+        yield entry, ExportedStage(stage.name, path, size, weights, seconds, memory)
 
 
 def _saved(split: Stages, scratch: Path) -> Path:
@@ -195,10 +196,6 @@ def _manifest(split: Stages, form: Format, entries: Sequence[Mapping[str, Any]])
         "stages": list(entries),
         "versions": {"kerassplit": __version__, **{distribution(name): _version(name) for name in packages}},
     }
-
-
-def _bytes_of_weights(model: keras.Model) -> int:
-    return sum(bytes_per_sample((None, *weight.shape), weight.dtype) or 0 for weight in model.weights)
 
 
 def _version(package: str) -> str:

@@ -16,6 +16,7 @@ from kerassplit.training.features.structures import leaves_of, put_together, tak
 
 _WHOLE = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _STORABLE = {"bool", "bfloat16", "float16", "float32", "float64", "complex64"} | _WHOLE  # what safetensors takes
+_PARTS = ("inputs", "targets", "sample weights")
 _CHECKED_ROWS = 32  # of arrays, by which a change of the preprocessing is noticed
 
 
@@ -88,9 +89,6 @@ class Rows:
         for plain, name in zip(parts, _PARTS, strict=False):
             walk(plain, name)
         return [found[place] for place in sorted(found)]
-
-
-_PARTS = ("inputs", "targets", "sample weights")
 
 
 @dataclass(frozen=True, eq=False)
