@@ -62,9 +62,8 @@ class Health:
         changed = self._pinned.changed()
         why = f"Restarts fail: {changed}. Redeploy the application." if changed else "Restarting."
         down = [name for name in missing if not running[name]]
-        return State(
-            "down" if down else "degraded", f"{counts[:1].upper()}{counts[1:]}. {why}", lost=bool(changed and down)
-        )
+        reason = f"{counts[:1].upper()}{counts[1:]}. {why}"
+        return State("down" if down else "degraded", reason, lost=bool(changed and down))
 
 
 def _running(deployment: object) -> int:
