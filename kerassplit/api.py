@@ -102,19 +102,20 @@ class Split(Stages):
         >>> split.predict("photos/", output="scores.npy").shape
         (1000, 1000)
         """
-        return running.predict(
+        return running.run_stages(
             self,
             x,
-            batch_size,
-            verbose,
-            output=output,
-            resume=resume,
-            overwrite=overwrite,
+            output,
+            batch_size=batch_size,
             preprocess=preprocess,
             exif=exif,
+            resume=resume,
+            overwrite=overwrite,
+            verbose=verbose,
             engine=engine,
             options=options,
-        )
+            safe_mode=False,  # the stages are the caller's own objects: what is saved for Ray may bring their code
+        ).results
 
     def predict_early(
         self,

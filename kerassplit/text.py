@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,11 +88,11 @@ def snake_case(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """`name`, or `name_1`, `name_2`, ...: the first that is not `taken`; it is now."""
+def unique(name: str, taken: set[str], key: Callable[[str], str] = str) -> str:
+    """`name`, or `name_1`, `name_2`, ...: the first whose `key` is not `taken`; it is now."""
     candidate, number = name, 0
-    while candidate in taken:
+    while key(candidate) in taken:
         number += 1
         candidate = f"{name}_{number}"
-    taken.add(candidate)
+    taken.add(key(candidate))
     return candidate

@@ -28,6 +28,8 @@ _LONGEST_HEADER = 2**20
 _LARGEST_HALF = 65504.0
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 _PLAIN = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *_FLOATS)
+_SENT_FROM = {"as it is": _PLAIN, "float16": ("float32", "float64"), "int8": _FLOATS}
+"""By form, the types that are sent in it."""
 _FEW = 32  # a channel with fewer values shares its range with the others: two more numbers for it would not pay
 
 
@@ -139,8 +141,7 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _shrinks(array: np.ndarray, form: str) -> bool:
-    wide = {"float16": ("float32", "float64"), "int8": _FLOATS}[form]
-    return array.dtype.name in wide and array.ndim > 1 and array.size > 0
+    return array.dtype.name in _SENT_FROM[form] and array.ndim > 1 and array.size > 0
 
 
 def _as_it_is(array: np.ndarray, _: _Entry) -> bytes:
@@ -212,11 +213,10 @@ def _entries(header: bytes) -> list[_Entry]:
 
 
 def _is_sound(entry: Any) -> bool:
-    forms = {"as it is": _PLAIN, "float16": ("float32", "float64"), "int8": _FLOATS}
     return (
         isinstance(entry.name, str)
         and isinstance(entry.form, str)
-        and entry.dtype in forms.get(entry.form, ())
+        and entry.dtype in _SENT_FROM.get(entry.form, ())
         and len(entry.shape) <= 32
         and all(type(side) is int and 0 <= side < 2**40 for side in entry.shape)
         and (entry.form == "as it is" or (len(entry.shape) > 1 and 0 not in entry.shape))

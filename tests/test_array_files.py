@@ -17,7 +17,7 @@ from hypothesis import given
 
 import kerassplit as ks
 from kerassplit.engines.inputs import load_input
-from kerassplit.engines.running import run_folder
+from kerassplit.engines.running import run_stages
 from kerassplit.files.arrays import open_arrays, read_arrays, write_arrays
 
 
@@ -297,7 +297,7 @@ def test_what_goes_to_another_process_and_back_is_the_same(tmp_path):
 
 def test_memory_maps_of_results_hold_what_was_written(floats, tmp_path):
     floats.save(tmp_path / "stages")
-    ran = run_folder(tmp_path / "stages", np.ones((3, 4), "float32"), tmp_path / "out.npy")
+    ran = run_stages(tmp_path / "stages", np.ones((3, 4), "float32"), tmp_path / "out.npy")
     assert isinstance(ran.results, np.memmap)
     assert Path(str(ran.results.filename)).samefile(tmp_path / "out.npy")
 

@@ -13,7 +13,7 @@ from conftest import OLD_KERAS
 
 import kerassplit as ks
 from kerassplit import wire
-from kerassplit.engines.running import run_folder
+from kerassplit.engines.running import run_stages
 from kerassplit.storage.exports.manifest import read_export
 
 KERAS_THAT_WROTE = pytest.mark.skipif(OLD_KERAS, reason="Keras 3.15 wrote the stages, and older ones refuse them")
@@ -77,14 +77,14 @@ def test_a_cache_of_features(old, capsys):
 
 
 def test_a_finished_run(old):
-    ran = run_folder(old / "split", write.images(), old / "result.npy", batch_size=2, resume=True)
+    ran = run_stages(old / "split", write.images(), old / "result.npy", batch_size=2, resume=True)
     assert (ran.rows, ran.computed) == (5, 0)
     np.testing.assert_allclose(ran.results, expected(old, "outputs"), atol=1e-6)
 
 
 @KERAS_THAT_WROTE
 def test_an_unfinished_run(old):
-    ran = run_folder(old / "split", write.batches(5), old / "part.npy", batch_size=2, resume=True)
+    ran = run_stages(old / "split", write.batches(5), old / "part.npy", batch_size=2, resume=True)
     assert (ran.rows, ran.computed) == (5, 1)
     np.testing.assert_allclose(ran.results, expected(old, "outputs"), atol=1e-6)
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import NEEDS_STRINGS, copied, same_bits
 
 import kerassplit as ks
-from kerassplit.engines.running import run_folder
+from kerassplit.engines.running import run_stages
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def test_outputs_that_are_inputs_are_given_as_the_model_gives_them_and_compared(
     x = [np.arange(6).reshape(3, 2).astype(given), np.arange(3).reshape(3, 1).astype(given)]
     split.save(tmp_path / "out")
     expected = model(x)
-    ran = run_folder(tmp_path / "out", {"f": x[0], "g": x[1]}, tmp_path / "y.npy").results
+    ran = run_stages(tmp_path / "out", {"f": x[0], "g": x[1]}, tmp_path / "y.npy").results
     for one in (split(x), split.predict(x), split.predict(x, batch_size=2), ks.load(tmp_path / "out")(x), ran):
         assert same_bits(one["f"], expected["f"])
         assert same_bits(one["g"][0], expected["g"][0])

@@ -28,7 +28,7 @@ from PIL import Image
 import kerassplit as ks
 from kerassplit.cli import main
 from kerassplit.engines.inputs import load_input
-from kerassplit.engines.running import run_folder
+from kerassplit.engines.running import run_stages
 from kerassplit.graph.backends import backend
 from kerassplit.zoo.photos import shipped_photo
 
@@ -605,7 +605,7 @@ def test_a_full_disk_is_named_and_the_rows_before_it_stay(saved, rows, expected,
     assert done.returncode == 2
     assert "Cannot write into" in done.stderr
     assert "rows before it are kept" in " ".join(done.stderr.split())
-    result = run_folder(saved, tmp_path / "rows.npy", tmp_path / "out.npy", resume=True)
+    result = run_stages(saved, tmp_path / "rows.npy", tmp_path / "out.npy", resume=True)
     assert result.computed < ROWS
     np.testing.assert_array_equal(result.results, expected)
 
@@ -741,10 +741,10 @@ def test_each_stage_on_a_device_of_its_own(saved, rows, expected, tmp_path):
 MEMORY = """
     import sys, numpy as np, resource
     from pathlib import Path
-    from kerassplit.engines.running import run_folder
+    from kerassplit.engines.running import run_stages
     peaks = []
     for source in sys.argv[2:]:
-        run_folder(Path(sys.argv[1]), source, Path(source + ".out.npy"), batch_size=50)
+        run_stages(Path(sys.argv[1]), source, Path(source + ".out.npy"), batch_size=50)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(peaks[-1] - peaks[0])
 """
@@ -772,12 +772,12 @@ def test_memory_stays_the_same_over_a_hundred_thousand_rows(tmp_path):
 FORKS = """
     import os, sys
     from pathlib import Path
-    from kerassplit.engines.running import run_folder
+    from kerassplit.engines.running import run_stages
     folder, rows, output = map(Path, sys.argv[1:])
     for _ in sys.stdin:
         child = os.fork()
         if not child:
-            print(run_folder(folder, rows, output, batch_size=8, resume=True).computed, flush=True)
+            print(run_stages(folder, rows, output, batch_size=8, resume=True).computed, flush=True)
             os._exit(0)
         print(child, flush=True)
         print(os.waitpid(child, 0)[1], flush=True)
@@ -795,7 +795,7 @@ def test_killed_thirty_times_over_two_thousand_rows_nothing_is_lost_and_nothing_
     ks.split(keras.Model(inputs, x, name="wide"), ["wide1"]).save(tmp_path / "stages")
     rows = np.random.default_rng(2).normal(size=(2000, 16)).astype("float32")
     np.save(tmp_path / "rows.npy", rows)
-    expected = run_folder(tmp_path / "stages", tmp_path / "rows.npy", tmp_path / "whole.npy", batch_size=8).results
+    expected = run_stages(tmp_path / "stages", tmp_path / "rows.npy", tmp_path / "whole.npy", batch_size=8).results
     output, kills, generator = tmp_path / "out.npy", 0, random.Random(4)
     growing = tmp_path / "out.npy.unfinished" / "out.npy"
     command = [sys.executable, "-c", textwrap.dedent(FORKS)]
@@ -890,7 +890,7 @@ def test_a_prediction_of_the_models_own_is_not_passed_over(tmp_path):
         with pytest.warns(UserWarning, match=re.escape(message)):
             one.predict(rows)
     notes = []
-    run_folder(tmp_path / "out", rows, tmp_path / "y.npy", note=notes.append)
+    run_stages(tmp_path / "out", rows, tmp_path / "y.npy", note=notes.append)
     assert [note.startswith(message) for note in notes] == [True]
     plain = keras.Model(x, out, name="plain")
     ks.split(plain, "a").predict(rows)

@@ -32,6 +32,12 @@ def test_whole_numbers_are_the_same_numbers_or_refused(data, shape, dtype):
             as_values(array, dtype, "ids")
 
 
+def test_numbers_in_another_order_of_bytes_come_in_this_machines():
+    found = as_values(np.array([1, 256], ">i2"), "int16", "ids")
+    assert found.dtype == "int16"
+    assert found.tolist() == [1, 256]
+
+
 @fuzzed
 @given(st.data(), hnp.array_shapes(max_dims=2, max_side=4), st.sampled_from(BROKEN))
 def test_no_number_becomes_infinite(data, shape, dtype):

@@ -9,7 +9,7 @@ from conftest import same_bits
 from keras import layers, ops
 
 import kerassplit as ks
-from kerassplit.engines.running import run_folder
+from kerassplit.engines.running import run_stages
 
 SIZE = 4
 SHAPE = (3, 5)
@@ -64,7 +64,7 @@ def test_a_saved_split_writes_a_row_for_each(rows, tmp_path):
     model = folded()
     ks.split(model, "stem").save(tmp_path / "stages")
     np.save(tmp_path / "x.npy", rows)
-    ran = run_folder(tmp_path / "stages", tmp_path / "x.npy", tmp_path / "y.npy")
+    ran = run_stages(tmp_path / "stages", tmp_path / "x.npy", tmp_path / "y.npy")
     assert (ran.rows, ran.computed) == (10, 10)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), by_fours(model, rows), rtol=1e-5, atol=1e-6)
 

@@ -14,11 +14,13 @@ import kerassplit as ks
 from kerassplit.cli.device_options import number_or_any
 from kerassplit.cli.framework import Command, Show, command, note, working
 from kerassplit.cli.options import (
+    PATH,
     ModelOptions,
     allow_crossing_option,
     at_option,
     cut,
     exif_option,
+    input_option,
     model_options,
     names_option,
     open_sides_option,
@@ -30,8 +32,6 @@ from kerassplit.text import listed
 
 if TYPE_CHECKING:
     import keras
-
-_path = click.Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -100,9 +100,7 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
 @click.argument("model")
 @at_option
-@click.option(
-    "--plan", "plan_file", type=_path, metavar="FILE", help="Cut where this plan says, which `plan -o` wrote."
-)
+@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut where this plan says, which `plan -o` wrote.")
 @click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into so many stages of even FLOPs.")
 @click.option(
     "--max-crossing",
@@ -111,15 +109,9 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
     help="With --stages: how many tensors may cross a cut. By default 1.",
 )
 @open_sides_option
-@click.option(
-    "--input",
-    "input_file",
-    type=_path,
-    metavar="FILE",
-    help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default random.",
-)
+@input_option()
 @exif_option
-@click.option("-o", "--output", "directory", type=_path, required=True, metavar="DIR", help="Folder for the stages.")
+@click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR", help="Folder for the stages.")
 @click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
 @names_option
 @allow_crossing_option
@@ -185,11 +177,11 @@ def split(
         show(Text(verdict))
         data |= {"verdict": verdict, "receipt": None, "ok": True}
     else:
-        x = None if input_file is None else input_from(input_file, built, model, exif=exif)
+        x = input_from(input_file, built, model, exif=exif)
         with working("Comparing the stages with the model"):
             receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
         show(receipt.__rich__())
-        data |= {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
+        data |= _told(receipt)
         if not receipt.ok:
             why = "the stages differ from the model" if receipt.compared else "nothing was compared"
             note(f"Error: {why}, so they were not saved.")
@@ -201,15 +193,9 @@ def split(
 
 
 @main.command(short_help="Check a saved split, alone or against a model.")
-@click.argument("directory", type=_path, metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR")
 @click.option("--model", metavar="MODEL", help="The model to compare with.")
-@click.option(
-    "--input",
-    "input_file",
-    type=_path,
-    metavar="FILE",
-    help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default random.",
-)
+@input_option()
 @exif_option
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference to allow."
@@ -238,31 +224,26 @@ def verify(
         raise SplitError("--open-sides is for random input: leave out --input.")
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not options.unsafe)
-    data = {**split_data(stages), "directory": str(directory), "compared_with": model, "input": None}
+    data = {**split_data(stages), "directory": str(directory), "compared_with": model}
+    data["input"] = None if input_file is None else str(input_file)
     if model is None:
         show(stages.__rich__())
         verdict = "Files intact, stages load; not compared with the original."
         show(Text(f"{verdict} To compare them, name it with --model."))
         return {**data, "verdict": verdict, "receipt": None, "ok": True}
     compared = options.load(model)
-    x = None if input_file is None else input_from(input_file, compared, model, exif=exif)
+    x = input_from(input_file, compared, model, exif=exif)
     with working("Comparing the stages with the model"):
         receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
     show(receipt.__rich__())
-    return {
-        **data,
-        "input": None if input_file is None else str(input_file),
-        "verdict": receipt.verdict(),
-        "receipt": receipt.to_dict(),
-        "ok": receipt.ok,
-    }
+    return {**data, **_told(receipt)}
 
 
 @main.command(short_help="Draw a model or a split.")
 @click.argument("model", metavar="MODEL|DIR")
 @at_option
 @click.option(
-    "-o", "--output", type=_path, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
+    "-o", "--output", type=PATH, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
 )
 @click.option(
     "--detail",
@@ -309,10 +290,8 @@ def plot(
 
 @main.command(short_help="Cut ResNet50 in three, prove it, save it, draw it.")
 @click.option(
-    "-o",
-    "--output",
-    "directory",
-    type=_path,
+    *("-o", "--output", "directory"),
+    type=PATH,
     default=Path("kerassplit-demo"),
     show_default=True,
     metavar="DIR",
@@ -326,8 +305,14 @@ def demo(show: Show, directory: Path) -> dict[str, Any]:
     return run_demo(directory, show)
 
 
-def input_from(path: Path, model: "keras.Model", name: str | None, *, exif: bool = True) -> Any:
-    """Reads `--input`; `name` is what the user called the model, where that may be an architecture."""
+def _told(receipt: "ks.Receipt") -> dict[str, Any]:
+    return {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
+
+
+def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exif: bool = True) -> Any:
+    """Reads `--input`, if given; `name` is what the user called the model, where that may be an architecture."""
+    if path is None:
+        return None
     from kerassplit.engines.inputs import load_input
     from kerassplit.zoo.models import find_architecture
 

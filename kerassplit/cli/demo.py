@@ -4,19 +4,18 @@ import importlib.resources
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 import kerassplit as ks
-from kerassplit.cli.framework import working
+from kerassplit.cli.framework import Show, working
 from kerassplit.cli.tables import points_table, split_data
+from kerassplit.display.rich_table import right
 from kerassplit.engines.inputs import load_input
 from kerassplit.errors import SplitError
 from kerassplit.storage.saving import check_target
@@ -31,7 +30,7 @@ _PICTURE = "split.svg"
 _FRESH_PROCESS_SECONDS = 600
 
 
-def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[str, Any]:
+def run_demo(directory: Path, show: Show) -> dict[str, Any]:
     """Cuts ResNet50 into three stages, verifies, saves and draws them.
 
     Args:
@@ -48,7 +47,8 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
     model, weights = _model(show)
     points = ks.split_points(model)
     cuts = [point.index for point in points if point.name in _CUTS]
-    show(points_table(model.name, points, shown=_around(points, cuts), cuts=cuts))
+    shown = {0, 1, len(points) - 1, *(index + step for index in cuts for step in (-1, 0, 1))}
+    show(points_table(model.name, points, shown=shown, cuts=cuts))
     stages = ks.split(model, list(_CUTS), names=list(_STAGES))
     show(stages.__rich__())
     with importlib.resources.as_file(shipped_photo()) as photo:
@@ -77,7 +77,7 @@ def run_demo(directory: Path, show: Callable[[RenderableType], None]) -> dict[st
     }
 
 
-def _model(show: Callable[[RenderableType], None]) -> tuple[keras.Model, str]:
+def _model(show: Show) -> tuple[keras.Model, str]:
     """ResNet50, with ImageNet weights where they can be had."""
     try:
         return load_model(_ARCHITECTURE, weights="imagenet"), "imagenet"
@@ -88,21 +88,14 @@ def _model(show: Callable[[RenderableType], None]) -> tuple[keras.Model, str]:
         return load_model(_ARCHITECTURE, weights="random", seed=0), "random"
 
 
-def _around(points: tuple[ks.SplitPoint, ...], cuts: list[int]) -> set[int]:
-    """The first and the last split points, and those next to the cuts."""
-    return {0, 1, len(points) - 1, *(index + step for index in cuts for step in (-1, 0, 1))}
-
-
-def _labels(scores: np.ndarray, show: Callable[[RenderableType], None]) -> list[dict[str, Any]] | None:
+def _labels(scores: np.ndarray, show: Show) -> list[dict[str, Any]] | None:
     try:
         with impatient(reachable=unreachable() is None):
             decoded = architecture_module(_ARCHITECTURE).decode_predictions(scores, top=5)[0]
     except Exception as error:  # Keras downloads the labels, and raises a bare Exception where that fails
         show(Text(f"The names of the ImageNet classes could not be downloaded: {error}", style="yellow"))
         return None
-    table = Table(title="The photograph shows")
-    table.add_column("label")
-    table.add_column("probability", justify="right")
+    table = Table("label", right("probability"), title="The photograph shows")
     for _, label, score in decoded:
         table.add_row(label.replace("_", " "), f"{score:.1%}")
     show(table)

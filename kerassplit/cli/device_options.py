@@ -1,13 +1,12 @@
 """Options that say what a plan is for: devices, links, and numbers with units."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kerassplit.cli.options import gathered
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import reason
 
@@ -56,32 +55,28 @@ class Devices:
         return None if not links else links[0] if len(links) == 1 else links
 
 
-def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--devices`, `--device` and `--link`; the function gets them as `devices: Devices`."""
-
-    @functools.wraps(function)
-    def with_options(devices: int | None, device: tuple[str, ...], link: tuple[str, ...], **rest: Any) -> Any:
-        return function(devices=Devices(devices, device, link), **rest)
-
-    for option in (
-        click.option(
-            "--link",
-            multiple=True,
-            metavar="'BANDWIDTH[, LATENCY]'",
-            help="What connects the devices, such as '20 Mbit/s, 10 ms': once for all of them, or once between each "
-            "and the next.",
-        ),
-        click.option(
-            "--device",
-            multiple=True,
-            metavar=f"'{_DEVICE}'",
-            help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; once for each, in order. In "
-            "place of the speed, a file that `profile --measure --json` wrote on it.",
-        ),
-        click.option("--devices", type=click.IntRange(min=1), metavar="N", help="So many equal devices."),
-    ):
-        option(with_options)
-    return with_options
+device_options = gathered(
+    Devices,
+    "devices",
+    click.option(
+        "--link",
+        "links",
+        multiple=True,
+        metavar="'BANDWIDTH[, LATENCY]'",
+        help="What connects the devices, such as '20 Mbit/s, 10 ms': once for all of them, or once between each "
+        "and the next.",
+    ),
+    click.option(
+        "--device",
+        "described",
+        multiple=True,
+        metavar=f"'{_DEVICE}'",
+        help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; once for each, in order. In "
+        "place of the speed, a file that `profile --measure --json` wrote on it.",
+    ),
+    click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="So many equal devices."),
+)
+"""Adds `--devices`, `--device` and `--link`: what `Devices` holds."""
 
 
 def _device(text: str) -> "Device":

@@ -9,25 +9,16 @@ from rich.text import Text
 import kerassplit as ks
 from kerassplit.cli.commands import input_from, main
 from kerassplit.cli.framework import Show, command, note, working
-from kerassplit.cli.options import UNSAFE, exif_option, import_option, open_sides_option
+from kerassplit.cli.options import PATH, UNSAFE, exif_option, import_option, input_option, open_sides_option
 from kerassplit.files.atomic_file import refuse_same
 from kerassplit.storage.exports.formats import FORMATS
 
-_path = click.Path(path_type=Path)
-
 
 @main.command(short_help="Write the stages of a saved split for another runtime.")
-@click.argument("directory", type=_path, metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR")
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
-@click.option("-o", "--output", type=_path, required=True, metavar="OUT", help="Folder for the exported stages.")
-@click.option(
-    "--input",
-    "input_file",
-    type=_path,
-    metavar="FILE",
-    help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default a "
-    "photograph for an architecture of keras.applications, random for other models.",
-)
+@click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Folder for the exported stages.")
+@input_option("a photograph for an architecture of keras.applications, random for other models.")
 @exif_option
 @click.option("--no-verify", is_flag=True, help="Do not run the exported stages.")
 @click.option(
@@ -51,11 +42,9 @@ def export(
     input_file: Path | None,
     exif: bool,
     no_verify: bool,
-    tolerance: float | None,
     overwrite: bool,
-    seed: int,
-    open_sides: int | None,
     unsafe: bool,
+    **options: Any,
 ) -> dict[str, Any]:
     """Write every stage of the split in DIR for another runtime, run them there, and say how far the numbers are off.
 
@@ -70,9 +59,8 @@ def export(
         refuse_same([output / name for name in replaced], [directory, input_file])
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not unsafe)
-    x = None if input_file is None else input_from(input_file, stages.model, None, exif=exif)
-    options = {"verify": not no_verify, "tolerance": tolerance, "overwrite": overwrite, "seed": seed}
-    options["open_sides"] = open_sides
+    x = input_from(input_file, stages.model, None, exif=exif)
+    options |= {"verify": not no_verify, "overwrite": overwrite}
     try:
         with working(f"Exporting {len(stages)} stages as {FORMATS[format_name].title}"):
             receipt = stages.export(output, format=format_name, x=x, **options)

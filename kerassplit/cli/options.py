@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from kerassplit.graph.model_graph import Graph
 
+PATH = click.Path(path_type=Path)
 UNSAFE = (
     "Open files that bring code. A model file can carry Python functions (in Lambda layers), and opening it runs them "
     "with all your rights; so this is refused unless you say that you trust where the file comes from."
@@ -38,6 +39,40 @@ exif_option = click.option(
     default=True,
     help="Whether a photo is turned as its camera says, as by default; Keras's own loader does not.",
 )
+
+
+def input_option(by_default: str = "random.") -> Callable[..., Any]:
+    """`--input`; `by_default` ends the sentence that says what is compared on without it."""
+    return click.option(
+        "--input",
+        "input_file",
+        type=PATH,
+        metavar="FILE",
+        help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default "
+        + by_default,
+    )
+
+
+def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that adds options to a command, which gets them in one object.
+
+    Args:
+        kind: A dataclass with a field for each of the options, of the same name.
+        argument: The command's argument.
+        options: The options. `import_option` is for `command`, which takes what it names.
+    """
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def with_options(**given: Any) -> Any:
+            held = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            return function(**{argument: held}, **given)
+
+        for option in options:
+            option(with_options)
+        return with_options
+
+    return decorated
 
 
 @dataclass(frozen=True)
@@ -86,52 +121,47 @@ class ModelOptions:
             return load_model(model, **arguments)
 
 
-def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds what `ModelOptions` holds; the function gets it as `options`.
+class _Shape(click.ParamType):
+    name = "shape"
 
-    And `--import`, which `command` takes.
-    """
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | None, ...]:
+        if not isinstance(value, str):
+            return value
+        sides = [side.strip() for side in re.split(r"[,x×]", value.strip().strip("()"))]
+        if not all(side == "?" or side.isdecimal() for side in sides):
+            self.fail(f"{value!r} is no shape; expected numbers such as 224,224,3.", param, ctx)
+        return tuple(None if side == "?" else int(side) for side in sides)
 
-    @functools.wraps(function)
-    def with_options(
-        weights: str | None,
-        input_shape: tuple[int | None, ...] | None,
-        seed: int,
-        unsafe: bool,
-        opening: tuple[str, ...],
-        **rest: Any,
-    ) -> Any:
-        return function(options=ModelOptions(weights, input_shape, seed, unsafe, opening), **rest)
 
-    for option in (
-        import_option,
-        click.option("--unsafe", is_flag=True, help=UNSAFE),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For all that is random; by default 0."
-        ),
-        click.option(
-            "--input-shape",
-            type=_Shape(),
-            metavar="H,W,C",
-            help="Input of an architecture, such as 160,160,3 or 160x160x3; '?' for an open side.",
-        ),
-        click.option(
-            "--open",
-            "opening",
-            multiple=True,
-            metavar="GLOB",
-            help="Open a layer with layers inside first, so that it can be cut: its name, such as encoder or "
-            "encoder/block_*. Give it once for each.",
-        ),
-        click.option(
-            "--weights",
-            metavar="imagenet|random|FILE",
-            help="Weights of the model. By default a file's own; those of an architecture are ImageNet's, downloaded "
-            "once, where numbers are computed, and none where only the structure matters.",
-        ),
-    ):
-        option(with_options)
-    return with_options
+model_options = gathered(
+    ModelOptions,
+    "options",
+    import_option,
+    click.option("--unsafe", is_flag=True, help=UNSAFE),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For all that is random; by default 0."
+    ),
+    click.option(
+        "--input-shape",
+        type=_Shape(),
+        metavar="H,W,C",
+        help="Input of an architecture, such as 160,160,3 or 160x160x3; '?' for an open side.",
+    ),
+    click.option(
+        "--open",
+        multiple=True,
+        metavar="GLOB",
+        help="Open a layer with layers inside first, so that it can be cut: its name, such as encoder or "
+        "encoder/block_*. Give it once for each.",
+    ),
+    click.option(
+        "--weights",
+        metavar="imagenet|random|FILE",
+        help="Weights of the model. By default a file's own; those of an architecture are ImageNet's, downloaded "
+        "once, where numbers are computed, and none where only the structure matters.",
+    ),
+)
+"""Adds what `ModelOptions` holds, and `--import`."""
 
 
 def cut(text: str, model: "keras.Model") -> int | str | list[str]:
@@ -192,13 +222,11 @@ allow_crossing_option = click.option(
 )
 
 
-def names_of_stages(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
-    """Reads `--names`."""
-    return None if value is None else [name.strip() for name in value.split(",")]
-
-
 names_option = click.option(
-    "--names", callback=names_of_stages, metavar="A,B,...", help="Names of the stages, in order: one more than cuts."
+    "--names",
+    callback=lambda _context, _parameter, value: None if value is None else [name.strip() for name in value.split(",")],
+    metavar="A,B,...",
+    help="Names of the stages, in order: one more than cuts.",
 )
 open_sides_option = click.option(
     "--open-sides",
@@ -206,15 +234,3 @@ open_sides_option = click.option(
     metavar="N",
     help="What stands for the sides that MODEL leaves open, in counting and in random input.",
 )
-
-
-class _Shape(click.ParamType):
-    name = "shape"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | None, ...]:
-        if not isinstance(value, str):
-            return value
-        sides = [side.strip() for side in re.split(r"[,x×]", value.strip().strip("()"))]
-        if not all(side == "?" or side.isdecimal() for side in sides):
-            self.fail(f"{value!r} is no shape; expected numbers such as 224,224,3.", param, ctx)
-        return tuple(None if side == "?" else int(side) for side in sides)

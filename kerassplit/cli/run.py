@@ -8,11 +8,11 @@ from rich.text import Text
 
 from kerassplit.cli.commands import main
 from kerassplit.cli.framework import Show, command, note
-from kerassplit.cli.options import exif_option, import_option
+from kerassplit.cli.options import PATH, exif_option, import_option
 from kerassplit.display.units import format_shape
 from kerassplit.errors import SplitError
 
-_path = click.Path(path_type=Path)
+_OF_ENGINES = ["devices", "replicas", "num_cpus", "num_gpus", "max_restarts", "max_retries", "in_flight", "address"]
 
 
 class _PerStage(click.ParamType):
@@ -37,16 +37,16 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
 
 
 @main.command(short_help="Run saved stages on images or arrays.")
-@click.argument("directory", type=_path, metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR")
 @click.option(
     "--input",
     "input_path",
-    type=_path,
+    type=PATH,
     required=True,
     metavar="PATH",
     help="A folder of images, an image, a .npy file, or a .npz file with an array for each input.",
 )
-@click.option("-o", "--output", type=_path, required=True, metavar="FILE", help="The .npy file for the results.")
+@click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The .npy file for the results.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N")
 @click.option(
     "--preprocess",
@@ -81,48 +81,34 @@ def run(
     directory: Path,
     input_path: Path,
     output: Path,
-    batch_size: int,
-    preprocess: str | None,
-    exif: bool,
-    resume: bool,
-    overwrite: bool,
     quiet: bool,
     unsafe: bool,
     engine: str,
-    devices: tuple[str, ...],
-    replicas: tuple[tuple[str | None, float], ...],
-    num_cpus: tuple[tuple[str | None, float], ...],
-    num_gpus: tuple[tuple[str | None, float], ...],
-    **plain: Any,
+    **given: Any,
 ) -> dict[str, Any]:
     """Run the saved stages in DIR on images or arrays, and write what they compute.
 
     Memory stays the same however many rows there are. FILE.json says what was run and, for images, which row is which
     file. A run that was interrupted leaves FILE.unfinished: go on with --resume.
     """
-    from kerassplit.engines.running import run_folder
+    from kerassplit.engines.running import run_stages
 
-    options = {
-        "devices": list(devices) or None,
-        "replicas": {name: int(number) for name, number in _per_stage("--replicas", replicas, whole=True).items()},
-        "num_cpus": _number_or_stages(num_cpus),
-        "num_gpus": _number_or_stages(num_gpus),
-        **plain,
-    }
-    ran = run_folder(
+    options = {name: given.pop(name) for name in _OF_ENGINES}
+    options["devices"] = list(options["devices"])
+    replicas = _per_stage("--replicas", options["replicas"], whole=True)
+    options["replicas"] = {name: int(number) for name, number in replicas.items()}
+    for name in ("num_cpus", "num_gpus"):
+        options[name] = _number_or_stages(options[name])
+    ran = run_stages(
         directory,
         input_path,
         output,
-        batch_size=batch_size,
-        preprocess=preprocess,
-        exif=exif,
-        resume=resume,
-        overwrite=overwrite,
         verbose=False if quiet else None,
         engine=engine,
-        options={name: value for name, value in options.items() if value not in (None, {})},
+        options={name: value for name, value in options.items() if value not in (None, [], {})},
         safe_mode=not unsafe,
         note=lambda text: note(f"Note: {text}"),
+        **given,
     )
     kept = ran.rows - ran.computed
     before = f", {kept:,} of them by the run before" if kept else ""

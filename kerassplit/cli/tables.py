@@ -1,16 +1,18 @@
 """What the commands show, as tables for people and as plain values for JSON."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.table import Column, Table
 
+from kerassplit.display.rich_table import right
 from kerassplit.display.units import format_count, format_shape
 from kerassplit.files.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from kerassplit.cutting.crossing import Crossing, CrossingTensor
+    from kerassplit.cutting.crossing import Crossing
     from kerassplit.cutting.points import SplitPoint
     from kerassplit.cutting.stages import Stages
 
@@ -26,16 +28,17 @@ def points_table(
         shown: Indices of those to show; dots stand for the others. By default all are shown.
         cuts: Indices of those that are marked.
     """
-    table = Table(title=f"{model}: {len(points)} split points", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("name", overflow="fold")
-    table.add_column("shape", justify="right", no_wrap=True)
-    table.add_column("dtype", no_wrap=True)
-    for heading in ("per\nsample", "after\nmerge", "params\nbefore", "params\nafter", "FLOPs\nbefore"):
-        table.add_column(heading, justify="right", no_wrap=True)
     along = any(point.also for point in points)
-    if along:
-        table.add_column("comes along", overflow="fold")
+    figures = ("per\nsample", "after\nmerge", "params\nbefore", "params\nafter", "FLOPs\nbefore")
+    table = _table(
+        f"{model}: {len(points)} split points",
+        right("#", no_wrap=True),
+        Column("name", overflow="fold"),
+        right("shape", no_wrap=True),
+        Column("dtype", no_wrap=True),
+        *(right(heading, no_wrap=True) for heading in figures),
+        along=along,
+    )
     gap = False
     for point in points:
         if shown is not None and point.index not in shown:
@@ -62,6 +65,12 @@ def points_table(
     return table
 
 
+def _table(title: str, *columns: Column, along: bool) -> Table:
+    """An empty table; `along`: whether it says what comes along."""
+    more = [Column("comes along", overflow="fold")] if along else []
+    return Table(*columns, *more, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
 def _share(before: int | None, after: int | None) -> str:
     """Which part of the whole comes before; `?` where that is not known."""
     if before is None or after is None:
@@ -71,15 +80,13 @@ def _share(before: int | None, after: int | None) -> str:
 
 def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: int) -> Table:
     """The cuts of a model where up to `max_tensors` tensors cross, written as `--at` takes them."""
-    table = Table(
-        title=f"{model}: {len(crossings)} cuts of up to {max_tensors} tensors", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("at", overflow="fold")
-    table.add_column("shapes", overflow="fold")
-    table.add_column("per\nsample", justify="right", no_wrap=True)
     along = any(crossing.also for crossing in crossings)
-    if along:
-        table.add_column("comes along", overflow="fold")
+    table = _table(
+        f"{model}: {len(crossings)} cuts of up to {max_tensors} tensors",
+        *(Column(heading, overflow="fold") for heading in ("at", "shapes")),
+        right("per\nsample", no_wrap=True),
+        along=along,
+    )
     for crossing in crossings:
         table.add_row(
             ",".join(tensor.name for tensor in crossing.tensors),
@@ -92,29 +99,13 @@ def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: in
 
 def crossing_data(crossing: "Crossing") -> dict[str, Any]:
     """What crosses one cut as plain values."""
-
-    def tensors(some: "Sequence[CrossingTensor]") -> list[dict[str, Any]]:
-        return [{"name": one.name, "shape": list(one.shape), "dtype": one.dtype, "bytes": one.bytes} for one in some]
-
-    return {"bytes": crossing.bytes, "tensors": tensors(crossing.tensors), "also": tensors(crossing.also)}
+    return {"bytes": crossing.bytes, **asdict(crossing)}
 
 
 def point_data(point: "SplitPoint") -> dict[str, Any]:
     """A split point as plain values."""
-    return {
-        "index": point.index,
-        "name": point.name,
-        "layer": point.layer.name,
-        "shape": list(point.shape),
-        "dtype": point.dtype,
-        "bytes": point.bytes,
-        "after_merge": point.after_merge,
-        "params_before": point.params_before,
-        "params_after": point.params_after,
-        "flops_before": point.flops_before,
-        "flops_after": point.flops_after,
-        "also": list(point.also),
-    }
+    values = {field.name: getattr(point, field.name) for field in fields(point)}
+    return {"index": point.index, **values, "layer": point.layer.name}
 
 
 def split_data(split: "Stages") -> dict[str, Any]:

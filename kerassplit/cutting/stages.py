@@ -24,7 +24,7 @@ from kerassplit.graph.copying import copying
 from kerassplit.graph.masks import hands_masks_on
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sizes import bytes_in
-from kerassplit.graph.tensor_marks import without_mask
+from kerassplit.graph.tensor_marks import as_received
 from kerassplit.graph.unsupported import own_prediction, told_of_own_prediction
 from kerassplit.text import listed, printable, unique, with_printable_repr
 
@@ -52,7 +52,7 @@ class Stage:
 
     def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
-        values = [_as_received(tensors[name]) for name in self.inputs]
+        values = [as_received(tensors[name]) for name in self.inputs]
         return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
 
     @property
@@ -227,11 +227,6 @@ class Stages:
         }
         both = {*keras.tree.flatten(self.inputs)} & {*keras.tree.flatten(self.outputs)}
         return {name: as_taken(tensors[name], known[name]) for name in keras.tree.flatten(self.inputs) if name in both}
-
-
-def _as_received(value: Any) -> Any:
-    """A tensor as another process would get it; an optional input may be `None`."""
-    return None if value is None else without_mask(keras.ops.convert_to_tensor(value))
 
 
 def _symbols(stage: Stage) -> Iterator[tuple[str, keras.KerasTensor]]:

@@ -5,9 +5,15 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 
 from kerassplit.text import printable
+
+
+def right(heading: str, **options: Any) -> Column:
+    """A column of numbers."""
+    return Column(heading, justify="right", **options)
 
 
 class SafeConsole(Console):

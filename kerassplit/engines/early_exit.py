@@ -15,15 +15,14 @@ from rich.table import Table
 
 from kerassplit.cutting.stages import Stages
 from kerassplit.display.progress import progress
-from kerassplit.display.rich_table import Shown
+from kerassplit.display.rich_table import Shown, right
 from kerassplit.display.units import format_shape
-from kerassplit.engines.local import through
+from kerassplit.engines.local import refuse_states, through
 from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.engines.running import checked_source
 from kerassplit.engines.whole_batches import in_whole_batches
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends.interface import Run
-from kerassplit.graph.internals.layers import stateful_layer
 from kerassplit.text import listed, warn
 
 Measure = Callable[[np.ndarray], Any]
@@ -60,14 +59,10 @@ class EarlyExits(Shown):
         rows = len(self.outputs)
         saved = sum(self.batches - count for count in self.ran.values())
         table = Table(
+            *("stage", right("batches run"), "output", right("rows answered"), right("share")),
             title=f"{rows:,} rows in {self.batches:,} batches through {len(self.ran)} stages",
             caption=f"{saved:,} of {self.batches * len(self.ran):,} runs of a stage on a batch were not needed.",
         )
-        table.add_column("stage")
-        table.add_column("batches run", justify="right")
-        table.add_column("output")
-        table.add_column("rows answered", justify="right")
-        table.add_column("share", justify="right")
         for stage, count in self.ran.items():
             given = [name for name, place in self.stage_of.items() if place == stage]
             table.add_row(
@@ -117,12 +112,8 @@ def predict_early(
     route = route_of(split)
     exits = _exits(split, route, confidence, measure, final)
     for stage in split:
-        layer = stateful_layer(stage.model)
-        if layer is not None:
-            raise SplitError(
-                f"Layer '{layer}' of stage '{stage.name}' keeps a state from batch to batch, and would miss the "
-                "batches that end before it. Build it with stateful=False, or use `Split.predict`."
-            )
+        so = "and would miss the batches that end before it. Build it with stateful=False, or use `Split.predict`."
+        refuse_states(stage.model, f"stage '{stage.name}'", so)
     source = checked_source(x, route, batch_size, preprocess, exif=exif)
     for text in [*source.notes, *split.notes_on_prediction()]:
         warn(text)
@@ -130,6 +121,7 @@ def predict_early(
     answered: list[np.ndarray] = []
     ran = {stage.name: 0 for stage in split}
     programs = [stage.compiled for stage in split]
+    order = [*(name for names in exits.by_stage for name in names), exits.final]
     stage_of = [step for step, names in enumerate(exits.by_stage) for _ in names] + [len(split) - 1]
     rows = 0
     what = f"{route.model}, {len(split)} stages"
@@ -148,13 +140,12 @@ def predict_early(
             show(rows, rows)
     if not rows:
         raise SplitError("The input holds no rows. Expected at least one.")
-    order = [*(name for names in exits.by_stage for name in names), exits.final]
     return EarlyExits(
         outputs=np.concatenate(outputs),
         exits=np.array([exits.names[name] for name in order])[np.concatenate(answered)],
         ran=ran,
         batches=len(outputs),
-        stage_of={exits.names[name]: stage.name for name in order for stage in split if name in stage.outputs},
+        stage_of={exits.names[name]: split[step].name for name, step in zip(order, stage_of, strict=True)},
     )
 
 
@@ -272,16 +263,11 @@ def _needed(
     asked: list[str], names: Mapping[str, str], confidence: float | Mapping[str, float], measure: Measure | None
 ) -> dict[str, float]:
     """How sure each exit has to be, checked."""
-    called = {name: names[name] for name in asked}
-    if isinstance(confidence, Mapping):
-        if set(confidence) != set(called.values()):
-            raise SplitError(
-                f"`confidence` must have a number for each exit, {listed(called.values())}; got {listed(confidence)}."
-            )
-        needed = {name: confidence[key] for name, key in called.items()}
-    else:
-        needed = dict.fromkeys(called, confidence)
-    for value in needed.values():
+    called = [names[name] for name in asked]
+    given = confidence if isinstance(confidence, Mapping) else dict.fromkeys(called, confidence)
+    if set(given) != set(called):
+        raise SplitError(f"`confidence` must have a number for each exit, {listed(called)}; got {listed(given)}.")
+    for value in given.values():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise SplitError(
                 f"`confidence` must be a number, or one for each exit; got {value!r}. A function that says how sure an "
@@ -289,4 +275,4 @@ def _needed(
             )
         if measure is None and not 0 <= value <= 1:
             raise SplitError(f"`confidence` must be a probability, 0 to 1; got {value!r}.")
-    return {name: float(value) for name, value in needed.items()}
+    return {name: float(given[names[name]]) for name in asked}

@@ -21,7 +21,7 @@ from kerassplit.engines.route import Batch, Route
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import ArrayFile, open_arrays
 from kerassplit.files.atomic_file import check_regular, status_of
-from kerassplit.files.values import as_values, check_range
+from kerassplit.files.values import as_values, check_range, fits
 from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.models import find_architecture
 from kerassplit.zoo.photos import IMAGE_SUFFIXES, read_photo
@@ -142,8 +142,7 @@ def _from_arrays(given: dict[str, Any], route: Route, batch_size: int) -> Source
         for first, count in spans(row, rows, batch_size):
             spanned = slice(first, first + count)
             part = {name: None if array is None else as_array(array[spanned]) for name, array in arrays.items()}
-            _check_ranges(part, route)
-            yield Batch(first // batch_size, first, count, part)
+            yield _checked_batch(first // batch_size, first, count, part, route)
 
     reads = tuple(path for value in given.values() for path in _mapped_files(value))
     identify = lambda: {name: digest_of_array(array) for name, array in arrays.items()}  # noqa: E731
@@ -258,8 +257,7 @@ def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
             rows = _number_of_rows(_shapes(arrays))
             check_shapes(arrays, route)
             if first + rows > row:
-                _check_ranges(arrays, route)
-                yield Batch(number, first, rows, arrays)
+                yield _checked_batch(number, first, rows, arrays, route)
             number, first = number + 1, first + rows
         if first < row:
             raise EndedEarly(f"The input has {first} rows, and {row} are there of a run that was gone on with.")
@@ -331,13 +329,12 @@ def as_array(value: Any) -> np.ndarray | None:
 
 def _number_of_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
     counts = {shape[0] for shape in shapes.values() if shape}
+    given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
     if len(counts) != 1 or () in shapes.values() or counts == {0}:
-        given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
         raise SplitError(
             f"All inputs need the same number of samples, at least one, along the first dimension; got {given}."
         )
     if all(0 in shape for shape in shapes.values()):
-        given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
         raise SplitError(f"The samples hold no numbers: got {given}. Expected no dimension of 0.")
     return counts.pop()
 
@@ -354,18 +351,17 @@ def check_shapes(arrays: dict[str, np.ndarray | None], route: Route) -> None:
             _check_shape(array.shape, tensor, route)
 
 
-def _check_ranges(arrays: dict[str, np.ndarray | None], route: Route) -> None:
+def _checked_batch(number: int, first: int, rows: int, arrays: dict[str, np.ndarray | None], route: Route) -> Batch:
+    """A batch of arrays whose values are in the range of what a model takes."""
     for tensor in route.takes:
         array = arrays[tensor.name]
         if array is not None:
             check_range(array, tensor.dtype, tensor.name)
+    return Batch(number, first, rows, arrays)
 
 
 def _check_shape(shape: Sequence[int], tensor: CrossingTensor, route: Route, where: str = "There is") -> None:
-    fits = len(shape) == len(tensor.shape) and all(
-        wanted in (None, side) for wanted, side in zip(tensor.shape[1:], shape[1:], strict=True)
-    )
-    if not fits:
+    if len(shape) != len(tensor.shape) or not fits(shape[1:], tensor.shape[1:]):
         raise SplitError(
             f"{where} an array of shape {tuple(shape)}; '{tensor.name}' of '{route.model}' takes "
             f"{format_shape(tensor.shape)} for each row, {tensor.shape} in all."

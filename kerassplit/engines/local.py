@@ -76,18 +76,25 @@ def run(split: Stages, batches: Iterable[Batch], options: LocalOptions) -> Gener
             yield _results(batch, route)
 
 
-def refuse_states(stage: Stage) -> None:
-    """Sees that a stage can be started anew between two batches.
+def refuse_states(
+    model: keras.Model,
+    what: str,
+    so: str = "which a process that is started again would have lost. Save it with stateful=False, or run the split in "
+    "one process, in one go.",
+) -> None:
+    """Sees that what a model gives for a batch does not depend on batches before it.
+
+    Args:
+        model: The model.
+        what: What it is, for the message.
+        so: What follows from a state, and what to do.
 
     Raises:
-        SplitError: It keeps a state from batch to batch.
+        SplitError: A layer keeps a state from batch to batch.
     """
-    layer = stateful_layer(stage.model)
+    layer = stateful_layer(model)
     if layer is not None:
-        raise SplitError(
-            f"Layer '{layer}' of stage '{stage.name}' keeps a state from batch to batch, which a process that is "
-            "started again would have lost. Save it with stateful=False, or run the split in one process, in one go."
-        )
+        raise SplitError(f"Layer '{layer}' of {what} keeps a state from batch to batch, {so}")
 
 
 def through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
     """The results of this very run, where it was already finished; what a kill left undone at its end is done."""
     if places.job["input"] is None:  # what was iterated over cannot be recognised
         return None
-    try:
+    with writing(f"'{places.record.with_suffix('')}'"):
         state = places.state
         if "rows" in state and not differing(state, places.job):
             return places.move() if places.are_whole(state["rows"]) else None
@@ -131,8 +131,6 @@ def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
             results = places.results()
         except SplitError:  # something else is in their places by now
             return None
-    except OSError as error:
-        raise SplitError(f"Cannot write '{places.record.with_suffix('')}': {reason(error)}.") from error
     return results if all(len(array) == record.get("rows") for array in results.values()) else None
 
 
@@ -146,13 +144,11 @@ def check_free(places: OutputPaths, *, resume: bool, overwrite: bool) -> None:
         raise SplitError(
             "Either resume=True (--resume) goes on with a run, or overwrite=True (--overwrite) begins anew."
         )
-    try:
+    with writing(f"'{next(iter(places.paths.values()))}'"):
         state = places.state
         there = [path for path in places.paths.values() if status_of(path) is not None]
         folders = [path for path in there if path.is_dir()]
         inside = {path.name for path in places.folder.glob("*")} - {LOCK}
-    except OSError as error:
-        raise SplitError(f"Cannot write '{next(iter(places.paths.values()))}': {reason(error)}.") from error
     ours = {_STATE, GOOD_ROWS, *(path.name for path in places.paths.values())}
     others = {name for name in inside - ours if not name.startswith(TEMPORARY)}
     unfinished = bool(state) or bool(inside and not others)
@@ -167,6 +163,19 @@ def check_free(places: OutputPaths, *, resume: bool, overwrite: bool) -> None:
             f"'{places.folder}' holds an unfinished run. To go on with it, pass resume=True (--resume); to begin "
             f"again, {OVERWRITE}."
         )
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Makes what the system says of files an error of ours.
+
+    Args:
+        what: What is written, or into what, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SplitError(f"Cannot write {what}: {reason(error)}.") from error
 
 
 def differing(state: dict[str, Any], job: dict[str, Any], rows: int | None = None) -> str:

@@ -4,35 +4,16 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from kerassplit.engines.output_paths import GOOD_ROWS, LOCK, OVERWRITE, OutputPaths, differing
+from kerassplit.engines.output_paths import GOOD_ROWS, LOCK, OVERWRITE, OutputPaths, differing, writing
 from kerassplit.engines.route import Batch
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import storable
-from kerassplit.files.atomic_file import Folder, reason, status_of
+from kerassplit.files.atomic_file import Folder, status_of
 from kerassplit.files.growing_array import GoodRows, GrowingArray
 from kerassplit.files.locks import lock
-
-
-class Output(Protocol):
-    """What takes the results of batches, in order.
-
-    Attributes:
-        rows: How many are there; they need not be computed again.
-    """
-
-    rows: int
-
-    def add(self, batch: Batch) -> None:
-        """Takes the results of a batch. The first may begin before `rows` ends: it replaces what is there of it."""
-
-    def finish(self) -> dict[str, np.ndarray]:
-        """All rows of each output, by tensor name."""
-        ...
 
 
 class InMemory:
@@ -40,6 +21,9 @@ class InMemory:
 
     Args:
         names: The outputs.
+
+    Attributes:
+        rows: How many are there.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -47,6 +31,7 @@ class InMemory:
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
 
     def add(self, batch: Batch) -> None:
+        """Takes the results of the batch that follows."""
         for name, parts in self._parts.items():
             array = batch.tensors[name]
             if array.ndim == 0:
@@ -63,6 +48,7 @@ class InMemory:
         self.rows += batch.rows
 
     def finish(self) -> dict[str, np.ndarray]:
+        """All rows of each output, by tensor name."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
 
 
@@ -73,6 +59,9 @@ class InFiles:
         places: Where the files are while they grow, and where they go.
         folder: The first of these, open.
         most: How many rows there will be, where that is known: no more of them are gone on with.
+
+    Attributes:
+        rows: How many are there; they need not be computed again.
     """
 
     def __init__(self, places: OutputPaths, folder: Folder, most: int | None):
@@ -83,7 +72,8 @@ class InFiles:
         self._is_new = True
 
     def add(self, batch: Batch) -> None:
-        try:
+        """Takes the results of a batch. The first may begin before `rows` ends: it replaces what is there of it."""
+        with writing(f"into '{self._places.folder}'"):
             if self._is_new:  # a batch of which a kill left a part, or some outputs only
                 self._good.cut(batch.first)
                 self._is_new = False
@@ -91,12 +81,11 @@ class InFiles:
             for name, array in self._arrays.items():
                 array.add(stored[name])
             self._good.add(list(stored.values()))
-        except OSError as error:
-            raise SplitError(f"Cannot write into '{self._places.folder}': {reason(error)}.") from error
         self.rows = batch.first + batch.rows
 
     def finish(self) -> dict[str, np.ndarray]:
-        try:
+        """All rows of each output, by tensor name: memory maps of the files, which are in their places now."""
+        with writing(f"into '{self._places.folder}'"):
             self._good.cut(self.rows)
             for array in self._arrays.values():
                 array.finish(self.rows)
@@ -104,8 +93,6 @@ class InFiles:
             self.close()
             self._places.note(self._folder, rows=self.rows)
             return self._places.move()
-        except OSError as error:
-            raise SplitError(f"Cannot write into '{self._places.folder}': {reason(error)}.") from error
 
     def keep(self) -> None:
         """Has what there is on the disk, for a run that goes on."""
@@ -136,7 +123,7 @@ def in_files(places: OutputPaths, *, resume: bool, most: int | None = None) -> I
     try:
         with contextlib.ExitStack() as stack:
             output = None
-            with _telling(places.folder):
+            with writing(f"'{places.folder}'"):
                 folder = stack.enter_context(Folder(places.folder, make=True))
                 file = stack.enter_context(folder.open(LOCK, os.O_RDWR | os.O_CREAT))
                 try:
@@ -146,7 +133,7 @@ def in_files(places: OutputPaths, *, resume: bool, most: int | None = None) -> I
                         f"Another process is writing into '{places.folder}'. Wait for it, or name another file."
                     ) from error
             try:
-                with _telling(places.folder):
+                with writing(f"'{places.folder}'"):
                     output = stack.enter_context(contextlib.closing(_opened(places, folder, resume=resume, most=most)))
                 yield output
             except BaseException:
@@ -158,15 +145,6 @@ def in_files(places: OutputPaths, *, resume: bool, most: int | None = None) -> I
     finally:
         with contextlib.suppress(OSError):  # nothing came of it
             places.folder.rmdir()
-
-
-@contextlib.contextmanager
-def _telling(folder: Path) -> Iterator[None]:
-    """Makes what the system says of files an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise SplitError(f"Cannot write '{error.filename or folder}': {reason(error)}.") from error
 
 
 def _opened(places: OutputPaths, folder: Folder, *, resume: bool, most: int | None) -> InFiles:

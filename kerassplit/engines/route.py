@@ -1,7 +1,7 @@
 """What an engine is told: which stage takes and gives which tensors, and the batches that go through them."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -90,8 +90,9 @@ def route_of(split: Stages) -> Route:
         for stage in split
         for name, symbol in zip(stage.inputs, stage.model.inputs, strict=True)
     }
-    route = _route(split.name, split.inputs, split.outputs, steps, taken, split.unused_inputs)
-    return replace(route, preprocessor=split.preprocessor)
+    known = {**taken, **{tensor.name: tensor for tensor in split.unused_inputs}}
+    takes = tuple(known[name] for name in dict.fromkeys(keras.tree.flatten(split.inputs)))
+    return Route(split.name, split.inputs, split.outputs, steps, takes, split.preprocessor)
 
 
 def route_in(manifest: Mapping[str, Any]) -> Route:
@@ -101,23 +102,10 @@ def route_in(manifest: Mapping[str, Any]) -> Route:
         Step(entry["name"], *(tuple(spec["tensor"] for spec in entry[side]) for side in ("inputs", "outputs")))
         for entry in entries
     )
-    taken = {spec["tensor"]: described(spec) for entry in entries for spec in entry["inputs"]}
-    unused = [described(spec) for spec in manifest.get("unused_inputs", [])]
-    route = _route(manifest["model"], manifest["inputs"], manifest["outputs"], steps, taken, unused)
-    return replace(route, preprocessor=preprocessor_of(manifest))
-
-
-def _route(
-    model: str,
-    inputs: Any,
-    outputs: Any,
-    steps: tuple[Step, ...],
-    taken: Mapping[str, CrossingTensor],
-    unused: Iterable[CrossingTensor],
-) -> Route:
-    known = {**taken, **{tensor.name: tensor for tensor in unused}}
-    names = dict.fromkeys(keras.tree.flatten(inputs))
-    return Route(model, inputs, outputs, steps, tuple(known[name] for name in names))
+    known = [spec for entry in entries for spec in entry["inputs"]] + manifest.get("unused_inputs", [])
+    specs = {spec["tensor"]: spec for spec in known}
+    takes = tuple(described(specs[name]) for name in dict.fromkeys(keras.tree.flatten(manifest["inputs"])))
+    return Route(manifest["model"], manifest["inputs"], manifest["outputs"], steps, takes, preprocessor_of(manifest))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,8 @@ import hashlib
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,12 @@ from kerassplit.display.progress import progress
 from kerassplit.engines import local
 from kerassplit.engines.inputs import EndedEarly, Source, source_of
 from kerassplit.engines.output_paths import OutputPaths, check_free, finished, output_paths
-from kerassplit.engines.outputs import InMemory, Output, in_files
+from kerassplit.engines.outputs import InFiles, InMemory, in_files
 from kerassplit.engines.route import Batch, Route, RunBatches, route_in, route_of
 from kerassplit.engines.whole_batches import in_whole_batches, refuse_rest
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import refuse_same
+from kerassplit.files.values import as_count
 from kerassplit.graph.fingerprint import digest_of_calls, digest_of_weights
 from kerassplit.graph.unsupported import told_of_own_prediction
 from kerassplit.storage.manifest import OWN_PREDICTION, read_manifest
@@ -54,41 +53,10 @@ class Ran:
     shapes: dict[str, tuple[int, ...]]
 
 
-def predict(
-    split: Stages,
+def run_stages(
+    stages: Stages | Path,
     x: Any,
-    batch_size: int,
-    verbose: bool | None,
-    *,
-    output: Any,
-    resume: bool,
-    overwrite: bool,
-    preprocess: str | None,
-    exif: bool,
-    engine: str,
-    options: Mapping[str, Any],
-) -> Any:
-    """Runs input through the stages of a split; see `Split.predict`."""
-    if output is None and (resume or overwrite):
-        raise SplitError("`resume` and `overwrite` are about files of results: say where they are, with `output`.")
-    route = route_of(split)
-    source = checked_source(x, route, batch_size, preprocess, exif=exif)
-    for text in [*source.notes, *split.notes_on_prediction()]:
-        warn(text)
-    places = None
-    if output is not None:
-        if not isinstance(output, (str, os.PathLike)):
-            raise SplitError(f"`output` must be the path of a .npy file; got {output!r}.")
-        places = _places(Path(output), route, source, batch_size, _digest(split))
-    # The stages are the caller's own objects: what is saved for Ray may bring their code.
-    started = _engine(split, route, source, engine, options, safe_mode=False, resume=resume)
-    return _run(route, source, started, places, resume, overwrite, verbose).results
-
-
-def run_folder(
-    folder: Path,
-    x: Any,
-    output: Path,
+    output: str | os.PathLike[str] | None,
     *,
     batch_size: int = 32,
     preprocess: str | None = None,
@@ -99,35 +67,53 @@ def run_folder(
     engine: str = "local",
     options: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
-    note: Callable[[str], None] = warnings.warn,
+    note: Callable[[str], None] = warn,
 ) -> Ran:
-    """Runs input through saved stages. With Ray they are loaded where they run, and not here.
+    """Runs input through stages. With Ray they are loaded where they run, and those in a folder not here.
 
     Args:
-        folder: What `Split.save` wrote.
+        stages: A split, or the folder that `Split.save` wrote.
         safe_mode: See `kerassplit.load`.
         note: Is told what somebody should know who did not ask.
 
     All others are those of `Split.predict`.
     """
-    manifest = read_manifest(folder)
-    route = route_in(manifest)
+    if output is None and (resume or overwrite):
+        raise SplitError("`resume` and `overwrite` are about files of results: say where they are, with `output`.")
+    if isinstance(stages, Stages):
+        route, notes = route_of(stages), stages.notes_on_prediction()
+        digests = (digest(stage.model) for stage in stages for digest in (digest_of_calls, digest_of_weights))
+    else:
+        manifest = read_manifest(stages)
+        route, notes = route_in(manifest), told_of_own_prediction(manifest["model"], manifest.get(OWN_PREDICTION, []))
+        digests = (entry["sha256"] for entry in manifest["stages"])
     source = checked_source(x, route, batch_size, preprocess, exif=exif)
-    for text in [*source.notes, *told_of_own_prediction(route.model, manifest.get(OWN_PREDICTION, []))]:
+    for text in [*source.notes, *notes]:
         note(text)
-    digest = hashlib.sha256("".join(entry["sha256"] for entry in manifest["stages"]).encode()).hexdigest()
-    places = _places(output, route, source, batch_size, digest)
-    started = _engine(folder, route, source, engine, options or {}, safe_mode=safe_mode, resume=resume)
+    places = None
+    if output is not None:
+        if not isinstance(output, (str, os.PathLike)):
+            raise SplitError(f"`output` must be the path of a .npy file; got {output!r}.")
+        job = {
+            "model": route.model,
+            "stages": [step.name for step in route.steps],
+            "content of stages": hashlib.sha256("".join(digests).encode()).hexdigest(),
+            "batch_size": int(batch_size),
+            "input": source.identify and source.identify(),
+            "files": [name for name, *_ in source.files],
+            "states of files": [status for _, *status in source.files],
+        }
+        places = output_paths(Path(output), route.results, job)
+    started = _engine(stages, route, source, engine, options or {}, safe_mode=safe_mode, resume=resume)
     return _run(route, source, started, places, resume, overwrite, verbose)
 
 
 def checked_source(x: Any, route: Route, batch_size: int, preprocess: str | None, *, exif: bool = True) -> Source:
     """The rows that a user passes; see `source_of`."""
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
+    batch_size = as_count(batch_size, "batch_size")
     note = route.note if preprocess is None else None
     try:
-        source = source_of(x, route, route.batch or int(batch_size), preprocess, exif=exif)
+        source = source_of(x, route, route.batch or batch_size, preprocess, exif=exif)
     except SplitError as error:
         if note is not None:
             error.args = (f"{error}\n{note}", *error.args[1:])
@@ -144,25 +130,6 @@ def _as_given_back(batches: Generator[Batch], both: Sequence[CrossingTensor]) ->
             taken = {one.name: as_taken(batch.tensors[one.name], one) for one in both}
             given = {name: None if one is None else keras.ops.convert_to_numpy(one) for name, one in taken.items()}
             yield replace(batch, tensors=batch.tensors | given)
-
-
-def _places(output: Path, route: Route, source: Source, batch_size: int, digest: str) -> OutputPaths:
-    job = {
-        "model": route.model,
-        "stages": [step.name for step in route.steps],
-        "content of stages": digest,
-        "batch_size": int(batch_size),
-        "input": source.identify and source.identify(),
-        "files": [name for name, *_ in source.files],
-        "states of files": [status for _, *status in source.files],
-    }
-    return output_paths(output, route.results, job)
-
-
-def _digest(split: Stages) -> str:
-    """What tells a split from others: its calls and weights."""
-    digests = [digest(stage.model) for stage in split for digest in (digest_of_calls, digest_of_weights)]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -183,7 +150,7 @@ def _engine(
         refuse_rest(split, route, source.rows)
         if resume:
             for stage in split:
-                local.refuse_states(stage)
+                local.refuse_states(stage.model, f"stage '{stage.name}'")
         yield in_whole_batches(lambda batches: local.run(split, batches, here), route)
     elif engine == "ray":
         from kerassplit.engines.ray import engine as ray_core
@@ -194,8 +161,7 @@ def _engine(
                 folder = stages
             else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kerassplit."))) / "stages"
-                with warnings.catch_warnings(action="ignore"):  # of weights that stages share: these do not learn
-                    save(stages, folder)
+                save(stages, folder, tells_of_shared=False)  # they do not learn
             yield in_whole_batches(lambda batches: ray_core.run(folder, batches, there, safe_mode=safe_mode), route)
     else:
         raise SplitError(f"There is no engine {engine!r}. Expected 'local' or 'ray'.")
@@ -242,7 +208,9 @@ def _run(
     )
 
 
-def _compute(source: Source, run_batches: RunBatches, output: Output, what: str, verbose: bool | None) -> int:
+def _compute(
+    source: Source, run_batches: RunBatches, output: InMemory | InFiles, what: str, verbose: bool | None
+) -> int:
     """Runs the batches that are not there yet; gives how many rows they had."""
     computed = 0
     with contextlib.closing(source.batches(output.rows)) as batches, progress(what, source.rows, verbose) as show:
@@ -256,7 +224,7 @@ def _compute(source: Source, run_batches: RunBatches, output: Output, what: str,
             if isinstance(error, EndedEarly):
                 way_out = "It was another one: pass overwrite=True (--overwrite) to begin again."
                 error.args = (f"{error} {way_out}", *error.args[1:])
-            elif output.rows and not isinstance(output, InMemory):
+            elif output.rows and isinstance(output, InFiles):
                 kept = f"The {output.rows} rows before it are kept: go on with resume=True (--resume)."
                 error.args = (f"{error} {kept}", *error.args[1:])
             raise

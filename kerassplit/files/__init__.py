@@ -9,7 +9,7 @@ In reading order:
 - `atomic_folder`: folders that appear whole or not at all.
 - `untrusted_json`: JSON from anyone, as records of stated types.
 - `npy`: the `.npy` format, read from anyone.
-- `values`: values from outside as the type a model takes.
+- `values`: values from outside as the type a model takes, and counts.
 - `arrays`: arrays in `.npy` and `.npz` files, read part by part.
 - `growing_array`: `.npy` files to which rows are added, and which of these survived a crash.
 """

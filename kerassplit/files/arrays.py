@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,19 +21,25 @@ from kerassplit.files.npy import check_length, described, read_header
 from kerassplit.files.sizes import format_bytes, parse_bytes
 from kerassplit.text import listed
 
-UNREADABLE = (OSError, ValueError, TypeError, OverflowError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What NumPy and zipfile raise for what they cannot read."""
 MOST_UNPACKED = "KERASSPLIT_MAX_UNPACKED"
 """The variable of the environment that says how much a packed array may take in memory, such as `8 GiB`."""
 
 _MOST_UNPACKED = "1 GiB"
 _PACKING = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # what NumPy writes; others pack zeros a million times smaller
+_UNREADABLE = (OSError, ValueError, TypeError, OverflowError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _AT_ONCE = 1 << 20
 
 
-def unreadable(path: Path, error: Exception) -> SplitError:
-    """The error for a file that NumPy or zipfile cannot read."""
-    return SplitError(f"'{path}' cannot be read as NumPy arrays: {reason(error)}.")
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A file that a user names, open; what NumPy and zipfile cannot read of it is an error of ours."""
+    try:
+        with open_regular(path) as file:
+            yield file
+    except SplitError:
+        raise
+    except _UNREADABLE as error:
+        raise SplitError(f"'{path}' cannot be read as NumPy arrays: {reason(error)}.") from error
 
 
 @dataclass(frozen=True)
@@ -118,13 +125,8 @@ def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
                 "Save them by name in one .npz file (numpy.savez)."
             )
         return {names[0]: _described(path, None)}
-    try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            there = archive.namelist()
-    except SplitError:
-        raise
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
+    with _opened(path) as file, zipfile.ZipFile(file) as archive:
+        there = archive.namelist()
     members = {name.removesuffix(".npy"): name for name in there}
     if len(members) < len(there):
         raise SplitError(f"'{path}' holds two arrays of one name. Save them anew, with numpy.savez.")
@@ -160,14 +162,9 @@ def mapped(path: Path) -> np.ndarray:
     Raises:
         SplitError: The file holds none.
     """
-    try:
-        with open_regular(path) as file:
-            header = described(file)
-            return np.memmap(file, header.dtype, "r", header.start, header.shape, "F" if header.by_column else "C")
-    except SplitError:
-        raise
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
+    with _opened(path) as file:
+        header = described(file)
+        return np.memmap(file, header.dtype, "r", header.start, header.shape, "F" if header.by_column else "C")
 
 
 def storable(array: np.ndarray) -> np.ndarray:
@@ -193,21 +190,16 @@ def _described(path: Path, member: str | None) -> ArrayFile:
 @contextlib.contextmanager
 def _reading(path: Path, member: str | None) -> Iterator[tuple[IO[bytes], int]]:
     """An array's bytes, and how many there are: of what is packed, how many it says; no more than that are unpacked."""
-    try:
-        with open_regular(path) as file:
-            if member is None:
-                yield file, os.fstat(file.fileno()).st_size
-                return
-            with zipfile.ZipFile(file) as archive:
-                claimed = archive.getinfo(member)
-                if claimed.compress_type not in _PACKING:
-                    raise ValueError("it is packed in a way that NumPy never packs")
-                with archive.open(claimed) as stream:
-                    yield stream, claimed.file_size
-    except SplitError:
-        raise
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
+    with _opened(path) as file:
+        if member is None:
+            yield file, os.fstat(file.fileno()).st_size
+            return
+        with zipfile.ZipFile(file) as archive:
+            claimed = archive.getinfo(member)
+            if claimed.compress_type not in _PACKING:
+                raise ValueError("it is packed in a way that NumPy never packs")
+            with archive.open(claimed) as stream:
+                yield stream, claimed.file_size
 
 
 def _refuse_bomb(path: Path, size: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterable
@@ -10,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from kerassplit.errors import SplitError
-from kerassplit.files.untrusted import check_path
+from kerassplit.files.untrusted import NO_LINK, check_path
 
 _HELD = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")  # not on Windows
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
-
-
 TEMPORARY = ".kerassplit."
-"""How the names of files begin that were to be moved into their places, which killed processes leave."""
+"""How the names of files and folders begin that were to be moved into their places, which killed processes leave."""
+TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}")
 
 
 def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
@@ -106,11 +105,11 @@ class Folder:
         self._handle: int | None = None
         if _HELD:
             try:
-                self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+                self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | NO_LINK)
             except PermissionError:  # it may be one into which one may write without seeing what is there
                 if not hasattr(os, "O_PATH"):
                     raise
-                self._handle = os.open(self.path, os.O_PATH | os.O_DIRECTORY | _FLAGS)
+                self._handle = os.open(self.path, os.O_PATH | os.O_DIRECTORY | NO_LINK)
         elif not self.path.is_dir():
             raise NotADirectoryError(f"'{self.path}' is no folder")
 
@@ -129,7 +128,7 @@ class Folder:
         if not _HELD and path.is_symlink():
             raise _is_link(path)
         try:
-            handle = os.open(self._place(name), flags | _FLAGS, 0o666, **self._within())
+            handle = os.open(self._place(name), flags | NO_LINK, 0o666, **self._within())
         except OSError as error:
             if path.is_symlink():
                 raise _is_link(path) from error

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from kerassplit.errors import StoreError
+from kerassplit.files.atomic_file import TEMPORARY, TEMPORARY_NAME
 from kerassplit.files.locks import THERE_ARE_LOCKS, lock
 from kerassplit.files.untrusted import check_path
 
-PREFIX = ".kerassplit."
-_SCRATCH = re.compile(re.escape(PREFIX) + "[0-9a-f]{32}")
 _MARKER = "made-by-kerassplit"
 _MARK = b"kerassplit writes here, and removes this folder where it was killed meanwhile.\n"
 _OURS = re.compile(
@@ -129,7 +128,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     while True:
-        folder = parent / f"{PREFIX}{uuid.uuid4().hex}"
+        folder = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         folder.mkdir()
         with contextlib.ExitStack() as stack:
             try:
@@ -252,7 +251,7 @@ def _remove_abandoned(parent: Path) -> None:
     if not THERE_ARE_LOCKS:  # what a killed process leaves stays there
         return
     with contextlib.suppress(OSError):  # there is no such folder
-        for folder in [path for path in parent.iterdir() if _SCRATCH.fullmatch(path.name)]:
+        for folder in [path for path in parent.iterdir() if TEMPORARY_NAME.fullmatch(path.name)]:
             with contextlib.suppress(OSError):  # no folder, in use, or another user's
                 handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
                 try:
@@ -275,7 +274,7 @@ def _remove_scratch(folder: Path) -> None:
 def _is_scratch(folder: Path) -> bool:
     """Whether a folder is one that a process writes or wrote into: by its name, its marker, and all that is in it."""
     try:
-        if not _SCRATCH.fullmatch(folder.name) or not stat.S_ISDIR(folder.lstat().st_mode):
+        if not TEMPORARY_NAME.fullmatch(folder.name) or not stat.S_ISDIR(folder.lstat().st_mode):
             return False
         with os.scandir(folder) as inside:
             entries = {entry.name: entry for entry in inside}
@@ -291,14 +290,14 @@ def _is_scratch(folder: Path) -> bool:
 
 def _is_half_a_file(path: Path) -> bool:
     """Whether this is a file that `write_whole` had not yet put in its place."""
-    return _SCRATCH.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+    return TEMPORARY_NAME.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def _is_ours(entry: "os.DirEntry[str]") -> bool:
     """Whether a file or folder, and all that is in it, can be what saving and exporting write."""
     if not entry.is_dir(follow_symlinks=False):
         return entry.is_file(follow_symlinks=False) and _OURS.fullmatch(entry.name) is not None
-    if _SCRATCH.fullmatch(entry.name):
+    if TEMPORARY_NAME.fullmatch(entry.name):
         return _is_scratch(Path(entry))
     if entry.name == "assets":
         return True

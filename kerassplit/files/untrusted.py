@@ -18,6 +18,8 @@ from kerassplit.errors import StoreError
 
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')  # separators, drive letters, streams, wildcards
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""For opening: no links, and no waiting for a pipe. Windows has neither; there, what was opened is compared."""
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _BLOCK = 2**18  # bytes that are hashed at a time
 _ATTEMPTS = 10  # to open a file that another process replaces meanwhile
@@ -99,7 +101,7 @@ def _open_regular(path: Path) -> BufferedReader:
         if not stat.S_ISREG(expected.st_mode):
             raise StoreError(f"{path} is no regular file. Save the split again, or copy its folder again.", path=path)
         try:
-            file = open(path, "rb", opener=_open_no_link)  # noqa: SIM115 - closed by the caller
+            file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_LINK))  # noqa: SIM115 - given
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # FreeBSD says EMLINK
                 raise StoreError(f"{path} became a link while it was opened.", path=path) from error
@@ -220,11 +222,6 @@ def other_file(path: Path, done: str, manifest: str, remedy: str = "") -> StoreE
     """
     differs = f"its SHA-256 differs from the one in {manifest}."
     return StoreError(f"{path} is damaged or not the file that was {done}: {differs} {remedy}".rstrip(), path=path)
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    # Windows has neither flag; there, the comparison after opening has to do.
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Values from outside as the type that a model takes: unchanged, or refused."""
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import ml_dtypes
@@ -33,12 +35,28 @@ def as_values(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
     strings = dtype == "string"
     if array.dtype.kind not in ("US" if strings else _NUMBERS) and array.dtype.name != dtype:
         raise SplitError(f"'{name}' takes {dtype}, and these values are of type {array.dtype}.")
-    if strings or array.dtype.name == dtype:
+    if strings or array.dtype == dtype:  # not of another order of bytes
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(dtype)
     _check(array, converted, dtype, name)
     return converted
+
+
+def as_count(value: Any, option: str, *, least: int = 1) -> int:
+    """A whole number that says how many.
+
+    Raises:
+        SplitError: It is none, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise SplitError(f"`{option}` must be a whole number, at least {least}; got {value!r}.")
+    return int(value)
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    """Whether an array has a shape of which some sides are open (`None`)."""
+    return len(shape) == len(wanted) and all(want in (None, side) for side, want in zip(shape, wanted, strict=True))
 
 
 def check_range(array: np.ndarray, dtype: str, name: str) -> None:

@@ -12,6 +12,11 @@ def without_mask(tensor: Any) -> Any:
     return tensor if get_keras_mask(tensor) is None else keras.ops.copy(tensor)
 
 
+def as_received(value: Any) -> Any:
+    """An array or tensor as a tensor that another process would get; an optional input may be `None`."""
+    return None if value is None else without_mask(keras.ops.convert_to_tensor(value))
+
+
 def mask_on(tensor: Any) -> Any:
     """The mask that Keras hangs on a tensor, or `None`."""
     return get_keras_mask(tensor)

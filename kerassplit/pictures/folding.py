@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 
 from kerassplit.graph.model_graph import Graph
-from kerassplit.pictures.groups import Group, find_regions, merge_along, only_of
+from kerassplit.pictures.groups import Group, find_regions, merge_along
 from kerassplit.pictures.layer_names import (
     BlockName,
     automatic_name,
@@ -19,7 +19,6 @@ from kerassplit.pictures.layer_names import (
     common_words,
     is_automatic,
     joined,
-    majority,
 )
 from kerassplit.pictures.wording import SHAPING
 
@@ -91,9 +90,9 @@ def _group(graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[
     group = Group([region], is_block=len(region) > 1)
     # The end first: of equally frequent names, its own counts.
     told = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
-    key = majority(name.key for name in told)
-    name = next((name for name in told if name.key == key), None)
-    if name is not None and sum(one.key == key for one in told) * _SHARE >= len(told):
+    [(key, count)] = Counter(name.key for name in told).most_common(1) or [(None, 0)]
+    if key is not None and count * _SHARE >= len(told):
+        name = next(name for name in told if name.key == key)
         group.key, group.family, group.number = name.key, name.family, name.number
     elif group.is_block:
         end = graph.calls[region[-1]].operation
@@ -130,7 +129,7 @@ def _shapes(graph: Graph, automatic: Sequence[bool], one: Group, other: Group) -
         one.key is not None
         and len(other.regions[0]) == 1
         and automatic[other.last]
-        and only_of(graph, other.regions[0], SHAPING)
+        and type(graph.calls[other.last].operation).__name__ in SHAPING
     )
 
 

@@ -1,7 +1,12 @@
 """The calls between one split point and the next, and how such groups of calls become larger ones."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from kerassplit.cutting.frontiers import split_tensors
 from kerassplit.graph.dominators import PostDominators
@@ -63,43 +68,25 @@ def find_regions(graph: Graph) -> list[list[int]]:
             region_of[call] = region_of[min(users)] if users else end
         else:
             region_of[call] = call if call in ends else region_of[tree.parent[call]]
-    part = list(range(end))
-
-    def root(call: int) -> int:
-        while part[call] != call:
-            part[call] = part[part[call]]
-            call = part[call]
-        return call
-
+    rest = {index for index, call in enumerate(graph.calls) if call.inputs and region_of[index] == end}
+    links = [(graph.tensors[tensor].call, index) for index in rest for tensor in graph.calls[index].inputs]
+    links = np.array([link for link in links if link[0] in rest], int).reshape(-1, 2)
+    _, part = connected_components(coo_array((np.ones(len(links)), links.T), (end, end)), directed=False)
     members: dict[tuple[int, int], list[int]] = {}
-    rest = [index for index, call in enumerate(graph.calls) if call.inputs and region_of[index] == end]
-    for index in rest:
-        for tensor in graph.calls[index].inputs:
-            maker = graph.tensors[tensor].call
-            if graph.calls[maker].inputs and region_of[maker] == end:
-                part[root(maker)] = root(index)
     for index, call in enumerate(graph.calls):
         if call.inputs:
-            region = region_of[index]
-            members.setdefault((region, root(index) if region == end else 0), []).append(index)
+            members.setdefault((region_of[index], part[index] if index in rest else 0), []).append(index)
     return sorted(members.values(), key=lambda calls: calls[-1])
-
-
-def owners(groups: Sequence[Group]) -> dict[int, int]:
-    """From each call to the place of its group."""
-    return {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
 
 
 def neighbours(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
     """For each group the groups that it receives tensors from; inputs of the model count as -1."""
-    owner = owners(groups)
+    owner = {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
     before: list[set[int]] = [set() for _ in groups]
     for index, place in owner.items():
         for tensor in graph.calls[index].inputs:
-            maker = owner.get(graph.tensors[tensor].call, -1)
-            if maker != place:
-                before[place].add(maker)
-    return before
+            before[place].add(owner.get(graph.tensors[tensor].call, -1))
+    return [places - {place} for place, places in enumerate(before)]
 
 
 def merge_along(
@@ -112,11 +99,7 @@ def merge_along(
         merge: Changes the first so that it holds the second too.
     """
     before = neighbours(graph, groups)
-    users = [0] * len(groups)
-    for places in before:
-        for place in places:
-            if place >= 0:
-                users[place] += 1
+    users = Counter(place for places in before for place in places)
     into = list(range(len(groups)))
     kept = []
     for place, group in enumerate(groups):
@@ -132,8 +115,3 @@ def merge_along(
 def split_points_of(graph: Graph) -> set[int]:
     """The split points as indices of tensors."""
     return set(split_tensors(read_sides(graph)))
-
-
-def only_of(graph: Graph, calls: Iterable[int], kinds: frozenset[str]) -> bool:
-    """Whether all these calls are of operations of these classes."""
-    return all(type(graph.calls[call].operation).__name__ in kinds for call in calls)

@@ -4,9 +4,9 @@
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 import keras
 
@@ -66,17 +66,8 @@ def common_prefix(model_name: str, names: Iterable[str]) -> str:
 
 def common_words(one: str, other: str) -> str:
     """The words that both names begin with: `top_conv` and `top_bn` have `top`."""
-    common = []
-    for ours, theirs in zip(one.split("_"), other.split("_"), strict=False):
-        if ours != theirs:
-            break
-        common.append(ours)
-    return "_".join(common)
-
-
-def majority(values: Iterable[str]) -> str | None:
-    """The most frequent value, the first of equals; `None` if there are none."""
-    return next((value for value, _ in Counter(values).most_common(1)), None)
+    pairs = zip(one.split("_"), other.split("_"), strict=False)
+    return "_".join(word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def joined(words: list[str], longest: int = 24) -> str:

@@ -2,7 +2,6 @@
 
 import html
 import re
-from collections.abc import Callable
 
 import keras
 
@@ -50,7 +49,7 @@ def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None =
         found = re.match(r"\d+(?= \[)", line)
         if found and found[0] in calls:
             line = _node(line, graph, calls[found[0]], stage_of or {}, points)
-        lines.append(re.sub(r"^\d+(?=( \[|;| ->))|(?<=-> )\d+", _renamed(names), line))
+        lines.append(re.sub(r"^\d+(?=( \[|;| ->))|(?<=-> )\d+", lambda found: names.get(found[0], found[0]), line))
     return printable("\n".join([*lines, ""]))
 
 
@@ -68,7 +67,3 @@ def _node(line: str, graph: Graph, calls: list[int], stage_of: dict[str, int], p
     text = html.escape(" | ".join(shapes))
     row = f'<tr><td bgcolor="white"><font point-size="14">{mark}{text}</font></td></tr>'
     return line.replace("</table>>", f"{row}</table>>")
-
-
-def _renamed(names: dict[str, str]) -> Callable[[re.Match[str]], str]:
-    return lambda found: names.get(found[0], found[0])

@@ -12,7 +12,7 @@ from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sizes import bytes_per_sample
 from kerassplit.pictures.folding import block_title, find_blocks, is_small
-from kerassplit.pictures.groups import Group, owners, split_points_of
+from kerassplit.pictures.groups import Group, split_points_of
 from kerassplit.pictures.layer_names import common_prefix, is_automatic
 from kerassplit.pictures.picture import Box, Cluster, Edge, EdgeKind, Picture
 from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, summary
@@ -40,7 +40,8 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
     group = _grouping(model.name, [graph], layers)
     points = split_points_of(graph)
     outputs = list(dict.fromkeys(graph.flat_outputs()))
-    part = _part(graph, "b", group, graph.flat_inputs(), _named(graph, outputs) if len(outputs) > 1 else {}, points)
+    made = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs}
+    part = _part(graph, "b", group, graph.flat_inputs(), made if len(made) > 1 else {}, points)
     edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in _flows(part)]
     places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
     more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""
@@ -131,11 +132,6 @@ def _grouping(name: str, graphs: Sequence[Graph], layers: bool) -> _Grouping:
     )
 
 
-def _named(graph: Graph, tensors: Iterable[int]) -> dict[int, str]:
-    """From the calls that make these tensors to the tensors' names."""
-    return {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in tensors}
-
-
 def _part(
     graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], outputs: dict[int, str], points: set[int]
 ) -> _Part:
@@ -157,12 +153,10 @@ def _part(
         boxes.append(Box(identity, name, lines=dtype, shape=format_shape(symbol.shape), is_input=True))
         box_of[graph.tensors[tensor].call] = identity
     find, title = grouping
-    groups = find(graph)
-    first = len(boxes)
-    for place, group in enumerate(groups):
-        identity = f"{stem}{first + place}"
+    for group in find(graph):
+        identity = f"{stem}{len(boxes)}"
         boxes.append(_block_box(graph, group, identity, title(graph, group), points, outputs))
-    box_of.update((call, f"{stem}{first + place}") for call, place in owners(groups).items())
+        box_of.update(dict.fromkeys(group.calls, identity))
     return _Part(graph, boxes, box_of)
 
 

@@ -37,7 +37,7 @@ def render(source: str, extension: str) -> bytes:
         return _draw(source, "svg")
     _require_fonts(extension)
     if extension == "png":
-        return _draw(_at_resolution(source, _resolution(source)), "png")
+        return _draw(source.replace("{", f"{{\n  graph [dpi={_resolution(source):.2f}];", 1), "png")
     return re.sub(rb"(?<=/CreationDate \(D:)\d{14}", b"19700101000000", _draw(source, extension))
 
 
@@ -53,10 +53,6 @@ def _resolution(source: str) -> float:
             "Write .svg or .pdf for full size, or draw one stage at a time."
         )
     return min(wanted, possible)
-
-
-def _at_resolution(source: str, resolution: float) -> str:
-    return source.replace("{", f"{{\n  graph [dpi={resolution:.2f}];", 1)
 
 
 def _require_fonts(extension: str) -> None:

@@ -1,10 +1,10 @@
 """What boxes say about their layers, in few words."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
 import keras
-import numpy as np
 
 from kerassplit.cutting import points
 from kerassplit.graph.model_graph import Graph
@@ -54,12 +54,8 @@ def block_kind(graph: Graph, ends: Sequence[int], count: int) -> str:
 
 def count_parameters(operations: Iterable[keras.Operation]) -> int:
     """The parameters of some layers; a variable that several share counts once."""
-    sizes = {
-        id(weight): int(np.prod(weight.shape))
-        for operation in operations
-        for weight in getattr(operation, "weights", ())
-    }
-    return sum(sizes.values())
+    weights = {id(weight): weight for operation in operations for weight in getattr(operation, "weights", ())}
+    return sum(math.prod(weight.shape) for weight in weights.values())
 
 
 def count_layers(operations: Iterable[keras.Operation]) -> str:

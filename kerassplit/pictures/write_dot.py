@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import re
 from collections.abc import Sequence
 
 from kerassplit.display.colors import CUT
@@ -188,18 +189,12 @@ def _name_lines(box: Box) -> list[str]:
 def _broken(name: str, longest: int = 19) -> list[str]:
     """A long name on several lines, broken behind `_` or `/`."""
     lines = [""]
-    word = ""
-    for letter in name:
-        word += letter
-        if letter in "_/":
-            lines, word = _placed(lines, word, longest), ""
-    lines = _placed(lines, word, longest)
+    for word in re.findall(r"[^_/]*[_/]|[^_/]+$", name):
+        if not lines[-1] or len(lines[-1] + word.rstrip()) <= longest:
+            lines[-1] += word
+        else:
+            lines.append(word)
     return lines if len(lines) < 2 or len(lines[-1]) > 3 else [*lines[:-2], lines[-2] + lines[-1]]
-
-
-def _placed(lines: list[str], word: str, longest: int) -> list[str]:
-    fits = not lines[-1] or len(lines[-1] + word.rstrip()) <= longest
-    return [*lines[:-1], lines[-1] + word] if fits else [*lines, word]
 
 
 def _coloured(text: str, color: str) -> str:

@@ -19,7 +19,7 @@ def to_text(picture: Picture) -> str:
         ours = {box.id for box in cluster.boxes}
         for edge in picture.edges:
             if edge.label and edge.source in ours:
-                lines.extend(_crossing_lines(edge, names))
+                lines.append(_crossing_line(edge, names))
     return "\n".join([*lines, ""])
 
 
@@ -41,9 +41,9 @@ def _cluster_lines(
     return [*lines, "└─"] if cluster.name else lines
 
 
-def _crossing_lines(edge: Edge, names: dict[str, str]) -> list[str]:
+def _crossing_line(edge: Edge, names: dict[str, str]) -> str:
     arrow = "═══▶" if edge.kind == "cut" else "- - ▶"
-    return [f"   {arrow} {' · '.join(edge.label)}  (to {', '.join(names[target] for target in edge.targets)})"]
+    return f"   {arrow} {' · '.join(edge.label)}  (to {', '.join(names[target] for target in edge.targets)})"
 
 
 def _cells(box: Box) -> tuple[str, str, str]:

@@ -37,7 +37,7 @@ from kerassplit.storage.manifest import (
     read_manifest,
     unknown_fields,
 )
-from kerassplit.storage.structure import free_name, leaves
+from kerassplit.storage.structure import described_ends, free_name, leaves
 from kerassplit.text import listed, warn
 from kerassplit.zoo.model_file import check_archive
 from kerassplit.zoo.user_code import import_what_the_parent_did, keras_reason, way_to_code
@@ -48,12 +48,27 @@ _MEND = "Copy it again from where it is whole, or save the split again."
 _LOAD = "call kerassplit.load inside of `with keras.saving.custom_object_scope({objects}):`"
 
 
-def save(split: Stages, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Writes a split into a folder; see `Split.save`."""
+def save(
+    split: Stages, directory: str | os.PathLike[str], *, overwrite: bool = False, tells_of_shared: bool = True
+) -> None:
+    """Writes a split into a folder; see `Split.save`.
+
+    Args:
+        split: The split.
+        directory: The folder.
+        overwrite: Whether a folder that holds a split may be replaced.
+        tells_of_shared: Whether to warn of weights that stages share: in files of their own, their copies no longer
+            learn together.
+    """
     target = resolved(directory)
     replaced = check_target(target, overwrite)
-    _warn_of_shared_weights(split)
-    with placed(target, MANIFEST, (lambda: _files_in(target)) if replaced else None) as folder:
+    if tells_of_shared and (shared := split.shared_variables):
+        warn(
+            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, "
+            "they will no longer be equal. kerassplit.load ties those of shared layers again."
+        )
+    old = (lambda: [entry["file"] for entry in read_manifest(target)["stages"]]) if replaced else None
+    with placed(target, MANIFEST, old) as folder:
         names = _file_names(split, target)
         for stage, name in zip(split, names, strict=True):
             _save_stage(stage, folder / name)
@@ -136,20 +151,6 @@ def check_target(target: Path, overwrite: bool) -> bool:
     return check_place(target, overwrite, MANIFEST, "a split", read_manifest)
 
 
-def _files_in(folder: Path) -> list[str]:
-    return [entry["file"] for entry in read_manifest(folder)["stages"]]
-
-
-def _warn_of_shared_weights(split: Stages) -> None:
-    """In files of their own, the stages' copies of a shared layer no longer learn together."""
-    shared = split.shared_variables
-    if shared:
-        warn(
-            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, "
-            "they will no longer be equal. kerassplit.load ties those of shared layers again."
-        )
-
-
 def _save_stage(stage: Stage, path: Path) -> None:
     replaced = replaced_calls(stage.model)
     if replaced:
@@ -206,8 +207,8 @@ def _manifest(split: Stages, folder: Path, names: Sequence[str]) -> dict[str, An
                 "file": name,
                 "bytes": (folder / name).stat().st_size,
                 "sha256": sha256(folder / name),
-                "inputs": _specs(stage.inputs, stage.model.inputs),
-                "outputs": _specs(stage.outputs, stage.model.outputs),
+                "inputs": described_ends(stage.inputs, stage.model.inputs),
+                "outputs": described_ends(stage.outputs, stage.model.outputs),
             }
             for stage, name in zip(split, names, strict=True)
         ],
@@ -216,13 +217,6 @@ def _manifest(split: Stages, folder: Path, names: Sequence[str]) -> dict[str, An
         **({} if split.preprocessor is None else {"preprocessor": split.preprocessor}),
         "versions": {"kerassplit": __version__, "keras": keras.__version__},
     }
-
-
-def _specs(names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[dict[str, Any]]:
-    return [
-        {"tensor": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
-        for name, symbol in zip(names, symbols, strict=True)
-    ]
 
 
 def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | None) -> list[int]:
@@ -249,16 +243,21 @@ def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | Non
 def _load_stages(folder: Path, entries: Sequence[dict[str, Any]], safe_mode: bool) -> list[Stage]:
     """The stages, one after another. Their files are opened before: who overwrites the folder may remove them then."""
     with contextlib.ExitStack() as early:
-        files = [early.enter_context(_open_stage(folder, entry)) for entry in entries[:_OPENED_EARLY]]
+        files = [early.enter_context(open_stage(folder, entry)) for entry in entries[:_OPENED_EARLY]]
         loaded = [_load_stage(folder, entry, safe_mode, file) for entry, file in zip(entries, files, strict=False)]
         for entry in entries[_OPENED_EARLY:]:
-            with _open_stage(folder, entry) as file:
+            with open_stage(folder, entry) as file:
                 loaded.append(_load_stage(folder, entry, safe_mode, file))
     return loaded
 
 
 @contextlib.contextmanager
-def _open_stage(folder: Path, entry: dict[str, Any]) -> Iterator[BufferedReader]:
+def open_stage(folder: Path, entry: Mapping[str, Any]) -> Iterator[BufferedReader]:
+    """The file of a stage, open.
+
+    Raises:
+        StoreError: It is missing, no regular file, or cannot be read.
+    """
     path = folder / entry["file"]
     try:
         with opened(folder, entry["file"]) as file:

@@ -1,7 +1,7 @@
 """What the manifests of saved and of exported stages have in common, checked without Keras."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -45,6 +45,14 @@ def find_problem(kind: Any, manifest: Mapping[str, Any]) -> str | None:
         made.update(spec["tensor"] for spec in stage["outputs"])
     missing = [name for name in ends["outputs"] if name not in made]
     return f"no stage makes the output {shortened(missing[0])}" if missing else None
+
+
+def described_ends(tensors: Sequence[str], symbols: Sequence[Any]) -> list[dict[str, Any]]:
+    """The inputs or outputs of a stage for its manifest, out of Keras's own symbols."""
+    return [
+        {"tensor": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
+        for name, symbol in zip(tensors, symbols, strict=True)
+    ]
 
 
 def free_name(stem: str, suffix: str, folder: Path, taken: Collection[str]) -> str:

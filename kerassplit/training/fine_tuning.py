@@ -12,31 +12,26 @@ import keras
 from kerassplit.cutting.crossing import crossing_tensor
 from kerassplit.cutting.cuts import Cut, changes_in_training, cut, resolve_cuts
 from kerassplit.cutting.stages import Stages
+from kerassplit.engines.local import refuse_states
 from kerassplit.engines.route import route_of
 from kerassplit.errors import SplitError, UnsupportedModelError
+from kerassplit.files.values import as_count
 from kerassplit.graph.compile_options import compile_like
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import read_sides
 from kerassplit.graph.strings import refuse_strings
 from kerassplit.graph.unsupported import replaces
 from kerassplit.text import listed
-from kerassplit.training.features.cache_features import cached
-from kerassplit.training.features.head import FeatureHead, refuse_states
+from kerassplit.training.features.cache_features import cache_features
+from kerassplit.training.features.dataset import FeatureDataset
+from kerassplit.training.features.head import DEPENDS, FeatureHead
 from kerassplit.training.features.preprocess import Preprocess
+from kerassplit.training.features.rows import data_of
 
 _OWN_STEPS = ("compile", "compute_loss", "compute_metrics", "test_step", "train_step")
 _REMEDY = "To cut here anyway and cache {carried}, name them in a list: at={crossing}."
-_SET_HERE = (
-    "batch_size",
-    "callbacks",
-    "epochs",
-    "shuffle",
-    "validation_batch_size",
-    "validation_data",
-    "verbose",
-    "x",
-    "y",
-)
+_SET_HERE = {"self", "x", "y", "sample_weight", "batch_size", "epochs", "verbose", "callbacks", "shuffle"}
+_SET_HERE |= {"validation_data", "validation_split", "validation_batch_size"}
 
 
 def fine_tune(
@@ -124,14 +119,18 @@ def fine_tune(
     _check_cut(model, two)
     tail = two[1].model
     compile_like(tail, model)
-    place = Path(directory)
-    shared = {"batch_size": batch_size, "storage": storage, "preprocess": preprocess, "seed": seed}
-    shared |= {"overwrite": overwrite, "verbose": verbose, "needs_targets": True}
-    head = _feature_head(two)
-    training = cached(head, data, place / "training", repeats=repeats, shuffle=shuffle, **shared)
-    validation = None
-    if validation_data is not None:
-        validation = cached(head, validation_data, place / "validation", repeats=1, shuffle=False, **shared)
+    head: Any = _feature_head(two)
+
+    def cached(some: Any, name: str, repeats: int, shuffle: bool) -> FeatureDataset:
+        rows = data_of(some, as_count(batch_size, "batch_size"))
+        if not rows.first.others:
+            raise SplitError("The data has inputs only. Training needs targets: pass `(x, y)`, or batches of these.")
+        shared = {"storage": storage, "preprocess": preprocess, "seed": seed, "overwrite": overwrite}
+        shared |= {"batch_size": batch_size, "repeats": repeats, "shuffle": shuffle, "verbose": verbose}
+        return cache_features(head, rows, Path(directory, name), **shared)
+
+    training = cached(data, "training", repeats, shuffle)
+    validation = None if validation_data is None else cached(validation_data, "validation", 1, False)
     return tail.fit(
         training,
         validation_data=validation,
@@ -163,8 +162,7 @@ def _check_compiled(model: Any) -> None:
 
 
 def _check_options(options: dict[str, Any], shuffle: bool) -> None:
-    known = [name for name in inspect.signature(keras.Model.fit).parameters if name not in ("self", *_SET_HERE)]
-    known = [name for name in known if name not in ("sample_weight", "validation_split")]
+    known = [name for name in inspect.signature(keras.Model.fit).parameters if name not in _SET_HERE]
     unknown = [name for name in options if name not in known]
     if unknown:
         raise SplitError(f"`fine_tune` has no option {listed(unknown)}. For `fit` it takes {listed(known)}.")
@@ -199,7 +197,7 @@ def _check_cut(model: keras.Model, two: Stages) -> None:
             f"Behind {listed(tail.inputs)} there is nothing to train: the tail has no trainable weights. Cut earlier, "
             "or set `trainable = True` on its layers and compile the model again."
         )
-    refuse_states(head.model)
+    refuse_states(head.model, f"'{head.model.name}'", DEPENDS)
 
 
 def _shared_layers(head: keras.Model, tail: keras.Model) -> list[str]:

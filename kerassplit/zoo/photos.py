@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import keras
 import numpy as np
@@ -13,7 +13,6 @@ from PIL import Image, UnidentifiedImageError
 
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import open_regular
-from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.models import architecture_module
 from kerassplit.zoo.pixels import pixels_of
 
@@ -28,17 +27,6 @@ _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}
 def shipped_photo() -> Traversable:
     """The photograph that comes with kerassplit: a cat, 451×300 pixels; see `data/README.md`."""
     return importlib.resources.files("kerassplit.zoo") / "data" / "chelsea.jpg"
-
-
-def load_photo(path: Path, model: keras.Model, architecture: str | None = None, *, exif: bool = True) -> Any:
-    """Reads an image as a batch of one in the structure of a model's inputs; see `read_photo`."""
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
-        shapes = ", ".join(
-            f"'{name}' {tuple(one.shape)}" for name, one in zip(_names(model), model.inputs, strict=True)
-        )
-        raise SplitError(f"'{model.name}' does not take one image; it takes {shapes}. Give these as .npy or .npz.")
-    pixels = read_photo(path, model.inputs[0].shape[1:], architecture, model.name, exif=exif)
-    return keras.tree.pack_sequence_as(model.input, [pixels[None]])
 
 
 def read_photo(
@@ -81,8 +69,3 @@ def _opened(path: Path | IO[bytes]) -> Image.Image:
         return Image.open(path, formats=IMAGE_FORMATS)
     with open_regular(path) as file:
         return Image.open(io.BytesIO(file.read()), formats=IMAGE_FORMATS)
-
-
-def _names(model: keras.Model) -> list[str]:
-    graph = read_graph(model)
-    return graph.names(graph.flat_inputs())

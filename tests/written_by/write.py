@@ -68,7 +68,7 @@ def batches(last: int) -> Any:
 
 
 def main(folder: Path) -> None:
-    from kerassplit.engines.running import run_folder
+    from kerassplit.engines.running import run_stages
 
     split = ks.split(model(), "middle", names=["head", "tail"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,9 +84,9 @@ def main(folder: Path) -> None:
     plan.save(folder / "plan.json")
     for form in wire.FORMS:
         (folder / f"{form}.wire").write_bytes(wire.pack(tensors(), form))
-    run_folder(folder / "split", images(), folder / "result.npy", batch_size=2)
+    run_stages(folder / "split", images(), folder / "result.npy", batch_size=2)
     with contextlib.suppress(KeyboardInterrupt):
-        run_folder(folder / "split", batches(4), folder / "part.npy", batch_size=2)
+        run_stages(folder / "split", batches(4), folder / "part.npy", batch_size=2)
     split.export(folder / "onnx", format="onnx", x=images())
     expected = {
         "keras": keras.__version__,

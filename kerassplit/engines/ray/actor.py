@@ -1,10 +1,12 @@
 """The process of a stage on Ray: what it is sent, how it loads its stage, and how it runs a batch."""
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from kerassplit.cutting.stages import Stage
 from kerassplit.engines.local import refuse_states
 from kerassplit.errors import SplitError
+from kerassplit.graph.backends import backend
 from kerassplit.graph.compiling import compiled
 from kerassplit.storage.manifest import MANIFEST
 from kerassplit.storage.saving import load
@@ -24,6 +27,15 @@ class StageFailure(Exception):  # noqa: N818 (an error of the stage, told to the
     """A stage's own error as words: errors themselves do not always survive the way to another process."""
 
 
+@contextlib.contextmanager
+def failing_in_words() -> Iterator[None]:
+    """Makes every error a `StageFailure`."""
+    try:
+        yield
+    except Exception as error:
+        raise StageFailure(in_words(error)) from None
+
+
 @dataclass(frozen=True)
 class Shipment:
     """A saved stage on its way to another machine.
@@ -32,15 +44,15 @@ class Shipment:
         stage: Its name.
         file: The name of its file.
         manifest: The bytes of the manifest.
-        folder: The name of the folder for it; one that a killed process of the same place has left goes away.
         safe_mode: As in `kerassplit.load`.
+        folder: The name of the folder for it; one that a killed process of the same place has left goes away.
     """
 
     stage: str
     file: str
     manifest: bytes
-    folder: str
     safe_mode: bool
+    folder: str = field(default_factory=lambda: f"kerassplit-{uuid.uuid4().hex}")
 
     def unpack(self, content: np.ndarray) -> Stage:
         """The stage, loaded; nothing stays on the disk."""
@@ -58,22 +70,18 @@ class Shipment:
 class StageActor:
     """Runs one stage."""
 
+    @failing_in_words()
     def load(self, shipment: Shipment, content: np.ndarray) -> int:
         """Loads the stage and gives the number of the process."""
-        try:
-            stage = shipment.unpack(content)
-            refuse_states(stage)
-            self.compute = compiled(stage.model)
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        stage = shipment.unpack(content)
+        refuse_states(stage.model, f"stage '{stage.name}'")
+        self.compute = compiled(stage.model)
         return os.getpid()
 
+    @failing_in_words()
     def run(self, *tensors: Any) -> tuple[Any, ...]:
         """`None`, which tells that it went well, and the stage's outputs."""
-        try:
-            return None, *map(keras.ops.convert_to_numpy, self.compute(tensors))
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        return None, *map(keras.ops.convert_to_numpy, self.compute(tensors))
 
 
 def in_words(error: BaseException) -> str:
@@ -81,13 +89,13 @@ def in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, SplitError) else f"{type(error).__name__}: {error}"
 
 
-def environment(backend: str, num_gpus: float) -> Mapping[str, str]:
+def environment(num_gpus: float) -> dict[str, str]:
     """The environment of a stage's process: Keras's backend, GPU memory as needed, no GPU where none is asked for.
 
     Ray by itself leaves all GPUs visible to what asks for none (https://github.com/ray-project/ray/issues/54868).
     """
     shared = {
-        "KERAS_BACKEND": backend,
+        "KERAS_BACKEND": backend().name,
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }

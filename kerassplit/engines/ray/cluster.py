@@ -12,6 +12,7 @@ PATIENCE = 30.0
 """Seconds to wait for resources that others hold."""
 Needs = Mapping[str, float]
 """What one process needs, by Ray's names: `{"CPU": 1, "GPU": 0.5}`."""
+_REMEDY = "Lower num_cpus or num_gpus (0.5 is possible) or the number of replicas, or use a larger cluster."
 
 
 def import_ray() -> Any:
@@ -93,9 +94,6 @@ def reserved(ray: Any, needs: Sequence[Needs]) -> Iterator[Any]:
         yield group
     finally:
         util.remove_placement_group(group)
-
-
-_REMEDY = "Lower num_cpus or num_gpus (0.5 is possible) or the number of replicas, or use a larger cluster."
 
 
 def check_resources(ray: Any, needs: Sequence[Needs]) -> None:

@@ -5,10 +5,9 @@ but `kerassplit` and the backend have to be installed on every machine of the cl
 """
 
 import hashlib
-import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +19,11 @@ from kerassplit.engines.ray.actor import Shipment, StageActor, environment
 from kerassplit.engines.ray.cluster import Needs, check_resources, connected, import_ray, quiet, reserved
 from kerassplit.engines.ray.pipeline import Flight, Pipeline
 from kerassplit.engines.route import Batch, Route, route_in
-from kerassplit.errors import SplitError, StoreError
-from kerassplit.files.untrusted import opened, other_file
-from kerassplit.graph.backends import backend
+from kerassplit.errors import SplitError
+from kerassplit.files.untrusted import other_file
+from kerassplit.files.values import as_count
 from kerassplit.storage.manifest import MANIFEST, read_manifest
+from kerassplit.storage.saving import open_stage
 from kerassplit.text import listed
 
 
@@ -76,8 +76,7 @@ class RayOptions:
         if self.in_flight is not None:
             whole["in_flight"] = (self.in_flight, 1)
         for option, (value, least) in whole.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SplitError(f"`{option}` must be a whole number, at least {least}; got {value!r}.")
+            as_count(value, option, least=least)
         for stage in stages:
             needs = self.needs(stage)
             for option, amount in (("num_cpus", needs["CPU"]), ("num_gpus", needs.get("GPU", 0))):
@@ -129,7 +128,7 @@ def run(
     for entry in manifest["stages"]:
         content_of(folder, entry)  # damage is found before there is work, and again when a stage is shipped
     shipments = [
-        partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode=safe_mode)
+        partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode)
         for entry in manifest["stages"]
     ]
     contents = (content_of(folder, entry) for entry in manifest["stages"])  # one at a time in this process
@@ -138,14 +137,10 @@ def run(
 
 def content_of(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
     """The bytes of a stage's file; an array, so that Ray need not copy them."""
-    path = folder / entry["file"]
-    try:
-        with opened(folder, entry["file"]) as file:
-            content = np.frombuffer(file.read(), np.uint8)
-    except OSError as error:
-        raise StoreError(f"The file of stage '{entry['name']}' is missing: {path}.", path=path) from error
+    with open_stage(folder, entry) as file:
+        content = np.frombuffer(file.read(), np.uint8)
     if hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
-        raise other_file(path, "saved", MANIFEST)
+        raise other_file(folder / entry["file"], "saved", MANIFEST)
     return content
 
 
@@ -164,8 +159,7 @@ def _run(
         starts = []
         for bundle, number in enumerate(places):
             actor = actor_in(ray, group, bundle, needs[bundle])
-            shipment = shipments[number](folder=f"kerassplit-{uuid.uuid4().hex}")
-            starts.append((number, partial(_start, actor, shipment, files[number])))
+            starts.append((number, partial(_start, actor, shipments[number](), files[number])))
         pipeline = Pipeline(route, options.max_restarts, options.max_retries, lambda: check_resources(ray, needs))
         pipeline.start(starts)
         yield from _in_order(pipeline, batches, options.in_flight or 2 * len(places))
@@ -179,7 +173,7 @@ def actor_in(ray: Any, group: Any, bundle: int, needs: Needs, kind: type = Stage
         num_cpus=needs["CPU"],
         num_gpus=gpus,
         scheduling_strategy=strategies.PlacementGroupSchedulingStrategy(group, bundle),
-        runtime_env={"env_vars": dict(environment(backend().name, gpus))},
+        runtime_env={"env_vars": environment(gpus)},
     )
 
 
@@ -212,6 +206,6 @@ def _in_order(pipeline: Pipeline, batches: Iterable[Batch], in_flight: int) -> G
         results = pipeline.results(first)
         if results is not None:
             flights.popleft()
-            yield Batch(first.batch.number, first.batch.first, first.batch.rows, results)
+            yield replace(first.batch, tensors=results)
     if trouble:
         raise trouble

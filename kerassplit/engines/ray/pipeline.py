@@ -9,8 +9,9 @@ waits there, and not say which one it was that it died of: hence it is done here
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -69,7 +70,7 @@ class Flight:
     tensors: dict[str, Any]
     calls: list[tuple[Worker, Any]]
     passed: int = 0
-    failures: list[int] = field(default_factory=list)
+    failures: Counter[int] = field(default_factory=Counter)
     error: RunError | None = None
 
     @property
@@ -110,8 +111,7 @@ class Pipeline:
             for name, value in batch.tensors.items()
             if name in needed
         }
-        count = len(self._route.steps)
-        flight = Flight(Batch(batch.number, batch.first, batch.rows, inputs), dict(inputs), [], failures=[0] * count)
+        flight = Flight(replace(batch, tensors=inputs), dict(inputs), [])
         self._send_from(flight, 0)
         return flight
 

@@ -13,7 +13,6 @@ from kerassplit.engines.ray.actor import environment
 from kerassplit.engines.ray.cluster import check_resources, import_ray
 from kerassplit.engines.route import Route, route_in
 from kerassplit.errors import SplitError
-from kerassplit.graph.backends import backend
 from kerassplit.graph.unsupported import told_of_own_prediction
 from kerassplit.storage.manifest import OWN_PREDICTION, described, preprocessor_of, read_manifest
 from kerassplit.text import listed, warn
@@ -69,16 +68,17 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     unknown = [name for name in replicas if name not in names]
     if unknown or any(count < 1 for count in replicas.values()):
         raise SplitError(f"`replicas` must be at least 1, for stages out of {listed(names)}; got {options.replicas}.")
+    wanted = {name: replicas.get(name, 1) for name in names}
     needs = {"CPU": options.num_cpus, "GPU": options.num_gpus}
     if ray.is_initialized():
-        check_resources(ray, [needs for name in names for _ in range(replicas.get(name, 1))])
+        check_resources(ray, [needs for count in wanted.values() for _ in range(count)])
     pinned = Pinned(folder, manifest)
     stages = []
     for number, step in enumerate(route.steps):
         deployment = serve.deployment(
             StageServer,
             name=step.name,
-            num_replicas=replicas.get(step.name, 1),
+            num_replicas=wanted[step.name],
             max_ongoing_requests=2 * PIPELINED,
             ray_actor_options=_resources(options.num_cpus, options.num_gpus),
         )
@@ -91,13 +91,11 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         max_queued_requests=_REFUSED,
         ray_actor_options=_resources(0, 0),
     )
-    wanted = {name: replicas.get(name, 1) for name in names}
     return door.bind(route, options, token, pinned, wanted, *stages)
 
 
 def _resources(num_cpus: float, num_gpus: float) -> dict[str, Any]:
-    variables = dict(environment(backend().name, num_gpus))
-    return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": variables}}
+    return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": environment(num_gpus)}}
 
 
 def _served(manifest: Mapping[str, Any], stages: Sequence[str] | str | None) -> Route:

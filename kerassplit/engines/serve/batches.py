@@ -108,7 +108,7 @@ class Batches:
 
     async def _awaited(self, response: Any, deadline: float) -> Any:
         """Awaits the last stage, unless it takes too long or is down for good."""
-        task = asyncio.ensure_future(_result(response))
+        task = asyncio.ensure_future(response)
         try:
             while True:
                 left = deadline - asyncio.get_running_loop().time()
@@ -129,10 +129,6 @@ class Batches:
 def is_stackable(route: Route) -> bool:
     """Whether rows of several requests can form one batch."""
     return all(one.shape[0] is None for one in route.takes)
-
-
-async def _result(response: Any) -> Any:
-    return await response
 
 
 def _rows(tensors: Tensors) -> int:

@@ -19,7 +19,7 @@ from kerassplit.engines.serve.limits import Limits, Refused, shown
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import storable
 from kerassplit.files.npy import read_array
-from kerassplit.files.values import as_values
+from kerassplit.files.values import as_values, fits
 from kerassplit.text import listed
 from kerassplit.zoo.photos import IMAGE_FORMATS, read_photo
 
@@ -129,9 +129,7 @@ def _image(body: bytes, taken: Sequence[CrossingTensor], architecture: str | Non
     except Refused:
         raise
     except Exception as error:  # Pillow's decoders raise TypeErrors and others for damaged files
-        if isinstance(error, SplitError) and isinstance(
-            error.__cause__, SplitError | None
-        ):  # our own text, not Pillow's
+        if isinstance(error, SplitError) and isinstance(error.__cause__, SplitError | None):  # not Pillow's text
             raise Refused(422, str(error)) from error
         raise Refused(400, f"{unread}: it is damaged or truncated.") from error
 
@@ -198,10 +196,7 @@ def _check_names(given: Iterable[str], taken: Sequence[CrossingTensor]) -> None:
 
 def _checked(array: np.ndarray, taken: CrossingTensor, most_rows: int | None) -> np.ndarray:
     batched = array[None] if array.ndim == len(taken.shape) - 1 else array
-    fits = batched.ndim == len(taken.shape) and all(
-        side in (None, given) for side, given in zip(taken.shape, batched.shape, strict=True)
-    )
-    if not fits or not len(batched):
+    if not fits(batched.shape, taken.shape) or not len(batched):
         raise Refused(422, f"'{taken.name}' has the shape {array.shape}; expected {shown(taken)}.")
     if most_rows is not None and len(batched) > most_rows:
         raise Refused(422, f"The body holds {len(batched)} rows; up to {most_rows} can be sent at a time.")

@@ -62,13 +62,10 @@ class Health:
         changed = self._pinned.changed()
         why = f"Restarts fail: {changed}. Redeploy the application." if changed else "Restarting."
         down = [name for name in missing if not running[name]]
-        return State("down" if down else "degraded", f"{_capital(counts)}. {why}", lost=bool(changed and down))
+        reason = f"{counts[:1].upper()}{counts[1:]}. {why}"
+        return State("down" if down else "degraded", reason, lost=bool(changed and down))
 
 
 def _running(deployment: object) -> int:
     states: Mapping[str, int] = getattr(deployment, "replica_states", {})
     return states.get("RUNNING", 0)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

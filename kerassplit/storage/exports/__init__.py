@@ -4,8 +4,8 @@ In reading order:
 
 - `formats/`: a file for each format.
 - `manifest`: `kerassplit-export.json`: read and checked.
-- `running`: exported stages run, without Keras.
 - `reasons`: errors of other libraries, in short.
+- `running`: exported stages run, without Keras.
 - `worker`: the process that traces, converts and runs.
 - `processes`: starts that process.
 - `receipt`: the result: what was written, and how close its numbers are.

@@ -1,7 +1,7 @@
 """Exported stages beside those in Keras, on the same input."""
 
 import importlib.resources
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.trial import random_input, state_kept
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import read_arrays, write_arrays
+from kerassplit.graph.internals.layers import all_layers
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.shapes import OpenSides, fixed_batch
 from kerassplit.storage.exports.formats import Format
@@ -21,7 +22,7 @@ from kerassplit.storage.exports.processes import WorkerError, work
 from kerassplit.storage.exports.receipt import ExportComparison
 from kerassplit.text import listed
 from kerassplit.zoo.models import find_architecture
-from kerassplit.zoo.photos import load_photo, shipped_photo
+from kerassplit.zoo.photos import read_photo, shipped_photo
 
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-1}
 """The largest difference that is allowed, relative to the largest number of its tensor, by the least precise type in
@@ -31,13 +32,8 @@ a deep model moves them further. A tensor that was mixed up with another one dif
 
 def tolerance_for(split: Stages) -> float:
     """How large a difference may be, relative to the scale of its tensor."""
-
-    def types(layer: Any) -> Iterator[str]:
-        yield layer.compute_dtype
-        for inner in getattr(layer, "layers", []):
-            yield from types(inner)
-
-    return max(TOLERANCES.get(name, 0.0) for stage in split for name in types(stage.model))
+    layers = (layer for stage in split for layer in all_layers(stage.model))
+    return max(TOLERANCES.get(layer.compute_dtype, 0.0) for layer in layers)
 
 
 def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides = None) -> tuple[dict[str, Any], str]:
@@ -55,9 +51,9 @@ def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides 
     architecture = find_architecture(split.name)
     if architecture is not None and len(model.inputs) == 1 and len(model.inputs[0].shape) == 4:
         with importlib.resources.as_file(shipped_photo()) as photo:
-            (image,) = keras.tree.flatten(load_photo(photo, model, architecture))
-        mirrored = image[:, :, ::-1]  # along a side of the image, wherever its channels are
-        return split.named_inputs(np.concatenate([image, mirrored])), "a photograph"
+            image = read_photo(photo, model.inputs[0].shape[1:], architecture, model.name)
+        mirrored = image[:, ::-1]  # along a side of the image, wherever its channels are
+        return split.named_inputs(np.stack([image, mirrored])), "a photograph"
     return split.named_inputs(random_input(read_graph(model), seed, open_sides)), "random input"
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +32,7 @@ from kerassplit.storage.exports.processes import WorkerError, work
 from kerassplit.storage.exports.reasons import reason
 from kerassplit.storage.exports.receipt import ExportedStage, ExportReceipt
 from kerassplit.storage.saving import save
-from kerassplit.storage.structure import free_name
+from kerassplit.storage.structure import described_ends, free_name
 from kerassplit.text import warn
 
 Names = tuple[Sequence[str], Sequence[str]]
@@ -134,19 +133,20 @@ def _write(
                 {"path": file.relative_to(folder).as_posix(), "bytes": file.stat().st_size, "sha256": sha256(file)}
                 for file in files
             ],
-            "inputs": _specs(stage.inputs, names[0], stage.model.inputs),
-            "outputs": _specs(stage.outputs, names[1], stage.model.outputs),
+            "inputs": described_ends(stage.inputs, stage.model.inputs),
+            "outputs": described_ends(stage.outputs, stage.model.outputs),
         }
+        for spec, name in zip((*entry["inputs"], *entry["outputs"]), (*names[0], *names[1]), strict=True):
+            spec["name"] = name
         size = sum(file["bytes"] for file in entry["files"])
-        yield entry, ExportedStage(stage.name, path, size, _bytes_of_weights(stage.model), seconds, memory)
+        weights = bytes_in(stage.model.weights)
+        yield entry, ExportedStage(stage.name, path, size, weights, seconds, memory)
 
 
 def _saved(split: Stages, scratch: Path) -> Path:
     """The split in Keras's own format, for a process in which Keras runs on TensorFlow."""
     folder = scratch / "split"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Several stages share")  # exported, they do not learn any more
-        save(split, folder)
+    save(split, folder, tells_of_shared=False)  # exported, they do not learn any more
     return folder
 
 
@@ -196,17 +196,6 @@ def _manifest(split: Stages, form: Format, entries: Sequence[Mapping[str, Any]])
         "stages": list(entries),
         "versions": {"kerassplit": __version__, **{distribution(name): _version(name) for name in packages}},
     }
-
-
-def _specs(tensors: Sequence[str], names: Sequence[str], symbols: Sequence[keras.KerasTensor]) -> list[dict[str, Any]]:
-    return [
-        {"tensor": tensor, "name": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
-        for tensor, name, symbol in zip(tensors, names, symbols, strict=True)
-    ]
-
-
-def _bytes_of_weights(model: keras.Model) -> int:
-    return bytes_in(model.weights)
 
 
 def _version(package: str) -> str:

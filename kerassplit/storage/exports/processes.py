@@ -24,7 +24,7 @@ def work(task: str, scratch: Path, /, **job: Any) -> dict[str, Any]:
         job: The arguments of the task.
 
     Returns:
-        `"value"`, `"seconds"`, and `"peak_memory"` of the process in bytes (`None` where that is not known).
+        `"value"`, and `"peak_memory"` of the process in bytes (`None` where that is not known).
 
     Raises:
         WorkerError: It failed. What it wrote on standard error is in a note.

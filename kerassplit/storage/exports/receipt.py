@@ -9,6 +9,7 @@ from rich.text import Text
 
 from kerassplit.cutting.comparison import ComparedTensor
 from kerassplit.cutting.receipt import AnyReceipt, nothing_compared
+from kerassplit.display.rich_table import right
 from kerassplit.display.units import format_samples
 from kerassplit.files.sizes import format_bytes
 from kerassplit.storage.exports.formats import FORMATS
@@ -138,11 +139,8 @@ class ExportReceipt(AnyReceipt):
         )
 
     def __rich__(self) -> Group:
-        stages = Table(title=f"{self.model} as {FORMATS[self.format].title}")
-        stages.add_column("stage")
-        stages.add_column("written")
-        for heading in ("bytes", "weights", "seconds", "peak memory"):
-            stages.add_column(heading, justify="right")
+        figures = map(right, ("bytes", "weights", "seconds", "peak memory"))
+        stages = Table("stage", "written", *figures, title=f"{self.model} as {FORMATS[self.format].title}")
         for stage in self.stages:
             stages.add_row(
                 stage.name,
@@ -152,9 +150,7 @@ class ExportReceipt(AnyReceipt):
                 f"{stage.seconds:.1f}",
                 "" if stage.peak_memory is None else format_bytes(stage.peak_memory),
             )
-        compared = Table()
-        for heading in ("stage", "tensor", "shape", "largest difference", "allowed"):
-            compared.add_column(heading, justify="right" if heading in ("largest difference", "allowed") else "left")
+        compared = Table("stage", "tensor", "shape", right("largest difference"), right("allowed"))
         for one in self.comparisons:
             compared.add_row(
                 one.stage,

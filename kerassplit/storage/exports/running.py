@@ -18,6 +18,7 @@ from kerassplit.errors import SplitError, StoreError
 from kerassplit.files.untrusted import opened, other_file
 from kerassplit.storage.exports.formats import FORMATS, check_packages
 from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, read_export
+from kerassplit.storage.exports.reasons import reason
 from kerassplit.storage.structure import leaves
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -74,13 +75,9 @@ def _opened(module: Any, path: Path, stage: str) -> Run:
         return module.opened(path)
     except Exception as error:  # every runtime has its own
         raise StoreError(
-            f"Stage '{stage}' cannot be opened in its runtime: {_in_words(error)}. Export the split again.",
+            f"Stage '{stage}' cannot be opened in its runtime: {reason(error)}. Export the split again.",
             path=path.name,
         ) from error
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
 
 def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -93,7 +90,7 @@ def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, 
         except SplitError:
             raise
         except Exception as error:  # every runtime has its own
-            raise SplitError(f"Stage '{stage['name']}' fails in its runtime: {_in_words(error)}.") from error
+            raise SplitError(f"Stage '{stage['name']}' fails in its runtime: {reason(error)}.") from error
         made |= {spec["tensor"]: results[spec["name"]] for spec in stage["outputs"]}
         known |= made
     return made

@@ -231,9 +231,7 @@ class FeatureCache:
     def _write_manifest(self, job: str, rows: int | None) -> dict[str, Any]:
         of = self._of if self._manifest is None else self._manifest["of"]
         manifest = {"format_version": _FORMAT_VERSION, "job": job, "of": of, "rows": rows}
-        if (
-            self._manifest is None or "checksums" in self._manifest
-        ):  # else it is one of version 0.1.0 that is gone on with
+        if self._manifest is None or "checksums" in self._manifest:  # else version 0.1.0 began it
             manifest["checksums"] = "crc32"
         manifest = json.loads(json.dumps(manifest))
         text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1) + "\n"
@@ -251,11 +249,7 @@ class FeatureCache:
         with closing(self._data.passes(self._repeats, start, digest)) as passes:
             for rows in passes:
                 for first, stop in not_among(there, rows.first, rows.end):
-                    part = (
-                        rows
-                        if (first, stop) == (rows.first, rows.end)
-                        else rows.cut(first - rows.first, stop - rows.first)
-                    )
+                    part = rows.cut(first - rows.first, stop - rows.first)
                     yield part, self._prepare(part)
                 end = rows.end
         known = (self._manifest or {}).get("rows") or (there[-1].end if there else 0)

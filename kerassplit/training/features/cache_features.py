@@ -1,7 +1,6 @@
 """A frozen head run once over data, its features kept on the disk: `cache_features`."""
 
 import os
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,12 @@ import keras
 
 from kerassplit.cutting.stages import Stage
 from kerassplit.errors import SplitError
+from kerassplit.files.values import as_count
 from kerassplit.text import listed
 from kerassplit.training.features.cache import FeatureCache
-from kerassplit.training.features.dataset import FeatureDataset, checked_batch_size, checked_seed
+from kerassplit.training.features.dataset import FeatureDataset, checked_seed
 from kerassplit.training.features.dtypes import STORAGE
-from kerassplit.training.features.head import FeatureHead, as_feature_head
+from kerassplit.training.features.head import as_feature_head
 from kerassplit.training.features.preprocess import Preparation, Preprocess
 from kerassplit.training.features.rows import data_of
 
@@ -91,53 +91,19 @@ def cache_features(
     >>> tail.compile("adam", "sparse_categorical_crossentropy")
     >>> tail.fit(features, epochs=10)
     """
-    return cached(
-        as_feature_head(head),
-        data,
-        Path(directory),
-        batch_size=batch_size,
-        storage=storage,
-        preprocess=preprocess,
-        repeats=repeats,
-        shuffle=shuffle,
-        seed=seed,
-        overwrite=overwrite,
-        verbose=verbose,
-    )
-
-
-def cached(
-    head: FeatureHead,
-    data: Any,
-    directory: Path,
-    *,
-    batch_size: int,
-    storage: str,
-    preprocess: Preprocess,
-    repeats: int,
-    shuffle: bool,
-    seed: int | None,
-    overwrite: bool,
-    verbose: bool | None,
-    needs_targets: bool = False,
-) -> FeatureDataset:
-    """The features of a head as a dataset; see `cache_features`."""
-    batch_size, seed = checked_batch_size(batch_size), checked_seed(seed)
+    computing = as_feature_head(head)
+    batch_size, seed, repeats = as_count(batch_size, "batch_size"), checked_seed(seed), as_count(repeats, "repeats")
     if storage not in STORAGE:
         raise SplitError(f"`storage` must be {listed(STORAGE, 'or')}; got {storage!r}.")
-    if not isinstance(repeats, Integral) or isinstance(repeats, bool) or repeats < 1:
-        raise SplitError(f"`repeats` must be a whole number, at least 1; got {repeats!r}.")
-    prepare = Preparation(head.route, preprocess)
+    prepare = Preparation(computing.route, preprocess)
     rows = data_of(data, batch_size)
-    if needs_targets and not rows.first.others:
-        raise SplitError("The data has inputs only. Training needs targets: pass `(x, y)`, or batches of these.")
     if repeats > 1 and rows.rows is not None and not callable(preprocess):
         raise SplitError(
             "`repeats` stores several augmented passes, and arrays are the same in each pass. Pass a function that "
             "augments them as `preprocess`, or leave `repeats` out."
         )
-    cache = FeatureCache(head, rows, directory, storage, prepare, int(repeats))
+    cache = FeatureCache(computing, rows, Path(directory), storage, prepare, repeats)
     shards = cache.finished(overwrite)
     if shards is None:
         shards = cache.make(verbose)
-    return FeatureDataset(directory, cache.reader(shards), batch_size, shuffle, seed)
+    return FeatureDataset(Path(directory), cache.reader(shards), batch_size, shuffle, seed)

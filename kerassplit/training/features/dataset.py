@@ -14,6 +14,7 @@ import numpy as np
 from kerassplit.engines.prefetch import ahead
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import format_bytes
+from kerassplit.files.values import as_count
 from kerassplit.text import printable
 from kerassplit.training.features.shards import ShardReader
 from kerassplit.training.features.structures import put_together
@@ -44,18 +45,11 @@ class FeatureDataset(keras.utils.PyDataset):
     >>> scores = tail.predict(features.with_batches(64, shuffle=False))
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        read: "BatchReader",
-        batch_size: int,
-        shuffle: bool,
-        seed: int | None,
-    ):
+    def __init__(self, directory: Path, read: "BatchReader", batch_size: int, shuffle: bool, seed: int | None):
         super().__init__()
         self.directory = directory
         self.rows, self.row_bytes = read.rows, read.row_bytes
-        self.batch_size = checked_batch_size(batch_size)
+        self.batch_size = as_count(batch_size, "batch_size")
         self.shuffle = bool(shuffle)
         self.seed = checked_seed(seed)
         self._read = read
@@ -175,10 +169,3 @@ def checked_seed(seed: Any) -> int:
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise SplitError(f"`seed` must be a whole number, 0 or above, or None; got {seed!r}.")
     return int(seed)
-
-
-def checked_batch_size(batch_size: Any) -> int:
-    """A batch size that makes sense."""
-    if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
-        raise SplitError(f"`batch_size` must be a whole number, at least 1; got {batch_size!r}.")
-    return int(batch_size)

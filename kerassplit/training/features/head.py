@@ -10,16 +10,19 @@ import numpy as np
 from kerassplit.cutting.crossing import CrossingTensor, crossing_tensor
 from kerassplit.cutting.cuts import own_preprocessor
 from kerassplit.cutting.stages import Stage, Stages
-from kerassplit.engines.local import through
+from kerassplit.engines.inputs import as_array
+from kerassplit.engines.local import refuse_states, through
 from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.engines.whole_batches import in_whole_batches
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends.interface import Run
-from kerassplit.graph.internals.layers import stateful_layer
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.strings import refuse_strings
 from kerassplit.text import listed
 from kerassplit.training.features.dtypes import numpy_type
+
+DEPENDS = "so its features depend on the batches before. Build it with stateful=False to cache them."
+"""What follows from a state that a head keeps from batch to batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,22 +50,25 @@ class FeatureHead:
                 missing = [tensor.name for tensor in self.tensors if made[tensor.name] is None]
                 if missing:
                     raise SplitError(f"The input {listed(missing)} was left out, and the features need it.")
-                named = {tensor.name: _as_numpy(made[tensor.name], tensor.dtype) for tensor in self.tensors}
-                yield replace(batch, tensors=named)
+                named = {tensor.name: np.asarray(as_array(made[tensor.name])) for tensor in self.tensors}
+                types = {tensor.name: numpy_type(tensor.dtype) for tensor in self.tensors}
+                yield replace(batch, tensors={name: one.astype(types[name], copy=False) for name, one in named.items()})
 
         parts = [part.tensors for part in in_whole_batches(run, self.route)([batch])]
-        return (
-            parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def as_feature_head(head: Any) -> FeatureHead:
-    """A model or stage as what computes features.
+    """A model or stage as what computes features; what is that already stays.
 
     Raises:
         SplitError: It is neither, or keeps a state from batch to batch.
         UnsupportedModelError: It is no graph.
     """
+    if isinstance(head, FeatureHead):
+        return head
     model = head.model if isinstance(head, Stage) else head
     if not isinstance(model, keras.Model):
         raise SplitError(f"`head` must be a keras.Model or a Stage; got {type(head).__name__}.")
@@ -74,26 +80,7 @@ def as_feature_head(head: Any) -> FeatureHead:
     )
     names = [graph.names(tensors) for tensors in (graph.flat_inputs(), graph.flat_outputs())]
     stage = Stage(model.name, model, tuple(names[0]), tuple(names[1]))
-    tensors = {name: crossing_tensor(name, symbol) for name, symbol in zip(names[1], model.outputs, strict=True)}
-    refuse_states(model)
+    tensors = dict(zip(names[1], map(crossing_tensor, names[1], model.outputs), strict=True))  # each once
+    refuse_states(model, f"'{model.name}'", DEPENDS)
     route = route_of(Stages((stage,), inputs, outputs, model.name, preprocessor=own_preprocessor(model)))
     return FeatureHead(stage, route, outputs, tuple(tensors.values()))
-
-
-def refuse_states(head: keras.Model) -> None:
-    """Sees that what a head gives for a row depends on that row.
-
-    Raises:
-        SplitError: It keeps a state from batch to batch.
-    """
-    layer = stateful_layer(head)
-    if layer is not None:
-        raise SplitError(
-            f"Layer '{layer}' of '{head.name}' keeps a state from batch to batch, so its features depend on the "
-            "batches before. Build it with stateful=False to cache them."
-        )
-
-
-def _as_numpy(value: Any, dtype: str) -> np.ndarray:
-    array = np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
-    return array.astype(numpy_type(dtype), copy=False)

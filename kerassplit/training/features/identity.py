@@ -10,7 +10,7 @@ from kerassplit.text import listed
 from kerassplit.training.features.head import FeatureHead
 from kerassplit.training.features.rows import Data, Rows
 
-_PLAIN = ("preprocess", "storage", "repeats")
+_PLAIN = {"preprocess": "the preprocessing", "storage": "the storage", "repeats": "repeats"}
 
 
 class _Head(TypedDict):
@@ -99,11 +99,7 @@ def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key, past in (("takes", "took"), ("gives", "gave"))
         if was[key] != now[key]
     ]
-    found += [
-        f"{key if key == 'repeats' else f'the {_WORDS[key]}'} was {was[key]}, and is {now[key]}"
-        for key in _PLAIN
-        if was[key] != now[key]
-    ]
+    found += [f"{words} was {was[key]}, and is {now[key]}" for key, words in _PLAIN.items() if was[key] != now[key]]
     data = _differing_data(was, now)
     if not data and not found and was["first"]["prepared as"] != now["first"]["prepared as"] and now["repeats"] == 1:
         found.append(
@@ -113,18 +109,12 @@ def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found + data
 
 
-_WORDS = {"preprocess": "preprocessing", "storage": "storage"}
-
-
 def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, data = was["data"], now["data"]
     if before["spec"] != data["spec"]:
-        was_there, is_there = ({**dict.fromkeys(other, "missing"), **one} for one, other in _both_ways(before, data))
-        return [
-            f"a row of the {name} was {was_there[name]}, and is {shape}"
-            for name, shape in is_there.items()
-            if was_there[name] != shape
-        ]
+        names, both = before["spec"] | data["spec"], (before["spec"], data["spec"])
+        rows = [(name, *(spec.get(name, "missing") for spec in both)) for name in names]
+        return [f"a row of the {name} was {one}, and is {other}" for name, one, other in rows if one != other]
     if before["rows"] != data["rows"] or not _may_be_as_many(before, data):
         return [f"the data had {_many(before)}, and has {_many(data)}"]
     changed = [name for name, digest in data["content"].items() if digest != before["content"].get(name)]
@@ -138,10 +128,6 @@ def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
         f"the first rows of the data have other {listed(changed)} (if the data is shuffled or augmented, cache it as "
         "it is without)"
     ]
-
-
-def _both_ways(before: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Any, Any]:
-    return (before["spec"], data["spec"]), (data["spec"], before["spec"])
 
 
 def _may_be_as_many(before: Mapping[str, Any], data: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from kerassplit.training.features.structures import leaves_of, put_together, tak
 
 _WHOLE = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _STORABLE = {"bool", "bfloat16", "float16", "float32", "float64", "complex64"} | _WHOLE  # what safetensors takes
+_PARTS = ("inputs", "targets", "sample weights")
 _CHECKED_ROWS = 32  # of arrays, by which a change of the preprocessing is noticed
 
 
@@ -64,6 +65,8 @@ class Rows:
 
     def cut(self, start: int, stop: int | None = None) -> "Rows":
         """A part of the rows, counted from the first of these."""
+        if start == 0 and stop in (None, self.rows):
+            return self
         return Rows(tuple(array[start:stop] for array in self.arrays), self.outline, self.first + start)
 
     def digests(self) -> dict[str, str]:
@@ -86,9 +89,6 @@ class Rows:
         for plain, name in zip(parts, _PARTS, strict=False):
             walk(plain, name)
         return [found[place] for place in sorted(found)]
-
-
-_PARTS = ("inputs", "targets", "sample weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class Data:
 
 
 def data_of(data: Any, batch_size: int) -> Data:
-    """Makes rows of what a user passes.
+    """Makes rows of what a user passes; what is that already stays.
 
     Args:
         data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of arrays; or an iterable
@@ -126,6 +126,8 @@ def data_of(data: Any, batch_size: int) -> Data:
     Raises:
         SplitError: It is something else, or without end, or has no rows.
     """
+    if isinstance(data, Data):
+        return data
     if isinstance(data, (str, bytes)):
         raise SplitError(f"`data` must be arrays or give batches; got the text {data!r}.")
     return _of_stream(data) if is_stream(data) else _of_arrays(data, batch_size)
@@ -139,8 +141,7 @@ def _of_arrays(data: Any, batch_size: int) -> Data:
             begin = number * every.rows
             for first, count in spans(max(0, row - begin), every.rows, batch_size):
                 start = max(first, row - begin)
-                part = every.cut(start, first + count)
-                yield Rows(part.arrays, part.outline, begin + start)
+                yield replace(every.cut(start, first + count), first=begin + start)
 
     first = every.cut(0, _CHECKED_ROWS)
     return Data(every.rows, every.rows, None, first, lambda count: every.cut(0, count), every.digests, passes)
@@ -179,9 +180,10 @@ def _of_stream(stream: Any) -> Data:
                         digest.add(part)
                     begin += part.rows
                     if begin <= row:
-                        _check_the_same(digest, begin == row, expected, row)
+                        if digest and begin == row and expected not in (None, digest.value):
+                            raise other_rows(row)
                     else:
-                        yield Rows(part.arrays, part.outline, begin - part.rows, digest.value if digest else None)
+                        yield replace(part, first=begin - part.rows, digest=digest.value if digest else None)
         if end < row:
             raise other_rows(row)
 
@@ -212,11 +214,6 @@ class _Running:
     @property
     def value(self) -> str:
         return hashlib.sha256(b"".join(digest.digest() for digest in self._digests)).hexdigest()
-
-
-def _check_the_same(digest: _Running | None, at_the_row: bool, expected: str | None, row: int) -> None:
-    if digest and at_the_row and expected is not None and digest.value != expected:
-        raise other_rows(row)
 
 
 def other_rows(row: int) -> StoreError:

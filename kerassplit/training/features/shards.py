@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kerassplit.errors import SplitError, StoreError
-from kerassplit.files.atomic_file import write_whole
-from kerassplit.files.atomic_folder import PREFIX
+from kerassplit.files.atomic_file import TEMPORARY_NAME, write_whole
+from kerassplit.files.values import fits
 
 _BYTES = 32 * 2**20
 _ROWS = 2048
@@ -30,7 +30,6 @@ _ROWS = 2048
 _CHECKED_AT_ONCE = 2**20  # bytes
 _NAME = "features-{:06d}.safetensors"
 _OURS = re.compile(r"features-\d{6,}\.safetensors")
-_HALF_WRITTEN = re.compile(re.escape(PREFIX) + "[0-9a-f]{32}")
 Layout = Mapping[str, tuple[Sequence[int | None], Collection[str]]]
 """By the name of an array, the shape of a row (`None` for open sides) and the names of the types that it can have."""
 
@@ -70,9 +69,7 @@ class Shard:
     def fits(self, layout: Layout) -> bool:
         """Whether it holds such arrays."""
         return self.arrays.keys() == layout.keys() and all(
-            one[0:1].dtype.name in layout[name][1]
-            and len(one.get_shape()) == len(layout[name][0]) + 1
-            and all(want in (None, side) for side, want in zip(one.get_shape()[1:], layout[name][0], strict=True))
+            one[0:1].dtype.name in layout[name][1] and fits(one.get_shape(), (None, *layout[name][0]))
             for name, one in self.arrays.items()
         )
 
@@ -244,7 +241,7 @@ def remove_shards(folder: Path, keep: Sequence[Shard] = ()) -> None:
     """Removes all shards but some, and what a killed process left half-written."""
     kept = {shard.path for shard in keep}
     for path in list(folder.iterdir()):
-        if path not in kept and (_OURS.fullmatch(path.name) or _HALF_WRITTEN.fullmatch(path.name)):
+        if path not in kept and (_OURS.fullmatch(path.name) or TEMPORARY_NAME.fullmatch(path.name)):
             with contextlib.suppress(OSError):
                 path.unlink()
 

@@ -7,15 +7,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerassplit.engines.ray.actor import Shipment, StageFailure, in_words
+from kerassplit.engines.ray.actor import Shipment, failing_in_words
 from kerassplit.graph.compile_options import keep_out_of_weight_decay
 from kerassplit.training.steps.gradients import plus
-from kerassplit.training.steps.stage_trainer import Role, StageTrainer
+from kerassplit.training.steps.stage_trainer import Role
 
 
 class TrainingActor:
     """Trains one stage; see `StageTrainer`. Arrays come and go."""
 
+    @failing_in_words()
     def load(
         self,
         shipment: Shipment,
@@ -26,65 +27,52 @@ class TrainingActor:
         slots: Sequence[np.ndarray],
     ) -> int:
         """Loads the stage, sets its variables and those of its optimiser, and gives the number of the process."""
-        try:
-            stage = shipment.unpack(content)
-            for variable, value in zip(stage.model.variables, values, strict=True):
-                variable.assign(value)
-            self.optimizer = None
-            if optimizer:
-                config, left_out = optimizer
-                variables = [stage.model.trainable_variables[place] for place in role.owned]
-                self.optimizer = keras.optimizers.deserialize(config)
-                keep_out_of_weight_decay(self.optimizer, [variables[place] for place in left_out])
-                self.optimizer.build(variables)
-                for variable, value in zip(self.optimizer.variables, slots, strict=True):
-                    variable.assign(value)
-            self.role = role
-            self.trainer = StageTrainer(
-                stage, self.optimizer, judged=role.judged, back_to=role.back_to, owned=role.owned
-            )
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        stage = shipment.unpack(content)
+        assign(stage.model.variables, values)
+        self.optimizer = None
+        if optimizer:
+            config, left_out = optimizer
+            variables = role.trained(stage)
+            self.optimizer = keras.optimizers.deserialize(config)
+            keep_out_of_weight_decay(self.optimizer, [variables[place] for place in left_out])
+            self.optimizer.build(variables)
+            assign(self.optimizer.variables, slots)
+        self.role = role
+        self.trainer = role.trainer(stage, self.optimizer)
         return os.getpid()
 
+    @failing_in_words()
     def forward(self, number: int, share: float, *inputs: Any) -> tuple[Any, ...]:
         """What its layers add to the loss, what the loss sees, and its outputs."""
         stage = self.trainer.stage
         before = len(self.trainer.added_losses)
-        try:
-            tensors = dict(zip(stage.inputs, inputs, strict=True))
-            made = self.trainer.forward(tensors, number, share=share, regularized=number == 0)
-            given = {name: keras.ops.convert_to_numpy(value) for name, value in made.items()}
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        tensors = dict(zip(stage.inputs, inputs, strict=True))
+        made = self.trainer.forward(tensors, number, share=share, regularized=number == 0)
+        given = {name: keras.ops.convert_to_numpy(value) for name, value in made.items()}
         judged = {name: value for name, value in given.items() if name.partition("\0")[0] in self.role.judged}
         return self.trainer.added_losses[before:], judged, *(given[name] for name in stage.outputs)
 
+    @failing_in_words()
     def backward(self, number: int, gradients: dict[str, Any], names: Sequence[str], *crossing: Any) -> Any:
         """`None`, which tells that it went well, and the gradients of the inputs that earlier stages want."""
-        try:
-            for name, slope in zip(names, crossing, strict=True):
-                gradients[name] = plus(gradients.get(name), slope)
-            found = self.trainer.backward({name: one for name, one in gradients.items() if one is not None}, number)
-            given = [found.get(name) for name in self.role.back_to]
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        for name, slope in zip(names, crossing, strict=True):
+            gradients[name] = plus(gradients.get(name), slope)
+        found = self.trainer.backward({name: one for name, one in gradients.items() if one is not None}, number)
+        given = [found.get(name) for name in self.role.back_to]
         return (None, *map(_array, given)) if given else None
 
     def take(self, places: Sequence[int]) -> list[Any]:
         """The gradients of variables that another stage trains."""
         return [_array(self.trainer.gradients[place]) for place in places]
 
+    @failing_in_words()
     def apply(self, shared: Sequence[Sequence[int]], *parts: Sequence[Any]) -> bool:
         """The optimiser's step, with what other stages have of shared variables: whether there were gradients."""
-        try:
-            for places, gradients in zip(shared, parts, strict=True):
-                for place, gradient in zip(places, gradients, strict=True):
-                    self.trainer.add(place, gradient)
-            trained = any(gradient is not None for gradient in self.trainer.gradients)
-            self.trainer.apply()
-        except Exception as error:
-            raise StageFailure(in_words(error)) from None
+        for places, gradients in zip(shared, parts, strict=True):
+            for place, gradient in zip(places, gradients, strict=True):
+                self.trainer.add(place, gradient)
+        trained = any(gradient is not None for gradient in self.trainer.gradients)
+        self.trainer.apply()
         return trained
 
     def values(self, places: Sequence[int]) -> list[np.ndarray]:
@@ -93,8 +81,7 @@ class TrainingActor:
 
     def receive(self, places: Sequence[int], values: Sequence[np.ndarray]) -> None:
         """Takes the values of variables that another stage trains."""
-        for place, value in zip(places, values, strict=True):
-            self.trainer.variables[place].assign(value)
+        assign([self.trainer.variables[place] for place in places], values)
 
     def forget(self) -> None:
         """Drops what the step has computed so far."""
@@ -108,6 +95,12 @@ class TrainingActor:
 def arrays(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
     """The values of variables, as arrays of their own."""
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def assign(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
+    """Sets variables to values."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def _array(gradient: Any) -> Any:

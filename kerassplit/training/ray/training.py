@@ -7,8 +7,6 @@ the model gives comes here, where the loss is computed and the labels stay; its 
 
 import contextlib
 import tempfile
-import uuid
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,24 +14,23 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.cuts import changes_in_training
-from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.cutting.stages import Stages
 from kerassplit.engines.local import refuse_states
 from kerassplit.engines.ray.actor import Shipment
 from kerassplit.engines.ray.cluster import connected, import_ray, quiet, reserved
 from kerassplit.engines.ray.engine import RayOptions, actor_in, content_of
 from kerassplit.engines.ray.pipeline import cause_of, cause_of_death, signs_of_death
 from kerassplit.errors import RunError, SplitError
+from kerassplit.files.values import as_count
 from kerassplit.graph.compile_options import out_of_weight_decay
 from kerassplit.graph.internals.layers import all_layers
 from kerassplit.storage.manifest import MANIFEST, read_manifest
 from kerassplit.storage.saving import save
-from kerassplit.training.ray.actor import TrainingActor, arrays
+from kerassplit.training.ray.actor import TrainingActor, arrays, assign
 from kerassplit.training.steps.loss import judge_of
 from kerassplit.training.steps.optimizers import checked_optimizers, refuse_used, stage_optimizers
-from kerassplit.training.steps.stage_trainer import Role
 from kerassplit.training.steps.train_step import (
     check_for_a_loss,
-    check_micro_batches,
     micro_batches_of,
     nothing_to_train,
     roles_of,
@@ -93,19 +90,18 @@ class RayTraining:
         self._ray = import_ray()
         one_for_all = isinstance(optimizers, (str, keras.optimizers.Optimizer))
         self._optimizers = checked_optimizers(split, stage_optimizers(split, optimizers) if one_for_all else optimizers)
-        check_micro_batches(micro_batches)
         self._split = split
         self._judge = judge_of(split, loss)
         self._options = RayOptions(num_cpus=num_cpus, num_gpus=num_gpus, address=address)
         self._options.check([stage.name for stage in split])
-        self._micro_batches = micro_batches
+        self._micro_batches = as_count(micro_batches, "micro_batches")
         self._roles = roles_of(split)
         for stage, role in zip(split, self._roles, strict=True):
             if role.owned:
-                refuse_used(self._optimizers[stage.name], stage.name, _trained(stage, role), exactly=True)
+                refuse_used(self._optimizers[stage.name], stage.name, role.trained(stage), exactly=True)
         self._links = _links(split)
         for stage in split:
-            refuse_states(stage)
+            refuse_states(stage.model, f"stage '{stage.name}'")
         _refuse_shared_states(split)
         self._open = contextlib.ExitStack()
         self._actors: list[Any] = []
@@ -178,8 +174,8 @@ class RayTraining:
         self._steady = False
         states = self._wait([(place, actor.state.remote()) for place, actor in enumerate(self._actors)])
         for stage, (values, slots) in zip(self._split, states, strict=True):
-            _assign(stage.model.variables, values)
-            _assign(_variables_of(self._optimizers[stage.name]), slots)
+            assign(stage.model.variables, values)
+            assign(_variables_of(self._optimizers[stage.name]), slots)
         self._steady = True
 
     def finish(self) -> None:
@@ -191,18 +187,16 @@ class RayTraining:
         """Ships the stages, with the values of all their variables, and waits until they are loaded."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "split"
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Several stages share")  # we keep the copies equal
-                save(self._split, folder)
+            save(self._split, folder, tells_of_shared=False)  # we keep the copies equal
             entries = read_manifest(folder)["stages"]
             manifest = (folder / MANIFEST).read_bytes()
             loading = []
             for place, (stage, role, entry) in enumerate(zip(self._split, self._roles, entries, strict=True)):
-                shipment = Shipment(stage.name, entry["file"], manifest, f"kerassplit-{uuid.uuid4().hex}", False)
+                shipment = Shipment(stage.name, entry["file"], manifest, safe_mode=False)
                 optimizer = self._optimizers[stage.name] if role.owned else None
                 if optimizer and not optimizer.built:
-                    optimizer.build(_trained(stage, role))
-                told = _told(optimizer, _trained(stage, role)) if optimizer else None
+                    optimizer.build(role.trained(stage))
+                told = _told(optimizer, role.trained(stage)) if optimizer else None
                 values, slots = arrays(stage.model.variables), arrays(_variables_of(optimizer))
                 file = self._ray.put(content_of(folder, entry))
                 loading.append((place, self._actors[place].load.remote(shipment, file, role, values, told, slots)))
@@ -296,11 +290,6 @@ class RayTraining:
             )
 
 
-def _trained(stage: Stage, role: Role) -> list[keras.Variable]:
-    """The variables that a stage's own optimiser trains."""
-    return [stage.model.trainable_variables[place] for place in role.owned]
-
-
 def _told(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> tuple[Any, list[int]]:
     """An optimiser as another process makes it: its configuration, and the places of what weight decay leaves out."""
     left_out = {id(variable) for variable in out_of_weight_decay(optimizer, variables)}
@@ -310,11 +299,6 @@ def _told(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Varia
 
 def _variables_of(optimizer: keras.optimizers.Optimizer | None) -> list[keras.Variable]:
     return list(optimizer.variables) if optimizer and optimizer.built else []
-
-
-def _assign(variables: Sequence[keras.Variable], values: Sequence[Any]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
 
 
 def _links(split: Stages) -> list[tuple[int, list[int], int, list[int]]]:

@@ -13,7 +13,7 @@ from kerassplit.cutting.stages import Stage
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends import backend
 from kerassplit.graph.internals.layers import all_layers
-from kerassplit.graph.tensor_marks import mask_on, without_mask
+from kerassplit.graph.tensor_marks import as_received, mask_on
 from kerassplit.text import listed
 from kerassplit.training.steps.gradients import is_real, plus
 from kerassplit.training.steps.optimizers import refuse_strategy, refuse_used
@@ -43,6 +43,14 @@ class Role:
     def goes_back(self) -> bool:
         """Whether there is anything to compute a gradient for."""
         return self.trains or bool(self.back_to)
+
+    def trained(self, stage: Stage) -> list[keras.Variable]:
+        """The variables that the stage's own optimiser trains."""
+        return [stage.model.trainable_variables[place] for place in self.owned]
+
+    def trainer(self, stage: Stage, optimizer: keras.optimizers.Optimizer | None = None) -> "StageTrainer":
+        """What trains the stage."""
+        return StageTrainer(stage, optimizer, judged=self.judged, back_to=self.back_to, owned=self.owned)
 
 
 class StageTrainer:
@@ -123,7 +131,7 @@ class StageTrainer:
             raise SplitError(
                 f"Stage '{self.stage.name}' takes {listed(self.stage.inputs)}; {listed(missing)} is missing."
             )
-        values = [_as_received(tensors[name]) for name in self.stage.inputs]
+        values = [as_received(tensors[name]) for name in self.stage.inputs]
         watched = [
             place for place, name in enumerate(self.stage.inputs) if name in self._back_to and is_real(values[place])
         ]
@@ -215,7 +223,7 @@ class StageTrainer:
         self, gradients: Mapping[str, Any], back: Any, made: list[str], results: list[Any], watched: Sequence[int]
     ) -> dict[str, Any]:
         ones = [keras.ops.ones_like(loss) for loss in results[len(made) :]]
-        slopes = [None if (slope := gradients.get(name)) is None else _as_received(slope) for name in made]
+        slopes = [as_received(gradients.get(name)) for name in made]
         of_variables, of_inputs = back([*slopes, *ones])
         with backend().without_recording():
             for place, gradient in enumerate(of_variables):
@@ -227,10 +235,6 @@ class StageTrainer:
 def _scalar(loss: Any) -> Any:
     """An added loss as Keras adds it up."""
     return keras.ops.sum(loss if is_real(loss) else keras.ops.cast(loss, keras.config.floatx()))
-
-
-def _as_received(value: Any) -> Any:
-    return None if value is None else without_mask(keras.ops.convert_to_tensor(value))
 
 
 def _hidden_states(stage: Stage) -> list[keras.Variable]:

@@ -12,6 +12,7 @@ from kerassplit.cutting.stages import Stages
 from kerassplit.engines.inputs import check_shapes
 from kerassplit.engines.route import route_of
 from kerassplit.errors import SplitError
+from kerassplit.files.values import as_count
 from kerassplit.training.steps.gradients import plus
 from kerassplit.training.steps.loss import Judge, judge_of
 from kerassplit.training.steps.optimizers import checked_optimizers
@@ -89,10 +90,7 @@ def train_step(
     6.912
     """
     given = checked_optimizers(split, optimizers)
-    trainers = [
-        StageTrainer(stage, given[stage.name], judged=role.judged, back_to=role.back_to, owned=role.owned)
-        for stage, role in zip(split, roles_of(split), strict=True)
-    ]
+    trainers = [role.trainer(stage, given[stage.name]) for stage, role in zip(split, roles_of(split), strict=True)]
     total = _forward_and_back(split, trainers, judge_of(split, loss), x, y, sample_weight, micro_batches)
     for trainer in trainers:
         trainer.apply()
@@ -121,10 +119,7 @@ def split_gradients(
         SplitError: The input, the targets or the loss do not fit the model.
     """
     roles = roles_of(split)
-    trainers = [
-        StageTrainer(stage, judged=role.judged, back_to=role.back_to, owned=role.owned)
-        for stage, role in zip(split, roles, strict=True)
-    ]
+    trainers = [role.trainer(stage) for stage, role in zip(split, roles, strict=True)]
     total = _forward_and_back(split, trainers, judge_of(split, loss), x, y, sample_weight, micro_batches)
     return SplitGradients(
         total,
@@ -157,23 +152,13 @@ def roles_of(split: Stages) -> list[Role]:
     return roles
 
 
-def check_micro_batches(count: Any) -> None:
-    """Sees that a batch can be parted into so many.
-
-    Raises:
-        SplitError: It is no whole number above 0.
-    """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise SplitError(f"`micro_batches` must be a whole number, at least 1; got {count!r}.")
-
-
 def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
     """The inputs by tensor name, in equal parts.
 
     Raises:
         SplitError: They cannot be parted so.
     """
-    check_micro_batches(count)
+    count = as_count(count, "micro_batches")
     tensors = {
         name: value if value is None or hasattr(value, "shape") else np.asarray(value)
         for name, value in split.named_inputs(x).items()

@@ -4,7 +4,7 @@ import keyword
 import re
 from collections.abc import Iterable, Sequence
 
-from kerassplit.text import safe_name
+from kerassplit.text import safe_name, unique
 
 _RESERVED = {*keyword.kwlist, "self"}
 
@@ -21,7 +21,7 @@ def exported_names(inputs: Sequence[str], outputs: Iterable[str]) -> tuple[tuple
     (('backbone.relu_1',), ('scores_0', 'a.b', 'a_b_1', 'backbone.relu_1_1'))
     """
     taken: set[str] = set()
-    names = [_unique(_plain(tensor), taken) for tensor in (*inputs, *outputs)]
+    names = [unique(_plain(tensor), taken, _parameter) for tensor in (*inputs, *outputs)]
     return tuple(names[: len(inputs)]), tuple(names[len(inputs) :])
 
 
@@ -30,15 +30,6 @@ def _plain(tensor: str) -> str:
     if not re.match(r"[A-Za-z0-9]", name):  # TensorFlow takes no other first character
         name = f"tensor{name}"
     return f"{name}_" if name in _RESERVED else name
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    candidate, number = name, 0
-    while _parameter(candidate) in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(_parameter(candidate))
-    return candidate
 
 
 def _parameter(name: str) -> str:
