@@ -315,10 +315,12 @@ def _is_none(references: Any) -> bool:
 
 def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
     """Of what a glob stands for, the split points."""
+    if _is_none(at):
+        return []
     sides = read_sides(graph)
     points = set(split_tensors(sides))
     found = []
-    for one in [] if _is_none(at) else several_of(at):
+    for one in several_of(at):
         matching = resolve_glob(graph, one) if isinstance(one, str) else []
         some = [[tensor] for tensor in matching if tensor in points]
         found += some if some and len(matching) > 1 else resolve_cuts(sides, [one], remedy=_REMEDY, beside=False)
