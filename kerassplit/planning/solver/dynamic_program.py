@@ -171,11 +171,12 @@ def _by_states(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArra
         sets = ways.open(allowed, source, slice(-1))
         for arc in orders.arcs[source] if len(sets) else ():
             later = np.flatnonzero(allowed[arc.target, sets[0] + 1 :]) + sets[0] + 1
-            for some in np.array_split(sets, 1 + len(sets) * len(later) // MOST_PAIRS):
+            parts = min(len(sets), 1 + len(sets) * len(later) // MOST_PAIRS)
+            for some in np.array_split(sets, parts) if len(later) else ():
                 load = costs.between_all(some, later, arc.kind)
                 load[(later <= some[:, None]) | (later >= caps[some][:, None])] = np.inf
                 reached = ways.values(ways.value[source, some][:, None], later, load)
-                best = reached.argmin(axis=0) if len(later) else []
+                best = reached.argmin(axis=0)
                 ways.keep(arc, some[best], later, reached[best, np.arange(len(later))])
 
 
