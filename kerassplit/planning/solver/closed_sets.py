@@ -160,9 +160,9 @@ class Family:
 
     def supersets(self, index: int, low: int, high: int) -> NDArray[np.int64]:
         """Those of the sets `low` to `high` (not itself included) that hold all of this one."""
-        tops = () if self.is_chain else self.tops[index]
-        if not len(tops):
+        if self.is_chain or not len(self.tops[index]):
             return np.arange(low, high)
+        tops = self.tops[index]
         holding = self.inside[tops[0], low:high]
         for node in tops[1:]:
             holding = holding & self.inside[node, low:high]
@@ -181,7 +181,8 @@ class Family:
     def _crossing_sums(self, values: Sequence[float]) -> NDArray[np.float64]:
         lists = self.crossing_lists
         places = np.repeat(np.arange(len(self)), [len(tensors) for tensors in lists])
-        return np.bincount(places, np.array(values)[np.concatenate(lists)], minlength=len(self))
+        crossing = np.array(values)[np.concatenate(lists)]
+        return np.bincount(places, crossing, minlength=len(self)).astype(np.float64, copy=False)
 
     def sums_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over the nodes of each set, for values of shape (nodes, kinds)."""
