@@ -22,7 +22,10 @@ def hint_at_two_tensors(task: Task, plan: Plan, solve: Callable[[Task], Plan]) -
     if task.limits.max_crossing != 1 or task.objective != "throughput" or len(plan.stages) < 2:
         return ()
     even = _even_share(task)
-    if plan.value <= _FAR_FROM_EVEN * even or cuts(task.sides, 2, most=_MOST_CUTS) is None:
+    if plan.value <= _FAR_FROM_EVEN * even:
+        return ()
+    possible = cuts(task.sides, 2, most=_MOST_CUTS)
+    if possible is None or not any(len(cut) == 2 for cut in possible):
         return ()
     limits, seconds = replace(task.limits, max_crossing=2), min(task.time_limit, _SECONDS)
     try:
