@@ -96,21 +96,17 @@ def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
     if any(device.memory is not None for device in task.devices):
         yield "memory", lambda task: _with_memory(task, math.inf)
     if limits.largest_crossing < math.inf:
-        yield "largest_crossing", lambda task: _with(task, largest_crossing=math.inf)
+        yield "largest_crossing", lambda task: task.with_limits(largest_crossing=math.inf)
     yield "devices", lambda task: _with_devices(task, MORE_DEVICES)
     for name in ("must_cut", "must_not_cut", "first_to", "last_from"):
         if getattr(limits, name):
-            yield name, lambda task, name=name: _with(task, **{name: ()})
+            yield name, lambda task, name=name: task.with_limits(**{name: ()})
     if limits.max_crossing is not None:
-        yield "max_crossing", lambda task: _with(task, max_crossing=(task.limits.max_crossing or 0) + 2)
+        yield "max_crossing", lambda task: task.with_limits(max_crossing=(task.limits.max_crossing or 0) + 2)
     if isinstance(task.links, dict):
         yield "links", lambda task: replace(task, links=None)
     if np.isinf(task.work.calls).any():
         yield "seconds", _all_able
-
-
-def _with(task: Task, **limits: object) -> Task:
-    return replace(task, limits=replace(task.limits, **limits))
 
 
 def _with_memory(task: Task, least: float) -> Task:
@@ -150,8 +146,10 @@ def _enough(name: str, task: Task) -> float | None:
             math.floor(least * (1 - 1e-9)) if alike else 0, top, lambda size: _is_possible(_with_memory(task, size))
         )
     if name == "largest_crossing":
-        sizes = InGraph(_with(task, largest_crossing=math.inf)).sizes_of_cuts()
-        return sizes[_least(0, len(sizes) - 1, lambda place: _is_possible(_with(task, largest_crossing=sizes[place])))]
+        sizes = InGraph(task.with_limits(largest_crossing=math.inf)).sizes_of_cuts()
+        return sizes[
+            _least(0, len(sizes) - 1, lambda place: _is_possible(task.with_limits(largest_crossing=sizes[place])))
+        ]
     if name == "devices":
         more = _least(0, MORE_DEVICES, lambda number: _is_possible(_with_devices(task, number)))
         return sum(device.count for device in task.devices) + more if more else None

@@ -1,7 +1,7 @@
 """What is to be planned, in one place: the model, its costs, the devices and all limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -112,6 +112,13 @@ class Task:
             if not set(passing) <= set(ends[block]):
                 return False
         return True
+
+    def with_limits(self, **limits: object) -> "Task":
+        """The same with other limits; what is known of the graph stays."""
+        task = replace(self, limits=replace(self.limits, **limits))
+        known = {name: self.__dict__[name] for name in ("sides", "calls", "used_inputs") if name in self.__dict__}
+        task.__dict__.update(known)
+        return task
 
     def require_sizes(self) -> None:
         """Raises where the bytes of a tensor are not known and memory plays a part.

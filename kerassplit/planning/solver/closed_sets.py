@@ -7,6 +7,7 @@ tells for a thousand sets at once whether they hold a node.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,10 +180,8 @@ class Family:
         return np.array([node.seconds for node in self.problem.nodes])
 
     def _crossing_sums(self, values: Sequence[float]) -> NDArray[np.float64]:
-        lists = self.crossing_lists
-        places = np.repeat(np.arange(len(self)), [len(tensors) for tensors in lists])
-        crossing = np.array(values)[np.concatenate(lists)]
-        return np.bincount(places, crossing, minlength=len(self)).astype(np.float64, copy=False)
+        sets, tensors = np.nonzero(np.ascontiguousarray(self.crossing.T))
+        return np.bincount(sets, np.array(values)[tensors], minlength=len(self)).astype(np.float64, copy=False)
 
     def sums_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over the nodes of each set, for values of shape (nodes, kinds)."""
@@ -251,4 +250,5 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
 def columns_of(table: Table) -> list[NDArray[np.int64]]:
     """For each column the rows where it is true."""
     columns, rows = np.nonzero(np.ascontiguousarray(table.T))
-    return np.split(rows, np.searchsorted(columns, np.arange(1, table.shape[1])))
+    ends = np.searchsorted(columns, np.arange(table.shape[1] + 1)).tolist()
+    return [rows[start:end] for start, end in pairwise(ends)]
