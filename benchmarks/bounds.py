@@ -15,9 +15,8 @@ from rich.table import Table
 
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph
-from kerassplit.planning.devices import read_devices
 from kerassplit.planning.graph_problem import GraphProblem
-from kerassplit.planning.planner import limits_of, task_of
+from kerassplit.planning.options import PlanOptions, task_of
 from kerassplit.planning.solver.place import place
 from kerassplit.planning.solver.problem import Problem
 
@@ -30,23 +29,9 @@ def problems(name: str, counts: list[int], gigabytes: list[float]):
     graph, profile = read_graph(model), ks.profile(model)
     for count in counts:
         for bandwidth in gigabytes:
-            task = task_of(
-                graph,
-                read_devices(ks.Device("accelerator", flops_per_second=1e12, count=count)),
-                links=ks.Link(bandwidth * 1e9),
-                objective="throughput",
-                balance="flops",
-                batch_size=None,
-                any_order=False,
-                leave_out=None,
-                overlap=False,
-                compression=None,
-                limits=limits_of(graph, "any", None, None, None, None, None),
-                profile=profile,
-                open_sides=None,
-                time_limit=60.0,
-                verbose=False,
-            )
+            devices = ks.Device("accelerator", flops_per_second=1e12, count=count)
+            options = PlanOptions(links=ks.Link(bandwidth * 1e9), max_crossing="any", profile=profile, verbose=False)
+            task = task_of(graph, devices, options)
             yield count, bandwidth, GraphProblem(task).problem()
 
 

@@ -250,6 +250,25 @@ def test_bounds_found_first_change_no_answer(monkeypatch):
         agree(random_problem(seed))
 
 
+def test_chains_are_planned_alike_in_small_parts_and_with_bounds_found_first(monkeypatch):
+    dice = np.random.default_rng(7)
+    monkeypatch.setattr(dynamic_program, "FEW_IN_CHAIN", 3)
+    for seed in range(60):
+        seconds, moving = dice.integers(0, 9, (7, 2)).astype(float), dice.integers(0, 4, 6).astype(float)
+        problem = Problem(
+            nodes=tuple(Node(tuple(times)) for times in seconds.tolist()),
+            tensors=tuple(Tensor(place, (place + 1,), time) for place, time in enumerate(moving.tolist())),
+            devices=(DeviceType("a", 2), DeviceType("b", 1)),
+            links=((Link(0.5, 1.0),) * 2,) * 2,
+            objective=("throughput", "latency")[seed % 2],
+            overlap=seed % 3 == 0,
+            in_order=seed % 5 < 3,
+            use_all=seed % 7 < 3,
+        )
+        monkeypatch.setattr(dynamic_program, "MOST_PAIRS", 1 + seed % 9)
+        agree(problem)
+
+
 @pytest.mark.parametrize("start", [0, *(pytest.param(start, marks=pytest.mark.slow) for start in (100, 600, 1100))])
 def test_without_the_list_of_closed_sets_the_same_values_are_proved(start):
     for seed in range(start, start + (500 if start else 100)):

@@ -296,7 +296,15 @@ def test_memory_that_is_enough_is_enough_and_a_byte_less_is_not(resnet, costs):
         ({"devices": 2, "largest_crossing": 100}, {"largest_crossing"}, "the largest crossing has to be"),
         ({"devices": 2, "largest_crossing": 100, "max_crossing": 2}, {"largest_crossing"}, "has to be 8192 bytes"),
         ({"devices": 2, "must_cut": ["conv3_block1_out", "avg_pool"]}, {"must_cut"}, "not require all of the cuts 'co"),
+        ({"devices": 2, "must_cut": ["conv3_block1_out", "avg_pool"]}, {"devices"}, "3 devices would be enough (the"),
         ({"devices": 2, "must_cut": "avg_pool", "last_from": "pool1_pool"}, {"must_cut"}, "not require the cut 'avg"),
+        ({"devices": 2, "must_cut": "avg_pool", "last_from": "pool1_pool"}, {"last_from"}, "later than at 'pool1_p"),
+        ({"devices": 2, "must_cut": "pool1_pool", "first_to": "avg_pool"}, {"first_to"}, "earlier than at 'avg_pool'"),
+        (
+            {"devices": 2, "must_cut": ["conv3_block1_out", "avg_pool"], "largest_crossing": 100},
+            {"devices", "must_cut"},
+            "in the way together: devices and must cut.",
+        ),
     ],
 )  # fmt: skip
 def test_limits_that_leave_no_plan_are_named(resnet, costs, limits, binding, message):

@@ -4,6 +4,7 @@
 - `results`: plans and sweeps as plain data; `tables`, `chart_plan` and `chart_sweep` show them.
 - `plan`, `sweep`: `Plan` and `Sweep`, what users get.
 - `work`, `task`: what everything takes on each device, and all that decides what the best plan is.
+- `options`: the arguments of `plan`, checked once, and the task that they make.
 - `answers`: the stages that an algorithm found, as a plan describes them.
 - `graph_problem`, `graph_answers`: the placement problem that a model makes, and its answers.
 - `flow_answers`: two devices and latency, as a minimum cut.

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from kerassplit.cutting.crossings import cuts as cuts_of_few_tensors
 from kerassplit.errors import PlanError
 from kerassplit.planning.answers import Answer
 from kerassplit.planning.devices import Link
@@ -62,10 +61,9 @@ class InGraph(GraphProblem):
 
     def cuts(self, limit: int, most: int = MOST_CUTS) -> Table | None:
         """What lies before each cut where at most `limit` tensors cross; `None` if there are more than `most`."""
-        few = cuts_of_few_tensors(self.task.sides, limit, most=most)
-        if few is None:
+        table = self.few(limit, most)
+        if table is None:
             return None
-        table = self.table(few)
         if self.task.limits.largest_crossing < math.inf:
             table = table[:, self.sent_behind(table) <= self.task.limits.largest_crossing]
         if self.task.inputs_move and self.task.leave_out:  # the inputs are sent, and nothing runs where they lie
@@ -101,9 +99,9 @@ class InGraph(GraphProblem):
     def sizes_of_cuts(self) -> list[float]:
         """Bytes that cross at cuts of few tensors, each size once, in increasing order."""
         limit = self.task.limits.max_crossing or 1
-        few = cuts_of_few_tensors(self.task.sides, limit, most=FEW_CUTS)
-        few = few or cuts_of_few_tensors(self.task.sides, 1)
-        return sorted(set(self.sent_behind(self.table(few or ())).tolist()))
+        table = self.few(limit, FEW_CUTS)
+        table = self.few(1) if table is None else table
+        return [] if table is None else sorted(set(self.sent_behind(table).tolist()))
 
     def _widest_family(self, limit: int) -> Table:
         """What lies before the cuts of as many tensors as leave few enough of them."""

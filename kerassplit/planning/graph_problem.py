@@ -1,4 +1,4 @@
-"""The placement problem that a model and its devices make: every call of the model is a node."""
+"""The placement problem that a model and its devices make: every call of the model, or every block, is a node."""
 
 import math
 from collections import defaultdict
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerassplit.costs.memory import peaks
+from kerassplit.cutting.crossings import cuts as cuts_of_few_tensors
 from kerassplit.planning.answers import StageParts, crossing_behind
 from kerassplit.planning.devices import Link
 from kerassplit.planning.solver.closed_sets import Table, table_of_bits
@@ -23,12 +24,15 @@ from kerassplit.planning.task import Task
 class GraphProblem:
     """A model's calls as nodes, its inputs before them, and the placement problem that they make.
 
+    Where all cuts lie between blocks (`Task.in_blocks`), the blocks are the nodes.
+
     What a stage holds is counted in bytes; or, to share them out, in parameters, without what lives while it runs.
 
     Attributes:
         task: What is to be planned.
         devices: (count, index into the task's devices) for each type of devices.
         first_call: How many nodes are inputs; those of the calls come after them.
+        members: For each node its calls, as indices into the profile.
         nodes: The nodes.
         tensors: The edges.
     """
@@ -41,69 +45,71 @@ class GraphProblem:
         # Inputs that are wherever they are needed are no nodes.
         inputs = task.used_inputs if task.inputs_move else []
         self.first_call = len(inputs)
+        blocks, calls = task.profile.blocks, task.calls
+        groups = [block.calls for block in blocks] if task.in_blocks else [(place,) for place in range(len(calls))]
+        self.members: list[tuple[int, ...]] = [()] * len(inputs) + groups
         self._node_of = {graph.tensors[tensor].call: node for node, tensor in enumerate(inputs)}
-        self._node_of |= {call: self.first_call + place for place, call in enumerate(task.calls)}
+        self._node_of |= {calls[place]: node for node, group in enumerate(self.members) for place in group}
         self.nodes = self._nodes()
         self.tensors = self._tensors()
 
     def _nodes(self) -> tuple[Node, ...]:
         """Inputs take no time. Where they have to be moved, they can only be on the first device."""
-        task, profile = self.task, self.task.profile
+        task, work = self.task, self.task.work
         rows = [device for _, device in self.devices]
         elsewhere = math.inf if task.leave_out else 0.0
         free = tuple(0.0 if place == 0 else elsewhere for place in range(len(rows)))
-        inputs = [Node(free)] * self.first_call
-        seconds = task.work.calls[rows].T
-        shared = self._variables()
-        live = self._live_bytes()
-        calls = [
-            Node(
-                tuple(seconds[place].tolist()),
-                memory=sum(self._size_of(one) for one in call.variables if len(shared[one]) == 1),
-                workspace=live[place],
-            )
-            for place, call in enumerate(profile.calls)
-        ]
-        return (*inputs, *calls)
+        held = [0.0] * len(self.members)
+        for variable, (node, *others) in self._users.items():
+            held[node] += 0.0 if others else self._size_of(variable)
+        seconds = (work.blocks if task.in_blocks else work.calls)[rows].T.tolist()
+        made = zip(seconds, held[self.first_call :], self._live_bytes(), strict=True)
+        return (*[Node(free)] * self.first_call, *(Node(tuple(times), *bytes_) for times, *bytes_ in made))
 
     def _size_of(self, variable: int) -> float:
         cost = self.task.profile.variables[variable]
         return float(cost.bytes if self._holds == "bytes" else cost.parameters)
 
-    def _variables(self) -> dict[int, list[int]]:
-        """The calls (nodes) that each variable is used by."""
-        users = defaultdict(list)
-        for node, call in enumerate(self.task.profile.calls, self.first_call):
-            for variable in call.variables:
-                users[variable].append(node)
-        return users
+    @cached_property
+    def _users(self) -> dict[int, list[int]]:
+        """The nodes that use each variable."""
+        calls, users = self.task.profile.calls, defaultdict[int, dict[int, None]](dict)
+        for node, group in enumerate(self.members):
+            for call in group:
+                for variable in calls[call].variables:
+                    users[variable][node] = None
+        return {variable: list(nodes) for variable, nodes in users.items()}
 
     def _live_bytes(self) -> list[float]:
-        """Bytes that live while each call runs, in a run of the whole model block by block."""
+        """Bytes that live while each call, or block, runs, in a run of the whole model block by block."""
         profile = self.task.profile
         if self._holds == "parameters":
-            return [0.0] * len(profile.calls)
-        order = [call for block in profile.blocks for call in block.calls]
-        steps = [[(profile.calls[call].inputs, profile.calls[call].outputs)] for call in order]
-        sizes = peaks(steps, [tensor.bytes for tensor in profile.tensors], set(profile.outputs))
+            return [0.0] * (len(self.members) - self.first_call)
+        if self.task.in_blocks:
+            sizes = [block.peak_live_bytes for block in profile.blocks]
+        else:
+            order = [call for block in profile.blocks for call in block.calls]
+            steps = [[(profile.calls[call].inputs, profile.calls[call].outputs)] for call in order]
+            found = peaks(steps, [tensor.bytes for tensor in profile.tensors], set(profile.outputs))
+            sizes = [size for _, size in sorted(zip(order, found, strict=True))]
         if None in sizes:
             self.task.require_sizes()
-        live = dict(zip(order, sizes, strict=True))
-        return [float(live[call] or 0) for call in range(len(profile.calls))]
+        return [float(size or 0) for size in sizes]
 
     def _tensors(self) -> tuple[Tensor, ...]:
         task, graph = self.task, self.task.graph
         made = []
         self._sent: list[float] = []  # by cuts, of each tensor; inputs of the model are not counted
         for index, tensor in enumerate(graph.tensors):
-            if tensor.users and tensor.call in self._node_of:
-                consumers = tuple(sorted({self._node_of[user] for user in tensor.users}))
+            node = self._node_of.get(tensor.call)
+            consumers = () if node is None else sorted({self._node_of[user] for user in tensor.users} - {node})
+            if node is not None and consumers:
                 size = task.sent(index)
                 seconds = size if task.links else 0.0  # times seconds per byte
                 self._sent.append(size if graph.calls[tensor.call].inputs else 0.0)
                 buffer = self._sent[-1] if self._holds == "bytes" else 0.0  # inputs are among the live activations
-                counts = tensor.call not in task.sides.calls
-                made.append(Tensor(self._node_of[tensor.call], consumers, seconds, buffer, counts))
+                counts = bool(self.members[node]) if task.in_blocks else tensor.call not in task.sides.calls
+                made.append(Tensor(node, tuple(consumers), seconds, buffer, counts))
         return tuple(made)
 
     def problem(self, max_tensors: int | None = None) -> Problem:
@@ -115,7 +121,7 @@ class GraphProblem:
             devices=tuple(self._device_types()),
             weights=tuple(
                 Weight(tuple(nodes), self._size_of(variable))
-                for variable, nodes in self._variables().items()
+                for variable, nodes in self._users.items()
                 if len(nodes) > 1
             ),
             links=self._links(),
@@ -151,7 +157,7 @@ class GraphProblem:
         last = {self._node_of[user] for tensor in limits.last_from for user in graph.tensors[tensor].users}
         ends = {tensor.producer for tensor in self.tensors}
         last |= {node for node in range(self.first_call, len(self.nodes)) if node not in ends}
-        forbidden = [self.before(tensors) for tensors in limits.must_not_cut]
+        forbidden = [before for tensors in limits.must_not_cut if (before := self._before_cut(tensors)) is not None]
         if self.first_call and not self.task.leave_out:
             forbidden.append(set(range(self.first_call)))  # a stage of nothing but inputs is none
         return CutRules(
@@ -167,6 +173,20 @@ class GraphProblem:
         """The nodes before a cut, given by the tensors that cross it."""
         before = self.task.graph.ancestors(crossing)
         return {self._node_of[call] for call in before if call in self._node_of} | set(range(self.first_call))
+
+    def _before_cut(self, crossing: Iterable[int]) -> set[int] | None:
+        """The same; `None` where the cut parts a node."""
+        nodes, inside = self.before(crossing), self.task.graph.ancestors(crossing)
+        whole = all(self.task.calls[place] in inside for node in nodes for place in self.members[node])
+        return nodes if whole else None
+
+    def few(self, limit: int, most: int | None = None) -> Table | None:
+        """The nodes before each cut where at most `limit` tensors cross; `None` where there are more than `most`."""
+        if self.task.in_blocks and limit == 1:
+            count = len(self.nodes)
+            return np.arange(count)[:, None] < np.arange(self.first_call + 1, count)[None, :]
+        found = cuts_of_few_tensors(self.task.sides, limit, most=most)
+        return None if found is None else self.table(found)
 
     def table(self, cuts: Iterable[Iterable[int]]) -> Table:
         """The nodes before each of several cuts, given by the tensors that cross them; shape (nodes, cuts)."""
@@ -199,15 +219,16 @@ class GraphProblem:
         before: list[int] = []
         fetched = 0.0
         masks: list[int] = []
+        in_blocks = self.task.in_blocks
         for index, stage in enumerate(placed):
-            calls = [*masks, *(node - self.first_call for node in stage.nodes if node >= self.first_call)]
-            if all(self.task.calls[call] in self.task.sides.calls for call in calls):
+            calls = [*masks, *sorted(call for node in stage.nodes for call in self.members[node])]
+            if (not in_blocks and all(self.task.calls[call] in self.task.sides.calls for call in calls)) or not calls:
                 fetched, masks = stage.send, calls  # inputs and masks alone: what follows receives them
                 continue
             before += calls
             masks = []
             last = index == len(placed) - 1
-            crossing, also = ((), ()) if last else crossing_behind(self.task, before)
+            crossing, also = ((), ()) if last else self._crossing_behind(stage.nodes[-1], before)
             stages.append(
                 StageParts(
                     device=self.devices[stage.device][1],
@@ -222,6 +243,13 @@ class GraphProblem:
                 )
             )
         return stages
+
+    def _crossing_behind(self, node: int, calls: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What crosses behind these calls, of which this is the last node, and what comes along."""
+        if not self.task.in_blocks:
+            return crossing_behind(self.task, calls)
+        block = self.task.profile.blocks[node - self.first_call]
+        return block.crossing, block.also
 
 
 def _single_devices(task: Task) -> list[tuple[int, int]]:

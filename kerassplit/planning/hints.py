@@ -1,7 +1,6 @@
 """Whether a plan would be much better if two tensors could cross a cut: a sentence for `Plan.hints`."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from kerassplit.planning.task import Task
 _FAR_FROM_EVEN = 1.25  # times an even share
 _WORTH_TELLING = 0.95  # of the plan's value
 _MOST_CUTS = 5_000  # so that looking for a better plan takes no longer than finding this one
-_SECONDS = 5.0
 
 
 def hint_at_two_tensors(task: Task, plan: Plan, solve: Callable[[Task], Plan]) -> tuple[str, ...]:
@@ -22,11 +20,13 @@ def hint_at_two_tensors(task: Task, plan: Plan, solve: Callable[[Task], Plan]) -
     if task.limits.max_crossing != 1 or task.objective != "throughput" or len(plan.stages) < 2:
         return ()
     even = _even_share(task)
-    if plan.value <= _FAR_FROM_EVEN * even or cuts(task.sides, 2, most=_MOST_CUTS) is None:
+    if plan.value <= _FAR_FROM_EVEN * even:
         return ()
-    limits, seconds = replace(task.limits, max_crossing=2), min(task.time_limit, _SECONDS)
+    possible = cuts(task.sides, 2, most=_MOST_CUTS)
+    if possible is None or not any(len(cut) == 2 for cut in possible):
+        return ()
     try:
-        better = solve(replace(task, limits=limits, time_limit=seconds))
+        better = solve(task.with_limits(max_crossing=2))
     except PlanError:
         return ()
     if better.value > _WORTH_TELLING * plan.value:

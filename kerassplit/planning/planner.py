@@ -1,37 +1,25 @@
 """`plan`: the best cuts of a model for some devices."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 
 from kerassplit.costs.profile import Profile
-from kerassplit.costs.profiling import profile as profile_model
-from kerassplit.cutting.cuts import Cut, resolve_cuts
-from kerassplit.cutting.frontiers import split_tensors
+from kerassplit.cutting.cuts import Cut
 from kerassplit.cutting.largest_layer import closed_layer
-from kerassplit.cutting.points import SplitPoint
-from kerassplit.errors import PlanError, SplitError
-from kerassplit.files.sizes import parse_bytes
-from kerassplit.graph.model_graph import Graph
+from kerassplit.errors import PlanError
 from kerassplit.graph.reading import read_graph
-from kerassplit.graph.references import TensorRef, resolve_glob, several_of
-from kerassplit.graph.shapes import OpenSides, batch_or_own
-from kerassplit.graph.sides import read_sides
+from kerassplit.graph.references import TensorRef
+from kerassplit.graph.shapes import OpenSides
 from kerassplit.planning.answers import describe
-from kerassplit.planning.devices import Device, Links, read_devices, read_links
+from kerassplit.planning.devices import Device, Links
+from kerassplit.planning.options import PlanOptions, task_of
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.results import Objective
-from kerassplit.planning.task import Limits, Task
-from kerassplit.planning.work import Balance, check_compression, needs_measuring, work_of
-
-_REMEDY = (
-    "A cut where several tensors cross is named by all of them, in a list of their own: [{crossing}] (--must-cut A,B), "
-    "and allowed by max_crossing."
-)
+from kerassplit.planning.task import Task
+from kerassplit.planning.work import Balance
 
 
 def plan(
@@ -130,23 +118,27 @@ def plan(
     []
     """
     graph = read_graph(model)
-    task = task_of(
-        graph,
-        read_devices(devices),
+    options = PlanOptions(
         links=links,
         objective=objective,
         balance=balance,
+        max_crossing=max_crossing,
         batch_size=batch_size,
         any_order=any_order,
         leave_out=leave_out,
         overlap=overlap,
         compression=compression,
-        limits=limits_of(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
+        largest_crossing=largest_crossing,
+        must_cut=must_cut,
+        must_not_cut=must_not_cut,
+        first_to=first_to,
+        last_from=last_from,
         profile=profile,
         open_sides=open_sides,
         time_limit=time_limit,
         verbose=verbose,
     )
+    task = task_of(graph, devices, options)
     closed = closed_layer(graph, dict(zip(task.calls, (call.flops for call in task.profile.calls), strict=True)))
     advice = () if closed is None or sum(device.count for device in task.devices) == 1 else (closed[1],)
     try:
@@ -172,160 +164,3 @@ def solve(task: Task) -> Plan:
     except PlanError as error:
         raise explained(error, task) from error
     return describe(task, answer)
-
-
-def task_of(
-    graph: Graph,
-    devices: tuple[Device, ...],
-    *,
-    links: Links | None,
-    objective: str,
-    balance: Balance,
-    batch_size: int | None,
-    any_order: bool,
-    leave_out: bool | None,
-    overlap: bool,
-    compression: float | str | None,
-    limits: Limits,
-    profile: Profile | None,
-    open_sides: OpenSides,
-    time_limit: float,
-    verbose: bool | None,
-) -> Task:
-    """The arguments of `plan`, checked and put together."""
-    if objective not in ("throughput", "latency"):
-        raise SplitError(f"`objective` is 'throughput' or 'latency'; got {objective!r}.")
-    check_compression(compression)
-    if not isinstance(time_limit, (int, float)) or isinstance(time_limit, bool) or not time_limit > 0:
-        raise SplitError(f"`time_limit` is {time_limit!r}. Expected seconds, more than 0.")
-    links = read_links(links, devices)
-    leave_out = objective == "latency" if leave_out is None else leave_out
-    if isinstance(links, list) and (any_order or leave_out):
-        if leave_out and objective == "latency" and not any_order:
-            raise SplitError(
-                "Links from each device to the next say nothing of plans that leave one out. Give a Link for all or a "
-                "mapping of pairs of devices, or use all devices with leave_out=False (--use-all)."
-            )
-        raise SplitError(
-            "Links from each device to the next say nothing of devices in another order, or with some left out. Give "
-            "a Link for all, or a mapping of pairs of devices."
-        )
-    if not [call for call in graph.calls if call.inputs]:
-        raise SplitError(f"'{graph.model.name}' computes nothing: there is nothing to plan.")
-    measure = needs_measuring(devices, balance)
-    costs = _costs(graph, profile, batch_size, open_sides, measure, verbose)
-    work = work_of(costs, devices, balance)
-    if objective == "latency" and work.unit in ("parameters", "bytes"):
-        raise SplitError(
-            f"Latency is a time, and balance='{balance}' shares out what stages hold. Take balance='flops' or "
-            "'time', or tell how fast the devices are."
-        )
-    if work.unit == "parameters" and any(device.memory is not None for device in devices):
-        raise SplitError("To keep to the memory of devices, balance bytes: balance='memory' (--balance memory).")
-    if links is not None and work.unit != "seconds":
-        raise SplitError(
-            f"Links take seconds, and the work of devices is in {work.unit}: the two cannot be added. Give each Device "
-            "`flops_per_second` or `seconds`, or measure here with balance='time' (--balance time)."
-        )
-    return Task(
-        graph, costs, devices, work, links, objective, overlap, compression, any_order, leave_out, limits, time_limit
-    )
-
-
-def _costs(
-    graph: Graph,
-    given: Profile | None,
-    batch_size: int | None,
-    open_sides: OpenSides,
-    measure: bool,
-    verbose: bool | None,
-) -> Profile:
-    """The model's profile: the given one, if it fits."""
-    if given is None:
-        return profile_model(graph.model, batch_size, open_sides=open_sides, measure=measure, verbose=verbose)
-    if not isinstance(given, Profile):
-        raise SplitError(f"`profile` is what `kerassplit.profile(model)` gives; got a {type(given).__name__}.")
-    _require_profile_of(graph, given)
-    if open_sides is not None:
-        raise SplitError("A profile has its sides already: leave out `open_sides`, or the profile.")
-    samples = batch_or_own(graph, batch_size)
-    if given.batch_size != samples:
-        raise SplitError(
-            f"The profile is for batches of {given.batch_size}, the plan for {samples}. Pass "
-            f"batch_size={given.batch_size} (--batch-size {given.batch_size}), or make another profile."
-        )
-    if measure and given.seconds is None:
-        raise SplitError(
-            "balance='time' needs seconds, and the profile has none: make it by "
-            "`kerassplit.profile(model, measure=True)`."
-        )
-    return given
-
-
-def _require_profile_of(graph: Graph, given: Profile) -> None:
-    """Refuses a profile of another model, or of this one with other sides."""
-    # Inputs have names of their own in each process.
-    theirs = [call.name for call in given.calls]
-    if theirs != [call.name for call in graph.calls if call.inputs] or len(given.tensors) != len(graph.tensors):
-        raise SplitError(f"The profile is of '{given.model}', not of this model: their layers differ.")
-    for cost, tensor in zip(given.tensors, graph.tensors, strict=True):
-        sides = list(zip(cost.shape, tensor.symbol.shape, strict=False))[1:]
-        same = all(theirs is None or ours is None or theirs == ours for theirs, ours in sides)
-        if not same or len(cost.shape) != len(tensor.symbol.shape) or cost.dtype != tensor.symbol.dtype:
-            raise SplitError(
-                f"The profile is of another '{given.model}': its '{cost.name}' has the shape {cost.shape}, and here it "
-                f"is {tuple(tensor.symbol.shape)}. Profile this model, with the same input shape."
-            )
-
-
-def limits_of(
-    graph: Graph,
-    max_crossing: Any,
-    largest_crossing: float | str | None,
-    must_cut: Any,
-    must_not_cut: Any,
-    first_to: Any,
-    last_from: Any,
-) -> Limits:
-    """The limits that were asked for, checked."""
-    if max_crossing != "any":
-        if not isinstance(max_crossing, Integral) or isinstance(max_crossing, bool) or max_crossing < 1:
-            raise SplitError(
-                f"`max_crossing` says how many tensors may cross a cut: 1 or more, or 'any'; got {max_crossing!r}."
-            )
-        max_crossing = int(max_crossing)
-    most = math.inf if largest_crossing is None else parse_bytes(largest_crossing, "largest crossing")
-    return Limits(
-        max_crossing=None if max_crossing == "any" else max_crossing,
-        largest_crossing=most,
-        must_cut=_cuts(graph, must_cut),
-        must_not_cut=_cuts_not_to_make(graph, must_not_cut),
-        first_to=_tensors(graph, first_to),
-        last_from=_tensors(graph, last_from),
-    )
-
-
-def _cuts(graph: Graph, at: Any) -> list[list[int]]:
-    return [] if _is_none(at) else resolve_cuts(read_sides(graph), at, remedy=_REMEDY, beside=False)
-
-
-def _is_none(references: Any) -> bool:
-    return references is None or (isinstance(references, (list, tuple)) and not references)
-
-
-def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
-    """Of what a glob stands for, the split points."""
-    sides = read_sides(graph)
-    points = set(split_tensors(sides))
-    found = []
-    for one in [] if _is_none(at) else several_of(at):
-        matching = resolve_glob(graph, one) if isinstance(one, str) else []
-        some = [[tensor] for tensor in matching if tensor in points]
-        found += some if some and len(matching) > 1 else resolve_cuts(sides, [one], remedy=_REMEDY, beside=False)
-    return found
-
-
-def _tensors(graph: Graph, references: Any) -> list[int]:
-    several = [] if _is_none(references) else several_of(references)
-    names = [one.name if isinstance(one, SplitPoint) else one for one in several]
-    return sorted({tensor for one in names for tensor in resolve_glob(graph, one)})

@@ -1,26 +1,32 @@
 """Why a model has no plan: which limits are in the way, and what would be enough."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
-from itertools import combinations
 
 import numpy as np
 
 from kerassplit.errors import PlanError, SplitError
 from kerassplit.files.sizes import format_bytes
+from kerassplit.planning.devices import Link
 from kerassplit.planning.graph_answers import InGraph
 from kerassplit.planning.task import Task
+from kerassplit.text import listed
 
+MORE_DEVICES = 8
+"""So many are added, to see whether that is enough."""
+_FREE = Link(1e18)
 Lift = Callable[[Task], Task]
 
 
 def explained(error: PlanError, task: Task) -> PlanError:
     """The error in the words of `plan`.
 
-    Each limit is lifted on its own, and where that does not help, in pairs, threes and so on; where that makes a plan
-    possible, it is in the way. Where there are too many cuts to list, those of few tensors are tried.
+    Each limit is lifted on its own; where that makes a plan possible, it is in the way. Where none is enough alone, all
+    are lifted, and put back one after another while there is a plan: those left out are in the way together, none of
+    them in vain (the deletion filter of Chinneck and Dravnieks, "Locating Minimal Infeasible Constraint Sets in Linear
+    Programs", 1991, turned round). Where there are too many cuts to list, those of few tensors are tried.
     """
     if error.binding in (("time",), ("any_order",)):
         return error
@@ -28,20 +34,24 @@ def explained(error: PlanError, task: Task) -> PlanError:
     mending = [name for name, lift in lifts.items() if _is_possible(lift(task))]
     if mending:
         enough = {name: number for name in mending if (number := _enough(name, task)) is not None}
-        others_like_these = error.enough.get("devices") if "memory" in mending else None
+        if "memory" in mending and "devices" in error.enough:
+            mending, enough = list(dict.fromkeys((*mending, "devices"))), {**enough, "devices": error.enough["devices"]}
         first, *others = [_way_out(name, task, enough.get(name)) for name in mending]
-        if others_like_these:
-            enough["devices"] = others_like_these
-            others.append(f"{others_like_these} devices like these would be enough")
         ways = "; or ".join([f"{first[0].upper()}{first[1:]}", *others])
         return PlanError(f"{start}. {ways}.", binding=mending, enough=enough)
-    for size in range(2, len(lifts) + 1):
-        for names in combinations(lifts, size):
-            if _is_possible(reduce(lambda lifted, name: lifts[name](lifted), names, task)):
-                together = [name.replace("_", " ") for name in names]
-                said = f"{', '.join(together[:-1])} and {together[-1]}. Loosen all of them"
-                return PlanError(f"{start}. These are in the way together: {said}.", binding=names)
-    return PlanError(f"{start}. Loosen several of them.", binding=error.binding)
+
+    def is_enough(names: Iterable[str]) -> bool:
+        return _is_possible(reduce(lambda lifted, name: lifts[name](lifted), names, task))
+
+    together = list(lifts)
+    if not is_enough(together):
+        return PlanError(f"{start}. Loosen several of them.", binding=error.binding)
+    for name in lifts:
+        others = [other for other in together if other != name]
+        together = others if is_enough(others) else together
+    names = [name.replace("_", " ") for name in together]
+    said = f"{', '.join(names[:-1])} and {names[-1]}. Loosen all of them"
+    return PlanError(f"{start}. These are in the way together: {said}.", binding=together)
 
 
 def refuse_at_once(task: Task) -> None:
@@ -86,22 +96,17 @@ def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
     if any(device.memory is not None for device in task.devices):
         yield "memory", lambda task: _with_memory(task, math.inf)
     if limits.largest_crossing < math.inf:
-        yield "largest_crossing", lambda task: _with(task, largest_crossing=math.inf)
-    if not task.leave_out and not isinstance(task.links, list):
-        yield "devices", lambda task: replace(task, leave_out=True)
+        yield "largest_crossing", lambda task: task.with_limits(largest_crossing=math.inf)
+    yield "devices", lambda task: _with_devices(task, MORE_DEVICES)
     for name in ("must_cut", "must_not_cut", "first_to", "last_from"):
         if getattr(limits, name):
-            yield name, lambda task, name=name: _with(task, **{name: ()})
+            yield name, lambda task, name=name: task.with_limits(**{name: ()})
     if limits.max_crossing is not None:
-        yield "max_crossing", lambda task: _with(task, max_crossing=(task.limits.max_crossing or 0) + 2)
+        yield "max_crossing", lambda task: task.with_limits(max_crossing=(task.limits.max_crossing or 0) + 2)
     if isinstance(task.links, dict):
         yield "links", lambda task: replace(task, links=None)
     if np.isinf(task.work.calls).any():
         yield "seconds", _all_able
-
-
-def _with(task: Task, **limits: object) -> Task:
-    return replace(task, limits=replace(task.limits, **limits))
 
 
 def _with_memory(task: Task, least: float) -> Task:
@@ -112,10 +117,21 @@ def _with_memory(task: Task, least: float) -> Task:
     return replace(task, devices=tuple(replace(device, memory=memory) for device, memory in pairs))
 
 
+def _with_devices(task: Task, more: int) -> Task:
+    """So many devices more, like the one with the most memory; all may be used or not."""
+    kinds = range(len(task.devices))
+    most = max(kinds, key=lambda kind: math.inf if (size := task.devices[kind].memory) is None else float(size))
+    devices, links = list(task.devices), task.links
+    devices[most] = replace(devices[most], count=devices[most].count + more)
+    if isinstance(links, dict) and more:
+        links = {(devices[most].name, devices[most].name): _FREE, **links}
+    return replace(task, devices=tuple(devices), links=None if isinstance(links, list) else links, leave_out=True)
+
+
 def _all_able(task: Task) -> Task:
     """All devices can run all calls."""
-    calls = np.where(np.isinf(task.work.calls), 0.0, task.work.calls)
-    return replace(task, work=replace(task.work, calls=calls))
+    blocks, calls = (np.where(np.isinf(table), 0.0, table) for table in (task.work.blocks, task.work.calls))
+    return replace(task, work=replace(task.work, blocks=blocks, calls=calls))
 
 
 def _enough(name: str, task: Task) -> float | None:
@@ -130,8 +146,13 @@ def _enough(name: str, task: Task) -> float | None:
             math.floor(least * (1 - 1e-9)) if alike else 0, top, lambda size: _is_possible(_with_memory(task, size))
         )
     if name == "largest_crossing":
-        sizes = InGraph(_with(task, largest_crossing=math.inf)).sizes_of_cuts()
-        return sizes[_least(0, len(sizes) - 1, lambda place: _is_possible(_with(task, largest_crossing=sizes[place])))]
+        sizes = InGraph(task.with_limits(largest_crossing=math.inf)).sizes_of_cuts()
+        return sizes[
+            _least(0, len(sizes) - 1, lambda place: _is_possible(task.with_limits(largest_crossing=sizes[place])))
+        ]
+    if name == "devices":
+        more = _least(0, MORE_DEVICES, lambda number: _is_possible(_with_devices(task, number)))
+        return sum(device.count for device in task.devices) + more if more else None
     return None
 
 
@@ -156,12 +177,17 @@ def _way_out(name: str, task: Task, enough: float | None) -> str:
         cuts = [" + ".join(_names(task, cut)) for cut in getattr(limits, name)]
         what = "require" if name == "must_cut" else "forbid"
         return f"do not {what} {'all of the cuts' if len(cuts) > 1 else 'the cut'} {', '.join(cuts)}"
+    if name in ("first_to", "last_from"):
+        where = listed(task.graph.names(getattr(limits, name)))
+        if name == "first_to":
+            return f"let the first stage end earlier than at {where} (first_to)"
+        return f"let the last stage begin later than at {where} (last_from)"
+    if name == "devices" and enough is not None:
+        return f"{enough} devices would be enough (there are {sum(device.count for device in task.devices)})"
     return {
         "devices": "take fewer devices, or let some stay without a stage (leave_out=True, --leave-out): it cannot be "
         "cut into so many stages",
         "max_crossing": "let more tensors cross (max_crossing, --max-crossing)",
-        "first_to": "let the first stage end earlier (first_to)",
-        "last_from": "let the last stage begin later (last_from)",
         "links": "link more pairs of devices (links)",
         "seconds": "let more blocks run on more devices (some seconds are infinite)",
     }[name]

@@ -15,10 +15,11 @@ from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef
 from kerassplit.graph.shapes import OpenSides
 from kerassplit.planning.answers import Answer, describe
-from kerassplit.planning.devices import Device, Link, read_devices
+from kerassplit.planning.devices import Device, Link
 from kerassplit.planning.graph_answers import MOST_CUTS, InGraph
+from kerassplit.planning.options import PlanOptions, task_of
 from kerassplit.planning.plan import Plan
-from kerassplit.planning.planner import limits_of, solve, task_of
+from kerassplit.planning.planner import solve
 from kerassplit.planning.results import Objective, SweepRange
 from kerassplit.planning.solver.listed import listed
 from kerassplit.planning.solver.place import best_listed
@@ -97,23 +98,27 @@ def plan_sweep(
     middle = math.sqrt(low * high)
     if front_bandwidth is not None:
         middle = parse_bandwidth(front_bandwidth, "bandwidth of the front")
-    task = task_of(
-        graph,
-        read_devices(devices),
+    options = PlanOptions(
         links=Link(middle, latency),
         objective=objective,
         balance=balance,
+        max_crossing=max_crossing,
         batch_size=batch_size,
         any_order=any_order,
         leave_out=leave_out,
         overlap=overlap,
         compression=compression,
-        limits=limits_of(graph, max_crossing, largest_crossing, must_cut, must_not_cut, first_to, last_from),
+        largest_crossing=largest_crossing,
+        must_cut=must_cut,
+        must_not_cut=must_not_cut,
+        first_to=first_to,
+        last_from=last_from,
         profile=profile,
         open_sides=open_sides,
         time_limit=time_limit,
         verbose=verbose,
     )
+    task = task_of(graph, devices, options)
     front = _front(task) if task.is_chain else []
     ranges = (_latency_ranges if task.objective == "latency" else _throughput_ranges)(task, low, high)
     return Sweep(task.profile.model, task.profile.batch_size, task.objective, ranges, middle, tuple(front))

@@ -1,7 +1,7 @@
 """What is to be planned, in one place: the model, its costs, the devices and all limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -80,7 +80,7 @@ class Task:
         """Whether the model's inputs lie on the first device and have to be moved where another one uses them."""
         return self.links is not None and not self.any_order
 
-    @property
+    @cached_property
     def is_chain(self) -> bool:
         """Whether at each cut one tensor crosses, and no input of the model has to be moved.
 
@@ -93,6 +93,32 @@ class Task:
             and all(len(block.crossing) == 1 for block in self.profile.blocks[:-1])
             and not (self.inputs_move and any(blocks))
         )
+
+    @cached_property
+    def in_blocks(self) -> bool:
+        """Whether it is a chain whose cuts are those between blocks: what lies before each is whole blocks.
+
+        It is not where a mask goes from block to block, or where outputs of the model are made on the way.
+        """
+        if not self.is_chain:
+            return False
+        ends, tensors = [block.crossing for block in self.profile.blocks], self.graph.tensors
+        block_of = dict(zip(self.calls, (call.block for call in self.profile.calls), strict=True))
+        for call, block in block_of.items():
+            made = self.graph.calls[call].outputs
+            if ends[block] and not any(tensors[tensor].users for tensor in made):
+                return False
+            passing = [tensor for tensor in made if any(block_of[user] != block for user in tensors[tensor].users)]
+            if not set(passing) <= set(ends[block]):
+                return False
+        return True
+
+    def with_limits(self, **limits: object) -> "Task":
+        """The same with other limits; what is known of the graph stays."""
+        task = replace(self, limits=replace(self.limits, **limits))
+        known = {name: self.__dict__[name] for name in ("sides", "calls", "used_inputs") if name in self.__dict__}
+        task.__dict__.update(known)
+        return task
 
     def require_sizes(self) -> None:
         """Raises where the bytes of a tensor are not known and memory plays a part.
@@ -114,7 +140,7 @@ class Task:
     def known_size(self, tensor: int) -> float | None:
         """Bytes of a tensor as it is sent, of a mask no more than of the inputs it is made of; `None` where unknown."""
         size = wire_bytes(self.profile.tensors[tensor], self.compression)
-        if tensor not in self.sides.users or self.sides.is_input(tensor):
+        if self.in_blocks or tensor not in self.sides.users or self.sides.is_input(tensor):
             return size
         sources = [self.known_size(source) for source in self.sides.sources[tensor]]
         sizes = [one for one in (size, total(sources)) if one is not None]

@@ -4,10 +4,10 @@ A family of such sets is kept as a table of booleans, a row for each node and a 
 tells for a thousand sets at once whether they hold a node.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,14 +57,6 @@ def table_of_bits(count: int, sets: Iterable[int]) -> Table:
     return np.unpackbits(packed.reshape(-1, length).T, axis=0, count=count, bitorder="little").astype(np.bool_)
 
 
-def groups_of(table: Table) -> list[tuple[int, ...]]:
-    """The nodes that the same sets hold, where these are several."""
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for node, row in enumerate(np.packbits(table, axis=1)):
-        groups[row.tobytes()].append(node)
-    return [tuple(nodes) for nodes in groups.values() if len(nodes) > 1]
-
-
 def distinct(table: Table) -> Table:
     """Each column once, in the order in which they come first."""
     packed = np.packbits(table, axis=0)
@@ -97,27 +89,38 @@ class Family:
         return Family(self.problem, np.ascontiguousarray(self.inside[:, sets]), self.work[sets], self.rates)
 
     @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many nodes each set holds, shape (sets,)."""
+        return self.inside.sum(axis=0)
+
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether each set holds all that come before it, its nodes in order: so stages are stretches of nodes."""
+        return bool((self.inside == (np.arange(len(self.inside))[:, None] < self.sizes)).all())
+
+    @cached_property
     def seconds(self) -> NDArray[np.float64]:
         """Time of each set on each type of device, shape (types, sets), without nodes that cannot run there."""
-        return self._times(np.where(np.isfinite(self._node_seconds), self._node_seconds, 0.0))
+        return self.sums_of(np.where(np.isfinite(self._node_seconds), self._node_seconds, 0.0))
 
     @cached_property
     def barred(self) -> NDArray[np.float64] | None:
         """How many of its nodes cannot run on each type, shape (types, sets); `None` where all can run anywhere."""
         finite = np.isfinite(self._node_seconds)
-        return None if finite.all() else self._times((~finite).astype(np.float64))
+        return None if finite.all() else self.sums_of((~finite).astype(np.float64))
 
     @cached_property
     def memory(self) -> NDArray[np.float64]:
         """Bytes that the nodes of each set keep, without what they share, shape (sets,)."""
-        return self._times(np.array([[node.memory] for node in self.problem.nodes]))[0]
+        return self.sums_of(np.array([[node.memory] for node in self.problem.nodes]))[0]
 
     @cached_property
     def used(self) -> NDArray[np.uint16]:
         """How many consumers of each tensor each set holds, shape (tensors, sets)."""
-        used = np.zeros((len(self.problem.tensors), len(self)), dtype=np.uint16)
-        for index, tensor in enumerate(self.problem.tensors):
-            for user in tensor.consumers:
+        tensors = self.problem.tensors
+        used = self.inside[[tensor.consumers[0] if tensor.consumers else 0 for tensor in tensors]].astype(np.uint16)
+        for index, tensor in enumerate(tensors):
+            for user in tensor.consumers[1:]:
                 used[index] += self.inside[user]
         return used
 
@@ -158,9 +161,9 @@ class Family:
 
     def supersets(self, index: int, low: int, high: int) -> NDArray[np.int64]:
         """Those of the sets `low` to `high` (not itself included) that hold all of this one."""
-        tops = self.tops[index]
-        if not len(tops):
+        if self.is_chain or not len(self.tops[index]):
             return np.arange(low, high)
+        tops = self.tops[index]
         holding = self.inside[tops[0], low:high]
         for node in tops[1:]:
             holding = holding & self.inside[node, low:high]
@@ -177,14 +180,13 @@ class Family:
         return np.array([node.seconds for node in self.problem.nodes])
 
     def _crossing_sums(self, values: Sequence[float]) -> NDArray[np.float64]:
-        sums = np.zeros(len(self))
-        for value, crossing in zip(values, self.crossing, strict=True):
-            if value:
-                sums += value * crossing
-        return sums
+        sets, tensors = np.nonzero(np.ascontiguousarray(self.crossing.T))
+        return np.bincount(sets, np.array(values)[tensors], minlength=len(self)).astype(np.float64, copy=False)
 
-    def _times(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sums_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums over the nodes of each set, for values of shape (nodes, kinds)."""
+        if self.is_chain:
+            return np.concatenate([np.zeros((1, values.shape[1])), values]).cumsum(axis=0)[self.sizes].T
         sums = np.zeros((values.shape[1], len(self)))
         for node, row in enumerate(values):  # node by node: equal sets of times give equal sums, to the last bit
             for kind in np.flatnonzero(row):
@@ -208,11 +210,9 @@ def family_of(problem: Problem, table: Table, rates: NDArray[np.float64]) -> Fam
     ends[:, 1] = True
     required = [np.isin(np.arange(count), list(cut))[:, None] for cut in problem.rules.required]
     table = distinct(np.concatenate([table, ends, *required], axis=1))
-    work = node_work(problem, rates)
-    sums = np.zeros(table.shape[1])
-    for node in range(count):
-        sums += work[node] * table[node]
-    order = np.lexsort((table.sum(axis=0), sums))
+    unordered = Family(problem, table, np.zeros(0), rates)
+    sums = unordered.sums_of(node_work(problem, rates)[:, None])[0]
+    order = np.lexsort((unordered.sizes, sums))
     family = Family(problem, np.ascontiguousarray(table[:, order]), sums[order], rates)
     allowed = _allowed(family)
     if not allowed[family.required].all():
@@ -250,4 +250,5 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
 def columns_of(table: Table) -> list[NDArray[np.int64]]:
     """For each column the rows where it is true."""
     columns, rows = np.nonzero(np.ascontiguousarray(table.T))
-    return np.split(rows, np.searchsorted(columns, np.arange(1, table.shape[1])))
+    ends = np.searchsorted(columns, np.arange(table.shape[1] + 1)).tolist()
+    return [rows[start:end] for start, end in pairwise(ends)]

@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from kerassplit.errors import PlanError
+from kerassplit.planning.solver.closed_sets import Table, table_of
 from kerassplit.planning.solver.problem import (
     CutRules,
     Node,
@@ -47,11 +48,6 @@ class Contraction:
         """The same stages in nodes of the original problem."""
         return [(device, sorted(node for group in nodes for node in self.members[group])) for device, nodes in parts]
 
-    def closed_set(self, nodes: Collection[int]) -> frozenset[int] | None:
-        """The same closed set in nodes of the smaller problem; `None` where it parts what stays together."""
-        groups = frozenset(self.home[node] for node in nodes)
-        return groups if sum(len(self.members[group]) for group in groups) == len(set(nodes)) else None
-
 
 def contract(problem: Problem, *, fold: bool = True) -> Contraction:
     """The problem with all that stays together made one node.
@@ -75,6 +71,38 @@ def contract(problem: Problem, *, fold: bool = True) -> Contraction:
         joined = _joined(len(contraction.members), pairs)
         contraction = _contraction(_without_idle_memory(problem), [joined[group] for group in contraction.home])
     return contraction
+
+
+def contract_by(problem: Problem, cuts: Table) -> tuple[Contraction, Table]:
+    """The problem with all nodes that no cut parts made one node, and the cuts of the smaller problem.
+
+    Args:
+        problem: Any problem.
+        cuts: The closed sets that may be cuts, shape (nodes, cuts). Those that part what must stay together are left
+            out; those that must be made are added.
+
+    Raises:
+        PlanError: A required cut parts what must stay together, or no device can run what no cut parts.
+        ValueError: A cut holds a node without all that it depends on.
+    """
+    count = len(problem.nodes)
+    cuts = np.concatenate([cuts, table_of(count, problem.rules.required)], axis=1)
+    rows = np.packbits(cuts, axis=1)
+    edges = [(tensor.producer, user) for tensor in problem.tensors for user in tensor.consumers]
+    makers, users = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    if (rows[users] & ~rows[makers]).any():
+        raise ValueError("One of `cuts` holds a node without all that the node depends on.")
+    for nodes in problem.classes:
+        cuts = cuts[:, (cuts[list(nodes)] == cuts[nodes[0]]).all(axis=0)]
+    home = list(range(count))
+    first: dict[bytes, int] = {}
+    for node, row in enumerate(np.packbits(cuts, axis=1)):
+        home[node] = first.setdefault(row.tobytes(), node)
+    _check_runs(problem, home, "must stay in one stage", "devices")
+    roots = list(first.values())
+    # What a node depends on lies in at least as many sets as the node.
+    order = [roots[place] for place in np.argsort(-cuts[roots].sum(axis=1), kind="stable")]
+    return _contraction(_without_idle_memory(problem), home, order), cuts[order]
 
 
 def _without_idle_memory(problem: Problem) -> Problem:
@@ -161,33 +189,33 @@ def _between(home: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
         producer = home[tensor.producer]
         consumers = tuple(sorted({home[user] for user in tensor.consumers} - {producer}))
         if consumers:
-            kept.append(replace(tensor, producer=producer, consumers=consumers))
+            kept.append(Tensor(producer, consumers, tensor.seconds, tensor.memory, tensor.counts))
     return kept
 
 
-def _contraction(problem: Problem, home: Sequence[int]) -> Contraction:
-    """The smaller problem for nodes that have been given to groups."""
-    tensors = _between(home, problem.tensors)
-    roots = set(home)
-    order = [group for group in topological_order(len(home), tensors) if group in roots]
+def _contraction(problem: Problem, home: Sequence[int], order: Sequence[int] | None = None) -> Contraction:
+    """The smaller problem for nodes that have been given to groups; `order`, of the groups, is a topological one."""
+    if order is None:
+        roots = set(home)
+        order = [group for group in topological_order(len(home), _between(home, problem.tensors)) if group in roots]
+    if list(order) == list(range(len(home))) and not problem.classes:
+        return Contraction(problem, tuple((node,) for node in order), tuple(order))
     place = {group: index for index, group in enumerate(order)}
     groups = tuple(place[group] for group in home)
     members: list[list[int]] = [[] for _ in order]
     for node, group in enumerate(groups):
         members[group].append(node)
-    merged = [_merged([problem.nodes[node] for node in nodes]) for nodes in members]
     smaller = replace(
         problem,
-        nodes=tuple(merged),
+        nodes=tuple(_merged([problem.nodes[node] for node in nodes]) for nodes in members),
         tensors=tuple(_between(groups, problem.tensors)),
         classes=(),
         weights=tuple(
             Weight(tuple(sorted({groups[node] for node in weight.nodes})), weight.memory) for weight in problem.weights
         ),
-        rules=CutRules(max_tensors=problem.rules.max_tensors, max_memory=problem.rules.max_memory),
+        rules=_rules(problem.rules, members, groups),
     )
-    contraction = Contraction(smaller, tuple(tuple(nodes) for nodes in members), groups)
-    return replace(contraction, problem=replace(smaller, rules=_rules(problem.rules, contraction)))
+    return Contraction(smaller, tuple(map(tuple, members)), groups)
 
 
 def _merged(nodes: Sequence[Node]) -> Node:
@@ -200,15 +228,20 @@ def _merged(nodes: Sequence[Node]) -> Node:
     )
 
 
-def _rules(rules: CutRules, contraction: Contraction) -> CutRules:
-    required = [contraction.closed_set(cut) for cut in rules.required]
+def _rules(rules: CutRules, members: Sequence[Sequence[int]], home: Sequence[int]) -> CutRules:
+    def closed_set(nodes: Collection[int]) -> frozenset[int] | None:
+        """The same closed set in groups; `None` where it parts one."""
+        groups = frozenset(home[node] for node in nodes)
+        return groups if sum(len(members[group]) for group in groups) == len(set(nodes)) else None
+
+    required = [closed_set(cut) for cut in rules.required]
     if None in required:
         raise PlanError("A required cut parts nodes that must stay in one stage.", binding=("cuts",))
-    forbidden = [contraction.closed_set(cut) for cut in rules.forbidden]  # those that part groups cannot be made anyway
+    forbidden = [closed_set(cut) for cut in rules.forbidden]  # those that part groups cannot be made anyway
     return replace(
         rules,
-        first=frozenset(contraction.home[node] for node in rules.first),
-        last=frozenset(contraction.home[node] for node in rules.last),
+        first=frozenset(home[node] for node in rules.first),
+        last=frozenset(home[node] for node in rules.last),
         required=tuple(cut for cut in required if cut is not None),
         forbidden=tuple(cut for cut in forbidden if cut is not None),
     )

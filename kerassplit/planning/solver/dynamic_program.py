@@ -17,7 +17,8 @@ from kerassplit.planning.solver.closed_sets import Family
 from kerassplit.planning.solver.device_orders import Arc, DeviceOrders, device_orders
 from kerassplit.planning.solver.stage_costs import ROUNDING, Goal, StageCosts
 
-FEW = 2000  # closed sets for which no upper bound has to be found first
+FEW, FEW_IN_CHAIN = 2000, 300  # closed sets for which no upper bound has to be found first
+MOST_PAIRS = 2**18  # of sets, taken at once
 SLACK = 1 + 1e-9  # sums of the same numbers differ in the last bits
 
 
@@ -54,13 +55,13 @@ def upper_bound(family: Family, orders: DeviceOrders, goal: Goal) -> float:
 
     `inf` if that is not worth while, or if there is none.
     """
-    if len(family) <= FEW:
+    if len(family) <= (FEW_IN_CHAIN if family.is_chain else FEW):
         return np.inf
     crossing = family.crossing_memory if goal == "memory" else family.crossing_seconds
     stretches = np.floor(family.work / (family.work[-1] or 1.0) * 200).astype(np.int64)
     order = np.lexsort((crossing, stretches))
     rank = np.arange(len(order)) - np.searchsorted(stretches[order], stretches[order])
-    for each in (5, 40):
+    for each in (1, 5, 40) if family.is_chain else (5, 40):
         chosen = np.zeros(len(family), dtype=np.bool_)
         chosen[order[rank < each]] = True
         chosen[[0, -1, *family.required]] = True
@@ -72,7 +73,7 @@ def upper_bound(family: Family, orders: DeviceOrders, goal: Goal) -> float:
 
 def _useful(family: Family, orders: DeviceOrders, bound: float) -> Family:
     """The sets at which some state can be within a bound."""
-    if bound == np.inf:
+    if bound == np.inf or family.is_chain:
         return family
     useful = np.logical_or.reduce(sides_of(family).allowed(orders, bound))
     useful[[0, -1, *family.required]] = True
@@ -93,16 +94,65 @@ def search(family: Family, orders: DeviceOrders, goal: Goal, bound: float, most:
     """
     allowed, rest = _allowed(family, orders, goal, bound)
     value = np.full(allowed.shape, np.inf)
-    came_from = np.full((2, *allowed.shape), -1, dtype=np.int32)
     value[orders.starts, 0] = 0.0
-    reachable = _windows(family, orders, allowed)
+    ways = Ways(goal, bound, value, np.full((2, *allowed.shape), -1, dtype=np.int32), rest)
     costs = StageCosts(family, goal, most)
-    limit = np.inf if goal in ("squares", "stages") else bound
+    if family.is_chain and costs.simple and goal not in ("memory", "stages"):
+        _by_states(family, orders, ways, allowed, costs)
+    else:
+        _by_sets(family, orders, ways, allowed, costs)
+    return _trace(family, orders, value, ways.came_from)
+
+
+@dataclass(frozen=True, eq=False)
+class Ways:
+    """The best way to each set in each state, as far as it is known.
+
+    Attributes:
+        goal: What is best.
+        bound: What no load may be above; for "sum" not the value.
+        value: Of the best ways, shape (states, sets).
+        came_from: Their last steps: the states and the sets before, shape (2, states, sets).
+        rest: The least that is left to be added behind each set, for "sum".
+    """
+
+    goal: Goal
+    bound: float
+    value: NDArray[np.float64]
+    came_from: NDArray[np.int32]
+    rest: NDArray[np.float64]
+
+    def open(self, allowed: NDArray[np.bool_], states, sets) -> NDArray[np.int64]:
+        """Of some states in a set, or of a state in some sets, those from which ways may go on."""
+        value, limit = self.value[states, sets], np.inf if self.goal in ("squares", "stages") else self.bound
+        return np.flatnonzero(allowed[states, sets] & (value + self.rest[sets] <= limit) & (value < np.inf))
+
+    def values(self, start, later: NDArray[np.int64], load: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The values of ways with a stage more, `inf` where it is above the bound."""
+        if self.goal in ("largest", "memory"):
+            reached = np.maximum(start, load)
+        else:
+            reached = start + (load * load if self.goal == "squares" else load)
+        fits = (reached + self.rest[later] if self.goal == "sum" else load) <= self.bound
+        return np.where(fits, reached, np.inf)
+
+    def keep(self, arc: Arc, sets, later: NDArray[np.int64], reached: NDArray[np.float64]) -> None:
+        """Keep what is better than the best known ways, from these sets along an arc to those later ones."""
+        better = np.flatnonzero(reached < self.value[arc.target, later])
+        if len(better):
+            targets = later[better]
+            self.value[arc.target, targets] = reached[better]
+            self.came_from[0, arc.target, targets] = arc.source
+            self.came_from[1, arc.target, targets] = sets if np.ndim(sets) == 0 else sets[better]
+
+
+def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[np.bool_], costs: StageCosts) -> None:
+    """One set at a time, with all that may follow it."""
+    reachable = _windows(family, orders, allowed)
     for index in range(len(family) - 1):
-        column = value[:, index]
-        active = np.flatnonzero(allowed[:, index] & (column + rest[index] <= limit) & (column < np.inf))
-        arcs = [arc for state in active for arc in orders.arcs[state]]
-        high = min(reachable.high(arcs, index), costs.last({arc.kind.device for arc in arcs}, index, bound))
+        column = ways.value[:, index]
+        arcs = [arc for state in ways.open(allowed, slice(None), index) for arc in orders.arcs[state]]
+        high = min(reachable.high(arcs, index), costs.last({arc.kind.device for arc in arcs}, index, ways.bound))
         low = max(index + 1, reachable.low(arcs))
         if low >= high:
             continue
@@ -111,34 +161,23 @@ def search(family: Family, orders: DeviceOrders, goal: Goal, bound: float, most:
             continue
         loads = costs.between(index, later, {arc.kind for arc in arcs})
         for arc in arcs:
-            _step(goal, value, came_from, arc, index, later, loads[arc.kind], bound, rest)
-    return _trace(family, orders, value, came_from)
+            ways.keep(arc, index, later, ways.values(column[arc.source], later, loads[arc.kind]))
 
 
-def _step(
-    goal: Goal,
-    value: NDArray[np.float64],
-    came_from: NDArray[np.int32],
-    arc: Arc,
-    index: int,
-    later: NDArray[np.int64],
-    load: NDArray[np.float64],
-    bound: float,
-    rest: NDArray[np.float64],
-) -> None:
-    """Take one arc from one set to all that may follow it."""
-    start = value[arc.source, index]
-    if goal in ("largest", "memory"):
-        reached = np.maximum(start, load)
-    else:
-        reached = start + (load * load if goal == "squares" else load)
-    fits = (reached + rest[later] if goal == "sum" else load) <= bound
-    better = np.flatnonzero(fits & (reached < value[arc.target, later]))
-    if len(better):
-        targets = later[better]
-        value[arc.target, targets] = reached[better]
-        came_from[0, arc.target, targets] = arc.source
-        came_from[1, arc.target, targets] = index
+def _by_states(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[np.bool_], costs: StageCosts) -> None:
+    """One state at a time, with all its sets: in a chain, all pairs of sets are stages."""
+    caps = _caps(family)
+    for source in np.argsort(orders.counts.sum(axis=1), kind="stable"):  # every stage takes a device
+        sets = ways.open(allowed, source, slice(-1))
+        for arc in orders.arcs[source] if len(sets) else ():
+            later = np.flatnonzero(allowed[arc.target, sets[0] + 1 :]) + sets[0] + 1
+            parts = min(len(sets), 1 + len(sets) * len(later) // MOST_PAIRS)
+            for some in np.array_split(sets, parts) if len(later) else ():
+                load = costs.between_all(some, later, arc.kind)
+                load[(later <= some[:, None]) | (later >= caps[some][:, None])] = np.inf
+                reached = ways.values(ways.value[source, some][:, None], later, load)
+                best = reached.argmin(axis=0)
+                ways.keep(arc, some[best], later, reached[best, np.arange(len(later))])
 
 
 def _allowed(
@@ -176,10 +215,15 @@ def _windows(family: Family, orders: DeviceOrders, allowed: NDArray[np.bool_]) -
     some = allowed.any(axis=1)
     first = np.where(some, allowed.argmax(axis=1), sets)
     behind = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
-    caps = np.full(sets, sets)
-    for place in family.required:  # no stage goes over a cut that must be made
+    return Windows(first, behind, _caps(family))
+
+
+def _caps(family: Family) -> NDArray[np.int64]:
+    """The end of what a stage may reach from each set: it goes over no cut that must be made."""
+    caps = np.full(len(family), len(family))
+    for place in family.required:
         caps[:place] = np.minimum(caps[:place], place + 1)
-    return Windows(first, behind, caps)
+    return caps
 
 
 def _trace(

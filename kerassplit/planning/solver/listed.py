@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerassplit.planning.solver.bounds import device_rates
-from kerassplit.planning.solver.closed_sets import Family, Table, closed_sets, family_of, groups_of, table_of
-from kerassplit.planning.solver.contract import Contraction, contract
+from kerassplit.planning.solver.closed_sets import Family, Table, closed_sets, family_of, table_of
+from kerassplit.planning.solver.contract import Contraction, contract, contract_by
 from kerassplit.planning.solver.device_orders import Kind, device_orders
 from kerassplit.planning.solver.dynamic_program import best_chain, search
 from kerassplit.planning.solver.problem import Link, Problem
@@ -114,15 +114,8 @@ def listed(problem: Problem, limit: int, cuts: Cuts | None = None) -> Listed | N
         contraction = contract(problem)
         table = closed_sets(contraction.problem, limit)
     else:
-        given = table_of(len(problem.nodes), [*cuts]) if not isinstance(cuts, np.ndarray) else cuts
-        for tensor in problem.tensors:
-            if (given[list(tensor.consumers)] & ~given[tensor.producer]).any():
-                raise ValueError("One of `cuts` holds a node without all that the node depends on.")
-        parted = np.concatenate([given, table_of(len(problem.nodes), problem.rules.required)], axis=1)
-        together = replace(problem, classes=(*problem.classes, *groups_of(parted)))
-        contraction = contract(together, fold=False)
-        heads = given[[members[0] for members in contraction.members]]
-        table = heads[:, (heads[list(contraction.home)] == given).all(axis=0)]  # without those that part a group
+        given = cuts if isinstance(cuts, np.ndarray) else table_of(len(problem.nodes), [*cuts])
+        contraction, table = contract_by(problem, given)
     if table is None:
         return None
     smaller = contraction.problem

@@ -6,6 +6,9 @@ call's seconds in the cloud, and one from the call to the sink those on the edge
 its producer with an arc that costs moving it, and before its consumers with arcs that cannot be cut: it is paid once,
 however many of its consumers are in the cloud. Arcs that cannot be cut, from consumers back to producers, see to it
 that nothing comes back.
+
+networkx (3.6) finds the same cuts, exactly, in 11 (`preflow_push`) to 13 times (`boykov_kolmogorov`) the time of
+`minimum_cut` for 313 calls, and nothing else here needs it.
 """
 
 import math

@@ -228,12 +228,14 @@ def _check_graph(problem: Problem) -> None:
             raise ValueError(f"Node {index} needs times of 0 or more, one of them finite; got {node.seconds}.")
         if not (0 <= node.memory < math.inf and 0 <= node.workspace < math.inf):
             raise ValueError(f"Node {index} needs a finite memory and workspace of 0 or more.")
+    ordered = True
     for index, tensor in enumerate(problem.tensors):
         if not all(0 <= node < count for node in (tensor.producer, *tensor.consumers)):
             raise ValueError(f"Tensor {index} names a node that is not there: there are {count}.")
         if not (0 <= tensor.seconds < math.inf and 0 <= tensor.memory < math.inf):
             raise ValueError(f"Tensor {index} needs finite seconds and memory of 0 or more.")
-    if len(topological_order(count, problem.tensors)) < count:
+        ordered &= all(tensor.producer < user for user in tensor.consumers)
+    if not ordered and len(topological_order(count, problem.tensors)) < count:
         raise ValueError("The graph has a cycle: some node depends on itself.")
 
 

@@ -65,6 +65,16 @@ class StageCosts:
         memory = self._memory(index, later, touched, still) if self._memory_binds else None
         return {kind: self._cost(kind, index, later, received, sent, memory) for kind in kinds}
 
+    @property
+    def simple(self) -> bool:
+        """Whether what a stage costs is made up of what is known for its two sets."""
+        return not (self._moves or self._memory_binds)
+
+    def between_all(self, sets: NDArray[np.int64], later: NDArray[np.int64], kind: Kind) -> Numbers:
+        """The same from each of several sets, where costs are simple and the family is a chain; shape (sets, later)."""
+        nothing = np.zeros(1)
+        return self._cost(kind, sets[:, None], later, nothing, nothing, None)
+
     def _crossing(self, index: int, later: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Of the tensors that cross the first set: which the stage uses, and which cross the later set, too."""
         family = self._family
@@ -75,7 +85,7 @@ class StageCosts:
         used = family.used[tensors[:, None], later]
         return used > family.used[tensors, index][:, None], used < family.users[tensors][:, None]
 
-    def _cost(self, kind: Kind, index: int, later, received: Numbers, sent: Numbers, memory: Numbers | None) -> Numbers:
+    def _cost(self, kind: Kind, index, later, received: Numbers, sent: Numbers, memory: Numbers | None) -> Numbers:
         family, device = self._family, self._problem.devices[kind.device]
         compute = family.seconds[kind.device, later] - family.seconds[kind.device, index]
         if self._problem.links is not None:

@@ -1,0 +1,205 @@
+"""The arguments of `plan` and `plan_sweep`, checked once, and the task that they make."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal
+
+from kerassplit.costs.profile import Profile
+from kerassplit.costs.profiling import profile as profile_model
+from kerassplit.cutting.cuts import Cut, resolve_cuts
+from kerassplit.cutting.frontiers import split_tensors
+from kerassplit.cutting.points import SplitPoint
+from kerassplit.errors import SplitError
+from kerassplit.files.sizes import parse_bytes
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.references import TensorRef, resolve_glob, several_of
+from kerassplit.graph.shapes import OpenSides, batch_or_own
+from kerassplit.graph.sides import read_sides
+from kerassplit.planning.devices import Device, Links, read_devices, read_links
+from kerassplit.planning.results import Objective
+from kerassplit.planning.task import Limits, Task
+from kerassplit.planning.work import Balance, check_compression, needs_measuring, work_of
+
+_REMEDY = (
+    "A cut where several tensors cross is named by all of them, in a list of their own: [{crossing}] (--must-cut A,B), "
+    "and allowed by max_crossing."
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlanOptions:
+    """What `plan` takes besides the model and its devices, and describes.
+
+    Raises:
+        SplitError: One of them makes no sense, whatever the model.
+    """
+
+    links: Links | None = None
+    objective: Objective = "throughput"
+    balance: Balance = "flops"
+    max_crossing: int | Literal["any"] = 1
+    batch_size: int | None = None
+    any_order: bool = False
+    leave_out: bool | None = None
+    overlap: bool = False
+    compression: float | str | None = None
+    largest_crossing: float | str | None = None
+    must_cut: Cut | Sequence[Cut] | None = None
+    must_not_cut: Cut | Sequence[Cut] | None = None
+    first_to: TensorRef | Sequence[TensorRef] | None = None
+    last_from: TensorRef | Sequence[TensorRef] | None = None
+    profile: Profile | None = None
+    open_sides: OpenSides = None
+    time_limit: float = 60.0
+    verbose: bool | None = None
+
+    def __post_init__(self):
+        if self.objective not in ("throughput", "latency"):
+            raise SplitError(f"`objective` is 'throughput' or 'latency'; got {self.objective!r}.")
+        check_compression(self.compression)
+        seconds = self.time_limit
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
+            raise SplitError(f"`time_limit` is {seconds!r}. Expected seconds, more than 0.")
+
+
+def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: PlanOptions) -> Task:
+    """What these options ask for, for a model and devices.
+
+    Raises:
+        SplitError: They do not fit the model or the devices.
+    """
+    devices, limits = read_devices(devices), _limits_of(graph, options)
+    objective, any_order = options.objective, options.any_order
+    links = read_links(options.links, devices)
+    leave_out = objective == "latency" if options.leave_out is None else options.leave_out
+    if isinstance(links, list) and (any_order or leave_out):
+        if leave_out and objective == "latency" and not any_order:
+            raise SplitError(
+                "Links from each device to the next say nothing of plans that leave one out. Give a Link for all or a "
+                "mapping of pairs of devices, or use all devices with leave_out=False (--use-all)."
+            )
+        raise SplitError(
+            "Links from each device to the next say nothing of devices in another order, or with some left out. Give "
+            "a Link for all, or a mapping of pairs of devices."
+        )
+    if not [call for call in graph.calls if call.inputs]:
+        raise SplitError(f"'{graph.model.name}' computes nothing: there is nothing to plan.")
+    costs = _costs(graph, options, needs_measuring(devices, options.balance))
+    work = work_of(costs, devices, options.balance)
+    if objective == "latency" and work.unit in ("parameters", "bytes"):
+        raise SplitError(
+            f"Latency is a time, and balance='{options.balance}' shares out what stages hold. Take balance='flops' or "
+            "'time', or tell how fast the devices are."
+        )
+    if work.unit == "parameters" and any(device.memory is not None for device in devices):
+        raise SplitError("To keep to the memory of devices, balance bytes: balance='memory' (--balance memory).")
+    if links is not None and work.unit != "seconds":
+        raise SplitError(
+            f"Links take seconds, and the work of devices is in {work.unit}: the two cannot be added. Give each Device "
+            "`flops_per_second` or `seconds`, or measure here with balance='time' (--balance time)."
+        )
+    return Task(
+        graph=graph,
+        profile=costs,
+        devices=devices,
+        work=work,
+        links=links,
+        objective=objective,
+        overlap=options.overlap,
+        compression=options.compression,
+        any_order=any_order,
+        leave_out=leave_out,
+        limits=limits,
+        time_limit=options.time_limit,
+    )
+
+
+def _costs(graph: Graph, options: PlanOptions, measure: bool) -> Profile:
+    """The model's profile: the given one, if it fits."""
+    given = options.profile
+    if given is None:
+        sides, verbose = options.open_sides, options.verbose
+        return profile_model(graph.model, options.batch_size, open_sides=sides, measure=measure, verbose=verbose)
+    if not isinstance(given, Profile):
+        raise SplitError(f"`profile` is what `kerassplit.profile(model)` gives; got a {type(given).__name__}.")
+    _require_profile_of(graph, given)
+    if options.open_sides is not None:
+        raise SplitError("A profile has its sides already: leave out `open_sides`, or the profile.")
+    samples = batch_or_own(graph, options.batch_size)
+    if given.batch_size != samples:
+        raise SplitError(
+            f"The profile is for batches of {given.batch_size}, the plan for {samples}. Pass "
+            f"batch_size={given.batch_size} (--batch-size {given.batch_size}), or make another profile."
+        )
+    if measure and given.seconds is None:
+        raise SplitError(
+            "balance='time' needs seconds, and the profile has none: make it by "
+            "`kerassplit.profile(model, measure=True)`."
+        )
+    return given
+
+
+def _require_profile_of(graph: Graph, given: Profile) -> None:
+    """Refuses a profile of another model, or of this one with other sides."""
+    # Inputs have names of their own in each process.
+    theirs = [call.name for call in given.calls]
+    if theirs != [call.name for call in graph.calls if call.inputs] or len(given.tensors) != len(graph.tensors):
+        raise SplitError(f"The profile is of '{given.model}', not of this model: their layers differ.")
+    for cost, tensor in zip(given.tensors, graph.tensors, strict=True):
+        sides = list(zip(cost.shape, tensor.symbol.shape, strict=False))[1:]
+        same = all(theirs is None or ours is None or theirs == ours for theirs, ours in sides)
+        if not same or len(cost.shape) != len(tensor.symbol.shape) or cost.dtype != tensor.symbol.dtype:
+            raise SplitError(
+                f"The profile is of another '{given.model}': its '{cost.name}' has the shape {cost.shape}, and here it "
+                f"is {tuple(tensor.symbol.shape)}. Profile this model, with the same input shape."
+            )
+
+
+def _limits_of(graph: Graph, options: PlanOptions) -> Limits:
+    """The limits that were asked for, checked."""
+    max_crossing = options.max_crossing
+    if max_crossing != "any":
+        if not isinstance(max_crossing, Integral) or isinstance(max_crossing, bool) or max_crossing < 1:
+            raise SplitError(
+                f"`max_crossing` says how many tensors may cross a cut: 1 or more, or 'any'; got {max_crossing!r}."
+            )
+        max_crossing = int(max_crossing)
+    most = math.inf if options.largest_crossing is None else parse_bytes(options.largest_crossing, "largest crossing")
+    return Limits(
+        max_crossing=None if max_crossing == "any" else max_crossing,
+        largest_crossing=most,
+        must_cut=_cuts(graph, options.must_cut),
+        must_not_cut=_cuts_not_to_make(graph, options.must_not_cut),
+        first_to=_tensors(graph, options.first_to),
+        last_from=_tensors(graph, options.last_from),
+    )
+
+
+def _cuts(graph: Graph, at: Any) -> list[list[int]]:
+    return [] if _is_none(at) else resolve_cuts(read_sides(graph), at, remedy=_REMEDY, beside=False)
+
+
+def _is_none(references: Any) -> bool:
+    return references is None or (isinstance(references, (list, tuple)) and not references)
+
+
+def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
+    """Of what a glob stands for, the split points."""
+    if _is_none(at):
+        return []
+    sides = read_sides(graph)
+    points = set(split_tensors(sides))
+    found = []
+    for one in several_of(at):
+        matching = resolve_glob(graph, one) if isinstance(one, str) else []
+        some = [[tensor] for tensor in matching if tensor in points]
+        found += some if some and len(matching) > 1 else resolve_cuts(sides, [one], remedy=_REMEDY, beside=False)
+    return found
+
+
+def _tensors(graph: Graph, references: Any) -> list[int]:
+    several = [] if _is_none(references) else several_of(references)
+    names = [one.name if isinstance(one, SplitPoint) else one for one in several]
+    return sorted({tensor for one in names for tensor in resolve_glob(graph, one)})
