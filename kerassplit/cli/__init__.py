@@ -13,9 +13,11 @@ In reading order:
 - `export`: the command that exports them.
 """
 
-from kerassplit.cli import export as _export  # noqa: F401
-from kerassplit.cli import planning as _planning  # noqa: F401 (these add their commands)
-from kerassplit.cli import run as _run  # noqa: F401
+from kerassplit.cli import (
+    export as _export,  # noqa: F401
+    planning as _planning,  # noqa: F401 (these add their commands)
+    run as _run,  # noqa: F401
+)
 from kerassplit.cli.commands import main
 
 __all__ = ["main"]

@@ -50,7 +50,7 @@ def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Seq
             several exits.
 
     Returns:
-        A `keras.Model` of the model's name and inputs. It gives a dict: the model's outputs by the names of their
+        A `keras.Model` of the model's name and inputs. It gives a dict, the model's outputs by the names of their
         tensors (by their keys where the model gives a dict), and each exit by the name of the tensor it takes, as it
         stands in `exits`. `loss`, `metrics`, `loss_weights` and targets go by these names (with metrics, Keras wants
         targets for all of them).

@@ -46,7 +46,7 @@ def verify(
             them, or a shape without the batch for each such input, by name. By default 32.
 
     Returns:
-        A `Receipt`. It does not raise when numbers differ: ask `receipt.ok`, or call `receipt.check()`.
+        A `Receipt`. It does not raise when numbers differ; ask `receipt.ok`, or call `receipt.check()`.
 
     Raises:
         SplitError: `x` does not fit the model's inputs, or the split is not one of this model.

@@ -102,7 +102,7 @@ def plot(
         title: The first line; by default the model's or stage's name.
 
     Returns:
-        A `Drawing`: a notebook shows it, and `print` gives it as text.
+        `Drawing`: a notebook shows it, and `print` gives it as text.
 
     Raises:
         SplitError: The format is unknown, the folder does not exist, or Graphviz or fonts are missing (then a `.dot`

@@ -15,8 +15,7 @@ from kerassplit.cutting.crossings import cuts as cuts_of_few_tensors
 from kerassplit.planning.answers import StageParts, crossing_behind
 from kerassplit.planning.devices import Link
 from kerassplit.planning.solver.closed_sets import Table, table_of_bits
-from kerassplit.planning.solver.problem import CutRules, DeviceType, Node, Problem, Tensor, Weight
-from kerassplit.planning.solver.problem import Link as TypeLink
+from kerassplit.planning.solver.problem import CutRules, DeviceType, Link as TypeLink, Node, Problem, Tensor, Weight
 from kerassplit.planning.solver.stages import Stage
 from kerassplit.planning.task import Task
 

@@ -87,7 +87,7 @@ class Plan(PlanData, Shown):
             to_file: Where to write it; the extension says how (`png`, `svg`, `pdf`). `None`: nowhere.
 
         Returns:
-            A `Chart`: a notebook shows it; its `figure` is matplotlib's.
+            `Chart`: a notebook shows it; its `figure` is matplotlib's.
 
         Raises:
             SplitError: matplotlib is not installed, or the file cannot be written.

@@ -77,7 +77,7 @@ def plan_sweep(
     The other arguments are those of `plan`.
 
     Returns:
-        A `Sweep`: a table where it is printed; `best(bandwidth)`, `plot`.
+        `Sweep`: a table where it is printed; `best(bandwidth)`, `plot`.
 
     Raises:
         PlanError: No cuts keep to all limits.

@@ -90,7 +90,7 @@ def fine_tune(
             an order of its own in each epoch), `validation_freq`, `validation_steps`.
 
     Returns:
-        What `fit` returned: `history.history` has the losses and metrics of each epoch.
+        What `fit` returned. Its `history` has the losses and metrics of each epoch.
 
     Raises:
         SplitError: The model is not compiled; a layer with weights is used by both sides, so that training the tail

@@ -74,7 +74,7 @@ def cache_features(
             cache will take on the disk is said there before it begins, unless this is `False`.
 
     Returns:
-        A `FeatureDataset`: batches of features with targets, for `fit` on any backend.
+        `FeatureDataset`: batches of features with targets, for `fit` on any backend.
 
     Raises:
         SplitError: The data does not fit the head, or an option makes no sense.
