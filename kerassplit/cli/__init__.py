@@ -6,6 +6,7 @@ In reading order:
 - `options`: arguments and options of several commands.
 - `device_options`: devices, links, and numbers with units.
 - `tables`: what commands show, as tables and as JSON.
+- `versions`: `kerassplit --version`.
 - `demo`: `kerassplit demo`.
 - `commands`: the command itself, and those that cut, check and draw.
 - `planning`: commands that measure and plan.

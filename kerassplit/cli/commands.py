@@ -26,6 +26,7 @@ from kerassplit.cli.options import (
     open_sides_option,
 )
 from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
+from kerassplit.cli.versions import show_versions
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import refuse_same
 from kerassplit.text import listed
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(ks.__version__, prog_name="kerassplit")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=show_versions,
+    help="Show the versions of kerassplit, Keras and the backends.",
+)
 def main() -> None:
     """Cut Keras models into runnable sub-models that compute the same numbers.
 
