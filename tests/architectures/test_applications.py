@@ -10,7 +10,8 @@ from typing import Any
 
 import keras
 import pytest
-from conftest import NEEDS_NASNET, SMALLEST_SIDE, copied, fingerprint, same_bits
+from applications import NEEDS_NASNET, SMALLEST_SIDE
+from comparing import copied, fingerprint, same_bits
 from samples import SAMPLE, due, marked
 
 import kerassplit as ks

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import copied, fingerprint, same_bits
+from comparing import copied, fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.cli import main

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 import kerassplit as ks
 from kerassplit.cli.demo import run_demo
 from kerassplit.errors import StoreError
-
-ROOT = Path(__file__).parents[1]
 
 
 def demo(*arguments: str, folder: Path) -> subprocess.CompletedProcess:

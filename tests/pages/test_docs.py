@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import COMPUTERS, ROOT, blocks, run_page
+from checkout import ROOT
+from pages import COMPUTERS, blocks, run_page
 
 import kerassplit
 from kerassplit.cli import main

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
-from pages import ROOT
+from checkout import ROOT
 from PIL import Image
 
 FOLDER = ROOT / "examples"

@@ -9,9 +9,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from checkout import ROOT
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
-from pages import ROOT
 
 NOTEBOOK = ROOT / "examples" / "colab.ipynb"
 COLAB = {"tensorflow": "2.20.0", "keras": "3.13.2", "numpy": "2.0.2"}  # what it has, with Python 3.13

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from pages import ROOT, blocks, commands
+from checkout import ROOT
+from pages import blocks, commands
 
 import kerassplit
 from kerassplit.zoo.photos import shipped_photo

@@ -4,12 +4,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
+from checkout import ROOT
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "split_training"
+EXAMPLE = ROOT / "examples" / "split_training"
 pytestmark = pytest.mark.plain
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from checkout import ROOT
 from click.testing import CliRunner
 from markdown_it import MarkdownIt
 
 from kerassplit.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = re.compile(r"^([\w-]+) = \[", re.MULTILINE)
 ANYTHING = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 COMPUTERS = ("python", "sh", "console")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import parameters
+from applications import parameters
 
 
 def sample() -> int:

@@ -17,7 +17,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import same_bits
+from checkout import SUPPORT
+from comparing import same_bits
 from folders import MANIFEST, accept, chain_split, content
 
 import kerassplit as ks
@@ -119,7 +120,7 @@ class Child:
         model = chain_split("pqrs", ("p", "r"), name="new").model
         model.save(place / "new.keras")
         self.expected = keras.ops.convert_to_numpy(model(X))
-        command = [sys.executable, str(Path(__file__).with_name("saving_child.py")), str(place / "new.keras"), "p", "r"]
+        command = [sys.executable, str(SUPPORT / "saving_child.py"), str(place / "new.keras"), "p", "r"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

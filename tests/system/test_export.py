@@ -16,9 +16,10 @@ import keras
 import menagerie
 import numpy as np
 import pytest
-from conftest import fingerprint
+from checkout import ROOT
+from command_line import run
+from comparing import fingerprint
 from keras import layers, ops
-from test_cli import run
 
 import kerassplit as ks
 from kerassplit.storage.exports.comparing import TOLERANCES
@@ -33,7 +34,6 @@ for package in ("tensorflow", "tf2onnx", "onnxruntime", "ai_edge_litert", "openv
     pytest.importorskip(package)
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-ROOT = Path(__file__).parents[1]
 SUFFIX = {"savedmodel": "", "onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 EVERY_FORMAT = pytest.mark.parametrize("form", SUFFIX)
 pytestmark = pytest.mark.filterwarnings("ignore:In '.*' a loss on '.*' is masked:UserWarning")

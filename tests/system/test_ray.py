@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from actors import gone, processes_of
-from conftest import copied, same_bits
+from comparing import copied, same_bits
 
 import kerassplit as ks
 from kerassplit.engines.ray.engine import RayOptions, run

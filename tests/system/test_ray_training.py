@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 from actors import gone, processes_of
-from conftest import copied, same_bits
-from test_train_step import IN_BLOCKS, LOSSES, batch, everything, put_back, randomize, twin, values_of
+from comparing import copied, same_bits
+from test_train_step import randomize
+from training_models import IN_BLOCKS, LOSSES, batch, everything, put_back, twin, values_of
 
 import kerassplit as ks
 

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
-from conftest import copied
+from comparing import copied
 
 import kerassplit as ks
 from kerassplit.engines.inputs import load_input

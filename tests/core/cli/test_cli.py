@@ -10,25 +10,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from checkout import ROOT
+from command_line import run
 
 import kerassplit as ks
-from kerassplit.cli import main
 from kerassplit.cli.options import cut
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize
 
 pytestmark = pytest.mark.plain
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(*arguments: object, status: int = 0):
-    """Runs a command in this process."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == status, (result.output, result.exception)
-    assert "Traceback" not in result.output
-    return result
 
 
 def fresh(*arguments: object, **options) -> subprocess.CompletedProcess:

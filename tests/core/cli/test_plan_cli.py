@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from test_cli import run
-from test_plan import uneven
-from test_sides import narrow, transformer
+from command_line import run
+from small_models import narrow, transformer, uneven
 
 import kerassplit as ks
 

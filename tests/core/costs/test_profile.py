@@ -7,8 +7,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from applications import OLD_KERAS
 from click.testing import CliRunner
-from conftest import OLD_KERAS, copied
+from comparing import copied
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops

@@ -8,7 +8,8 @@ import weakref
 
 import keras
 import pytest
-from conftest import NEEDS_STRINGS, copied, fingerprint
+from applications import NEEDS_STRINGS
+from comparing import copied, fingerprint
 from keras import layers, ops
 
 import kerassplit as ks

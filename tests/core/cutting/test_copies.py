@@ -6,7 +6,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
-from conftest import copied, fingerprint, same_bits
+from comparing import copied, fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.graph.backends import backend

@@ -6,11 +6,12 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
-from conftest import application, fingerprint, same_bits
+from applications import application
+from comparing import fingerprint, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import ancestors, cuts_by_brute_force, edges_of, without
-from test_random_graphs import EXAMPLES, build, data_for, places, recipes
+from random_models import EXAMPLES, build, data_for, places, recipes
 
 import kerassplit as ks
 from kerassplit.cutting.crossings import crossings, cuts

@@ -5,7 +5,8 @@ import gc
 import keras
 import numpy as np
 import pytest
-from conftest import copied, same_bits
+from applications import MODELS, cuts
+from comparing import copied, same_bits
 from gradients import gradients
 from keras.losses import sparse_categorical_crossentropy
 from samples import due
@@ -13,14 +14,7 @@ from samples import due
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph
 
-MODELS = ["ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3", "Xception", "ConvNeXtTiny"]
 FIRST_IS_FAST = [pytest.param(name, marks=pytest.mark.slow if place else ()) for place, name in enumerate(MODELS)]
-
-
-def cuts(model: keras.Model, stages: int) -> list[str]:
-    """Evenly spread split points."""
-    points = ks.split_points(model)
-    return [points[len(points) * number // stages].name for number in range(1, stages)]
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
-import test_random_graphs as random_graphs
-from conftest import application, copied, fingerprint, same_bits
+import random_models as random_graphs
+from applications import application
+from comparing import copied, fingerprint, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import exit_layers
 
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph
@@ -14,10 +16,6 @@ from kerassplit.zoo.random_weights import randomize
 
 layers = keras.layers
 CLASSES = 5
-
-
-def exit_layers(name, classes=1000):
-    return [layers.GlobalAveragePooling2D(name=f"{name}_pool"), layers.Dense(classes, "softmax", name=name)]
 
 
 def called(exit_, x):

@@ -5,7 +5,8 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import NEEDS_STRINGS, OLD_KERAS, application, fingerprint, same_bits
+from applications import NEEDS_STRINGS, OLD_KERAS, application
+from comparing import fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.cutting.adapters import adapters

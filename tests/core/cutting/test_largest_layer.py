@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import same_bits
+from comparing import same_bits
 from keras import layers
 
 import kerassplit as ks

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
-from conftest import copied, fingerprint, same_bits
+from comparing import copied, fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.cutting.joining import join

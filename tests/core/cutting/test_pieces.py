@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import application, fingerprint, same_bits
+from applications import application
+from comparing import fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.cutting.pieces import blocks, tap, to_sequential

@@ -5,7 +5,8 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
-from conftest import application, copied
+from applications import application
+from comparing import copied
 from oracle import ancestors, edges_of, split_tensors
 from samples import due, marked
 

@@ -6,7 +6,8 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import NEEDS_STRINGS, copied, same_bits
+from applications import NEEDS_STRINGS
+from comparing import copied, same_bits
 
 import kerassplit as ks
 from kerassplit.engines.running import run_folder

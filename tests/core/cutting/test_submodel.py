@@ -5,7 +5,7 @@ import gc
 import keras
 import numpy as np
 import pytest
-from conftest import same_bits
+from comparing import same_bits
 
 import kerassplit as ks
 

@@ -5,10 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
+from applications import application
 from click.testing import CliRunner
-from conftest import application, copied, same_bits
+from comparing import copied, same_bits
 from PIL import Image
-from test_exits import exit_layers
+from small_models import exit_layers
 
 import kerassplit as ks
 from kerassplit.cli import main

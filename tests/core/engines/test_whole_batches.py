@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import same_bits
+from comparing import same_bits
 from keras import layers, ops
 
 import kerassplit as ks

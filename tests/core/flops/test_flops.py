@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from applications import OLD_KERAS, parameters
 from backend_flops import count_by_backend
-from conftest import OLD_KERAS, parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops

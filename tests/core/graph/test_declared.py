@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from conftest import fingerprint, same_bits
+from comparing import fingerprint, same_bits
 from keras import layers
 
 import kerassplit as ks

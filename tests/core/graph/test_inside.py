@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import same_bits
+from comparing import same_bits
 
 import kerassplit as ks
 

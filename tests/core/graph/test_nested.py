@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import fingerprint, same_bits
+from comparing import fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph

@@ -5,7 +5,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import application, parameters, same_bits
+from applications import application, parameters
+from comparing import same_bits
 from keras.src.ops import function as keras_function
 
 import kerassplit as ks

@@ -3,35 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from conftest import same_bits
+from comparing import same_bits
+from small_models import LENGTH, attention, narrow, transformer
 
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph
 
 layers, ops = keras.layers, keras.ops
-LENGTH = 16
 IDS = np.random.default_rng(0).integers(0, 4, (2, LENGTH)).astype("int32")
-
-
-def attention(x, mask, number):
-    heads = layers.MultiHeadAttention(2, 4, name=f"attention{number}")(x, x, attention_mask=mask)
-    return layers.LayerNormalization(name=f"block{number}")(layers.Add(name=f"add{number}")([x, heads]))
-
-
-def transformer(make_mask, blocks=3, late=False):
-    """Blocks of attention that all get one mask; `late`: the last of them sees the ids again."""
-    ids = keras.Input((LENGTH,), dtype="int32", name="ids")
-    x = layers.Embedding(9, 8, name="embedding")(ids)
-    mask = make_mask(ids)
-    for number in range(blocks):
-        x = attention(x, mask, number)
-    if late:
-        x = layers.Concatenate(name="both")([x, layers.Embedding(9, 8, name="again")(ids)])
-    return keras.Model(ids, layers.Dense(2, name="logits")(x), name="transformer")
-
-
-def narrow(ids):
-    return ops.expand_dims(ops.not_equal(ids, 0), 1)
 
 
 def square(ids):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.sparse
-from conftest import same_bits
+from comparing import same_bits
 
 import kerassplit as ks
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import copied, same_bits
+from checkout import ROOT, SUPPORT
+from comparing import copied, same_bits
 from keras import layers
 
 import kerassplit as ks
@@ -113,8 +114,8 @@ def test_two_replicas_fine_tune_as_one(tmp_path):
         print(json.dumps(found))
     """
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
-    tests = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    places = map(str, (Path(__file__).parent, SUPPORT, ROOT))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     ours, theirs = json.loads(done.stdout.splitlines()[-1])

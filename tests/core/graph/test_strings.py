@@ -7,8 +7,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from applications import NEEDS_STRINGS
 from click.testing import CliRunner
-from conftest import NEEDS_STRINGS, same_bits
+from comparing import same_bits
 from keras import layers
 
 import kerassplit as ks

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
-from conftest import copied, same_bits
+from comparing import copied, same_bits
 from gradients import gradients
 from keras import layers, ops
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import keras
 import pytest
-from conftest import NEEDS_NASNET
+from applications import NEEDS_NASNET
+from checkout import ROOT
 from PIL import Image
 
 import kerassplit as ks
@@ -20,8 +21,6 @@ from kerassplit.pictures import write_dot as dot_writer
 from kerassplit.pictures.picture import Box, Edge, Picture
 
 pytestmark = pytest.mark.plain
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @cache

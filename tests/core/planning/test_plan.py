@@ -11,11 +11,12 @@ import keras
 import menagerie
 import numpy as np
 import pytest
-from conftest import NEEDS_NASNET, OLD_KERAS
+from applications import NEEDS_NASNET, OLD_KERAS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from plan_oracle import Oracle
-from test_random_graphs import build, examples, recipes
+from random_models import build, examples, recipes
+from small_models import uneven
 
 import kerassplit as ks
 from kerassplit.cutting.cuts import resolve_cuts
@@ -704,17 +705,6 @@ def test_a_sweep_reads_well(resnet, costs):
     with pytest.raises(ks.SplitError, match="A sweep for throughput takes two devices"):
         three = [phone, server, ks.Device("third", 1e9)]
         ks.plan_sweep(resnet, three, objective="throughput", profile=costs)
-
-
-def uneven():
-    """Two skips over most of the model: one tensor can be cut through only at its ends, two in its middle."""
-    dense = keras.layers.Dense
-    inputs = keras.Input((16,), name="x")
-    x = first = dense(16, name="first")(inputs)
-    for number in range(6):
-        x = dense(16, name=f"middle{number}")(x)
-    x = keras.layers.Add(name="skip")([x, first])
-    return keras.Model(inputs, dense(16, name="last")(x), name="uneven")
 
 
 def test_a_plan_far_from_even_says_what_two_tensors_at_a_cut_would_give():

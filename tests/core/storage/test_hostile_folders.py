@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
+import checkout
 import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import NEEDS_STRINGS
+from applications import NEEDS_STRINGS
 from folders import MANIFEST, accept, as_version_1, chain_split, change, content, read, seal
 from fuzzing import altered, damaged, fuzzed
 from hypothesis import given, settings
@@ -32,7 +33,9 @@ from kerassplit.zoo.models import load_model
 
 DANGEROUS = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "socket.bind"}
 CHANGING = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
-SOURCES = [str(Path(file).parent) for file in (__file__, ks.__file__)]  # JAX reads them for its tracebacks
+SOURCES = [
+    str(Path(file).parent) for file in (__file__, checkout.__file__, ks.__file__)
+]  # JAX reads them for its tracebacks
 LIBRARIES = [sys.prefix, sys.base_prefix, "/proc", "/sys", "/usr", *SOURCES]
 watched: list[tuple[str, tuple]] | None = None
 

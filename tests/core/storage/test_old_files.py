@@ -1,4 +1,4 @@
-"""Files that earlier versions of kerassplit wrote (`tests/written_by`) are read as these versions read them."""
+"""Files that earlier versions of kerassplit wrote (`tests/support/written_by`) are read as these versions read them."""
 
 import json
 import shutil
@@ -9,7 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import OLD_KERAS
+from applications import OLD_KERAS
+from checkout import SUPPORT
 
 import kerassplit as ks
 from kerassplit import wire
@@ -17,7 +18,7 @@ from kerassplit.engines.running import run_folder
 from kerassplit.storage.exports.manifest import read_export
 
 KERAS_THAT_WROTE = pytest.mark.skipif(OLD_KERAS, reason="Keras 3.15 wrote the stages, and older ones refuse them")
-WRITTEN = Path(__file__).parent / "written_by"
+WRITTEN = SUPPORT / "written_by"
 sys.path.insert(0, str(WRITTEN))
 
 import write  # noqa: E402  (what wrote them)

@@ -9,7 +9,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from conftest import same_bits
+from comparing import same_bits
 from folders import as_version_1, chain_split, change, content, read, seal
 
 import kerassplit as ks

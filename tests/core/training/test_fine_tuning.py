@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import application, copied, fingerprint, same_bits
+from applications import application
+from comparing import copied, fingerprint, same_bits
 
 import kerassplit as ks
 from kerassplit.zoo.random_weights import randomize

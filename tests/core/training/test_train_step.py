@@ -2,15 +2,17 @@
 
 import os
 
+import every_kind as frontiers
 import keras
 import numpy as np
 import pytest
-import test_every_frontier as frontiers
-from conftest import application, copied, same_bits
+from applications import MODELS, application, cuts
+from comparing import copied, same_bits
 from gradients import gradients
 from keras import ops
 from keras.losses import sparse_categorical_crossentropy
-from test_exact import FIRST_IS_FAST, MODELS, cuts
+from test_exact import FIRST_IS_FAST
+from training_models import IN_BLOCKS, LOSSES, batch, everything, put_back, twin, values_of
 
 import kerassplit as ks
 from kerassplit.graph.backends import backend
@@ -23,16 +25,6 @@ from kerassplit.zoo.random_weights import randomize
 LONG = os.environ.get("KERASSPLIT_LONG") == "1"
 LABELS = np.array([1, 2])
 DICE = np.random.default_rng(11)
-IN_BLOCKS = pytest.mark.filterwarnings("ignore:'.*' keeps a state, and the stages call it in another order:UserWarning")
-
-
-def values_of(model):
-    return [copied(variable) for variable in model.variables]
-
-
-def put_back(model, values):
-    for variable, value in zip(model.variables, values, strict=True):
-        variable.assign(value)
 
 
 def of_model(found, model):
@@ -123,45 +115,7 @@ def sum_of_squares(split, x):
 # Steps
 
 
-def everything(activity=None):
-    """Batch norm, dropout, regularisers, a shared layer, a frozen one, two outputs, a late input, masks, integers."""
-    image = keras.Input((6, 6, 2), name="image")
-    words = keras.Input((5,), dtype="int32", name="words")
-    weigh = keras.regularizers.L2(0.01)
-    x = keras.layers.Conv2D(4, 3, use_bias=False, kernel_regularizer=weigh, name="conv")(image)
-    x = keras.layers.BatchNormalization(name="norm")(x)
-    x = keras.layers.ReLU(name="relu")(x)
-    x = keras.layers.Dropout(0.4, seed=1, name="drop")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    shared = keras.layers.Dense(4, kernel_regularizer=weigh, activity_regularizer=activity, name="shared")
-    x = shared(x)
-    aside = keras.layers.Dense(3, activation="softmax", name="aside")(x)
-    frozen = keras.layers.Dense(4, name="frozen", trainable=False)
-    y = frozen(keras.layers.LayerNormalization(name="between")(x))
-    embedded = keras.layers.Embedding(9, 4, mask_zero=True, name="embedded")(words)
-    y = keras.layers.Add(name="sum")([y, keras.layers.GlobalAveragePooling1D(name="mean")(embedded)])
-    y = shared(y)
-    return keras.Model(
-        [image, words], {"kind": keras.layers.Dense(2, name="kind")(y), "aside": aside}, name="everything"
-    )
-
-
-def batch(count, seed=0):
-    dice = np.random.default_rng(seed)
-    x = [dice.normal(size=(count, 6, 6, 2)).astype("float32"), dice.integers(0, 9, (count, 5)).astype("int32")]
-    y = {"kind": dice.normal(size=(count, 2)).astype("float32"), "aside": dice.integers(0, 3, (count,))}
-    return x, y
-
-
-LOSSES = {"kind": "mse", "aside": "sparse_categorical_crossentropy"}
 CUTS = [["relu"], ["shared@0"], ["relu", "between"], ["norm", "pool", "frozen"]]
-
-
-def twin(model):
-    """An independent model of the same values, the states of its generators included."""
-    copy = keras.models.clone_model(model)
-    put_back(copy, values_of(model))
-    return copy
 
 
 @IN_BLOCKS

@@ -14,8 +14,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from applications import parameters
+from checkout import ROOT
 from click.testing import CliRunner
-from conftest import parameters, same_bits
+from comparing import same_bits
 from keras.src.saving.serialization_lib import in_safe_mode
 
 import kerassplit as ks
@@ -29,8 +31,6 @@ from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize, smooth_noise
 
 pytestmark = pytest.mark.plain
-
-ROOT = Path(__file__).parents[1]
 
 
 def digest(model: keras.Model) -> str:

@@ -1,6 +1,6 @@
-"""Writes files as this version of kerassplit writes them, for `tests/test_old_files.py`, which reads them ever after.
+"""Writes files as this version of kerassplit writes them, for `test_old_files.py`, which reads them ever after.
 
-    python tests/written_by/write.py tests/written_by/0.1.0
+    python tests/support/written_by/write.py tests/support/written_by/0.1.0
 
 Those of a version are written once, by that version, and never again.
 """

@@ -1,0 +1,37 @@
+"""Architectures of `keras.applications` with random weights, and what a backend or a version of Keras lacks."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import keras
+import pytest
+
+import kerassplit as ks
+from kerassplit.zoo.models import load_model
+
+OLD_KERAS = keras.__version__.startswith("3.13.")
+NEEDS_NASNET = pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras does not build NASNet on torch")
+NEEDS_STRINGS = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")
+SMALLEST_SIDE = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}  # the others take 64 pixels here
+
+
+def parameters(names: Iterable[str]) -> list[Any]:
+    """Architectures for `pytest.mark.parametrize`, those that the backend does not build skipped."""
+    return [pytest.param(name, marks=NEEDS_NASNET if name.startswith("NASNet") else ()) for name in names]
+
+
+@cache
+def application(name: str, side: int | None = None) -> keras.Model:
+    """An architecture of `keras.applications` with seeded weights and batch-norm statistics, on small images."""
+    side = side or SMALLEST_SIDE.get(name, 64)
+    return load_model(name, weights="random", seed=7, input_shape=(side, side, 3))
+
+
+MODELS = ["ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3", "Xception", "ConvNeXtTiny"]
+
+
+def cuts(model: keras.Model, stages: int) -> list[str]:
+    """Evenly spread split points."""
+    points = ks.split_points(model)
+    return [points[len(points) * number // stages].name for number in range(1, stages)]
