@@ -21,8 +21,6 @@ CUTS = 20  # one in so many is taken
 ARCHITECTURES = 20  # likewise
 CUTS_THAT_RUN = 6  # at most, of an architecture in a sample
 
-pytestmark = pytest.mark.slow
-
 
 def cuts_of(name: str, model: keras.Model) -> tuple[ks.Crossing | ks.SplitPoint, ...]:
     """Where one tensor crosses in an architecture; in NASNet, which has 5 such places, also where two do."""

@@ -22,7 +22,6 @@ def demo(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
 
 
-@pytest.mark.slow
 def test_the_whole_way_twice(tmp_path):
     done = demo(folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -18,22 +18,15 @@ from kerassplit.cli import main
 
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if blocks(page, *COMPUTERS))
-LONG = ("cache-and-fine-tune", "export", "ray", "run-a-folder", "split-training")
 
 
-@pytest.mark.plain
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=pytest.mark.slow if page.stem in LONG else ()) for page in PAGES],
-    ids=lambda page: str(page.relative_to(DOCS)),
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 def test_every_block_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     run_page(page)
 
 
-@pytest.mark.plain
 def test_no_block_is_in_a_language_that_nobody_runs():
     for page in DOCS.rglob("*.md"):
         for language in re.findall(r"^ *```(\w+)", page.read_text(encoding="utf-8"), re.MULTILINE):
@@ -53,8 +46,6 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.plain
-@pytest.mark.slow
 def test_all_that_is_public_is_in_the_reference(built):
     pages = "".join(page.read_text(encoding="utf-8") for page in (built / "reference").glob("*.html"))
     described = set(re.findall(r'id="(kerassplit\.[\w.]+)"', pages))
@@ -70,8 +61,6 @@ def test_all_that_is_public_is_in_the_reference(built):
         assert f'id="kerassplit-{command}"' in pages
 
 
-@pytest.mark.plain
-@pytest.mark.slow
 def test_every_page_can_be_reached_and_every_picture_is_there(built):
     for page in DOCS.rglob("*.md"):
         path = built / page.relative_to(DOCS).with_suffix(".html")
@@ -80,7 +69,6 @@ def test_every_page_can_be_reached_and_every_picture_is_there(built):
         assert any(picture.name in page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")), picture
 
 
-@pytest.mark.plain
 def test_the_pictures_show_what_would_be_drawn_today():
     spec = importlib.util.spec_from_file_location("make_pictures", DOCS / "pictures" / "make.py")
     make = importlib.util.module_from_spec(spec)

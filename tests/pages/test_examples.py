@@ -110,8 +110,6 @@ SAYS = {
 OPTIONS = {"grad_cam.py": ["-o", "../heat.png"]}
 
 
-@pytest.mark.slow
-@pytest.mark.plain
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_an_example_runs_says_what_it_should_and_leaves_nothing_behind(example, tmp_path, monkeypatch):
     before = dict(tree(FOLDER))
@@ -140,7 +138,6 @@ def test_an_example_runs_says_what_it_should_and_leaves_nothing_behind(example, 
     assert not any(str(tmp_path) in " ".join(one.cmdline()) for one in psutil.Process().children(recursive=True))
 
 
-@pytest.mark.plain
 def test_every_example_says_what_it_is_for():
     for example in EXAMPLES:
         text = (FOLDER / example).read_text(encoding="utf-8")

@@ -21,7 +21,6 @@ def cells(path: Path) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
 
 
-@pytest.mark.plain
 def test_the_notebook_is_its_script():
     again = "`jupytext --to ipynb examples/colab.py` makes the notebook again"
     assert cells(NOTEBOOK) == cells(NOTEBOOK.with_suffix(".py")), again
@@ -30,7 +29,6 @@ def test_the_notebook_is_its_script():
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), again
 
 
-@pytest.mark.plain
 def test_it_opens_in_colab_and_has_a_text_before_its_code():
     badge = "https://colab.research.google.com/github/kerassplit/kerassplit/blob/main/examples/colab.ipynb"
     kinds = [kind for kind, _ in cells(NOTEBOOK)]
@@ -39,7 +37,6 @@ def test_it_opens_in_colab_and_has_a_text_before_its_code():
     assert all(len(source.splitlines()) <= 22 for _, source in cells(NOTEBOOK))
 
 
-@pytest.mark.plain
 def test_installing_moves_neither_tensorflow_nor_keras_of_colab():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
@@ -48,7 +45,6 @@ def test_installing_moves_neither_tensorflow_nor_keras_of_colab():
         assert name not in needed or needed[name].contains(version), name
 
 
-@pytest.mark.slow
 def test_it_runs_from_top_to_bottom_without_a_network_and_leaves_nothing_behind(tmp_path, monkeypatch):
     here, home, temporary = (tmp_path / name for name in ("here", "home", "temporary"))
     for folder in (here, home, temporary):

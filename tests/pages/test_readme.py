@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 from checkout import ROOT
 from pages import blocks, commands
 
@@ -15,7 +14,6 @@ from kerassplit.zoo.photos import shipped_photo
 README = ROOT / "README.md"
 
 
-@pytest.mark.slow
 def test_the_python_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "readme"}
@@ -43,7 +41,6 @@ def test_the_python_examples(tmp_path, monkeypatch):
     assert [point.name for point in kerassplit.split_points(names["graph"])] == ["first/dense", "first/add"]
 
 
-@pytest.mark.slow
 def test_the_command_line_example(tmp_path):
     ours = [words for block in blocks(README, "sh") for words in commands(block) if words[0] == "kerassplit"]
     assert len(ours) == 5

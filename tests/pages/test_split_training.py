@@ -6,14 +6,11 @@ import subprocess
 import sys
 
 import psutil
-import pytest
 from checkout import ROOT
 
 EXAMPLE = ROOT / "examples" / "split_training"
-pytestmark = pytest.mark.plain
 
 
-@pytest.mark.slow
 def test_the_server_refuses_what_is_no_step_and_ends_with_its_parent(tmp_path):
     script = f"""
         import http.client, subprocess, sys

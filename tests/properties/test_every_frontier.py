@@ -112,7 +112,6 @@ def test_stages_joined_again_are_the_model(kind: Kind, animal: Specimen) -> None
         assert states == after
 
 
-@pytest.mark.slow
 @EVERY_KIND
 def test_compiled_stages_are_within_the_tolerance(kind: Kind, animal: Specimen) -> None:
     model, x = animal.model, animal.x

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import pytest
 
-import kerassplit as ks
 from kerassplit.zoo.models import load_model
 
 OLD_KERAS = keras.__version__.startswith("3.13.")
@@ -29,9 +28,3 @@ def application(name: str, side: int | None = None) -> keras.Model:
 
 
 MODELS = ["ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3", "Xception", "ConvNeXtTiny"]
-
-
-def cuts(model: keras.Model, stages: int) -> list[str]:
-    """Evenly spread split points."""
-    points = ks.split_points(model)
-    return [points[len(points) * number // stages].name for number in range(1, stages)]

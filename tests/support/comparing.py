@@ -6,6 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.ops import function as keras_function
+
+from kerassplit.graph.internals.map_graph import map_graph
 
 
 def same_bits(one: object, other: object) -> bool:
@@ -51,3 +54,12 @@ def fingerprint(model: keras.Model, weights: bool = True) -> dict[str, object]:
         "variables": [(id(variable), variable.path) for variable in model.variables],
         "values": [sha256(copied(variable).tobytes()).hexdigest() for variable in model.variables] if weights else [],
     }
+
+
+def assert_same_map(model):
+    ours = map_graph(model.inputs, model.outputs)
+    theirs = keras_function.map_graph(model.inputs, model.outputs)
+    assert ours[0] == theirs[0]
+    assert dict(ours[1]) == dict(theirs[1])
+    assert ours[2] == theirs[2]
+    assert dict(ours[3]) == dict(theirs[3])

@@ -189,3 +189,8 @@ def _collect_outputs(value: Any, found: list[tuple[str, int, int]]) -> None:
     else:
         for inner in value.values() if isinstance(value, dict) else value:
             _collect_outputs(inner, found)
+
+
+def as_in_the_oracle(graph, cut):
+    histories = [graph.tensors[tensor].symbol._keras_history for tensor in cut]
+    return frozenset((operation.name, number, place) for operation, number, place in histories)

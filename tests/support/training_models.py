@@ -55,3 +55,10 @@ def twin(model):
     copy = keras.models.clone_model(model)
     put_back(copy, values_of(model))
     return copy
+
+
+def of_model(found, model):
+    """The gradients of a split in the order of the model's variables."""
+    by_variable = {id(variable): one for pairs in found.stages.values() for variable, one in pairs}
+    assert len(by_variable) == sum(map(len, found.stages.values()))  # each once
+    return [by_variable.get(id(variable)) for variable in model.trainable_variables]

@@ -26,8 +26,6 @@ from kerassplit.files.atomic_folder import check_place, placed
 from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, files_of, read_export
 from kerassplit.zoo.models import load_model
 
-pytestmark = pytest.mark.plain
-
 X = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals, forks and limits of POSIX")
 FILES = ["stage_0.keras", "stage_1.keras", "stage_2.keras", MANIFEST]
@@ -188,7 +186,6 @@ def can_be_saved_again(folder, child):
 
 
 @POSIX
-@pytest.mark.slow
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "overwrite"])
 def test_killed_at_any_step_it_leaves_nothing_or_the_old_split_or_the_new(tmp_path, good, child, existing):
     outcomes = Counter()
@@ -207,7 +204,6 @@ def test_killed_at_any_step_it_leaves_nothing_or_the_old_split_or_the_new(tmp_pa
 
 
 @POSIX
-@pytest.mark.slow
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "overwrite"])
 def test_killed_from_outside_at_any_time_it_leaves_nothing_or_the_old_split_or_the_new(tmp_path, good, child, existing):
     began = time.monotonic()
@@ -362,7 +358,6 @@ out" ] && exit $code
 """In a mount namespace of its own: a disk of 64 kB with a split on it, and little room for another."""
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts of Linux")
 def test_a_disk_that_is_full_loses_nothing(tmp_path, good):
     (tmp_path / "disk").mkdir()
@@ -619,7 +614,6 @@ MEMORY = """
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process its peak")
 def test_saving_and_loading_keep_one_stage_in_memory_besides_the_model(tmp_path):
     size, count = 2304, 16

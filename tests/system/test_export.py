@@ -368,7 +368,6 @@ class TestOddModels:
         split = ks.split(animal.model, crossings[len(crossings) // 2], allow_crossing=True)
         assert split.export(tmp_path / "out", format="savedmodel", x=animal.x).ok
 
-    @pytest.mark.slow
     @EVERY_FORMAT
     def test_a_transformer_with_odd_names(self, form, tmp_path):
         split = bert()
@@ -382,7 +381,6 @@ class TestOddModels:
         assert outputs["again"].shape == (1, 8)
         assert close(outputs, split(given))
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("form", ["onnx", "openvino"])
     def test_loops_over_time(self, form, tmp_path):
         assert recurrent().export(tmp_path / "out", format=form).ok
@@ -624,7 +622,6 @@ class TestSize:
             assert size <= 1.02 * weights + 8 * 1024 * (calls + 2)
 
 
-@pytest.mark.slow
 @EVERY_FORMAT
 def test_resnet50_at_full_size(form, tmp_path):
     model = load_model("ResNet50", weights="random", seed=7)
@@ -635,7 +632,6 @@ def test_resnet50_at_full_size(form, tmp_path):
     assert receipt.comparisons[-1].shape == (2, 1000)
 
 
-@pytest.mark.slow
 def test_mobilenet_at_full_size(tmp_path):
     model = load_model("MobileNetV2", weights="random", seed=7)
     assert ks.split(model, [40]).export(tmp_path / "out", format="litert").ok

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from checkout import ROOT, SUPPORT
 
 MUST_FAIL = {
@@ -19,7 +18,6 @@ MUST_FAIL = {
 BY_WRONG_NUMBERS = {name for name in MUST_FAIL if "/test_exact.py::" in name}
 
 
-@pytest.mark.slow
 def test_the_suite_fails_with_the_naive_rebuild():
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-n0", "-p", "naive", "-q", "-rf", *sorted(MUST_FAIL)],

@@ -134,7 +134,6 @@ def test_a_killed_process_is_started_again_and_every_row_comes_out_once_and_equa
     assert f"(process {killed.pid}) died; restarted (1 of 3 times)." in died[0]
 
 
-@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing_and_double_nothing(small, pair, log):
     rows, size = 2000, 8
     count = 30 if os.environ.get("KERASSPLIT_LONG") else 10  # each costs a process that imports Keras
@@ -347,7 +346,6 @@ def test_options_that_make_no_sense_are_refused(folder, options, message):
         list(run(folder, some_batches(8, 4), options))
 
 
-@pytest.mark.slow
 def test_memory_stays_the_same_however_many_rows_go_through(tmp_path):
     side = keras.Input((64, 64, 16), name="x")
     halved = keras.layers.AveragePooling2D(2, name="halved")(side)
@@ -364,7 +362,6 @@ def test_memory_stays_the_same_however_many_rows_go_through(tmp_path):
     assert max(used) < used[0] + 150 * 2**20
 
 
-@pytest.mark.slow
 def test_resnet50_at_full_size_gives_the_numbers_of_the_plain_model(applications, tmp_path):
     model = applications("ResNet50", 224)
     split = ks.split(model, ["conv3_block4_out", "conv4_block6_out"])
@@ -466,7 +463,6 @@ LOSES_A_MACHINE = """
 """
 
 
-@pytest.mark.slow
 def test_a_machine_that_is_lost_with_its_tensors_loses_no_rows(tmp_path):
     x = keras.Input((500_000,), name="x")
     second = keras.layers.Identity(name="second")(keras.layers.Identity(name="first")(x))

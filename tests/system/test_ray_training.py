@@ -49,7 +49,6 @@ X, Y = np.ones((6, 4), "float32"), np.ones((6, 2), "float32")
 
 
 @IN_BLOCKS
-@pytest.mark.slow
 def test_after_twenty_steps_the_weights_are_those_of_training_in_one_process():
     model = everything(activity="l2")
     randomize(model, 3)
@@ -123,7 +122,6 @@ def test_mistakes_between_steps_lose_nothing():
     assert gone(our_processes())
 
 
-@pytest.mark.slow
 def test_what_fails_in_a_stage_is_said_with_its_name():
     x = keras.Input((4,), name="x")
     fails = keras.layers.Lambda(lambda x: {}["broken"], output_shape=(4,), name="fails")
@@ -159,7 +157,6 @@ def test_optimisers_go_on_as_they_are_told_and_only_with_their_own_variables():
         RayTraining(split, "mse", optimizers)
 
 
-@pytest.mark.slow
 def test_stages_work_at_the_same_time():
     nap = lambda x: __import__("time").sleep(0.4) or x  # noqa: E731 (Keras saves lambdas, and no functions)
     x = keras.Input((4,), name="x")

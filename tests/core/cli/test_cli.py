@@ -18,8 +18,6 @@ from kerassplit.cli.options import cut
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize
 
-pytestmark = pytest.mark.plain
-
 
 def fresh(*arguments: object, **options) -> subprocess.CompletedProcess:
     """Runs a command in a process of its own."""
@@ -532,7 +530,6 @@ class TestFreshProcess:
         assert done.stderr == ""
         assert done.stdout.strip().startswith("small: ")
 
-    @pytest.mark.slow
     def test_split_and_verify_an_application_with_dropout(self, tmp_path):
         options = ["--weights", "random", "--seed", "3", "--input-shape", "64,64,3"]
         done = fresh("split", "MobileNetV3Small", "--at", "9", "-o", tmp_path / "out", *options, "--json")

@@ -230,7 +230,6 @@ def raise_one(module: str, kind: str) -> None:
     raise next(error for error in errors() if type(error).__name__ == kind) from None
 
 
-@pytest.mark.slow
 def test_a_pool_of_processes_hands_every_error_on():
     expected = errors()
     with multiprocessing.get_context("spawn").Pool(1) as pool:

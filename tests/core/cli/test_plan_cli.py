@@ -8,8 +8,6 @@ from small_models import narrow, transformer, uneven
 
 import kerassplit as ks
 
-pytestmark = pytest.mark.plain
-
 
 def test_a_plan_is_printed_drawn_and_written(tmp_path):
     file, chart = tmp_path / "plan.json", tmp_path / "plan.png"

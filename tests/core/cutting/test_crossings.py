@@ -1,16 +1,14 @@
 """Cuts where several tensors cross: complete, each once, in order, and what they say is what `split` cuts."""
 
-import random
 from itertools import pairwise
 
 import keras
 import numpy as np
 import pytest
-from applications import application
 from comparing import fingerprint, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import ancestors, cuts_by_brute_force, edges_of, without
+from oracle import as_in_the_oracle, cuts_by_brute_force, edges_of, without
 from random_models import EXAMPLES, build, data_for, places, recipes
 
 import kerassplit as ks
@@ -27,11 +25,6 @@ def names(crossing):
 
 def all_names(model, max_tensors=2):
     return [names(crossing) for crossing in crossings(model, max_tensors)]
-
-
-def as_in_the_oracle(graph, cut):
-    histories = [graph.tensors[tensor].symbol._keras_history for tensor in cut]
-    return frozenset((operation.name, number, place) for operation, number, place in histories)
 
 
 @EXAMPLES
@@ -183,52 +176,3 @@ def test_the_number_of_tensors_is_checked(unet, wrong):
 
 def test_a_whole_number_of_numpy_is_one(unet):
     assert crossings(unet, np.int64(2)) == crossings(unet, 2)
-
-
-NASNET_COUNTS = {1: 5, 2: 104, 3: 1785}
-
-
-@pytest.mark.slow
-def test_every_crossing_of_nasnet_is_one_by_definition_and_no_pair_is_missing():
-    with keras.StatelessScope():  # no memory for weights
-        model = keras.applications.NASNetMobile(weights=None)
-    graph = read_graph(model)
-    sides = read_sides(graph)
-    for limit, count in NASNET_COUNTS.items():
-        found = cuts(sides, limit)
-        assert len(found) == len({tuple(cut) for cut in found}) == count
-    for cut in found:
-        assert leaving(graph, graph.ancestors(cut)) == cut
-    pairs = {as_in_the_oracle(graph, cut) for cut in found if len(cut) == 2}
-    assert pairs == pairs_by_matrices(model)
-
-
-def pairs_by_matrices(model):
-    """All cuts of two tensors: for each pair of tensors, count the users of every tensor among their ancestors."""
-    received, _ = edges_of(model)
-    assert all(place == 0 for tensors in received.values() for _, _, place in tensors)  # one output each
-    calls = list(received)
-    index = {call: number for number, call in enumerate(calls)}
-    uses = np.zeros((len(calls), len(calls)), "float32")  # maker, user
-    depends = np.zeros((len(calls), len(calls)), bool)  # call, what it depends on
-    for call, tensors in received.items():
-        uses[[index[tensor[:2]] for tensor in tensors], index[call]] = 1
-        depends[index[call], [index[other] for other in ancestors(received, (*call, 0))]] = True
-    used = np.flatnonzero(uses.any(axis=1))
-    pairs = set()
-    for one in used:
-        before = depends[one] | depends
-        crossing = before & (before.astype("float32") @ uses.T < uses.sum(axis=1))
-        for other in used[used > one]:
-            if crossing[other, [one, other]].all() and crossing[other].sum() == 2:
-                pairs.add(frozenset({(*calls[one], 0), (*calls[other], 0)}))
-    return pairs
-
-
-@pytest.mark.slow
-def test_nasnet_cut_at_crossings_computes_what_it_computes(images):
-    model = application("NASNetMobile")
-    x = images(model)[:1]
-    expected = model(x)
-    for crossing in random.Random(0).sample(crossings(model, 3), 6):
-        assert same_bits(ks.split(model, [names(crossing)], allow_crossing=True)(x), expected)

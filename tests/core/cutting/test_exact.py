@@ -1,92 +1,13 @@
 """Stages compute what the model computes, to the bit: outputs, gradients, batch-norm statistics."""
 
-import gc
-
 import keras
 import numpy as np
 import pytest
-from applications import MODELS, cuts
 from comparing import copied, same_bits
-from gradients import gradients
-from keras.losses import sparse_categorical_crossentropy
 from samples import due
 
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph
-
-FIRST_IS_FAST = [pytest.param(name, marks=pytest.mark.slow if place else ()) for place, name in enumerate(MODELS)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_head_and_tail_at_split_points_give_the_models_output(name, applications, images):
-    model = applications(name)
-    x = images(model)
-    expected = copied(model(x))
-    assert np.isfinite(expected).all()
-    assert len(np.unique(expected)) > 500  # the numbers say something
-    for point in due(ks.split_points(model), 4):
-        head = ks.build_submodel(model, end=point.name)
-        tail = ks.build_submodel(model, start=point.name)
-        assert same_bits(tail(head(x)), expected), point.name
-        del head, tail
-    gc.collect()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("stages", [2, 4, 8])
-def test_splits_into_several_stages_give_the_models_output(name, stages, applications, images):
-    model = applications(name)
-    x = images(model)
-    split = ks.split(model, cuts(model, stages))
-    assert len(split) == stages
-    assert same_bits(split(x), model(x))
-    receipt = split.verify(x)
-    assert receipt.ok
-    assert receipt.identical
-
-
-@pytest.mark.parametrize("name", FIRST_IS_FAST)
-def test_gradients_through_the_stages_are_the_models(name, applications, images):
-    model = applications(name)
-    x = images(model)
-    split = ks.split(model, cuts(model, 4))
-    labels = np.array([1, 2])
-
-    def through(run):
-        return gradients(model, lambda: sparse_categorical_crossentropy(labels, run(x, training=False)))
-
-    ours, theirs = through(split), through(model)
-    assert len(theirs) > 100
-    assert all(gradient is not None for gradient in theirs)
-    assert same_bits(ours, theirs)
-
-
-@pytest.mark.parametrize("name", [*FIRST_IS_FAST[:2], FIRST_IS_FAST[4]])
-def test_after_a_training_step_weights_and_batch_norm_statistics_agree(name, applications, images):
-    model = applications(name)
-    x = images(model)
-    before = [copied(weight) for weight in model.weights]
-    labels = np.array([1, 2])
-
-    def step(run):
-        model.set_weights(before)
-        keras.utils.set_random_seed(5)  # for dropout
-        found = gradients(model, lambda: sparse_categorical_crossentropy(labels, run(x, training=True)))
-        for weight, gradient in zip(model.trainable_variables, found, strict=True):
-            weight.assign_sub(0.01 * gradient)
-        return [copied(weight) for weight in model.weights]
-
-    seeds = [variable for variable in model.variables if "seed" in variable.path]
-    states = [copied(seed) for seed in seeds]
-    theirs = step(model)
-    for seed, state in zip(seeds, states, strict=True):
-        seed.assign(state)
-    ours = step(ks.split(model, cuts(model, 3)))
-    model.set_weights(before)
-    assert not same_bits(theirs, before)
-    assert same_bits(ours, theirs)
 
 
 def test_predict_takes_and_gives_arrays_and_agrees_with_the_models_predict(resnet, images):

@@ -159,7 +159,6 @@ EXITS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:Layer '.*' .* was passed an input with a mask:UserWarning",
     "ignore:'.*' keeps a state, and the stages call it in another order:UserWarning",

@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from applications import NEEDS_STRINGS, OLD_KERAS, application
+from applications import NEEDS_STRINGS, OLD_KERAS
 from comparing import fingerprint, same_bits
 
 import kerassplit as ks
@@ -755,7 +755,6 @@ def test_inputs_of_one_name_and_different_shapes_are_refused():
     assert sorted(join([head, piece("one", 2), cut, same]).input) == ["extra", "x"]
 
 
-@pytest.mark.slow
 def test_the_pieces_are_left_alone(resnet, images):
     before = fingerprint(resnet)
     head, tail = ks.build_submodel(resnet, end="avg_pool"), ks.build_submodel(resnet, start="avg_pool")
@@ -768,14 +767,6 @@ def test_the_pieces_are_left_alone(resnet, images):
     assert adapter._inbound_nodes == adapter._outbound_nodes == []
     del head, tail
     assert fingerprint(resnet) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["DenseNet121", "MobileNetV2"])
-def test_stages_of_architectures_are_joined_again(name, images):
-    model = application(name)
-    split = ks.split(model, [3, 20, 40])
-    assert same_bits(join(split.stages)(images(model)), model(images(model)))
 
 
 @pytest.mark.parametrize(

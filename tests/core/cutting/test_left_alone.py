@@ -5,7 +5,6 @@ import threading
 
 import keras
 import numpy as np
-import psutil
 import pytest
 from comparing import copied, fingerprint, same_bits
 
@@ -43,7 +42,6 @@ def nothing(model, directory):
 FAILING = {"inside a branch", "unknown", "not connected", "wrong cut", "wrong input", "wrong folder", "wrong format"}
 
 
-@pytest.mark.slow
 def test_every_public_call_leaves_the_model_as_it_was_also_when_it_fails(resnet, tmp_path):
     before = fingerprint(resnet)
     for name, call in nothing(resnet, tmp_path).items():
@@ -62,21 +60,6 @@ def test_the_saved_config_and_the_tensors_are_the_same_while_sub_models_live(res
     before.pop("nodes"), after.pop("nodes")  # sharing layers makes Keras append nodes to them
     assert after == before
     assert len(alive) == 8
-
-
-@pytest.mark.slow
-def test_a_thousand_tails_leave_every_node_list_as_it_was_and_memory_flat(resnet):
-    before = fingerprint(resnet)
-    process = psutil.Process()
-    memory = []
-    for number in range(1000):
-        ks.build_submodel(resnet, start="conv2_block1_out")
-        if number % 100 == 99:
-            gc.collect()
-            memory.append(process.memory_info().rss)
-    assert fingerprint(resnet) == before
-    grown = memory[-1] - memory[1]
-    assert grown < 8 * 2**20, f"{grown / 2**20:.1f} MiB more after 800 further builds"
 
 
 def test_keras_own_way_does_leave_nodes_behind(small):

@@ -13,8 +13,6 @@ from kerassplit.graph import sizes as tensor_sizes
 from kerassplit.planning import devices
 from kerassplit.planning.solver import problem
 
-pytestmark = pytest.mark.plain
-
 
 @pytest.mark.parametrize(
     "module", [sizes, tensor_sizes, units, text, wire, values, untrusted_json, count, operations, devices, problem]

@@ -21,7 +21,6 @@ from kerassplit.engines.serve.bodies import JSON, NPY, NPZ, WIRE, read
 from kerassplit.engines.serve.limits import Limits, Refused
 from kerassplit.wire import pack
 
-pytestmark = pytest.mark.plain
 LIMITS = Limits(2**20, 2**18, 8)
 X = np.arange(6, dtype="float32").reshape(1, 2, 3)
 

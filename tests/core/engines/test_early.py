@@ -5,9 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from applications import application
 from click.testing import CliRunner
 from comparing import copied, same_bits
+from early_oracle import chosen
 from PIL import Image
 from small_models import exit_layers
 
@@ -71,18 +71,6 @@ def everything(early, rows):
 
 def counted(model):
     return {name: int(copied(model.get_layer(f"count_{name}").runs)) for name in "abcd"}
-
-
-def chosen(everything, order, sure, batch_size):
-    """What early exit should give, computed by choosing afterwards: outputs, who answered, batches per stage."""
-    rows = len(everything[order[0]])
-    exits = np.full(rows, order[-1], dtype="U99")
-    for name in reversed(order[:-1]):
-        exits[sure[name]] = name
-    outputs = np.stack([everything[name][row] for row, name in enumerate(exits)])
-    place = np.array([order.index(name) for name in exits])
-    spans = [slice(first, first + batch_size) for first in range(0, rows, batch_size)]
-    return outputs, exits, [sum(place[span].max() >= stage for span in spans) for stage in range(len(order))]
 
 
 # What follows is about cuts.
@@ -182,24 +170,6 @@ def test_rows_get_what_choosing_afterwards_gives_and_stages_that_need_not_run_do
     assert really == dict(zip("abcd", [ran[0], ran[1], ran[1], ran[2]], strict=True))
     assert result.answered == {name: int((exits == name).sum()) for name in ("a", "c", "last")}
     assert result.outputs.dtype == np.float32 and result.outputs.shape == (ROWS, CLASSES)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50"])
-def test_an_application_with_an_exit_gives_what_choosing_afterwards_gives(name, images):
-    model = application(name)
-    tap = next(point.name for point in ks.split_points(model) if point.after_merge)
-    multi = ks.with_outputs(model, {tap: exit_layers("exit")})
-    split = ks.split(multi, [[tap, "exit"]])
-    x = np.concatenate([images(model), images(model)[:, ::-1], images(model) / 2])
-    everything = split.predict(x)
-    sureness = everything[tap].max(axis=-1)
-    confidence = float(np.sort(sureness)[2:4].mean())  # so that the exit answers some
-    outputs, exits, ran = chosen(everything, [tap, "predictions"], {tap: sureness >= confidence}, 2)
-    result = split.predict_early(x, confidence, batch_size=2)
-    np.testing.assert_allclose(result.outputs, outputs, rtol=1e-3, atol=1e-6)
-    assert result.exits.tolist() == exits.tolist() and list(result.ran.values()) == ran
-    assert set(exits) == {tap, "predictions"}
 
 
 def test_the_summary_is_a_table_of_stages_and_exits(early, rows):

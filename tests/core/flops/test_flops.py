@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from applications import OLD_KERAS, parameters
+from applications import OLD_KERAS
 from backend_flops import count_by_backend
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,40 +44,6 @@ def flops_of(make: Callable[[Any], Any], *shapes: tuple[int, ...], batch_size: i
 
 
 # Published figures
-
-PUBLISHED = {
-    "VGG16": 15.4703,
-    "VGG19": 19.6321,
-    "Xception": 8.3574,
-    "ResNet50": 3.8580,
-    "ResNet101": 7.5702,
-    "ResNet152": 11.2824,
-    "ResNet50V2": 3.4823,
-    "InceptionV3": 5.7132,
-    "InceptionResNetV2": 13.1558,
-    "MobileNet": 0.5687,
-    "MobileNetV2": 0.3008,
-    "DenseNet121": 2.8342,
-    "NASNetMobile": 0.5636,
-    "NASNetLarge": 23.7834,
-    "EfficientNetB0": 0.3858,
-    "EfficientNetV2S": 8.3656,
-}
-"""Multiply-adds of convolutions and dense layers, one 224 (299, 331) pixel image, in 10^9.
-
-torchvision's ResNet50 has 4.089 (another stride placement): it must not match.
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", parameters(PUBLISHED))
-def test_the_published_multiply_adds_are_met_to_a_thousandth(name):
-    profile = ks.profile(getattr(keras.applications, name)(weights=None))
-    products = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
-    counted = sum(call.multiply_adds for call in profile.calls if call.kind in products)
-    assert counted == pytest.approx(PUBLISHED[name] * 1e9, rel=1e-3)
-    assert profile.unknown == ()
-    assert 2 * counted < profile.flops < 2.2 * counted
 
 
 # What backends count
@@ -365,7 +331,6 @@ def test_what_only_moves_numbers_costs_nothing(layer):
 SIDES = st.integers(1, 9)
 
 
-@pytest.mark.plain
 @given(SIDES, SIDES, SIDES, SIDES)
 @settings(max_examples=25, deadline=None)
 def test_a_convolution_over_one_position_is_a_dense_layer(channels, filters, side, batch_size):
@@ -374,7 +339,6 @@ def test_a_convolution_over_one_position_is_a_dense_layer(channels, filters, sid
     assert flops_of(conv, (side, side, channels), batch_size=batch_size) == ks.profile(dense, batch_size).flops
 
 
-@pytest.mark.plain
 @given(SIDES, st.integers(1, 4), st.integers(2, 4))
 @settings(max_examples=25, deadline=None)
 def test_groups_divide_the_products_of_a_convolution(side, multiple, groups):
@@ -383,7 +347,6 @@ def test_groups_divide_the_products_of_a_convolution(side, multiple, groups):
     assert flops_of(layers.Conv2D(6 * groups, 3, use_bias=False, groups=groups), shape) * groups == whole
 
 
-@pytest.mark.plain
 @given(SIDES, SIDES, SIDES)
 @settings(max_examples=25, deadline=None)
 def test_a_separable_convolution_is_a_depthwise_and_a_pointwise_one(channels, filters, side):
@@ -407,7 +370,6 @@ def ops_matmul(x: Any) -> Any:
     return ops.matmul(x[0], x[1])
 
 
-@pytest.mark.plain
 @given(st.sampled_from(["SimpleRNN", "LSTM", "GRU"]), SIDES, SIDES, SIDES, SIDES)
 @settings(max_examples=25, deadline=None)
 def test_a_recurrent_layer_costs_its_step_as_often_as_there_are_steps(kind, units, width, steps, batch_size):

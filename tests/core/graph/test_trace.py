@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import psutil
 import pytest
 from comparing import copied, same_bits
 from gradients import gradients
@@ -628,22 +627,6 @@ def test_an_input_that_only_constants_lean_on_is_refused():
         trace(built(Still(), TOKENS), TOKENS)
 
 
-@pytest.mark.slow
-def test_a_chain_of_fifteen_hundred_layers_is_traced():
-    class Chain(keras.Model):
-        def __init__(self):
-            super().__init__(name="chain")
-            self.links = [layers.Dense(3, name=f"link_{number}") for number in range(1500)]
-
-        def call(self, x):
-            for link in self.links:
-                x = link(x)
-            return x
-
-    model, x = Chain(), floats(1, 3)
-    assert same_bits(model(x), trace(model, x)(x))
-
-
 def test_a_layer_made_in_call_is_named_within_the_graph():
     class Loose(keras.Model):
         def __init__(self):
@@ -1112,17 +1095,3 @@ def test_two_graphs_of_one_model_do_not_disturb_each_other():
     del other
     collect()
     assert nodes(model) == before
-
-
-@pytest.mark.slow
-def test_memory_stays_flat_over_many_graphs():
-    model, x = resnet_like()
-
-    def megabytes_after(count: int) -> float:
-        for _ in range(count):
-            trace(model, x, open="block_*")
-        collect()
-        return psutil.Process().memory_info().rss / 2**20
-
-    first = megabytes_after(15)
-    assert megabytes_after(60) - first < 40

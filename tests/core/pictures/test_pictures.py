@@ -20,8 +20,6 @@ from kerassplit.pictures import FORMATS, plot
 from kerassplit.pictures import write_dot as dot_writer
 from kerassplit.pictures.picture import Box, Edge, Picture
 
-pytestmark = pytest.mark.plain
-
 
 @cache
 def structure(name: str) -> keras.Model:
@@ -355,7 +353,6 @@ def test_layers_names_every_layer_and_no_address():
     assert all(color in coloured for color in dot_writer.BORDERS[:3])
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("png")
 def test_every_layer_of_efficientnetb7_can_be_drawn(tmp_path: Path):
     drawing = plot(structure("EfficientNetB7"), tmp_path / "layers.svg", detail="layers")

@@ -20,8 +20,6 @@ from kerassplit.planning.solver.problem import CutRules, Link, Node
 from kerassplit.planning.solver.stages import value_of
 from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
 
-pytestmark = pytest.mark.plain
-
 
 def test_the_examples_in_the_docstrings_are_right():
     results = doctest.testmod(sweep)

@@ -11,8 +11,6 @@ from chains import chain, everywhere
 from kerassplit.planning.solver.place import place
 from kerassplit.planning.solver.problem import Link, Node, Problem
 
-pytestmark = pytest.mark.plain
-
 
 def test_the_example_of_scissions_readme():
     """VGG19 on a Raspberry Pi, an edge machine that holds layer 10, and a cloud machine that holds layer 16."""

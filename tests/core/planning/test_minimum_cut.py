@@ -19,8 +19,6 @@ from kerassplit.planning.solver.minimum_cut import GraphTensor, minimum_cut, pla
 from kerassplit.planning.solver.place import place
 from kerassplit.planning.solver.problem import CutRules, Link
 
-pytestmark = pytest.mark.plain
-
 
 def test_the_examples_in_the_docstrings_are_right():
     results = doctest.testmod(module)

@@ -23,8 +23,6 @@ from kerassplit.planning.solver.place import place
 from kerassplit.planning.solver.problem import CutRules, DeviceType, Link, Node, Problem, Tensor, Weight
 from kerassplit.planning.solver.stages import stages_of, value_of
 
-pytestmark = pytest.mark.plain
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Trying everything, written down from the definitions alone.
 
@@ -237,7 +235,6 @@ def test_no_placement_is_better_or_more_even(seed):
     agree(random_problem(seed))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 6000 if os.environ.get("KERASSPLIT_LONG") else 500, 500))
 def test_random_problems_have_the_answers_that_trying_everything_gives(start):
     for seed in range(start, start + 500):
@@ -376,7 +373,6 @@ def test_inceptionv3_has_a_certified_optimum():
     keeps_the_rules(problem, placement)
 
 
-@pytest.mark.slow
 def test_inceptionv3_has_no_better_placement_without_bounds_and_with_every_node(monkeypatch):
     problem = contract(published_problem("inceptionv3"), fold=False).problem
     table = closed_sets(problem, 50_000)

@@ -25,8 +25,6 @@ from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import read_sides
 from kerassplit.planning import tables
 
-pytestmark = pytest.mark.plain
-
 KINDS = [
     menagerie.two_towers,
     menagerie.unet,

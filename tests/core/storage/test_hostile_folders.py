@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import tracemalloc
 import zipfile
 from contextlib import contextmanager
 from io import BytesIO
@@ -263,11 +264,12 @@ def test_a_manifest_larger_than_it_can_be_is_not_read(folder):
 
 @contextmanager
 def nothing_happens_to_large_files():
-    resource = pytest.importorskip("resource")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 100e6
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_version_cannot_be_turned_back_to_one_without_a_checksum(folder):

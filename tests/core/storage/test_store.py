@@ -34,7 +34,6 @@ def chain():
     return chain_split()
 
 
-@pytest.mark.plain
 def test_the_folder_holds_a_file_per_stage_and_a_manifest(saved, three):
     assert sorted(path.name for path in saved.iterdir()) == [
         "classifier.keras",
@@ -355,7 +354,6 @@ def test_a_stage_can_be_sent_alone_and_loaded_by_keras_alone(saved, three, resne
     assert same_bits(np.load(tmp_path / "y.npy"), three["middle"].model(features))
 
 
-@pytest.mark.plain
 def test_what_is_saved_is_no_more_than_a_fiftieth_larger_than_the_model_s_own_file(applications, tmp_path):
     for name, every, stages in (("ResNet50", 1, 40), ("EfficientNetB0", 3, 29)):
         model = applications(name)

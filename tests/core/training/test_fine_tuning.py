@@ -53,7 +53,6 @@ def fine_tuned(model, at, data, directory, **options):
     return ks.fine_tune(model, at, data, directory, verbose=False, seed=0, **options)
 
 
-@pytest.mark.slow
 def test_mobilenet_on_digits_learns_and_its_head_and_flags_and_optimiser_stay_as_they_were(digits, tmp_path):
     images, labels = digits
     training, held_out = (images[:320], labels[:320]), (images[600:700], labels[600:700])
@@ -103,7 +102,6 @@ def test_it_is_training_the_whole_model_with_its_head_frozen_in_the_same_order(d
     assert moved == ["last"]
 
 
-@pytest.mark.slow
 def test_resnet_tells_patches_of_two_photographs_apart(tmp_path):
     photos = pytest.importorskip("sklearn.datasets").load_sample_images().images
     corners = [(row, column) for row in range(0, 320, 64) for column in range(0, 576, 64)]

@@ -1,18 +1,11 @@
 """A training step through the stages is the whole model's: gradients, weights, statistics, optimisers."""
 
-import os
-
-import every_kind as frontiers
 import keras
 import numpy as np
 import pytest
-from applications import MODELS, application, cuts
 from comparing import copied, same_bits
-from gradients import gradients
 from keras import ops
-from keras.losses import sparse_categorical_crossentropy
-from test_exact import FIRST_IS_FAST
-from training_models import IN_BLOCKS, LOSSES, batch, everything, put_back, twin, values_of
+from training_models import IN_BLOCKS, LOSSES, batch, everything, of_model, put_back, twin, values_of
 
 import kerassplit as ks
 from kerassplit.graph.backends import backend
@@ -22,94 +15,7 @@ from kerassplit.training.steps.train_step import roles_of, split_gradients
 from kerassplit.wire import pack, unpack
 from kerassplit.zoo.random_weights import randomize
 
-LONG = os.environ.get("KERASSPLIT_LONG") == "1"
-LABELS = np.array([1, 2])
 DICE = np.random.default_rng(11)
-
-
-def of_model(found, model):
-    """The gradients of a split in the order of the model's variables."""
-    by_variable = {id(variable): one for pairs in found.stages.values() for variable, one in pairs}
-    assert len(by_variable) == sum(map(len, found.stages.values()))  # each once
-    return [by_variable.get(id(variable)) for variable in model.trainable_variables]
-
-
-def check_gradients(model, x, splits):
-    """The gradients and statistics of a step of the whole model and through each split, to the bit."""
-    before = values_of(model)
-    theirs = gradients(model, lambda: sparse_categorical_crossentropy(LABELS[: len(x)], model(x, training=True)))
-    after = values_of(model)
-    assert len(theirs) > 100
-    statistics = any("moving" in variable.path for variable in model.variables)  # ConvNeXt has none
-    assert same_bits(before, after) != statistics
-    assert sum(bool(np.any(copied(one))) for one in theirs) > 50  # the numbers say something
-    for split in splits:
-        put_back(model, before)
-        found = split_gradients(split, x, LABELS[: len(x)], "sparse_categorical_crossentropy")
-        assert same_bits(of_model(found, model), theirs), split
-        assert same_bits(values_of(model), after), split
-    put_back(model, before)
-
-
-@pytest.mark.parametrize("name", FIRST_IS_FAST)
-def test_gradients_and_statistics_are_the_models_to_the_bit(name, applications, images):
-    model = applications(name)
-    points = ks.split_points(model)
-    in_two = ks.split(model, points[len(points) * 5 // 8].name)
-    check_gradients(model, images(model), [in_two, ks.split(model, cuts(model, 4))])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS if LONG else ["ResNet50"])
-def test_at_every_split_point_the_gradients_are_the_models_to_the_bit(name, images):
-    model = application(name)
-    points = [point.name for point in ks.split_points(model)]
-    third = -(-len(points) // 3)
-    in_four = zip(points[:third], points[third : 2 * third], points[-third:], strict=False)
-    splits = [list(at) for at in in_four if len(set(at)) == 3]
-    assert {point for at in splits for point in at} == {*points}
-    check_gradients(model, images(model), (ks.split(model, at) for at in [*splits, *(points if LONG else [])]))
-
-
-class Squares(keras.losses.Loss):
-    """The sum of squares, whatever the mask."""
-
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        y_pred = ops.cast(y_pred, "float32")
-        return ops.sum(y_pred * y_pred)
-
-
-@pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask:UserWarning")
-@pytest.mark.filterwarnings("ignore:In '.*' a loss on '.*' is masked:UserWarning")
-@IN_BLOCKS
-@frontiers.EVERY_KIND
-def test_gradients_of_every_kind_of_model_are_the_models(kind):
-    if kind.name == "stateful_recurrent_layers" and keras.backend.backend() == "torch":
-        pytest.skip("on torch, Keras cannot go back through a stateful layer that has run before")
-    animal = frontiers.cached(kind)
-    model, x = animal.model, animal.x
-    if not model.trainable_variables:
-        pytest.skip("nothing to train")
-    _, after = frontiers.with_states_kept(model, lambda: model(x, training=True))
-    slopes, _ = frontiers.with_states_kept(model, lambda: frontiers.gradients(model, lambda: model(x, training=True)))
-    several = frontiers.used_several_times(model)
-    for split in frontiers.some_splits(animal, 2, frontiers.keeps_order):
-        found, states = frontiers.with_states_kept(model, lambda split=split: sum_of_squares(split, x))
-        assert states == after, split.crossings
-        for variable, one, other in zip(model.trainable_variables, of_model(found, model), slopes, strict=True):
-            one = None if one is None else frontiers.bits(backend().dense(one))
-            # The parts of a gradient that come from several calls, or over several cuts, are summed in another order.
-            close = (id(variable) in several or len(split.crossings[0].tensors) > 1) and np.allclose(
-                *map(frontiers.array_of, (one, other)), rtol=1e-5, atol=1e-6
-            )
-            assert one == other or close, (variable.path, split.crossings)
-
-
-def sum_of_squares(split, x):
-    """The gradients of the sum of squares of all outputs."""
-    return split_gradients(
-        split, x, keras.tree.map_structure(lambda _: np.zeros((1, 1), "float32"), split.outputs), Squares()
-    )
 
 
 # Steps
@@ -144,34 +50,6 @@ def test_steps_with_adam_leave_weights_statistics_seeds_and_optimisers_as_the_mo
     assert {name: int(one.iterations) for name, one in optimizers.items()} == {
         stage.name: 3 if stage.name in trained else 0 for stage in split
     }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS[:2])
-def test_a_step_with_adam_is_train_on_batch_to_the_bit(name, images):
-    model = application(name, 32)
-    before = values_of(model)
-    whole = twin(model)
-    whole.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", run_eagerly=True)
-    x = DICE.normal(size=(2, 32, 32, 3)).astype("float32")
-    split = ks.split(model, cuts(model, 3))
-    optimizers = ks.stage_optimizers(split, keras.optimizers.Adam(1e-3))
-    try:
-        loss = ks.train_step(split, x, LABELS, "sparse_categorical_crossentropy", optimizers)
-        assert loss == float(whole.train_on_batch(x, LABELS))
-        assert not same_bits(values_of(model), before)
-        assert same_bits(values_of(model), values_of(whole))
-        states = {path: value for one in optimizers.values() for path, value in states_of(one)}
-        theirs = dict(states_of(whole.optimizer))
-        assert len(theirs) > 300
-        assert states.keys() == theirs.keys()
-        assert all(same_bits(states[path], theirs[path]) for path in theirs)
-    finally:
-        put_back(model, before)
-
-
-def states_of(optimizer):
-    return [(variable.path.partition("/")[2], copied(variable)) for variable in optimizer.variables]
 
 
 @IN_BLOCKS

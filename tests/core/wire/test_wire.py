@@ -18,7 +18,6 @@ from kerassplit import wire
 from kerassplit.errors import SplitError
 from kerassplit.wire import FORMS, pack, unpack
 
-pytestmark = pytest.mark.plain
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=4, max_side=8)
 FINITE = hnp.arrays(np.float32, SHAPES, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
 ANY = hnp.arrays(np.float32, SHAPES, elements=st.floats(width=32))
