@@ -1,7 +1,6 @@
 """Placement of graphs on devices: published optima, and the same answers as trying everything."""
 
 import math
-import os
 from dataclasses import replace
 from itertools import combinations
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_files import BEST_LOADS, published_problem
+from samples import LONG
 
 from kerassplit.errors import PlanError
 from kerassplit.planning.solver import dynamic_program
@@ -235,7 +235,7 @@ def test_no_placement_is_better_or_more_even(seed):
     agree(random_problem(seed))
 
 
-@pytest.mark.parametrize("start", range(0, 6000 if os.environ.get("KERASSPLIT_LONG") else 500, 500))
+@pytest.mark.parametrize("start", range(0, 6000 if LONG else 500, 500))
 def test_random_problems_have_the_answers_that_trying_everything_gives(start):
     for seed in range(start, start + 500):
         agree(random_problem(seed))
@@ -247,7 +247,7 @@ def test_bounds_found_first_change_no_answer(monkeypatch):
         agree(random_problem(seed))
 
 
-@pytest.mark.parametrize("start", [0, *(pytest.param(start, marks=pytest.mark.slow) for start in (100, 600, 1100))])
+@pytest.mark.parametrize("start", [0, 100, 600, 1100] if LONG else [0])
 def test_without_the_list_of_closed_sets_the_same_values_are_proved(start):
     for seed in range(start, start + (500 if start else 100)):
         problem = random_problem(seed)
