@@ -60,7 +60,7 @@ def test_the_command_line_example(tmp_path):
 def test_the_two_commands_come_first():
     install, test = (block.code.strip() for block in blocks(README, "sh")[:2])
     assert install == 'pip install ".[tensorflow]" && kerassplit demo'
-    assert test == 'pip install -e ".[test]" && pytest'
+    assert test == 'pip install -e ".[test]" && pytest -n 2 --dist worksteal'
 
 
 def test_every_file_it_links_to_is_there():

@@ -1,7 +1,7 @@
 """Architectures of `keras.applications` with random weights, and what a backend or a version of Keras lacks."""
 
 from collections.abc import Iterable
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ def parameters(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=NEEDS_NASNET if name.startswith("NASNet") else ()) for name in names]
 
 
-@cache
+@lru_cache(maxsize=2)  # the largest takes half a gigabyte
 def application(name: str, side: int | None = None) -> keras.Model:
     """An architecture of `keras.applications` with seeded weights and batch-norm statistics, on small images."""
     side = side or SMALLEST_SIDE.get(name, 64)
