@@ -3,13 +3,11 @@
 They bring what the models of Keras itself do not have: padding masks that every block receives, subclassed layers with
 several outputs, embeddings used at both ends, backbones nested in a task on the very same Inputs.
 
-Where KerasHub is missing, the file is skipped, but not where CI runs it by its name.
+Where KerasHub is missing, the file is skipped, but not in CI.
 """
 
-import importlib.util
 import os
 import re
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,11 +24,10 @@ from kerassplit.cli import main
 from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.random_weights import randomize
 
-_NAMED = any(Path(argument.partition("::")[0]).name == Path(__file__).name for argument in sys.argv[1:])
-if importlib.util.find_spec("keras_hub") is None and not (_NAMED and os.environ.get("CI")):
-    pytest.skip("keras_hub is not installed", allow_module_level=True)
-
-from keras_hub import models as hub  # noqa: E402
+if "CI" in os.environ:
+    from keras_hub import models as hub
+else:
+    hub = pytest.importorskip("keras_hub").models
 
 pytestmark = [
     # Layers of KerasHub's own, when they are built, run or loaded from a stage.

@@ -25,6 +25,3 @@ def application(name: str, side: int | None = None) -> keras.Model:
     """An architecture of `keras.applications` with seeded weights and batch-norm statistics, on small images."""
     side = side or SMALLEST_SIDE.get(name, 64)
     return load_model(name, weights="random", seed=7, input_shape=(side, side, 3))
-
-
-MODELS = ["ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "InceptionV3", "Xception", "ConvNeXtTiny"]
