@@ -12,15 +12,22 @@ import keras
 import numpy as np
 import pytest
 from applications import application
+from comparing import collect
 from hypothesis import settings
 
 from kerassplit.zoo.models import architecture_module, find_architecture
 from kerassplit.zoo.random_weights import smooth_noise
 
-gc.freeze()  # half a million objects of the libraries, which each of many collections would go through again
-
 settings.register_profile("few", max_examples=20)  # a fifth of as many as by default
 settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty times as many as by default
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_of_earlier_files() -> None:
+    """Frees what earlier files have left; collections of this one do not go through half a million other objects."""
+    gc.unfreeze()
+    collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
