@@ -20,6 +20,7 @@ from checkout import ROOT
 from command_line import run
 from comparing import fingerprint
 from keras import layers, ops
+from samples import due
 
 import kerassplit as ks
 from kerassplit.storage.exports.comparing import TOLERANCES
@@ -622,7 +623,7 @@ class TestSize:
             assert size <= 1.02 * weights + 8 * 1024 * (calls + 2)
 
 
-@EVERY_FORMAT
+@pytest.mark.parametrize("form", due([*SUFFIX], len(SUFFIX)))
 def test_resnet50_at_full_size(form, tmp_path):
     model = load_model("ResNet50", weights="random", seed=7)
     split = ks.split(model, ["conv3_block4_out", "conv4_block6_out"])
