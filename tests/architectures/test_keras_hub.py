@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from comparing import copied, fingerprint, same_bits
+from samples import due
 
 import kerassplit as ks
 from kerassplit.cli import main
@@ -138,7 +139,7 @@ NUMBERED += ("vit_classifier", "gemma_lm")
 """Models with ops or layers that KerasHub leaves for Keras to name, such as `get_item_3`."""
 MASKED = ("bert", "albert", "gpt2", "llama", "mistral", "gemma", "t5", "bart", "whisper", "bert_classifier", *CAUSAL)
 
-every = pytest.mark.parametrize("kind", BUILDERS)
+every = pytest.mark.parametrize("kind", due([*BUILDERS], 2))  # each commit takes half of them
 
 
 @cache
