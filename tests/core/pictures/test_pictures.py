@@ -19,13 +19,13 @@ import kerassplit as ks
 from kerassplit.pictures import FORMATS, plot
 from kerassplit.pictures import write_dot as dot_writer
 from kerassplit.pictures.picture import Box, Edge, Picture
+from kerassplit.zoo.models import load_model
 
 
 @cache
 def structure(name: str) -> keras.Model:
     """An architecture of `keras.applications` without weights."""
-    with keras.StatelessScope():
-        return getattr(keras.applications, name)(weights=None)
+    return load_model(name)
 
 
 @cache
