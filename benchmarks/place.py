@@ -2,8 +2,8 @@
 
     python benchmarks/place.py
 
-The graphs and devices are those of Tarnawski et al. (NeurIPS 2020), in `tests/published`. Seconds are the least of
-several runs, from the problem to the placement.
+The graphs and devices are those of Tarnawski et al. (NeurIPS 2020), in `tests/support/published`. Seconds are the
+least of several runs, from the problem to the placement.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 from placement_files import BEST_LOADS, published_problem  # pyright: ignore[reportMissingImports]
 

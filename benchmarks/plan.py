@@ -2,7 +2,7 @@
 
     python benchmarks/plan.py [--gigabits 1]
 
-Measured blocks of 18 Keras models on up to 7 machines (`tests/published/scission_blocks.json`), on 2 to 8 equal
+Measured blocks of 18 Keras models on up to 7 machines (`tests/support/published/scission_blocks.json`), on 2 to 8 equal
 devices, with and without the time to move what crosses. The rules are written here in a few lines each, from their
 descriptions; the optimum is that of an exact search through all pairs of cuts that shares no code with the planner.
 """
@@ -24,7 +24,7 @@ from rich.table import Table
 from kerassplit.planning.solver.place import place
 from kerassplit.planning.solver.problem import DeviceType, Link, Node, Problem, Tensor
 
-BLOCKS = Path(__file__).parent.parent / "tests" / "published" / "scission_blocks.json"
+BLOCKS = Path(__file__).parent.parent / "tests" / "support" / "published" / "scission_blocks.json"
 Bounds = list[int]
 FREE = Link(factor=0.0)
 """The link that takes no time."""

@@ -1,0 +1,143 @@
+"""`kerassplit plan`, and `kerassplit split` by a plan."""
+
+import json
+
+import pytest
+from command_line import run
+from small_models import narrow, transformer, uneven
+
+import kerassplit as ks
+
+
+def test_a_plan_is_printed_drawn_and_written(tmp_path):
+    file, chart = tmp_path / "plan.json", tmp_path / "plan.png"
+    text = run("plan", "ResNet50", "--devices", 4, "-o", file, "--plot", chart).output
+    plan = ks.Plan.load(file)
+    assert len(plan.stages) == 4
+    for stage in plan.stages:
+        assert stage.device in text
+    for name in plan.at:
+        assert name in text
+    assert text.splitlines()[-2:] == [f"Wrote {chart}.", f"Wrote {file}."]
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    data = json.loads(run("plan", "ResNet50", "--devices", 4, "--json").stdout)
+    assert data == json.loads(file.read_text())
+
+
+def test_a_model_is_split_by_a_plan_from_a_file(tmp_path):
+    file, folder = tmp_path / "plan.json", tmp_path / "out"
+    model = ("MobileNetV2", "--input-shape", "96,96,3")
+    run("plan", *model, "--devices", 3, "--max-crossing", 2, "-o", file)
+    output = run("split", *model, "--weights", "random", "--plan", file, "-o", folder).output
+    assert f"Saved 3 stages in {folder}." in output
+    split = ks.load(folder)
+    plan = ks.Plan.load(file)
+    assert [list(stage.outputs) for stage in split][:-1] == [list(stage.crossing) for stage in plan.stages[:-1]]
+
+
+def test_a_model_is_split_into_stages_of_even_flops(tmp_path):
+    folder = tmp_path / "out"
+    model = ("MobileNetV2", "--input-shape", "96,96,3", "--weights", "random")
+    data = json.loads(run("split", *model, "--stages", 4, "-o", folder, "--json").stdout)
+    even = json.loads(run("plan", *model, "--devices", 4, "--json").stdout)
+    assert [stage["outputs"][0] for stage in data["stages"][:-1]] == even["at"]
+
+
+def test_devices_and_links_are_read(tmp_path):
+    phone, server = ("--device", "phone: 20 GFLOPS, 2 GiB"), ("--device", "server: 5 TFLOPS, x2")
+    options = (*phone, *server, "--link", "200 Mbit/s, 10 ms", "--use-all", "--objective", "latency", "--json")
+    data = json.loads(run("plan", "MobileNetV2", *options).stdout)
+    assert [stage["device"] for stage in data["stages"]] == ["phone", "server 1", "server 2"]
+    assert data["unit"] == "seconds"
+    for stage in data["stages"][1:]:
+        assert stage["receive"] >= 0.01
+    one, other = ("--device", "a: 1 TFLOPS"), ("--device", "b: 1 TFLOPS")
+    limits = ("--max-crossing", "any", "--compression", "float16", "--largest-crossing", "100 KiB", "--overlap")
+    limits += ("--must-not-cut", "block_1*", "--first-to", "block_2_add", "--last-from", "block_15_add")
+    data = json.loads(run("plan", "MobileNetV2", *one, *other, "--link", "1 GB/s", *limits, "--json").stdout)
+    assert data["overlap"]
+    assert data["stages"][0]["crossing_bytes"] <= 100 * 1024
+
+
+def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
+    model, file = tmp_path / "small.keras", tmp_path / "phone.json"
+    small.save(model)
+    file.write_text(run("profile", model, "--measure", "--json").stdout)
+    data = json.loads(run("plan", model, "--device", f"phone: {file}, x2", "--json").stdout)
+    assert data["unit"] == "seconds"
+    here = json.loads(run("plan", model, "--devices", 2, "--balance", "time", "--profile", file, "--json").stdout)
+    assert here["at"] == data["at"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Say what to plan for: a number of equal devices with --devices N, or each with --device 'NAME: SPEED"),
+        (("--devices", 2, "--device", "a"), "Say what to plan for"),
+        (("--device", "a: 1 GFLOPS, 2 GFLOPS"), "has two values for one thing"),
+        (("--device", "a: fast"), "'fast' of device 'a' is neither a speed such as '20 GFLOPS' nor a memory such as"),
+        (("--device", "a: 2 GFLOPS, 2gb"), "'2gb' of device 'a' is neither"),
+        (("--device", "phone 20 GFLOPS"), "The device 'phone 20 GFLOPS' makes no sense."),
+        (("--device", "phone: "), "The device 'phone: ' makes no sense."),
+        (("--devices", 2, "--link", "200"), "The bandwidth of a link '200' has no unit."),
+        (("--device", "a: nowhere.json"), "The profile 'nowhere.json' cannot be read: No such file or directory."),
+        (("--devices", 2, "--link", "1 Mbit/s, 1 ms, 2"), "has 3 parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'."),
+        (("--devices", 2, "--link", "1 Mbit/s"), "or measure here with --balance time."),
+        (("--devices", 2, "--max-crossing", "few"), "1 or more, or 'any'; got 'few'"),
+        (("--devices", 2, "--compression", "zip"), "`compression` is 'zip'"),
+        (("--devices", 99), "or let more tensors cross (--max-crossing 2)."),
+        (("--devices", 2, "--must-cut", "nothing"), "no tensor 'nothing'"),
+        (("--devices", 2, "--must-cut", "block_2_expand"), "named by all of them, in a list of their own"),
+        (("--devices", 2, "-o", "/nowhere/plan.json"), "'/nowhere/plan.json' cannot be written"),
+        (("--devices", 2, "--plot", "plan.gif"), "Charts are written as .png, .svg, .pdf; got 'plan.gif'."),
+    ],
+)
+def test_mistakes_are_told_in_one_message(arguments, message):
+    assert message in run("plan", "MobileNetV2", *arguments, status=2).stderr
+
+
+def test_a_split_takes_one_way_to_say_where(tmp_path):
+    for arguments in ((), ("--stages", 2, "--at", "x"), ("--stages", 2, "--plan", "p.json")):
+        error = run("split", "MobileNetV2", *arguments, "-o", tmp_path / "out", status=2).stderr
+        assert "Say where to cut, in one way" in error
+    error = run("split", "MobileNetV2", "--plan", tmp_path / "p.json", "-o", tmp_path / "out", status=2).stderr
+    assert "cannot be read" in error
+    plan = tmp_path / "plan.json"
+    run("plan", "MobileNetV2", "--devices", 1, "-o", plan)
+    out = tmp_path / "out"
+    error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
+    assert "there is nothing to cut" in error
+    run("plan", "ResNet50", "--devices", 2, "-o", plan)
+    error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
+    assert "The plan was made for 'resnet50', and 'mobilenetv2_1.00_224' has other layers." in error
+    error = run("split", "MobileNetV2", "--weights", "random", "--stages", 99, "-o", out, status=2).stderr
+    assert "so 75 stages at most, and there are 99 devices. Take fewer, " in error
+    assert "those of `kerassplit plan`: pass what it writes with --plan." in error
+    error = run("split", "MobileNetV2", "--at", 3, "--max-crossing", 2, "-o", out, status=2).stderr
+    assert "--max-crossing is for choosing cuts: it belongs to --stages." in error
+    assert not out.exists()
+
+
+def test_even_stages_may_let_two_tensors_cross(tmp_path):
+    model, out = tmp_path / "uneven.keras", tmp_path / "out"
+    uneven().save(model)
+    assert "With two at a cut (--max-crossing 2) it would be" in run("split", model, "--stages", 2, "-o", out).stderr
+    run("split", model, "--stages", 2, "--max-crossing", 2, "-o", out, "--overwrite")
+    (crossing,) = ks.load(out).crossings
+    assert [tensor.name for tensor in crossing.tensors] == ["first", "middle2"]
+    error = run("split", model, "--stages", 2, "--max-crossing", 0, "-o", out, "--overwrite", status=2).stderr
+    assert "how many tensors may cross a cut: 1 or more, or 'any'; got 0." in error
+
+
+def test_points_say_what_comes_along(tmp_path):
+    model = tmp_path / "transformer.keras"
+    transformer(narrow).save(model)
+    points = json.loads(run("points", model, "--json").stdout)["points"]
+    along = {point["name"]: point["also"] for point in points}
+    assert along["block2"] == [] and along["block0"][0].startswith("not_equal")
+    shown = run("points", model).stdout
+    assert "comes along" in shown and "not_equal" in shown
+    crossings = json.loads(run("points", model, "--max-tensors", 2, "--json").stdout)["crossings"]
+    assert any(
+        one["also"] and one["bytes"] == sum(t["bytes"] for t in one["tensors"] + one["also"]) for one in crossings
+    )

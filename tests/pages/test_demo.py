@@ -1,0 +1,44 @@
+"""`kerassplit demo`, whole, in a process of its own; it must work without a network too."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from checkout import ROOT
+from folders import chain_split
+
+import kerassplit as ks
+from kerassplit.cli.demo import run_demo
+from kerassplit.errors import StoreError
+
+
+def test_the_whole_way_over_an_earlier_split_without_a_network(tmp_path):
+    folder = tmp_path / "kerassplit-demo"
+    chain_split().save(folder)
+    # The proxy is nowhere, so no download can work; and nothing downloaded before is found.
+    offline = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "kerassplit", "demo"]
+    environment = {**os.environ, **offline}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "So weights are random (seed 0, with random batch-norm statistics).",
+        "conv3_block4_out  ← cut",
+        "resnet50 in 3 stages",
+        "The stages compute what 'resnet50' computes, bit for bit.",
+        "Saved the stages in kerassplit-demo.",
+        "on the photograph the largest difference is 0, and all 320 weights are equal.",
+        "Drew kerassplit-demo/split.svg.",
+    ):
+        assert text in done.stdout
+    assert (folder / "split.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    assert len(list(folder.glob("*.keras"))) == 3
+    assert [stage.name for stage in ks.load(folder)] == ["features", "middle", "classifier"]
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(StoreError, match="holds no split"):
+        run_demo(tmp_path, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

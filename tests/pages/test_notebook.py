@@ -1,0 +1,85 @@
+"""The notebook for Colab: it is its script, changes nothing there, and runs from top to bottom without a network."""
+
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from checkout import ROOT
+from nbclient import NotebookClient
+from packaging.requirements import Requirement
+
+NOTEBOOK = ROOT / "examples" / "colab.ipynb"
+COLAB = {"tensorflow": "2.20.0", "keras": "3.13.2", "numpy": "2.0.2"}  # what it has, with Python 3.13
+
+
+def cells(path: Path) -> list[tuple[str, str]]:
+    return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
+
+
+def test_the_notebook_is_its_script():
+    again = "`jupytext --to ipynb examples/colab.py` makes the notebook again"
+    assert cells(NOTEBOOK) == cells(NOTEBOOK.with_suffix(".py")), again
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), again
+
+
+def test_it_opens_in_colab_and_has_a_text_before_its_code():
+    badge = "https://colab.research.google.com/github/kerassplit/kerassplit/blob/main/examples/colab.ipynb"
+    kinds = [kind for kind, _ in cells(NOTEBOOK)]
+    assert f"colab-badge.svg)]({badge})" in cells(NOTEBOOK)[0][1]
+    assert kinds.count("markdown") > 0.6 * kinds.count("code")
+    assert all(len(source.splitlines()) <= 22 for _, source in cells(NOTEBOOK))
+
+
+def test_installing_moves_neither_tensorflow_nor_keras_of_colab():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
+    assert not {"tensorflow", "jax", "torch"} & needed.keys()
+    for name, version in COLAB.items():
+        assert name not in needed or needed[name].contains(version), name
+
+
+def test_it_runs_from_top_to_bottom_without_a_network_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    here, home, temporary = (tmp_path / name for name in ("here", "home", "temporary"))
+    for folder in (here, home, temporary):
+        folder.mkdir()
+    shutil.copy(NOTEBOOK, here)
+    settings = {
+        "HOME": home,
+        "IPYTHONDIR": tmp_path / "ipython",
+        "JUPYTER_CONFIG_DIR": tmp_path / "jupyter",
+        "JUPYTER_RUNTIME_DIR": tmp_path / "runtime",
+        "KERAS_HOME": tmp_path / "keras",
+        "MPLCONFIGDIR": tmp_path / "matplotlib",
+        "PYTHONPATH": ROOT,
+        "PYTHONWARNINGS": "default",
+        "TMPDIR": temporary,
+        "https_proxy": "http://127.0.0.1:9",  # nowhere, so no download can work
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    notebook = nbformat.read(here / "colab.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(here)}}).execute()
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert re.search(r"^Keras \S+ with \w+ on: (CPU|GPU|.+MiB)$", printed, re.MULTILINE)
+    assert "weights: random" in printed
+    assert "39 split points in 177 layers" in printed
+    assert "Proved best: True" in printed
+    assert "bit for bit" in json.dumps(outputs)
+    accuracies = [line for line in printed.splitlines() if line.startswith("The whole model, on images: ")]
+    on_images, on_features = (float(part.split("%")[0].split()[-1]) for part in accuracies[0].split(". "))
+    assert on_images == pytest.approx(on_features, abs=1)
+    assert on_images > 50  # ten digits: guessing gives 10
+    pictures = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
+    assert len(pictures) == 12
+    assert [path.name for path in here.iterdir()] == ["colab.ipynb"]
+    assert not list(home.iterdir())
+    assert not list(temporary.iterdir())
