@@ -492,7 +492,7 @@ class TestOddInput:
         def broken(model):
             raise RuntimeError("something\nbroke")
 
-        monkeypatch.setattr("kerassplit.cutting.points.split_points", broken)
+        monkeypatch.setattr(ks, "split_points", broken)
         message = run("points", file, status=2).stderr
         assert message == "Error: RuntimeError: something broke (Set KERASSPLIT_TRACEBACK=1 to see where.)\n"
 

@@ -150,6 +150,7 @@ OF_KERAS = {
 ELSEWHERE = {
     "allow_crossing": {"blocks", "fine_tune", "plan", "plan_sweep", "to_sequential"},  # each says what it takes
     "at": {"blocks", "plan", "plan_sweep", "to_sequential"},  # they name no outputs beside what crosses
+    "batch_size": {"split_points"},  # it asks for a batch of one, or the model's own
     "copy_weights": {"Split.predict"},  # it copies stages itself
     "stages": {"blocks", "fine_tune", "to_sequential"},  # these give `split` no bare number
     "training": {"plan", "plan_sweep", "profile", "split"},  # where a layer cannot be traced, its FLOPs are unknown

@@ -192,6 +192,7 @@ def errors() -> list[SplitError]:
     """One of each kind that there is, with all that it can hold."""
     receipt = ks.split(model(layers.ReLU(name="relu")), "hidden").verify()
     made = {
+        "_NameError": {"name": "a"},
         "UnknownTensorError": {"name": "a", "matches": ["b"]},
         "AmbiguousTensorError": {"name": "a", "matches": ["a@0", "a@1"]},
         "InsideBranchError": {"name": "a", "crossing": ["b"], "before": None, "after": "c"},
