@@ -67,7 +67,8 @@ class TensorFlow(Backend):
         return [f"cpu:{number}" for number in range(len(tf.config.list_logical_devices("CPU")))]
 
     def strategy_of(self, model: keras.Model) -> Any:
-        found = (getattr(variable.value, "distribute_strategy", None) for variable in model.variables)
+        # Not `variable.value`: that would draw new numbers where a variable has no value yet.
+        found = (getattr(variable._value, "distribute_strategy", None) for variable in model.variables)
         return next((strategy for strategy in found if strategy is not None), None)
 
     def logits_behind(self, tensor: Any) -> Any:
