@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from actors import gone, processes_of
 from comparing import copied, same_bits
-from test_train_step import randomize
 from training_models import IN_BLOCKS, LOSSES, batch, everything, put_back, twin, values_of
 
 import kerassplit as ks
@@ -20,6 +19,7 @@ else:
     ray = pytest.importorskip("ray")
 
 from kerassplit.training.ray import RayTraining
+from kerassplit.zoo.random_weights import randomize
 
 ADAM = {"class_name": "adam", "config": {"learning_rate": 0.01}}
 
