@@ -170,12 +170,13 @@ def writing(what: str) -> Iterator[None]:
     """Makes what the system says of files an error of ours.
 
     Args:
-        what: What is written, or into what, for the message.
+        what: What is written, or into what, for the message: the system may name a file of it.
     """
     try:
         yield
     except OSError as error:
-        raise SplitError(f"Cannot write {what}: {reason(error)}.") from error
+        told = what if error.filename is None else f"'{error.filename}'"
+        raise SplitError(f"Cannot write {told}: {reason(error)}.") from error
 
 
 def differing(state: dict[str, Any], job: dict[str, Any], rows: int | None = None) -> str:

@@ -41,7 +41,7 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
     points = split_points_of(graph)
     outputs = list(dict.fromkeys(graph.flat_outputs()))
     made = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs}
-    part = _part(graph, "b", group, graph.flat_inputs(), made if len(made) > 1 else {}, points)
+    part = _part(graph, "b", group, graph.flat_inputs(), made if len(outputs) > 1 else {}, points)
     edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in _flows(part)]
     places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
     more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""

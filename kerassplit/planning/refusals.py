@@ -9,14 +9,12 @@ import numpy as np
 
 from kerassplit.errors import PlanError, SplitError
 from kerassplit.files.sizes import format_bytes
-from kerassplit.planning.devices import Link
 from kerassplit.planning.graph_answers import InGraph
 from kerassplit.planning.task import Task
 from kerassplit.text import listed
 
 MORE_DEVICES = 8
 """So many are added, to see whether that is enough."""
-_FREE = Link(1e18)
 Lift = Callable[[Task], Task]
 
 
@@ -34,8 +32,9 @@ def explained(error: PlanError, task: Task) -> PlanError:
     mending = [name for name, lift in lifts.items() if _is_possible(lift(task))]
     if mending:
         enough = {name: number for name in mending if (number := _enough(name, task)) is not None}
-        if "memory" in mending and "devices" in error.enough:
-            mending, enough = list(dict.fromkeys((*mending, "devices"))), {**enough, "devices": error.enough["devices"]}
+        told = round(error.enough.get("devices", 0))  # by the solver, where it takes many more
+        if "memory" in mending and "devices" not in mending and told > _count(task) and _would_do(task, told):
+            mending, enough = [*mending, "devices"], {**enough, "devices": told}
         first, *others = [_way_out(name, task, enough.get(name)) for name in mending]
         ways = "; or ".join([f"{first[0].upper()}{first[1:]}", *others])
         return PlanError(f"{start}. {ways}.", binding=mending, enough=enough)
@@ -58,7 +57,7 @@ def refuse_at_once(task: Task) -> None:
     """Refuses what can be seen to have no plan.
 
     Raises:
-        PlanError: There are more devices than stages that can be made.
+        PlanError: No device can run a block, or there are more devices than stages that can be made.
         SplitError: Where one tensor may cross, a cut of several must be made.
     """
     devices, stages = sum(device.count for device in task.devices), len(task.profile.blocks)
@@ -69,6 +68,12 @@ def refuse_at_once(task: Task) -> None:
             "let more tensors cross (max_crossing=2, --max-crossing 2).",
             binding=("devices",),
             enough={"devices": stages},
+        )
+    for block in np.flatnonzero(np.isinf(task.work.blocks).all(axis=0)):
+        raise PlanError(
+            f"No device can run the block '{task.profile.blocks[block].name}': on each of them its seconds are "
+            "infinite. Give it a finite number on one of them.",
+            binding=("seconds",),
         )
     for cut in task.limits.must_cut if task.limits.max_crossing == 1 else ():
         if len(cut) > 1:
@@ -117,15 +122,23 @@ def _with_memory(task: Task, least: float) -> Task:
     return replace(task, devices=tuple(replace(device, memory=memory) for device, memory in pairs))
 
 
-def _with_devices(task: Task, more: int) -> Task:
-    """So many devices more, like the one with the most memory; all may be used or not."""
+def _with_devices(task: Task, more: int, *, leave_out: bool = True) -> Task:
+    """So many devices more, like the one with the most memory."""
     kinds = range(len(task.devices))
     most = max(kinds, key=lambda kind: math.inf if (size := task.devices[kind].memory) is None else float(size))
-    devices, links = list(task.devices), task.links
+    devices = list(task.devices)
     devices[most] = replace(devices[most], count=devices[most].count + more)
-    if isinstance(links, dict) and more:
-        links = {(devices[most].name, devices[most].name): _FREE, **links}
-    return replace(task, devices=tuple(devices), links=None if isinstance(links, list) else links, leave_out=True)
+    links = None if isinstance(task.links, list) else task.links
+    return replace(task, devices=tuple(devices), links=links, leave_out=leave_out)
+
+
+def _count(task: Task) -> int:
+    return sum(device.count for device in task.devices)
+
+
+def _would_do(task: Task, count: int) -> bool:
+    """Whether so many devices would be enough, all of them in use if the task wants that."""
+    return _is_possible(_with_devices(task, count - _count(task), leave_out=task.leave_out))
 
 
 def _all_able(task: Task) -> Task:
@@ -150,9 +163,11 @@ def _enough(name: str, task: Task) -> float | None:
         return sizes[
             _least(0, len(sizes) - 1, lambda place: _is_possible(task.with_limits(largest_crossing=sizes[place])))
         ]
-    if name == "devices":
-        more = _least(0, MORE_DEVICES, lambda number: _is_possible(_with_devices(task, number)))
-        return sum(device.count for device in task.devices) + more if more else None
+    if name == "devices" and not _is_possible(_with_devices(task, 0)):
+        for more in range(1, MORE_DEVICES + 1):  # all of them in use, if they have to be: more may be too many
+            if _would_do(task, _count(task) + more):
+                return _count(task) + more
+        return _count(task) + _least(1, MORE_DEVICES, lambda more: _is_possible(_with_devices(task, more)))
     return None
 
 
@@ -182,11 +197,16 @@ def _way_out(name: str, task: Task, enough: float | None) -> str:
         if name == "first_to":
             return f"let the first stage end earlier than at {where} (first_to)"
         return f"let the last stage begin later than at {where} (last_from)"
-    if name == "devices" and enough is not None:
-        return f"{enough} devices would be enough (there are {sum(device.count for device in task.devices)})"
+    if name == "devices":
+        leaving = "leave_out=True, --leave-out"
+        if enough is None:
+            ways = "take fewer devices"
+            if not isinstance(task.links, list):
+                ways += f", or let some stay without a stage ({leaving})"
+            return f"{ways}: with these limits it cannot be cut into so many stages"
+        some_left = "" if _would_do(task, round(enough)) else f", some of them without a stage ({leaving}),"
+        return f"{enough} devices{some_left} would be enough (there are {_count(task)})"
     return {
-        "devices": "take fewer devices, or let some stay without a stage (leave_out=True, --leave-out): it cannot be "
-        "cut into so many stages",
         "max_crossing": "let more tensors cross (max_crossing, --max-crossing)",
         "links": "link more pairs of devices (links)",
         "seconds": "let more blocks run on more devices (some seconds are infinite)",

@@ -171,11 +171,11 @@ def _planner(task: Task) -> Callable[[float], Plan]:
     """From a bandwidth to the best plan; where all cuts are listed, that is done once."""
     assert isinstance(task.links, Link)
     latency = float(task.links.latency)
+    solve(task)  # says why where there is no plan
     graph = InGraph(task)
     known = graph.listed()
     if known is None:
         return lambda bandwidth: solve(replace(task, links=Link(bandwidth, latency)))
-    solve(task)  # says why where there is no plan
     return lambda bandwidth: describe(task, graph.answer(best_listed(known.over(TypeLink(latency, 1 / bandwidth)))))
 
 

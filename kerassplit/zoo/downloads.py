@@ -1,6 +1,7 @@
 """Downloads that fail quickly where they cannot work."""
 
 import contextlib
+import http.client
 import socket
 import threading
 import urllib.error
@@ -27,8 +28,8 @@ def unreachable(url: str = WEIGHTS_HOST, patience: float = _PATIENCE) -> str | N
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=patience).close()
         except urllib.error.HTTPError as error:
             error.close()  # any answer will do
-        except (OSError, ValueError) as error:
-            return f"{url} cannot be reached ({getattr(error, 'reason', error)})."
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return f"{url} cannot be reached ({str(getattr(error, 'reason', error)).strip()})."
         return None
 
     try:

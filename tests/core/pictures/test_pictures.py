@@ -384,3 +384,9 @@ def test_the_committed_diagrams_are_those_that_the_code_makes():
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_outputs_of_one_call_are_told():
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, list(keras.ops.split(keras.layers.Dense(6, name="dense")(x), 2, -1)))
+    assert "output split" in str(ks.plot(model))

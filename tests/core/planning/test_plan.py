@@ -312,6 +312,49 @@ def test_limits_that_leave_no_plan_are_named(resnet, costs, limits, binding, mes
     assert binding <= set(error.value.binding)
 
 
+def test_following_the_advice_on_devices_gives_a_plan():
+    """How many, and whether some of them stay without a stage."""
+    dice, followed = random.Random(3), {True: 0, False: 0}
+    x = inputs = keras.Input((8,), name="x")
+    for place in range(6):
+        x = keras.layers.Dense(dice.choice([4, 8, 16, 32]), name=f"dense{place}")(x)
+    model = keras.Model(inputs, x)
+    profile = ks.profile(model)
+    most = max(block.parameter_bytes for block in profile.blocks)
+    for _ in range(40):
+        memory, count = int(most * dice.uniform(0.9, 2)), dice.randint(1, 5)
+        options = {"profile": profile, "must_cut": f"dense{dice.randrange(5)}"}
+        try:
+            ks.plan(model, ks.Device("chip", memory=memory, count=count), **options)
+        except ks.PlanError as error:
+            enough = error.enough.get("devices")
+            if enough is not None and enough > count:
+                some_left = "some of them without a stage (leave_out=True, --leave-out)" in str(error)
+                ks.plan(model, ks.Device("chip", memory=memory, count=enough), leave_out=some_left, **options)
+                followed[some_left] += 1
+    assert followed[False] > 5
+
+
+def test_a_block_that_no_device_can_run_is_named():
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, keras.layers.Dense(2, name="last")(keras.layers.Dense(3, name="first")(x)))
+    never = ks.Device("small", seconds={"first": 1.0, "last": math.inf})
+    for max_crossing in (1, "any"):
+        with pytest.raises(ks.PlanError, match="No device can run the block 'last': on each of them its") as error:
+            ks.plan(model, [never, replace(never, name="other")], max_crossing=max_crossing)
+        assert error.value.binding == ("seconds",)
+
+
+def test_a_sweep_explains_as_a_plan_does(small):
+    phones = ks.Device("phone", "1 MFLOPS", count=2)
+    options = {"must_cut": "pool", "last_from": "stem", "max_crossing": 2}
+    with pytest.raises(ks.PlanError) as by_plan:
+        ks.plan(small, phones, links=ks.Link("1 MB/s"), objective="latency", **options)
+    with pytest.raises(ks.PlanError) as by_sweep:
+        ks.plan_sweep(small, phones, **options)
+    assert str(by_sweep.value) == str(by_plan.value)
+
+
 # What work is.
 
 

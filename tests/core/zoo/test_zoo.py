@@ -303,6 +303,21 @@ class TestDownloads:
                 f"{url} cannot be reached (timed out).",
             )
 
+    def test_a_server_that_speaks_something_else_cannot_be_reached(self):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            url = f"http://127.0.0.1:{other.getsockname()[1]}"
+
+            def answer():
+                connection, _ = other.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(b"garbage\r\n\r\n")
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            assert unreachable(url) == f"{url} cannot be reached (garbage)."
+            thread.join()
+
     def test_any_answer_will_do(self):
         class NotFound(http.server.BaseHTTPRequestHandler):
             def do_HEAD(self):
