@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from placement_files import BEST_LOADS, published_problem
 from samples import LONG
 
@@ -572,6 +572,7 @@ def test_devices_that_cannot_run_the_nodes_in_any_order_are_named():
 
 
 @settings(deadline=None)
+@example(138008025)
 @given(st.integers(0, 2**40))
 def test_the_limit_that_is_named_is_one_that_binds(seed):
     problem = random_problem(seed)
@@ -583,7 +584,8 @@ def test_the_limit_that_is_named_is_one_that_binds(seed):
         if error.binding == ("memory",):
             assert best_by_trying(unlimited) is not None
         elif error.binding == ("cuts",):
-            assert without_rules is not None
+            # Rules that break each other are named first, also where the devices cannot run the nodes anyway.
+            assert without_rules is not None or str(error).startswith("A required cut")
             assert best_by_trying(unlimited) is None
         else:
             assert error.binding == ("devices",)
