@@ -321,6 +321,7 @@ def test_a_tensor_of_another_model_is_refused(small):
         ks.explain(small, keras.KerasTensor((None, 4), name="loose"))
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="on torch Keras takes the values of any model it makes")
 def test_variables_without_values_stay_so():
     """`load_model` builds such models where only the graph is asked for: VGG16's weights would take 1.3 GB."""
     drawn = []
