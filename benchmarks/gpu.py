@@ -42,9 +42,9 @@ DTYPES = ("float32", "bfloat16")
 def bert(layers: int, width: int, length: int) -> keras.Model:
     """An encoder of BERT's form (BERT base: 12 layers, 768 wide), from Keras's layers alone."""
     words = keras.Input((length,), dtype="int32", name="words")
-    places = keras.ops.arange(length, dtype="int32")
+    places = keras.ops.cumsum(keras.ops.ones_like(words), axis=1) - 1
     x = keras.layers.Embedding(30522, width, name="word")(words)
-    x = x + keras.layers.Embedding(length, width, name="place")(keras.ops.broadcast_to(places, keras.ops.shape(words)))
+    x = x + keras.layers.Embedding(length, width, name="place")(places)
     x = keras.layers.LayerNormalization(name="norm")(x)
     for layer in range(layers):
         heads = keras.layers.MultiHeadAttention(width // 64, 64, name=f"attention_{layer}")(x, x)
