@@ -93,6 +93,7 @@ def check_keys(layer: keras.Layer, names: Sequence[str], operations: dict[str, k
 
 
 def check_used(unused: Sequence[str]) -> None:
+    """Refuses inputs, given by what they are called, that `call` computes nothing with."""
     if unused:
         raise Refusal(
             f"It computes nothing with {listed(unused)}, and a Keras model takes no input that leads nowhere.",

@@ -336,5 +336,7 @@ def test_variables_without_values_stay_so():
         model = keras.Model(x, keras.layers.Dense(2, kernel_initializer=draw, name="scores")(hidden))
     ks.split_points(model), ks.profile(model), ks.crossings(model)
     ks.build_submodel(model, start="hidden")
-    ks.split(model, "hidden").summary()
+    split = ks.split(model, "hidden")
+    split.summary(), split.join(), str(ks.plot(split)), ks.plan(model, 2)
+    ks.blocks(model), ks.to_sequential(model), ks.flatten(model), ks.tap(model, ["hidden"]), ks.trace(model)
     assert drawn == []
