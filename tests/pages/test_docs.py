@@ -80,3 +80,18 @@ def test_the_pictures_show_what_would_be_drawn_today():
         )
         assert old == new, f"{name}.svg is stale: `python docs/pictures/make.py` draws it again"
         assert len(old) > 5
+
+
+def test_no_sentence_of_a_docstring_is_shown_as_a_type():
+    """Sphinx takes what stands before a colon in the first line of `Returns:` for the type."""
+    things = [getattr(kerassplit, name) for name in kerassplit.__all__]
+    members = [member for thing in things if inspect.isclass(thing) for member in vars(thing).values()]
+    first_lines = [
+        match[1]
+        for thing in (*things, *members)
+        if (match := re.search(r"^Returns:\n +(.*)", inspect.getdoc(thing) or "", re.MULTILINE))
+    ]
+    assert len(first_lines) > 20
+    for line in first_lines:
+        before, colon, _ = line.partition(": ")
+        assert not colon or re.fullmatch(r"`[\w.]+`", before), line
