@@ -1,5 +1,7 @@
 """`profile`: what a model costs, call by call and block by block."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

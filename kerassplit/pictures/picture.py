@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from kerassplit.text import printable
+from kerassplit.text import printable, with_short_repr
 
 EdgeKind = Literal["flow", "open", "cut", "carried"]
 
@@ -69,6 +69,7 @@ class Cluster:
     lines: tuple[str, ...] = ()
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Picture:
     """A model or a split, ready to be written.

@@ -9,9 +9,10 @@ from kerassplit.costs.profile import Profile
 from kerassplit.display.units import parse_bandwidth, parse_flops_per_second, parse_seconds
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
-from kerassplit.text import listed
+from kerassplit.text import listed, with_short_repr
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Device:
     """A device that a stage can run on, or several that are alike.
