@@ -22,7 +22,7 @@ class Device:
         flops_per_second: How fast it computes: FLOPs per second, or a text such as `"50 GFLOPS"`.
         memory: Bytes that it has, or a text such as `"2 GiB"`. `None`: no limit.
         seconds: What each block takes there, instead of `flops_per_second`: a profile that was measured there
-            (`profile(model, measure=True).to_json(...)`, then `Profile.from_json`), or seconds for each block of
+            (`profile(model, measure=True).save(...)`, then `Profile.load`), or seconds for each block of
             `profile(model)` by name; `float("inf")` for a block that cannot run there.
         count: How many there are.
 
