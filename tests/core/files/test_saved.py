@@ -91,9 +91,7 @@ def test_a_sweep_that_makes_no_sense_is_refused(records, change, message, tmp_pa
         else:
             data[outer] = value
     (tmp_path / "sweep.json").write_text(json.dumps(data))
-    with pytest.raises(
-        ks.SplitError, match=f"holds no sweep. Expected .* wrote; here, {message}"
-    ):
+    with pytest.raises(ks.SplitError, match=f"holds no sweep. Expected .* wrote; here, {message}"):
         ks.Sweep.load(tmp_path / "sweep.json")
 
 
