@@ -37,7 +37,6 @@ add_module_names = False
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-autodoc_type_aliases = {"Cut": "Cut", "TensorRef": "TensorRef"}  # by their names, not written out
 autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
