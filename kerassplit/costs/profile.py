@@ -47,7 +47,7 @@ class Profile(Figures, Shown, Saved):
         totals = ("parameters", "parameter_bytes", "activation_bytes", "peak_live_bytes", "flops", "known_flops")
         totals += ("multiply_adds", "unknown", "seconds", "whole_seconds", "discrepancy")
         return {
-            "format_version": self.format_version,
+            "format_version": self._format_version,
             **asdict(self),
             "totals": {name: getattr(self, name) for name in totals},
         }

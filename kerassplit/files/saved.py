@@ -17,7 +17,7 @@ _LARGEST = 256 * 2**20  # bytes: a profile takes about 1,000 a call
 class Saved:
     """Mixin of dataclasses: `save` writes a record as JSON, `load` reads it."""
 
-    format_version: ClassVar = 1
+    _format_version: ClassVar = 1
     _unbounded: ClassVar[tuple[str, ...]] = ()
     """Fields, also of records inside, that may be infinite."""
 
@@ -31,7 +31,7 @@ class Saved:
         Raises:
             SplitError: The file cannot be written.
         """
-        content = {"format_version": self.format_version, **self.to_dict()}
+        content = {"format_version": self._format_version, **self.to_dict()}
         write_whole(to_file, (json.dumps(plain(content), indent=2) + "\n").encode(), flush=True)
 
     @classmethod
@@ -57,7 +57,7 @@ class Saved:
     @classmethod
     def _read(cls, content: bytes | str, of_format: str) -> Self:
         """The record in a text; raises a `ValueError` where there is none."""
-        values = versioned(content, cls.format_version, of_format)
+        values = versioned(content, cls._format_version, of_format)
         _restore(values, cls._unbounded)
         record = read_record(cls, values)
         record._check()

@@ -38,7 +38,7 @@ class Plan(PlanData, Shown, Saved):
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, for JSON."""
         totals = {"at": self.at, "bottleneck": self.bottleneck, "latency": self.latency}
-        return {"format_version": self.format_version, **asdict(self), **totals}
+        return {"format_version": self._format_version, **asdict(self), **totals}
 
     def _check(self) -> None:
         """Raises a `ValueError` where the values make no plan."""
