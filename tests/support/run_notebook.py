@@ -29,6 +29,7 @@ def store(notebook: nbformat.NotebookNode, file: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.metadata.pop("jupytext", None)
     notebook.metadata[OF_CODE] = digest(notebook)
     nbformat.write(notebook, file)
 
