@@ -35,7 +35,6 @@ from .cutting.submodel import (
     flatten as flatten,
 )
 from .cutting.tensors import (
-    TensorInfo as TensorInfo,
     tensors as tensors,
 )
 from .cutting.verifying import verify as verify

@@ -38,7 +38,6 @@ def results() -> dict:
     )
     return {
         "split_points": ks.split_points(model),
-        "tensors": ks.tensors(model),
         "crossings": ks.crossings(model),
         "explain": ks.explain(model, LONG),
         "blocks": ks.blocks(model),
@@ -111,7 +110,6 @@ def test_lines_say_what_there_is():
     assert repr(RESULTS["plot"]).startswith("<Drawing of chain: ")
     assert repr(RESULTS["plan"].stages) == "<4 planned stages: device 1, device 2, device 3, device 4>"
     assert repr(RESULTS["predict_early"]).startswith("<EarlyExits: 2 rows answered, ")
-    assert repr(RESULTS["tensors"][0]) == "<TensorInfo 'dense_0': 4 float32 of Dense>"
 
 
 def test_records_are_tuples():
@@ -141,7 +139,7 @@ def test_names_in_html_are_no_markup():
     inputs = keras.Input((4,), name="x")
     x = layers.Dense(4, name="<script>alert(1)<|script>")(inputs)
     model = keras.Model(inputs, layers.Dense(2, name="last")(x), name="<b>bold<|b>")
-    for result in (ks.split_points(model), ks.profile(model), ks.tensors(model), ks.blocks(model)):
+    for result in (ks.split_points(model), ks.profile(model), ks.blocks(model)):
         page = result._repr_html_()
         assert "<script" not in page
         assert "<b>" not in page
