@@ -34,9 +34,7 @@ from .cutting.submodel import (
     build_submodel as build_submodel,
     flatten as flatten,
 )
-from .cutting.tensors import (
-    tensors as tensors,
-)
+from .cutting.tensors import tensors as tensors
 from .cutting.verifying import verify as verify
 from .engines.early_exit import EarlyExits as EarlyExits
 from .errors import (
