@@ -12,6 +12,7 @@ from .cutting.crossing import (
     CrossingTensor as CrossingTensor,
 )
 from .cutting.crossings import crossings as crossings
+from .cutting.cuts import Cut as Cut
 from .cutting.exits import with_outputs as with_outputs
 from .cutting.explaining import (
     Explanation as Explanation,
@@ -33,6 +34,7 @@ from .cutting.submodel import (
     build_submodel as build_submodel,
     flatten as flatten,
 )
+from .cutting.tensors import tensors as tensors
 from .cutting.verifying import verify as verify
 from .engines.early_exit import EarlyExits as EarlyExits
 from .errors import (
@@ -47,6 +49,7 @@ from .errors import (
     UnsupportedModelError as UnsupportedModelError,
     VerificationError as VerificationError,
 )
+from .graph.references import TensorRef as TensorRef
 from .graph.tracing.trace import trace as trace
 from .pictures import plot as plot
 from .planning.devices import (

@@ -1,5 +1,7 @@
 """`Split`, with all that a user does with one, and what gives one: `split`, `load`."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
@@ -216,7 +218,7 @@ class Split(Stages):
 
         Args:
             directory: The folder. It appears whole or not at all.
-            format: `"savedmodel"`, `"onnx"`, `"litert"` or `"openvino"`.
+            format: `"savedmodel"` (also `"tf_saved_model"`, as Keras calls it), `"onnx"`, `"litert"` or `"openvino"`.
             **options: `verify=False` writes without running anything. `x` is the input to compare on, by default a
                 photograph and its mirror image where the model is an architecture of `keras.applications`, else two
                 random samples (drawn with `seed`, by default 0, with `open_sides` for open dimensions, by default 32).
@@ -240,7 +242,7 @@ class Split(Stages):
         """
         return exports.export(self, directory, format=format, **options)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Split":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Split:
         return deep_copy(self, memo)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,14 +2,18 @@
 
 import os
 import re
+import reprlib
 import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 Kind = TypeVar("Kind", bound=type)
+_BRIEF = reprlib.Repr()
+_BRIEF.maxtuple, _BRIEF.maxdict, _BRIEF.maxstring, _BRIEF.maxother = 4, 2, 60, 60
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of characters: controls, unseen ones (such as those that turn the direction), surrogates, breaks."""
@@ -32,18 +36,39 @@ def printable(text: str, kept: str = "\n\t") -> str:
     return "".join(one if one in kept or unicodedata.category(one) not in _ACTING else _escape(one) for one in text)
 
 
-def warn(text: str) -> None:
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """`warnings.warn` at the line that called this package, with the names in the text as they can be shown."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(printable(text), stacklevel=level)
+    warnings.warn(printable(text), category, stacklevel=level)
 
 
-def with_printable_repr(kind: Kind) -> Kind:
-    """Decorates a class whose `repr` quotes that of Keras's objects, which show their names as they are."""
-    plain: Any = kind.__repr__
-    kind.__repr__ = lambda self: printable(plain(self))  # pyright: ignore[reportAttributeAccessIssue]
+def in_words(kind: str) -> str:
+    """The name of a class in words.
+
+    >>> in_words("SplitPoint")
+    'split point'
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
+
+
+def shortened(text: str, most: int = 199) -> str:
+    """A text on one line of at most so many characters, as a `repr` should be."""
+    line = printable(text, kept="")
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def with_short_repr(kind: Kind) -> Kind:
+    """Decorates a dataclass: its `repr` is one short line, without fields that have their default values."""
+
+    def short(self: Any) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.repr}
+        defaults = {field.name: field.default for field in fields(self)}
+        shown = [f"{name}={_BRIEF.repr(value)}" for name, value in values.items() if value is not defaults[name]]
+        return shortened(f"{kind.__name__}({', '.join(shown)})")
+
+    kind.__repr__ = short  # pyright: ignore[reportAttributeAccessIssue]
     return kind
 
 

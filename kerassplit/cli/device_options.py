@@ -8,13 +8,10 @@ import click
 
 from kerassplit.cli.options import gathered
 from kerassplit.errors import SplitError
-from kerassplit.files.atomic_file import reason
 
 if TYPE_CHECKING:
-    from kerassplit.costs.profile import Profile
     from kerassplit.planning.devices import Device, Link
 
-_LARGEST_PROFILE = 256 * 2**20  # bytes: about 1,000 a call
 _DEVICE = "NAME: SPEED[, MEMORY][, xCOUNT]"
 
 
@@ -80,6 +77,7 @@ device_options = gathered(
 
 
 def _device(text: str) -> "Device":
+    from kerassplit.costs.profile import Profile
     from kerassplit.planning.devices import Device
 
     name, colon, rest = text.partition(":")
@@ -95,7 +93,7 @@ def _device(text: str) -> "Device":
         if part[:1] in ("x", "×") and part[1:].isdecimal():
             key, value = "count", int(part[1:])
         elif part.endswith(".json"):
-            key, value = "seconds", read_profile(Path(part))
+            key, value = "seconds", Profile.load(part)
         else:
             key, value = _speed_or_memory(part, name)
         if key in values:
@@ -128,20 +126,6 @@ def _link(text: str) -> "Link":
     if len(parts) > 2:
         raise SplitError(f"The link '{text}' has {len(parts)} parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'.")
     return Link(*parts)
-
-
-def read_profile(path: Path) -> "Profile":
-    """A profile out of a file that `profile --json` wrote."""
-    from kerassplit.costs.profile import Profile
-    from kerassplit.files.untrusted_json import read_regular
-
-    try:
-        text = read_regular(path, _LARGEST_PROFILE).decode("utf-8")
-    except SplitError:
-        raise
-    except (OSError, ValueError) as error:
-        raise SplitError(f"The profile '{path}' cannot be read: {reason(error)}.") from error
-    return Profile.from_json(text)
 
 
 def number_or_any(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:

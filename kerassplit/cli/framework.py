@@ -4,11 +4,9 @@ import contextlib
 import functools
 import importlib.util
 import json
-import math
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +16,8 @@ from rich.text import Text
 
 from kerassplit.display.rich_table import SafeConsole
 from kerassplit.errors import SplitError, without_terminal_codes
+from kerassplit.files.native_output import quiet_native_code
+from kerassplit.files.saved import plain
 from kerassplit.text import printable
 
 Show = Callable[[RenderableType], None]
@@ -97,7 +97,7 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
                     import_code(imports)
                 data = function((lambda _: None) if as_json else show, **arguments)
             if as_json:
-                stdout.write(json.dumps(_jsonable(data), indent=2) + "\n")
+                stdout.write(json.dumps(plain(data), indent=2) + "\n")
                 stdout.flush()
         if not data.get("ok", True):
             sys.exit(_FAILED_VERIFICATION)
@@ -111,7 +111,7 @@ def import_keras() -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow: errors only
     try:
-        with working("Starting Keras"), _quiet_native_code():
+        with working("Starting Keras"), quiet_native_code():
             import keras  # noqa: F401
     except ImportError as error:
         raise SplitError(f"Keras cannot be imported: {error}.{_backend_to_take(error)}") from error
@@ -157,15 +157,6 @@ def _show(stdout: Any, renderable: RenderableType) -> None:
     stdout.flush()
 
 
-def _jsonable(data: Any) -> Any:
-    """JSON has no infinity, which is the difference between a number and none: it becomes a string."""
-    if isinstance(data, dict):
-        return {key: _jsonable(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_jsonable(value) for value in data]
-    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
-
-
 @contextlib.contextmanager
 def _errors_as_messages(stdout: Any) -> Iterator[None]:
     try:
@@ -188,25 +179,3 @@ def _errors_as_messages(stdout: Any) -> Iterator[None]:
         text = printable(" ".join(without_terminal_codes(str(error)).split()))
         short = f"{text[:500]} ..." if len(text) > 500 else text
         raise Failure(f"{type(error).__name__}: {short} (Set {_TRACEBACK}=1 to see where.)") from error
-
-
-@contextlib.contextmanager
-def _quiet_native_code() -> Iterator[None]:
-    """Keeps what is written to standard error, also by C++, and shows it only where an error follows."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # standard error is closed
-        yield
-        return
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            os.dup2(kept, 2)
-            written.seek(0)
-            sys.stderr.write(written.read().decode(errors="replace"))
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli.commands import main
-from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, read_profile
+from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any
 from kerassplit.cli.framework import Show, command
 from kerassplit.cli.options import ModelOptions, cut, model_options, open_sides_option
 from kerassplit.files.atomic_file import refuse_same
@@ -147,7 +147,7 @@ def plan(
         must_not_cut=[cut(one, built) for one in must_not_cut],
         first_to=first_to or (),
         last_from=last_from or (),
-        profile=None if profile_file is None else read_profile(profile_file),
+        profile=None if profile_file is None else ks.Profile.load(profile_file),
         **limits,
     )
     show(found.__rich__())

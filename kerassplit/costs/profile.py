@@ -13,20 +13,17 @@ from kerassplit.costs.records import BlockCost, CallCost, Timing
 from kerassplit.costs.tables import Rows, profile_tables
 from kerassplit.display.rich_table import SafeConsole, Shown
 from kerassplit.errors import SplitError
-from kerassplit.files.atomic_file import write_whole
-from kerassplit.files.untrusted_json import read_record, versioned
-from kerassplit.text import printable
+from kerassplit.files.saved import Saved
+from kerassplit.text import printable, warn
 
 if TYPE_CHECKING:
     import pandas
 
     from kerassplit.display.chart import Chart
 
-FORMAT_VERSION = 1
-
 
 @dataclass(frozen=True, repr=False)
-class Profile(Figures, Shown):
+class Profile(Figures, Shown, Saved):
     """What a model costs at one batch size, in inference.
 
     Attributes:
@@ -50,39 +47,35 @@ class Profile(Figures, Shown):
         totals = ("parameters", "parameter_bytes", "activation_bytes", "peak_live_bytes", "flops", "known_flops")
         totals += ("multiply_adds", "unknown", "seconds", "whole_seconds", "discrepancy")
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": self._format_version,
             **asdict(self),
             "totals": {name: getattr(self, name) for name in totals},
         }
 
-    def to_json(self, to_file: str | os.PathLike[str] | None = None) -> str:
-        """The profile as JSON text, also written to a file where one is named; `Profile.from_json` reads it.
+    def to_json(self, to_file: str | os.PathLike[str] | None = None) -> str | None:
+        """Deprecated: `save` writes a file, and `json.dumps(profile.to_dict())` is the text, which this returns.
 
-        Raises:
-            SplitError: The file cannot be written; it is written whole or not at all.
+        Where it writes a file, it returns nothing.
         """
-        text = json.dumps(self.to_dict(), indent=2)
-        if to_file is not None:
-            write_whole(to_file, (text + "\n").encode(), flush=True)
-        return text
+        instead = "`json.dumps(profile.to_dict())`" if to_file is None else "`profile.save(path)`"
+        warn(f"`Profile.to_json` is deprecated: use {instead}.", DeprecationWarning)
+        return json.dumps(self.to_dict(), indent=2) if to_file is None else self.save(to_file)
 
     @classmethod
     def from_json(cls, text: str) -> "Profile":
-        """A profile out of the text that `to_json` gave, such as one that was measured on another machine.
-
-        Raises:
-            SplitError: It is no such text.
-        """
+        """Deprecated: `load` reads a file; this reads the text of one."""
+        warn("`Profile.from_json` is deprecated: use `kerassplit.Profile.load(path)`.", DeprecationWarning)
         try:
-            profile = read_record(cls, versioned(text, FORMAT_VERSION, "The profile has format"))
-            _check_indices(profile)
-            return profile
+            return cls._read(text, "The profile has format")
         except SplitError:
             raise
         except ValueError as error:
             raise SplitError(
                 f"This is no profile. Expected the text that `Profile.to_json()` gave; here, {error}."
             ) from error
+
+    def _check(self) -> None:
+        _check_indices(self)
 
     def to_pandas(self, of: Rows = "blocks") -> "pandas.DataFrame":
         """The blocks, or the calls, as a data frame with one row for each; names in place of indices.

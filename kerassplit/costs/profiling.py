@@ -1,5 +1,7 @@
 """`profile`: what a model costs, call by call and block by block."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -58,7 +60,7 @@ def profile(
         verbose: Whether to show a progress bar while it measures; by default on a terminal.
 
     Returns:
-        `Profile`: a table where it is printed or displayed; `to_json`, `to_pandas`, `plot`.
+        `Profile`: a table where it is printed or displayed; `save`, `to_pandas`, `plot`.
 
     Raises:
         SplitError: `batch_size` or `open_sides` do not fit the model, or it cannot be measured (it takes strings, or

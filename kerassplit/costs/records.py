@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kerassplit.graph.sizes import Shape
+from kerassplit.text import with_short_repr
 
 CountedBy = Literal["formula", "tensorflow", "jax", "torch", "unknown"]
 """Backends counted in profiles of version 0.1.0."""
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class VariableCost:
     """A variable of the model.
@@ -24,6 +26,7 @@ class VariableCost:
     bytes: int
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class TensorCost:
     """A tensor at the profile's batch size.
@@ -41,6 +44,7 @@ class TensorCost:
     bytes: int | None
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class CallCost:
     """What one call costs.
@@ -75,6 +79,7 @@ class CallCost:
     counted_by: CountedBy
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds of something that was run several times.
@@ -92,6 +97,7 @@ class Timing:
     repeats: int
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class BlockCost:
     """What the calls between one split point and the next cost.

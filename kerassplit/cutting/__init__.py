@@ -2,6 +2,7 @@
 
 - `frontiers`: what crosses where.
 - `points`, `explaining`, `largest_layer`: where to cut, and why not elsewhere.
+- `tensors`: all that can be named.
 - `crossings`: where two tensors or more cross.
 - `blocks`: what lies between two split points.
 - `submodel`: a part of a model as a model.

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerassplit.text import with_short_repr
+
 
 @dataclass(frozen=True)
 class ComparedTensor:
@@ -24,6 +26,7 @@ class ComparedTensor:
         return self.tensor + (" (output)" if self.is_output else "")
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Comparison(ComparedTensor):
     """One tensor, as the stages and as the model compute it.

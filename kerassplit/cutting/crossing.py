@@ -1,14 +1,17 @@
 """What crosses a cut."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import keras
 
 from kerassplit.display.units import format_shape
+from kerassplit.files.sizes import format_bytes
 from kerassplit.graph.sizes import Shape, bytes_per_sample, total
-from kerassplit.text import printable
+from kerassplit.text import printable, shortened, with_short_repr
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class CrossingTensor:
     """A tensor that goes from one stage to a later one.
@@ -25,8 +28,11 @@ class CrossingTensor:
     dtype: str
     bytes: int | None
 
+    def __str__(self) -> str:
+        return printable(f"{self.name} {format_shape(self.shape)} {self.dtype}")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Crossing:
     """All that goes over one cut.
 
@@ -38,6 +44,7 @@ class Crossing:
 
     tensors: tuple[CrossingTensor, ...]
     also: tuple[CrossingTensor, ...] = ()
+    _columns: ClassVar = ("tensors", "also", "bytes")
 
     @property
     def bytes(self) -> int | None:
@@ -45,11 +52,11 @@ class Crossing:
         return total(tensor.bytes for tensor in (*self.tensors, *self.also))
 
     def __str__(self) -> str:
-        counted, along = (
-            ", ".join(f"{tensor.name} {format_shape(tensor.shape)} {tensor.dtype}" for tensor in tensors)
-            for tensors in (self.tensors, self.also)
-        )
+        counted, along = (", ".join(map(str, tensors)) for tensors in (self.tensors, self.also))
         return printable(f"{counted}, and along with it {along}" if along else counted)
+
+    def __repr__(self) -> str:
+        return shortened(f"<Crossing of {format_bytes(self.bytes)} a sample: {self}>")
 
 
 def crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:

@@ -7,6 +7,8 @@ groups of instructions with few results in this way (Atasu, Pozzi and Ienne, "Au
 Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from itertools import chain
@@ -16,6 +18,7 @@ from operator import and_, or_
 import keras
 
 from kerassplit.cutting.crossing import Crossing, crossing_tensor
+from kerassplit.display.rich_table import Records
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Call, Graph
 from kerassplit.graph.reading import read_graph
@@ -37,7 +40,7 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
         max_tensors: How many tensors may cross; at least 1.
 
     Returns:
-        A `Crossing` for each cut, in the order of the last calls before the cuts.
+        A `Crossing` for each cut, in the order of the last calls before the cuts; the tuple prints as a table.
 
     Raises:
         SplitError: `max_tensors` is not a whole number above 0.
@@ -67,7 +70,7 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
         also = sides.along(lambda call: bool(users & own[call]), cut)
         return Crossing(tuple(described[tensor] for tensor in cut), tuple(described[tensor] for tensor in also))
 
-    return tuple(map(crossing, cuts(sides, int(max_tensors)) or ()))
+    return Records(map(crossing, cuts(sides, int(max_tensors)) or ()))
 
 
 def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]] | None:

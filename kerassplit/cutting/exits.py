@@ -1,5 +1,7 @@
 """A model with trained exits: small classifiers at intermediate tensors, beside the outputs that it has."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

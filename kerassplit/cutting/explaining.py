@@ -1,5 +1,7 @@
 """`explain`: whether a model can be cut at a tensor, and why."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +14,10 @@ from kerassplit.graph.packing import plain_name
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef, find_nest, given_by, resolve
 from kerassplit.graph.sides import Sides, read_sides
-from kerassplit.text import enumerated, listed, printable
+from kerassplit.text import enumerated, listed, printable, shortened
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Whether a model can be cut at a tensor, and why.
 
@@ -45,6 +47,9 @@ class Explanation:
     def __str__(self) -> str:
         lines = [self.reason, nearest(self.before, self.after), *([self.advice] if self.advice else [])]
         return printable("\n".join(lines))
+
+    def __repr__(self) -> str:
+        return shortened(f"<Explanation: {self.reason}>")
 
 
 def explain(model: keras.Model, name: TensorRef) -> Explanation:

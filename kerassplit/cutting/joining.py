@@ -1,5 +1,7 @@
 """Joining sub-models, stages and layers into one flat model."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,9 @@
 """Pieces that people ask for: intermediate tensors, the blocks of a model, the blocks as a Sequential model."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import keras
@@ -11,6 +13,7 @@ from kerassplit.cutting.points import SHAPING, SplitPoint, split_points
 from kerassplit.cutting.stage_parts import build_stage
 from kerassplit.cutting.stages import Stage
 from kerassplit.cutting.submodel import build_part, part
+from kerassplit.display.rich_table import ShownDict
 from kerassplit.errors import NotConnectedError, SplitError
 from kerassplit.graph.internals.process_state import deep_recursion
 from kerassplit.graph.model_graph import Graph
@@ -20,7 +23,12 @@ from kerassplit.graph.sides import read_sides
 from kerassplit.text import listed, safe_name, unique, warn
 
 
-def tap(model: keras.Model, names: TensorRef | Sequence[TensorRef], *, keep_outputs: bool = False) -> keras.Model:
+def tap(
+    model: keras.Model,
+    names: TensorRef | Sequence[TensorRef] | Mapping[TensorRef, str],
+    *,
+    keep_outputs: bool = False,
+) -> keras.Model:
     """Builds a model that gives intermediate tensors of another, all in one pass.
 
     The tensors need not be split points: any will do, also inside branches and nested models. Layers and variables are
@@ -28,40 +36,66 @@ def tap(model: keras.Model, names: TensorRef | Sequence[TensorRef], *, keep_outp
 
     Args:
         model: A functional or built Sequential model.
-        names: One tensor or several: names, globs, layers or `KerasTensor`s. A tensor that is named twice, such as by
-            two globs, is given once.
+        names: One tensor or several: names, globs, layers or `KerasTensor`s; `tensors(model)` lists them. A tensor
+            that is named twice, such as by two globs, is given once. A dict from tensors to what to call them in the
+            result renames them.
         keep_outputs: Whether the model's own outputs are given too.
 
     Returns:
-        A `keras.Model` that gives a dict from tensor names to tensors, also for one tensor. It takes the inputs that
+        A `keras.Model` that gives a dict from names to tensors, also for one tensor. It takes the inputs that
         these tensors depend on, as `build_submodel(model, end=names)` does: all of the model's inputs in their own
         structure; else one plain tensor, or a dict keyed by their names.
 
     Raises:
         UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
         NotConnectedError: Only inputs of the model are named.
-        SplitError: No tensor is named.
+        SplitError: No tensor is named, or two would be called the same.
 
     Example:
 
+    >>> list(ks.tap(resnet, {"conv4_block6_out": "features"}).output)
+    ['features']
     >>> features = ks.tap(resnet, ["conv2_block3_out", "conv5_block1_*_relu"])(images)
     >>> {name: tuple(feature.shape) for name, feature in features.items()}
     {'conv2_block3_out': (2, 56, 56, 256), 'conv5_block1_1_relu': (2, 7, 7, 512), 'conv5_block1_2_relu': (2, 7, 7, 512)}
     """
     graph = read_graph(model)
-    references = several_of(names)
-    if not references:
-        raise SplitError("`names` is empty: name at least one tensor to tap.")
-    tensors = [tensor for reference in references for tensor in resolve_glob(graph, reference)]
-    tensors = list(dict.fromkeys([*tensors, *(graph.flat_outputs() if keep_outputs else ())]))
+    called = _called(graph, names)
+    if keep_outputs:
+        called = {**called, **{one: graph.tensors[one].name for one in graph.flat_outputs() if one not in called}}
+    results = {name: tensor for tensor, name in called.items()}
+    if len(results) < len(called):
+        twice = [name for name in results if list(called.values()).count(name) > 1]
+        raise SplitError(f"Several tensors would be called {listed(twice)}: give each a name of its own.")
+    tensors = list(called)
     calls, inputs = part(graph, [], tensors)
     if not calls:
         name = graph.tensors[tensors[0]].name
         raise NotConnectedError(
             f"'{name}' is an input of the model: there is nothing to compute. Tap a tensor behind it, too.", name=name
         )
-    results = {graph.tensors[tensor].name: tensor for tensor in tensors}
     return build_part(graph, calls, inputs, tensors, f"{model.name}_tapped", results=results)[0]
+
+
+def _called(graph: Graph, names: TensorRef | Sequence[TensorRef] | Mapping[TensorRef, str]) -> dict[int, str]:
+    """The tensors that a user names, with what they are to be called."""
+    references = list(names) if isinstance(names, Mapping) else several_of(names)
+    if not references:
+        raise SplitError("`names` is empty: name at least one tensor to tap.")
+    found = [resolve_glob(graph, reference) for reference in references]
+    if not isinstance(names, Mapping):
+        return {tensor: graph.tensors[tensor].name for several in found for tensor in several}
+    called: dict[int, str] = {}
+    for several, name in zip(found, names.values(), strict=True):
+        if not isinstance(name, str) or not name:
+            raise SplitError(f"`names` says what to call a tensor, such as {{'relu': 'features'}}; got {name!r}.")
+        if len(several) > 1 or several[0] in called:
+            raise SplitError(
+                f"One tensor gets one name, and '{name}' is to be that of {listed(graph.names(several))}"
+                + (f", which is called '{called[several[0]]}'." if several[0] in called else ".")
+            )
+        called[several[0]] = name
+    return called
 
 
 def blocks(model: keras.Model) -> dict[str, keras.Model]:
@@ -89,7 +123,7 @@ def blocks(model: keras.Model) -> dict[str, keras.Model]:
     >>> len(resnet_blocks), list(resnet_blocks)[0], list(resnet_blocks)[-1]
     (17, 'conv2_block1_out', 'predictions')
     """
-    return {name: stage.model for name, stage in _block_stages(model).items()}
+    return ShownDict({name: stage.model for name, stage in _block_stages(model).items()})
 
 
 def to_sequential(model: keras.Model) -> keras.Sequential:

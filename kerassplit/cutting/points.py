@@ -1,5 +1,7 @@
 """`split_points`: where a model can be cut, and what lies before and behind."""
 
+from __future__ import annotations
+
 import math
 from bisect import bisect_left
 from collections import defaultdict
@@ -11,13 +13,16 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.frontiers import split_tensors
+from kerassplit.display.rich_table import Records
+from kerassplit.display.units import format_count, format_shape
+from kerassplit.files.sizes import format_bytes
 from kerassplit.flops.formulas import flops_per_sample
 from kerassplit.graph.dominators import PostDominators, subtrees
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import Sides, read_sides
 from kerassplit.graph.sizes import Shape, bytes_per_sample, total
-from kerassplit.text import with_printable_repr
+from kerassplit.text import shortened
 
 _MERGES = frozenset({"Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Stack", "Subtract"})
 SHAPING = frozenset(
@@ -29,8 +34,7 @@ SHAPING = frozenset(
 """Classes of activations and normalisations: they belong to what comes before them."""
 
 
-@with_printable_repr
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SplitPoint:
     """A tensor where the model can be cut and nothing else crosses but inputs of the model and masks.
 
@@ -67,6 +71,13 @@ class SplitPoint:
     index: int
     also: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        parameters = f"{format_count(self.params_before)} parameters before, {format_count(self.params_after)} after"
+        return shortened(
+            f"<SplitPoint {self.index} {self.name!r}: {format_shape(self.shape)} {self.dtype}, "
+            f"{format_bytes(self.bytes)} a sample, {parameters}>"
+        )
+
 
 def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
     """The tensors where a model can be cut and nothing else crosses, in execution order.
@@ -80,7 +91,7 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
         model: A functional or built Sequential model.
 
     Returns:
-        One `SplitPoint` per tensor.
+        One `SplitPoint` per tensor; the tuple prints as a table.
 
     Raises:
         UnsupportedModelError: The model has no graph.
@@ -121,7 +132,7 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
                 also=tuple(graph.names(also)),
             )
         )
-    return tuple(points)
+    return Records(points)
 
 
 def _along_points(sides: Sides, tree: PostDominators, points: Iterable[int]) -> Iterator[list[int]]:

@@ -1,7 +1,7 @@
 """`Receipt`: what verifying a split found, and what all receipts have."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from rich.console import Group
@@ -12,12 +12,13 @@ from kerassplit.cutting.comparison import Comparison
 from kerassplit.display.rich_table import Shown
 from kerassplit.display.units import format_samples
 from kerassplit.errors import VerificationError
-from kerassplit.text import listed, printable
+from kerassplit.files.saved import Saved
+from kerassplit.text import listed, printable, shortened
 
 _TOLD_PROBLEMS = 5  # in a sentence; all are in `Receipt.problems`
 
 
-class AnyReceipt(Shown):
+class AnyReceipt(Shown, Saved):
     """What came of comparing numbers. It is true where it is `ok`.
 
     Attributes:
@@ -28,9 +29,13 @@ class AnyReceipt(Shown):
     comparisons: tuple[Any, ...]
     ok: Any
     _totals: ClassVar[tuple[str, ...]]  # properties that `to_dict` tells, too
+    _unbounded: ClassVar = ("max_difference", "scale", "allowed", "tolerance")
 
     def __bool__(self) -> bool:
         return self.ok
+
+    def __repr__(self) -> str:
+        return shortened(f"<{type(self).__name__}: {self.verdict()}>")
 
     @property
     def compared(self) -> bool:
@@ -49,10 +54,10 @@ class AnyReceipt(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """The receipt as plain values, for JSON."""
-        return asdict(self) | {name: getattr(self, name) for name in self._totals}  # type: ignore[call-overload]
+        return super().to_dict() | {name: getattr(self, name) for name in self._totals}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Receipt(AnyReceipt):
     """The result of verifying a split against a model. It is true where it is `ok`: `assert split.verify(x)`.
 

@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 
 from kerassplit.cutting.arrays import as_taken, named_tensors, packed_tensors
 from kerassplit.cutting.crossing import Crossing, CrossingTensor, crossing_tensor
-from kerassplit.display.rich_table import SafeConsole
+from kerassplit.display.rich_table import Records, SafeConsole, Shown
 from kerassplit.display.units import format_count, format_shape
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import format_bytes
@@ -26,17 +26,16 @@ from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sizes import bytes_in
 from kerassplit.graph.tensor_marks import as_received
 from kerassplit.graph.unsupported import own_prediction, told_of_own_prediction
-from kerassplit.text import listed, printable, unique, with_printable_repr
+from kerassplit.text import listed, printable, shortened, unique
 
 STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 """What can name a stage: it names a file, too."""
 _PROGRAM = "_program"
 
 
-@with_printable_repr
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stage:
-    """One piece of a split.
+    """One piece of a split; call it like its model.
 
     Attributes:
         name: Its name, also that of its model.
@@ -49,6 +48,24 @@ class Stage:
     model: keras.Model
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Calls its model."""
+        return self.model(*arguments, **options)
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        """What its model's `predict` gives; the arguments are those of `keras.Model.predict`."""
+        return self.model.predict(*arguments, **options)
+
+    def summary(self, **options: Any) -> None:
+        """Prints its model's summary; the options are those of `keras.Model.summary`."""
+        self.model.summary(**options)
+
+    def __repr__(self) -> str:
+        parameters = format_count(self.model.count_params())
+        return shortened(
+            f"<Stage {self.name}: {', '.join(self.inputs)} → {', '.join(self.outputs)}, {parameters} parameters>"
+        )
 
     def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
@@ -98,6 +115,8 @@ class Stages:
     own_prediction: tuple[str, ...] = ()
     preprocessor: str | None = None
 
+    __post_init__ = Shown.__post_init__
+
     @property
     def model(self) -> keras.Model:
         """The original model or, once loaded, the stages joined into one."""
@@ -121,7 +140,7 @@ class Stages:
             used = {name for stage in behind for name in stage.inputs}
             ours = dict.fromkeys(name for stage in before for name in (*stage.inputs, *stage.outputs))
             crossings.append(Crossing(tuple(crossing_tensor(name, made[name]) for name in ours if name in used)))
-        return tuple(crossings)
+        return Records(crossings)
 
     @property
     def shared_variables(self) -> dict[str, tuple[str, ...]]:

@@ -1,5 +1,7 @@
 """Sub-models: a part of a model as a model of its own."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """`verify`: proof that a split computes what the model computes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,14 +1,22 @@
-"""What is a table where it is printed, and the console that prints it."""
+"""Objects that print as tables, and the console that prints them."""
 
+import io
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, Self, SupportsIndex, TypeVar, overload
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
-from kerassplit.text import printable
+from kerassplit.display.units import format_count, format_shape
+from kerassplit.files.sizes import format_bytes
+from kerassplit.text import in_words, printable, shortened
+
+Item = TypeVar("Item")
+_WIDTH = 160
+_HTML = '<pre style="line-height: normal; overflow-x: auto; white-space: pre">{code}</pre>'
 
 
 def right(heading: str, **options: Any) -> Column:
@@ -32,7 +40,13 @@ class SafeConsole(Console):
 
 
 class Shown:
-    """Something whose tables are those of its `__rich__`: in a terminal, in a notebook, and as text."""
+    """Mixin: `__rich__` makes the tables of a terminal, a notebook and `str`. A dataclass's records are tables, too."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]  # a dataclass
+            value = getattr(self, field.name)
+            if type(value) is tuple and value and is_dataclass(value[0]):
+                object.__setattr__(self, field.name, Records(value))
 
     def __rich__(self) -> RenderableType:
         raise NotImplementedError
@@ -42,7 +56,85 @@ class Shown:
         SafeConsole().print(self)
 
     def __str__(self) -> str:
-        console = SafeConsole(width=160, color_system=None)
+        console = SafeConsole(width=_WIDTH, color_system=None)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip()
+
+    def _repr_html_(self) -> str:
+        console = SafeConsole(width=_WIDTH, record=True, file=io.StringIO(), force_jupyter=False)
+        console.print(self)
+        return console.export_html(code_format=_HTML, inline_styles=True)
+
+
+class Records(Shown, tuple[Item, ...]):
+    """A tuple of records, which are dataclasses of one kind. It prints as a table; its `repr` is one line.
+
+    The columns are the fields of the records, or what their class lists as `_columns`; empty ones are left out.
+    """
+
+    def __new__(cls, records: Iterable[Item] = ()) -> Self:
+        plain: Any = tuple(records)  # which it stays where `asdict` has made dicts of the records
+        return super().__new__(cls, plain) if plain and is_dataclass(plain[0]) else plain
+
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> Item: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> Self: ...
+    def __getitem__(self, key: Any, /) -> Any:
+        found = super().__getitem__(key)
+        return type(self)(found) if isinstance(key, slice) else found
+
+    def __rich__(self) -> Table:
+        table = Table(title=self._title())
+        columns = {name: [_cell(name, getattr(record, name)) for record in self] for name in self._columns()}
+        filled = {name: cells for name, cells in columns.items() if any(cells)}
+        for name in filled:
+            numbers = all(isinstance(getattr(record, name), int | float | None) for record in self)
+            table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+        for row in zip(*filled.values(), strict=True):
+            table.add_row(*row)
+        return table
+
+    def __repr__(self) -> str:
+        first = self._columns()[0]
+        return _brief(self._title(), [_cell(first, getattr(record, first)) for record in self])
+
+    def _columns(self) -> list[str]:
+        return list(getattr(self[0], "_columns", ())) or [field.name for field in fields(self[0])]  # type: ignore[arg-type]
+
+    def _title(self) -> str:
+        return f"{len(self)} {in_words(type(self[0]).__name__)}{'s' * (len(self) > 1)}"
+
+
+class ShownDict(Shown, dict[str, Item]):
+    """A dict of objects by their names. It prints as a table; its `repr` is one line."""
+
+    def __rich__(self) -> Table:
+        table = Table("name", "object", title=f"{len(self)} objects")
+        for name, value in self.items():
+            table.add_row(name, _cell("", value))
+        return table
+
+    def __repr__(self) -> str:
+        return _brief(f"dict of {len(self)}", list(self))
+
+
+def _brief(title: str, names: list[str]) -> str:
+    shown = names if len(names) < 5 else [*names[:3], "…", names[-1]]
+    return shortened(f"<{title}: {', '.join(shown)}>")
+
+
+def _cell(name: str, value: Any) -> str:
+    """The value of a field, as a table shows it."""
+    if value is None or isinstance(value, bool):
+        return "yes" if value else ""
+    if name == "shape":
+        return format_shape(value)
+    if isinstance(value, tuple | list):
+        return ", ".join(str(one) for one in value[:4]) + (f", … ({len(value)})" if len(value) > 4 else "")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return format_bytes(value) if name.endswith("bytes") else str(value) if name == "index" else format_count(value)
+    return type(value).__name__ if hasattr(value, "get_config") else str(value)

@@ -23,7 +23,7 @@ from kerassplit.engines.running import checked_source
 from kerassplit.engines.whole_batches import in_whole_batches
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends.interface import Run
-from kerassplit.text import listed, warn
+from kerassplit.text import listed, shortened, warn
 
 Measure = Callable[[np.ndarray], Any]
 """From what an exit gives (rows × classes) to a number for each row: how sure it is."""
@@ -31,7 +31,7 @@ Measure = Callable[[np.ndarray], Any]
 _ROUNDING = 1e-3  # by so much may a probability in half precision lie outside 0 to 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EarlyExits(Shown):
     """What a run with early exits gave.
 
@@ -54,6 +54,10 @@ class EarlyExits(Shown):
     def answered(self) -> dict[str, int]:
         """How many rows each output answered, the final one last."""
         return {name: int(np.count_nonzero(self.exits == name)) for name in self.stage_of}
+
+    def __repr__(self) -> str:
+        answered = ", ".join(f"{count:,} by {name}" for name, count in self.answered.items())
+        return shortened(f"<EarlyExits: {len(self.outputs):,} rows answered, {answered}>")
 
     def __rich__(self) -> Table:
         rows = len(self.outputs)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 from kerassplit.errors import SplitError, StoreError
@@ -147,6 +148,8 @@ def read_record(kind: Any, value: Any, place: str = "") -> Any:
         return value
     if type(None) in of:
         return None if value is None else read_record(of[0], value, place)
+    if origin is UnionType:
+        return read_record(of[1] if isinstance(value, list) else of[0], value, place)
     is_kind = type(value) is kind or (kind is float and type(value) is int)
     if not is_kind or (isinstance(value, (int, float)) and value < 0):
         raise ValueError(f"{place or 'it'} is {reprlib.repr(value)}")

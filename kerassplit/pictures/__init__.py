@@ -15,6 +15,8 @@ In reading order:
 - `render`: Graphviz source drawn as SVG, PNG or PDF.
 """
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +37,7 @@ from kerassplit.pictures.render import NoLayoutError, render
 from kerassplit.pictures.write_dot import to_dot
 from kerassplit.pictures.write_mermaid import to_mermaid
 from kerassplit.pictures.write_text import to_text
+from kerassplit.text import shortened
 
 __all__ = ["FORMATS", "Box", "Cluster", "Drawing", "Edge", "Picture", "plot"]
 
@@ -42,7 +45,7 @@ FORMATS = ("svg", "png", "pdf", "dot", "mmd", "txt")
 """What `plot` writes, by file name extension."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Drawing:
     """A picture that was not written to a file: a notebook shows it, and `print` gives it as text.
 
@@ -74,6 +77,9 @@ class Drawing:
 
     def __str__(self) -> str:
         return to_text(self.picture)
+
+    def __repr__(self) -> str:
+        return shortened(f"<Drawing of {self.picture.title}: {self.picture.subtitle}>")
 
     def _repr_svg_(self) -> str:
         return self.render("svg").decode()

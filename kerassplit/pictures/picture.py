@@ -3,11 +3,12 @@
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from kerassplit.text import printable
+from kerassplit.text import printable, with_short_repr
 
 EdgeKind = Literal["flow", "open", "cut", "carried"]
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Box:
     """A block, a layer or an input of a model.
@@ -36,6 +37,7 @@ class Box:
         return f"{self.name} ×{self.count}" if self.count > 1 else self.name
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Edge:
     """A tensor on its way from the box that makes it to those that use it.
@@ -54,6 +56,7 @@ class Edge:
     label: tuple[str, ...] = ()
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Cluster:
     """Boxes that belong together: a stage.
@@ -69,6 +72,7 @@ class Cluster:
     lines: tuple[str, ...] = ()
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Picture:
     """A model or a split, ready to be written.

@@ -3,8 +3,11 @@
 import re
 import shutil
 import subprocess
+from functools import cache
 
 from kerassplit.errors import SplitError
+from kerassplit.files.native_output import quiet_native_code
+from kerassplit.graph.internals.process_state import lock
 from kerassplit.text import warn
 
 _PIXELS = 1600  # the width of a PNG
@@ -71,9 +74,19 @@ def _draw(source: str, extension: str) -> bytes:
     except ImportError:
         return _draw_by_program(source, extension)
     try:
+        _read_fonts()
         return pygraphviz.AGraph(string=source).draw(format=extension, prog="dot")
     except (OSError, ValueError, RuntimeError, pygraphviz.DotError) as error:
         raise SplitError(f"Graphviz could not draw the picture as .{extension}: {error}") from error
+
+
+@cache
+def _read_fonts() -> None:
+    """Has Fontconfig read its configuration, once in a process: what it finds odd there, no user can mend."""
+    import pygraphviz
+
+    with lock, quiet_native_code("Fontconfig warning"):
+        pygraphviz.AGraph(string=_PROBE).draw(format="plain", prog="dot")
 
 
 def _draw_by_program(source: str, extension: str) -> bytes:

@@ -9,9 +9,10 @@ from kerassplit.costs.profile import Profile
 from kerassplit.display.units import parse_bandwidth, parse_flops_per_second, parse_seconds
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
-from kerassplit.text import listed
+from kerassplit.text import listed, with_short_repr
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class Device:
     """A device that a stage can run on, or several that are alike.
@@ -21,7 +22,7 @@ class Device:
         flops_per_second: How fast it computes: FLOPs per second, or a text such as `"50 GFLOPS"`.
         memory: Bytes that it has, or a text such as `"2 GiB"`. `None`: no limit.
         seconds: What each block takes there, instead of `flops_per_second`: a profile that was measured there
-            (`profile(model, measure=True).to_json(...)`, then `Profile.from_json`), or seconds for each block of
+            (`profile(model, measure=True).save(...)`, then `Profile.load`), or seconds for each block of
             `profile(model)` by name; `float("inf")` for a block that cannot run there.
         count: How many there are.
 

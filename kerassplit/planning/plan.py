@@ -1,27 +1,21 @@
 """`Plan`: where to cut a model for some devices, and what that is expected to take."""
 
-import json
 import math
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Group
 
 from kerassplit.display.chart import Chart
 from kerassplit.display.rich_table import Shown
-from kerassplit.errors import SplitError
-from kerassplit.files.atomic_file import write_whole
-from kerassplit.files.untrusted_json import read_record, read_regular, versioned
+from kerassplit.files.saved import Saved
 from kerassplit.planning.results import PlanData
 from kerassplit.text import printable
 
-FORMAT_VERSION = 1
-_LARGEST = 64 * 2**20  # bytes of a plan: a call takes about 50
-
 
 @dataclass(frozen=True, repr=False)
-class Plan(PlanData, Shown):
+class Plan(PlanData, Shown, Saved):
     """Where to cut a model, and what each stage is expected to take.
 
     Attributes:
@@ -39,39 +33,12 @@ class Plan(PlanData, Shown):
         hints: What could be changed about the model or the limits for a better plan, as sentences.
     """
 
+    _columns: ClassVar = ("at", "latency", "bottleneck", "unit", "optimal")
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, for JSON."""
         totals = {"at": self.at, "bottleneck": self.bottleneck, "latency": self.latency}
-        return {"format_version": FORMAT_VERSION, **asdict(self), **totals}
-
-    def save(self, to_file: str | os.PathLike[str]) -> None:
-        """Writes the plan as JSON, whole or not at all; `Plan.load` reads it.
-
-        Raises:
-            SplitError: The file cannot be written.
-        """
-        write_whole(to_file, (json.dumps(self.to_dict(), indent=2) + "\n").encode(), flush=True)
-
-    @classmethod
-    def load(cls, file: str | os.PathLike[str]) -> "Plan":
-        """A plan out of a file that `save` wrote.
-
-        Raises:
-            SplitError: There is no such file, or it holds no plan.
-        """
-        try:
-            content = read_regular(file, _LARGEST)
-            plan = read_record(cls, versioned(content, FORMAT_VERSION, f"'{file}' holds a plan of format"))
-            plan._check()
-            return plan
-        except SplitError:
-            raise
-        except OSError as error:
-            raise SplitError(f"'{file}' cannot be read: {error.strerror or error}.") from error
-        except ValueError as error:
-            raise SplitError(
-                f"'{file}' holds no plan. Expected a file that `Plan.save` wrote; here, {error}."
-            ) from error
+        return {"format_version": self._format_version, **asdict(self), **totals}
 
     def _check(self) -> None:
         """Raises a `ValueError` where the values make no plan."""

@@ -1,5 +1,7 @@
 """`plan`: the best cuts of a model for some devices."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal

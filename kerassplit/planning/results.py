@@ -1,14 +1,16 @@
 """Plans and sweeps as plain data: what tables, charts and sentences are made of."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from kerassplit.display.units import parse_bandwidth
+from kerassplit.text import with_short_repr
 
 Objective = Literal["throughput", "latency"]
 Unit = Literal["seconds", "FLOPs", "parameters", "bytes"]
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
     """A stage of a plan. Work, transfers and load are in the plan's unit, for one batch.
@@ -41,6 +43,7 @@ class PlannedStage:
     also: tuple[str, ...] = ()
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class PossibleCut:
     """A cut that the plan could have made, or made.
@@ -97,6 +100,7 @@ class PlanData:
         return 0.0 if self.optimal else self.value / self.lower_bound - 1 if self.lower_bound else float("inf")
 
 
+@with_short_repr
 @dataclass(frozen=True, slots=True)
 class SweepRange:
     """Cuts and the bandwidths at which none are better.
@@ -120,6 +124,7 @@ class SweepRange:
     moved: float
     at_least: float
     optimal: bool
+    _columns: ClassVar = ("devices", "at", "low", "high", "seconds", "moved", "at_least", "optimal")
 
     def value(self, bandwidth: float | str) -> float:
         """Seconds at a bandwidth: bytes per second, or a text such as `"20 Mbit/s"`."""

@@ -1,5 +1,6 @@
 """`Sweep`: the best cuts at every bandwidth, and what latency costs in throughput."""
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,13 +11,14 @@ from kerassplit.display.chart import Chart
 from kerassplit.display.rich_table import Shown
 from kerassplit.display.units import format_bandwidth, parse_bandwidth
 from kerassplit.errors import SplitError
+from kerassplit.files.saved import Saved
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.results import SweepData, SweepRange
 from kerassplit.text import printable
 
 
 @dataclass(frozen=True, repr=False)
-class Sweep(SweepData, Shown):
+class Sweep(SweepData, Shown, Saved):
     """The best cuts of a model at every bandwidth of its links.
 
     Attributes:
@@ -49,6 +51,14 @@ class Sweep(SweepData, Shown):
     def to_dict(self) -> dict[str, Any]:
         """The sweep as plain values, for JSON."""
         return {**asdict(self), "front": [plan.to_dict() for plan in self.front]}
+
+    def _check(self) -> None:
+        if not self.ranges or not all(0 < one.low <= one.high for one in self.ranges):
+            raise ValueError("there are no ranges, or one has no bandwidths")
+        if not all(math.isfinite(one.value(one.low)) for one in self.ranges):
+            raise ValueError("numbers are too large")
+        for plan in self.front:
+            plan._check()
 
     def plot(self, to_file: str | os.PathLike[str] | None = None) -> Chart:
         """Draws the seconds of the best cuts over the bandwidth, and latency against bottleneck.

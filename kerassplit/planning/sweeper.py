@@ -1,5 +1,7 @@
 """`plan_sweep`: the best cuts at every bandwidth."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace

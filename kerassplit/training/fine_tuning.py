@@ -1,5 +1,7 @@
 """A model's tail trained on cached features of its frozen head: `fine_tune`."""
 
+from __future__ import annotations
+
 import inspect
 import os
 from collections.abc import Sequence

@@ -37,5 +37,5 @@ def test_every_file_it_links_to_is_there():
 
 def test_every_public_name_is_where_the_package_looks_for_it():
     assert dir(kerassplit) == sorted(kerassplit.__all__)
-    for name in kerassplit.__all__:
+    for name in set(kerassplit.__all__) - {"Cut", "TensorRef"}:  # these are unions, which have no home
         assert getattr(kerassplit, name).__module__.startswith("kerassplit.")

@@ -24,7 +24,7 @@ from samples import due
 
 import kerassplit as ks
 from kerassplit.storage.exports.comparing import TOLERANCES
-from kerassplit.storage.exports.formats import savedmodel
+from kerassplit.storage.exports.formats import find_format, savedmodel
 from kerassplit.storage.exports.formats.naming import exported_names
 from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, read_export
 from kerassplit.storage.exports.processes import work
@@ -411,6 +411,12 @@ class TestRefusals:
         message = "There is no format 'h5'; expected 'savedmodel', 'onnx', 'litert' or 'openvino'."
         with pytest.raises(ks.SplitError, match=message):
             two.export(tmp_path / "out", format="h5")
+
+    def test_the_names_that_keras_gives_formats(self, two, tmp_path):
+        assert find_format("tf_saved_model") is find_format("savedmodel")
+        message = "Stages are not exported as 'torch'; expected 'savedmodel', 'onnx', 'litert' or 'openvino'."
+        with pytest.raises(ks.SplitError, match=message):
+            two.export(tmp_path / "out", format="torch")
 
     @pytest.mark.parametrize(
         ("form", "stage", "reason"),

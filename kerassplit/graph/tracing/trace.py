@@ -5,6 +5,8 @@ the two runs agree, the record is the graph: it is built from Keras nodes like e
 A composite layer inside stays one call; opened, it becomes a nested functional model of the same name.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 

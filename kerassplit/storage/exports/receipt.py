@@ -12,10 +12,11 @@ from kerassplit.cutting.receipt import AnyReceipt, nothing_compared
 from kerassplit.display.rich_table import right
 from kerassplit.display.units import format_samples
 from kerassplit.files.sizes import format_bytes
-from kerassplit.storage.exports.formats import FORMATS
-from kerassplit.text import printable
+from kerassplit.storage.exports.formats import FORMATS, find_format
+from kerassplit.text import printable, with_short_repr
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class ExportedStage:
     """What was written of one stage.
@@ -38,6 +39,7 @@ class ExportedStage:
     peak_memory: int | None
 
 
+@with_short_repr
 @dataclass(frozen=True)
 class ExportComparison(ComparedTensor):
     """One tensor, as the exported stages and as those in Keras compute it.
@@ -65,7 +67,7 @@ class ExportComparison(ComparedTensor):
         return self.max_difference <= self.allowed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExportReceipt(AnyReceipt):
     """What was exported, and how far what it computes is from what Keras computes. It is true where it is `ok`.
 
@@ -137,6 +139,9 @@ class ExportReceipt(AnyReceipt):
             f"{self.runtime} computes on the exported stages what Keras computes on those of '{self.model}': the "
             f"largest difference in its outputs is {self.max_difference:.3g}, on {self.compared_on}."
         )
+
+    def _check(self) -> None:
+        find_format(self.format)
 
     def __rich__(self) -> Group:
         figures = map(right, ("bytes", "weights", "seconds", "peak memory"))

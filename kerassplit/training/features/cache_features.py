@@ -1,5 +1,7 @@
 """A frozen head run once over data, its features kept on the disk: `cache_features`."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from typing import Any

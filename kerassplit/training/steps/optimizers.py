@@ -1,11 +1,14 @@
 """One optimiser for each stage."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.display.rich_table import ShownDict
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends import backend
 from kerassplit.graph.compile_options import (
@@ -51,7 +54,7 @@ def stage_optimizers(split: Stages, optimizer: Any) -> Optimizers:
             f"No optimizers can be made from {optimizer!r}: {error} Pass one of keras.optimizers, its name, or its "
             "configuration."
         ) from error
-    made: Optimizers = {}
+    made: Optimizers = ShownDict()
     for stage in split:
         made[stage.name] = other = made_again(one, "optimiser")
         keep_out_of_weight_decay(other, out_of_weight_decay(one, stage.model.variables))

@@ -1,5 +1,7 @@
 """One training step through the stages of a split: `train_step`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

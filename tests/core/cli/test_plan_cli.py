@@ -80,7 +80,7 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
         (("--device", "phone 20 GFLOPS"), "The device 'phone 20 GFLOPS' makes no sense."),
         (("--device", "phone: "), "The device 'phone: ' makes no sense."),
         (("--devices", 2, "--link", "200"), "The bandwidth of a link '200' has no unit."),
-        (("--device", "a: nowhere.json"), "The profile 'nowhere.json' cannot be read: No such file or directory."),
+        (("--device", "a: nowhere.json"), "'nowhere.json' cannot be read: No such file or directory."),
         (("--devices", 2, "--link", "1 Mbit/s, 1 ms, 2"), "has 3 parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'."),
         (("--devices", 2, "--link", "1 Mbit/s"), "or measure here with --balance time."),
         (("--devices", 2, "--max-crossing", "few"), "1 or more, or 'any'; got 'few'"),

@@ -130,7 +130,7 @@ class TestFigures:
 
 @pytest.mark.filterwarnings("ignore:[\\s\\S]*was passed an input with a mask:UserWarning")
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.name)
-def test_every_kind_of_model_is_profiled_and_left_alone(kind: Kind):
+def test_every_kind_of_model_is_profiled_and_left_alone(kind: Kind, tmp_path):
     specimen = kind.build()
     model = specimen.model
     values = keras.tree.flatten(specimen.x)
@@ -145,7 +145,8 @@ def test_every_kind_of_model_is_profiled_and_left_alone(kind: Kind):
     assert sorted(call for block in profile.blocks for call in block.calls) == list(range(len(profile.calls)))
     assert [block.name for block in profile.blocks[:-1]] == [point.name for point in ks.split_points(model)]
     assert (profile.flops is None) == bool(profile.unknown)
-    assert ks.Profile.from_json(profile.to_json()) == profile
+    profile.save(tmp_path / "profile.json")
+    assert ks.Profile.load(tmp_path / "profile.json") == profile
 
 
 def nodes_and_values(model: keras.Model) -> list[object]:
@@ -285,9 +286,9 @@ class TestMistakes:
 
     def test_numpys_whole_numbers_are_whole_numbers(self):
         model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
-        expected = ks.profile(model, 3, open_sides=7).to_json()
+        expected = ks.profile(model, 3, open_sides=7)
         for open_sides in (np.int64(7), {"x": np.array([7, 4])}):
-            assert ks.profile(model, np.int64(3), open_sides=open_sides).to_json() == expected
+            assert ks.profile(model, np.int64(3), open_sides=open_sides) == expected
 
     @pytest.mark.skipif(OLD_KERAS, reason="Keras 3.13 lets sides of 0 pass")
     def test_sides_that_a_call_cannot_take_are_told_with_the_reason(self):
@@ -340,9 +341,11 @@ class TestMistakes:
             ks.profile("ResNet50")
 
     @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format_version": 1}', '{"format_version": 1, "calls": 3}'])
-    def test_text_that_is_no_profile(self, text):
-        with pytest.raises(ks.SplitError, match=r"This is no profile\. Expected the text that `Profile.to_json"):
-            ks.Profile.from_json(text)
+    def test_text_that_is_no_profile(self, text, tmp_path):
+        file = tmp_path / "profile.json"
+        file.write_text(text)
+        with pytest.raises(ks.SplitError, match=r"profile.json' holds no profile\. Expected a file that `Profile.save"):
+            ks.Profile.load(file)
 
     @pytest.mark.parametrize(
         ("place", "value"),
@@ -363,19 +366,21 @@ class TestMistakes:
         ],
         ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else "",
     )
-    def test_a_profile_with_something_else_in_its_place(self, residual, place, value):
-        data = json.loads(ks.profile(residual).to_json())
+    def test_a_profile_with_something_else_in_its_place(self, residual, place, value, tmp_path):
+        data = json.loads(json.dumps(ks.profile(residual).to_dict()))
         around = data
         for step in place[:-1]:
             around = around[step]
         around[place[-1]] = value
-        with pytest.raises(ks.SplitError, match=r"This is no profile\. Expected the text that `Profile.to_json"):
-            ks.Profile.from_json(json.dumps(data))
+        (tmp_path / "profile.json").write_text(json.dumps(data))
+        with pytest.raises(ks.SplitError, match=r"holds no profile\. Expected a file that `Profile.save"):
+            ks.Profile.load(tmp_path / "profile.json")
 
-    def test_a_profile_of_a_later_version(self, residual):
+    def test_a_profile_of_a_later_version(self, residual, tmp_path):
         data = {**ks.profile(residual).to_dict(), "format_version": 99}
-        with pytest.raises(ks.SplitError, match="has format 99, and this kerassplit reads 1"):
-            ks.Profile.from_json(json.dumps(data))
+        (tmp_path / "profile.json").write_text(json.dumps(data))
+        with pytest.raises(ks.SplitError, match="holds a profile of format 99, and this kerassplit reads 1"):
+            ks.Profile.load(tmp_path / "profile.json")
 
 
 class TestShown:
@@ -390,11 +395,26 @@ class TestShown:
 
     def test_json_goes_into_a_file(self, residual, tmp_path):
         profile = ks.profile(residual)
-        text = profile.to_json(tmp_path / "profile.json")
-        assert (tmp_path / "profile.json").read_text() == text + "\n"
-        assert json.loads(text)["totals"]["flops"] == profile.flops
+        profile.save(tmp_path / "profile.json")
+        assert json.loads((tmp_path / "profile.json").read_text())["totals"]["flops"] == profile.flops
         with pytest.raises(ks.SplitError, match="cannot be written: No such file"):
-            profile.to_json(tmp_path / "no" / "profile.json")
+            profile.save(tmp_path / "no" / "profile.json")
+
+    def test_the_old_names_work_and_say_what_to_use(self, residual, tmp_path):
+        profile = ks.profile(residual)
+        with pytest.warns(DeprecationWarning, match=r"use `json.dumps\(profile.to_dict\(\)\)`") as caught:
+            text = profile.to_json()
+        assert caught[0].filename == __file__
+        with pytest.warns(DeprecationWarning, match=r"use `profile.save\(path\)`"):
+            assert profile.to_json(tmp_path / "profile.json") is None
+        assert json.loads((tmp_path / "profile.json").read_text()) == json.loads(text)
+        with pytest.warns(DeprecationWarning, match=r"use `kerassplit.Profile.load\(path\)`"):
+            assert ks.Profile.from_json(text) == profile
+        with (
+            pytest.warns(DeprecationWarning, match="from_json"),
+            pytest.raises(ks.SplitError, match=r"This is no profile\. Expected the text that `Profile.to_json"),
+        ):
+            ks.Profile.from_json("{}")
 
     def test_a_file_is_written_whole_or_not_at_all(self, residual, tmp_path):
         resource = pytest.importorskip("resource", reason="limits of POSIX")
@@ -405,7 +425,7 @@ class TestShown:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
         try:
             with pytest.raises(ks.SplitError, match="profile.json' cannot be written: File too large."):
-                profile.to_json(target)
+                profile.save(target)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert list(tmp_path.iterdir()) == [target]
@@ -435,7 +455,8 @@ class TestShown:
             frame = profile.to_pandas(of)
             assert len(frame) == 0
             assert "flops" in frame.columns
-        assert ks.Profile.from_json(profile.to_json()) == profile
+        profile.save(tmp_path / "profile.json")
+        assert ks.Profile.load(tmp_path / "profile.json") == profile
 
     def test_data_frames_have_a_row_for_each_block_or_call(self, residual):
         pytest.importorskip("pandas")
@@ -544,7 +565,7 @@ class TestCommand:
         printed = self.run(file, "--batch-size", 4).stdout
         assert "residual, batches of 4" in printed
         data = json.loads(self.run(file, "--batch-size", 4, "--json").stdout)
-        assert data == json.loads(ks.profile(residual, 4).to_json())
+        assert data == json.loads(json.dumps(ks.profile(residual, 4).to_dict()))
 
     def test_calls_instead_of_blocks(self, file):
         printed = self.run(file, "--calls").stdout

@@ -131,8 +131,9 @@ def test_seconds_are_told_in_a_unit_that_fits(seconds, text):
     assert format_seconds(seconds) == text
 
 
-def test_what_was_measured_is_kept_in_json_and_data_frames(measured):
-    assert ks.Profile.from_json(measured.to_json()) == measured
+def test_what_was_measured_is_kept_in_files_and_data_frames(measured, tmp_path):
+    measured.save(tmp_path / "profile.json")
+    assert ks.Profile.load(tmp_path / "profile.json") == measured
     pytest.importorskip("pandas")
     frame = measured.to_pandas()
     assert list(frame["time_median"]) == [block.time.median for block in measured.blocks]

@@ -121,6 +121,57 @@ def _deep_model(inputs, outputs):
         return keras.Model(inputs, outputs)
 
 
+def test_a_dict_renames_taps(shared):
+    tapped = tap(shared, {"relu@0": "early", "backbone@1/low": "inner", shared.get_layer("second"): "second/dense"})
+    assert list(tapped.output) == ["early", "inner", "second/dense"]
+    x = np.ones((2, 4, 6), "float32")
+    plain = tap(shared, ["relu@0", "backbone@1/low", "second"])(x)
+    for new, old in zip(tapped(x).values(), plain.values(), strict=True):
+        assert same_bits(new, old)
+    both = tap(shared, {"sum": "result", "first": "features"}, keep_outputs=True)
+    assert list(both.output) == ["result", "features"]
+    assert list(tap(shared, {"fir*": "f"}).output) == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({}, "`names` is empty"),
+        ({"first": ""}, "`names` says what to call a tensor, such as {'relu': 'features'}; got ''."),
+        ({"first": 3}, "got 3."),
+        ({"relu@?": "relus"}, "One tensor gets one name, and 'relus' is to be that of 'relu@0' and 'relu@1'."),
+        ({"first": "a", "fir*": "b"}, "'b' is to be that of 'first', which is called 'a'."),
+        ({"first": "a", "second": "a"}, "Several tensors would be called 'a': give each a name of its own."),
+        ({"nowhere": "a"}, "has no tensor 'nowhere'"),
+    ],
+)
+def test_new_names_that_do_not_fit_are_refused(shared, names, message):
+    with pytest.raises(ks.SplitError) as error:
+        tap(shared, names)
+    assert message in str(error.value)
+
+
+def test_a_new_name_is_not_that_of_an_output_that_is_kept(shared):
+    with pytest.raises(ks.SplitError, match="Several tensors would be called 'sum'"):
+        tap(shared, {"first": "sum"}, keep_outputs=True)
+
+
+def test_all_tensors_that_are_listed_can_be_tapped(shared):
+    listed = ks.tensors(shared)
+    assert listed == (
+        *("first", "relu@0", "second", "relu@1", "encoder:0", "encoder:1"),
+        *("backbone@0/low", "backbone@0/top", "backbone@1/low", "backbone@1/top", "sum"),
+    )
+    assert tuple(tap(shared, listed).output) == listed
+    for name in listed:
+        assert list(tap(shared, name).output) == [name]
+
+
+def test_what_has_no_graph_has_no_tensors_to_list():
+    with pytest.raises(ks.UnsupportedModelError, match="a name, not a model"):
+        ks.tensors("ResNet50")
+
+
 def test_a_tap_that_is_not_there_is_refused(resnet):
     with pytest.raises(ks.SplitError, match="`names` is empty: name at least one tensor to tap"):
         tap(resnet, [])

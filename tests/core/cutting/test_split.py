@@ -253,6 +253,18 @@ def test_what_is_no_array_is_refused(resnet):
     assert split.predict([np.ones((1, 64, 64, 3), "float32")]).shape == (1, 1000)
 
 
+def test_a_stage_is_called_predicts_and_sums_up_as_its_model(three, images, resnet, capsys):
+    x = images(resnet)
+    first = three["features"]
+    assert same_bits(first(x), first.model(x))
+    assert same_bits(first(x, training=True), first.model(x, training=True))
+    np.testing.assert_array_equal(
+        first.predict(x, batch_size=1, verbose=0), first.model.predict(x, batch_size=1, verbose=0)
+    )
+    first.summary(line_length=80)
+    assert "conv3_block4_out" in capsys.readouterr().out
+
+
 def test_a_notebook_shows_the_picture(three):
     assert three._repr_svg_().lstrip().startswith(("<?xml", "<svg"))
     assert repr(three) == "<Split of resnet50: features, middle, classifier>"

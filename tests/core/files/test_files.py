@@ -151,7 +151,7 @@ class TestPowerCuts:
 
     def test_plans_and_profiles(self, split, events, tmp_path):
         ks.plan(split.model, 2).save(tmp_path / "plan.json")
-        ks.profile(split.model).to_json(tmp_path / "profile.json")
+        ks.profile(split.model).save(tmp_path / "profile.json")
         for name in ("plan.json", "profile.json"):
             (sync, written), (move, source, target), (after, folder) = (events.pop(0) for _ in range(3))
             assert (sync, move, after) == ("sync", "move", "sync")
@@ -220,7 +220,7 @@ class TestSameFile:
         split.model.save(model)
         code, _ = command("plan", model, "--devices", 2, "-o", tmp_path / "plan.json")
         assert code == 0
-        ks.profile(split.model).to_json(profile)
+        ks.profile(split.model).save(profile)
         for name in ("m.svg", "m.txt"):
             os.link(model, tmp_path / name)
         out = tmp_path / "out"

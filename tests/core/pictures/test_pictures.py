@@ -317,6 +317,23 @@ def test_without_pygraphviz_the_dot_program_draws(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "split.svg").read_text() == "<svg>-Tsvg</svg>\n"
 
 
+def test_what_fontconfig_finds_odd_in_its_configuration_is_not_told(tmp_path: Path):
+    odd = '<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><odd/></fontconfig>'
+    (tmp_path / "fonts.conf").write_text(odd)
+    code = """
+import os, keras, kerassplit as ks
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="first"), keras.layers.Dense(2)], name="tiny")
+os.write(2, b"before")
+for _ in range(2):
+    ks.plot(model).render("svg")
+    os.write(2, b"after")
+"""
+    variables = {"FONTCONFIG_FILE": str(tmp_path / "fonts.conf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = run(code, **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("beforeafterafter")
+
+
 @pytest.fixture
 def without_fonts(tmp_path: Path) -> Iterator[dict[str, str]]:
     empty = tmp_path / "fonts.conf"

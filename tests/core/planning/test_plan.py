@@ -594,7 +594,7 @@ def test_a_plan_is_kept_on_disk(resnet, costs, tmp_path):
         ks.Plan.load(tmp_path / "missing.json")
     good = json.loads(file.read_text())
     spoilt = [good | change for change in ({"stages": "abc"}, {"stages": []}, {"value": "x"}, {"unit": "parsecs"})]
-    for text in ("", "[]", "{}", '{"format_version": 1}', costs.to_json(), *map(json.dumps, spoilt)):
+    for text in ("", "[]", "{}", '{"format_version": 1}', json.dumps(costs.to_dict()), *map(json.dumps, spoilt)):
         file.write_text(text)
         with pytest.raises(ks.SplitError, match="holds no plan. Expected a file that `Plan.save` wrote"):
             ks.Plan.load(file)

@@ -77,8 +77,8 @@ def main(folder: Path) -> None:
     features = ks.cache_features(
         loaded[0], (images(), labels()), folder / "features", batch_size=2, storage="float16", shuffle=False
     )
-    ks.profile(split.model, 2).to_json(folder / "profile.json")
-    ks.profile(split.model, 2, measure=True).to_json(folder / "measured.json")
+    ks.profile(split.model, 2).save(folder / "profile.json")
+    ks.profile(split.model, 2, measure=True).save(folder / "measured.json")
     devices = [ks.Device("phone", "1 GFLOPS"), ks.Device("server", "9 GFLOPS")]
     plan = ks.plan(split.model, devices, links=ks.Link("20 Mbit/s"))
     plan.save(folder / "plan.json")

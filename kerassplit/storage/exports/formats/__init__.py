@@ -52,15 +52,20 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
+_NAMES_IN_KERAS = {"tf_saved_model": "savedmodel"}
+"""What `keras.Model.export` calls formats, where that differs."""
+
+
 def find_format(name: object) -> Format:
-    """The format of this name.
+    """The format of this name, or of what `keras.Model.export` calls it.
 
     Raises:
         SplitError: There is none.
     """
-    found = FORMATS.get(name) if isinstance(name, str) else None
+    found = FORMATS.get(_NAMES_IN_KERAS.get(name, name)) if isinstance(name, str) else None
     if found is None:
-        raise SplitError(f"There is no format {name!r}; expected {listed(FORMATS, 'or')}.")
+        what = "Stages are not exported as 'torch'" if name == "torch" else f"There is no format {name!r}"
+        raise SplitError(f"{what}; expected {listed(FORMATS, 'or')}.")
     return found
 
 
