@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.table import Table
 from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli.framework import Show, working
 from kerassplit.cli.tables import points_table, split_data
 from kerassplit.display.rich_table import right
+from kerassplit.display.table import FittedTable
 from kerassplit.engines.inputs import load_input
 from kerassplit.errors import SplitError
 from kerassplit.storage.saving import check_target
@@ -95,7 +95,7 @@ def _labels(scores: np.ndarray, show: Show) -> list[dict[str, Any]] | None:
     except Exception as error:  # Keras downloads the labels, and raises a bare Exception where that fails
         show(Text(f"The names of the ImageNet classes could not be downloaded: {error}", style="yellow"))
         return None
-    table = Table("label", right("probability"), title="The photograph shows")
+    table = FittedTable("The photograph shows", "label", right("probability"), whole=2)
     for _, label, score in decoded:
         table.add_row(label.replace("_", " "), f"{score:.1%}")
     show(table)

@@ -16,14 +16,13 @@ import click
 from rich.console import RenderableType
 from rich.text import Text
 
-from kerassplit.display.rich_table import SafeConsole
+from kerassplit.display.rich_table import WIDE, SafeConsole
 from kerassplit.errors import SplitError, without_terminal_codes
 from kerassplit.text import printable
 
 Show = Callable[[RenderableType], None]
 """Prints a table or a line of text on standard output, unless JSON was asked for."""
 
-_WIDE = 1000  # columns where there is no terminal, so that no name is cut off in a pipe
 _BACKENDS = ("tensorflow", "jax", "torch")
 _TRACEBACK = "KERASSPLIT_TRACEBACK"
 _FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
@@ -149,7 +148,7 @@ def _in_options(message: str) -> str:
 
 
 def _show(stdout: Any, renderable: RenderableType) -> None:
-    console = SafeConsole(file=stdout, width=None if stdout.isatty() else _WIDE, highlight=False)
+    console = SafeConsole(file=stdout, width=None if stdout.isatty() else WIDE, highlight=False)
     with console.capture() as captured:  # or rich would meet a broken pipe before we do
         console.print(renderable)
     text = "\n".join(line.rstrip() for line in captured.get().split("\n"))

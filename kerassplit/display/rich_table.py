@@ -1,14 +1,19 @@
 """What is a table where it is printed, and the console that prints it."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
 from kerassplit.text import printable
+
+WIDE = 1000
+"""Columns where there is no terminal, so that nothing is left out."""
 
 
 def right(heading: str, **options: Any) -> Column:
@@ -17,17 +22,24 @@ def right(heading: str, **options: Any) -> Column:
 
 
 class SafeConsole(Console):
-    """A console for texts out of files: they are no markup, and a terminal acts on nothing in them."""
+    """A console for texts out of files: no markup, nothing that a terminal acts on, and words that are never cut."""
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **{"crop": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        if isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain:
-            renderable = Text(printable(renderable.plain), style=renderable.style, overflow=renderable.overflow)
+        if isinstance(renderable, Text):
+            if printable(renderable.plain) != renderable.plain:
+                renderable = Text(printable(renderable.plain), style=renderable.style, overflow=renderable.overflow)
+            options = options or self.options
+            longest = max(map(cell_len, renderable.plain.split()), default=0)  # it may be a name: it is not folded
+            options = options.update(width=max(longest, options.max_width))
         return super().render(renderable, options)
 
 
@@ -42,7 +54,7 @@ class Shown:
         SafeConsole().print(self)
 
     def __str__(self) -> str:
-        console = SafeConsole(width=160, color_system=None)
+        console = SafeConsole(width=None if sys.stdout.isatty() else WIDE, color_system=None)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip()
