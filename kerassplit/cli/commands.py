@@ -12,27 +12,35 @@ from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli.device_options import number_or_any
-from kerassplit.cli.framework import Command, Show, command, note, working
+from kerassplit.cli.framework import Command, Show, command, note, start_keras, working
 from kerassplit.cli.options import (
     PATH,
     ModelOptions,
     allow_crossing_option,
     at_option,
+    check_input,
+    check_written,
     cut,
     exif_option,
     input_option,
     model_options,
     names_option,
     open_sides_option,
+    overwrite_option,
 )
 from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
 from kerassplit.cli.versions import show_versions
+from kerassplit.cutting.stage_names import stage_names
+from kerassplit.display.file_formats import PICTURE_FORMATS, check_format
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import refuse_same
+from kerassplit.storage.manifest import MANIFEST, check_target, read_manifest
 from kerassplit.text import listed
 
 if TYPE_CHECKING:
     import keras
+
+_DEMO = Path("kerassplit-demo")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -76,9 +84,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
 
     EfficientNets have one layer more with ImageNet weights: to cut by number, list them with the same --weights.
     """
-    from kerassplit.cutting.largest_layer import closed_layer
-    from kerassplit.graph.reading import read_graph
-
+    options.check(model)
     built = options.load(model, structure_only=True)
     if max_tensors > 1:
         few = ks.crossings(built, max_tensors)
@@ -86,6 +92,9 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
         return {"model": built.name, "crossings": [crossing_data(crossing) for crossing in few]}
     found = ks.split_points(built)
     show(points_table(built.name, found))
+    from kerassplit.cutting.largest_layer import closed_layer
+    from kerassplit.graph.reading import read_graph
+
     name, advice = closed_layer(read_graph(built)) or (None, None)
     if advice:
         show(Text(advice))
@@ -99,6 +108,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
 @command
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
     """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
+    options.check(model, [name])
     built = options.load(model, structure_only=True)
     explanation = ks.explain(built, name)
     show(Text(str(explanation)))
@@ -154,16 +164,18 @@ def split(
         raise SplitError("--max-crossing is for choosing cuts: it belongs to --stages.")
     if stages is None and input_file is not None and open_sides is not None:
         raise SplitError("--open-sides is for choosing cuts, with --stages, and for random input: leave out --input.")
-    from kerassplit.graph.reading import read_graph
-    from kerassplit.graph.strings import string_inputs
-    from kerassplit.storage.manifest import MANIFEST, read_manifest
-    from kerassplit.storage.saving import check_target
-
+    if names and at and not any(set("*?[") & set(one) for one in at):
+        stage_names(names, len(at) + 1)
+    options.check(model, at)
+    check_input(input_file)
     if check_target(directory, overwrite):
         replaced = [MANIFEST, *(entry["file"] for entry in read_manifest(directory)["stages"])]
         refuse_same([directory / name for name in replaced], [plan_file, input_file, *options.files(model)])
     planned = None if plan_file is None else ks.Plan.load(plan_file)
     built = options.load(model)
+    from kerassplit.graph.reading import read_graph
+    from kerassplit.graph.strings import string_inputs
+
     if stages is not None:
         from kerassplit.planning.even import even_stages
 
@@ -230,6 +242,11 @@ def verify(
         )
     if input_file is not None and open_sides is not None:
         raise SplitError("--open-sides is for random input: leave out --input.")
+    read_manifest(directory)
+    check_input(input_file)
+    if model is not None:
+        options.check(model)
+    start_keras()
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not options.unsafe)
     data = {**split_data(stages), "directory": str(directory), "compared_with": model}
@@ -260,6 +277,7 @@ def verify(
     show_default=True,
     help="One box for each block between split points, or for each layer.",
 )
+@overwrite_option
 @names_option
 @allow_crossing_option
 @model_options
@@ -270,6 +288,7 @@ def plot(
     at: tuple[str, ...],
     output: Path,
     detail: Literal["blocks", "layers"],
+    overwrite: bool,
     names: list[str] | None,
     allow_crossing: bool,
     options: ModelOptions,
@@ -277,15 +296,17 @@ def plot(
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
         raise SplitError("--names belongs to cuts: say where to cut, with --at NAME.")
-    from kerassplit.storage.manifest import MANIFEST
-
     drawn: Any
-    refuse_same([output], [Path(model), *options.files(model)])
+    check_format(output, PICTURE_FORMATS, "Pictures")
+    check_written([output], [Path(model), *options.files(model)], overwrite=overwrite)
     if (Path(model) / MANIFEST).is_file():
         if at or options.open:
             raise SplitError(f"'{model}' is already split; {'--at' if at else '--open'} is for a model.")
+        read_manifest(Path(model))
+        start_keras()
         drawn = ks.load(model, safe_mode=not options.unsafe)
     else:
+        options.check(model, at)
         drawn = options.load(model, structure_only=True)
         if at:
             cuts = [cut(one, drawn) for one in at]
@@ -300,17 +321,21 @@ def plot(
 @click.option(
     *("-o", "--output", "directory"),
     type=PATH,
-    default=Path("kerassplit-demo"),
+    default=_DEMO,
     show_default=True,
     metavar="DIR",
-    help="Folder for the stages and pictures.",
+    help="Folder for the stages and pictures; an earlier demo in the default folder is replaced.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
 @command
-def demo(show: Show, directory: Path) -> dict[str, Any]:
+def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
     """Cut ResNet50 in three, prove it on a photograph, save it, load it in a fresh process, and draw it."""
+    overwrite = overwrite or directory == _DEMO
+    check_target(directory, overwrite)
+    start_keras()
     from kerassplit.cli.demo import run_demo
 
-    return run_demo(directory, show)
+    return run_demo(directory, show, overwrite=overwrite)
 
 
 def _told(receipt: "ks.Receipt") -> dict[str, Any]:
@@ -322,7 +347,7 @@ def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exi
     if path is None:
         return None
     from kerassplit.engines.inputs import load_input
-    from kerassplit.zoo.models import find_architecture
+    from kerassplit.zoo.names import find_architecture
 
     architecture = find_architecture(name) if name else None
     architecture = architecture or find_architecture(model.name)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kerassplit.cli.options import gathered
+from kerassplit.display.units import parse_flops_per_second
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import reason
+from kerassplit.files.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from kerassplit.costs.profile import Profile
@@ -105,9 +107,6 @@ def _device(text: str) -> "Device":
 
 
 def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
-    from kerassplit.display.units import parse_flops_per_second
-    from kerassplit.files.sizes import parse_bytes
-
     try:
         return "flops_per_second", parse_flops_per_second(text, "speed")
     except SplitError:
@@ -146,14 +145,34 @@ def read_profile(path: Path) -> "Profile":
 
 def number_or_any(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
     """Reads `--max-crossing`."""
-    return int(value) if value is not None and value.isdecimal() else value
+    if value is None or value == "any":
+        return value
+    number = int(value) if value.isdecimal() else value
+    if not isinstance(number, int) or number < 1:
+        raise click.BadParameter(f"how many tensors may cross a cut: 1 or more, or 'any'; got {number!r}.")
+    return number
+
+
+def size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """Reads `--largest-crossing`."""
+    try:
+        return None if value is None else parse_bytes(value, "largest crossing")
+    except SplitError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | str | None:
     """Reads `--compression`."""
     if value is None:
         return None
+    from kerassplit.planning.work import check_compression  # it imports NumPy
+
     try:
-        return float(value)
+        given = float(value)
     except ValueError:
-        return value
+        given = value
+    try:
+        check_compression(given)
+    except SplitError as error:
+        raise click.BadParameter(str(error)) from error
+    return given

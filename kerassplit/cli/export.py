@@ -8,10 +8,20 @@ from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli.commands import input_from, main
-from kerassplit.cli.framework import Show, command, note, working
-from kerassplit.cli.options import PATH, UNSAFE, exif_option, import_option, input_option, open_sides_option
+from kerassplit.cli.framework import Show, command, note, start_keras, working
+from kerassplit.cli.options import (
+    PATH,
+    UNSAFE,
+    check_input,
+    exif_option,
+    import_option,
+    input_option,
+    open_sides_option,
+)
 from kerassplit.files.atomic_file import refuse_same
 from kerassplit.storage.exports.formats import FORMATS
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, check_export, files_of
+from kerassplit.storage.manifest import read_manifest
 
 
 @main.command(short_help="Write the stages of a saved split for another runtime.")
@@ -51,19 +61,18 @@ def export(
     Inputs and outputs bear the names of their tensors; kerassplit-export.json says how the stages belong together.
     Where the numbers differ by more than the tolerance, nothing is written, and the exit status is 1.
     """
-    from kerassplit.storage.exports.export import check_export
-    from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, files_of
-
+    read_manifest(directory)
+    check_input(input_file)
     if check_export(output, format_name, verify=not no_verify, overwrite=overwrite, x=input_file):
         replaced = [EXPORT_MANIFEST, *files_of(output)]
         refuse_same([output / name for name in replaced], [directory, input_file])
+    start_keras()
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not unsafe)
     x = input_from(input_file, stages.model, None, exif=exif)
     options |= {"verify": not no_verify, "overwrite": overwrite}
     try:
-        with working(f"Exporting {len(stages)} stages as {FORMATS[format_name].title}"):
-            receipt = stages.export(output, format=format_name, x=x, **options)
+        receipt = stages.export(output, format=format_name, x=x, **options)
     except ks.VerificationError as error:
         failed: Any = error.receipt
         show(failed.__rich__())

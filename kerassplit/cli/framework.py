@@ -10,15 +10,18 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from kerassplit.display.rich_table import WIDE, SafeConsole
 from kerassplit.errors import SplitError, without_terminal_codes
 from kerassplit.text import printable
+from kerassplit.zoo.user_code import check_sources, import_code
 
 Show = Callable[[RenderableType], None]
 """Prints a table or a line of text on standard output, unless JSON was asked for."""
@@ -74,9 +77,9 @@ class Failure(click.ClickException):
 def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     """Makes the body of a command out of a function.
 
-    The function gets a `Show` and the command's arguments, and returns what `--json` prints. Before it, what
-    `--import` names is imported. An entry `"ok"` that is
-    false makes the exit status 1. While it runs, what Keras prints goes to standard error.
+    The function gets a `Show` and the command's arguments, and returns what `--json` prints. It checks all that can be
+    checked without Keras, and then calls `start_keras`. An entry `"ok"` that is false makes the exit status 1. While
+    it runs, what Keras prints goes to standard error.
     """
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
@@ -88,12 +91,8 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
             reconfigure(errors="replace")  # a terminal or pipe that knows no × still gets the rest
         show = functools.partial(_show, stdout)
         with _errors_as_messages(stdout):
-            import_keras()
+            check_sources(imports)
             with contextlib.redirect_stdout(sys.stderr):
-                if imports:
-                    from kerassplit.zoo.user_code import import_code
-
-                    import_code(imports)
                 data = function((lambda _: None) if as_json else show, **arguments)
             if as_json:
                 stdout.write(json.dumps(_jsonable(data), indent=2) + "\n")
@@ -104,13 +103,20 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     return run
 
 
-def import_keras() -> None:
+def start_keras() -> None:
+    """Imports Keras, and then the code that the command's `--import` names."""
+    if "keras" not in sys.modules:
+        _import_keras()
+    imports = click.get_current_context().params.get("imports")
+    if imports:
+        import_code(imports)
+
+
+def _import_keras() -> None:
     """Imports Keras without the lines that its backend writes on the way; they are shown when it fails."""
-    if "keras" in sys.modules:
-        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow: errors only
     try:
-        with working("Starting Keras"), _quiet_native_code():
+        with _own_standard_error() as terminal, working("Starting Keras", terminal), _quiet_native_code():
             import keras  # noqa: F401
     except ImportError as error:
         raise SplitError(f"Keras cannot be imported: {error}.{_backend_to_take(error)}") from error
@@ -128,10 +134,23 @@ def _backend_to_take(error: ImportError) -> str:
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """Shows on a terminal's standard error what is being done, until it is done."""
-    with SafeConsole(stderr=True).status(Text(f"{what} …")):
+def working(what: str, terminal: IO[str] | None = None) -> Iterator[None]:
+    """Shows on a terminal, by default on that of standard error, what is being done, from now until it is done."""
+    console = SafeConsole(stderr=True) if terminal is None else SafeConsole(file=terminal)
+    with Live(Spinner("dots", Text(f"{what} …")), console=console, transient=True, refresh_per_second=12):
         yield
+
+
+@contextlib.contextmanager
+def _own_standard_error() -> Iterator[IO[str] | None]:
+    """Standard error as it is now, whatever it is redirected to meanwhile; `None` where it is closed."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield None
+        return
+    with os.fdopen(kept, "w", encoding="utf-8") as terminal:
+        yield terminal
 
 
 def note(text: str) -> None:

@@ -2,15 +2,18 @@
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kerassplit.cli.framework import working
+from kerassplit.cli.framework import start_keras, working
 from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import refuse_same, status_of
+from kerassplit.zoo.layer_names import check_names
+from kerassplit.zoo.names import check_model, is_file_name
 
 if TYPE_CHECKING:
     import keras
@@ -51,6 +54,34 @@ def input_option(by_default: str = "random.") -> Callable[..., Any]:
         help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default "
         + by_default,
     )
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+
+
+def check_written(paths: Iterable[Path], read: Iterable[Path | None], *, overwrite: bool) -> None:
+    """Refuses to write over what is read here, or over what exists unless that is asked for.
+
+    Raises:
+        SplitError: A file is read here, exists, or is in a folder that does not exist.
+    """
+    written = list(paths)
+    refuse_same(written, read)
+    for path in written:
+        if not overwrite and status_of(path) is not None:
+            raise SplitError(f"'{path}' exists already. Name another file, or pass --overwrite to replace it.")
+        if not path.parent.is_dir():
+            raise SplitError(f"'{path}' cannot be written: there is no folder '{path.parent}'. Make it first.")
+
+
+def check_input(path: Path | None) -> None:
+    """Refuses a file of input that is not there.
+
+    Raises:
+        SplitError: There is none.
+    """
+    if path is not None and (status_of(path) is None or path.is_dir()):
+        raise SplitError(f"There is no file '{path}' to take an input from.")
 
 
 def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,12 +126,17 @@ class ModelOptions:
 
     def files(self, model: str) -> list[Path]:
         """The files that `load` reads: nothing may be written over them."""
-        from kerassplit.zoo.models import is_file_name
-
         return [Path(name) for name in (model, self.weights) if name is not None and is_file_name(name)]
+
+    def check(self, model: str, names: Iterable[str] = ()) -> None:
+        """Refuses what `load` and cuts at such names would refuse, as far as that can be told without Keras."""
+        check_model(model, self.weights, self.input_shape)
+        if model.endswith(".keras") and not self.open and is_file_name(model):
+            check_names(model, names)
 
     def load(self, model: str, *, structure_only: bool = False) -> "keras.Model":
         """The model, opened. The weights of an architecture are ImageNet's, unless only its structure is needed."""
+        start_keras()
         built = self._load(model, structure_only)
         if not self.open:
             return built
@@ -109,7 +145,7 @@ class ModelOptions:
         return trace(built, open=self.open)
 
     def _load(self, model: str, structure_only: bool) -> "keras.Model":
-        from kerassplit.zoo.models import is_file_name, load_model
+        from kerassplit.zoo import load_model
 
         weights = self.weights
         if weights is None and not structure_only and not is_file_name(model):

@@ -8,12 +8,20 @@ from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli.commands import main
-from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, read_profile
+from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, read_profile, size
 from kerassplit.cli.framework import Show, command
-from kerassplit.cli.options import ModelOptions, cut, model_options, open_sides_option
-from kerassplit.files.atomic_file import refuse_same
+from kerassplit.cli.options import (
+    PATH,
+    ModelOptions,
+    check_written,
+    cut,
+    model_options,
+    open_sides_option,
+    overwrite_option,
+)
+from kerassplit.costs.tables import profile_tables
+from kerassplit.display.chart import check_chart
 
-_path = click.Path(path_type=Path)
 _batch_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -28,7 +36,8 @@ _batch_option = click.option(
 @open_sides_option
 @click.option("--measure", is_flag=True, help="Run each block on this device, too: seconds.")
 @click.option("--calls", is_flag=True, help="Show each call, not each block.")
-@click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@overwrite_option
 @model_options
 @command
 def profile(
@@ -39,16 +48,16 @@ def profile(
     measure: bool,
     calls: bool,
     chart: Path | None,
+    overwrite: bool,
     options: ModelOptions,
 ) -> dict[str, Any]:
     """Say what MODEL costs between its split points: parameters, bytes, FLOPs and, with --measure, seconds.
 
     A multiply-add is two FLOPs. Weights do not matter for what a model costs, so none are downloaded.
     """
-    from kerassplit.costs.tables import profile_tables
-
     _check_chart(chart)
-    refuse_same([chart] if chart else [], options.files(model))
+    check_written([chart] if chart else [], options.files(model), overwrite=overwrite)
+    options.check(model)
     built = options.load(model, structure_only=True)
     costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
     if chart is not None:
@@ -93,7 +102,9 @@ def profile(
 @click.option(
     "--compression", callback=factor_or_dtype, metavar="X", help="A factor, or the dtype that floats are sent as."
 )
-@click.option("--largest-crossing", metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'.")
+@click.option(
+    "--largest-crossing", callback=size, metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'."
+)
 @click.option("--must-cut", multiple=True, metavar="NAME", help="A cut that must be made, as --at of `split`.")
 @click.option("--must-not-cut", multiple=True, metavar="NAME", help="A cut, or by a glob cuts, that must not be made.")
 @click.option("--first-to", metavar="NAME", help="The first stage makes at least this tensor.")
@@ -107,9 +118,10 @@ def profile(
     metavar="SECONDS",
     help="For the search where cuts are too many to try them all.",
 )
-@click.option("--profile", "profile_file", type=_path, metavar="FILE", help="What `profile --json` printed for MODEL.")
-@click.option("-o", "--output", type=_path, metavar="FILE", help="Write the plan, as JSON for `split --plan`.")
-@click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="What `profile --json` printed for MODEL.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan, as JSON for `split --plan`.")
+@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@overwrite_option
 @model_options
 @command
 def plan(
@@ -119,6 +131,7 @@ def plan(
     profile_file: Path | None,
     output: Path | None,
     chart: Path | None,
+    overwrite: bool,
     must_cut: tuple[str, ...],
     must_not_cut: tuple[str, ...],
     first_to: str | None,
@@ -137,17 +150,20 @@ def plan(
     """
     _check_chart(chart)
     written = [path for path in (chart, output) if path is not None]
-    refuse_same(written, [profile_file, *devices.files(), *options.files(model)])
+    check_written(written, [profile_file, *devices.files(), *options.files(model)], overwrite=overwrite)
+    described, links = devices.read(), devices.read_links()
+    measured = None if profile_file is None else read_profile(profile_file)
+    options.check(model, [*must_cut, *must_not_cut, *(one for one in (first_to, last_from) if one)])
     built = options.load(model, structure_only=True)
     found = ks.plan(
         built,
-        devices.read(),
-        links=devices.read_links(),
+        described,
+        links=links,
         must_cut=[cut(one, built) for one in must_cut],
         must_not_cut=[cut(one, built) for one in must_not_cut],
         first_to=first_to or (),
         last_from=last_from or (),
-        profile=None if profile_file is None else read_profile(profile_file),
+        profile=measured,
         **limits,
     )
     show(found.__rich__())
@@ -162,6 +178,4 @@ def plan(
 
 def _check_chart(chart: Path | None) -> None:
     if chart is not None:
-        from kerassplit.display.chart import check_chart
-
         check_chart(chart)

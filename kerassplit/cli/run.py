@@ -1,5 +1,7 @@
 """The command that runs saved stages."""
 
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,13 @@ import click
 from rich.text import Text
 
 from kerassplit.cli.commands import main
-from kerassplit.cli.framework import Show, command, note
+from kerassplit.cli.framework import Show, command, note, start_keras
 from kerassplit.cli.options import PATH, exif_option, import_option
 from kerassplit.display.units import format_shape
 from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import status_of
+from kerassplit.storage.manifest import read_manifest
+from kerassplit.storage.structure import leaves
 
 _OF_ENGINES = ["devices", "replicas", "num_cpus", "num_gpus", "max_restarts", "max_retries", "in_flight", "address"]
 
@@ -91,14 +96,16 @@ def run(
     Memory stays the same however many rows there are. FILE.json says what was run and, for images, which row is which
     file. A run that was interrupted leaves FILE.unfinished: go on with --resume.
     """
-    from kerassplit.engines.running import run_stages
-
     options = {name: given.pop(name) for name in _OF_ENGINES}
     options["devices"] = list(options["devices"])
     replicas = _per_stage("--replicas", options["replicas"], whole=True)
     options["replicas"] = {name: int(number) for name, number in replicas.items()}
     for name in ("num_cpus", "num_gpus"):
         options[name] = _number_or_stages(options[name])
+    _check_run(read_manifest(directory), input_path, output, engine, given)
+    start_keras()
+    from kerassplit.engines.running import run_stages
+
     ran = run_stages(
         directory,
         input_path,
@@ -124,6 +131,21 @@ def run(
         "engine": engine,
         "outputs": {name: {"file": str(path), "shape": list(ran.shapes[name])} for name, path in ran.files.items()},
     }
+
+
+def _check_run(
+    manifest: Mapping[str, Any], input_path: Path, output: Path, engine: str, given: Mapping[str, Any]
+) -> None:
+    """Refuses what running would refuse, as far as that can be told without Keras."""
+    if status_of(input_path) is None:
+        raise SplitError(f"There is no file or folder '{input_path}' to take input from.")
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise SplitError('Running on Ray needs the package ray, which is not installed: pip install "kerassplit[ray]".')
+    from kerassplit.engines.output_paths import check_free, output_paths  # they import NumPy
+
+    places = output_paths(output, leaves(manifest["outputs"]), {})
+    if not given["resume"] or given["overwrite"]:
+        check_free(places, resume=given["resume"], overwrite=given["overwrite"])
 
 
 def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: bool = False) -> dict[str, float]:

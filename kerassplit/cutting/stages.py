@@ -1,7 +1,6 @@
 """A model as a sequence of stages: `Stage`, `Stages`."""
 
 import copy
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,8 +27,6 @@ from kerassplit.graph.tensor_marks import as_received
 from kerassplit.graph.unsupported import own_prediction, told_of_own_prediction
 from kerassplit.text import listed, printable, unique, with_printable_repr
 
-STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
-"""What can name a stage: it names a file, too."""
 _PROGRAM = "_program"
 
 

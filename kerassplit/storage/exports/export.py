@@ -20,14 +20,14 @@ import keras
 from kerassplit._version import __version__
 from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.errors import SplitError, VerificationError
-from kerassplit.files.atomic_folder import check_place, placed, resolved, scratch_folder
+from kerassplit.files.atomic_folder import placed, resolved, scratch_folder
 from kerassplit.files.untrusted import sha256
 from kerassplit.graph.shapes import OpenSides
 from kerassplit.graph.sizes import bytes_in
 from kerassplit.storage.exports.comparing import compare, input_to_compare_on, tolerance_for
-from kerassplit.storage.exports.formats import Format, check_packages, distribution, find_format
+from kerassplit.storage.exports.formats import Format, distribution, find_format
 from kerassplit.storage.exports.formats.naming import exported_names
-from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, FORMAT_VERSION, files_of, read_export
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, FORMAT_VERSION, check_export, files_of
 from kerassplit.storage.exports.processes import WorkerError, work
 from kerassplit.storage.exports.reasons import reason
 from kerassplit.storage.exports.receipt import ExportedStage, ExportReceipt
@@ -85,25 +85,6 @@ def export(
                 receipt=receipt,
             )
     return receipt
-
-
-def check_export(
-    directory: str | os.PathLike[str],
-    format: str,  # noqa: A002
-    *,
-    verify: bool,
-    overwrite: bool,
-    x: Any,
-) -> bool:
-    """Finds what stands in the way of an export before there is work to lose; whether a folder is to be replaced.
-
-    Raises:
-        SplitError: Such as a package that is missing.
-    """
-    check_packages(find_format(format), write=True, run=verify)
-    if not verify and x is not None:
-        raise SplitError("An input to compare on does not go with verify=False: nothing is compared then.")
-    return check_place(resolved(directory), overwrite, EXPORT_MANIFEST, "exported stages", read_export)
 
 
 def _write(

@@ -113,7 +113,7 @@ def test_commands_and_print_fit_the_terminal(columns, tmp_path, monkeypatch):
     master, slave = os.openpty()
     monkeypatch.setenv("COLUMNS", str(columns))
     with os.fdopen(slave, "w") as terminal, contextlib.redirect_stdout(terminal):
-        print(ks.profile(chain))
+        terminal.write(str(ks.profile(chain)) + "\n")
         main(["points", str(tmp_path / "chain.keras")], standalone_mode=False)
     with os.fdopen(master, "rb", buffering=0) as screen, contextlib.suppress(OSError):
         printed = "".join(iter(lambda: screen.read(10_000).decode(), ""))
