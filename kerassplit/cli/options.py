@@ -145,7 +145,7 @@ class ModelOptions:
         return trace(built, open=self.open)
 
     def _load(self, model: str, structure_only: bool) -> "keras.Model":
-        from kerassplit.zoo import load_model
+        from kerassplit.zoo.models import load_model
 
         weights = self.weights
         if weights is None and not structure_only and not is_file_name(model):

@@ -13,7 +13,7 @@ from kerassplit.files.atomic_file import check_regular, status_of
 from kerassplit.text import listed
 
 FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
-_BUILDER = re.compile(r"^from \S+\.(\w+) import \w+ as ([A-Z]\w*)$", re.MULTILINE)
+_BUILDER = re.compile(r"^from \S+\.(\w+) import[\s(]+\w+ as ([A-Z]\w*)", re.MULTILINE)
 
 
 @cache

@@ -19,6 +19,7 @@ import keras
 
 from kerassplit._version import __version__
 from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError, VerificationError
 from kerassplit.files.atomic_folder import placed, resolved, scratch_folder
 from kerassplit.files.untrusted import sha256
@@ -50,6 +51,7 @@ def export(
     overwrite: bool = False,
     seed: int = 0,
     open_sides: OpenSides = None,
+    verbose: bool | None = None,
 ) -> ExportReceipt:
     """Exports a split; see `Split.export`."""
     replaced = check_export(directory, format, verify=verify, overwrite=overwrite, x=x)
@@ -64,8 +66,13 @@ def export(
     given, compared_on = input_to_compare_on(split, x, seed, open_sides) if verify else ({}, None)
     allowed = tolerance_for(split) if tolerance is None else tolerance
     old = (lambda: files_of(target)) if replaced else None
-    with placed(target, EXPORT_MANIFEST, old) as folder, scratch_folder(folder.parent) as scratch:
-        entries, stages = zip(*_write(split, form, folder, scratch, target), strict=True)
+    bar = progress(f"Exporting {split.name} as {form.title}", len(split) + verify, verbose, unit="")
+    with placed(target, EXPORT_MANIFEST, old) as folder, scratch_folder(folder.parent) as scratch, bar as show:
+        written = []
+        for one in _write(split, form, folder, scratch, target):
+            written.append(one)
+            show(len(written), len(written))
+        entries, stages = zip(*written, strict=True)
         manifest = json.dumps(_manifest(split, form, entries), indent=2, ensure_ascii=False)
         (folder / EXPORT_MANIFEST).write_text(manifest + "\n", encoding="utf-8")
         receipt = ExportReceipt(

@@ -131,12 +131,12 @@ class TestPoints:
         data = json.loads(run("points", file, "--json").stdout)
         for point, as_json in zip(ks.split_points(model), data["points"], strict=True):
             before, after = point.flops_before, point.flops_after
-            assert lines[point.name][-1] == f"{before / (before + after):.1%}"
+            assert f"{before / (before + after):.1%}" in lines[point.name]
             assert (as_json["flops_before"], as_json["flops_after"]) == (before, after)
         inputs = keras.Input((None, None, 3))
         outputs = keras.layers.Conv2D(2, 1, name="out")(keras.layers.Conv2D(4, 1, name="conv")(inputs))
         keras.Model(inputs, outputs).save(tmp_path / "open.keras")
-        assert " ?" in run("points", tmp_path / "open.keras").stdout.splitlines()[-2]
+        assert " ? " in run("points", tmp_path / "open.keras").stdout.splitlines()[-2]
         (point,) = json.loads(run("points", tmp_path / "open.keras", "--json").stdout)["points"]
         assert (point["flops_before"], point["flops_after"]) == (None, None)
 
@@ -149,7 +149,7 @@ class TestPoints:
         printed = run("points", file, "--max-tensors", "2").stdout
         assert "small: 11 cuts of up to 2 tensors" in printed
         (line,) = [line.split() for line in printed.splitlines() if "block1_out,block2_conv " in line]
-        assert line == ["block1_out,block2_conv", "8×8×4,", "8×8×4", "2.0", "KiB"]
+        assert line == ["block1_out,block2_conv", "2.0", "KiB", "8×8×4,", "8×8×4"]
         data = json.loads(run("points", file, "--max-tensors", "2", "--json").stdout)
         crossing = [[one["name"] for one in crossing["tensors"]] for crossing in data["crossings"]]
         assert data["crossings"][crossing.index(["block1_out", "block2_conv"])]["bytes"] == 2 * 8 * 8 * 4 * 4
