@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
+from kerassplit.cli import completion
 from kerassplit.cli.device_options import number_or_any
 from kerassplit.cli.framework import Command, Show, command, note, start_keras, working
 from kerassplit.cli.options import (
@@ -65,7 +66,7 @@ main.command_class = Command
 
 
 @main.command(short_help="List where MODEL can be cut.")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option(
     "--max-tensors",
     type=click.IntRange(min=1),
@@ -102,8 +103,8 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
 
 
 @main.command(short_help="Say why a tensor is a split point, or not.")
-@click.argument("model")
-@click.argument("name")
+@click.argument("model", shell_complete=completion.models)
+@click.argument("name", shell_complete=completion.cuts)
 @model_options
 @command
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 
 
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @at_option
 @click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut where this plan says, which `plan -o` wrote.")
 @click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into so many stages of even FLOPs.")
@@ -213,8 +214,8 @@ def split(
 
 
 @main.command(short_help="Check a saved split, alone or against a model.")
-@click.argument("directory", type=PATH, metavar="DIR")
-@click.option("--model", metavar="MODEL", help="The model to compare with.")
+@click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
+@click.option("--model", metavar="MODEL", shell_complete=completion.models, help="The model to compare with.")
 @input_option()
 @exif_option
 @click.option(
@@ -265,7 +266,7 @@ def verify(
 
 
 @main.command(short_help="Draw a model or a split.")
-@click.argument("model", metavar="MODEL|DIR")
+@click.argument("model", metavar="MODEL|DIR", shell_complete=completion.models)
 @at_option
 @click.option(
     "-o", "--output", type=PATH, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."

@@ -7,6 +7,7 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
+from kerassplit.cli import completion
 from kerassplit.cli.commands import input_from, main
 from kerassplit.cli.framework import Show, command, note, start_keras, working
 from kerassplit.cli.options import (
@@ -25,7 +26,7 @@ from kerassplit.storage.manifest import read_manifest
 
 
 @main.command(short_help="Write the stages of a saved split for another runtime.")
-@click.argument("directory", type=PATH, metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Folder for the exported stages.")
 @input_option("a photograph for an architecture of keras.applications, random for other models.")

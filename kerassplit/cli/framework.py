@@ -26,6 +26,8 @@ from kerassplit.zoo.user_code import check_sources, import_code
 Show = Callable[[RenderableType], None]
 """Prints a table or a line of text on standard output, unless JSON was asked for."""
 
+GIVEN = f"{__name__}.given"
+"""Where a context holds all that was typed behind the command: completing an option, click drops the rest."""
 _BACKENDS = ("tensorflow", "jax", "torch")
 _TRACEBACK = "KERASSPLIT_TRACEBACK"
 _FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
@@ -55,7 +57,7 @@ class Command(click.Command):
     """A command that says how to give a name which begins with a dash."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        given = list(args)
+        given = ctx.meta[GIVEN] = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kerassplit.cli import completion
 from kerassplit.cli.framework import start_keras, working
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import refuse_same, status_of
@@ -192,6 +193,7 @@ model_options = gathered(
     ),
     click.option(
         "--weights",
+        shell_complete=completion.weights,
         metavar="imagenet|random|FILE",
         help="Weights of the model. By default a file's own; those of an architecture are ImageNet's, downloaded "
         "once, where numbers are computed, and none where only the structure matters.",
@@ -247,6 +249,7 @@ def _is_known(graph: "Graph", name: str) -> bool:
 
 at_option = click.option(
     "--at",
+    shell_complete=completion.cuts,
     multiple=True,
     metavar="NAME",
     help="Where to cut: a tensor, or the number of a split point as `points` prints it. Give it once for each cut. "

@@ -7,6 +7,7 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
+from kerassplit.cli import completion
 from kerassplit.cli.commands import main
 from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, read_profile, size
 from kerassplit.cli.framework import Show, command
@@ -31,7 +32,7 @@ _batch_option = click.option(
 
 
 @main.command(short_help="Say what MODEL costs, block by block.")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @_batch_option
 @open_sides_option
 @click.option("--measure", is_flag=True, help="Run each block on this device, too: seconds.")
@@ -69,7 +70,7 @@ def profile(
 
 
 @main.command(short_help="Say where to cut MODEL for some devices.")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @device_options
 @click.option(
     "--objective",
@@ -105,10 +106,29 @@ def profile(
 @click.option(
     "--largest-crossing", callback=size, metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'."
 )
-@click.option("--must-cut", multiple=True, metavar="NAME", help="A cut that must be made, as --at of `split`.")
-@click.option("--must-not-cut", multiple=True, metavar="NAME", help="A cut, or by a glob cuts, that must not be made.")
-@click.option("--first-to", metavar="NAME", help="The first stage makes at least this tensor.")
-@click.option("--last-from", metavar="NAME", help="All that uses this tensor is in the last stage.")
+@click.option(
+    "--must-cut",
+    shell_complete=completion.cuts,
+    multiple=True,
+    metavar="NAME",
+    help="A cut that must be made, as --at of `split`.",
+)
+@click.option(
+    "--must-not-cut",
+    shell_complete=completion.cuts,
+    multiple=True,
+    metavar="NAME",
+    help="A cut, or by a glob cuts, that must not be made.",
+)
+@click.option(
+    "--first-to", shell_complete=completion.cuts, metavar="NAME", help="The first stage makes at least this tensor."
+)
+@click.option(
+    "--last-from",
+    shell_complete=completion.cuts,
+    metavar="NAME",
+    help="All that uses this tensor is in the last stage.",
+)
 @open_sides_option
 @click.option(
     "--time-limit",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from kerassplit.cli import completion
 from kerassplit.cli.commands import main
 from kerassplit.cli.framework import Show, command, note, start_keras
 from kerassplit.cli.options import PATH, exif_option, import_option
@@ -42,7 +43,7 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
 
 
 @main.command(short_help="Run saved stages on images or arrays.")
-@click.argument("directory", type=PATH, metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
 @click.option(
     "--input",
     "input_path",
@@ -55,6 +56,7 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N")
 @click.option(
     "--preprocess",
+    shell_complete=completion.preprocessing,
     metavar="NAME|none",
     help="Prepare images as this architecture wants them; `none`: pixels from 0 to 255, or input that has been "
     "through the preprocessor of the model. By default the architecture that bears the model's name.",
