@@ -58,7 +58,7 @@ def main() -> None:
 
     MODEL is a file (.keras, .h5) or the name of an architecture in keras.applications, such as ResNet50.
 
-    Exit status: 0; 1 when a verification failed; 2 for a mistake, told in one message.
+    Exit codes: 0 success, 1 verification failed, 2 usage or input error.
     """
 
 
@@ -73,17 +73,17 @@ main.command_class = Command
     default=1,
     show_default=True,
     metavar="N",
-    help="List the cuts where up to N tensors cross.",
+    help="List cuts where up to N tensors cross.",
 )
 @model_options
 @command
 def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> dict[str, Any]:
-    """List the tensors of MODEL where one cut carries one tensor; with --max-tensors, cuts that carry a few.
+    """List the tensors where MODEL can be cut with nothing else crossing; with --max-tensors, cuts that carry a few.
 
-    FLOPs before: the share of the model's FLOPs that come before the cut; '?' where a dimension is open or a layer has
-    no formula (`kerassplit profile` counts more).
+    FLOPs before: the share of the model's FLOPs before the cut; '?' if a dimension is unknown or a layer has no
+    formula (`kerassplit profile` counts more).
 
-    EfficientNets have one layer more with ImageNet weights: to cut by number, list them with the same --weights.
+    EfficientNets have one more layer with ImageNet weights: to cut by number, list the points with the same --weights.
     """
     options.check(model)
     built = options.load(model, structure_only=True)
@@ -102,7 +102,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
     return {"model": built.name, "points": [point_data(point) for point in found], "closed_layer": name}
 
 
-@main.command(short_help="Say why a tensor is a split point, or not.")
+@main.command(short_help="Explain why a tensor is a split point, or not.")
 @click.argument("model", shell_complete=completion.models)
 @click.argument("name", shell_complete=completion.cuts)
 @model_options
@@ -119,19 +119,19 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
 @click.argument("model", shell_complete=completion.models)
 @at_option
-@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut where this plan says, which `plan -o` wrote.")
-@click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into so many stages of even FLOPs.")
+@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut where this plan from `plan -o` says.")
+@click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into N stages of even FLOPs.")
 @click.option(
     "--max-crossing",
     callback=number_or_any,
     metavar="N|any",
-    help="With --stages: how many tensors may cross a cut. By default 1.",
+    help="With --stages: how many tensors may cross a cut. Default: 1.",
 )
 @open_sides_option
 @input_option()
 @exif_option
 @click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR", help="Folder for the stages.")
-@click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
+@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
 @names_option
 @allow_crossing_option
 @model_options
@@ -154,7 +154,7 @@ def split(
 ) -> dict[str, Any]:
     """Cut MODEL into stages, verify them on an input, and save them in DIR.
 
-    A model that takes strings, of which none are random, is compared on FILE, or not at all.
+    A model that takes strings is compared on FILE only: there are no random strings.
     """
     if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
         raise SplitError(
@@ -234,7 +234,7 @@ def verify(
     open_sides: int | None,
     options: ModelOptions,
 ) -> dict[str, Any]:
-    """Check the saved split in DIR: its files, that they load and, with --model, that they compute the same numbers."""
+    """Check that the files of the split in DIR are intact and load and, with --model, compute the same numbers."""
     of_model = options.weights or options.input_shape or options.open or input_file or tolerance or open_sides
     if model is None and of_model:
         raise SplitError(
@@ -276,7 +276,7 @@ def verify(
     type=click.Choice(["blocks", "layers"]),
     default="blocks",
     show_default=True,
-    help="One box for each block between split points, or for each layer.",
+    help="One box per block between split points, or per layer.",
 )
 @overwrite_option
 @names_option
@@ -318,19 +318,19 @@ def plot(
     return {"model": drawn.name, "file": str(output)}
 
 
-@main.command(short_help="Cut ResNet50 in three, prove it, save it, draw it.")
+@main.command(short_help="Cut ResNet50 into three stages; verify, save and draw them.")
 @click.option(
     *("-o", "--output", "directory"),
     type=PATH,
     default=_DEMO,
     show_default=True,
     metavar="DIR",
-    help="Folder for the stages and pictures; an earlier demo in the default folder is replaced.",
+    help="Folder for the stages and the picture. What an earlier demo left in the default folder is replaced.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
+@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
 @command
 def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
-    """Cut ResNet50 in three, prove it on a photograph, save it, load it in a fresh process, and draw it."""
+    """Cut ResNet50 into three stages, verify them on a photo, save, load in a fresh process, and draw them."""
     overwrite = overwrite or directory == _DEMO
     check_target(directory, overwrite)
     start_keras()

@@ -47,7 +47,7 @@ class Devices:
         """
         if (self.count is None) == (not self.described):
             raise SplitError(
-                f"Say what to plan for: a number of equal devices with --devices N, or each with --device '{_DEVICE}'."
+                f"Say what to plan for: identical devices with --devices N, or each with --device '{_DEVICE}'."
             )
         return self.count if self.count is not None else [_device(text) for text in self.described]
 
@@ -65,18 +65,17 @@ device_options = gathered(
         "links",
         multiple=True,
         metavar="'BANDWIDTH[, LATENCY]'",
-        help="What connects the devices, such as '20 Mbit/s, 10 ms': once for all of them, or once between each "
-        "and the next.",
+        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one for each step.",
     ),
     click.option(
         "--device",
         "described",
         multiple=True,
         metavar=f"'{_DEVICE}'",
-        help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; once for each, in order. In "
-        "place of the speed, a file that `profile --measure --json` wrote on it.",
+        help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; repeat it in order. Instead of the "
+        "speed, a file that `profile --measure --json` wrote there.",
     ),
-    click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="So many equal devices."),
+    click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="Plan for N identical devices."),
 )
 """Adds `--devices`, `--device` and `--link`: what `Devices` holds."""
 

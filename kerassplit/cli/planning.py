@@ -27,17 +27,21 @@ _batch_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Samples in a batch; by default as many as MODEL is built for, 1 where it takes any number.",
+    help="Samples in a batch. Default: the batch size that MODEL is built for, else 1.",
 )
 
 
-@main.command(short_help="Say what MODEL costs, block by block.")
+def _name_option(name: str, text: str, *, multiple: bool = False) -> Any:
+    return click.option(name, multiple=multiple, shell_complete=completion.cuts, metavar="NAME", help=text)
+
+
+@main.command(short_help="Show what MODEL costs, block by block.")
 @click.argument("model", shell_complete=completion.models)
 @_batch_option
 @open_sides_option
-@click.option("--measure", is_flag=True, help="Run each block on this device, too: seconds.")
-@click.option("--calls", is_flag=True, help="Show each call, not each block.")
-@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@click.option("--measure", is_flag=True, help="Also run each block on this device, and time it.")
+@click.option("--calls", is_flag=True, help="List calls instead of blocks.")
+@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
 @overwrite_option
 @model_options
 @command
@@ -52,9 +56,9 @@ def profile(
     overwrite: bool,
     options: ModelOptions,
 ) -> dict[str, Any]:
-    """Say what MODEL costs between its split points: parameters, bytes, FLOPs and, with --measure, seconds.
+    """Show what MODEL costs between its split points: parameters, bytes, FLOPs and, with --measure, seconds.
 
-    A multiply-add is two FLOPs. Weights do not matter for what a model costs, so none are downloaded.
+    A multiply-add is two FLOPs. No weights are downloaded: costs do not depend on them.
     """
     _check_chart(chart)
     check_written([chart] if chart else [], options.files(model), overwrite=overwrite)
@@ -69,7 +73,7 @@ def profile(
     return costs.to_dict()
 
 
-@main.command(short_help="Say where to cut MODEL for some devices.")
+@main.command(short_help="Find where to cut MODEL for some devices.")
 @click.argument("model", shell_complete=completion.models)
 @device_options
 @click.option(
@@ -77,14 +81,14 @@ def profile(
     type=click.Choice(["throughput", "latency"]),
     default="throughput",
     show_default=True,
-    help="Make the slowest stage fast, or one batch through all of them.",
+    help="Minimize the slowest stage, or the time of one batch through all stages.",
 )
 @click.option(
     "--balance",
     type=click.Choice(["flops", "params", "memory", "time"]),
     default="flops",
     show_default=True,
-    help="What a call takes on a device of unknown speed; time is measured here.",
+    help="What a call costs on devices of unknown speed; time is measured here.",
 )
 @click.option(
     "--max-crossing",
@@ -96,39 +100,21 @@ def profile(
 )
 @_batch_option
 @click.option("--any-order", is_flag=True, help="Devices may be used in any order.")
+@click.option("--leave-out/--use-all", default=None, help="Whether devices may stay unused. Default: only for latency.")
+@click.option("--overlap", is_flag=True, help="Transfers overlap with computation.")
 @click.option(
-    "--leave-out/--use-all", default=None, help="Whether devices may stay without a stage; by default for latency."
-)
-@click.option("--overlap", is_flag=True, help="Transfers run in parallel with computing.")
-@click.option(
-    "--compression", callback=factor_or_dtype, metavar="X", help="A factor, or the dtype that floats are sent as."
+    "--compression",
+    callback=factor_or_dtype,
+    metavar="X",
+    help="Compression factor, or the dtype that floats are sent as.",
 )
 @click.option(
     "--largest-crossing", callback=size, metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'."
 )
-@click.option(
-    "--must-cut",
-    shell_complete=completion.cuts,
-    multiple=True,
-    metavar="NAME",
-    help="A cut that must be made, as --at of `split`.",
-)
-@click.option(
-    "--must-not-cut",
-    shell_complete=completion.cuts,
-    multiple=True,
-    metavar="NAME",
-    help="A cut, or by a glob cuts, that must not be made.",
-)
-@click.option(
-    "--first-to", shell_complete=completion.cuts, metavar="NAME", help="The first stage makes at least this tensor."
-)
-@click.option(
-    "--last-from",
-    shell_complete=completion.cuts,
-    metavar="NAME",
-    help="All that uses this tensor is in the last stage.",
-)
+@_name_option("--must-cut", "Always cut here (as --at of `split`; repeatable).", multiple=True)
+@_name_option("--must-not-cut", "Never cut here (name or glob; repeatable).", multiple=True)
+@_name_option("--first-to", "The first stage computes at least this tensor.")
+@_name_option("--last-from", "The last stage contains everything that uses this tensor.")
 @open_sides_option
 @click.option(
     "--time-limit",
@@ -136,11 +122,11 @@ def profile(
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="For the search where cuts are too many to try them all.",
+    help="Limit for the search when there are too many cuts to try them all.",
 )
-@click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="What `profile --json` printed for MODEL.")
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan, as JSON for `split --plan`.")
-@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="Output of `profile --json` for MODEL.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan as JSON, for `split --plan`.")
+@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
 @overwrite_option
 @model_options
 @command
@@ -159,14 +145,15 @@ def plan(
     options: ModelOptions,
     **limits: Any,
 ) -> dict[str, Any]:
-    """Say where to cut MODEL for some devices, so that the slowest stage is as fast as can be, or one batch is.
+    """Find the cuts of MODEL for some devices that make the slowest stage, or one batch through all, fastest.
 
-    Weights do not matter for what a model costs, so none are downloaded.
+    No weights are downloaded: costs do not depend on them.
 
     \b
     kerassplit plan ResNet50 --devices 4 -o plan.json
-    kerassplit plan ResNet50 --device "phone: 20 GFLOPS, 2 GiB" --device "server: 5 TFLOPS" \\
-        --link "20 Mbit/s, 10 ms" --objective latency
+    kerassplit plan MobileNetV2 --objective latency \\
+        --device "phone: 20 GFLOPS, 2 GiB" --device "server: 5 TFLOPS" \\
+        --link "100 Mbit/s, 5 ms"
     """
     _check_chart(chart)
     written = [path for path in (chart, output) if path is not None]

@@ -50,7 +50,7 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
     type=PATH,
     required=True,
     metavar="PATH",
-    help="A folder of images, an image, a .npy file, or a .npz file with an array for each input.",
+    help="A folder of images, an image, a .npy file, or a .npz file with one array per input.",
 )
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The .npy file for the results.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N")
@@ -58,30 +58,32 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
     "--preprocess",
     shell_complete=completion.preprocessing,
     metavar="NAME|none",
-    help="Prepare images as this architecture wants them; `none`: pixels from 0 to 255, or input that has been "
-    "through the preprocessor of the model. By default the architecture that bears the model's name.",
+    help="Preprocess images for this architecture; `none`: pixels from 0 to 255, or input that has already been "
+    "preprocessed. Default: the architecture with the model's name.",
 )
 @exif_option
-@click.option("--resume", is_flag=True, help="Go on with a run into FILE that was interrupted.")
-@click.option("--overwrite", is_flag=True, help="Replace FILE, or begin an unfinished run again.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run into FILE.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, or restart an unfinished run.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@click.option("--unsafe", is_flag=True, help="Open stages that bring code, which runs with all your rights.")
+@click.option("--unsafe", is_flag=True, help="Open stages that contain code, which runs with your permissions.")
 @import_option
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="In this process, or on Ray with each stage in a process of its own, here or on a cluster.",
+    help="Run in this process, or on Ray with one process per stage.",
 )
-@click.option("--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order.")
-@_ray_option("--replicas", "processes for a stage.", "STAGE=N")
-@_ray_option("--num-cpus", "CPUs for each process.")
-@_ray_option("--num-gpus", "GPUs for each process.")
-@click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often a process that dies is started again.")
-@click.option("--max-retries", type=click.IntRange(min=0), help="Ray: how often a batch that fails is tried again.")
-@click.option("--in-flight", type=click.IntRange(min=1), help="Ray: batches on their way at one time.")
-@click.option("--address", help="Ray: the cluster to run on, such as `auto` or ray://HOST:10001.")
+@click.option(
+    "--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order (repeatable)."
+)
+@_ray_option("--replicas", "number of processes for a stage.", "STAGE=N")
+@_ray_option("--num-cpus", "CPUs per process.")
+@_ray_option("--num-gpus", "GPUs per process.")
+@click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often to restart a process that dies.")
+@click.option("--max-retries", type=click.IntRange(min=0), help="Ray: how often to retry a batch that fails.")
+@click.option("--in-flight", type=click.IntRange(min=1), help="Ray: batches in flight at a time.")
+@click.option("--address", help="Ray: address of the cluster, such as `auto` or ray://HOST:10001.")
 @command
 def run(
     show: Show,
@@ -93,10 +95,10 @@ def run(
     engine: str,
     **given: Any,
 ) -> dict[str, Any]:
-    """Run the saved stages in DIR on images or arrays, and write what they compute.
+    """Run the saved stages in DIR on images or arrays, and write the results.
 
-    Memory stays the same however many rows there are. FILE.json says what was run and, for images, which row is which
-    file. A run that was interrupted leaves FILE.unfinished: go on with --resume.
+    Memory use does not grow with the number of rows. FILE.json records the run and, for images, which row is which
+    file. An interrupted run leaves FILE.unfinished: continue it with --resume.
     """
     options = {name: given.pop(name) for name in _OF_ENGINES}
     options["devices"] = list(options["devices"])

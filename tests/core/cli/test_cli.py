@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from checkout import ROOT
 from command_line import run
 
 import kerassplit as ks
+from kerassplit.cli import main
 from kerassplit.cli.options import cut
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize
@@ -104,6 +106,20 @@ class TestHelp:
         assert printed.startswith(f"kerassplit, version {ks.__version__}\n")
         assert f"keras {keras.__version__}" in printed
         assert f"Python {platform.python_version()}" in printed
+
+    @pytest.mark.parametrize("command", ["", *main.commands])
+    def test_it_fits_a_terminal_of_80_columns(self, command, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        lines = run(*command.split(), "--help").stdout.splitlines()
+        assert [line for line in lines if len(line) > 80] == []
+
+    def test_its_examples_run_and_cut(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        text = run("plan", "--help").stdout.replace("\\\n", " ")
+        examples = [shlex.split(line) for line in text.splitlines() if line.startswith("  kerassplit ")]
+        assert len(examples) == 2
+        for words in examples:
+            assert "Cut at " in run(*words[1:]).stdout
 
     def test_it_says_why_unsafe_is_unsafe(self):
         text = " ".join(run("points", "--help").stdout.split())
@@ -406,6 +422,17 @@ class TestPlot:
             assert run("plot", *arguments, "-o", path).stdout == f"Wrote {path}.\n"
             assert path.stat().st_size > 0
         assert "head" in (tmp_path / "1.txt").read_text(encoding="utf-8")
+
+    def test_a_file_that_exists_is_replaced_only_when_asked_for(self, file, tmp_path):
+        path = tmp_path / "mine.txt"
+        path.write_text("mine")
+        for command in (["plot", file, "-o", path], ["plan", file, "--devices", "2", "-o", path]):
+            error = run(*command, status=2).stderr
+            assert error == f"Error: '{path}' exists already. Name another file, or pass --overwrite to replace it.\n"
+            assert path.read_text() == "mine"
+            run(*command, "--overwrite")
+            assert path.read_text() != "mine"
+            path.write_text("mine")
 
     def test_an_unknown_format_is_refused_with_the_list(self, file, tmp_path):
         message = run("plot", file, "-o", tmp_path / "x.bmp", status=2).stderr

@@ -72,7 +72,7 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Say what to plan for: a number of equal devices with --devices N, or each with --device 'NAME: SPEED"),
+        ((), "Say what to plan for: identical devices with --devices N, or each with --device 'NAME: SPEED"),
         (("--devices", 2, "--device", "a"), "Say what to plan for"),
         (("--device", "a: 1 GFLOPS, 2 GFLOPS"), "has two values for one thing"),
         (("--device", "a: fast"), "'fast' of device 'a' is neither a speed such as '20 GFLOPS' nor a memory such as"),
