@@ -199,8 +199,7 @@ def split(
         data |= {"verdict": verdict, "receipt": None, "ok": True}
     else:
         x = input_from(input_file, built, model, exif=exif)
-        with working("Comparing the stages with the model"):
-            receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
+        receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
         show(receipt.__rich__())
         data |= _told(receipt)
         if not receipt.ok:
@@ -259,8 +258,7 @@ def verify(
         return {**data, "verdict": verdict, "receipt": None, "ok": True}
     compared = options.load(model)
     x = input_from(input_file, compared, model, exif=exif)
-    with working("Comparing the stages with the model"):
-        receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
+    receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
     show(receipt.__rich__())
     return {**data, **_told(receipt)}
 

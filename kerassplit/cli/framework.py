@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from kerassplit.display.rich_table import WIDE, SafeConsole
+from kerassplit.display.rich_table import SafeConsole
 from kerassplit.errors import SplitError, without_terminal_codes
 from kerassplit.text import printable
 from kerassplit.zoo.user_code import check_sources, import_code
@@ -169,7 +169,7 @@ def _in_options(message: str) -> str:
 
 
 def _show(stdout: Any, renderable: RenderableType) -> None:
-    console = SafeConsole(file=stdout, width=None if stdout.isatty() else WIDE, highlight=False)
+    console = SafeConsole(file=stdout, highlight=False)
     with console.capture() as captured:  # or rich would meet a broken pipe before we do
         console.print(renderable)
     text = "\n".join(line.rstrip() for line in captured.get().split("\n"))

@@ -1,6 +1,5 @@
 """What is a table where it is printed, and the console that prints it."""
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,6 +25,8 @@ class SafeConsole(Console):
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, **options)
+        if "width" not in options and not (self.is_terminal or self.is_jupyter):
+            self.width = WIDE
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **{"crop": False, **options})
@@ -54,7 +55,7 @@ class Shown:
         SafeConsole().print(self)
 
     def __str__(self) -> str:
-        console = SafeConsole(width=None if sys.stdout.isatty() else WIDE, color_system=None)
+        console = SafeConsole(color_system=None)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip()
