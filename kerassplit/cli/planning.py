@@ -1,5 +1,6 @@
 """The commands that say what a model costs, and where to cut it for some devices."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import kerassplit as ks
 from kerassplit.cli import completion
 from kerassplit.cli.commands import main
 from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, read_profile, size
-from kerassplit.cli.framework import Show, command
+from kerassplit.cli.framework import Show, command, working
 from kerassplit.cli.options import (
     PATH,
     ModelOptions,
@@ -64,7 +65,8 @@ def profile(
     check_written([chart] if chart else [], options.files(model), overwrite=overwrite)
     options.check(model)
     built = options.load(model, structure_only=True)
-    costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
+    with contextlib.nullcontext() if measure else working(f"Counting what {built.name} costs"):  # measuring has a bar
+        costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
     if chart is not None:
         costs.plot(chart)
     show(profile_tables(costs, "calls" if calls else "blocks"))
