@@ -161,3 +161,22 @@ def test_names_that_only_keras_can_judge_are_left_to_it(folder, small):
 def test_the_list_of_architectures_is_that_of_keras():
     functions = {name for name in dir(keras.applications) if callable(getattr(keras.applications, name))}
     assert set(architectures()) == functions
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of Unix")
+def test_a_terminal_is_told_that_keras_starts_before_it_does(tmp_path):
+    (tmp_path / "keras.py").write_text(
+        "import os\n"
+        "os.write(os.open(os.environ['TERMINAL'], os.O_WRONLY), b'importing')\n"
+        "raise ImportError('this is not Keras')\n"
+    )
+    master, slave = os.openpty()
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "TERMINAL": os.ttyname(slave)}
+    environment |= {"TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "kerassplit", "points", "ResNet50"]
+    done = subprocess.run(command, stdout=slave, stderr=slave, env=environment, cwd=tmp_path, check=False)
+    os.close(slave)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert done.returncode == 2
+    assert -1 < shown.find("Starting Keras …") < shown.find("importing") < shown.find("this is not Keras")
