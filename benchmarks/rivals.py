@@ -3,8 +3,8 @@
     pip install -e ".[test-tools]" tensorflow torch==2.13.0 torchvision onnx onnxruntime tf2onnx
     python benchmarks/rivals.py
 
-The first table builds tails of Keras models, at up to eight tensors each, and compares their outputs on the features with
-the model's. The second cuts a ResNet50 once with the tools of other frameworks, each on the model of its own framework.
+The first table builds tails of Keras models, at up to eight tensors each, and compares what they give with what the
+model gives. The second cuts a ResNet50 once with the tools of other frameworks, each on the model of its own framework.
 """
 
 import copy

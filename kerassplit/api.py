@@ -224,7 +224,7 @@ class Split(Stages):
                 random samples (drawn with `seed`, by default 0, with `open_sides` for open dimensions, by default 32).
                 `tolerance` is the largest difference to allow, relative to the largest number of its tensor, by default
                 0.0001 for float32. `overwrite=True` replaces
-                a folder that holds an export; no other folder ever is.
+                a folder that holds an export; no other folder ever is. `verbose` is that of `predict`.
 
         Returns:
             An `ExportReceipt`.

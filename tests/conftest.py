@@ -15,7 +15,8 @@ from applications import application
 from comparing import collect
 from hypothesis import settings
 
-from kerassplit.zoo.models import architecture_module, find_architecture
+from kerassplit.zoo.models import architecture_module
+from kerassplit.zoo.names import find_architecture
 from kerassplit.zoo.random_weights import smooth_noise
 
 settings.register_profile("few", max_examples=20)  # a fifth of as many as by default

@@ -5,6 +5,7 @@ In reading order:
 - `framework`: what all commands share: output, errors, Keras imported quietly.
 - `options`: arguments and options of several commands.
 - `device_options`: devices, links, and numbers with units.
+- `completion`: what a shell completes.
 - `tables`: what commands show, as tables and as JSON.
 - `versions`: `kerassplit --version`.
 - `demo`: `kerassplit demo`.

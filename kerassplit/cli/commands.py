@@ -11,28 +11,37 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
+from kerassplit.cli import completion
 from kerassplit.cli.device_options import number_or_any
-from kerassplit.cli.framework import Command, Show, command, note, working
+from kerassplit.cli.framework import Command, Show, command, note, start_keras, working
 from kerassplit.cli.options import (
     PATH,
     ModelOptions,
     allow_crossing_option,
     at_option,
+    check_input,
+    check_written,
     cut,
     exif_option,
     input_option,
     model_options,
     names_option,
     open_sides_option,
+    overwrite_option,
 )
 from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
 from kerassplit.cli.versions import show_versions
+from kerassplit.cutting.stage_names import stage_names
+from kerassplit.display.file_formats import PICTURE_FORMATS, check_format
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import refuse_same
+from kerassplit.storage.manifest import MANIFEST, check_target, read_manifest
 from kerassplit.text import listed
 
 if TYPE_CHECKING:
     import keras
+
+_DEMO = Path("kerassplit-demo")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,7 +58,7 @@ def main() -> None:
 
     MODEL is a file (.keras, .h5) or the name of an architecture in keras.applications, such as ResNet50.
 
-    Exit status: 0; 1 when a verification failed; 2 for a mistake, told in one message.
+    Exit codes: 0 success, 1 verification failed, 2 usage or input error.
     """
 
 
@@ -57,28 +66,26 @@ main.command_class = Command
 
 
 @main.command(short_help="List where MODEL can be cut.")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.option(
     "--max-tensors",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
     metavar="N",
-    help="List the cuts where up to N tensors cross.",
+    help="List cuts where up to N tensors cross.",
 )
 @model_options
 @command
 def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> dict[str, Any]:
-    """List the tensors of MODEL where one cut carries one tensor; with --max-tensors, cuts that carry a few.
+    """List the tensors where MODEL can be cut with nothing else crossing; with --max-tensors, cuts that carry a few.
 
-    FLOPs before: the share of the model's FLOPs that come before the cut; '?' where a dimension is open or a layer has
-    no formula (`kerassplit profile` counts more).
+    FLOPs before: the share of the model's FLOPs before the cut; '?' if a dimension is unknown or a layer has no
+    formula (`kerassplit profile` counts more).
 
-    EfficientNets have one layer more with ImageNet weights: to cut by number, list them with the same --weights.
+    EfficientNets have one more layer with ImageNet weights: to cut by number, list the points with the same --weights.
     """
-    from kerassplit.cutting.largest_layer import closed_layer
-    from kerassplit.graph.reading import read_graph
-
+    options.check(model)
     built = options.load(model, structure_only=True)
     if max_tensors > 1:
         few = ks.crossings(built, max_tensors)
@@ -86,19 +93,23 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
         return {"model": built.name, "crossings": [crossing_data(crossing) for crossing in few]}
     found = ks.split_points(built)
     show(points_table(built.name, found))
+    from kerassplit.cutting.largest_layer import closed_layer
+    from kerassplit.graph.reading import read_graph
+
     name, advice = closed_layer(read_graph(built)) or (None, None)
     if advice:
         show(Text(advice))
     return {"model": built.name, "points": [point_data(point) for point in found], "closed_layer": name}
 
 
-@main.command(short_help="Say why a tensor is a split point, or not.")
-@click.argument("model")
-@click.argument("name")
+@main.command(short_help="Explain why a tensor is a split point, or not.")
+@click.argument("model", shell_complete=completion.models)
+@click.argument("name", shell_complete=completion.cuts)
 @model_options
 @command
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
     """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
+    options.check(model, [name])
     built = options.load(model, structure_only=True)
     explanation = ks.explain(built, name)
     show(Text(str(explanation)))
@@ -106,21 +117,21 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 
 
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @at_option
-@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut where this plan says, which `plan -o` wrote.")
-@click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into so many stages of even FLOPs.")
+@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut where this plan from `plan -o` says.")
+@click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into N stages of even FLOPs.")
 @click.option(
     "--max-crossing",
     callback=number_or_any,
     metavar="N|any",
-    help="With --stages: how many tensors may cross a cut. By default 1.",
+    help="With --stages: how many tensors may cross a cut. Default: 1.",
 )
 @open_sides_option
 @input_option()
 @exif_option
 @click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR", help="Folder for the stages.")
-@click.option("--overwrite", is_flag=True, help="Replace the split that DIR holds; no other folder is ever replaced.")
+@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
 @names_option
 @allow_crossing_option
 @model_options
@@ -143,7 +154,7 @@ def split(
 ) -> dict[str, Any]:
     """Cut MODEL into stages, verify them on an input, and save them in DIR.
 
-    A model that takes strings, of which none are random, is compared on FILE, or not at all.
+    A model that takes strings is compared on FILE only: there are no random strings.
     """
     if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
         raise SplitError(
@@ -154,16 +165,18 @@ def split(
         raise SplitError("--max-crossing is for choosing cuts: it belongs to --stages.")
     if stages is None and input_file is not None and open_sides is not None:
         raise SplitError("--open-sides is for choosing cuts, with --stages, and for random input: leave out --input.")
-    from kerassplit.graph.reading import read_graph
-    from kerassplit.graph.strings import string_inputs
-    from kerassplit.storage.manifest import MANIFEST, read_manifest
-    from kerassplit.storage.saving import check_target
-
+    if names and at and not any(set("*?[") & set(one) for one in at):
+        stage_names(names, len(at) + 1)
+    options.check(model, at)
+    check_input(input_file)
     if check_target(directory, overwrite):
         replaced = [MANIFEST, *(entry["file"] for entry in read_manifest(directory)["stages"])]
         refuse_same([directory / name for name in replaced], [plan_file, input_file, *options.files(model)])
     planned = None if plan_file is None else ks.Plan.load(plan_file)
     built = options.load(model)
+    from kerassplit.graph.reading import read_graph
+    from kerassplit.graph.strings import string_inputs
+
     if stages is not None:
         from kerassplit.planning.even import even_stages
 
@@ -186,8 +199,7 @@ def split(
         data |= {"verdict": verdict, "receipt": None, "ok": True}
     else:
         x = input_from(input_file, built, model, exif=exif)
-        with working("Comparing the stages with the model"):
-            receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
+        receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
         show(receipt.__rich__())
         data |= _told(receipt)
         if not receipt.ok:
@@ -201,8 +213,8 @@ def split(
 
 
 @main.command(short_help="Check a saved split, alone or against a model.")
-@click.argument("directory", type=PATH, metavar="DIR")
-@click.option("--model", metavar="MODEL", help="The model to compare with.")
+@click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
+@click.option("--model", metavar="MODEL", shell_complete=completion.models, help="The model to compare with.")
 @input_option()
 @exif_option
 @click.option(
@@ -221,7 +233,7 @@ def verify(
     open_sides: int | None,
     options: ModelOptions,
 ) -> dict[str, Any]:
-    """Check the saved split in DIR: its files, that they load and, with --model, that they compute the same numbers."""
+    """Check that the files of the split in DIR are intact and load and, with --model, compute the same numbers."""
     of_model = options.weights or options.input_shape or options.open or input_file or tolerance or open_sides
     if model is None and of_model:
         raise SplitError(
@@ -230,6 +242,11 @@ def verify(
         )
     if input_file is not None and open_sides is not None:
         raise SplitError("--open-sides is for random input: leave out --input.")
+    read_manifest(directory)
+    check_input(input_file)
+    if model is not None:
+        options.check(model)
+    start_keras()
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not options.unsafe)
     data = {**split_data(stages), "directory": str(directory), "compared_with": model}
@@ -241,14 +258,13 @@ def verify(
         return {**data, "verdict": verdict, "receipt": None, "ok": True}
     compared = options.load(model)
     x = input_from(input_file, compared, model, exif=exif)
-    with working("Comparing the stages with the model"):
-        receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
+    receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
     show(receipt.__rich__())
     return {**data, **_told(receipt)}
 
 
 @main.command(short_help="Draw a model or a split.")
-@click.argument("model", metavar="MODEL|DIR")
+@click.argument("model", metavar="MODEL|DIR", shell_complete=completion.models)
 @at_option
 @click.option(
     "-o", "--output", type=PATH, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
@@ -258,8 +274,9 @@ def verify(
     type=click.Choice(["blocks", "layers"]),
     default="blocks",
     show_default=True,
-    help="One box for each block between split points, or for each layer.",
+    help="One box per block between split points, or per layer.",
 )
+@overwrite_option
 @names_option
 @allow_crossing_option
 @model_options
@@ -270,6 +287,7 @@ def plot(
     at: tuple[str, ...],
     output: Path,
     detail: Literal["blocks", "layers"],
+    overwrite: bool,
     names: list[str] | None,
     allow_crossing: bool,
     options: ModelOptions,
@@ -277,15 +295,17 @@ def plot(
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
         raise SplitError("--names belongs to cuts: say where to cut, with --at NAME.")
-    from kerassplit.storage.manifest import MANIFEST
-
     drawn: Any
-    refuse_same([output], [Path(model), *options.files(model)])
+    check_format(output, PICTURE_FORMATS, "Pictures")
+    check_written([output], [Path(model), *options.files(model)], overwrite=overwrite)
     if (Path(model) / MANIFEST).is_file():
         if at or options.open:
             raise SplitError(f"'{model}' is already split; {'--at' if at else '--open'} is for a model.")
+        read_manifest(Path(model))
+        start_keras()
         drawn = ks.load(model, safe_mode=not options.unsafe)
     else:
+        options.check(model, at)
         drawn = options.load(model, structure_only=True)
         if at:
             cuts = [cut(one, drawn) for one in at]
@@ -296,21 +316,25 @@ def plot(
     return {"model": drawn.name, "file": str(output)}
 
 
-@main.command(short_help="Cut ResNet50 in three, prove it, save it, draw it.")
+@main.command(short_help="Cut ResNet50 into three stages; verify, save and draw them.")
 @click.option(
     *("-o", "--output", "directory"),
     type=PATH,
-    default=Path("kerassplit-demo"),
+    default=_DEMO,
     show_default=True,
     metavar="DIR",
-    help="Folder for the stages and pictures.",
+    help="Folder for the stages and the picture. What an earlier demo left in the default folder is replaced.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
 @command
-def demo(show: Show, directory: Path) -> dict[str, Any]:
-    """Cut ResNet50 in three, prove it on a photograph, save it, load it in a fresh process, and draw it."""
+def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
+    """Cut ResNet50 into three stages, verify them on a photo, save, load in a fresh process, and draw them."""
+    overwrite = overwrite or directory == _DEMO
+    check_target(directory, overwrite)
+    start_keras()
     from kerassplit.cli.demo import run_demo
 
-    return run_demo(directory, show)
+    return run_demo(directory, show, overwrite=overwrite)
 
 
 def _told(receipt: "ks.Receipt") -> dict[str, Any]:
@@ -322,7 +346,7 @@ def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exi
     if path is None:
         return None
     from kerassplit.engines.inputs import load_input
-    from kerassplit.zoo.models import find_architecture
+    from kerassplit.zoo.names import find_architecture
 
     architecture = find_architecture(name) if name else None
     architecture = architecture or find_architecture(model.name)

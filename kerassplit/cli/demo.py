@@ -9,16 +9,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.table import Table
 from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli.framework import Show, working
 from kerassplit.cli.tables import points_table, split_data
 from kerassplit.display.rich_table import right
+from kerassplit.display.table import FittedTable
 from kerassplit.engines.inputs import load_input
 from kerassplit.errors import SplitError
-from kerassplit.storage.saving import check_target
+from kerassplit.storage.manifest import check_target
 from kerassplit.zoo.downloads import impatient, unreachable
 from kerassplit.zoo.models import architecture_module, load_model
 from kerassplit.zoo.photos import shipped_photo
@@ -30,12 +30,13 @@ _PICTURE = "split.svg"
 _FRESH_PROCESS_SECONDS = 600
 
 
-def run_demo(directory: Path, show: Show) -> dict[str, Any]:
+def run_demo(directory: Path, show: Show, *, overwrite: bool = False) -> dict[str, Any]:
     """Cuts ResNet50 into three stages, verifies, saves and draws them.
 
     Args:
-        directory: For all that is written. A folder that holds a split, such as that of an earlier run, is replaced.
+        directory: For all that is written.
         show: Called with each table or line, as soon as it is there.
+        overwrite: Whether a split that the folder holds may be replaced.
 
     Returns:
         The same as plain values; `"ok"` tells whether all numbers were equal.
@@ -43,7 +44,7 @@ def run_demo(directory: Path, show: Show) -> dict[str, Any]:
     Raises:
         SplitError: The folder holds other things, or cannot be written.
     """
-    check_target(directory, overwrite=True)
+    check_target(directory, overwrite)
     model, weights = _model(show)
     points = ks.split_points(model)
     cuts = [point.index for point in points if point.name in _CUTS]
@@ -53,12 +54,11 @@ def run_demo(directory: Path, show: Show) -> dict[str, Any]:
     show(stages.__rich__())
     with importlib.resources.as_file(shipped_photo()) as photo:
         x = load_input(photo, model, _ARCHITECTURE)
-        with working("Running a photograph through the model and the stages"):
-            receipt = ks.verify(model, stages, x)
+        receipt = ks.verify(model, stages, x)
         show(receipt.__rich__())
         labels = _labels(keras.ops.convert_to_numpy(stages(x)), show) if weights == "imagenet" else None
         with working(f"Writing {directory}"):
-            stages.save(directory, overwrite=True)
+            stages.save(directory, overwrite=overwrite)
         show(Text(f"Saved the stages in {directory}."))
         with working("Loading them in a fresh process"):
             fresh = _verify_in_fresh_process(directory, weights, photo)
@@ -95,7 +95,7 @@ def _labels(scores: np.ndarray, show: Show) -> list[dict[str, Any]] | None:
     except Exception as error:  # Keras downloads the labels, and raises a bare Exception where that fails
         show(Text(f"The names of the ImageNet classes could not be downloaded: {error}", style="yellow"))
         return None
-    table = Table("label", right("probability"), title="The photograph shows")
+    table = FittedTable("The photograph shows", "label", right("probability"), whole=2)
     for _, label, score in decoded:
         table.add_row(label.replace("_", " "), f"{score:.1%}")
     show(table)

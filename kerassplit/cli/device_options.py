@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kerassplit.cli.options import gathered
+from kerassplit.display.units import parse_flops_per_second
 from kerassplit.errors import SplitError
+from kerassplit.files.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from kerassplit.planning.devices import Device, Link
@@ -42,7 +44,7 @@ class Devices:
         """
         if (self.count is None) == (not self.described):
             raise SplitError(
-                f"Say what to plan for: a number of equal devices with --devices N, or each with --device '{_DEVICE}'."
+                f"Say what to plan for: identical devices with --devices N, or each with --device '{_DEVICE}'."
             )
         return self.count if self.count is not None else [_device(text) for text in self.described]
 
@@ -60,18 +62,17 @@ device_options = gathered(
         "links",
         multiple=True,
         metavar="'BANDWIDTH[, LATENCY]'",
-        help="What connects the devices, such as '20 Mbit/s, 10 ms': once for all of them, or once between each "
-        "and the next.",
+        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one for each step.",
     ),
     click.option(
         "--device",
         "described",
         multiple=True,
         metavar=f"'{_DEVICE}'",
-        help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; once for each, in order. In "
-        "place of the speed, a file that `profile --measure --json` wrote on it.",
+        help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; repeat it in order. Instead of the "
+        "speed, a file that `profile --measure --json` wrote there.",
     ),
-    click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="So many equal devices."),
+    click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="Plan for N identical devices."),
 )
 """Adds `--devices`, `--device` and `--link`: what `Devices` holds."""
 
@@ -103,9 +104,6 @@ def _device(text: str) -> "Device":
 
 
 def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
-    from kerassplit.display.units import parse_flops_per_second
-    from kerassplit.files.sizes import parse_bytes
-
     try:
         return "flops_per_second", parse_flops_per_second(text, "speed")
     except SplitError:
@@ -130,14 +128,34 @@ def _link(text: str) -> "Link":
 
 def number_or_any(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
     """Reads `--max-crossing`."""
-    return int(value) if value is not None and value.isdecimal() else value
+    if value is None or value == "any":
+        return value
+    number = int(value) if value.isdecimal() else value
+    if not isinstance(number, int) or number < 1:
+        raise click.BadParameter(f"how many tensors may cross a cut: 1 or more, or 'any'; got {number!r}.")
+    return number
+
+
+def size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """Reads `--largest-crossing`."""
+    try:
+        return None if value is None else parse_bytes(value, "largest crossing")
+    except SplitError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | str | None:
     """Reads `--compression`."""
     if value is None:
         return None
+    from kerassplit.planning.work import check_compression  # it imports NumPy
+
     try:
-        return float(value)
+        given = float(value)
     except ValueError:
-        return value
+        given = value
+    try:
+        check_compression(given)
+    except SplitError as error:
+        raise click.BadParameter(str(error)) from error
+    return given

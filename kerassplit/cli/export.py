@@ -7,29 +7,39 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
+from kerassplit.cli import completion
 from kerassplit.cli.commands import input_from, main
-from kerassplit.cli.framework import Show, command, note, working
-from kerassplit.cli.options import PATH, UNSAFE, exif_option, import_option, input_option, open_sides_option
+from kerassplit.cli.framework import Show, command, note, start_keras, working
+from kerassplit.cli.options import (
+    PATH,
+    UNSAFE,
+    check_input,
+    exif_option,
+    import_option,
+    input_option,
+    open_sides_option,
+)
 from kerassplit.files.atomic_file import refuse_same
 from kerassplit.storage.exports.formats import FORMATS
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, check_export, files_of
+from kerassplit.storage.manifest import read_manifest
 
 
-@main.command(short_help="Write the stages of a saved split for another runtime.")
-@click.argument("directory", type=PATH, metavar="DIR")
-@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
+@main.command(short_help="Export the stages of a saved split for another runtime.")
+@click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
+@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="Format to write.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Folder for the exported stages.")
-@input_option("a photograph for an architecture of keras.applications, random for other models.")
+@input_option("a photo for an architecture of keras.applications, random for other models.")
 @exif_option
 @click.option("--no-verify", is_flag=True, help="Do not run the exported stages.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="X",
-    help="Largest difference to allow, relative to the largest number of its tensor; by default 0.0001 where the "
-    "model computes in float32.",
+    help="Largest difference to allow, relative to the largest number of its tensor. Default for float32: 0.0001.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the exported stages that OUT holds, and no other folder.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For random input; by default 0.")
+@click.option("--overwrite", is_flag=True, help="Replace the exported stages in OUT; no other folder is ever replaced.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for random input. Default: 0.")
 @open_sides_option
 @click.option("--unsafe", is_flag=True, help=UNSAFE)
 @import_option
@@ -46,24 +56,23 @@ def export(
     unsafe: bool,
     **options: Any,
 ) -> dict[str, Any]:
-    """Write every stage of the split in DIR for another runtime, run them there, and say how far the numbers are off.
+    """Export every stage of the split in DIR for another runtime, run it there, and report how far its numbers differ.
 
-    Inputs and outputs bear the names of their tensors; kerassplit-export.json says how the stages belong together.
-    Where the numbers differ by more than the tolerance, nothing is written, and the exit status is 1.
+    Inputs and outputs keep the names of their tensors; kerassplit-export.json describes how the stages connect. If the
+    numbers differ by more than the tolerance, nothing is written, and the exit code is 1.
     """
-    from kerassplit.storage.exports.export import check_export
-    from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, files_of
-
+    read_manifest(directory)
+    check_input(input_file)
     if check_export(output, format_name, verify=not no_verify, overwrite=overwrite, x=input_file):
         replaced = [EXPORT_MANIFEST, *files_of(output)]
         refuse_same([output / name for name in replaced], [directory, input_file])
+    start_keras()
     with working(f"Loading {directory}"):
         stages = ks.load(directory, safe_mode=not unsafe)
     x = input_from(input_file, stages.model, None, exif=exif)
     options |= {"verify": not no_verify, "overwrite": overwrite}
     try:
-        with working(f"Exporting {len(stages)} stages as {FORMATS[format_name].title}"):
-            receipt = stages.export(output, format=format_name, x=x, **options)
+        receipt = stages.export(output, format=format_name, x=x, **options)
     except ks.VerificationError as error:
         failed: Any = error.receipt
         show(failed.__rich__())

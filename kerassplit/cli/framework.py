@@ -8,10 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from kerassplit.display.rich_table import SafeConsole
@@ -19,11 +21,13 @@ from kerassplit.errors import SplitError, without_terminal_codes
 from kerassplit.files.native_output import quiet_native_code
 from kerassplit.files.saved import plain
 from kerassplit.text import printable
+from kerassplit.zoo.user_code import check_sources, import_code
 
 Show = Callable[[RenderableType], None]
 """Prints a table or a line of text on standard output, unless JSON was asked for."""
 
-_WIDE = 1000  # columns where there is no terminal, so that no name is cut off in a pipe
+GIVEN = f"{__name__}.given"
+"""Where a context holds all that was typed behind the command: completing an option, click drops the rest."""
 _BACKENDS = ("tensorflow", "jax", "torch")
 _TRACEBACK = "KERASSPLIT_TRACEBACK"
 _FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
@@ -53,7 +57,7 @@ class Command(click.Command):
     """A command that says how to give a name which begins with a dash."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        given = list(args)
+        given = ctx.meta[GIVEN] = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -75,9 +79,9 @@ class Failure(click.ClickException):
 def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     """Makes the body of a command out of a function.
 
-    The function gets a `Show` and the command's arguments, and returns what `--json` prints. Before it, what
-    `--import` names is imported. An entry `"ok"` that is
-    false makes the exit status 1. While it runs, what Keras prints goes to standard error.
+    The function gets a `Show` and the command's arguments, and returns what `--json` prints. It checks all that can be
+    checked without Keras, and then calls `start_keras`. An entry `"ok"` that is false makes the exit status 1. While
+    it runs, what Keras prints goes to standard error.
     """
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
@@ -89,12 +93,8 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
             reconfigure(errors="replace")  # a terminal or pipe that knows no × still gets the rest
         show = functools.partial(_show, stdout)
         with _errors_as_messages(stdout):
-            import_keras()
+            check_sources(imports)
             with contextlib.redirect_stdout(sys.stderr):
-                if imports:
-                    from kerassplit.zoo.user_code import import_code
-
-                    import_code(imports)
                 data = function((lambda _: None) if as_json else show, **arguments)
             if as_json:
                 stdout.write(json.dumps(plain(data), indent=2) + "\n")
@@ -105,13 +105,20 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     return run
 
 
-def import_keras() -> None:
+def start_keras() -> None:
+    """Imports Keras, and then the code that the command's `--import` names."""
+    if "keras" not in sys.modules:
+        _import_keras()
+    imports = click.get_current_context().params.get("imports")
+    if imports:
+        import_code(imports)
+
+
+def _import_keras() -> None:
     """Imports Keras without the lines that its backend writes on the way; they are shown when it fails."""
-    if "keras" in sys.modules:
-        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow: errors only
     try:
-        with working("Starting Keras"), quiet_native_code():
+        with _own_standard_error() as terminal, working("Starting Keras", terminal), quiet_native_code():
             import keras  # noqa: F401
     except ImportError as error:
         raise SplitError(f"Keras cannot be imported: {error}.{_backend_to_take(error)}") from error
@@ -129,10 +136,23 @@ def _backend_to_take(error: ImportError) -> str:
 
 
 @contextlib.contextmanager
-def working(what: str) -> Iterator[None]:
-    """Shows on a terminal's standard error what is being done, until it is done."""
-    with SafeConsole(stderr=True).status(Text(f"{what} …")):
+def working(what: str, terminal: IO[str] | None = None) -> Iterator[None]:
+    """Shows on a terminal, by default on that of standard error, what is being done, from now until it is done."""
+    console = SafeConsole(stderr=True) if terminal is None else SafeConsole(file=terminal)
+    with Live(Spinner("dots", Text(f"{what} …")), console=console, transient=True, refresh_per_second=12):
         yield
+
+
+@contextlib.contextmanager
+def _own_standard_error() -> Iterator[IO[str] | None]:
+    """Standard error as it is now, whatever it is redirected to meanwhile; `None` where it is closed."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield None
+        return
+    with os.fdopen(kept, "w", encoding="utf-8") as terminal:
+        yield terminal
 
 
 def note(text: str) -> None:
@@ -149,7 +169,7 @@ def _in_options(message: str) -> str:
 
 
 def _show(stdout: Any, renderable: RenderableType) -> None:
-    console = SafeConsole(file=stdout, width=None if stdout.isatty() else _WIDE, highlight=False)
+    console = SafeConsole(file=stdout, highlight=False)
     with console.capture() as captured:  # or rich would meet a broken pipe before we do
         console.print(renderable)
     text = "\n".join(line.rstrip() for line in captured.get().split("\n"))

@@ -2,15 +2,19 @@
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kerassplit.cli.framework import working
+from kerassplit.cli import completion
+from kerassplit.cli.framework import start_keras, working
 from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import refuse_same, status_of
+from kerassplit.zoo.layer_names import check_names
+from kerassplit.zoo.names import check_model, is_file_name
 
 if TYPE_CHECKING:
     import keras
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 UNSAFE = (
-    "Open files that bring code. A model file can carry Python functions (in Lambda layers), and opening it runs them "
-    "with all your rights; so this is refused unless you say that you trust where the file comes from."
+    "Open files that contain code. A model file can carry Python functions (in Lambda layers) that run with your "
+    "permissions when it is opened, so this is refused unless you trust where the file comes from."
 )
 
 import_option = click.option(
@@ -28,8 +32,8 @@ import_option = click.option(
     "imports",
     multiple=True,
     metavar="FILE|MODULE",
-    help="Python code to import first, which runs it: the layers and functions of your own that a file needs. "
-    "Give it once for each.",
+    help="Python file or module to import, and so run, first: your own layers and functions that the model needs. "
+    "Repeatable.",
 )
 """`command` imports what it names."""
 
@@ -37,20 +41,47 @@ import_option = click.option(
 exif_option = click.option(
     "--exif/--no-exif",
     default=True,
-    help="Whether a photo is turned as its camera says, as by default; Keras's own loader does not.",
+    help="Rotate photos as their EXIF data says (default); Keras's own loader does not.",
 )
 
 
-def input_option(by_default: str = "random.") -> Callable[..., Any]:
-    """`--input`; `by_default` ends the sentence that says what is compared on without it."""
+def input_option(default: str = "random.") -> Callable[..., Any]:
+    """`--input`; `default` says what the stages are compared on without it."""
     return click.option(
         "--input",
         "input_file",
         type=PATH,
         metavar="FILE",
-        help="Input to compare on: a photo, a .npy file, or a .npz file with an array for each input. By default "
-        + by_default,
+        help=f"Input to compare on: a photo, a .npy file, or a .npz file with one array per input. Default: {default}",
     )
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")
+
+
+def check_written(paths: Iterable[Path], read: Iterable[Path | None], *, overwrite: bool) -> None:
+    """Refuses to write over what is read here, or over what exists unless that is asked for.
+
+    Raises:
+        SplitError: A file is read here, exists, or is in a folder that does not exist.
+    """
+    written = list(paths)
+    refuse_same(written, read)
+    for path in written:
+        if not overwrite and status_of(path) is not None:
+            raise SplitError(f"'{path}' exists already. Name another file, or pass --overwrite to replace it.")
+        if not path.parent.is_dir():
+            raise SplitError(f"'{path}' cannot be written: there is no folder '{path.parent}'. Make it first.")
+
+
+def check_input(path: Path | None) -> None:
+    """Refuses a file of input that is not there.
+
+    Raises:
+        SplitError: There is none.
+    """
+    if path is not None and (status_of(path) is None or path.is_dir()):
+        raise SplitError(f"There is no file '{path}' to take an input from.")
 
 
 def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,12 +126,17 @@ class ModelOptions:
 
     def files(self, model: str) -> list[Path]:
         """The files that `load` reads: nothing may be written over them."""
-        from kerassplit.zoo.models import is_file_name
-
         return [Path(name) for name in (model, self.weights) if name is not None and is_file_name(name)]
+
+    def check(self, model: str, names: Iterable[str] = ()) -> None:
+        """Refuses what `load` and cuts at such names would refuse, as far as that can be told without Keras."""
+        check_model(model, self.weights, self.input_shape)
+        if model.endswith(".keras") and not self.open and is_file_name(model):
+            check_names(model, names)
 
     def load(self, model: str, *, structure_only: bool = False) -> "keras.Model":
         """The model, opened. The weights of an architecture are ImageNet's, unless only its structure is needed."""
+        start_keras()
         built = self._load(model, structure_only)
         if not self.open:
             return built
@@ -109,7 +145,7 @@ class ModelOptions:
         return trace(built, open=self.open)
 
     def _load(self, model: str, structure_only: bool) -> "keras.Model":
-        from kerassplit.zoo.models import is_file_name, load_model
+        from kerassplit.zoo.models import load_model
 
         weights = self.weights
         if weights is None and not structure_only and not is_file_name(model):
@@ -139,26 +175,26 @@ model_options = gathered(
     import_option,
     click.option("--unsafe", is_flag=True, help=UNSAFE),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="For all that is random; by default 0."
+        "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for everything random. Default: 0."
     ),
     click.option(
         "--input-shape",
         type=_Shape(),
         metavar="H,W,C",
-        help="Input of an architecture, such as 160,160,3 or 160x160x3; '?' for an open side.",
+        help="Input shape of an architecture, such as 160,160,3 or 160x160x3; '?' for an unknown dimension.",
     ),
     click.option(
         "--open",
         multiple=True,
         metavar="GLOB",
-        help="Open a layer with layers inside first, so that it can be cut: its name, such as encoder or "
-        "encoder/block_*. Give it once for each.",
+        help="Open a composite layer first, so that it can be cut: encoder or encoder/block_*. Repeatable.",
     ),
     click.option(
         "--weights",
+        shell_complete=completion.weights,
         metavar="imagenet|random|FILE",
-        help="Weights of the model. By default a file's own; those of an architecture are ImageNet's, downloaded "
-        "once, where numbers are computed, and none where only the structure matters.",
+        help="Weights of the model. Default: a file's own; for an architecture ImageNet's (downloaded once) where "
+        "numbers are computed, none where only the structure matters.",
     ),
 )
 """Adds what `ModelOptions` holds, and `--import`."""
@@ -211,14 +247,14 @@ def _is_known(graph: "Graph", name: str) -> bool:
 
 at_option = click.option(
     "--at",
+    shell_complete=completion.cuts,
     multiple=True,
     metavar="NAME",
-    help="Where to cut: a tensor, or the number of a split point as `points` prints it. Give it once for each cut. "
-    "Several tensors that cross together, and outputs to be computed before the cut: NAME,NAME. A name may hold commas "
-    "itself.",
+    help="Where to cut: the name of a tensor, or the number of a split point from `points`. Repeatable. "
+    "Tensors that cross together, or outputs to compute before the cut, go into one: NAME,NAME.",
 )
 allow_crossing_option = click.option(
-    "--allow-crossing", is_flag=True, help="Cut inside a branch, too, and carry all the tensors that cross there."
+    "--allow-crossing", is_flag=True, help="Allow cuts inside a branch, and carry every tensor that crosses there."
 )
 
 
@@ -226,11 +262,11 @@ names_option = click.option(
     "--names",
     callback=lambda _context, _parameter, value: None if value is None else [name.strip() for name in value.split(",")],
     metavar="A,B,...",
-    help="Names of the stages, in order: one more than cuts.",
+    help="Stage names, in order: one more than there are cuts.",
 )
 open_sides_option = click.option(
     "--open-sides",
     type=click.IntRange(min=1),
     metavar="N",
-    help="What stands for the sides that MODEL leaves open, in counting and in random input.",
+    help="Size to assume for unknown (None) dimensions of MODEL, in counts and in random input.",
 )

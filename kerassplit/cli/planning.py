@@ -1,5 +1,6 @@
 """The commands that say what a model costs, and where to cut it for some devices."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -7,28 +8,42 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
+from kerassplit.cli import completion
 from kerassplit.cli.commands import main
-from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any
-from kerassplit.cli.framework import Show, command
-from kerassplit.cli.options import ModelOptions, cut, model_options, open_sides_option
-from kerassplit.files.atomic_file import refuse_same
+from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, size
+from kerassplit.cli.framework import Show, command, working
+from kerassplit.cli.options import (
+    PATH,
+    ModelOptions,
+    check_written,
+    cut,
+    model_options,
+    open_sides_option,
+    overwrite_option,
+)
+from kerassplit.costs.tables import profile_tables
+from kerassplit.display.chart import check_chart
 
-_path = click.Path(path_type=Path)
 _batch_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Samples in a batch; by default as many as MODEL is built for, 1 where it takes any number.",
+    help="Samples in a batch. Default: the batch size that MODEL is built for, else 1.",
 )
 
 
-@main.command(short_help="Say what MODEL costs, block by block.")
-@click.argument("model")
+def _name_option(name: str, text: str, *, multiple: bool = False) -> Any:
+    return click.option(name, multiple=multiple, shell_complete=completion.cuts, metavar="NAME", help=text)
+
+
+@main.command(short_help="Show what MODEL costs, block by block.")
+@click.argument("model", shell_complete=completion.models)
 @_batch_option
 @open_sides_option
-@click.option("--measure", is_flag=True, help="Run each block on this device, too: seconds.")
-@click.option("--calls", is_flag=True, help="Show each call, not each block.")
-@click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@click.option("--measure", is_flag=True, help="Also run each block on this device, and time it.")
+@click.option("--calls", is_flag=True, help="List calls instead of blocks.")
+@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
+@overwrite_option
 @model_options
 @command
 def profile(
@@ -39,18 +54,19 @@ def profile(
     measure: bool,
     calls: bool,
     chart: Path | None,
+    overwrite: bool,
     options: ModelOptions,
 ) -> dict[str, Any]:
-    """Say what MODEL costs between its split points: parameters, bytes, FLOPs and, with --measure, seconds.
+    """Show what MODEL costs between its split points: parameters, bytes, FLOPs and, with --measure, seconds.
 
-    A multiply-add is two FLOPs. Weights do not matter for what a model costs, so none are downloaded.
+    A multiply-add is two FLOPs. No weights are downloaded: costs do not depend on them.
     """
-    from kerassplit.costs.tables import profile_tables
-
     _check_chart(chart)
-    refuse_same([chart] if chart else [], options.files(model))
+    check_written([chart] if chart else [], options.files(model), overwrite=overwrite)
+    options.check(model)
     built = options.load(model, structure_only=True)
-    costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
+    with contextlib.nullcontext() if measure else working(f"Counting what {built.name} costs"):  # measuring has a bar
+        costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
     if chart is not None:
         costs.plot(chart)
     show(profile_tables(costs, "calls" if calls else "blocks"))
@@ -59,22 +75,22 @@ def profile(
     return costs.to_dict()
 
 
-@main.command(short_help="Say where to cut MODEL for some devices.")
-@click.argument("model")
+@main.command(short_help="Find where to cut MODEL for some devices.")
+@click.argument("model", shell_complete=completion.models)
 @device_options
 @click.option(
     "--objective",
     type=click.Choice(["throughput", "latency"]),
     default="throughput",
     show_default=True,
-    help="Make the slowest stage fast, or one batch through all of them.",
+    help="Minimize the slowest stage, or the time of one batch through all stages.",
 )
 @click.option(
     "--balance",
     type=click.Choice(["flops", "params", "memory", "time"]),
     default="flops",
     show_default=True,
-    help="What a call takes on a device of unknown speed; time is measured here.",
+    help="What a call costs on devices of unknown speed; time is measured here.",
 )
 @click.option(
     "--max-crossing",
@@ -86,18 +102,21 @@ def profile(
 )
 @_batch_option
 @click.option("--any-order", is_flag=True, help="Devices may be used in any order.")
+@click.option("--leave-out/--use-all", default=None, help="Whether devices may stay unused. Default: only for latency.")
+@click.option("--overlap", is_flag=True, help="Transfers overlap with computation.")
 @click.option(
-    "--leave-out/--use-all", default=None, help="Whether devices may stay without a stage; by default for latency."
+    "--compression",
+    callback=factor_or_dtype,
+    metavar="X",
+    help="Compression factor, or the dtype that floats are sent as.",
 )
-@click.option("--overlap", is_flag=True, help="Transfers run in parallel with computing.")
 @click.option(
-    "--compression", callback=factor_or_dtype, metavar="X", help="A factor, or the dtype that floats are sent as."
+    "--largest-crossing", callback=size, metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'."
 )
-@click.option("--largest-crossing", metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'.")
-@click.option("--must-cut", multiple=True, metavar="NAME", help="A cut that must be made, as --at of `split`.")
-@click.option("--must-not-cut", multiple=True, metavar="NAME", help="A cut, or by a glob cuts, that must not be made.")
-@click.option("--first-to", metavar="NAME", help="The first stage makes at least this tensor.")
-@click.option("--last-from", metavar="NAME", help="All that uses this tensor is in the last stage.")
+@_name_option("--must-cut", "Always cut here (as --at of `split`; repeatable).", multiple=True)
+@_name_option("--must-not-cut", "Never cut here (name or glob; repeatable).", multiple=True)
+@_name_option("--first-to", "The first stage computes at least this tensor.")
+@_name_option("--last-from", "The last stage contains everything that uses this tensor.")
 @open_sides_option
 @click.option(
     "--time-limit",
@@ -105,11 +124,12 @@ def profile(
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="For the search where cuts are too many to try them all.",
+    help="Limit for the search when there are too many cuts to try them all.",
 )
-@click.option("--profile", "profile_file", type=_path, metavar="FILE", help="What `profile --json` printed for MODEL.")
-@click.option("-o", "--output", type=_path, metavar="FILE", help="Write the plan, as JSON for `split --plan`.")
-@click.option("--plot", "chart", type=_path, metavar="FILE", help="Draw it, too: a .png, .svg or .pdf file.")
+@click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="Output of `profile --json` for MODEL.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan as JSON, for `split --plan`.")
+@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
+@overwrite_option
 @model_options
 @command
 def plan(
@@ -119,6 +139,7 @@ def plan(
     profile_file: Path | None,
     output: Path | None,
     chart: Path | None,
+    overwrite: bool,
     must_cut: tuple[str, ...],
     must_not_cut: tuple[str, ...],
     first_to: str | None,
@@ -126,28 +147,32 @@ def plan(
     options: ModelOptions,
     **limits: Any,
 ) -> dict[str, Any]:
-    """Say where to cut MODEL for some devices, so that the slowest stage is as fast as can be, or one batch is.
+    """Find the cuts of MODEL for some devices that make the slowest stage, or one batch through all, fastest.
 
-    Weights do not matter for what a model costs, so none are downloaded.
+    No weights are downloaded: costs do not depend on them.
 
     \b
     kerassplit plan ResNet50 --devices 4 -o plan.json
-    kerassplit plan ResNet50 --device "phone: 20 GFLOPS, 2 GiB" --device "server: 5 TFLOPS" \\
-        --link "20 Mbit/s, 10 ms" --objective latency
+    kerassplit plan MobileNetV2 --objective latency \\
+        --device "phone: 20 GFLOPS, 2 GiB" --device "server: 5 TFLOPS" \\
+        --link "100 Mbit/s, 5 ms"
     """
     _check_chart(chart)
     written = [path for path in (chart, output) if path is not None]
-    refuse_same(written, [profile_file, *devices.files(), *options.files(model)])
+    check_written(written, [profile_file, *devices.files(), *options.files(model)], overwrite=overwrite)
+    described, links = devices.read(), devices.read_links()
+    measured = None if profile_file is None else ks.Profile.load(profile_file)
+    options.check(model, [*must_cut, *must_not_cut, *(one for one in (first_to, last_from) if one)])
     built = options.load(model, structure_only=True)
     found = ks.plan(
         built,
-        devices.read(),
-        links=devices.read_links(),
+        described,
+        links=links,
         must_cut=[cut(one, built) for one in must_cut],
         must_not_cut=[cut(one, built) for one in must_not_cut],
         first_to=first_to or (),
         last_from=last_from or (),
-        profile=None if profile_file is None else ks.Profile.load(profile_file),
+        profile=measured,
         **limits,
     )
     show(found.__rich__())
@@ -162,6 +187,4 @@ def plan(
 
 def _check_chart(chart: Path | None) -> None:
     if chart is not None:
-        from kerassplit.display.chart import check_chart
-
         check_chart(chart)

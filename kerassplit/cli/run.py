@@ -1,16 +1,22 @@
 """The command that runs saved stages."""
 
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
+from kerassplit.cli import completion
 from kerassplit.cli.commands import main
-from kerassplit.cli.framework import Show, command, note
+from kerassplit.cli.framework import Show, command, note, start_keras
 from kerassplit.cli.options import PATH, exif_option, import_option
 from kerassplit.display.units import format_shape
 from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import status_of
+from kerassplit.storage.manifest import read_manifest
+from kerassplit.storage.structure import leaves
 
 _OF_ENGINES = ["devices", "replicas", "num_cpus", "num_gpus", "max_restarts", "max_retries", "in_flight", "address"]
 
@@ -37,44 +43,47 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
 
 
 @main.command(short_help="Run saved stages on images or arrays.")
-@click.argument("directory", type=PATH, metavar="DIR")
+@click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
 @click.option(
     "--input",
     "input_path",
     type=PATH,
     required=True,
     metavar="PATH",
-    help="A folder of images, an image, a .npy file, or a .npz file with an array for each input.",
+    help="A folder of images, an image, a .npy file, or a .npz file with one array per input.",
 )
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The .npy file for the results.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N")
 @click.option(
     "--preprocess",
+    shell_complete=completion.preprocessing,
     metavar="NAME|none",
-    help="Prepare images as this architecture wants them; `none`: pixels from 0 to 255, or input that has been "
-    "through the preprocessor of the model. By default the architecture that bears the model's name.",
+    help="Preprocess images for this architecture; `none`: pixels from 0 to 255, or input that has already been "
+    "preprocessed. Default: the architecture with the model's name.",
 )
 @exif_option
-@click.option("--resume", is_flag=True, help="Go on with a run into FILE that was interrupted.")
-@click.option("--overwrite", is_flag=True, help="Replace FILE, or begin an unfinished run again.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run into FILE.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, or restart an unfinished run.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@click.option("--unsafe", is_flag=True, help="Open stages that bring code, which runs with all your rights.")
+@click.option("--unsafe", is_flag=True, help="Open stages that contain code, which runs with your permissions.")
 @import_option
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="In this process, or on Ray with each stage in a process of its own, here or on a cluster.",
+    help="Run in this process, or on Ray with one process per stage.",
 )
-@click.option("--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order.")
-@_ray_option("--replicas", "processes for a stage.", "STAGE=N")
-@_ray_option("--num-cpus", "CPUs for each process.")
-@_ray_option("--num-gpus", "GPUs for each process.")
-@click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often a process that dies is started again.")
-@click.option("--max-retries", type=click.IntRange(min=0), help="Ray: how often a batch that fails is tried again.")
-@click.option("--in-flight", type=click.IntRange(min=1), help="Ray: batches on their way at one time.")
-@click.option("--address", help="Ray: the cluster to run on, such as `auto` or ray://HOST:10001.")
+@click.option(
+    "--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order (repeatable)."
+)
+@_ray_option("--replicas", "number of processes for a stage.", "STAGE=N")
+@_ray_option("--num-cpus", "CPUs per process.")
+@_ray_option("--num-gpus", "GPUs per process.")
+@click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often to restart a process that dies.")
+@click.option("--max-retries", type=click.IntRange(min=0), help="Ray: how often to retry a batch that fails.")
+@click.option("--in-flight", type=click.IntRange(min=1), help="Ray: batches in flight at a time.")
+@click.option("--address", help="Ray: address of the cluster, such as `auto` or ray://HOST:10001.")
 @command
 def run(
     show: Show,
@@ -86,19 +95,21 @@ def run(
     engine: str,
     **given: Any,
 ) -> dict[str, Any]:
-    """Run the saved stages in DIR on images or arrays, and write what they compute.
+    """Run the saved stages in DIR on images or arrays, and write the results.
 
-    Memory stays the same however many rows there are. FILE.json says what was run and, for images, which row is which
-    file. A run that was interrupted leaves FILE.unfinished: go on with --resume.
+    Memory use does not grow with the number of rows. FILE.json records the run and, for images, which row is which
+    file. An interrupted run leaves FILE.unfinished: continue it with --resume.
     """
-    from kerassplit.engines.running import run_stages
-
     options = {name: given.pop(name) for name in _OF_ENGINES}
     options["devices"] = list(options["devices"])
     replicas = _per_stage("--replicas", options["replicas"], whole=True)
     options["replicas"] = {name: int(number) for name, number in replicas.items()}
     for name in ("num_cpus", "num_gpus"):
         options[name] = _number_or_stages(options[name])
+    _check_run(read_manifest(directory), input_path, output, engine, given)
+    start_keras()
+    from kerassplit.engines.running import run_stages
+
     ran = run_stages(
         directory,
         input_path,
@@ -124,6 +135,21 @@ def run(
         "engine": engine,
         "outputs": {name: {"file": str(path), "shape": list(ran.shapes[name])} for name, path in ran.files.items()},
     }
+
+
+def _check_run(
+    manifest: Mapping[str, Any], input_path: Path, output: Path, engine: str, given: Mapping[str, Any]
+) -> None:
+    """Refuses what running would refuse, as far as that can be told without Keras."""
+    if status_of(input_path) is None:
+        raise SplitError(f"There is no file or folder '{input_path}' to take input from.")
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise SplitError('Running on Ray needs the package ray, which is not installed: pip install "kerassplit[ray]".')
+    from kerassplit.engines.output_paths import check_free, output_paths  # they import NumPy
+
+    places = output_paths(output, leaves(manifest["outputs"]), {})
+    if not given["resume"] or given["overwrite"]:
+        check_free(places, resume=given["resume"], overwrite=given["overwrite"])
 
 
 def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: bool = False) -> dict[str, float]:

@@ -4,10 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
-
 from kerassplit.display.rich_table import right
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_count, format_shape
 from kerassplit.files.sizes import format_bytes
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 def points_table(
     model: str, points: "Sequence[SplitPoint]", *, shown: Collection[int] | None = None, cuts: Collection[int] = ()
-) -> Table:
+) -> FittedTable:
     """The split points of a model.
 
     Args:
@@ -29,15 +27,12 @@ def points_table(
         cuts: Indices of those that are marked.
     """
     along = any(point.also for point in points)
-    figures = ("per\nsample", "after\nmerge", "params\nbefore", "params\nafter", "FLOPs\nbefore")
-    table = _table(
+    table = FittedTable(
         f"{model}: {len(points)} split points",
-        right("#", no_wrap=True),
-        Column("name", overflow="fold"),
-        right("shape", no_wrap=True),
-        Column("dtype", no_wrap=True),
-        *(right(heading, no_wrap=True) for heading in figures),
-        along=along,
+        *(right("#"), "name", right("shape"), right("per\nsample"), right("FLOPs\nbefore")),
+        *(right("params\nbefore"), right("params\nafter"), "after\nmerge", "dtype"),
+        *(["comes along"] if along else []),
+        whole=2,
     )
     gap = False
     for point in points:
@@ -51,24 +46,18 @@ def points_table(
             str(point.index),
             f"{point.name}  ← cut" if point.index in cuts else point.name,
             format_shape(point.shape),
-            point.dtype,
             format_bytes(point.bytes),
-            "yes" if point.after_merge else "",
+            _share(point.flops_before, point.flops_after),
             format_count(point.params_before),
             format_count(point.params_after),
-            _share(point.flops_before, point.flops_after),
-            *([", ".join(point.also)] if along else []),
+            "yes" if point.after_merge else "",
+            point.dtype,
+            *(["\n".join(point.also)] if along else []),
             style="bold green" if point.index in cuts else None,
         )
     if gap:
         table.add_row("⋮", "⋮")
     return table
-
-
-def _table(title: str, *columns: Column, along: bool) -> Table:
-    """An empty table; `along`: whether it says what comes along."""
-    more = [Column("comes along", overflow="fold")] if along else []
-    return Table(*columns, *more, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _share(before: int | None, after: int | None) -> str:
@@ -78,21 +67,20 @@ def _share(before: int | None, after: int | None) -> str:
     return f"{before / max(before + after, 1):.1%}"
 
 
-def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: int) -> Table:
+def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: int) -> FittedTable:
     """The cuts of a model where up to `max_tensors` tensors cross, written as `--at` takes them."""
     along = any(crossing.also for crossing in crossings)
-    table = _table(
+    table = FittedTable(
         f"{model}: {len(crossings)} cuts of up to {max_tensors} tensors",
-        *(Column(heading, overflow="fold") for heading in ("at", "shapes")),
-        right("per\nsample", no_wrap=True),
-        along=along,
+        *("at", right("per\nsample"), "shapes", *(["comes along"] if along else [])),
+        whole=1,
     )
     for crossing in crossings:
         table.add_row(
             ",".join(tensor.name for tensor in crossing.tensors),
-            ", ".join(format_shape(tensor.shape) for tensor in crossing.tensors),
             format_bytes(crossing.bytes),
-            *([", ".join(tensor.name for tensor in crossing.also)] if along else []),
+            ", ".join(format_shape(tensor.shape) for tensor in crossing.tensors),
+            *(["\n".join(tensor.name for tensor in crossing.also)] if along else []),
         )
     return table
 

@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from kerassplit.costs.figures import Figures
 from kerassplit.costs.records import BlockCost
+from kerassplit.display.rich_table import right
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_count
 from kerassplit.files.sizes import format_bytes
 from kerassplit.text import listed
@@ -53,51 +54,52 @@ def profile_tables(profile: Figures, of: Rows = "blocks") -> Group:
     return Group(blocks_table(profile), *map(Text, [*remarks_on_flops(profile), *remarks_on_seconds(profile)]))
 
 
-def blocks_table(profile: Figures) -> Table:
+def blocks_table(profile: Figures) -> FittedTable:
     """One row for each block, and the model's totals at the foot."""
     measured = profile.whole is not None
     samples = "1 sample" if profile.batch_size == 1 else f"batches of {profile.batch_size}"
-    table = Table(title=f"{profile.model}, {samples}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_footer=True)
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("block up to", "whole model", overflow="fold")
-    headings = ["calls", "parameters", "weights", "FLOPs", "peak live", "crosses\nbehind"]
-    feet = [*_figures(profile), ""]
-    if measured:
-        headings += ["time", "±"]
-        feet += [format_seconds(profile.seconds), ""]
-    for heading, foot in zip(headings, feet, strict=True):
-        table.add_column(heading, foot, justify="right", no_wrap=True)
+    headings = [*(["time", "±"] if measured else []), "FLOPs", "crosses\nbehind", "parameters", "peak\nlive"]
+    headings += ["weights", "calls"]
+    feet = [*([format_seconds(profile.seconds), ""] if measured else []), *_figures(profile, "")]
+    table = FittedTable(
+        f"{profile.model}, {samples}",
+        right("#"),
+        Column("block up to", "whole model"),
+        *(right(heading, footer=foot) for heading, foot in zip(headings, feet, strict=True)),
+        whole=2,
+        show_footer=True,
+    )
     for index, block in enumerate(profile.blocks):
         last = index == len(profile.blocks) - 1
-        figures = [*_figures(block), "" if last else format_bytes(block.crossing_bytes)]
+        figures = _figures(block, "" if last else format_bytes(block.crossing_bytes))
         if measured and block.time is not None:
-            figures += [format_seconds(block.seconds), format_seconds((block.time.high - block.time.low) / 2)]
+            spread = (block.time.high - block.time.low) / 2
+            figures = [format_seconds(block.seconds), format_seconds(spread), *figures]
         table.add_row(str(index), block.name, *figures)
     return table
 
 
-def _figures(one: Figures | BlockCost) -> list[str]:
+def _figures(one: Figures | BlockCost, crossing: str) -> list[str]:
     """What a table tells of the model and of each of its blocks."""
     return [
-        str(len(one.calls)),
-        format_count(one.parameters),
-        format_bytes(one.parameter_bytes),
         format_flops(one.flops, one.known_flops),
+        crossing,
+        format_count(one.parameters),
         format_bytes(one.peak_live_bytes),
+        format_bytes(one.parameter_bytes),
+        str(len(one.calls)),
     ]
 
 
-def calls_table(profile: Figures) -> Table:
+def calls_table(profile: Figures) -> FittedTable:
     """One row for each call."""
-    table = Table(title=f"{profile.model}: {len(profile.calls)} calls", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("block", justify="right", no_wrap=True)
-    table.add_column("call", overflow="fold")
-    table.add_column("kind", no_wrap=True)
-    for heading in ("parameters", "makes", "FLOPs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("counted by", no_wrap=True)
+    table = FittedTable(
+        f"{profile.model}: {len(profile.calls)} calls",
+        *(right("block"), "call", "kind", right("FLOPs"), right("parameters"), right("makes"), "counted by"),
+        whole=2,
+    )
     for call in profile.calls:
-        figures = format_count(call.parameters), format_bytes(call.activation_bytes), format_flops(call.flops)
+        figures = format_flops(call.flops), format_count(call.parameters), format_bytes(call.activation_bytes)
         table.add_row(str(call.block), call.name, call.kind, *figures, call.counted_by)
     return table
 

@@ -8,8 +8,9 @@ import keras
 from kerassplit.cutting.crossing import Crossing, crossing_tensor
 from kerassplit.cutting.frontiers import leaving, require_whole_crossing, split_tensors
 from kerassplit.cutting.points import SplitPoint
+from kerassplit.cutting.stage_names import stage_names
 from kerassplit.cutting.stage_parts import StagePart, build_stage, stage_parts
-from kerassplit.cutting.stages import STAGE_NAME, Stages
+from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.submodel import warn_of_lost_masks
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
@@ -35,7 +36,7 @@ def cut(
     graph = read_graph(model)
     sides = read_sides(graph)
     cuts = resolve_cuts(sides, at, allow_crossing)
-    labels = _stage_names(names, len(cuts) + 1)
+    labels = stage_names(None if names is None else several_of(names), len(cuts) + 1)
     parts = stage_parts(sides, cuts)
     _warn_of_another_order(graph, parts)
     outputs = set(graph.flat_outputs())
@@ -180,24 +181,6 @@ def _cut_tensors(graph: Graph, points: Sequence[int], reference: int | SplitPoin
         if points
         else f"Model '{graph.model.name}' has no split points, so none has index {reference}."
     )
-
-
-def _stage_names(names: Sequence[str] | None, count: int) -> list[str]:
-    if names is None:
-        return [f"stage_{place}" for place in range(count)]
-    labels = several_of(names)
-    if len(labels) != count:
-        cuts = "1 cut makes" if count == 2 else f"{count - 1} cuts make"
-        raise SplitError(f"{cuts} {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}.")
-    for label in labels:
-        if not isinstance(label, str) or not STAGE_NAME.fullmatch(label):
-            raise SplitError(
-                f"{label!r} cannot name a stage: a name is made of letters, digits, '_', '-' and '.' and begins with "
-                "a letter or '_'."
-            )
-    if len({label.lower() for label in labels}) < count:
-        raise SplitError(f"The names of stages must differ (also in more than capitals); got {listed(labels)}.")
-    return labels
 
 
 def _warn_of_another_order(graph: Graph, parts: Sequence[StagePart]) -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from kerassplit.cutting.comparison import Comparison
-from kerassplit.display.rich_table import Shown
+from kerassplit.display.rich_table import Shown, right
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_samples
 from kerassplit.errors import VerificationError
 from kerassplit.files.saved import Saved
@@ -128,13 +128,13 @@ class Receipt(AnyReceipt):
         return printable(" ".join([numbers, *self.problems[:_TOLD_PROBLEMS], *more]))
 
     def __rich__(self) -> Group:
-        table = Table(title=f"Receipt for {self.model}")
-        for heading in ("stage", "tensor", "shape", "largest difference"):
-            table.add_column(heading, justify="right" if heading == "largest difference" else "left")
+        table = FittedTable(
+            f"Receipt for {self.model}", *("stage", "tensor"), right("largest difference"), right("shape"), whole=2
+        )
         for one in self.comparisons:
             same = "0 (identical)" if one.identical and one.numbers else f"{one.max_difference:.3g}"
             same = "nothing compared" if one.identical and not one.numbers else same
-            table.add_row(one.stage, one.label, format_samples(one.shape), same)
+            table.add_row(one.stage, one.label, same, format_samples(one.shape))
         weights = (
             f"{self.num_calls} calls; weights: {self.weights_shared} shared, {self.weights_equal} copied and equal."
         )

@@ -1,19 +1,18 @@
 """A model as a sequence of stages: `Stage`, `Stages`."""
 
 import copy
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import keras
-from rich.table import Table
 from scipy.sparse import issparse
 
 from kerassplit.cutting.arrays import as_taken, named_tensors, packed_tensors
 from kerassplit.cutting.crossing import Crossing, CrossingTensor, crossing_tensor
-from kerassplit.display.rich_table import Records, SafeConsole, Shown
+from kerassplit.display.rich_table import Records, SafeConsole, Shown, right
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_count, format_shape
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import format_bytes
@@ -28,8 +27,6 @@ from kerassplit.graph.tensor_marks import as_received
 from kerassplit.graph.unsupported import own_prediction, told_of_own_prediction
 from kerassplit.text import listed, printable, shortened, unique
 
-STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
-"""What can name a stage: it names a file, too."""
 _PROGRAM = "_program"
 
 
@@ -201,26 +198,29 @@ class Stages:
         """Prints the stages and what crosses each cut as a table."""
         SafeConsole().print(self)
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> FittedTable:
         notes = [f"{path} is shared by {listed(stages)}." for path, stages in self.shared_variables.items()]
         if self.preprocessor is not None:
             notes.append(f"What `predict` gets goes through {self.preprocessor} in the model, and in no stage.")
-        table = Table(title=f"{self.name} in {len(self)} stages", caption="\n".join(notes) or None)
-        table.add_column("stage")
-        for heading in ("calls", "parameters", "weights"):
-            table.add_column(heading, justify="right")
-        table.add_column("gives to later stages")
-        table.add_column("per sample", justify="right")
+        table = FittedTable(
+            f"{self.name} in {len(self)} stages",
+            *("stage", "gives to later stages", right("per sample"), right("shape"), "dtype"),
+            *(right(heading) for heading in ("parameters", "weights", "calls")),
+            whole=2,
+            notes=tuple(notes),
+        )
         crossings = [*self.crossings, None]
         for stage, crossing in zip(self.stages, crossings, strict=True):
             tensors = crossing.tensors if crossing else ()
             table.add_row(
                 stage.name,
-                str(sum(1 for call in read_graph(stage.model).calls if call.inputs)),
+                "\n".join(one.name for one in tensors),
+                format_bytes(crossing.bytes) if crossing else "",
+                "\n".join(format_shape(one.shape) for one in tensors),
+                "\n".join(one.dtype for one in tensors),
                 format_count(stage.model.count_params()),
                 format_bytes(bytes_in(stage.model.weights)),
-                "\n".join(f"{one.name} {format_shape(one.shape)} {one.dtype}" for one in tensors),
-                format_bytes(crossing.bytes) if crossing else "",
+                str(sum(1 for call in read_graph(stage.model).calls if call.inputs)),
             )
         return table
 

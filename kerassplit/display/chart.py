@@ -1,6 +1,7 @@
 """Charts of figures, drawn by matplotlib (the extra `kerassplit[charts]`)."""
 
 import contextlib
+import importlib.util
 import io
 import os
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerassplit.display.file_formats import CHART_FORMATS, check_format
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import write_whole
 from kerassplit.files.untrusted import check_path
@@ -16,8 +18,7 @@ from kerassplit.text import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHART_FORMATS = ("png", "svg", "pdf")
-"""What a chart is written as, by file name extension."""
+_NEEDED = "Charts need matplotlib: `pip install 'kerassplit[charts]'`."
 
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -57,7 +58,7 @@ class Chart:
             SplitError: The format is unknown, or the file cannot be written.
         """
         check_path(to_file)
-        write_whole(to_file, self.render(_extension(Path(to_file))))
+        write_whole(to_file, self.render(check_format(Path(to_file), CHART_FORMATS, "Charts")))
 
     def _repr_svg_(self) -> str:
         return self.render("svg").decode()
@@ -71,25 +72,18 @@ def check_chart(to_file: str | os.PathLike[str]) -> None:
     """
     path = Path(to_file)
     check_path(path)
-    _extension(path)
+    check_format(path, CHART_FORMATS, "Charts")
     if not path.parent.is_dir():
         raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
-    _figure_class()
-
-
-def _extension(path: Path) -> str:
-    extension = path.suffix[1:].lower()
-    if extension not in CHART_FORMATS:
-        formats = ", ".join(f".{each}" for each in CHART_FORMATS)
-        raise SplitError(f"Charts are written as {formats}; got '{path.name}'.")
-    return extension
+    if importlib.util.find_spec("matplotlib") is None:
+        raise SplitError(_NEEDED)
 
 
 def _figure_class() -> type["Figure"]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise SplitError("Charts need matplotlib: `pip install 'kerassplit[charts]'`.") from error
+        raise SplitError(_NEEDED) from error
     return Figure
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kerassplit.display.rich_table import SafeConsole
 
@@ -18,6 +20,8 @@ def progress(
 ) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, once the work takes long; gives a function that takes how much is there and computed.
 
+    The bar appears when its time has come, also where the first of what is counted takes longer.
+
     Args:
         what: The work.
         total: How much there is to do; `None`: that is not known.
@@ -28,23 +32,34 @@ def progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[speed]}"),
     )
-    shown = verbose or (verbose is None and sys.stderr.isatty())
-    progress = Progress(*columns, console=SafeConsole(stderr=True), transient=True)
-    task = progress.add_task(what, total=total, rate="")
+    # Where a timer starts the bar, the program may have redirected its output for a moment: the bar leaves that alone.
+    console = SafeConsole(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    task = bar.add_task(what, total=total, speed="")
     began = time.monotonic()
+    timer = threading.Timer(_LONG_WORK, bar.start)
+    timer.daemon = True
+    if verbose:
+        bar.start()
+    elif verbose is None and sys.stderr.isatty():
+        timer.start()
 
     def show(there: int, computed: int) -> None:
-        seconds = time.monotonic() - began
-        rate = f"{computed / max(seconds, 1e-9):,.0f} {unit}/s" if unit else ""
-        progress.update(task, completed=there, rate=rate)
-        if shown and not progress.live.is_started and (verbose or seconds > _LONG_WORK):
-            progress.start()
+        seconds = max(time.monotonic() - began, 1e-9)
+        speed = [f"{computed / seconds:,.0f} {unit}/s"] if unit else []
+        if total and computed:
+            left = timedelta(seconds=round((total - there) * seconds / computed))
+            speed.append(f"{left} left")
+        bar.update(task, completed=there, speed=", ".join(speed))
 
     try:
         yield show
     finally:
-        if progress.live.is_started:  # else it would print an empty line where there is no terminal
-            progress.stop()
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()
+        if bar.live.is_started:  # else it would print an empty line where there is no terminal
+            bar.stop()

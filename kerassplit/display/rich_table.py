@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, Self, SupportsIndex, TypeVar, overload
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_count, format_shape
 from kerassplit.files.sizes import format_bytes
 from kerassplit.text import in_words, printable, shortened
@@ -18,6 +20,9 @@ Item = TypeVar("Item")
 _WIDTH = 160
 _HTML = '<pre style="line-height: normal; overflow-x: auto; white-space: pre">{code}</pre>'
 
+WIDE = 1000
+"""Columns where there is no terminal, so that nothing is left out."""
+
 
 def right(heading: str, **options: Any) -> Column:
     """A column of numbers."""
@@ -25,17 +30,26 @@ def right(heading: str, **options: Any) -> Column:
 
 
 class SafeConsole(Console):
-    """A console for texts out of files: they are no markup, and a terminal acts on nothing in them."""
+    """A console for texts out of files: no markup, nothing that a terminal acts on, and words that are never cut."""
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, **options)
+        if "width" not in options and not (self.is_terminal or self.is_jupyter):
+            self.width = WIDE
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **{"crop": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        if isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain:
-            renderable = Text(printable(renderable.plain), style=renderable.style, overflow=renderable.overflow)
+        if isinstance(renderable, Text):
+            if printable(renderable.plain) != renderable.plain:
+                renderable = Text(printable(renderable.plain), style=renderable.style, overflow=renderable.overflow)
+            options = options or self.options
+            longest = max(map(cell_len, renderable.plain.split()), default=0)  # it may be a name: it is not folded
+            options = options.update(width=max(longest, options.max_width))
         return super().render(renderable, options)
 
 
@@ -56,7 +70,7 @@ class Shown:
         SafeConsole().print(self)
 
     def __str__(self) -> str:
-        console = SafeConsole(width=_WIDTH, color_system=None)
+        console = SafeConsole(color_system=None)
         with console.capture() as captured:
             console.print(self)
         return captured.get().rstrip()
@@ -85,16 +99,18 @@ class Records(Shown, tuple[Item, ...]):
         found = super().__getitem__(key)
         return type(self)(found) if isinstance(key, slice) else found
 
-    def __rich__(self) -> Table:
-        table = Table(title=self._title())
+    def __rich__(self) -> FittedTable:
         columns = {name: [_cell(name, getattr(record, name)) for record in self] for name in self._columns()}
         filled = {name: cells for name, cells in columns.items() if any(cells)}
-        for name in filled:
-            numbers = all(isinstance(getattr(record, name), int | float | None) for record in self)
-            table.add_column(name.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+        headings = [self._heading(name) for name in filled]
+        table = FittedTable(self._title(), *headings, whole=1)
         for row in zip(*filled.values(), strict=True):
             table.add_row(*row)
         return table
+
+    def _heading(self, name: str) -> Column:
+        numbers = all(isinstance(getattr(record, name), int | float | None) for record in self)
+        return Column(name.replace("_", " "), justify="right" if numbers else "left")
 
     def __repr__(self) -> str:
         first = self._columns()[0]
@@ -110,8 +126,8 @@ class Records(Shown, tuple[Item, ...]):
 class ShownDict(Shown, dict[str, Item]):
     """A dict of objects by their names. It prints as a table; its `repr` is one line."""
 
-    def __rich__(self) -> Table:
-        table = Table("name", "object", title=f"{len(self)} objects")
+    def __rich__(self) -> FittedTable:
+        table = FittedTable(f"{len(self)} objects", "name", "object", whole=1)
         for name, value in self.items():
             table.add_row(name, _cell("", value))
         return table

@@ -11,11 +11,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.table import Table
 
 from kerassplit.cutting.stages import Stages
 from kerassplit.display.progress import progress
 from kerassplit.display.rich_table import Shown, right
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_shape
 from kerassplit.engines.local import refuse_states, through
 from kerassplit.engines.route import Batch, Route, route_of
@@ -59,22 +59,23 @@ class EarlyExits(Shown):
         answered = ", ".join(f"{count:,} by {name}" for name, count in self.answered.items())
         return shortened(f"<EarlyExits: {len(self.outputs):,} rows answered, {answered}>")
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> FittedTable:
         rows = len(self.outputs)
         saved = sum(self.batches - count for count in self.ran.values())
-        table = Table(
-            *("stage", right("batches run"), "output", right("rows answered"), right("share")),
-            title=f"{rows:,} rows in {self.batches:,} batches through {len(self.ran)} stages",
-            caption=f"{saved:,} of {self.batches * len(self.ran):,} runs of a stage on a batch were not needed.",
+        table = FittedTable(
+            f"{rows:,} rows in {self.batches:,} batches through {len(self.ran)} stages",
+            *("stage", "output", right("rows answered"), right("share"), right("batches run")),
+            whole=2,
+            notes=(f"{saved:,} of {self.batches * len(self.ran):,} runs of a stage on a batch were not needed.",),
         )
         for stage, count in self.ran.items():
             given = [name for name, place in self.stage_of.items() if place == stage]
             table.add_row(
                 stage,
-                f"{count:,}",
                 "\n".join(given),
                 "\n".join(f"{self.answered[name]:,}" for name in given),
                 "\n".join(f"{self.answered[name] / rows:.1%}" for name in given),
+                f"{count:,}",
             )
         return table
 

@@ -23,7 +23,7 @@ from kerassplit.files.arrays import ArrayFile, open_arrays
 from kerassplit.files.atomic_file import check_regular, status_of
 from kerassplit.files.values import as_values, check_range, fits
 from kerassplit.graph.reading import read_graph
-from kerassplit.zoo.models import find_architecture
+from kerassplit.zoo.names import find_architecture
 from kerassplit.zoo.photos import IMAGE_SUFFIXES, read_photo
 
 _NO_PREPROCESSING = "none"

@@ -192,9 +192,10 @@ def _run(
         if places is not None:
             check_free(places, resume=resume, overwrite=overwrite)
         files = None if places is None else in_files(places, resume=resume, most=source.rows)
-        with engine as run_batches, files or contextlib.nullcontext(InMemory(route.results)) as output:
-            what = f"{route.model}, {len(route.steps)} stages"
-            computed = _compute(source, run_batches, output, what, verbose)
+        # Around the engine, too: starting one takes time.
+        bar = progress(f"{route.model}, {len(route.steps)} stages", source.rows, verbose)
+        with bar as show, engine as run_batches, files or contextlib.nullcontext(InMemory(route.results)) as output:
+            computed = _compute(source, run_batches, output, show)
             if not output.rows:
                 raise SplitError("The input holds no rows. Expected at least one.")
             arrays = output.finish()
@@ -209,11 +210,11 @@ def _run(
 
 
 def _compute(
-    source: Source, run_batches: RunBatches, output: InMemory | InFiles, what: str, verbose: bool | None
+    source: Source, run_batches: RunBatches, output: InMemory | InFiles, show: Callable[[int, int], None]
 ) -> int:
     """Runs the batches that are not there yet; gives how many rows they had."""
     computed = 0
-    with contextlib.closing(source.batches(output.rows)) as batches, progress(what, source.rows, verbose) as show:
+    with contextlib.closing(source.batches(output.rows)) as batches:
         try:
             with contextlib.closing(run_batches(batches)) as results:
                 for batch in results:

@@ -26,6 +26,7 @@ from typing import Literal
 import keras
 
 from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.display.file_formats import PICTURE_FORMATS as FORMATS
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import write_whole
 from kerassplit.files.untrusted import check_path
@@ -40,9 +41,6 @@ from kerassplit.pictures.write_text import to_text
 from kerassplit.text import shortened
 
 __all__ = ["FORMATS", "Box", "Cluster", "Drawing", "Edge", "Picture", "plot"]
-
-FORMATS = ("svg", "png", "pdf", "dot", "mmd", "txt")
-"""What `plot` writes, by file name extension."""
 
 
 @dataclass(frozen=True, repr=False)

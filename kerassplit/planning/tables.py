@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from kerassplit.costs.tables import format_seconds
+from kerassplit.display.rich_table import right
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_bandwidth, format_count
 from kerassplit.files.sizes import format_bytes
 from kerassplit.planning.results import PlanData, SweepData, SweepRange
@@ -30,30 +30,36 @@ def plan_tables(plan: PlanData) -> Group:
     return Group(_stages_table(plan), *(Text(line) for line in _remarks(plan)))
 
 
-def _stages_table(plan: PlanData) -> Table:
+def _stages_table(plan: PlanData) -> FittedTable:
     stages = f"{len(plan.stages)} stage{'s' * (len(plan.stages) != 1)}"
     samples = "1 sample" if plan.batch_size == 1 else f"batches of {plan.batch_size}"
-    table = Table(title=f"{plan.model}: {stages}, {samples}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("device", overflow="fold")
-    table.add_column("cut behind it at", overflow="fold")
-    headings = ["calls", "weights", "memory", "crosses"]
     timed = plan.unit == "seconds"
-    headings += ["computes", "moves", "load"] if timed else [plan.unit]
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    work = ("load", "computes", "moves") if timed else (plan.unit,)
+    table = FittedTable(
+        f"{plan.model}: {stages}, {samples}",
+        *("device", "cut behind it at"),
+        *map(right, (*work, "crosses", "memory", "weights", "calls")),
+        whole=2,
+    )
     for place, stage in enumerate(plan.stages):
         last = place == len(plan.stages) - 1
-        figures = [
-            str(len(stage.calls)),
-            format_bytes(stage.parameter_bytes),
-            "?" if stage.memory is None else format_bytes(round(stage.memory)),
+        amounts = [stage.load, stage.work, stage.receive + stage.send] if timed else [stage.work]
+        along = [f"with {name}" for name in stage.also]
+        table.add_row(
+            stage.device,
+            "\n".join([*_joined(stage.crossing), *along]),
+            *(format_amount(amount, plan.unit) for amount in amounts),
             "" if last else _size(stage.crossing_bytes),
-        ]
-        amounts = [stage.work, stage.receive + stage.send, stage.load] if timed else [stage.work]
-        figures += [format_amount(amount, plan.unit) for amount in amounts]
-        along = f" (with {', '.join(stage.also)})" if stage.also else ""
-        table.add_row(stage.device, " + ".join(stage.crossing) + along, *figures)
+            "?" if stage.memory is None else format_bytes(round(stage.memory)),
+            format_bytes(stage.parameter_bytes),
+            str(len(stage.calls)),
+        )
     return table
+
+
+def _joined(names: Sequence[str]) -> list[str]:
+    """The names of one crossing, a line each."""
+    return [f"{name} +" for name in names[:-1]] + list(names[-1:])
 
 
 def _size(count: float | None) -> str:
@@ -89,16 +95,16 @@ def sweep_tables(sweep: SweepData) -> Group:
         elif len(sweep.ranges) > 1:
             start += f" {format_bandwidth(one.high)}"
         times = [format_seconds(one.value(bandwidth)) for bandwidth in (one.low, one.high)]
-        lines.append((start, place_of(one), " → ".join(dict.fromkeys(times)), format_bytes(round(one.moved))))
+        lines.append((start, place_of(one, ",\n"), " → ".join(dict.fromkeys(times)), format_bytes(round(one.moved))))
     what = "latency" if sweep.objective == "latency" else "bottleneck"
-    table = Table(title=f"{sweep.model}: the best cut at every bandwidth", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("bandwidth", no_wrap=True)
-    table.add_column("best", overflow="fold")
-    table.add_column(what, justify="right", no_wrap=True)
-    table.add_column("moved", justify="right", no_wrap=True)
+    table = FittedTable(
+        f"{sweep.model}: the best cut at every bandwidth",
+        *("bandwidth", "best", right(what), right("moved")),
+        whole=2,
+    )
     for line in lines:
         table.add_row(*line)
-    parts: list[Table | Text] = [table]
+    parts: list[FittedTable | Text] = [table]
     if not all(one.optimal for one in sweep.ranges):
         parts.append(Text("Not all of these are proved to be the best: there may be better cuts than some of them."))
     if sweep.front:
@@ -106,21 +112,21 @@ def sweep_tables(sweep: SweepData) -> Group:
     return Group(*parts)
 
 
-def _front_table(sweep: SweepData) -> Table:
-    title = f"Latency against throughput at {format_bandwidth(sweep.front_bandwidth)}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("latency", "bottleneck"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("devices", overflow="fold")
-    table.add_column("cut at", overflow="fold")
+def _front_table(sweep: SweepData) -> FittedTable:
+    table = FittedTable(
+        f"Latency against throughput at {format_bandwidth(sweep.front_bandwidth)}",
+        *(right("latency"), right("bottleneck"), "device", "cut behind it at"),
+        whole=4,
+    )
     for plan in sweep.front:
-        devices = ", ".join(stage.device for stage in plan.stages)
-        cuts = ", ".join(" + ".join(stage.crossing) for stage in plan.stages[:-1])
+        rows = [(stage.device, _joined(stage.crossing)) for stage in plan.stages]
+        devices = "\n".join(device + "\n" * (len(names) - 1) for device, names in rows)
+        cuts = "\n".join(name for _, names in rows for name in names)
         table.add_row(format_seconds(plan.latency), format_seconds(plan.bottleneck), devices, cuts)
     return table
 
 
-def place_of(one: SweepRange) -> str:
+def place_of(one: SweepRange, separator: str = ", ") -> str:
     """Where the stages of a range run, in words.
 
     >>> place_of(SweepRange(0.0, 1.0, (), ("phone",), 1.0, 0.0, 0.0, True))
@@ -128,7 +134,7 @@ def place_of(one: SweepRange) -> str:
     """
     if not one.at:
         return f"keep all on '{one.devices[0]}'"
-    return "cut at " + ", ".join(_cut(cut) for cut in one.at)
+    return "cut at " + separator.join(_cut(cut) for cut in one.at)
 
 
 def _cut(cut: str | Sequence[str]) -> str:

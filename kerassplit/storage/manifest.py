@@ -5,17 +5,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
-
-import keras
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from kerassplit._version import __version__
-from kerassplit.cutting.crossing import CrossingTensor, crossing_tensor
-from kerassplit.cutting.stages import STAGE_NAME
+from kerassplit.cutting.stage_names import STAGE_NAME
 from kerassplit.errors import StoreError
+from kerassplit.files.atomic_folder import check_place
 from kerassplit.files.untrusted import is_device_name, is_file_name, same_file_key, shortened
 from kerassplit.files.untrusted_json import read_json
-from kerassplit.storage.structure import Tensor, find_problem, leaves
+from kerassplit.storage.structure import DTYPE, Tensor, find_problem, leaves
+
+if TYPE_CHECKING:
+    from kerassplit.cutting.crossing import CrossingTensor
 
 MANIFEST = "kerassplit.json"
 FORMAT_VERSION = 2
@@ -74,6 +75,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             path=path,
         )
     return manifest
+
+
+def check_target(target: Path, overwrite: bool) -> bool:
+    """Whether a folder holds a split that is to be replaced.
+
+    Raises:
+        StoreError: It is a file, or holds something else, or overwriting was not asked for.
+    """
+    return check_place(target, overwrite, MANIFEST, "a split", read_manifest)
 
 
 def as_text(manifest: dict[str, Any]) -> bytes:
@@ -177,8 +187,12 @@ def _wrong_tensors(stages: list[dict[str, Any]], unused: list[dict[str, Any]]) -
     return None
 
 
-def described(spec: dict[str, Any]) -> CrossingTensor:
+def described(spec: dict[str, Any]) -> "CrossingTensor":
     """The tensor that a manifest describes."""
+    import keras  # nothing else here needs it
+
+    from kerassplit.cutting.crossing import crossing_tensor
+
     return crossing_tensor(spec["tensor"], keras.KerasTensor(spec["shape"], spec["dtype"]))
 
 
@@ -195,11 +209,5 @@ def preprocessor_of(manifest: Mapping[str, Any], inputs: Iterable[str] | None = 
 
 def _is_described(spec: dict[str, Any]) -> bool:
     sides = [side for side in spec["shape"] if side is not None]
-    return len(spec["shape"]) <= _MOST_DIMENSIONS and max(sides, default=0) < 2**63 and _is_dtype(spec["dtype"])
-
-
-def _is_dtype(dtype: str) -> bool:
-    try:
-        return keras.backend.standardize_dtype(dtype) == dtype
-    except ValueError:
-        return False
+    bounded = len(spec["shape"]) <= _MOST_DIMENSIONS and max(sides, default=0) < 2**63
+    return bounded and DTYPE.fullmatch(spec["dtype"]) is not None

@@ -21,7 +21,7 @@ from kerassplit._version import __version__
 from kerassplit.cutting.sharing import shared_layers, tie
 from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.errors import StoreError
-from kerassplit.files.atomic_folder import check_place, placed, resolved
+from kerassplit.files.atomic_folder import placed, resolved
 from kerassplit.files.untrusted import hashed, is_device_name, opened, other_file, sha256
 from kerassplit.graph.internals.layers import replaced_calls
 from kerassplit.graph.internals.loading import load_file
@@ -32,6 +32,7 @@ from kerassplit.storage.manifest import (
     MANIFEST,
     OWN_PREDICTION,
     as_text,
+    check_target,
     described,
     preprocessor_of,
     read_manifest,
@@ -140,15 +141,6 @@ def _assembled(manifest: dict[str, Any], chosen: Sequence[dict[str, Any]], loade
     name = "_".join([manifest["model"], *(one.name for one in stages)])
     preprocessor = preprocessor_of(manifest, leaves(inputs))
     return Stages(stages, inputs, outputs, name, unknown=unknown, preprocessor=preprocessor)
-
-
-def check_target(target: Path, overwrite: bool) -> bool:
-    """Whether a folder holds a split that is to be replaced.
-
-    Raises:
-        StoreError: It is a file, or holds something else, or overwriting was not asked for.
-    """
-    return check_place(target, overwrite, MANIFEST, "a split", read_manifest)
 
 
 def _save_stage(stage: Stage, path: Path) -> None:

@@ -1,12 +1,17 @@
 """What the manifests of saved and of exported stages have in common, checked without Keras."""
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from kerassplit.files.untrusted import shortened
 from kerassplit.files.untrusted_json import read_record
+
+DTYPE = re.compile(
+    r"bool|string|bfloat16|float(16|32|64)|float8_(e4m3fn|e5m2)|u?int(8|16|32|64)|complex(64|128)"  # all of Keras's
+)
 
 
 class Tensor(TypedDict):

@@ -2,6 +2,8 @@
 
 In reading order:
 
+- `names`: what users call models, checked without Keras.
+- `layer_names`: names of tensors in a `.keras` file, likewise.
 - `user_code`: imports the user's own layers.
 - `downloads`: downloads that fail quickly.
 - `random_weights`: random weights that hide no mistakes.
@@ -12,6 +14,12 @@ In reading order:
 - `photos`: a photograph to what a model takes.
 """
 
-from kerassplit.zoo.models import load_model
+from typing import TYPE_CHECKING
 
-__all__ = ["load_model"]
+import lazy_loader
+
+if TYPE_CHECKING:
+    from kerassplit.zoo.models import load_model as load_model
+
+# As in `kerassplit` itself, Keras is imported when a name is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"models": ["load_model"]})

@@ -4,13 +4,10 @@ Weights are never silently random: they are asked for, or downloaded, or the err
 """
 
 import contextlib
-import difflib
-import inspect
 import io
 import json
 import os
 import random
-import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,56 +19,20 @@ import h5py
 import keras
 
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.files.atomic_file import check_regular, status_of
 from kerassplit.files.untrusted import hashed, opened
 from kerassplit.graph.internals.loading import load_file, load_h5_file
 from kerassplit.graph.sizes import Shape
-from kerassplit.text import listed
 from kerassplit.zoo.downloads import impatient, in_thread, unreachable
 from kerassplit.zoo.model_file import find_problem, find_problem_in_h5
+from kerassplit.zoo.names import check_model, find_architecture, is_file_name
 from kerassplit.zoo.random_weights import randomize, smooth_noise
 from kerassplit.zoo.user_code import gone_with_old_keras, keras_reason, way_to_code
-
-FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
-
-
-def architectures() -> tuple[str, ...]:
-    """Names of all the architectures in `keras.applications`, in alphabetical order.
-
-    >>> "ResNet50" in architectures()
-    True
-    """
-    applications = keras.applications
-    return tuple(sorted(name for name in dir(applications) if inspect.isfunction(getattr(applications, name))))
-
-
-def find_architecture(name: str) -> str | None:
-    """The architecture that `name` stands for, or `None`.
-
-    Capitals and signs do not matter, so a model's own name (`Model.name`) is found as well.
-
-    >>> find_architecture("efficientnetv2-b0"), find_architecture("mobilenet_1.00_224"), find_architecture("LeNet")
-    ('EfficientNetV2B0', 'MobileNet', None)
-    """
-    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", name))  # MobileNets bear their width and image size
-    return next((one for one in architectures() if _plain(one) == plain), None)
 
 
 def architecture_module(name: str) -> ModuleType:
     """The module of `keras.applications` with an architecture's `preprocess_input` and `decode_predictions`."""
     module = getattr(keras.applications, name).__module__.rsplit(".", 1)[-1]
     return getattr(keras.applications, module)
-
-
-def is_file_name(name: str | Path) -> bool:
-    """Whether this names a model file and not an architecture."""
-    if isinstance(name, str) and len(name) > 200:  # longer than any architecture's, and maybe than a file's may be
-        return True
-    if name in architectures():  # a folder of the same name is written ./ResNet50
-        return False
-    if isinstance(name, Path) or name.endswith(FILE_SUFFIXES) or "/" in name or "\\" in name:
-        return True
-    return status_of(name) is not None
 
 
 def load_model(
@@ -107,10 +68,11 @@ def load_model(
     >>> load_model("ResNet50", weights="random", input_shape=(64, 64, 3)).output_shape
     (None, 1000)
     """
+    check_model(name_or_file, weights, input_shape)
     if is_file_name(name_or_file):
-        return _open_file(Path(name_or_file), weights, input_shape, seed, unsafe)
-    name = _known(str(name_or_file))
-    shape = None if input_shape is None else _checked_shape(input_shape)
+        return _open_file(Path(name_or_file), weights, seed, unsafe)
+    name = find_architecture(str(name_or_file)) or str(name_or_file)
+    shape = None if input_shape is None else tuple(input_shape)
     if weights == "imagenet":
         return _with_imagenet(name, shape, seed)
     with _left_alone(seed):
@@ -123,40 +85,6 @@ def load_model(
     else:
         _load_weights(model, weights)
     return model
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _known(name: str) -> str:
-    found = find_architecture(name)
-    if found:
-        return found
-    plain = {_plain(one): one for one in architectures()}
-    matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.6)]
-    hint = f"Did you mean {listed(matches, 'or')}?" if matches else f"There are {listed(_families())}."
-    raise SplitError(
-        f"'{name}' is neither an architecture of keras.applications nor a file. {hint} "
-        f"A file's name ends in {listed(FILE_SUFFIXES, 'or')}."
-    )
-
-
-def _families() -> list[str]:
-    """One architecture of each kind, for a message that must not list all forty."""
-    by_module: dict[str, str] = {}
-    for name in architectures():
-        by_module.setdefault(architecture_module(name).__name__, name)
-    return list(by_module.values())
-
-
-def _checked_shape(shape: Sequence[int | None]) -> Shape:
-    sides = tuple(shape)
-    if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides if side is not None):
-        raise SplitError(
-            f"An input shape is three positive numbers, height, width and channels, such as (224, 224, 3); got {sides}."
-        )
-    return sides
 
 
 def _built(name: str, shape: Shape | None, weights: str | None = None) -> keras.Model:
@@ -226,28 +154,9 @@ def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
 def _open_file(
     path: Path,
     weights: str | Path | None,
-    input_shape: Sequence[int | None] | None,
     seed: int,
     unsafe: bool,
 ) -> keras.Model:
-    check_regular(path)
-    if path.is_dir():
-        raise SplitError(
-            f"'{path}' is a folder, and a model is a file. The stages of a split are opened with "
-            "`kerassplit.load(folder)`, and by the commands `verify` and `plot`."
-        )
-    if not path.exists():
-        raise SplitError(f"There is no file '{path}'.")
-    if not path.is_file():
-        raise SplitError(f"'{path}' is no regular file, and a model is read from one only.")
-    if path.suffix not in FILE_SUFFIXES:
-        raise SplitError(f"'{path}' is no model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
-    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise SplitError(f"'{path}' is damaged or no Keras model: a .keras file is a zip archive, and this is none.")
-    if input_shape is not None:
-        raise SplitError(f"An input shape can be given for an architecture only; '{path}' has its own.")
-    if weights == "imagenet":
-        raise SplitError(f"ImageNet weights are for architectures of keras.applications; '{path}' has its own.")
     try:
         model = _read(path, unsafe)
     except SplitError:
@@ -327,9 +236,6 @@ def _told_of(version: str) -> str:
 
 def _load_weights(model: keras.Model, weights: str | Path) -> None:
     path = Path(weights)
-    check_regular(path)
-    if not path.is_file():
-        raise SplitError(f"Weights are 'imagenet', 'random' or a file; there is no file '{weights}'.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Keras warns of weights that it does not find, and goes on

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import keras
-
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import check_regular
 
@@ -47,6 +45,8 @@ def import_code(sources: Sequence[str]) -> None:
     Raises:
         SplitError: There is no such file or module, or it raises.
     """
+    import keras  # `check_sources` needs none
+
     known = keras.saving.get_custom_objects()
     given = []
     for source in sources:
@@ -60,6 +60,25 @@ def import_code(sources: Sequence[str]) -> None:
                 known.setdefault(name, value)  # of files that were written before it was registered
     if given:
         os.environ[VARIABLE] = os.pathsep.join(given)
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuses Python files that are not there, before Keras is imported for them.
+
+    Raises:
+        SplitError: There is no such file.
+    """
+    for source in sources:
+        check_regular(source)
+        if source.endswith(".py") and not Path(source).exists():
+            raise _not_there("file", source)
+
+
+def _not_there(what: str, source: str) -> SplitError:
+    return SplitError(
+        f"There is no {what} '{source}' to import. Name a Python file, or a module that is installed or lies in this "
+        "folder."
+    )
 
 
 def import_what_the_parent_did() -> None:
@@ -122,10 +141,7 @@ def _imported(source: str, path: Path | None) -> ModuleType:
     except (Exception, SystemExit) as error:  # code of the user's own raises what it likes
         missing = isinstance(error, ModuleNotFoundError) and path is None and source.startswith(str(error.name))
         if missing or (isinstance(error, FileNotFoundError) and path is not None and not path.exists()):
-            raise SplitError(
-                f"There is no {'module' if missing else 'file'} '{source}' to import. Name a Python file, or a module "
-                "that is installed or lies in this folder."
-            ) from error
+            raise _not_there("module" if missing else "file", source) from error
         text = " ".join(str(error).split())
         raise SplitError(f"'{source}' cannot be imported: {type(error).__name__}: {text}{_line_of(error)}") from error
 

@@ -15,7 +15,8 @@ from comparing import copied, fingerprint, same_bits
 from samples import SAMPLE, due, marked
 
 import kerassplit as ks
-from kerassplit.zoo.models import architectures, load_model
+from kerassplit.zoo.models import load_model
+from kerassplit.zoo.names import architectures
 
 CUTS = 20  # one in so many is taken
 ARCHITECTURES = 20  # likewise

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from applications import parameters
 
-from kerassplit.zoo.models import architecture_module, architectures, find_architecture, load_model
+from kerassplit.zoo.models import architecture_module, load_model
+from kerassplit.zoo.names import architectures, find_architecture
 from kerassplit.zoo.random_weights import smooth_noise
 
 

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from checkout import ROOT
+from command_line import run
 from folders import chain_split
 
 import kerassplit as ks
@@ -35,6 +37,17 @@ def test_the_whole_way_over_an_earlier_split_without_a_network(tmp_path):
     assert (folder / "split.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
     assert len(list(folder.glob("*.keras"))) == 3
     assert [stage.name for stage in ks.load(folder)] == ["features", "middle", "classifier"]
+
+
+@pytest.mark.parametrize("folder", ["mine", "other/kerassplit-demo"])
+def test_another_split_is_left_alone_unless_it_may_be_replaced(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chain_split().save(folder)
+    before = {path: path.read_bytes() for path in Path(folder).iterdir()}
+    assert f"'{folder}' already holds a split." in run("demo", "-o", folder, status=2).stderr
+    with pytest.raises(StoreError, match="already holds a split"):
+        run_demo(Path(folder), lambda _: None)
+    assert {path: path.read_bytes() for path in Path(folder).iterdir()} == before
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):

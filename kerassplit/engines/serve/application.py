@@ -16,7 +16,7 @@ from kerassplit.errors import SplitError
 from kerassplit.graph.unsupported import told_of_own_prediction
 from kerassplit.storage.manifest import OWN_PREDICTION, described, preprocessor_of, read_manifest
 from kerassplit.text import listed, warn
-from kerassplit.zoo.models import architectures, find_architecture
+from kerassplit.zoo.names import architectures, find_architecture
 
 ray = import_ray()
 try:

@@ -21,7 +21,7 @@ from kerassplit.storage.exports.formats import Format
 from kerassplit.storage.exports.processes import WorkerError, work
 from kerassplit.storage.exports.receipt import ExportComparison
 from kerassplit.text import listed
-from kerassplit.zoo.models import find_architecture
+from kerassplit.zoo.names import find_architecture
 from kerassplit.zoo.photos import read_photo, shipped_photo
 
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-1}

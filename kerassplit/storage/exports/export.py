@@ -19,15 +19,16 @@ import keras
 
 from kerassplit._version import __version__
 from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError, VerificationError
-from kerassplit.files.atomic_folder import check_place, placed, resolved, scratch_folder
+from kerassplit.files.atomic_folder import placed, resolved, scratch_folder
 from kerassplit.files.untrusted import sha256
 from kerassplit.graph.shapes import OpenSides
 from kerassplit.graph.sizes import bytes_in
 from kerassplit.storage.exports.comparing import compare, input_to_compare_on, tolerance_for
-from kerassplit.storage.exports.formats import Format, check_packages, distribution, find_format
+from kerassplit.storage.exports.formats import Format, distribution, find_format
 from kerassplit.storage.exports.formats.naming import exported_names
-from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, FORMAT_VERSION, files_of, read_export
+from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, FORMAT_VERSION, check_export, files_of
 from kerassplit.storage.exports.processes import WorkerError, work
 from kerassplit.storage.exports.reasons import reason
 from kerassplit.storage.exports.receipt import ExportedStage, ExportReceipt
@@ -50,6 +51,7 @@ def export(
     overwrite: bool = False,
     seed: int = 0,
     open_sides: OpenSides = None,
+    verbose: bool | None = None,
 ) -> ExportReceipt:
     """Exports a split; see `Split.export`."""
     replaced = check_export(directory, format, verify=verify, overwrite=overwrite, x=x)
@@ -64,8 +66,13 @@ def export(
     given, compared_on = input_to_compare_on(split, x, seed, open_sides) if verify else ({}, None)
     allowed = tolerance_for(split) if tolerance is None else tolerance
     old = (lambda: files_of(target)) if replaced else None
-    with placed(target, EXPORT_MANIFEST, old) as folder, scratch_folder(folder.parent) as scratch:
-        entries, stages = zip(*_write(split, form, folder, scratch, target), strict=True)
+    bar = progress(f"Exporting {split.name} as {form.title}", len(split) + verify, verbose, unit="")
+    with placed(target, EXPORT_MANIFEST, old) as folder, scratch_folder(folder.parent) as scratch, bar as show:
+        written = []
+        for one in _write(split, form, folder, scratch, target):
+            written.append(one)
+            show(len(written), len(written))
+        entries, stages = zip(*written, strict=True)
         manifest = json.dumps(_manifest(split, form, entries), indent=2, ensure_ascii=False)
         (folder / EXPORT_MANIFEST).write_text(manifest + "\n", encoding="utf-8")
         receipt = ExportReceipt(
@@ -85,25 +92,6 @@ def export(
                 receipt=receipt,
             )
     return receipt
-
-
-def check_export(
-    directory: str | os.PathLike[str],
-    format: str,  # noqa: A002
-    *,
-    verify: bool,
-    overwrite: bool,
-    x: Any,
-) -> bool:
-    """Finds what stands in the way of an export before there is work to lose; whether a folder is to be replaced.
-
-    Raises:
-        SplitError: Such as a package that is missing.
-    """
-    check_packages(find_format(format), write=True, run=verify)
-    if not verify and x is not None:
-        raise SplitError("An input to compare on does not go with verify=False: nothing is compared then.")
-    return check_place(resolved(directory), overwrite, EXPORT_MANIFEST, "exported stages", read_export)
 
 
 def _write(

@@ -1,20 +1,19 @@
 """`kerassplit-export.json`, which says how exported stages belong together: read and checked."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any, TypedDict
 
-from kerassplit.errors import StoreError
+from kerassplit.errors import SplitError, StoreError
+from kerassplit.files.atomic_folder import check_place, resolved
 from kerassplit.files.untrusted import is_file_name, same_file_key, shortened
 from kerassplit.files.untrusted_json import read_json
-from kerassplit.storage.exports.formats import FORMATS
-from kerassplit.storage.structure import Tensor, find_problem
+from kerassplit.storage.exports.formats import FORMATS, check_packages, find_format
+from kerassplit.storage.structure import DTYPE, Tensor, find_problem
 from kerassplit.text import listed
 
 EXPORT_MANIFEST = "kerassplit-export.json"
 FORMAT_VERSION = 1
-_DTYPE = re.compile(r"bool|string|bfloat16|float(16|32|64)|u?int(8|16|32|64)|complex(64|128)")
 LARGEST = 8 * 1024**2  # bytes: 10,000 files
 
 
@@ -42,6 +41,25 @@ class _Export(TypedDict):
     inputs: Any
     outputs: Any
     stages: tuple[_Stage, ...]
+
+
+def check_export(
+    directory: str | os.PathLike[str],
+    format: str,  # noqa: A002
+    *,
+    verify: bool,
+    overwrite: bool,
+    x: Any,
+) -> bool:
+    """Finds what stands in the way of an export before there is work to lose; whether a folder is to be replaced.
+
+    Raises:
+        SplitError: Such as a package that is missing.
+    """
+    check_packages(find_format(format), write=True, run=verify)
+    if not verify and x is not None:
+        raise SplitError("An input to compare on does not go with verify=False: nothing is compared then.")
+    return check_place(resolved(directory), overwrite, EXPORT_MANIFEST, "exported stages", read_export)
 
 
 def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
@@ -91,7 +109,7 @@ def _what_is_wrong(manifest: dict[str, Any]) -> str | None:
             paths.add(same_file_key(one))
         if path not in [one.split("/")[0] for one in there]:
             return f"the files of stage {shortened(name)} are not those at its path"
-        if not all(_DTYPE.fullmatch(spec["dtype"]) for spec in (*stage["inputs"], *stage["outputs"])):
+        if not all(DTYPE.fullmatch(spec["dtype"]) for spec in (*stage["inputs"], *stage["outputs"])):
             return f"the inputs and outputs of stage {shortened(name)} are not described"
     return None
 

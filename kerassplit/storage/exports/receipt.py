@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from kerassplit.cutting.comparison import ComparedTensor
 from kerassplit.cutting.receipt import AnyReceipt, nothing_compared
 from kerassplit.display.rich_table import right
+from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_samples
 from kerassplit.files.sizes import format_bytes
 from kerassplit.storage.exports.formats import FORMATS, find_format
@@ -145,7 +145,7 @@ class ExportReceipt(AnyReceipt):
 
     def __rich__(self) -> Group:
         figures = map(right, ("bytes", "weights", "seconds", "peak memory"))
-        stages = Table("stage", "written", *figures, title=f"{self.model} as {FORMATS[self.format].title}")
+        stages = FittedTable(f"{self.model} as {FORMATS[self.format].title}", "stage", "written", *figures, whole=2)
         for stage in self.stages:
             stages.add_row(
                 stage.name,
@@ -155,14 +155,15 @@ class ExportReceipt(AnyReceipt):
                 f"{stage.seconds:.1f}",
                 "" if stage.peak_memory is None else format_bytes(stage.peak_memory),
             )
-        compared = Table("stage", "tensor", "shape", right("largest difference"), right("allowed"))
+        columns = (*("stage", "tensor"), *map(right, ("largest difference", "allowed", "shape")))
+        compared = FittedTable(f"Compared on {self.compared_on}", *columns, whole=2)
         for one in self.comparisons:
             compared.add_row(
                 one.stage,
                 one.label,
-                format_samples(one.shape),
                 f"{one.max_difference:.3g}",
                 f"{one.allowed:.3g}",
+                format_samples(one.shape),
             )
         verdict = Text(self.verdict(), style="green" if self.verified and self.ok else "" if self.ok else "bold red")
         return Group(stages, *([compared] if self.comparisons else []), verdict)

@@ -12,7 +12,8 @@ from kerassplit.engines.route import Route
 from kerassplit.errors import SplitError
 from kerassplit.text import listed, warn
 from kerassplit.training.features.rows import Rows
-from kerassplit.zoo.models import architecture_module, find_architecture
+from kerassplit.zoo.models import architecture_module
+from kerassplit.zoo.names import find_architecture
 
 Preprocess = str | Callable[[Any], Any] | None
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from checkout import ROOT
 from command_line import run
 
 import kerassplit as ks
+from kerassplit.cli import main
 from kerassplit.cli.options import cut
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize
@@ -105,6 +107,20 @@ class TestHelp:
         assert f"keras {keras.__version__}" in printed
         assert f"Python {platform.python_version()}" in printed
 
+    @pytest.mark.parametrize("command", ["", *main.commands])
+    def test_it_fits_a_terminal_of_80_columns(self, command, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        lines = run(*command.split(), "--help").stdout.splitlines()
+        assert [line for line in lines if len(line) > 80] == []
+
+    def test_its_examples_run_and_cut(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        text = run("plan", "--help").stdout.replace("\\\n", " ")
+        examples = [shlex.split(line) for line in text.splitlines() if line.startswith("  kerassplit ")]
+        assert len(examples) == 2
+        for words in examples:
+            assert "Cut at " in run(*words[1:]).stdout
+
     def test_it_says_why_unsafe_is_unsafe(self):
         text = " ".join(run("points", "--help").stdout.split())
         assert "A model file can carry Python functions (in Lambda layers)" in text
@@ -131,12 +147,12 @@ class TestPoints:
         data = json.loads(run("points", file, "--json").stdout)
         for point, as_json in zip(ks.split_points(model), data["points"], strict=True):
             before, after = point.flops_before, point.flops_after
-            assert lines[point.name][-1] == f"{before / (before + after):.1%}"
+            assert f"{before / (before + after):.1%}" in lines[point.name]
             assert (as_json["flops_before"], as_json["flops_after"]) == (before, after)
         inputs = keras.Input((None, None, 3))
         outputs = keras.layers.Conv2D(2, 1, name="out")(keras.layers.Conv2D(4, 1, name="conv")(inputs))
         keras.Model(inputs, outputs).save(tmp_path / "open.keras")
-        assert " ?" in run("points", tmp_path / "open.keras").stdout.splitlines()[-2]
+        assert " ? " in run("points", tmp_path / "open.keras").stdout.splitlines()[-2]
         (point,) = json.loads(run("points", tmp_path / "open.keras", "--json").stdout)["points"]
         assert (point["flops_before"], point["flops_after"]) == (None, None)
 
@@ -149,7 +165,7 @@ class TestPoints:
         printed = run("points", file, "--max-tensors", "2").stdout
         assert "small: 11 cuts of up to 2 tensors" in printed
         (line,) = [line.split() for line in printed.splitlines() if "block1_out,block2_conv " in line]
-        assert line == ["block1_out,block2_conv", "8×8×4,", "8×8×4", "2.0", "KiB"]
+        assert line == ["block1_out,block2_conv", "2.0", "KiB", "8×8×4,", "8×8×4"]
         data = json.loads(run("points", file, "--max-tensors", "2", "--json").stdout)
         crossing = [[one["name"] for one in crossing["tensors"]] for crossing in data["crossings"]]
         assert data["crossings"][crossing.index(["block1_out", "block2_conv"])]["bytes"] == 2 * 8 * 8 * 4 * 4
@@ -406,6 +422,17 @@ class TestPlot:
             assert run("plot", *arguments, "-o", path).stdout == f"Wrote {path}.\n"
             assert path.stat().st_size > 0
         assert "head" in (tmp_path / "1.txt").read_text(encoding="utf-8")
+
+    def test_a_file_that_exists_is_replaced_only_when_asked_for(self, file, tmp_path):
+        path = tmp_path / "mine.txt"
+        path.write_text("mine")
+        for command in (["plot", file, "-o", path], ["plan", file, "--devices", "2", "-o", path]):
+            error = run(*command, status=2).stderr
+            assert error == f"Error: '{path}' exists already. Name another file, or pass --overwrite to replace it.\n"
+            assert path.read_text() == "mine"
+            run(*command, "--overwrite")
+            assert path.read_text() != "mine"
+            path.write_text("mine")
 
     def test_an_unknown_format_is_refused_with_the_list(self, file, tmp_path):
         message = run("plot", file, "-o", tmp_path / "x.bmp", status=2).stderr

@@ -72,7 +72,7 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Say what to plan for: a number of equal devices with --devices N, or each with --device 'NAME: SPEED"),
+        ((), "Say what to plan for: identical devices with --devices N, or each with --device 'NAME: SPEED"),
         (("--devices", 2, "--device", "a"), "Say what to plan for"),
         (("--device", "a: 1 GFLOPS, 2 GFLOPS"), "has two values for one thing"),
         (("--device", "a: fast"), "'fast' of device 'a' is neither a speed such as '20 GFLOPS' nor a memory such as"),
@@ -107,7 +107,7 @@ def test_a_split_takes_one_way_to_say_where(tmp_path):
     out = tmp_path / "out"
     error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
     assert "there is nothing to cut" in error
-    run("plan", "ResNet50", "--devices", 2, "-o", plan)
+    run("plan", "ResNet50", "--devices", 2, "-o", plan, "--overwrite")
     error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
     assert "The plan was made for 'resnet50', and 'mobilenetv2_1.00_224' has other layers." in error
     error = run("split", "MobileNetV2", "--weights", "random", "--stages", 99, "-o", out, status=2).stderr

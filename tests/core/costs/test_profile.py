@@ -602,7 +602,7 @@ class TestCommand:
     def test_a_chart_that_cannot_be_written_is_told_before_the_work(
         self, tmp_path, monkeypatch, command, options, name, message
     ):
-        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
         file = tmp_path / "no_such_model.keras"  # which would be the next thing to be told
         result = CliRunner().invoke(main, [command, str(file), *options, "--plot", str(tmp_path / name)])
         assert result.exit_code == 2

@@ -10,7 +10,7 @@ from comparing import copied
 from oracle import ancestors, edges_of
 
 import kerassplit as ks
-from kerassplit.zoo.models import architectures
+from kerassplit.zoo.names import architectures
 
 
 def test_there_are_forty_architectures():

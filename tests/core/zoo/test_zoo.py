@@ -25,7 +25,8 @@ from kerassplit.engines.inputs import load_input
 from kerassplit.errors import SplitError
 from kerassplit.zoo import models as zoo
 from kerassplit.zoo.downloads import impatient, unreachable
-from kerassplit.zoo.models import architectures, find_architecture, load_model
+from kerassplit.zoo.models import load_model
+from kerassplit.zoo.names import architectures, find_architecture
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize
 

@@ -1,0 +1,120 @@
+"""What users call models: architectures and files, told apart and checked without Keras, whose import takes seconds."""
+
+import difflib
+import importlib.util
+import re
+import zipfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from kerassplit.errors import SplitError
+from kerassplit.files.atomic_file import check_regular, status_of
+from kerassplit.text import listed
+
+FILE_SUFFIXES = (".keras", ".h5", ".hdf5")
+_BUILDER = re.compile(r"^from \S+\.(\w+) import[\s(]+\w+ as ([A-Z]\w*)", re.MULTILINE)
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """By the name of each architecture its module, out of the list that Keras's own package holds."""
+    spec = importlib.util.find_spec("keras")  # Keras itself is not imported
+    listing = Path(spec.origin or "").parent / "applications" / "__init__.py" if spec else None
+    if listing is None or not listing.is_file():
+        return {}
+    return {name: module for module, name in _BUILDER.findall(listing.read_text(encoding="utf-8"))}
+
+
+def architectures() -> tuple[str, ...]:
+    """Names of all the architectures in `keras.applications`, in alphabetical order.
+
+    >>> "ResNet50" in architectures()
+    True
+    """
+    return tuple(sorted(_modules()))
+
+
+def find_architecture(name: str) -> str | None:
+    """The architecture that `name` stands for, or `None`.
+
+    Capitals and signs do not matter, so a model's own name (`Model.name`) is found as well.
+
+    >>> find_architecture("efficientnetv2-b0"), find_architecture("mobilenet_1.00_224"), find_architecture("LeNet")
+    ('EfficientNetV2B0', 'MobileNet', None)
+    """
+    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", name))  # MobileNets bear their width and image size
+    return next((one for one in architectures() if _plain(one) == plain), None)
+
+
+def is_file_name(name: str | Path) -> bool:
+    """Whether this names a model file and not an architecture."""
+    if isinstance(name, str) and len(name) > 200:  # longer than any architecture's, and maybe than a file's may be
+        return True
+    if name in architectures():  # a folder of the same name is written ./ResNet50
+        return False
+    if isinstance(name, Path) or name.endswith(FILE_SUFFIXES) or "/" in name or "\\" in name:
+        return True
+    return status_of(name) is not None
+
+
+def check_model(
+    name_or_file: str | Path, weights: str | Path | None = None, input_shape: Sequence[int | None] | None = None
+) -> None:
+    """Refuses what `load_model` cannot open, as far as names and files tell; it describes the arguments.
+
+    Raises:
+        SplitError: There is no such file or architecture, or the arguments do not go together.
+    """
+    if is_file_name(name_or_file):
+        _check_file(Path(name_or_file), weights, input_shape)
+    elif architectures():  # else Keras is missing, and says so itself
+        _check_architecture(str(name_or_file), input_shape)
+    if weights not in (None, "imagenet", "random"):
+        check_regular(weights)
+        if not Path(weights).is_file():
+            raise SplitError(f"Weights are 'imagenet', 'random' or a file; there is no file '{weights}'.")
+
+
+def _check_file(path: Path, weights: str | Path | None, input_shape: Sequence[int | None] | None) -> None:
+    check_regular(path)
+    if path.is_dir():
+        raise SplitError(
+            f"'{path}' is a folder, and a model is a file. The stages of a split are opened with "
+            "`kerassplit.load(folder)`, and by the commands `verify` and `plot`."
+        )
+    if not path.exists():
+        raise SplitError(f"There is no file '{path}'.")
+    if not path.is_file():
+        raise SplitError(f"'{path}' is no regular file, and a model is read from one only.")
+    if path.suffix not in FILE_SUFFIXES:
+        raise SplitError(f"'{path}' is no model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise SplitError(f"'{path}' is damaged or no Keras model: a .keras file is a zip archive, and this is none.")
+    if input_shape is not None:
+        raise SplitError(f"An input shape can be given for an architecture only; '{path}' has its own.")
+    if weights == "imagenet":
+        raise SplitError(f"ImageNet weights are for architectures of keras.applications; '{path}' has its own.")
+
+
+def _check_architecture(name: str, input_shape: Sequence[int | None] | None) -> None:
+    if find_architecture(name) is None:
+        plain = {_plain(one): one for one in architectures()}
+        matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.6)]
+        families = {module: one for one, module in reversed(_modules().items())}.values()  # one of each
+        hint = f"Did you mean {listed(matches, 'or')}?" if matches else f"There are {listed(sorted(families))}."
+        raise SplitError(
+            f"'{name}' is neither an architecture of keras.applications nor a file. {hint} "
+            f"A file's name ends in {listed(FILE_SUFFIXES, 'or')}."
+        )
+    sides = None if input_shape is None else tuple(input_shape)
+    if sides is not None and (
+        len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides if side is not None)
+    ):
+        raise SplitError(
+            f"An input shape is three positive numbers, height, width and channels, such as (224, 224, 3); got {sides}."
+        )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
