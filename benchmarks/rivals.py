@@ -7,6 +7,9 @@ The first table builds tails of Keras models, at up to eight tensors each, and c
 model gives. The second cuts a ResNet50 once with the tools of other frameworks, each on the model of its own framework.
 """
 
+# pyright: reportMissingImports=false
+# Rivals are installed for this script alone.
+
 import copy
 import os
 import statistics
