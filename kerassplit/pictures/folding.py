@@ -8,10 +8,8 @@ layers in a row that are left, at the beginning and the end of most models.
 from collections import Counter
 from collections.abc import Sequence
 
-import keras
-
 from kerassplit.graph.model_graph import Graph
-from kerassplit.pictures.groups import Group, find_regions, merge_along
+from kerassplit.pictures.groups import Group, branches, find_regions, merge_along
 from kerassplit.pictures.layer_names import (
     BlockName,
     automatic_name,
@@ -20,6 +18,7 @@ from kerassplit.pictures.layer_names import (
     is_automatic,
     joined,
 )
+from kerassplit.pictures.opening import extent, levels, open_region, repeated_nests
 from kerassplit.pictures.wording import SHAPING
 
 _FEW = 8  # a model of so few calls shows them all
@@ -38,7 +37,12 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     """
     names = [block_name(call.operation.name.removeprefix(prefix)) for call in graph.calls]
     automatic = [is_automatic(call.operation) for call in graph.calls]
-    groups = [_group(graph, names, automatic, region) for region in find_regions(graph)]
+    for nest in repeated_nests(graph):
+        for call in nest.calls:
+            names[call], automatic[call] = block_name(nest.name), False
+    told = [None if automatic[call] else name for call, name in enumerate(names)]
+    parts = [open_region(graph, region, told) for region in find_regions(graph)]
+    groups = [_group(graph, names, automatic, region, len(opened) > 1) for opened in parts for region in opened]
     if few:
         return groups
     groups = merge_along(graph, groups, lambda one, other: _shapes(graph, automatic, one, other), _join)
@@ -46,7 +50,7 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     for group in groups:
         _count_parts(group, names)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
-    _tell_blocks(groups)
+    _tell_blocks(graph, groups)
     groups = merge_along(graph, groups, lambda one, other: _alike(graph, one, other), _fold)
     return _merge_rows(graph, automatic, groups)
 
@@ -85,9 +89,11 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
     return joined(list(words.values()))
 
 
-def _group(graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int]) -> Group:
-    """A piece between split points as a group, with the block that most of its names tell of."""
-    group = Group([region], is_block=len(region) > 1)
+def _group(
+    graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int], opened: bool
+) -> Group:
+    """A piece between split points (or of one that was opened) as a group, with the block that most names tell of."""
+    group = Group([region], is_block=opened or branches(graph, region))
     # The end first: of equally frequent names, its own counts.
     told = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
     [(key, count)] = Counter(name.key for name in told).most_common(1) or [(None, 0)]
@@ -148,8 +154,11 @@ def _join_numbered(one: Group, other: Group) -> None:
     one.subs = frozenset()
 
 
-def _tell_blocks(groups: Sequence[Group]) -> None:
-    """Layers in a row are a block where the family has several such, as in VGG, or is one of blocks like it."""
+def _tell_blocks(graph: Graph, groups: Sequence[Group]) -> None:
+    """Layers in a row are a block where the family has several such, as in VGG, or is one of blocks like it.
+
+    So is a layer of a class that is none of Keras's own, such as a whole transformer layer, if there are several.
+    """
     of_family: dict[str, list[Group]] = {}
     for group in groups:
         if group.family is not None:
@@ -159,6 +168,15 @@ def _tell_blocks(groups: Sequence[Group]) -> None:
         for group in family:
             if len(family) >= _BLOCK_PLACES and len(group.calls) >= _BLOCK_CALLS and not divided:
                 group.is_block = True
+        own = [group for group in family if _is_own_layer(graph, group)]
+        for group in own if len(own) > 1 else ():
+            group.is_block = True
+
+
+def _is_own_layer(graph: Graph, group: Group) -> bool:
+    operation = graph.calls[group.last].operation
+    module = type(operation).__module__.split(".")[0]
+    return len(group.calls) == 1 and module != "keras" and bool(getattr(operation, "weights", ()))
 
 
 def _alike(graph: Graph, one: Group, other: Group) -> bool:
@@ -171,7 +189,7 @@ def _alike(graph: Graph, one: Group, other: Group) -> bool:
         and (one.number is None or other.number is None or one.number < other.number)
         and not (one.count > 1 and one.folded is None)
         and other.count == 1
-        and _extent(graph, one) == _extent(graph, other)
+        and extent(graph, one.last) == extent(graph, other.last)
     )
 
 
@@ -182,13 +200,6 @@ def _fold(one: Group, other: Group) -> None:
     _join(one, other)
 
 
-def _extent(graph: Graph, group: Group) -> tuple[int | None, ...]:
-    """Height and width (or length) of what a group gives; with the channels where these are open."""
-    shape = tuple(graph.tensors[graph.calls[group.last].outputs[0]].symbol.shape)
-    extent = shape[2:] if keras.config.image_data_format() == "channels_first" and len(shape) == 4 else shape[1:-1]
-    return shape[1:] if None in extent else extent
-
-
 def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) -> list[Group]:
     """Layers in a row that make no block: one box; in a model without blocks one for each layer with weights."""
     if any(group.is_block for group in groups):
@@ -197,11 +208,18 @@ def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) ->
         if all(automatic[call] for call in group.calls):
             group.family = group.family or automatic_name(graph.calls[group.calls[0]].operation)
             group.key = group.key or graph.calls[group.calls[0]].operation.name
+    if len(groups) > _FEW and len(levels(graph, range(len(graph.calls)))) > 2:
+        return merge_along(graph, groups, lambda one, other: _one_level(graph, one, other), _join, joined_by=True)
     groups = merge_along(graph, groups, lambda one, other: not _weighs(graph, other), _join)
     groups = merge_along(graph, groups, lambda one, other: _alike_rows(graph, one, other), _fold)
     if len(groups) <= _FEW:
         return groups
     return merge_along(graph, groups, lambda one, other: one.count == other.count == 1, _join)
+
+
+def _one_level(graph: Graph, one: Group, other: Group) -> bool:
+    """Whether neighbours work on one image size."""
+    return len(levels(graph, [*one.calls, *other.calls])) == 1
 
 
 def _weighs(graph: Graph, group: Group) -> bool:
@@ -211,4 +229,6 @@ def _weighs(graph: Graph, group: Group) -> bool:
 
 
 def _alike_rows(graph: Graph, one: Group, other: Group) -> bool:
-    return one.family is not None and one.family == other.family and _extent(graph, one) == _extent(graph, other)
+    return (
+        one.family is not None and one.family == other.family and extent(graph, one.last) == extent(graph, other.last)
+    )

@@ -50,10 +50,10 @@ class Group:
 
 
 def find_regions(graph: Graph) -> list[list[int]]:
-    """The calls of a graph in groups that end at its split points, each group after those it depends on.
+    """The calls of a graph in groups that end at its split points and outputs, each group after those it depends on.
 
-    A call belongs to the nearest split point that all paths from it go through. Those behind the last split point are
-    in groups of their own, one for each connected part. Inputs are in no group.
+    A call belongs to the nearest of these that all paths from it go through. Those that have none are in groups of
+    their own, one for each connected part. Inputs are in no group.
     """
     end = len(graph.calls)
     # What an image goes into, and what goes past that, is one block; a `padding_mask` makes no block of all layers.
@@ -61,13 +61,14 @@ def find_regions(graph: Graph) -> list[list[int]]:
     sides = read_sides(graph, given)
     tree = PostDominators(sides.main)
     ends = {graph.tensors[tensor].call for tensor in split_tensors(sides, tree)} - given
+    results = {graph.tensors[tensor].call for tensor in graph.flat_outputs()} - given
     region_of = [end] * (end + 1)
     for call in range(end - 1, -1, -1):
         if call in sides.calls:  # a mask is drawn where it is first used
             users = [user for tensor in graph.calls[call].outputs for user in graph.tensors[tensor].users]
             region_of[call] = region_of[min(users)] if users else end
         else:
-            region_of[call] = call if call in ends else region_of[tree.parent[call]]
+            region_of[call] = call if call in ends or call in results else region_of[tree.parent[call]]
     rest = {index for index, call in enumerate(graph.calls) if call.inputs and region_of[index] == end}
     links = [(graph.tensors[tensor].call, index) for index in rest for tensor in graph.calls[index].inputs]
     links = np.array([link for link in links if link[0] in rest], int).reshape(-1, 2)
@@ -79,35 +80,56 @@ def find_regions(graph: Graph) -> list[list[int]]:
     return sorted(members.values(), key=lambda calls: calls[-1])
 
 
+def branches(graph: Graph, region: Sequence[int]) -> bool:
+    """Whether a tensor goes more than one way in a region."""
+    users = Counter(tensor for call in region for tensor in graph.calls[call].inputs)
+    return any(count > 1 for count in users.values())
+
+
 def neighbours(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
-    """For each group the groups that it receives tensors from; inputs of the model count as -1."""
+    """For each group the groups that it receives tensors from; a call for an input of the model counts as below 0."""
     owner = {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
     before: list[set[int]] = [set() for _ in groups]
     for index, place in owner.items():
         for tensor in graph.calls[index].inputs:
-            before[place].add(owner.get(graph.tensors[tensor].call, -1))
+            call = graph.tensors[tensor].call
+            before[place].add(owner.get(call, -1 - call))
     return [places - {place} for place, places in enumerate(before)]
 
 
 def merge_along(
-    graph: Graph, groups: list[Group], alike: Callable[[Group, Group], bool], merge: Callable[[Group, Group], None]
+    graph: Graph,
+    groups: list[Group],
+    alike: Callable[[Group, Group], bool],
+    merge: Callable[[Group, Group], None],
+    *,
+    joined_by: bool = False,
 ) -> list[Group]:
     """Merges each group into the one before it where the two are a chain and `alike`.
+
+    Both may receive something else than what the first gives the second, such as a mask, if it is the same for both.
 
     Args:
         alike: Whether a group (second) goes into the one before it (first, with all that was merged into it already).
         merge: Changes the first so that it holds the second too.
+        joined_by: Whether the second may receive more than the first does.
     """
     before = neighbours(graph, groups)
     users = Counter(place for places in before for place in places)
     into = list(range(len(groups)))
+    sides: list[set[int]] = []
     kept = []
     for place, group in enumerate(groups):
-        only = next(iter(before[place])) if len(before[place]) == 1 else -1
-        if only >= 0 and users[only] == 1 and alike(groups[into[only]], group):
-            into[place] = into[only]
-            merge(groups[into[only]], group)
+        latest = max(before[place], default=-1)
+        sides.append({into[one] if one >= 0 else one for one in before[place] - {latest}})
+        first = into[latest] if latest >= 0 else -1
+        known = first >= 0 and (joined_by or sides[place] <= sides[first])
+        if known and users[latest] == 1 and alike(groups[first], group):
+            into[place] = first
+            sides[first] |= sides[place]
+            merge(groups[first], group)
         else:
+            sides[place] |= {into[latest] if latest >= 0 else latest} if before[place] else set()
             kept.append(group)
     return sorted(kept, key=lambda group: group.last)
 

@@ -12,7 +12,7 @@ from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sizes import bytes_per_sample
 from kerassplit.pictures.folding import block_title, find_blocks, is_small
-from kerassplit.pictures.groups import Group, split_points_of
+from kerassplit.pictures.groups import Group, branches, split_points_of
 from kerassplit.pictures.layer_names import common_prefix, is_automatic
 from kerassplit.pictures.picture import Box, Cluster, Edge, EdgeKind, Picture
 from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, summary
@@ -167,7 +167,7 @@ def _block_box(graph: Graph, group: Group, identity: str, title: str, points: se
         words = describe(operations[0])
         lines = [words] if words.replace(" ", "_") != title else []
     else:
-        merges = [region[-1] for region in group.regions if len(region) > 1]
+        merges = [region[-1] for region in group.regions if branches(graph, region)]
         kind = block_kind(graph, merges, group.count) if merges else summary(operations)
         lines = [kind, count_layers(operations)]
     parameters = count_parameters(operations)
