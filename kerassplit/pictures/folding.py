@@ -7,6 +7,9 @@ layers in a row that are left, at the beginning and the end of most models.
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
+
+import keras
 
 from kerassplit.graph.model_graph import Graph
 from kerassplit.pictures.groups import Group, branches, find_regions, merge_along
@@ -18,12 +21,13 @@ from kerassplit.pictures.layer_names import (
     is_automatic,
     joined,
 )
-from kerassplit.pictures.opening import extent, levels, open_region, repeated_nests
+from kerassplit.pictures.opening import extent, open_region, repeated_nests
 from kerassplit.pictures.wording import SHAPING
 
 _FEW = 8  # a model of so few calls shows them all
 _BLOCK_CALLS = 3  # layers in a row make a block if they are so many, in so many places
 _BLOCK_PLACES = 3
+_SIZES = 3  # a model without blocks but with so many image sizes is told by these
 _SHARE = 3  # a name stands for a piece if at least one in so many of its layers bears it
 
 
@@ -46,7 +50,10 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     if few:
         return groups
     groups = merge_along(graph, groups, lambda one, other: _shapes(graph, automatic, one, other), _join)
-    groups = merge_along(graph, groups, lambda one, other: one.key is not None and one.key == other.key, _join)
+    groups = merge_along(
+        graph, groups, lambda one, other: one.key is not None and one.key == other.key, _join, any_sides=True
+    )
+    groups = _pair(graph, groups)
     for group in groups:
         _count_parts(group, names)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
@@ -74,9 +81,12 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
     nested = [nest.name for nest in graph.nests if set(nest.calls) == set(group.calls)]
     if nested:
         return nested[0].removeprefix(prefix)
+    layers = [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
+    if len(layers) == 1:
+        return layers[0].name.removeprefix(prefix)
     named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
-    if not named:
-        main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
+    main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
+    if len(named) * 2 < len(main):
         return " … ".join(dict.fromkeys((main[0].name, main[-1].name)))
     words: dict[str, str] = {}  # what names begin with -> what they have in common, word by word
     for name in named:
@@ -100,7 +110,7 @@ def _group(
     if key is not None and count * _SHARE >= len(told):
         name = next(name for name in told if name.key == key)
         group.key, group.family, group.number = name.key, name.family, name.number
-    elif group.is_block:
+    elif group.is_block and not opened:
         end = graph.calls[region[-1]].operation
         group.key = end.name
         group.family = automatic_name(end) if automatic[region[-1]] else end.name
@@ -110,6 +120,39 @@ def _group(
 def _join(one: Group, other: Group) -> None:
     one.regions.extend(other.regions)
     one.is_block = one.is_block or other.is_block
+
+
+def _pair(graph: Graph, groups: list[Group]) -> list[Group]:
+    """Two kinds of blocks that always alternate become one: attention and perceptron of a transformer layer."""
+    kinds = {id(group): _kind(graph, group) for group in groups if group.is_block}
+    order = [kinds.get(id(group), ()) for group in groups]
+    pairs = Counter(pairwise(order))
+    alternating = {
+        (one, other)
+        for (one, other), count in pairs.items()
+        if one and other and count > 1 and not pairs[one, one] and not pairs[other, other]
+    }
+    first = {min(pair, key=order.index) for pair in alternating}
+    return merge_along(
+        graph,
+        groups,
+        lambda one, other: (
+            (kind := kinds.pop(id(one), ())) in first and (kind, kinds.get(id(other), ())) in alternating
+        ),
+        _join_pair,
+    )
+
+
+def _kind(graph: Graph, group: Group) -> tuple[str, ...]:
+    """The classes in a block that Keras named; nothing for others."""
+    operations = [graph.calls[call].operation for call in group.calls]
+    automatic = all(map(is_automatic, operations))
+    return tuple(sorted(type(operation).__name__ for operation in operations)) if automatic else ()
+
+
+def _join_pair(one: Group, other: Group) -> None:
+    _join(one, other)
+    one.key = other.key
 
 
 def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
@@ -189,7 +232,7 @@ def _alike(graph: Graph, one: Group, other: Group) -> bool:
         and (one.number is None or other.number is None or one.number < other.number)
         and not (one.count > 1 and one.folded is None)
         and other.count == 1
-        and extent(graph, one.last) == extent(graph, other.last)
+        and _one_size(graph, one, other)
     )
 
 
@@ -208,18 +251,13 @@ def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) ->
         if all(automatic[call] for call in group.calls):
             group.family = group.family or automatic_name(graph.calls[group.calls[0]].operation)
             group.key = group.key or graph.calls[group.calls[0]].operation.name
-    if len(groups) > _FEW and len(levels(graph, range(len(graph.calls)))) > 2:
-        return merge_along(graph, groups, lambda one, other: _one_level(graph, one, other), _join, joined_by=True)
+    if len({extent(graph, group.last) for group in groups} - {()}) >= _SIZES:
+        return merge_along(graph, groups, lambda one, other: _one_size(graph, one, other), _join, any_sides=True)
     groups = merge_along(graph, groups, lambda one, other: not _weighs(graph, other), _join)
     groups = merge_along(graph, groups, lambda one, other: _alike_rows(graph, one, other), _fold)
     if len(groups) <= _FEW:
         return groups
     return merge_along(graph, groups, lambda one, other: one.count == other.count == 1, _join)
-
-
-def _one_level(graph: Graph, one: Group, other: Group) -> bool:
-    """Whether neighbours work on one image size."""
-    return len(levels(graph, [*one.calls, *other.calls])) == 1
 
 
 def _weighs(graph: Graph, group: Group) -> bool:
@@ -229,6 +267,8 @@ def _weighs(graph: Graph, group: Group) -> bool:
 
 
 def _alike_rows(graph: Graph, one: Group, other: Group) -> bool:
-    return (
-        one.family is not None and one.family == other.family and extent(graph, one.last) == extent(graph, other.last)
-    )
+    return one.family is not None and one.family == other.family and _one_size(graph, one, other)
+
+
+def _one_size(graph: Graph, one: Group, other: Group) -> bool:
+    return extent(graph, one.last) == extent(graph, other.last)

@@ -103,7 +103,7 @@ def merge_along(
     alike: Callable[[Group, Group], bool],
     merge: Callable[[Group, Group], None],
     *,
-    joined_by: bool = False,
+    any_sides: bool = False,
 ) -> list[Group]:
     """Merges each group into the one before it where the two are a chain and `alike`.
 
@@ -112,24 +112,24 @@ def merge_along(
     Args:
         alike: Whether a group (second) goes into the one before it (first, with all that was merged into it already).
         merge: Changes the first so that it holds the second too.
-        joined_by: Whether the second may receive more than the first does.
+        any_sides: Whether the second may receive more than the first does.
     """
     before = neighbours(graph, groups)
     users = Counter(place for places in before for place in places)
     into = list(range(len(groups)))
-    sides: list[set[int]] = []
+    given: list[set[int]] = []  # what each group receives, by what it was merged into
     kept = []
     for place, group in enumerate(groups):
-        latest = max(before[place], default=-1)
-        sides.append({into[one] if one >= 0 else one for one in before[place] - {latest}})
-        first = into[latest] if latest >= 0 else -1
-        known = first >= 0 and (joined_by or sides[place] <= sides[first])
-        if known and users[latest] == 1 and alike(groups[first], group):
-            into[place] = first
-            sides[first] |= sides[place]
-            merge(groups[first], group)
+        given.append({into[one] if one >= 0 else one for one in before[place]})
+        for one in sorted(before[place], reverse=True):
+            first = into[one] if one >= 0 else -1
+            same = any_sides or given[place] - {first} <= given[first]
+            if first >= 0 and users[one] == 1 and same and alike(groups[first], group):
+                into[place] = first
+                given[first] |= given[place] - {first}
+                merge(groups[first], group)
+                break
         else:
-            sides[place] |= {into[latest] if latest >= 0 else latest} if before[place] else set()
             kept.append(group)
     return sorted(kept, key=lambda group: group.last)
 

@@ -1,10 +1,10 @@
-"""Opens what has no split point inside but is no single block: a U-Net, a decoder whose layers all use the encoder's end.
+"""Opens what has no split point inside but is no single block: a U-Net, a decoder whose layers all see the encoder.
 
 Parts of a region are intervals of the execution order, so no part depends on a later one.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import keras
 
@@ -17,17 +17,15 @@ _LEVELS = 3  # a region on so many image sizes is no single block
 def repeated_nests(graph: Graph) -> list[Nest]:
     """Nested models that are called several times, or have siblings (`layer_0`, `layer_1`); each outside all others."""
     calls = Counter(id(nest.operation) for nest in graph.nests)
-    names = {place: block_name(nest.name) for place, nest in enumerate(graph.nests)}
-    siblings = Counter(
-        (nest.outer, name.family) for nest, name in zip(graph.nests, names.values(), strict=True) if name
-    )
+    families = [(nest.outer, name.family) if (name := block_name(nest.name)) else None for nest in graph.nests]
+    siblings = Counter(families)
     found: dict[int, Nest] = {}
-    inside: set[int] = set()
+    inside: set[int | None] = set()
     for place, nest in enumerate(graph.nests):
-        name = names[place]
+        family = families[place]
         if nest.outer in inside:
             inside.add(place)
-        elif name is not None and (calls[id(nest.operation)] > 1 or siblings[nest.outer, name.family] > 1):
+        elif family is not None and (calls[id(nest.operation)] > 1 or siblings[family] > 1):
             found[place] = nest
             inside.add(place)
     return list(found.values())
@@ -43,21 +41,17 @@ def open_region(graph: Graph, region: list[int], names: Sequence[BlockName | Non
     """
     told = [name for call in region if (name := names[call]) is not None]
     keys = {name.key for name in told}
-    if len(keys) > len({name.family for name in told}):
+    if len(told) * 2 > len(region):
         parts = _intervals(region, [name.key if (name := names[call]) else None for call in region])
-        if len(parts) == len(keys):
+        siblings = len(keys) > len({name.family for name in told})
+        if len(parts) == len(keys) and (len(keys) == 1 or siblings):
             return parts
-    if len(keys) == 1 and len(told) * 2 > len(region):
-        return [region]
-    parts = levels(graph, region)
-    return parts if _LEVELS <= len(parts) <= len(region) / 2 else [region]
-
-
-def levels(graph: Graph, region: Iterable[int]) -> list[list[int]]:
-    """Calls in parts that work on one image size each; what has no size or a single pixel belongs to the part before."""
-    calls = [call for call in region if graph.calls[call].inputs]
-    sizes = [extent(graph, call) for call in calls]
-    return _intervals(calls, [size if any(side != 1 for side in size) else None for size in sizes])
+    sizes = [_size(graph, call) for call in region]
+    parts = _intervals(region, sizes)
+    # Down and up again: each size twice. In NASNet the cells of several sizes go on side by side.
+    counted = len({*sizes} - {None})
+    lonely = sum(len(part) == 1 for part in parts)
+    return parts if _LEVELS <= counted and len(parts) <= 2 * counted and lonely * 4 <= len(parts) else [region]
 
 
 def extent(graph: Graph, call: int) -> tuple[int | None, ...]:
@@ -65,6 +59,12 @@ def extent(graph: Graph, call: int) -> tuple[int | None, ...]:
     shape = tuple(graph.tensors[graph.calls[call].outputs[0]].symbol.shape)
     size = shape[2:] if keras.config.image_data_format() == "channels_first" and len(shape) == 4 else shape[1:-1]
     return shape[1:] if None in size else size
+
+
+def _size(graph: Graph, call: int) -> tuple[int | None, ...] | None:
+    """The extent; `None` where there is none or one pixel, as inside squeeze-and-excitation."""
+    size = extent(graph, call)
+    return size if any(side != 1 for side in size) else None
 
 
 def _intervals(calls: Sequence[int], keys: Sequence[object]) -> list[list[int]]:

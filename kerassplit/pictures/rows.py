@@ -67,7 +67,20 @@ class _Row:
 
 
 def place_in_rows(picture: Picture, widest: float) -> Page:
-    """A place for each box, label and line of a picture, on a page about as wide as `widest` (points) at most."""
+    """A place for each box, label and line of a picture.
+
+    Args:
+        picture: Its boxes in execution order.
+        widest: How wide the page may be, in points; wider where it would be more than twice as high as wide.
+    """
+    page = _page(picture, widest)
+    while (bottom := max(area.bottom for area in page.boxes.values())) > 2 * widest:
+        widest = min(widest * 1.2, bottom)
+        page = _page(picture, widest)
+    return page
+
+
+def _page(picture: Picture, widest: float) -> Page:
     page = Page()
     gaps = _label_gaps(picture)
     page.gaps = {number for numbers in gaps.values() for number in numbers}
@@ -89,7 +102,7 @@ def place_in_rows(picture: Picture, widest: float) -> Page:
 
 def label_lines(edge: Edge) -> list[str]:
     """The label of an edge between two stages, a fact a line."""
-    return [line for name in edge.label for line in broken(name)]
+    return [line for text in edge.label for line in ([text] if " " in text else broken(text))]
 
 
 def header_width(cluster: Cluster) -> float:
@@ -220,19 +233,22 @@ def _place_lines(
             entering.setdefault(target, []).append(number)
         if targets:
             leaving.setdefault(edge.source, []).append(number)
+    followers = {target for _, target in straight}
     margin = right
     for number, edge in enumerate(picture.edges):
         source = page.boxes[edge.source]
         margin += _TRACK if any(row_of[target] > row_of[edge.source] + 1 for target in edge.targets) else 0
         for target in edge.targets:
             area = page.boxes[target]
-            end = area.left, area.middle[1]
+            height = area.middle[1]
             if (edge.source, target) in straight:
-                page.lines[number, target] = [(source.right, source.middle[1]), end]
+                page.lines[number, target] = [(source.right, source.middle[1]), (area.left, height)]
                 continue
+            place = entering[target].index(number)
+            height -= min(12 * (place + (target in followers)), (area.bottom - area.top) / 2 - 8)
             beside = leaving[edge.source]
             x = source.middle[0] + (beside.index(number) - (len(beside) - 1) / 2) * _TRACK
-            door = doors[target] - 3 * entering[target].index(number)
+            door = doors[target] - 3 * place
             first, last = row_of[edge.source], row_of[target]
             track = tracks[first][number]
             corners = [(x, source.bottom), (x, track)]
@@ -240,7 +256,7 @@ def _place_lines(
             if last > first + 1:
                 turn, track = margin, tracks[last - 1][number]
                 corners += [(margin, tracks[first][number]), (margin, track)]
-            page.lines[number, target] = [*corners, (door, track), (door, end[1]), end]
+            page.lines[number, target] = [*corners, (door, track), (door, height), (area.left, height)]
             if edge.label and number not in page.labels:
                 half = text_width(" · ".join(edge.label), TEXT) / 2
                 page.labels[number] = max(half, min((x + turn) / 2, right - half)), tracks[first][number]

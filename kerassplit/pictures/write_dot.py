@@ -12,14 +12,13 @@ from kerassplit.pictures.lettering import (
     TEXT,
     TITLE,
     box_size,
-    broken,
     mark_lines,
     name_lines,
     text_lines,
     text_width,
 )
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
-from kerassplit.pictures.rows import Area, Page, Point, place_in_rows
+from kerassplit.pictures.rows import Area, Page, Point, label_lines, place_in_rows
 
 FILLS = ("#E3F2FD", "#FFF3E0", "#E8F5E9", "#F3E5F5", "#FFFDE7", "#E0F7FA", "#FBE9E7", "#ECEFF1")
 BORDERS = ("#1565C0", "#E65100", "#2E7D32", "#6A1B9A", "#B28704", "#00838F", "#BF360C", "#455A64")
@@ -62,24 +61,22 @@ def _cluster(cluster: Cluster, place: int, page: Page | None) -> list[str]:
     boxes = [_box(box, color if cluster.name else "#37474F", page) for box in cluster.boxes]
     if not cluster.name:
         return [f"  {line}" for line in boxes]
+    fill = FILLS[place % len(FILLS)]
     name = f'<b><font point-size="{STAGE}" color="{color}">{html.escape(cluster.name)}</font></b>'
     label = _table([name, html.escape(" · ".join(cluster.lines))])
-    frame = f" {_frame(page.frames[place])}" if page is not None else ""
-    return [
-        f"  subgraph cluster_{place} {{",
-        f'    label={label}; style="filled,rounded"; fillcolor="{FILLS[place % len(FILLS)]}"; color="{color}";',
-        f"    penwidth=1.5; margin=12;{frame}",
-        *(f"    {line}" for line in boxes),
-        "  }",
-    ]
-
-
-def _frame(area: Area) -> str:
-    label = area.middle[0], area.top + HEADER / 2
-    corners = _points((area.left, area.bottom), (area.right, area.top)).replace(" ", ",")
-    return (
-        f'bb="{corners}"; lp="{_points(label)}"; lwidth={_inches(area.right - area.left)}; lheight={_inches(HEADER)};'
-    )
+    style = f'style="filled,rounded"; fillcolor="{fill}"; color="{color}"; penwidth=1.5; margin=12;'
+    if page is None:
+        head = [f"label={label};", style]
+    else:  # the label is a node of its own: lines pass below it
+        area = page.frames[place]
+        corners = f"{_points((area.left, area.bottom))},{_points((area.right, area.top))}"
+        middle = _points((area.middle[0], area.top + HEADER / 2))
+        head = [
+            f'label=""; bb="{corners}";',
+            style,
+            f'h{place} [shape=plain, style=filled, color="{fill}", label={label}, pos="{middle}"];',
+        ]
+    return [f"  subgraph cluster_{place} {{", *(f"    {line}" for line in (*head, *boxes)), "  }"]
 
 
 def _box(box: Box, color: str, page: Page | None) -> str:
@@ -111,10 +108,9 @@ def _style(edge: Edge) -> str:
 def _label(edge: Edge, name: str, place: str = "", *, one_line: bool = False) -> str:
     """What crosses a cut, as a plain node in the middle of its edge: no line goes through the letters."""
     color = CUT if edge.kind == "cut" else CARRIED
-    first, *rest = edge.label
-    texts = [" · ".join(edge.label[1:])] if one_line else [line for text in rest for line in broken(text)]
-    bold, *plain = [f"<b>{html.escape(first)}</b>", *(html.escape(text) for text in texts)]
-    parts = [f"{bold} · {plain[0]}"] if one_line and plain else [bold, *plain]
+    first, *rest = edge.label if one_line else label_lines(edge)
+    parts = [f"<b>{html.escape(first)}</b>", *(html.escape(text) for text in rest)]
+    parts = [" · ".join(parts)] if one_line else parts
     label = _table(parts, 1 if place else 4)
     return f'  {name} [shape=plain, style=filled, color=white, fontcolor="{color}", label={label}{place}];'
 
@@ -176,7 +172,7 @@ def _row_width(picture: Picture) -> float:
     reach: dict[str, float] = {}
     incoming: dict[str, list[tuple[str, float]]] = {}
     for edge in picture.edges:
-        label = max((text_width(line, TEXT) for name in edge.label for line in broken(name)), default=0.0)
+        label = max((text_width(line, TEXT) for line in label_lines(edge)), default=0.0)
         for target in edge.targets:
             incoming.setdefault(target, []).append((edge.source, label + _GAP if label else 0.0))
     for cluster in picture.clusters:
