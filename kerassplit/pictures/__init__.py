@@ -32,7 +32,7 @@ from kerassplit.pictures.layers import layers_dot
 from kerassplit.pictures.overview import model_picture, split_picture
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture, safe
 from kerassplit.pictures.render import NoLayoutError, render
-from kerassplit.pictures.write_dot import to_dot
+from kerassplit.pictures.write_dot import WIDEST, to_dot
 from kerassplit.pictures.write_mermaid import to_mermaid
 from kerassplit.pictures.write_text import to_text
 
@@ -48,15 +48,17 @@ class Drawing:
 
     Attributes:
         picture: The boxes, clusters and edges.
+        widest: How wide it may be in points; what is wider goes on in rows below.
     """
 
     picture: Picture
     _layers: tuple[keras.Model, str, dict[str, int] | None] | None = None
+    widest: float = WIDEST
 
     @cached_property
     def dot(self) -> str:
         """The picture as Graphviz source."""
-        return to_dot(self.picture) if self._layers is None else layers_dot(*self._layers)
+        return to_dot(self.picture, self.widest) if self._layers is None else layers_dot(*self._layers)
 
     def render(self, extension: str) -> bytes:
         """The contents of a file of this format, one of `FORMATS`.

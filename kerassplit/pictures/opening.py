@@ -51,7 +51,7 @@ def open_region(graph: Graph, region: list[int], names: Sequence[BlockName | Non
     # Down and up again: each size twice. In NASNet the cells of several sizes go on side by side.
     counted = len({*sizes} - {None})
     lonely = sum(len(part) == 1 for part in parts)
-    return parts if _LEVELS <= counted and len(parts) <= 2 * counted and lonely * 4 <= len(parts) else [region]
+    return parts if counted >= _LEVELS and len(parts) <= 2 * counted and lonely * 4 <= len(parts) else [region]
 
 
 def extent(graph: Graph, call: int) -> tuple[int | None, ...]:

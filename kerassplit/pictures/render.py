@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from functools import cache
 
 from kerassplit.errors import SplitError
 from kerassplit.pictures.svg_text import center_texts
@@ -57,7 +56,6 @@ def _resolution(source: str) -> float:
     return min(wanted, possible)
 
 
-@cache
 def _measured_font() -> str | None:
     """The font of this machine in which Graphviz measures letters: what it puts into a PDF."""
     found = re.search(rb"/FontFamily \(([\w ]+)\)", _draw(_PROBE, "pdf"))

@@ -18,19 +18,21 @@ from kerassplit.pictures.lettering import (
     text_width,
 )
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
-from kerassplit.pictures.rows import Area, Page, Point, label_lines, place_in_rows
+from kerassplit.pictures.rows import Page, Point, label_lines, place_in_rows
 
 FILLS = ("#E3F2FD", "#FFF3E0", "#E8F5E9", "#F3E5F5", "#FFFDE7", "#E0F7FA", "#FBE9E7", "#ECEFF1")
 BORDERS = ("#1565C0", "#E65100", "#2E7D32", "#6A1B9A", "#B28704", "#00838F", "#BF360C", "#455A64")
 CARRIED = "#6D4C41"
 
-_WIDEST = 780  # points: on a page that is 830 pixels wide, the smallest letters are 12 pixels high
+WIDEST = 780
+"""How wide pictures are in points: on a page that is 830 pixels wide, the smallest letters are 12 pixels high."""
+
 _GAP = 24  # points, between boxes
 _ROUND = 6  # points, of a corner of a line
 _FONT = "Helvetica"
 
 
-def to_dot(picture: Picture, widest: float = _WIDEST) -> str:
+def to_dot(picture: Picture, widest: float = WIDEST) -> str:
     """Graphviz source. Where one row is too wide, it gives every place on the page, and the layout `nop2` keeps them.
 
     Args:
