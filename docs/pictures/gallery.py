@@ -6,6 +6,7 @@ Models of KerasHub take `pip install keras-hub`. Weights are random: pictures do
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +19,15 @@ from kerassplit.pictures import Drawing
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 PAGE = Path(__file__).resolve().parent / "gallery.md"
+HEAD = """# Gallery
+
+Pictures of models that people bring, as `ks.plot` draws them. Each stands below what the model is and what the picture
+leaves out. Boxes stand in execution order. A doubled border stands for several like blocks in a row (`×12`), a red dot
+for a place where the model can be cut, a thick red line for a cut. "Shared" is a layer that the model calls more than
+once: its weights count once.
+
+Weights are random. `python docs/pictures/gallery.py` draws all of it again.
+"""
 
 
 def application(name: str) -> keras.Model:
@@ -63,7 +73,7 @@ def vit() -> keras.Model:
     import keras_hub
 
     return keras_hub.models.ViTBackbone(
-        image_shape=(224, 224, 3), patch_size=16, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072
+        image_shape=(224, 224, 3), patch_size=16, num_layers=12, num_heads=12, hidden_dim=768, mlp_dim=3072, name="vit"
     )
 
 
@@ -198,47 +208,171 @@ def by_plan(model: keras.Model) -> ks.Split:
     return ks.split(model, ks.plan(model, boards, links=ks.Link("200 Mbit/s")))
 
 
-WHOLE = ks.plot
-MODELS: dict[str, tuple[Callable[[], keras.Model], Callable[[keras.Model], Drawing], str, str]] = {}
+@dataclass(frozen=True)
+class Exhibit:
+    """A picture of the gallery.
+
+    Attributes:
+        title: What it shows.
+        about: What the model is.
+        build: Makes the model.
+        cut: Makes of it what is drawn; `None` for the model itself.
+    """
+
+    title: str
+    about: str
+    build: Callable[[], keras.Model]
+    cut: Callable[[keras.Model], ks.Split] | None = None
+
+    def draw(self) -> Drawing:
+        """The picture, with layers named as in a fresh process."""
+        keras.utils.clear_session()
+        model = self.build()
+        return ks.plot(model if self.cut is None else self.cut(model))
 
 
-def draw(name: str) -> tuple[keras.Model, Drawing]:
-    keras.utils.clear_session()
-    build, plot, *_ = PICTURES[name]
-    model = build()
-    return model, plot(model)
-
-
-PICTURES = {
-    "unet": (unet, ks.plot),
-    "unet_split": (unet, lambda model: ks.plot(in_stages(model, 2) if ks.split_points(model) else ks.split(model, ["max_pooling2d_1", "conv2d_transpose_1"], allow_crossing=True))),
-    "unet_split1": (unet, lambda model: ks.plot(ks.split(model, ["conv2d_9"], allow_crossing=True))),
-    "bert": (bert, ks.plot),
-    "gpt2": (gpt2, ks.plot),
-    "vit": (vit, ks.plot),
-    "vit_by_hand": (vit_by_hand, ks.plot),
-    "siamese": (siamese, ks.plot),
-    "nasnet": (lambda: application("NASNetMobile"), lambda model: ks.plot(in_stages(model, 4))),
-    "mobilenet16": (lambda: application("MobileNetV2"), lambda model: ks.plot(in_stages(model, 16))),
-    "mlp": (mlp, ks.plot),
-    "lstm": (lstm, ks.plot),
-    "tickets": (tickets, ks.plot),
-    "nested": (nested, ks.plot),
-    "autoencoder": (autoencoder, ks.plot),
-    "resnet50": (lambda: application("ResNet50"), ks.plot),
-    "densenet121": (lambda: application("DenseNet121"), ks.plot),
-    "efficientnetv2l": (lambda: application("EfficientNetV2L"), ks.plot),
-    "inceptionv3": (lambda: application("InceptionV3"), ks.plot),
-    "translation": (translation, ks.plot),
-    "shared_embedding": (shared_embedding, ks.plot),
-    "plan": (lambda: application("ResNet50"), lambda model: ks.plot(by_plan(model))),
-    "crossing": (residual, lambda model: ks.plot(ks.split(model, "first_conv", allow_crossing=True))),
+EXHIBITS = {
+    "unet": Exhibit(
+        "U-Net",
+        "Four levels down and four up; what each level down gives is concatenated to the level up of its size. All "
+        "layers have the names that Keras gave them.",
+        unet,
+    ),
+    "unet_split": Exhibit(
+        "U-Net, cut at its lowest level",
+        "The same U-Net in an encoder and a decoder: five tensors cross.",
+        unet,
+        lambda model: ks.split(model, "conv2d_9", allow_crossing=True, names=["encoder", "decoder"]),
+    ),
+    "bert": Exhibit(
+        "BERT",
+        "`BertBackbone` of KerasHub in the size of BERT-base: embeddings of tokens, segments and positions, twelve "
+        "transformer layers that all take the padding mask, and a pooled output beside that of each token.",
+        bert,
+    ),
+    "gpt2": Exhibit(
+        "GPT-2",
+        "`GPT2Backbone` of KerasHub in its smallest size: embeddings, twelve decoder layers, a normalization.",
+        gpt2,
+    ),
+    "vit": Exhibit(
+        "ViT from KerasHub",
+        "`ViTBackbone` in the size of ViT-B/16. Its twelve transformer layers are inside one layer, `vit_encoder`, and "
+        "Keras records no graph in there: it is one box, and there is no place to cut inside.",
+        vit,
+    ),
+    "vit_by_hand": Exhibit(
+        "ViT in plain Keras",
+        "Eight transformer layers, each an attention and a perceptron with an addition after each, named by Keras.",
+        vit_by_hand,
+    ),
+    "siamese": Exhibit(
+        "A Siamese network",
+        "One tower, called for the left and for the right image, and the distance between.",
+        siamese,
+    ),
+    "nasnetmobile": Exhibit(
+        "NASNetMobile in four stages",
+        "From `stem_bn1` to `normal_concat_12` each cell takes what the two cells before it give, so no single tensor "
+        "crosses anywhere in between: the largest box cannot be opened without carrying two or more.",
+        lambda: application("NASNetMobile"),
+        lambda model: in_stages(model, 4),
+    ),
+    "mobilenetv2": Exhibit(
+        "MobileNetV2 in sixteen stages",
+        "Seventeen inverted residual blocks. Cuts at every fifth split point or so, some of them inside blocks.",
+        lambda: application("MobileNetV2"),
+        lambda model: in_stages(model, 16),
+    ),
+    "mlp": Exhibit("A multilayer perceptron", "Three dense layers with dropout between, as a `Sequential`.", mlp),
+    "lstm": Exhibit(
+        "Two bidirectional LSTMs",
+        "Words of any number, masked: the mask is computed from the words by an operation of its own and goes along to "
+        "both LSTMs.",
+        lstm,
+    ),
+    "tickets": Exhibit(
+        "Several inputs and outputs",
+        "Title, body and tags of a ticket give its priority and its department.",
+        tickets,
+    ),
+    "nested": Exhibit(
+        "A model inside a model",
+        "Transfer learning: a whole MobileNetV2 is one layer of this model. Pictures show what is inside, since it can "
+        "be cut there.",
+        nested,
+    ),
+    "autoencoder": Exhibit(
+        "An autoencoder", "Two convolutions down to a code of sixteen numbers, two transposed ones up.", autoencoder
+    ),
+    "resnet50": Exhibit(
+        "ResNet50",
+        "Sixteen residual blocks, in four groups of 3, 4, 6 and 3.",
+        lambda: application("ResNet50"),
+    ),
+    "densenet121": Exhibit(
+        "DenseNet121",
+        "58 dense blocks, in four groups of 6, 12, 24 and 16, with a transition after each of the first three.",
+        lambda: application("DenseNet121"),
+    ),
+    "efficientnetv2l": Exhibit(
+        "EfficientNetV2L",
+        "79 inverted residual blocks in seven groups.",
+        lambda: application("EfficientNetV2L"),
+    ),
+    "inceptionv3": Exhibit(
+        "InceptionV3",
+        "Eleven blocks of parallel branches, `mixed0` to `mixed10`; `mixed3` and `mixed8` make images smaller.",
+        lambda: application("InceptionV3"),
+    ),
+    "translation": Exhibit(
+        "Encoder and decoder with attention",
+        "Two encoder blocks, two decoder blocks; each of the latter also attends to what the encoder gives.",
+        translation,
+    ),
+    "shared_embedding": Exhibit(
+        "A shared embedding",
+        "Question and answer go through one `Embedding` and one pooling, then each through a dense layer of its own.",
+        shared_embedding,
+    ),
+    "plan": Exhibit(
+        "A plan",
+        "ResNet50 as `ks.plan` cuts it for four boards of 10 GFLOPS and a network of 200 Mbit/s.",
+        lambda: application("ResNet50"),
+        by_plan,
+    ),
+    "crossing": Exhibit(
+        "A cut inside a branch",
+        "A residual network cut within its first block: the shortcut crosses too.",
+        residual,
+        lambda model: ks.split(model, "first_conv", allow_crossing=True),
+    ),
 }
 
+
+def section(name: str, drawing: Drawing) -> str:
+    """What the page says of an exhibit."""
+    exhibit = EXHIBITS[name]
+    boxes = [box for cluster in drawing.picture.clusters for box in cluster.boxes if not box.is_input]
+    folded = [f"`{box.name}` for {box.count} blocks in a row" for box in boxes if box.count > 1]
+    summed = sum(box.count == 1 and any("layers" in line for line in box.lines) for box in boxes)
+    lines = [f"## {exhibit.title}", "", exhibit.about, "", f"- {drawing.picture.subtitle}"]
+    lines.append(f"- Folded: {', '.join(folded)}." if folded else "- Nothing is folded.")
+    if summed:
+        lines.append(f"- {summed} of {len(boxes)} boxes hold several layers each that are no run of like blocks.")
+    return "\n".join([*lines, "", f"![{exhibit.title}](gallery/{name}.svg)", ""])
+
+
+def main() -> int:
+    FOLDER.mkdir(exist_ok=True)
+    sections = []
+    for name, exhibit in EXHIBITS.items():
+        drawing = exhibit.draw()
+        (FOLDER / f"{name}.svg").write_bytes(drawing.render("svg"))
+        sections.append(section(name, drawing))
+    PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
+    return 0
+
+
 if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    for name in sys.argv[2:] or PICTURES:
-        model, drawing = draw(name)
-        (out / f"{name}.svg").write_bytes(drawing.render("svg"))
-        print("=====", name, len(model.layers))
-        print(drawing, flush=True)
+    sys.exit(main())

@@ -87,7 +87,8 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
     named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
     main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
     if len(named) * 2 < len(main):
-        return " … ".join(dict.fromkeys((main[0].name, main[-1].name)))
+        ends = main[0].name.removeprefix(prefix), main[-1].name.removeprefix(prefix)
+        return joined(list(dict.fromkeys((ends[0], *named, ends[1]))), " · " if named else " … ")
     words: dict[str, str] = {}  # what names begin with -> what they have in common, word by word
     for name in named:
         found = block_name(name)
@@ -96,7 +97,11 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
             words[head] = common_words(words.get(head, name), name)
         else:
             words.setdefault(found.key, found.key)
-    return joined(list(words.values()))
+    kept: list[str] = []
+    for word in words.values():
+        if not any(f"_{one}_" in f"_{word}_" for one in kept):
+            kept.append(word)
+    return joined(kept)
 
 
 def _group(

@@ -76,7 +76,7 @@ def _cluster(cluster: Cluster, place: int, page: Page | None) -> list[str]:
         head = [
             f'label=""; bb="{corners}";',
             style,
-            f'h{place} [shape=plain, style=filled, color="{fill}", label={label}, pos="{middle}"];',
+            f'h{place} [shape=plain, style=filled, fillcolor="{fill}", color="{fill}", label={label}, pos="{middle}"];',
         ]
     return [f"  subgraph cluster_{place} {{", *(f"    {line}" for line in (*head, *boxes)), "  }"]
 
