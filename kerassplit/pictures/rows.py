@@ -53,6 +53,16 @@ class Page:
     gaps: set[int] = field(default_factory=set)
     lines: dict[tuple[int, str], list[Point]] = field(default_factory=dict)
 
+    @property
+    def right(self) -> float:
+        """How far right boxes and frames reach."""
+        return max(area.right for area in (*self.boxes.values(), *self.frames.values()))
+
+    @property
+    def bottom(self) -> float:
+        """How far down they reach."""
+        return max(area.bottom for area in (*self.boxes.values(), *self.frames.values()))
+
 
 @dataclass(slots=True)
 class _Row:
@@ -74,8 +84,8 @@ def place_in_rows(picture: Picture, widest: float) -> Page:
         widest: How wide the page may be, in points; wider where it would be more than twice as high as wide.
     """
     page = _page(picture, widest)
-    while (bottom := max(area.bottom for area in page.boxes.values())) > 2 * widest:
-        widest = min(widest * 1.2, bottom)
+    while widest < page.bottom and page.bottom > 2 * page.right:
+        widest *= 1.2
         page = _page(picture, widest)
     return page
 
@@ -83,7 +93,6 @@ def place_in_rows(picture: Picture, widest: float) -> Page:
 def _page(picture: Picture, widest: float) -> Page:
     page = Page()
     gaps = _label_gaps(picture)
-    page.gaps = {number for numbers in gaps.values() for number in numbers}
     rows = _rows(picture, gaps, widest)
     row_of = {box.id: number for number, row in enumerate(rows) for box in row.boxes}
     straight = {(one.id, other.id) for row in rows for one, other in pairwise(row.boxes)}
@@ -224,7 +233,7 @@ def _place_lines(
 ) -> None:
     """Gives each line its corners, and a label to those that have none between two frames."""
     doors = _doors(page, picture)
-    right = max(area.right for area in (*page.boxes.values(), *page.frames.values()))
+    right = page.right
     leaving: dict[str, list[int]] = {}
     entering: dict[str, list[int]] = {}
     for number, edge in enumerate(picture.edges):

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import xml.etree.ElementTree as ElementTree
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -114,7 +115,7 @@ def transformer(width: int, name: str) -> keras.Model:
 
 
 def test_runs_of_layers_that_all_take_a_mask_are_folded():
-    x, scale = keras.Input((5, 4), name="x"), keras.Input((5, 1), name="scale", dtype="int32")
+    x, scale = keras.Input((5, 4), name="x"), keras.Input((5, 1), name="scale")
     y = layers.Dense(4, name="first")(x)
     for place in range(12):
         y = Mixer(name=f"transformer_layer_{place}")(y, scale=scale)
@@ -147,6 +148,7 @@ def test_what_is_called_more_than_once_is_marked_as_shared(name: str):
     assert marked == expected[name]
 
 
+@pytest.mark.filterwarnings("ignore:Several stages share")
 def test_what_stages_share_is_marked_also_in_a_loaded_split(tmp_path: Path):
     x = keras.Input((4,), name="x")
     shared = layers.Dense(4, name="shared")
@@ -186,7 +188,7 @@ def test_class_names_are_read_word_by_word(name: str, expected: str):
 def test_names_are_broken_at_the_ends_of_words_only(name: str):
     lines = broken(name)
     assert "".join(lines) == name
-    for one, other in zip(lines, lines[1:], strict=False):
+    for one, other in pairwise(lines):
         assert one[-1] in "_/.-" or other[0].isdigit() or other[0].isupper()
 
 
