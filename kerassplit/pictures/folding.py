@@ -47,6 +47,7 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     told = [None if automatic[call] else name for call, name in enumerate(names)]
     parts = [open_region(graph, region, told) for region in find_regions(graph)]
     groups = [_group(graph, names, automatic, region, len(opened) > 1) for opened in parts for region in opened]
+    groups.sort(key=lambda group: group.last)
     if few:
         return groups
     groups = merge_along(graph, groups, lambda one, other: _shapes(graph, automatic, one, other), _join)
@@ -84,6 +85,11 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
     layers = [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
     if len(layers) == 1:
         return layers[0].name.removeprefix(prefix)
+    return _row_title(operations, prefix)
+
+
+def _row_title(operations: Sequence[keras.Operation], prefix: str) -> str:
+    """What layers in a row are called: by the names that a person gave, or by the first and the last."""
     named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
     main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
     if len(named) * 2 < len(main):

@@ -50,10 +50,10 @@ class Group:
 
 
 def find_regions(graph: Graph) -> list[list[int]]:
-    """The calls of a graph in groups that end at its split points and outputs, each group after those it depends on.
+    """The calls of a graph in groups that end at its split points, each group after those it depends on.
 
-    A call belongs to the nearest of these that all paths from it go through. Those that have none are in groups of
-    their own, one for each connected part. Inputs are in no group.
+    A call belongs to the nearest split point that all paths from it go through. Those after the last split point are
+    in groups of their own, one for each connected part. Inputs are in no group.
     """
     end = len(graph.calls)
     # What an image goes into, and what goes past that, is one block; a `padding_mask` makes no block of all layers.
@@ -61,14 +61,13 @@ def find_regions(graph: Graph) -> list[list[int]]:
     sides = read_sides(graph, given)
     tree = PostDominators(sides.main)
     ends = {graph.tensors[tensor].call for tensor in split_tensors(sides, tree)} - given
-    results = {graph.tensors[tensor].call for tensor in graph.flat_outputs()} - given
     region_of = [end] * (end + 1)
     for call in range(end - 1, -1, -1):
         if call in sides.calls:  # a mask is drawn where it is first used
             users = [user for tensor in graph.calls[call].outputs for user in graph.tensors[tensor].users]
             region_of[call] = region_of[min(users)] if users else end
         else:
-            region_of[call] = call if call in ends or call in results else region_of[tree.parent[call]]
+            region_of[call] = call if call in ends else region_of[tree.parent[call]]
     rest = {index for index, call in enumerate(graph.calls) if call.inputs and region_of[index] == end}
     links = [(graph.tensors[tensor].call, index) for index in rest for tensor in graph.calls[index].inputs]
     links = np.array([link for link in links if link[0] in rest], int).reshape(-1, 2)
@@ -122,9 +121,9 @@ def merge_along(
     for place, group in enumerate(groups):
         given.append({into[one] if one >= 0 else one for one in before[place]})
         for one in sorted(before[place], reverse=True):
-            first = into[one] if one >= 0 else -1
-            same = any_sides or given[place] - {first} <= given[first]
-            if first >= 0 and users[one] == 1 and same and alike(groups[first], group):
+            first = into[one] if 0 <= one < place else -1
+            same = first >= 0 and (any_sides or given[place] - {first} <= given[first])
+            if same and users[one] == 1 and alike(groups[first], group):
                 into[place] = first
                 given[first] |= given[place] - {first}
                 merge(groups[first], group)

@@ -155,8 +155,11 @@ def _rows(picture: Picture, gaps: dict[tuple[str, str], list[int]], widest: floa
 
 
 def _part_width(cluster: Cluster, boxes: Sequence[Box]) -> float:
-    content = sum(box_size(box)[0] for box in boxes) + _GAP * (len(boxes) - 1)
-    return max(content, header_width(cluster)) + (2 * _PAD if cluster.name else 0)
+    return max(_boxes_width(boxes), header_width(cluster)) + (2 * _PAD if cluster.name else 0)
+
+
+def _boxes_width(boxes: Sequence[Box]) -> float:
+    return sum(box_size(box)[0] for box in boxes) + _GAP * (len(boxes) - 1)
 
 
 def _even_rows(cluster: Cluster, widest: float) -> Iterator[list[Box]]:
@@ -178,50 +181,57 @@ def _even_rows(cluster: Cluster, widest: float) -> Iterator[list[Box]]:
 def _place_boxes(
     page: Page, picture: Picture, rows: Sequence[_Row], gaps: dict[tuple[str, str], list[int]]
 ) -> list[dict[int, float]]:
-    """Places boxes, frames and the labels between frames; the heights of the tracks below each row."""
+    """Places boxes, frames and the labels between frames; for each row the height of each track below it."""
     top = 0.0
     tracks: list[dict[int, float]] = []
     for number, row in enumerate(rows):
-        stacks = {pair: gaps[pair] for pair in pairwise(box.id for box in row.boxes) if pair in gaps}
-        heights = [sum(len(label_lines(picture.edges[one])) * LINE + 6 for one in stack) for stack in stacks.values()]
-        high = max([*(box_size(box)[1] for box in row.boxes), *heights])
-        clusters = {place for place, _ in row.parts if picture.clusters[place].name}
-        begins = bool(clusters - set(page.frames))
-        upper = top + (HEADER if begins else 0)
-        middle = upper + high / 2
-        ends = number + 1 == len(rows) or not clusters & {place for place, _ in rows[number + 1].parts}
-        lower = upper + high + (_PAD if clusters and ends else 0)
-        left = 0.0
-        before = ""
-        for place, boxes in row.parts:
-            cluster = picture.clusters[place]
-            pair = before, boxes[0].id
-            gap = _gap_width(picture, gaps.get(pair, ())) if before else 0.0
-            heap = middle - sum(len(label_lines(picture.edges[one])) * LINE + 6 for one in stacks.get(pair, ())) / 2
-            for one in stacks.get(pair, ()):
-                height = len(label_lines(picture.edges[one])) * LINE + 6
-                page.labels[one] = left + gap / 2, heap + height / 2
-                heap += height
-            left += gap
-            width = _part_width(cluster, boxes)
-            if cluster.name:
-                frame = page.frames.get(place, Area(left, top, left, lower))
-                page.frames[place] = Area(left, frame.top, max(frame.right, left + width), lower)
-            x = left + (width - sum(box_size(box)[0] for box in boxes) - _GAP * (len(boxes) - 1)) / 2
-            for box in boxes:
-                wide, tall = box_size(box)
-                page.boxes[box.id] = Area(x, middle - tall / 2, x + wide, middle + tall / 2)
-                x += wide + _GAP
-            left += width
-            before = boxes[-1].id
-        heights_below: dict[int, float] = {}
+        labels = [gaps[pair] for pair in pairwise(box.id for box in row.boxes) if pair in gaps]
+        tallest = max([*(box_size(box)[1] for box in row.boxes), *(_stack_height(picture, one) for one in labels)])
+        framed = {place for place, _ in row.parts if picture.clusters[place].name}
+        upper = top + (HEADER if framed - set(page.frames) else 0)
+        goes_on = number + 1 < len(rows) and framed & {place for place, _ in rows[number + 1].parts}
+        lower = upper + tallest + (_PAD if framed and not goes_on else 0)
+        _place_row(page, picture, row, gaps, Area(0.0, top, 0.0, lower), upper + tallest / 2)
         top = lower + _TRACK
+        tracks.append({})
         for edge, height in row.tracks.items():
-            heights_below[edge] = top + height / 2
+            tracks[-1][edge] = top + height / 2
             top += height
-        tracks.append(heights_below)
         top += _TRACK
     return tracks
+
+
+def _place_row(
+    page: Page, picture: Picture, row: _Row, gaps: dict[tuple[str, str], list[int]], band: Area, middle: float
+) -> None:
+    """Places what stands in one row: in a band of the page, boxes and labels around its `middle`."""
+    left, before = band.left, ""
+    for place, boxes in row.parts:
+        cluster = picture.clusters[place]
+        labels = gaps.get((before, boxes[0].id), [])
+        gap = _gap_width(picture, labels) if before else 0.0
+        y = middle - _stack_height(picture, labels) / 2
+        for number in labels if before else ():
+            height = _stack_height(picture, [number])
+            page.labels[number] = left + gap / 2, y + height / 2
+            y += height
+        left += gap
+        width = _part_width(cluster, boxes)
+        if cluster.name:
+            frame = page.frames.get(place, Area(left, band.top, left, band.bottom))
+            page.frames[place] = Area(left, frame.top, max(frame.right, left + width), band.bottom)
+        x = left + (width - _boxes_width(boxes)) / 2
+        for box in boxes:
+            wide, tall = box_size(box)
+            page.boxes[box.id] = Area(x, middle - tall / 2, x + wide, middle + tall / 2)
+            x += wide + _GAP
+        left += width
+        before = boxes[-1].id
+
+
+def _stack_height(picture: Picture, numbers: Sequence[int]) -> float:
+    """How high the labels of some edges are, one below the other."""
+    return sum(len(label_lines(picture.edges[number])) * LINE + 6 for number in numbers)
 
 
 def _place_lines(

@@ -204,6 +204,18 @@ def test_many_stages_make_no_tall_page():
     assert height <= 2.2 * width
 
 
+def test_an_output_from_inside_a_block_breaks_nothing():
+    x = y = keras.Input((8, 8, 4), name="x")
+    outputs = []
+    for place in range(6):
+        inner = layers.Conv2D(4, 3, padding="same", name=f"inner_{place}")(y)
+        outputs.append(layers.Conv2D(1, 1, name=f"head_{place}")(inner))
+        y = layers.Add(name=f"sum_{place}")([y, layers.Conv2D(4, 3, padding="same", name=f"second_{place}")(inner)])
+    drawing = ks.plot(keras.Model(x, [*outputs, layers.Flatten(name="flat")(y)]))
+    assert all(f"output head_{place}" in str(drawing) for place in range(6))
+    assert drawing.render("svg")
+
+
 def charts() -> list[Chart]:
     x = keras.Input((8, 8, 3), name="x")
     y = layers.Conv2D(4, 3, name="a")(x)
