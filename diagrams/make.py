@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -20,6 +21,8 @@ from kerassplit.pictures import Drawing, plot
 FOLDER = Path(__file__).resolve().parent
 SOURCES = ("dot", "mmd")
 CUTS = ("conv3_block4_out", "conv4_block6_out")
+NAMES = ("features", "middle", "classifier")
+NARROW = 400  # points: readable on a phone
 
 
 def build(name: str) -> keras.Model:
@@ -31,10 +34,10 @@ def build(name: str) -> keras.Model:
 def drawings() -> Iterator[tuple[str, Drawing]]:
     """The pictures and the names of their files, without extension."""
     resnet = build("ResNet50")
-    in_three = split(resnet, list(CUTS))
+    in_three = split(resnet, list(CUTS), names=list(NAMES))
     yield "resnet50", plot(resnet, title="ResNet50")
-    yield "resnet50_split", plot(in_three, title="ResNet50")
-    yield "resnet50_stage_1_layers", plot(in_three["stage_1"], detail="layers", title="ResNet50, stage_1")
+    yield "resnet50_split", replace(plot(in_three, title="ResNet50"), widest=NARROW)
+    yield "resnet50_middle_layers", plot(in_three["middle"], detail="layers", title="ResNet50, middle")
     for name in ("MobileNetV2", "DenseNet121", "EfficientNetB0"):
         yield name.lower(), plot(build(name), title=name)
 
@@ -47,18 +50,13 @@ def charts() -> Iterator[tuple[str, Chart]]:
     yield "resnet50_plan", plan(build("ResNet50"), boards, links=Link("200 Mbit/s"), max_crossing=2).plot()
 
 
-def extensions(name: str) -> tuple[str, ...]:
-    """The formats of a picture: the README shows one as PNG, the others are there as sources and SVG."""
-    return (*SOURCES, "svg", "png") if name == "resnet50_split" else (*SOURCES, "svg")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a source is stale")
     check = parser.parse_args().check
     stale = []
     for name, drawing in drawings():
-        for extension in SOURCES if check else extensions(name):
+        for extension in SOURCES if check else (*SOURCES, "svg"):
             path = FOLDER / f"{name}.{extension}"
             content = drawing.render(extension)
             if not check:

@@ -62,7 +62,8 @@ class House:
 def pictures() -> Iterator[tuple[str, Drawing | House]]:
     """The pictures of models and of the house, by the names of their files."""
     yield "house", House()
-    yield "resnet50_split", ks.plot(ks.split(build("ResNet50"), ["conv3_block4_out", "conv4_block6_out"]))
+    stages = ["features", "middle", "classifier"]
+    yield "resnet50_split", ks.plot(ks.split(build("ResNet50"), ["conv3_block4_out", "conv4_block6_out"], names=stages))
     split = ks.split(build("MobileNetV2"), "block_6_project_BN", names=["phone", "server"])
     yield "mobilenetv2_split", ks.plot(split, title="MobileNetV2")
     model = residual()

@@ -11,7 +11,7 @@ from typing import Any
 
 from kerassplit.costs.figures import Figures
 from kerassplit.costs.tables import format_flops, format_seconds
-from kerassplit.display.chart import Chart, new_figure
+from kerassplit.display.chart import SMALL, WIDTH, Chart, new_figure
 from kerassplit.display.colors import CUT
 from kerassplit.display.units import format_count
 from kerassplit.files.sizes import format_bytes
@@ -28,7 +28,7 @@ def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None
     most = max(size or 0 for size in sizes)
     unit, factor = next(((unit, factor) for unit, factor in _UNITS if most >= factor), _UNITS[-1])
     best = _smaller_than_all_before(sizes)
-    with new_figure(10, 5.6) as figure:
+    with new_figure(WIDTH, 6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
         work, what = _work(profile)
         upper.fill_between(range(len(sizes)), work[: len(sizes)], step="mid", color=_LINE, alpha=0.15, linewidth=0)
@@ -41,14 +41,14 @@ def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None
         lower.set_ylim(0, most / factor * 1.05 or 1)
         _mark_unknown(lower, sizes)
         lower.set_ylabel(f"crosses the cut [{unit}]")
-        lower.set_xlabel("cut behind block")
+        lower.set_xlabel("cut after block")
         lower.set_xticks(*_ticks(len(sizes)))
         lower.set_xlim(-0.7, len(sizes) - 0.3)
         for axes in (upper, lower):
             axes.set_axisbelow(True)
             axes.grid(visible=False, axis="x")
         figure.suptitle(f"{profile.model}: where to cut it", fontweight="bold", x=0.01, ha="left")
-        upper.set_title(_subtitle(profile), fontsize=9, color="#546E7A")
+        upper.set_title(_subtitle(profile), fontsize=SMALL, color="#546E7A")
         _name(lower, profile, sizes, best, factor)
     chart = Chart(figure)
     if to_file is not None:
@@ -122,7 +122,7 @@ def _name(axes: Any, profile: Figures, sizes: Sequence[int | None], best: Sequen
             xytext=(0, 5),
             textcoords="offset points",
             rotation=90,
-            fontsize=8,
+            fontsize=SMALL,
             color=CUT,
             ha="center",
             va="bottom",

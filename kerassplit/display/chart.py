@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 _NEEDED = "Charts need matplotlib: `pip install 'kerassplit[charts]'`."
 
+WIDTH = 8.5
+"""Of a chart, in inches: on a page 700 pixels wide, letters of `SMALL` are 11 pixels high."""
+
+SMALL = 10
+"""The smallest letters of a chart, in points."""
+
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,

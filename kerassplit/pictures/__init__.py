@@ -6,12 +6,16 @@ In reading order:
 - `layer_names`: what layer names say about blocks.
 - `wording`: what boxes say about their layers.
 - `groups`: calls between split points, and how they merge.
+- `opening`: what has no split point inside but is no single block.
 - `folding`: a graph into the blocks of its overview.
 - `overview`: a model or split as a picture.
 - `layers`: every layer, as Keras draws it.
 - `write_text`: plain text.
 - `write_mermaid`: Mermaid.
+- `lettering`: lines of text and their sizes.
+- `rows`: boxes and lines placed in rows, where one row is too wide.
 - `write_dot`: Graphviz source.
+- `svg_text`: texts set in the middle of their boxes.
 - `render`: Graphviz source drawn as SVG, PNG or PDF.
 """
 
@@ -35,7 +39,7 @@ from kerassplit.pictures.layers import layers_dot
 from kerassplit.pictures.overview import model_picture, split_picture
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture, safe
 from kerassplit.pictures.render import NoLayoutError, render
-from kerassplit.pictures.write_dot import to_dot
+from kerassplit.pictures.write_dot import WIDEST, to_dot
 from kerassplit.pictures.write_mermaid import to_mermaid
 from kerassplit.pictures.write_text import to_text
 from kerassplit.text import shortened
@@ -49,15 +53,17 @@ class Drawing:
 
     Attributes:
         picture: The boxes, clusters and edges.
+        widest: How wide it may be in points; what is wider goes on in rows below.
     """
 
     picture: Picture
     _layers: tuple[keras.Model, str, dict[str, int] | None] | None = None
+    widest: float = WIDEST
 
     @cached_property
     def dot(self) -> str:
         """The picture as Graphviz source."""
-        return to_dot(self.picture) if self._layers is None else layers_dot(*self._layers)
+        return to_dot(self.picture, self.widest) if self._layers is None else layers_dot(*self._layers)
 
     def render(self, extension: str) -> bytes:
         """The contents of a file of this format, one of `FORMATS`.
@@ -95,7 +101,7 @@ def plot(
     A model shows its blocks (runs of like ones as one box with a doubled border) and, in red, the names of tensors
     where it can be cut. A split shows its stages, each cut as a thick edge with the tensor's name, shape, dtype and
     bytes per sample, and with dashed edges whatever else crosses: inputs that a later stage needs, tensors that pass
-    over a stage.
+    over a stage. Layers that the model calls more than once are marked as shared.
     The same model gives the same file, byte for byte, on one machine.
 
     Args:

@@ -7,11 +7,12 @@ layers in a row that are left, at the beginning and the end of most models.
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import keras
 
 from kerassplit.graph.model_graph import Graph
-from kerassplit.pictures.groups import Group, find_regions, merge_along
+from kerassplit.pictures.groups import Group, branches, find_regions, merge_along
 from kerassplit.pictures.layer_names import (
     BlockName,
     automatic_name,
@@ -20,11 +21,13 @@ from kerassplit.pictures.layer_names import (
     is_automatic,
     joined,
 )
+from kerassplit.pictures.opening import extent, open_region, repeated_nests
 from kerassplit.pictures.wording import SHAPING
 
 _FEW = 8  # a model of so few calls shows them all
 _BLOCK_CALLS = 3  # layers in a row make a block if they are so many, in so many places
 _BLOCK_PLACES = 3
+_SIZES = 3  # a model without blocks but with so many image sizes is told by these
 _SHARE = 3  # a name stands for a piece if at least one in so many of its layers bears it
 
 
@@ -38,15 +41,24 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     """
     names = [block_name(call.operation.name.removeprefix(prefix)) for call in graph.calls]
     automatic = [is_automatic(call.operation) for call in graph.calls]
-    groups = [_group(graph, names, automatic, region) for region in find_regions(graph)]
+    for nest in repeated_nests(graph):
+        for call in nest.calls:
+            names[call], automatic[call] = block_name(nest.name), False
+    told = [None if automatic[call] else name for call, name in enumerate(names)]
+    parts = [open_region(graph, region, told) for region in find_regions(graph)]
+    groups = [_group(graph, names, automatic, region, len(opened) > 1) for opened in parts for region in opened]
+    groups.sort(key=lambda group: group.last)
     if few:
         return groups
     groups = merge_along(graph, groups, lambda one, other: _shapes(graph, automatic, one, other), _join)
-    groups = merge_along(graph, groups, lambda one, other: one.key is not None and one.key == other.key, _join)
+    groups = merge_along(
+        graph, groups, lambda one, other: one.key is not None and one.key == other.key, _join, any_sides=True
+    )
+    groups = _pair(graph, groups)
     for group in groups:
         _count_parts(group, names)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
-    _tell_blocks(groups)
+    _tell_blocks(graph, groups)
     groups = merge_along(graph, groups, lambda one, other: _alike(graph, one, other), _fold)
     return _merge_rows(graph, automatic, groups)
 
@@ -70,10 +82,19 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
     nested = [nest.name for nest in graph.nests if set(nest.calls) == set(group.calls)]
     if nested:
         return nested[0].removeprefix(prefix)
+    layers = [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
+    if len(layers) == 1:
+        return layers[0].name.removeprefix(prefix)
+    return _row_title(operations, prefix)
+
+
+def _row_title(operations: Sequence[keras.Operation], prefix: str) -> str:
+    """What layers in a row are called: by the names that a person gave, or by the first and the last."""
     named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
-    if not named:
-        main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
-        return " … ".join(dict.fromkeys((main[0].name, main[-1].name)))
+    main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
+    if len(named) * 2 < len(main):
+        ends = main[0].name.removeprefix(prefix), main[-1].name.removeprefix(prefix)
+        return joined(list(dict.fromkeys((ends[0], *named, ends[1]))), " · " if named else " … ")
     words: dict[str, str] = {}  # what names begin with -> what they have in common, word by word
     for name in named:
         found = block_name(name)
@@ -82,19 +103,25 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
             words[head] = common_words(words.get(head, name), name)
         else:
             words.setdefault(found.key, found.key)
-    return joined(list(words.values()))
+    kept: list[str] = []
+    for word in words.values():
+        if not any(f"_{one}_" in f"_{word}_" for one in kept):
+            kept.append(word)
+    return joined(kept)
 
 
-def _group(graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int]) -> Group:
-    """A piece between split points as a group, with the block that most of its names tell of."""
-    group = Group([region], is_block=len(region) > 1)
+def _group(
+    graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int], opened: bool
+) -> Group:
+    """A piece between split points (or of one that was opened) as a group, with the block that most names tell of."""
+    group = Group([region], is_block=opened or branches(graph, region))
     # The end first: of equally frequent names, its own counts.
     told = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
     [(key, count)] = Counter(name.key for name in told).most_common(1) or [(None, 0)]
     if key is not None and count * _SHARE >= len(told):
         name = next(name for name in told if name.key == key)
         group.key, group.family, group.number = name.key, name.family, name.number
-    elif group.is_block:
+    elif group.is_block and not opened:
         end = graph.calls[region[-1]].operation
         group.key = end.name
         group.family = automatic_name(end) if automatic[region[-1]] else end.name
@@ -104,6 +131,39 @@ def _group(graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[
 def _join(one: Group, other: Group) -> None:
     one.regions.extend(other.regions)
     one.is_block = one.is_block or other.is_block
+
+
+def _pair(graph: Graph, groups: list[Group]) -> list[Group]:
+    """Two kinds of blocks that always alternate become one: attention and perceptron of a transformer layer."""
+    kinds = {id(group): _kind(graph, group) for group in groups if group.is_block}
+    order = [kinds.get(id(group), ()) for group in groups]
+    pairs = Counter(pairwise(order))
+    alternating = {
+        (one, other)
+        for (one, other), count in pairs.items()
+        if one and other and count > 1 and not pairs[one, one] and not pairs[other, other]
+    }
+    first = {min(pair, key=order.index) for pair in alternating}
+    return merge_along(
+        graph,
+        groups,
+        lambda one, other: (
+            (kind := kinds.pop(id(one), ())) in first and (kind, kinds.get(id(other), ())) in alternating
+        ),
+        _join_pair,
+    )
+
+
+def _kind(graph: Graph, group: Group) -> tuple[str, ...]:
+    """The classes in a block that Keras named; nothing for others."""
+    operations = [graph.calls[call].operation for call in group.calls]
+    automatic = all(map(is_automatic, operations))
+    return tuple(sorted(type(operation).__name__ for operation in operations)) if automatic else ()
+
+
+def _join_pair(one: Group, other: Group) -> None:
+    _join(one, other)
+    one.key = other.key
 
 
 def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
@@ -148,8 +208,11 @@ def _join_numbered(one: Group, other: Group) -> None:
     one.subs = frozenset()
 
 
-def _tell_blocks(groups: Sequence[Group]) -> None:
-    """Layers in a row are a block where the family has several such, as in VGG, or is one of blocks like it."""
+def _tell_blocks(graph: Graph, groups: Sequence[Group]) -> None:
+    """Layers in a row are a block where the family has several such, as in VGG, or is one of blocks like it.
+
+    So is a layer of a class that is none of Keras's own, such as a whole transformer layer, if there are several.
+    """
     of_family: dict[str, list[Group]] = {}
     for group in groups:
         if group.family is not None:
@@ -159,6 +222,15 @@ def _tell_blocks(groups: Sequence[Group]) -> None:
         for group in family:
             if len(family) >= _BLOCK_PLACES and len(group.calls) >= _BLOCK_CALLS and not divided:
                 group.is_block = True
+        own = [group for group in family if _is_own_layer(graph, group)]
+        for group in own if len(own) > 1 else ():
+            group.is_block = True
+
+
+def _is_own_layer(graph: Graph, group: Group) -> bool:
+    operation = graph.calls[group.last].operation
+    module = type(operation).__module__.split(".")[0]
+    return len(group.calls) == 1 and module != "keras" and bool(getattr(operation, "weights", ()))
 
 
 def _alike(graph: Graph, one: Group, other: Group) -> bool:
@@ -171,7 +243,7 @@ def _alike(graph: Graph, one: Group, other: Group) -> bool:
         and (one.number is None or other.number is None or one.number < other.number)
         and not (one.count > 1 and one.folded is None)
         and other.count == 1
-        and _extent(graph, one) == _extent(graph, other)
+        and _one_size(graph, one, other)
     )
 
 
@@ -182,13 +254,6 @@ def _fold(one: Group, other: Group) -> None:
     _join(one, other)
 
 
-def _extent(graph: Graph, group: Group) -> tuple[int | None, ...]:
-    """Height and width (or length) of what a group gives; with the channels where these are open."""
-    shape = tuple(graph.tensors[graph.calls[group.last].outputs[0]].symbol.shape)
-    extent = shape[2:] if keras.config.image_data_format() == "channels_first" and len(shape) == 4 else shape[1:-1]
-    return shape[1:] if None in extent else extent
-
-
 def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) -> list[Group]:
     """Layers in a row that make no block: one box; in a model without blocks one for each layer with weights."""
     if any(group.is_block for group in groups):
@@ -197,6 +262,8 @@ def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) ->
         if all(automatic[call] for call in group.calls):
             group.family = group.family or automatic_name(graph.calls[group.calls[0]].operation)
             group.key = group.key or graph.calls[group.calls[0]].operation.name
+    if len({extent(graph, group.last) for group in groups} - {()}) >= _SIZES:
+        return merge_along(graph, groups, lambda one, other: _one_size(graph, one, other), _join, any_sides=True)
     groups = merge_along(graph, groups, lambda one, other: not _weighs(graph, other), _join)
     groups = merge_along(graph, groups, lambda one, other: _alike_rows(graph, one, other), _fold)
     if len(groups) <= _FEW:
@@ -211,4 +278,8 @@ def _weighs(graph: Graph, group: Group) -> bool:
 
 
 def _alike_rows(graph: Graph, one: Group, other: Group) -> bool:
-    return one.family is not None and one.family == other.family and _extent(graph, one) == _extent(graph, other)
+    return one.family is not None and one.family == other.family and _one_size(graph, one, other)
+
+
+def _one_size(graph: Graph, one: Group, other: Group) -> bool:
+    return extent(graph, one.last) == extent(graph, other.last)

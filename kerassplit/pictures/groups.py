@@ -52,7 +52,7 @@ class Group:
 def find_regions(graph: Graph) -> list[list[int]]:
     """The calls of a graph in groups that end at its split points, each group after those it depends on.
 
-    A call belongs to the nearest split point that all paths from it go through. Those behind the last split point are
+    A call belongs to the nearest split point that all paths from it go through. Those after the last split point are
     in groups of their own, one for each connected part. Inputs are in no group.
     """
     end = len(graph.calls)
@@ -79,34 +79,55 @@ def find_regions(graph: Graph) -> list[list[int]]:
     return sorted(members.values(), key=lambda calls: calls[-1])
 
 
+def branches(graph: Graph, region: Sequence[int]) -> bool:
+    """Whether a tensor goes more than one way in a region."""
+    users = Counter(tensor for call in region for tensor in graph.calls[call].inputs)
+    return any(count > 1 for count in users.values())
+
+
 def neighbours(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
-    """For each group the groups that it receives tensors from; inputs of the model count as -1."""
+    """For each group the groups that it receives tensors from; a call for an input of the model counts as below 0."""
     owner = {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
     before: list[set[int]] = [set() for _ in groups]
     for index, place in owner.items():
         for tensor in graph.calls[index].inputs:
-            before[place].add(owner.get(graph.tensors[tensor].call, -1))
+            call = graph.tensors[tensor].call
+            before[place].add(owner.get(call, -1 - call))
     return [places - {place} for place, places in enumerate(before)]
 
 
 def merge_along(
-    graph: Graph, groups: list[Group], alike: Callable[[Group, Group], bool], merge: Callable[[Group, Group], None]
+    graph: Graph,
+    groups: list[Group],
+    alike: Callable[[Group, Group], bool],
+    merge: Callable[[Group, Group], None],
+    *,
+    any_sides: bool = False,
 ) -> list[Group]:
     """Merges each group into the one before it where the two are a chain and `alike`.
+
+    Both may receive something else than what the first gives the second, such as a mask, if it is the same for both.
 
     Args:
         alike: Whether a group (second) goes into the one before it (first, with all that was merged into it already).
         merge: Changes the first so that it holds the second too.
+        any_sides: Whether the second may receive more than the first does.
     """
     before = neighbours(graph, groups)
     users = Counter(place for places in before for place in places)
     into = list(range(len(groups)))
+    given: list[set[int]] = []  # what each group receives, by what it was merged into
     kept = []
     for place, group in enumerate(groups):
-        only = next(iter(before[place])) if len(before[place]) == 1 else -1
-        if only >= 0 and users[only] == 1 and alike(groups[into[only]], group):
-            into[place] = into[only]
-            merge(groups[into[only]], group)
+        given.append({into[one] if one >= 0 else one for one in before[place]})
+        for one in sorted(before[place], reverse=True):
+            first = into[one] if 0 <= one < place else -1
+            same = first >= 0 and (any_sides or given[place] - {first} <= given[first])
+            if same and users[one] == 1 and alike(groups[first], group):
+                into[place] = first
+                given[first] |= given[place] - {first}
+                merge(groups[first], group)
+                break
         else:
             kept.append(group)
     return sorted(kept, key=lambda group: group.last)

@@ -70,11 +70,7 @@ def common_words(one: str, other: str) -> str:
     return "_".join(word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def joined(words: list[str], longest: int = 24) -> str:
+def joined(names: list[str], sign: str = " · ", longest: int = 24) -> str:
     """Names in a row: `conv1 · pool1`, or the first and the last where that is too long."""
-    kept: list[str] = []
-    for word in words:
-        if not any(f"_{one}_" in f"_{word}_" for one in kept):
-            kept.append(word)
-    text = " · ".join(kept)
-    return text if len(kept) < 2 or len(text) <= longest else f"{kept[0]} … {kept[-1]}"
+    text = sign.join(names)
+    return text if len(names) < 2 or len(text) <= longest else f"{names[0]} … {names[-1]}"

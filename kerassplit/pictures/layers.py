@@ -25,7 +25,7 @@ def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None =
     Args:
         model: A functional or built Sequential model.
         title: The line above the picture.
-        stage_of: From an operation's name to the number of its stage, which gives it its colour. `None`: there are no
+        stage_of: From an operation's name to the number of its stage, which gives it its color. `None`: there are no
             stages, and where the model can be cut is marked.
     """
     graph = read_graph(model)

@@ -1,18 +1,20 @@
 """A model or a split as a picture: a box for each block, or for each layer."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 
 from kerassplit.cutting.stages import Stages
 from kerassplit.display.units import format_count, format_shape
 from kerassplit.files.sizes import format_bytes
-from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.model_graph import Call, Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sizes import bytes_per_sample
 from kerassplit.pictures.folding import block_title, find_blocks, is_small
-from kerassplit.pictures.groups import Group, split_points_of
+from kerassplit.pictures.groups import Group, branches, split_points_of
 from kerassplit.pictures.layer_names import common_prefix, is_automatic
 from kerassplit.pictures.picture import Box, Cluster, Edge, EdgeKind, Picture
 from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, summary
@@ -29,6 +31,21 @@ class _Part:
     box_of: dict[int, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What boxes tell besides their layers.
+
+    Attributes:
+        counts: How often each layer is called.
+        outputs: From calls to the names of what they give out, where boxes are to tell it.
+        points: The tensors where boxes are to tell that the model can be cut.
+    """
+
+    counts: Counter[str]
+    outputs: dict[int, str]
+    points: set[int] = field(default_factory=set)
+
+
 def model_picture(model: keras.Model, title: str | None = None, *, layers: bool = False) -> Picture:
     """A model in blocks; boxes tell the tensor at their end where the model can be cut there.
 
@@ -41,7 +58,8 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
     points = split_points_of(graph)
     outputs = list(dict.fromkeys(graph.flat_outputs()))
     made = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs}
-    part = _part(graph, "b", group, graph.flat_inputs(), made if len(outputs) > 1 else {}, points)
+    about = _About(_call_counts([graph]), made if len(outputs) > 1 else {}, points)
+    part = _part(graph, "b", group, graph.flat_inputs(), about)
     edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in _flows(part)]
     places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
     more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""
@@ -61,6 +79,7 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
     """
     graphs = [read_graph(stage.model) for stage in split.stages]
     group = _grouping(split.name, graphs, layers)
+    counts = _call_counts(graphs)
     results = set(keras.tree.flatten(split.outputs))
     makers: dict[str, tuple[int, str]] = {}  # tensor name -> stage and box that make it, or first take it
     symbols: dict[str, keras.KerasTensor] = {}
@@ -76,7 +95,7 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
             for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True)
             if name in results
         }
-        part = _part(graph, f"s{place}_", group, own, made if len(results) > 1 else {}, set())
+        part = _part(graph, f"s{place}_", group, own, _About(counts, made if len(results) > 1 else {}))
         facts = _facts(call.operation for call in graph.calls)
         clusters.append(Cluster(tuple(part.boxes), stage.name, tuple(facts)))
         edges.extend(Edge(source, targets) for _, source, targets in _flows(part))
@@ -95,10 +114,15 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
             if box is not None:
                 makers.setdefault(name, (place, box))
                 symbols.setdefault(name, symbol)
+    across = [makers[name][0] for name, kind in crossing if kind == "cut"]
+    seen: Counter[int] = Counter()
     for (name, kind), users in crossing.items():
         place, source = makers[name]
-        label = _crossing_label(name, symbols[name], place if kind == "cut" else None)
-        edges.append(Edge(source, tuple(users), kind, label))
+        seen[place] += kind == "cut"
+        cut = f"cut {place}" if across.count(place) == 1 else f"cut {place}, {seen[place]} of {across.count(place)}"
+        edges.append(
+            Edge(source, tuple(users), kind, _crossing_label(name, symbols[name], cut if kind == "cut" else ""))
+        )
     operations = [call.operation for graph in graphs for call in graph.calls]
     count = len(split.stages)
     return Picture(
@@ -132,16 +156,17 @@ def _grouping(name: str, graphs: Sequence[Graph], layers: bool) -> _Grouping:
     )
 
 
-def _part(
-    graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], outputs: dict[int, str], points: set[int]
-) -> _Part:
-    """The boxes of a graph: those of its own `inputs`, then its blocks.
+def _call_counts(graphs: Iterable[Graph]) -> Counter[str]:
+    """How often each layer of a model is called, by name: the stages of a loaded split have their own copies."""
+    return Counter(_layer_of(call) for graph in graphs for call in graph.calls if call.inputs)
 
-    Args:
-        stem: What the ids of its boxes begin with.
-        outputs: From calls to the names of what they give out, where boxes are to tell it.
-        points: The tensors where boxes are to tell that the model can be cut.
-    """
+
+def _layer_of(call: Call) -> str:
+    return re.sub(r"@\d+", "", call.name)
+
+
+def _part(graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], about: _About) -> _Part:
+    """The boxes of a graph: those of its own `inputs`, then its blocks; their ids begin with `stem`."""
     boxes: list[Box] = []
     box_of: dict[int, str] = {}
     for tensor in dict.fromkeys(inputs):
@@ -155,29 +180,43 @@ def _part(
     find, title = grouping
     for group in find(graph):
         identity = f"{stem}{len(boxes)}"
-        boxes.append(_block_box(graph, group, identity, title(graph, group), points, outputs))
+        boxes.append(_block_box(graph, group, identity, title(graph, group), about))
         box_of.update(dict.fromkeys(group.calls, identity))
     return _Part(graph, boxes, box_of)
 
 
-def _block_box(graph: Graph, group: Group, identity: str, title: str, points: set[int], outputs: dict[int, str]) -> Box:
+def _block_box(graph: Graph, group: Group, identity: str, title: str, about: _About) -> Box:
     calls = group.calls
     operations = [graph.calls[call].operation for call in calls]
-    if len(calls) == 1:
-        words = describe(operations[0])
+    layers = [operation for operation in operations if isinstance(operation, keras.Layer)]
+    if len(calls) == 1 or len(layers) == 1:
+        words = describe((layers or operations)[0])
         lines = [words] if words.replace(" ", "_") != title else []
+        lines += [count_layers(operations)] if len(calls) > 1 else []
     else:
-        merges = [region[-1] for region in group.regions if len(region) > 1]
+        merges = [region[-1] for region in group.regions if branches(graph, region)]
         kind = block_kind(graph, merges, group.count) if merges else summary(operations)
         lines = [kind, count_layers(operations)]
     parameters = count_parameters(operations)
     if parameters:
         lines.append(f"{format_count(parameters)} params")
-    lines.extend(f"output {name}" for call, name in outputs.items() if call in set(calls))
+    lines.extend(_shared(graph, calls, about.counts))
+    lines.extend(f"output {name}" for call, name in about.outputs.items() if call in set(calls))
     ends = graph.calls[group.last].outputs
     shape = format_shape(graph.tensors[ends[0]].symbol.shape) if len(ends) == 1 else ""
-    mark = next((graph.tensors[tensor].name for tensor in ends if tensor in points), None)
+    mark = next((graph.tensors[tensor].name for tensor in ends if tensor in about.points), None)
     return Box(identity, title, group.count, tuple(lines), shape, mark)
+
+
+def _shared(graph: Graph, calls: Sequence[int], counts: Counter[str]) -> list[str]:
+    """A line that tells which layers of a box the model calls more than once."""
+    layers = {_layer_of(graph.calls[call]) for call in calls}
+    shared = [layer for layer in layers if counts[layer] > 1]
+    if not shared:
+        return []
+    if len(shared) == len(layers):
+        return [f"shared, called {max(counts[layer] for layer in shared)}×"]
+    return [f"{len(shared)} of these shared"]
 
 
 def _flows(part: _Part) -> list[tuple[int, str, tuple[str, ...]]]:
@@ -191,7 +230,7 @@ def _flows(part: _Part) -> list[tuple[int, str, tuple[str, ...]]]:
     return flows
 
 
-def _crossing_label(name: str, symbol: keras.KerasTensor, cut: int | None) -> tuple[str, ...]:
+def _crossing_label(name: str, symbol: keras.KerasTensor, cut: str) -> tuple[str, ...]:
     size = format_bytes(bytes_per_sample(tuple(symbol.shape), symbol.dtype))
     lines = (name, f"{format_shape(symbol.shape)} {symbol.dtype}", f"{size} per sample")
-    return lines if cut is None else (f"cut {cut}", *lines)
+    return (cut, *lines) if cut else lines

@@ -8,6 +8,7 @@ from functools import cache
 from kerassplit.errors import SplitError
 from kerassplit.files.native_output import quiet_native_code
 from kerassplit.graph.internals.process_state import lock
+from kerassplit.pictures.svg_text import center_texts
 from kerassplit.text import warn
 
 _PIXELS = 1600  # the width of a PNG
@@ -15,7 +16,7 @@ _SMALLEST, _LARGEST = 60.0, 200.0  # dots per inch
 _TALL = 8000  # pixels: a taller PNG is drawn at screen resolution
 _SCREEN = 72.0  # dots per inch
 _TALLEST = 32000  # pixels: Cairo draws no larger bitmaps
-_PROBE = 'digraph { a [label="text"] }'
+_PROBE = 'digraph { a [label="text", fontname="Helvetica"] }'
 
 
 class NoLayoutError(SplitError):
@@ -37,7 +38,7 @@ def render(source: str, extension: str) -> bytes:
         SplitError: Graphviz failed, or the machine has no fonts and the letters would be lost.
     """
     if extension == "svg":
-        return _draw(source, "svg")
+        return center_texts(_draw(source, "svg"), _measured_font())
     _require_fonts(extension)
     if extension == "png":
         return _draw(source.replace("{", f"{{\n  graph [dpi={_resolution(source):.2f}];", 1), "png")
@@ -56,6 +57,12 @@ def _resolution(source: str) -> float:
             "Write .svg or .pdf for full size, or draw one stage at a time."
         )
     return min(wanted, possible)
+
+
+def _measured_font() -> str | None:
+    """The font of this machine in which Graphviz measures letters: what it puts into a PDF."""
+    found = re.search(rb"/FontFamily \(([\w ]+)\)", _draw(_PROBE, "pdf"))
+    return found[1].decode() if found else None
 
 
 def _require_fonts(extension: str) -> None:

@@ -12,13 +12,15 @@ from kerassplit.graph.model_graph import Graph
 SHAPING = points.SHAPING | {"Dropout", "GaussianNoise", "SpatialDropout2D"}
 """Classes that belong to the layer before them."""
 
+# `MaxPool`, `LSTMCell`; `ViT` and `ReLU` are words.
+_WORD_ENDS = re.compile(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Za-z][A-Z])(?=[A-Z][a-z])")
 _MINOR = SHAPING | {"Flatten", "Identity", "Lambda", "Normalization", "Rescaling", "Reshape", "ZeroPadding2D"}
 
 
 def describe(operation: keras.Operation) -> str:
     """The class of an operation as a person says it: `conv 7×7`, `max pool`, `layer normalization`."""
     name = re.sub(r"[123]D(?=Transpose|$)", "", type(operation).__name__)
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    words = re.sub(_WORD_ENDS, " ", name).lower()
     words = words.replace("pooling", "pool").replace("separable ", "sep ").replace("multi head ", "multi-head ")
     kernel = getattr(operation, "kernel_size", None)
     if isinstance(kernel, tuple):

@@ -33,7 +33,7 @@ def _cluster_lines(
         line = "  ".join(["│" if cluster.name else "", *cells])
         if box.mark:
             line += f"  ● {box.mark}"
-        sources = incoming.get(box.id, [])
+        sources = list(dict.fromkeys(incoming.get(box.id, [])))
         if sources and sources != [before]:
             line += f"  ← {', '.join(names[source] for source in sources)}"
         lines.append(line.rstrip())

@@ -4,7 +4,7 @@ import math
 import os
 from typing import Any
 
-from kerassplit.display.chart import Chart, new_figure
+from kerassplit.display.chart import SMALL, WIDTH, Chart, new_figure
 from kerassplit.display.colors import CUT
 from kerassplit.files.sizes import format_bytes
 from kerassplit.planning.results import PlanData
@@ -22,7 +22,7 @@ def plot_plan(plan: PlanData, to_file: str | os.PathLike[str] | None = None) -> 
     """Draws a plan; see `Plan.plot`."""
     rows = len(plan.stages)
     height = 1.6 + 0.42 * rows + (3.2 if plan.cuts else 0)
-    with new_figure(10, height) as figure:
+    with new_figure(WIDTH, height) as figure:
         if plan.cuts:
             upper, lower = figure.subplots(2, 1, height_ratios=(0.6 + 0.42 * rows, 3.2))
             _draw_cuts(lower, plan)
@@ -61,7 +61,7 @@ def _draw_stages(axes: Any, plan: PlanData) -> None:
             (5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=9,
+            fontsize=SMALL,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
     axes.axvline(end / factor, color=_LINE, linewidth=1, linestyle=":", zorder=0)
@@ -71,12 +71,12 @@ def _draw_stages(axes: Any, plan: PlanData) -> None:
     axes.set_xlabel(f"{'time since the input' if in_turn else 'load of a stage'} [{unit}]")
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
-    axes.set_title(_subtitle(plan), fontsize=9, color="#546E7A")
+    axes.set_title(_subtitle(plan), fontsize=SMALL, color="#546E7A")
     if any(stage.receive or stage.send for stage in plan.stages):
         from matplotlib.patches import Patch
 
         handles = [Patch(color=_WORK, label="computes"), Patch(color=_MOVE, label="moves tensors")]
-        axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9)
+        axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=SMALL)
 
 
 def _subtitle(plan: PlanData) -> str:
@@ -126,7 +126,7 @@ def _name(axes: Any, x: float, y: float, names: tuple[str, ...], count: float | 
         textcoords="offset points",
         ha=side,
         va="bottom",
-        fontsize=9,
+        fontsize=SMALL,
         color=CUT,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
     )

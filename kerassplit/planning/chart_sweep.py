@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kerassplit.display.chart import Chart, new_figure
+from kerassplit.display.chart import SMALL, WIDTH, Chart, new_figure
 from kerassplit.display.units import format_bandwidth
 from kerassplit.planning.results import SweepData
 from kerassplit.planning.tables import place_of
@@ -17,13 +17,13 @@ _LINE = "#37474F"
 def plot_sweep(sweep: SweepData, to_file: str | os.PathLike[str] | None = None) -> Chart:
     """Draws a sweep; see `Sweep.plot`."""
     with_front = len(sweep.front) > 1
-    with new_figure(13 if with_front else 9, 5) as figure:
+    with new_figure(WIDTH, 8 if with_front else 5) as figure:
         if with_front:
-            left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-            _draw_front(right, sweep)
+            upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
+            _draw_front(lower, sweep)
         else:
-            left = figure.subplots()
-        _draw_ranges(left, sweep)
+            upper = figure.subplots()
+        _draw_ranges(upper, sweep)
         figure.suptitle(f"{sweep.model}: the best cut at every bandwidth", fontweight="bold", x=0.01, ha="left")
     chart = Chart(figure)
     if to_file is not None:
@@ -45,7 +45,7 @@ def _draw_ranges(axes: Any, sweep: SweepData) -> None:
     _plain_numbers(axes.yaxis)
     axes.set_xlabel("bandwidth")
     axes.set_ylabel("latency [ms]" if sweep.objective == "latency" else "slowest stage [ms]")
-    axes.legend(fontsize=9, frameon=False)
+    axes.legend(fontsize=SMALL, frameon=False)
 
 
 def _plain_numbers(axis: Any) -> None:
@@ -72,5 +72,5 @@ def _draw_front(axes: Any, sweep: SweepData) -> None:
     axes.set_xlabel("latency [ms]")
     axes.set_ylabel("slowest stage [ms]")
     axes.set_title(
-        f"latency against throughput at {format_bandwidth(sweep.front_bandwidth)}", fontsize=9, color="#546E7A"
+        f"latency against throughput at {format_bandwidth(sweep.front_bandwidth)}", fontsize=SMALL, color="#546E7A"
     )

@@ -240,7 +240,7 @@ def test_wide_splits_go_on_below(tmp_path: Path):
     split = ks.split(model, ends[6::7])
     plot(split, tmp_path / "split.png")
     assert len(split) == 8
-    assert "rankdir=TB" in plot(split).dot
+    assert "layout=nop2" in plot(split).dot
     with Image.open(tmp_path / "split.png") as image:
         assert abs(image.size[0] - 1600) <= 8
 
@@ -314,7 +314,7 @@ def test_without_pygraphviz_the_dot_program_draws(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     plot(in_three(), tmp_path / "split.svg")
-    assert (tmp_path / "split.svg").read_text() == "<svg>-Tsvg</svg>\n"
+    assert "<svg>-Tsvg</svg>" in (tmp_path / "split.svg").read_text()
 
 
 def test_what_fontconfig_finds_odd_in_its_configuration_is_not_told(tmp_path: Path):

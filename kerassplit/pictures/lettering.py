@@ -1,0 +1,75 @@
+"""How the texts of a picture break into lines, and how much room they take."""
+
+import re
+
+from kerassplit.pictures.picture import Box
+
+TEXT, NAME, STAGE, TITLE = 12, 14, 15, 18
+"""Sizes of letters in points."""
+
+LINE, NAME_LINE = 16.5, 18.5
+"""Heights of lines in points, the space to the next one included."""
+
+HEADER = 46
+"""Height of what the frame of a stage says at its top, in points."""
+
+BORDER = 8
+"""Points that a second border takes, on both sides together."""
+
+_PADDING = 24, 9  # points, beside and above the text in a box
+_WIDTHS = (  # of an em, in DejaVu Sans: most fonts are narrower
+    (" .,:;'|!()[]ijlI·/-", 0.4),
+    ("frt_", 0.5),
+    ("ABCDEGHKNOPQRUVXY&", 0.78),
+    ("mwMW@%×→●…", 1.0),
+)
+_WORD_ENDS = re.compile(r"(?<=[_/.\-])|(?<=[a-z]{2})(?=[A-Z0-9])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """At least how many points wide a line is; fonts differ, so wide ones count."""
+    widths = (next((width for signs, width in _WIDTHS if sign in signs), 0.635) for sign in text)
+    return sum(widths) * size * (1.12 if bold else 1.0)
+
+
+def broken(name: str, longest: int = 19) -> list[str]:
+    """A long name on several lines, broken only at the ends of words: behind `_` or `/`, before a digit or capital."""
+    lines = [""]
+    for word in re.split(_WORD_ENDS, name):
+        if not lines[-1] or len((lines[-1] + word).rstrip()) <= longest:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    # A few letters are not worth a line.
+    return lines if len(lines) < 2 or len(lines[-1]) > 3 else [*lines[:-2], lines[-2] + lines[-1]]
+
+
+def name_lines(box: Box) -> list[str]:
+    """The title of a box on several lines where it is long: boxes stay narrow."""
+    if len(box.title) <= 14:
+        return [box.title]
+    for sign in (" · ", " … "):
+        if sign in box.title:
+            *first, last = box.title.split(sign)
+            parts = [*(part + sign.rstrip() for part in first), last]
+            return [line for part in parts for line in broken(part)]
+    return broken(box.title)
+
+
+def text_lines(box: Box) -> list[str]:
+    """What a box says below its name: what it is, its shape."""
+    shape = [box.shape if box.is_input else f"→ {box.shape}"] if box.shape else []
+    return [*box.lines, *shape]
+
+
+def mark_lines(box: Box) -> list[str]:
+    """The name of the tensor at the end of a box, where the model can be cut."""
+    return [] if box.mark is None else broken(f"● {box.mark}")
+
+
+def box_size(box: Box) -> tuple[float, float]:
+    """Width and height of a box in points, a second border included."""
+    names, texts = name_lines(box), [*text_lines(box), *mark_lines(box)]
+    wide = max([*(text_width(line, NAME, bold=True) for line in names), *(text_width(line, TEXT) for line in texts)])
+    border = BORDER if box.count > 1 else 0
+    return wide + _PADDING[0] + border, NAME_LINE * len(names) + LINE * len(texts) + _PADDING[1] + border
