@@ -4,6 +4,7 @@ The manifest is written before the first shard and again, with the number of row
 that the shards are part of, so one rename makes the shards of a cache that is overwritten invalid.
 """
 
+import itertools
 import json
 import math
 import reprlib
@@ -33,7 +34,7 @@ from kerassplit.training.features.dtypes import as_stored, backend_type, numpy_t
 from kerassplit.training.features.head import FeatureHead
 from kerassplit.training.features.identity import Identity, differing, first_rows, identity_of
 from kerassplit.training.features.preprocess import Preparation
-from kerassplit.training.features.rows import Data, Rows, other_rows
+from kerassplit.training.features.rows import Data, Rows, leaves_of, map_arrays, other_rows
 from kerassplit.training.features.shards import (
     Shard,
     ShardReader,
@@ -48,7 +49,6 @@ from kerassplit.training.features.shards import (
     rows_of,
     shards_in,
 )
-from kerassplit.training.features.structures import leaves_of, taken_apart
 
 MANIFEST = "features.json"
 _FORMAT_VERSION = 1
@@ -144,13 +144,14 @@ class FeatureCache:
 
     def reader(self, shards: list[Shard]) -> BatchReader:
         """Reads the rows of the cache."""
-        kept = {tensor.name: (f"features.{place}", tensor.dtype) for place, tensor in enumerate(self._head.tensors)}
-        read_as = [kept[name] for name in leaves_of(self._head.features)]
-        others = [f"others.{place}" for place in range(len(leaves_of(self._data.first.others)))]
-        read_as += [(name, backend_type(shards[0].arrays[name][0:1].dtype.name)) for name in others]
-        outline = taken_apart((self._head.features, *self._data.first.others), [])
+        kept = {tensor.name: f"features.{place}" for place, tensor in enumerate(self._head.tensors)}
+        dtypes = {kept[tensor.name]: tensor.dtype for tensor in self._head.tensors}
+        numbers = itertools.count()
+        others = map_arrays(lambda _: f"others.{next(numbers)}", self._data.first.others)
+        dtypes |= {name: backend_type(shards[0].arrays[name][0:1].dtype.name) for name in leaves_of(others)}
+        parts = (map_arrays(kept.__getitem__, self._head.features), *others)
         row_bytes = sum(shard.path.stat().st_size for shard in shards) // rows_of(shards)
-        return BatchReader(ShardReader(shards), read_as, outline, rows_of(shards), row_bytes)
+        return BatchReader(ShardReader(shards), dtypes, parts, rows_of(shards), row_bytes)
 
     def _there(self) -> list[Shard]:
         """The shards of the cache that hold such features and targets as it does."""

@@ -16,8 +16,8 @@ from kerassplit.errors import SplitError
 from kerassplit.files.sizes import format_bytes
 from kerassplit.files.values import as_count
 from kerassplit.text import printable
+from kerassplit.training.features.rows import map_arrays
 from kerassplit.training.features.shards import ShardReader
-from kerassplit.training.features.structures import put_together
 
 _AHEAD = 4  # batches that are read beforehand
 
@@ -144,19 +144,19 @@ class BatchReader:
     """Reads batches of a cache in their structure.
 
     Args:
-        reader: The rows.
-        arrays: For each array of a batch its name and the type to give it as.
-        outline: The structure of a batch, `(features, ...)`, as plain values.
-        rows: How many rows there are.
+        reader: Reads the rows.
+        dtypes: By the name of each array the type to give it as.
+        parts: `(features, ...)`, with names of arrays for leaves.
+        rows: Number of rows.
         row_bytes: Bytes of a row on the disk.
     """
 
-    def __init__(self, reader: ShardReader, arrays: list[tuple[str, str]], outline: Any, rows: int, row_bytes: int):
-        self._reader, self._arrays, self._outline = reader, arrays, outline
+    def __init__(self, reader: ShardReader, dtypes: dict[str, str], parts: Any, rows: int, row_bytes: int):
+        self._reader, self._dtypes, self._parts = reader, dtypes, parts
         self.rows, self.row_bytes = rows, row_bytes
 
     def __call__(self, rows: np.ndarray) -> Any:
-        batch = put_together(self._outline, [self._reader.read(name, rows, dtype) for name, dtype in self._arrays])
+        batch = map_arrays(lambda name: self._reader.read(name, rows, self._dtypes[name]), self._parts)
         batch = keras.tree.lists_to_tuples(batch)  # tf.data would take a list for one tensor
         several = isinstance(batch[0], tuple) and len(batch[0]) > 1  # Keras would take them for (x, y)
         return batch if len(batch) > 1 or several else batch[0]

@@ -8,7 +8,7 @@ from kerassplit.display.units import format_shape
 from kerassplit.graph.fingerprint import digest_of_calls, digest_of_weights
 from kerassplit.text import listed
 from kerassplit.training.features.head import FeatureHead
-from kerassplit.training.features.rows import Data, Rows
+from kerassplit.training.features.rows import Data, Rows, digest_of
 
 _PLAIN = {"preprocess": "the preprocessing", "storage": "the storage", "repeats": "repeats"}
 
@@ -77,13 +77,7 @@ def _described(tensor: CrossingTensor) -> str:
 
 def first_rows(rows: Rows, prepared: Mapping[str, Any]) -> dict[str, Any]:
     """What the first rows are, as they came and once they are preprocessed."""
-    leaves = [prepared[name] for name in sorted(prepared) if prepared[name] is not None]
-    outline = {"tuple": [{"list": list(range(len(leaves)))}]}
-    return {
-        "rows": rows.rows,
-        "came as": rows.digests(),
-        "prepared as": Rows(tuple(leaves), outline).digests()["inputs"],
-    }
+    return {"rows": rows.rows, "came as": rows.digests(), "prepared as": digest_of(dict(prepared))}
 
 
 def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
