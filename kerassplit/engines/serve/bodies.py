@@ -136,7 +136,7 @@ def _image(body: bytes, taken: Sequence[CrossingTensor], architecture: str | Non
 
 def _npy(data: bytes, kind: str) -> np.ndarray:
     try:
-        return read_array(data, io.BytesIO(data))
+        return read_array(data)
     except ValueError as error:
         raise Refused(400, f"The body cannot be read as {kind}: {error}.") from error
 
