@@ -1,4 +1,4 @@
-"""The `.npy` format, read from anyone: short headers only, no Python objects, arrays of no more bytes than are there."""
+"""The `.npy` format, read from anyone: short headers, no Python objects, no more bytes than are there."""
 
 import io
 import math

@@ -76,13 +76,7 @@ def parsed(text: bytes | str) -> Any:
         ValueError: It is none, has a field twice or a number that is too large, or is nested too deeply.
     """
     try:
-        content = json.loads(
-            text if isinstance(text, str) else text.decode("utf-8"),
-            object_pairs_hook=_without_repeats,
-            parse_constant=_no_number,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
+        content = loads(text if isinstance(text, str) else text.decode("utf-8"), parse_constant=_no_number)
         for value, depth in walked(content):
             if depth > _DEEPEST:
                 raise RecursionError
@@ -91,6 +85,16 @@ def parsed(text: bytes | str) -> Any:
         return content
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def loads(text: bytes | str, **options: Any) -> Any:
+    """Reads JSON as `json.loads` does, but for keys that occur twice and numbers that are too large.
+
+    Raises:
+        ValueError: It is no JSON, has a field twice or a number that is too large.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats, parse_float=_finite, parse_int=_whole, **options)
 
 
 def versioned(text: bytes | str, version: int, what: str) -> dict[str, Any]:

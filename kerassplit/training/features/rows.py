@@ -1,7 +1,7 @@
 """Where rows with their targets come from: arrays, and whatever gives batches when it is iterated over."""
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
