@@ -7,7 +7,6 @@ that the shards are part of, so one rename makes the shards of a cache that is o
 import itertools
 import json
 import math
-import reprlib
 import shutil
 import sys
 import uuid
@@ -52,7 +51,6 @@ from kerassplit.training.features.shards import (
 
 MANIFEST = "features.json"
 _FORMAT_VERSION = 1
-_LARGEST_MANIFEST = 16 * 2**20
 _READ_AHEAD = 2  # batches of data that are read and preprocessed beforehand
 _REMEDY = "Delete the folder, and cache the features again."
 
@@ -324,15 +322,9 @@ def read_features_manifest(directory: Path) -> dict[str, Any]:
         StoreError: It cannot be read, is damaged or of another version.
     """
     path = directory / MANIFEST
-    manifest = read_json(directory, MANIFEST, _LARGEST_MANIFEST, "cache of features", "cache_features", _REMEDY)
-    if not isinstance(manifest, dict) or manifest.get("checksum") != checksum(manifest):
+    manifest = read_json(directory, MANIFEST, _FORMAT_VERSION, "cache of features", "cache_features", _REMEDY)
+    if manifest.get("checksum") != checksum(manifest):
         raise StoreError(f"{path} is damaged or was changed: its checksum differs. {_REMEDY}", path=path)
-    if manifest.get("format_version") != _FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {reprlib.repr(manifest.get('format_version'))}, and this kerassplit reads "
-            f"version {_FORMAT_VERSION}. Install a newer one, or cache the features again in another directory.",
-            path=path,
-        )
     try:
         read_record(_Manifest, manifest)
     except ValueError as error:
