@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 from kerassplit.cutting.arrays import named_tensors
 from kerassplit.cutting.crossing import CrossingTensor, crossing_tensor
 from kerassplit.display.units import format_shape
-from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.prefetch import prefetch
 from kerassplit.engines.route import Batch, Route
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import ArrayFile, open_arrays
@@ -206,7 +206,7 @@ def _from_array_files(path: Path, arrays: dict[str, ArrayFile], route: Route, ba
 
     status = path.stat()
     identity = {"file": str(path.resolve()), "bytes": status.st_size, "changed": status.st_mtime_ns}
-    return Source(rows, lambda row: ahead(batches(row), _READ_AHEAD), lambda: identity, reads=(path,))
+    return Source(rows, lambda row: prefetch(batches(row), _READ_AHEAD), lambda: identity, reads=(path,))
 
 
 def _from_images(
@@ -236,8 +236,8 @@ def _from_images(
         for path, one in zip(paths, status, strict=True)
     )
     identity = {"folder": str(folder.resolve()), "preprocess": architecture, "exif": exif}
-    batches_ahead = lambda row: ahead(batches(row), _READ_AHEAD)  # noqa: E731
-    return Source(len(paths), batches_ahead, lambda: identity, files, (*notes, *more), tuple(paths))
+    prefetched = lambda row: prefetch(batches(row), _READ_AHEAD)  # noqa: E731
+    return Source(len(paths), prefetched, lambda: identity, files, (*notes, *more), tuple(paths))
 
 
 def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:

@@ -9,7 +9,7 @@ import keras
 
 from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.cutting.submodel import build_submodel
-from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.prefetch import prefetch
 from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.errors import RunError, SplitError, UnsupportedModelError, without_graph_trace
 from kerassplit.graph.backends import backend
@@ -71,7 +71,7 @@ def run(split: Stages, batches: Iterable[Batch], options: LocalOptions) -> Gener
     with contextlib.ExitStack() as stack:
         for step, stage in enumerate(split):
             run_there = _on_device(stage, devices[step % len(devices)], route, step)
-            batches = stack.enter_context(contextlib.closing(ahead(map(run_there, batches), _BETWEEN)))
+            batches = stack.enter_context(contextlib.closing(prefetch(map(run_there, batches), _BETWEEN)))
         for batch in batches:
             yield _results(batch, route)
 

@@ -15,6 +15,7 @@ from kerassplit.errors import SplitError
 from kerassplit.files.arrays import mapped
 from kerassplit.files.atomic_file import TEMPORARY, Folder, open_regular, reason, status_of
 from kerassplit.files.growing_array import GoodRows, GrowingArray
+from kerassplit.files.untrusted import check_path
 from kerassplit.text import listed, safe_name, unique
 
 LOCK, GOOD_ROWS = "lock", "rows"
@@ -92,7 +93,7 @@ def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> Outpu
     """Where the results of a run go: `path` itself, or `NAME.TENSOR.npy` for each of several outputs.
 
     Raises:
-        SplitError: The path is not that of a `.npy` file.
+        SplitError: The path is not that of a `.npy` file, or no file can be called so.
     """
     if path.suffix != ".npy" or "\0" in str(path):
         raise SplitError(f"Results are written as NumPy arrays: expected a name that ends in .npy; got '{path}'.")
@@ -106,12 +107,7 @@ def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> Outpu
     while there != there.parent and status_of(there) is None:
         there = there.parent
     for one in (*paths.values(), places.folder, places.record):
-        try:
-            (there / one.name).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except (OSError, ValueError) as error:  # such as a name that is too long
-            raise SplitError(f"Cannot write '{one}': {reason(error)}. Name another file.") from error
+        check_path(there / one.name)
     return places
 
 

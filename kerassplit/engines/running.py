@@ -33,7 +33,7 @@ from kerassplit.text import listed, warn
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunResult:
     """A run that has ended.
 
     Attributes:
@@ -68,7 +68,7 @@ def run_stages(
     options: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
     note: Callable[[str], None] = warn,
-) -> Ran:
+) -> RunResult:
     """Runs input through stages. With Ray they are loaded where they run, and those in a folder not here.
 
     Args:
@@ -183,7 +183,7 @@ def _run(
     resume: bool,
     overwrite: bool,
     verbose: bool | None,
-) -> Ran:
+) -> RunResult:
     began = time.monotonic()
     if places is not None:
         refuse_same([*places.paths.values(), places.record], source.reads)
@@ -198,7 +198,7 @@ def _run(
             if not output.rows:
                 raise SplitError("The input holds no rows. Expected at least one.")
             arrays = output.finish()
-    return Ran(
+    return RunResult(
         results=packed_tensors(arrays, route.outputs),
         rows=len(next(iter(arrays.values()))),
         computed=computed,

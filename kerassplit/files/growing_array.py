@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Sequence
 from io import FileIO
@@ -15,7 +16,8 @@ from kerassplit.files.npy import read_header
 
 _AT_ONCE = 1 << 20  # bytes that are read for a digest
 _SYNC_EVERY = 5.0  # seconds after which all that was written is put on the disk: a power cut costs no more than these
-_LONGEST_LINE = 120  # of a list of digests: two numbers and a digest
+_LONGEST_LINE = 120  # of a list of digests
+_LINE = re.compile(rb"(\d+) ([1-9]\d*) ([0-9a-f]{64})\n")  # first row, number of rows, digest
 
 
 class GrowingArray:
@@ -182,18 +184,14 @@ class GoodRows:
 
     def _read(self, most: int | None) -> None:
         """Goes through the lines up to the first that is not true."""
-        size = 0
         with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
-            while (line := lines.readline(_LONGEST_LINE)).endswith(b"\n"):
-                first, _, rest = line.decode("latin1").partition(" ")
-                count, _, digest = rest.strip().partition(" ")
-                numbers = first.isdecimal() and count.isdecimal() and first.isascii() and count.isascii()
-                if not numbers or int(first) != self.rows or not int(count):
+            while line := _LINE.fullmatch(lines.readline(_LONGEST_LINE)):
+                first, count, digest = int(line[1]), int(line[2]), line[3].decode()
+                end = self.rows + count
+                if first != self.rows or (most is not None and end > most) or self._digest(count) != digest:
                     return
-                if (most is not None and self.rows + int(count) > most) or self._digest(int(count)) != digest:
-                    return
-                self.rows, size = self.rows + int(count), size + len(line)
-                self._ends.append((self.rows, size))
+                self.rows = end
+                self._ends.append((end, lines.tell()))
 
     def _digest(self, rows: int) -> str | None:
         """Of the rows that follow the last certain ones, as the files hold them."""

@@ -66,7 +66,7 @@ def read_header(stream: IO[bytes], size: int | None = None) -> Header:
             shape, by_column, dtype = _READERS[version](head)
     except Exception as error:  # NumPy lets through what Python's parser raises for nonsense
         raise ValueError("its header does not say what the array is") from error
-    header = Header(tuple(map(int, shape)), by_column, dtype, head.tell())
+    header = Header(shape, by_column, dtype, head.tell())
     _check(header)
     if size is not None:
         check_length(header, size - header.start)
@@ -99,8 +99,9 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
 
 def _check(header: Header) -> None:
     sides, dtype = header.shape, header.dtype
+    # NumPy makes no array of these, whether there are values or not.
     large = len(sides) > _MOST_DIMENSIONS or math.prod(max(1, side) for side in sides) > _LARGEST_SIDE
-    if large or min(sides, default=0) < 0:  # NumPy takes none of these, numbers or not
+    if large or any(type(side) is not int or side < 0 for side in sides):
         raise ValueError(f"{str(sides)[:50]} is no shape that an array can have")
     if dtype.kind == "O":
         raise ValueError(_OBJECTS)

@@ -238,8 +238,6 @@ def _open_file(
         )
     if not path.exists():
         raise SplitError(f"There is no file '{path}'.")
-    if not path.is_file():
-        raise SplitError(f"'{path}' is no regular file, and a model is read from one only.")
     if path.suffix not in FILE_SUFFIXES:
         raise SplitError(f"'{path}' is no model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):

@@ -19,7 +19,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from kerassplit.display.progress import progress
-from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.prefetch import prefetch
 from kerassplit.engines.route import Batch
 from kerassplit.errors import SplitError, StoreError
 from kerassplit.files.atomic_file import write_whole
@@ -29,7 +29,7 @@ from kerassplit.files.untrusted_json import read_json, read_record
 from kerassplit.storage.manifest import checksum
 from kerassplit.text import listed, printable, warn
 from kerassplit.training.features.dataset import BatchReader
-from kerassplit.training.features.dtypes import as_stored, backend_type, numpy_type, stored_type
+from kerassplit.training.features.dtypes import as_stored, backend_type, stored_type
 from kerassplit.training.features.head import FeatureHead
 from kerassplit.training.features.identity import Identity, differing, first_rows, identity_of
 from kerassplit.training.features.preprocess import Preparation
@@ -168,7 +168,7 @@ class FeatureCache:
 
     def _types(self, dtype: str) -> set[str]:
         """The names of the types that a feature of a type is stored as, on one backend or the other."""
-        return {stored_type(numpy_type(one), self._storage).name for one in (dtype, backend_type(dtype))}
+        return {stored_type(np.dtype(one), self._storage).name for one in (dtype, backend_type(dtype))}
 
     def _read(self) -> dict[str, Any] | None:
         """The manifest in the directory; `None` where that is free."""
@@ -201,7 +201,7 @@ class FeatureCache:
         total = None if self._data.rows is None else self._data.rows * self._repeats
         what, compute = f"Caching {self._head.route.model}", self._head.stage.compiled
         end = 0
-        with closing(ahead(self._prepared(there), _READ_AHEAD)) as batches, progress(what, total, verbose) as show:
+        with closing(prefetch(self._prepared(there), _READ_AHEAD)) as batches, progress(what, total, verbose) as show:
             try:
                 for number, (rows, inputs) in enumerate(batches):
                     if end != rows.first:  # those between are there
@@ -309,7 +309,7 @@ class FeatureCache:
             first = self._data.first
             made = self._head(self._head.stage.compiled, Batch(0, 0, first.rows, self._prepare(first)))
             tensors = tuple(replace(tensor, shape=made[tensor.name].shape) for tensor in tensors)
-        types = [stored_type(numpy_type(tensor.dtype), self._storage) for tensor in tensors]
+        types = [stored_type(np.dtype(tensor.dtype), self._storage) for tensor in tensors]
         sizes = [math.prod(side or 0 for side in tensor.shape[1:]) for tensor in tensors]
         stored = sum(size * dtype.itemsize for size, dtype in zip(sizes, types, strict=True))
         return stored + sum(leaf.nbytes // len(leaf) for leaf in leaves_of(self._data.first.others))

@@ -19,7 +19,6 @@ from kerassplit.graph.backends.interface import Run
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.strings import refuse_strings
 from kerassplit.text import listed
-from kerassplit.training.features.dtypes import numpy_type
 
 DEPENDS = "so its features depend on the batches before. Build it with stateful=False to cache them."
 """What follows from a state that a head keeps from batch to batch."""
@@ -51,7 +50,7 @@ class FeatureHead:
                 if missing:
                     raise SplitError(f"The input {listed(missing)} was left out, and the features need it.")
                 named = {tensor.name: np.asarray(as_array(made[tensor.name])) for tensor in self.tensors}
-                types = {tensor.name: numpy_type(tensor.dtype) for tensor in self.tensors}
+                types = {tensor.name: np.dtype(tensor.dtype) for tensor in self.tensors}
                 yield replace(batch, tensors={name: one.astype(types[name], copy=False) for name, one in named.items()})
 
         parts = [part.tensors for part in in_whole_batches(run, self.route)([batch])]

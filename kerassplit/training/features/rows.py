@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import keras
@@ -179,7 +179,8 @@ def _of_stream(stream: Any) -> Data:
         while sum(rows.rows for rows in taken) < count and (more := next(begun[0], None)):
             taken.append(more)
         begun[0] = chain(taken, begun[0])
-        return Rows(map_arrays(lambda *parts: np.concatenate(parts), *(rows.parts for rows in taken))).cut(0, count)
+        alike = [rows.parts for rows in takewhile(lambda rows: rows.spec == first.spec, taken)]
+        return Rows(map_arrays(lambda *arrays: np.concatenate(arrays), *alike)).cut(0, count)
 
     least = 1 if batches is None else (batches - 1) * first.rows + 1
     return Data(None, least, batches, first, leading, dict, passes)

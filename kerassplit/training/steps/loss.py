@@ -14,7 +14,7 @@ from kerassplit.training.steps.gradients import is_real
 from kerassplit.training.steps.stage_trainer import LOGITS, MASK
 
 
-class Judge:
+class OutputLoss:
     """Computes a loss as Keras's `compile(loss=...)` and `fit` do."""
 
     def __init__(self, loss: Any, outputs: Any, output_names: Sequence[str] | None = None):
@@ -83,9 +83,9 @@ class Judge:
             return model.compute_loss(None, y, packed_tensors(made, self._outputs), sample_weight)
 
 
-def judge_of(split: Stages, loss: Any) -> Judge:
+def loss_of(split: Stages, loss: Any) -> OutputLoss:
     """A loss on the outputs of a split."""
-    return Judge(loss, split.outputs, getattr(split.model, "output_names", None))
+    return OutputLoss(loss, split.outputs, getattr(split.model, "output_names", None))
 
 
 class _Nothing(keras.Model):

@@ -80,7 +80,7 @@ class StageTrainer:
         Args:
             stage: The stage.
             optimizer: Applies its gradients.
-            judged: Its outputs that a loss is computed of here, with `Judge`.
+            judged: Its outputs that a loss is computed of here, with `OutputLoss`.
             back_to: Its inputs whose gradients are wanted: by default all of real numbers. Names of others do no harm.
             owned: Which of its model's trainable variables it trains, by their places; by default all.
 
@@ -121,7 +121,7 @@ class StageTrainer:
             regularized: Whether the regularisers of the weights are part of the loss of this micro-batch.
 
         Returns:
-            Its outputs by name, for `Judge` with the logits and masks of those judged.
+            Its outputs by name, for `OutputLoss` with the logits and masks of those judged.
 
         Raises:
             SplitError: A tensor is missing.
