@@ -21,7 +21,7 @@ from kerassplit.files.untrusted_json import loads, read_record
 from kerassplit.text import listed
 
 Form = Literal["float32", "float16", "int8"]
-"""How floating-point tensors are sent: as they are, with half the bits, or as one byte a value."""
+"""Form in which floating-point tensors are sent: unchanged, with half the bits, or as one byte a value."""
 FORMS: tuple[Form, ...] = get_args(Form)
 
 _MAGIC = b"kswire1\n"
@@ -36,7 +36,7 @@ _FEW = 32  # a channel with fewer values shares its range with the others: two m
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the header says of a tensor."""
+    """A tensor in the header."""
 
     name: str
     shape: tuple[int, ...]

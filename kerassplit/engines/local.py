@@ -82,7 +82,7 @@ def refuse_states(
     so: str = "which a process that is started again would have lost. Save it with stateful=False, or run the split in "
     "one process, in one go.",
 ) -> None:
-    """Sees that what a model gives for a batch does not depend on batches before it.
+    """Refuses a model whose results for a batch depend on batches before it.
 
     Args:
         model: The model.
@@ -98,7 +98,7 @@ def refuse_states(
 
 
 def through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:
-    """A batch behind a stage, without the tensors that nobody needs any more.
+    """Runs a stage on a batch, and drops the tensors that nobody needs any more.
 
     Raises:
         RunError: The stage fails.

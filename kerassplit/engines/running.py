@@ -1,4 +1,4 @@
-"""From input to output through the stages: `Split.predict` and `kerassplit run`."""
+"""Runs input through the stages: `Split.predict` and `kerassplit run`."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ from kerassplit.text import listed, warn
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that has ended.
+    """The result of a run.
 
     Attributes:
         results: In the structure of the model's outputs.
@@ -143,7 +143,7 @@ def _engine(
     safe_mode: bool,
     resume: bool,
 ) -> Iterator[RunBatches]:
-    """What runs batches through stages, which are in memory or in a folder."""
+    """Opens the engine that runs batches through stages, in memory or in a folder."""
     if engine == "local":
         here = _options(local.LocalOptions, engine, options)
         split = load(stages, safe_mode=safe_mode) if isinstance(stages, Path) else stages
@@ -211,7 +211,7 @@ def _run(
 def _compute(
     source: Source, run_batches: RunBatches, output: InMemory | InFiles, what: str, verbose: bool | None
 ) -> int:
-    """Runs the batches that are not there yet; gives how many rows they had."""
+    """Runs the batches that are not there yet; returns their number of rows."""
     computed = 0
     with contextlib.closing(source.batches(output.rows)) as batches, progress(what, source.rows, verbose) as show:
         try:

@@ -28,7 +28,7 @@ _OURS = re.compile(
 
 
 def resolved(directory: str | os.PathLike[str]) -> Path:
-    """Where a folder is, links on the way to it followed.
+    """Resolves the path of a folder, links followed.
 
     Raises:
         StoreError: There can be no folder of this name.
@@ -160,7 +160,7 @@ def alone_in(target: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Has a file or a folder's list of files on the disk before anything that relies on it."""
+    """Puts a file or a folder's list of files on the disk before anything that relies on it."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -20,7 +20,7 @@ At worst, JSON takes 24 times its size in memory."""
 _DEEPEST = 100  # lists and dicts in one another; a manifest needs five, and what nests the model's inputs and outputs
 _MOST_DIGITS = 40  # of a whole number: sums and products of such are still floats
 _ADDED = ("also", "hints")
-"""What records of earlier versions do not have."""
+"""Fields that records of earlier versions lack."""
 _hints = cache(get_type_hints)
 
 
@@ -181,7 +181,7 @@ def _read_fields(kind: Any, values: dict[str, Any], place: str) -> Any:
 
 
 def walked(value: Any) -> Iterator[tuple[Any, int]]:
-    """All there is in nested dicts and lists, keys too, with its depth; what is inside comes after what it is in."""
+    """Walks through nested dicts and lists, keys too, with the depth; containers come before their contents."""
     waiting = [(value, 0)]
     while waiting:
         value, depth = waiting.pop()

@@ -21,7 +21,7 @@ MANIFEST = "kerassplit.json"
 FORMAT_VERSION = 2
 """1: at first. 2: with a checksum of the manifest itself and the size of each stage's file."""
 OWN_PREDICTION = "own_prediction"
-"""Where the model predicts in a way of its own: the names of the methods."""
+"""Names of the methods by which the model predicts in a way of its own."""
 _MOST_DIMENSIONS = 254  # of a tensor, in TensorFlow; the other backends allow fewer
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -96,7 +96,7 @@ def checksum(manifest: dict[str, Any]) -> str:
 
 
 def unknown_fields(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest, or the entry of a stage, says that this kerassplit does not know."""
+    """Fields of a manifest, or of the entry of a stage, that this kerassplit does not know."""
     known = _Manifest if "stages" in manifest else _Stage
     return {name: value for name, value in manifest.items() if name not in known.__annotations__}
 
@@ -161,7 +161,7 @@ def described(spec: dict[str, Any]) -> CrossingTensor:
 
 
 def preprocessor_of(manifest: Mapping[str, Any], inputs: Iterable[str] | None = None) -> str | None:
-    """What the model's own `predict` puts its input through, and no stage does.
+    """The preprocessor that the model's own `predict` applies, and no stage.
 
     Args:
         manifest: Checked.

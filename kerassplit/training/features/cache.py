@@ -1,6 +1,6 @@
 """A cache of features on the disk: shards, and a manifest that says what it is of.
 
-The manifest is written before the first shard and again, with the number of rows, behind the last one. It names the job
+The manifest is written before the first shard and again, with the number of rows, after the last one. It names the job
 that the shards are part of, so one rename makes the shards of a cache that is overwritten invalid.
 """
 

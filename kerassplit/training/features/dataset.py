@@ -1,4 +1,4 @@
-"""What `fit` reads from a cache of features: shuffled batches, read from the disk while the model computes."""
+"""Shuffled batches of cached features for `fit`, read from the disk while the model computes."""
 
 import random
 import threading

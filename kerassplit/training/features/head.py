@@ -1,4 +1,4 @@
-"""What computes features: a frozen model, or the part of one before a cut."""
+"""Computes features: a frozen model, or the part of one before a cut."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ from kerassplit.graph.strings import refuse_strings
 from kerassplit.text import listed
 
 DEPENDS = "so its features depend on the batches before. Build it with stateful=False to cache them."
-"""What follows from a state that a head keeps from batch to batch."""
+"""The consequence of a state that a head keeps from batch to batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureHead:
-    """What computes features.
+    """Computes features.
 
     Attributes:
         stage: It runs.
@@ -60,7 +60,7 @@ class FeatureHead:
 
 
 def as_feature_head(head: Any) -> FeatureHead:
-    """A model or stage as what computes features; what is that already stays.
+    """Makes a feature head of a model or stage; a feature head stays as it is.
 
     Raises:
         SplitError: It is neither, or keeps a state from batch to batch.

@@ -1,4 +1,4 @@
-"""Where rows with their targets come from: arrays, and whatever gives batches when it is iterated over."""
+"""Sources of rows with their targets: arrays, and iterables of batches."""
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator
@@ -83,10 +83,10 @@ class Data:
 
     Attributes:
         rows: How many there are in one pass; `None` where that is not known beforehand.
-        at_least: So many there are in one pass, as far as that is known.
+        at_least: The least number of rows in one pass, as far as that is known.
         batches: How many batches a stream says that it has; `None` for arrays, and where it does not say.
         first: The first rows: of a stream its first batch.
-        leading: Gives so many of the first rows, or all where there are fewer.
+        leading: Gives the first rows, as many as asked for, or all where there are fewer.
         content: Gives what tells arrays from others; empty for streams.
         passes: Gives all rows, batch by batch: takes the number of passes, the row to begin at, and what tells the rows
             before it from others, which are then compared.
@@ -187,7 +187,7 @@ def _of_stream(stream: Any) -> Data:
 
 
 class _Running:
-    """What tells all the rows so far from others, however they are cut into batches."""
+    """Digest of all rows so far, however they are cut into batches."""
 
     def __init__(self) -> None:
         self._digests: list[Any] = []
@@ -203,7 +203,7 @@ class _Running:
 
 
 def other_rows(row: int) -> StoreError:
-    """The error for data that changed since so many of its rows were cached."""
+    """The error for data that changed since its first `row` rows were cached."""
     return StoreError(
         f"The first {row} rows of the data are others than when they were cached. If the data is shuffled or "
         "augmented, cache it as it is without; else pass overwrite=True to compute all features anew, or name "
@@ -213,7 +213,7 @@ def other_rows(row: int) -> StoreError:
 
 
 def _number_of_batches(stream: Any) -> int | None:
-    """How many batches a stream says that it has."""
+    """Number of batches that a stream announces."""
     endless = isinstance(stream, keras.utils.PyDataset) and stream.num_batches is None
     if hasattr(stream, "cardinality"):
         endless = int(stream.cardinality()) == -1  # tf.data.INFINITE_CARDINALITY

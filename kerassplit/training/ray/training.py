@@ -30,7 +30,6 @@ from kerassplit.training.ray.actor import TrainingActor, arrays, assign
 from kerassplit.training.steps.loss import loss_of
 from kerassplit.training.steps.optimizers import checked_optimizers, refuse_used, stage_optimizers
 from kerassplit.training.steps.train_step import (
-    check_for_a_loss,
     links_of,
     micro_batches_of,
     nothing_to_train,
@@ -154,7 +153,7 @@ class RayTraining:
         self._steady = False
         made, added = self._forward(parts)
         try:
-            check_for_a_loss(self._loss, added)
+            self._loss.check(added)
             loss, gradients = self._loss(made, y, sample_weight)
         except SplitError:
             self._wait([(place, actor.forget.remote()) for place, actor in enumerate(self._actors)])
@@ -207,7 +206,7 @@ class RayTraining:
                 raise SplitError(f"The training cannot begin. {error}") from error
 
     def _forward(self, parts: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float]]:
-        """All micro-batches through all stages: what the loss sees of each, and what the layers add to it."""
+        """Sends all micro-batches through all stages; returns what the loss sees of each, and what layers add to it."""
         calls, judged = [], []
         for number, tensors in enumerate(parts):
             sent = {

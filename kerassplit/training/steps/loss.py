@@ -34,10 +34,14 @@ class OutputLoss:
             except (ValueError, TypeError, KeyError) as error:
                 raise _unusable(error) from error
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is no loss to compute."""
-        return self._keras is None
+    def check(self, added: Sequence[float]) -> None:
+        """Refuses a step without a loss, given or added by layers.
+
+        Raises:
+            SplitError: No loss was given, and no layer adds one.
+        """
+        if self._keras is None and not added:
+            raise SplitError("There is no loss: pass `loss`, as in `model.compile`. No layer adds one, either.")
 
     def __call__(
         self, parts: Sequence[Mapping[str, Any]], y: Any, sample_weight: Any = None

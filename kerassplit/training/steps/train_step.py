@@ -1,6 +1,6 @@
 """One training step through the stages of a split: `train_step`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from kerassplit.cutting.arrays import wrong_batch
 from kerassplit.cutting.stages import Stages
-from kerassplit.engines.inputs import check_shapes
+from kerassplit.engines.inputs import check_shapes, number_of_rows
 from kerassplit.engines.route import route_of
 from kerassplit.errors import SplitError
 from kerassplit.files.values import as_count
 from kerassplit.training.steps.gradients import plus
-from kerassplit.training.steps.loss import OutputLoss, loss_of
+from kerassplit.training.steps.loss import loss_of
 from kerassplit.training.steps.optimizers import checked_optimizers
 from kerassplit.training.steps.stage_trainer import Role, StageTrainer
 
 
 @dataclass(frozen=True)
 class SplitGradients:
-    """What a step found out.
+    """Loss and gradients of a step.
 
     Attributes:
         loss: Of the batch, with all that layers and regularisers add.
@@ -131,7 +131,7 @@ def split_gradients(
 
 
 def roles_of(split: Stages) -> list[Role]:
-    """What each stage does in training: whatever nobody needs is not computed."""
+    """The part of each stage in training: whatever nobody needs is not computed."""
     judged = set(keras.tree.flatten(split.outputs))
     owned_before: set[int] = set()
     wanted: set[str] = set()
@@ -167,10 +167,7 @@ def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
     if count == 1:
         return [tensors]
     shapes = {name: tuple(value.shape) for name, value in tensors.items() if value is not None}
-    rows = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(rows) != 1:
-        raise SplitError(f"The inputs have different numbers of samples: {_shapes(shapes)}.")
-    [total] = rows
+    total = number_of_rows(shapes)
     if total % count:
         raise SplitError(
             f"A batch of {total} samples does not go into {count} equal micro-batches: pass `micro_batches` that "
@@ -203,7 +200,7 @@ def _forward_and_back(
                 raise
             raise SplitError(wrong) from error
     added = [loss for trainer in trainers for loss in trainer.added_losses]
-    check_for_a_loss(output_loss, added)
+    output_loss.check(added)
     total, gradients = output_loss(parts, y, sample_weight)
     for number, slopes in enumerate(gradients):
         for trainer in reversed(trainers):
@@ -219,18 +216,8 @@ def _forward_and_back(
 
 
 def nothing_to_train(split: Stages) -> str:
-    """What to say where no gradient came back."""
+    """The message for a step in which no gradient came back."""
     return f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them."
-
-
-def check_for_a_loss(output_loss: OutputLoss, added: Sequence[float]) -> None:
-    """Sees that there is something to train for.
-
-    Raises:
-        SplitError: No loss was given, and no layer adds one.
-    """
-    if output_loss.is_idle and not added:
-        raise SplitError("There is no loss: pass `loss`, as in `model.compile`. No layer adds one, either.")
 
 
 def links_of(split: Stages) -> list[tuple[int, list[int], int, list[int]]]:
@@ -245,7 +232,3 @@ def links_of(split: Stages) -> list[tuple[int, list[int], int, list[int]]]:
                 ours.append(there)
                 theirs.append(here)
     return [(owner, ours, other, theirs) for (owner, other), (ours, theirs) in pairs.items()]
-
-
-def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
