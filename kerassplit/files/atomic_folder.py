@@ -21,7 +21,7 @@ from kerassplit.files.untrusted import check_path
 _MARKER = "made-by-kerassplit"
 _MARK = b"kerassplit writes here, and removes this folder where it was killed meanwhile.\n"
 _OURS = re.compile(
-    r".*\.(keras|h5|json|npz|onnx|tflite|xml|bin)|job|result|log"  # the last three are a worker's, now or in 0.1.0
+    r".*\.(keras|h5|json|npz|onnx|tflite|xml|bin)|job|result|log"  # the last three are a worker's, now or earlier
     r"|.*\.pb(\.tmp\w*)?|variables\..*|part-.*|checkpoint"  # of a SavedModel
 )
 """Names of files that saving and exporting write. What lies in the folder `assets` of a SavedModel bears any name."""

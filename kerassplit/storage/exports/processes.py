@@ -30,23 +30,17 @@ def work(task: str, scratch: Path, /, **job: Any) -> dict[str, Any]:
         WorkerError: It failed. What it wrote on standard error is in a note.
     """
     with TemporaryDirectory(dir=scratch) as name:
-        file = Path(name, "result")
-        command = [
-            sys.executable,
-            "-m",
-            "kerassplit.storage.exports.worker",
-            json.dumps({"task": task, **job}),
-            str(file),
-        ]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_environment(), check=False
-        )
+        file, log = Path(name, "result"), Path(name, "log")
+        module, text = "kerassplit.storage.exports.worker", json.dumps({"task": task, **job})
+        command = [sys.executable, "-m", module, text, str(file)]
+        with log.open("wb") as out:  # no pipe: what a converter starts might hold that open
+            code = subprocess.run(command, stdout=out, stderr=out, env=_environment(), check=False).returncode
         result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if done.returncode == 0 and "value" in result:
-        return result
-    failure = WorkerError(result.get("error") or _how_it_ended(done.returncode))
-    failure.add_note(done.stdout.decode(errors="replace")[-20_000:])
-    raise failure
+        if code == 0 and "value" in result:
+            return result
+        failure = WorkerError(result.get("error") or _how_it_ended(code))
+        failure.add_note(log.read_text(encoding="utf-8", errors="replace")[-20_000:])
+        raise failure
 
 
 def _environment() -> Mapping[str, str]:
