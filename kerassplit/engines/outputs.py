@@ -146,7 +146,7 @@ def _opened(places: OutputPaths, folder: Folder, *, resume: bool, most: int | No
         for name in (DIGESTS, *(path.name for path in places.paths.values())):
             if folder.has(name):
                 folder.remove(name)
-    if "rows" in state:
+    elif "rows" in state and not differing(state, places.job):
         places.take_back(folder)
     output = InFiles(places, folder, most)
     another = differing(state, places.job, output.rows) if state else ""
