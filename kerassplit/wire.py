@@ -11,16 +11,17 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import ml_dtypes
 import numpy as np
 
 from kerassplit.errors import SplitError
+from kerassplit.files.untrusted_json import loads, read_record
 from kerassplit.text import listed
 
 Form = Literal["float32", "float16", "int8"]
-"""How floating-point tensors are sent: as they are, with half the bits, or as one byte a value."""
+"""Form in which floating-point tensors are sent: unchanged, with half the bits, or as one byte a value."""
 FORMS: tuple[Form, ...] = get_args(Form)
 
 _MAGIC = b"kswire1\n"
@@ -35,7 +36,7 @@ _FEW = 32  # a channel with fewer values shares its range with the others: two m
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the header says of a tensor."""
+    """A tensor in the header."""
 
     name: str
     shape: tuple[int, ...]
@@ -201,23 +202,20 @@ def _from_levels(part: memoryview, entry: _Entry) -> np.ndarray:
 
 def _entries(header: bytes) -> list[_Entry]:
     try:
-        entries = [_Entry(**{**one, "shape": tuple(one["shape"])}) for one in json.loads(header)]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        entries = read_record(tuple[_Entry, ...], loads(header))
+    except (ValueError, RecursionError) as error:
         raise SplitError(
             "The header of the tensors cannot be read: it is damaged, or not from kerassplit.wire.pack."
         ) from error
-    names = [entry.name for entry in entries]
-    if not all(_is_sound(entry) for entry in entries) or len({*map(str, names)}) != len(names):
+    if not all(map(_is_sound, entries)) or len({entry.name for entry in entries}) < len(entries):
         raise SplitError("The header of the tensors makes no sense: it is damaged, or not from kerassplit.wire.pack.")
-    return entries
+    return list(entries)
 
 
-def _is_sound(entry: Any) -> bool:
+def _is_sound(entry: _Entry) -> bool:
     return (
-        isinstance(entry.name, str)
-        and isinstance(entry.form, str)
-        and entry.dtype in _SENT_FROM.get(entry.form, ())
+        entry.dtype in _SENT_FROM.get(entry.form, ())
         and len(entry.shape) <= 32
-        and all(type(side) is int and 0 <= side < 2**40 for side in entry.shape)
+        and max(entry.shape, default=0) < 2**40
         and (entry.form == "as it is" or (len(entry.shape) > 1 and 0 not in entry.shape))
     )

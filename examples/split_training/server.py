@@ -20,7 +20,7 @@ import keras
 from sklearn.datasets import load_digits
 
 import kerassplit as ks
-from kerassplit.training.steps.loss import Judge
+from kerassplit.training.steps.loss import OutputLoss
 from kerassplit.training.steps.stage_trainer import StageTrainer
 from kerassplit.wire import pack, unpack
 
@@ -33,7 +33,7 @@ class Tail:
     def __init__(self, folder: Path):
         [self.stage] = ks.load(folder, stages=["tail"])
         self.trainer = StageTrainer(self.stage, keras.optimizers.Adam(0.01), judged=self.stage.outputs)
-        self.judge = Judge("sparse_categorical_crossentropy", self.stage.outputs[0])
+        self.judge = OutputLoss("sparse_categorical_crossentropy", self.stage.outputs[0])
         self.labels = load_digits().target
         self.losses: list[float] = []
         self.seen: set[str] = set()

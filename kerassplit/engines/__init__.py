@@ -3,7 +3,7 @@
 In reading order:
 
 - `route`: which stage takes and gives which tensors, and batches on their way.
-- `prefetch`: an iterator that works ahead in a thread.
+- `prefetch`: makes items in a thread.
 - `inputs`: rows from arrays, files and iterables, in batches.
 - `whole_batches`: models built for batches of one size.
 - `local`: stages in this process.

@@ -1,4 +1,4 @@
-"""Early exit: a batch goes through the stages until each of its rows has an answer; those behind are not run.
+"""Early exit: a batch goes through the stages until each of its rows has an answer; later stages are not run.
 
 The algorithm is that of BranchyNet (Teerapittayanon, McDanel and Kung, "BranchyNet: Fast inference via early exiting
 from deep neural networks", ICPR 2016), by batches, and with the largest probability in the place of the entropy.
@@ -26,14 +26,14 @@ from kerassplit.graph.backends.interface import Run
 from kerassplit.text import listed, shortened, warn
 
 Measure = Callable[[np.ndarray], Any]
-"""From what an exit gives (rows × classes) to a number for each row: how sure it is."""
+"""Maps the output of an exit (rows × classes) to its confidence, one number per row."""
 
 _ROUNDING = 1e-3  # by so much may a probability in half precision lie outside 0 to 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EarlyExits(Shown):
-    """What a run with early exits gave.
+    """The result of a run with early exits.
 
     Attributes:
         outputs: Rows × classes: for each row what the first exit gave that was confident, else the final output.
@@ -52,7 +52,7 @@ class EarlyExits(Shown):
 
     @property
     def answered(self) -> dict[str, int]:
-        """How many rows each output answered, the final one last."""
+        """Number of rows that each output answered, the final one last."""
         return {name: int(np.count_nonzero(self.exits == name)) for name in self.stage_of}
 
     def __repr__(self) -> str:
@@ -157,7 +157,7 @@ def predict_early(
 def _answers(
     split: Stages, programs: Sequence[Run], route: Route, exits: _Exits, batch: Batch, measure: Measure | None
 ) -> dict[str, np.ndarray]:
-    """For each row of a batch its answer, and its place: the number of the output that gives it."""
+    """Answers each row of a batch; `places`: the number of the output that answers it."""
     given: list[np.ndarray] = []
     places = np.full(route.batch or batch.rows, -1)
     for step, (stage, program, asked) in enumerate(zip(split, programs, exits.by_stage, strict=True)):
@@ -178,7 +178,7 @@ def _answers(
 
 
 def _is_sure(values: np.ndarray, name: str, exits: _Exits, measure: Measure | None) -> np.ndarray:
-    """For each row whether an exit may answer it."""
+    """Tells for each row whether an exit may answer it."""
     called = exits.names[name]
     if measure is None:
         if bool(((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any()):
@@ -242,7 +242,7 @@ def _exits(
 
 
 def _names(route: Route) -> dict[str, str]:
-    """What the user calls the model's outputs: the keys of its dict, or the names of their tensors."""
+    """Names of the model's outputs as the user knows them: keys of its dict, or names of their tensors."""
     outputs = route.outputs
     if isinstance(outputs, dict) and all(isinstance(name, str) for name in outputs.values()):
         return {name: key for key, name in reversed(outputs.items())}
@@ -267,7 +267,7 @@ def _final(split: Stages, there: list[str], names: Mapping[str, str], final: str
 def _needed(
     asked: list[str], names: Mapping[str, str], confidence: float | Mapping[str, float], measure: Measure | None
 ) -> dict[str, float]:
-    """How sure each exit has to be, checked."""
+    """Checks the confidence that each exit needs to answer."""
     called = [names[name] for name in asked]
     given = confidence if isinstance(confidence, Mapping) else dict.fromkeys(called, confidence)
     if set(given) != set(called):

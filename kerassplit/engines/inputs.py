@@ -1,4 +1,4 @@
-"""Where rows come from: arrays, files, and whatever gives batches when it is iterated over."""
+"""Sources of rows: arrays, files, and iterables of batches."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 from kerassplit.cutting.arrays import named_tensors
 from kerassplit.cutting.crossing import CrossingTensor, crossing_tensor
 from kerassplit.display.units import format_shape
-from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.prefetch import prefetch
 from kerassplit.engines.route import Batch, Route
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import ArrayFile, open_arrays
@@ -58,7 +58,7 @@ class Source:
 
 
 def source_of(x: Any, route: Route, batch_size: int, preprocess: str | None = None, *, exif: bool = True) -> Source:
-    """Makes a source of what a user passes.
+    """Makes a source of the input that a user passes.
 
     Args:
         x: Arrays or tensors in the structure of the model's inputs; a path; or an iterable, such as a
@@ -135,7 +135,7 @@ def load_input(
 
 def _from_arrays(given: dict[str, Any], route: Route, batch_size: int) -> Source:
     arrays = {name: value.tocsr() if issparse(value) else as_array(value) for name, value in given.items()}
-    rows = _number_of_rows(_shapes(arrays))
+    rows = number_of_rows(_shapes(arrays))
     check_shapes(arrays, route)
 
     def batches(row: int) -> Generator[Batch]:
@@ -183,7 +183,7 @@ def _from_array_files(path: Path, arrays: dict[str, ArrayFile], route: Route, ba
         _check_shape(shape, tensor, route, where=f"'{path}' holds")
         if array.dtype.kind not in ("US" if tensor.dtype == "string" else "biuf"):
             raise SplitError(f"'{path}' holds values of type {array.dtype}; '{tensor.name}' takes {tensor.dtype}.")
-    rows = _number_of_rows(shapes)
+    rows = number_of_rows(shapes)
     for array in arrays.values():
         array.check()
     types = {tensor.name: tensor.dtype for tensor in route.takes}
@@ -206,7 +206,7 @@ def _from_array_files(path: Path, arrays: dict[str, ArrayFile], route: Route, ba
 
     status = path.stat()
     identity = {"file": str(path.resolve()), "bytes": status.st_size, "changed": status.st_mtime_ns}
-    return Source(rows, lambda row: ahead(batches(row), _READ_AHEAD), lambda: identity, reads=(path,))
+    return Source(rows, lambda row: prefetch(batches(row), _READ_AHEAD), lambda: identity, reads=(path,))
 
 
 def _from_images(
@@ -236,8 +236,8 @@ def _from_images(
         for path, one in zip(paths, status, strict=True)
     )
     identity = {"folder": str(folder.resolve()), "preprocess": architecture, "exif": exif}
-    batches_ahead = lambda row: ahead(batches(row), _READ_AHEAD)  # noqa: E731
-    return Source(len(paths), batches_ahead, lambda: identity, files, (*notes, *more), tuple(paths))
+    prefetched = lambda row: prefetch(batches(row), _READ_AHEAD)  # noqa: E731
+    return Source(len(paths), prefetched, lambda: identity, files, (*notes, *more), tuple(paths))
 
 
 def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
@@ -254,7 +254,7 @@ def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
     def batches(row: int) -> Generator[Batch]:
         number = first = 0
         for arrays in _gathered(elements(), known, batch_size):
-            rows = _number_of_rows(_shapes(arrays))
+            rows = number_of_rows(_shapes(arrays))
             check_shapes(arrays, route)
             if first + rows > row:
                 yield _checked_batch(number, first, rows, arrays, route)
@@ -292,7 +292,7 @@ def _stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def digest_of_array(array: Any) -> str | None:
-    """What tells an array, which may be one of SciPy's sparse ones, from others: its values, shape and type."""
+    """Identifies an array, also one of SciPy's sparse ones, by its values, shape and type."""
     if array is None:
         return None
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
@@ -327,7 +327,12 @@ def as_array(value: Any) -> np.ndarray | None:
     return np.asarray(keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value)
 
 
-def _number_of_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def number_of_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The number of rows that all arrays have, by their shapes.
+
+    Raises:
+        SplitError: They have different numbers, or no rows, or no values.
+    """
     counts = {shape[0] for shape in shapes.values() if shape}
     given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
     if len(counts) != 1 or () in shapes.values() or counts == {0}:

@@ -9,7 +9,7 @@ import keras
 
 from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.cutting.submodel import build_submodel
-from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.prefetch import prefetch
 from kerassplit.engines.route import Batch, Route, route_of
 from kerassplit.errors import RunError, SplitError, UnsupportedModelError, without_graph_trace
 from kerassplit.graph.backends import backend
@@ -71,7 +71,7 @@ def run(split: Stages, batches: Iterable[Batch], options: LocalOptions) -> Gener
     with contextlib.ExitStack() as stack:
         for step, stage in enumerate(split):
             run_there = _on_device(stage, devices[step % len(devices)], route, step)
-            batches = stack.enter_context(contextlib.closing(ahead(map(run_there, batches), _BETWEEN)))
+            batches = stack.enter_context(contextlib.closing(prefetch(map(run_there, batches), _BETWEEN)))
         for batch in batches:
             yield _results(batch, route)
 
@@ -82,7 +82,7 @@ def refuse_states(
     so: str = "which a process that is started again would have lost. Save it with stateful=False, or run the split in "
     "one process, in one go.",
 ) -> None:
-    """Sees that what a model gives for a batch does not depend on batches before it.
+    """Refuses a model whose results for a batch depend on batches before it.
 
     Args:
         model: The model.
@@ -98,7 +98,7 @@ def refuse_states(
 
 
 def through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:
-    """A batch behind a stage, without the tensors that nobody needs any more.
+    """Runs a stage on a batch, and drops the tensors that nobody needs any more.
 
     Raises:
         RunError: The stage fails.

@@ -1,4 +1,4 @@
-"""Where the results of a run go, and the record beside them that says of which run they are."""
+"""Paths of the results of a run, and the record beside them that says which run made them."""
 
 import contextlib
 import json
@@ -14,10 +14,10 @@ import numpy as np
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import mapped
 from kerassplit.files.atomic_file import TEMPORARY, Folder, open_regular, reason, status_of
-from kerassplit.files.growing_array import GoodRows, GrowingArray
+from kerassplit.files.untrusted import check_path
 from kerassplit.text import listed, safe_name, unique
 
-LOCK, GOOD_ROWS = "lock", "rows"
+LOCK, DIGESTS = "lock", "rows"
 """Files in the folder of an unfinished run, beside its results."""
 OVERWRITE = "pass overwrite=True (--overwrite)"
 _STATE = "run.json"
@@ -27,7 +27,7 @@ _SHORT = 50  # characters of what is shown in a message
 
 @dataclass(frozen=True)
 class OutputPaths:
-    """Where the results of a run are.
+    """Paths of the results of a run.
 
     Attributes:
         folder: `NAME.unfinished`, beside the result: all there is until all rows are.
@@ -43,7 +43,7 @@ class OutputPaths:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the unfinished run in the folder was; empty where there is none."""
+        """The record of the unfinished run in the folder; empty if there is none."""
         try:
             with Folder(self.folder) as folder, folder.open(_STATE, os.O_RDONLY) as file:
                 return _parsed(file.readall())
@@ -56,22 +56,15 @@ class OutputPaths:
         # What stands for the bytes of a name that is no UTF-8 becomes JSON's own way to write it.
         folder.write(_STATE, content.encode("utf-8", "backslashreplace"), flush=True)
 
-    def are_whole(self, rows: int) -> bool:
-        """Whether so many rows are certain in files of which some may be in their places already."""
-        with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(Folder(self.folder))
-            beside = stack.enter_context(Folder(_parent(self.record)))
-            if not folder.has(GOOD_ROWS):
-                return False
-            names = [path.name for path in self.paths.values()]
-            arrays = [GrowingArray(folder if folder.has(name) else beside, name) for name in names]
-            good = GoodRows(folder, GOOD_ROWS, arrays)
-            for file in (*arrays, good):
-                stack.callback(file.close)
-            return good.rows == rows
+    def take_back(self, folder: Folder) -> None:
+        """Takes files of a run with all its rows back into the folder that a kill left in their places already."""
+        with Folder(_parent(self.record)) as beside:
+            for path in self.paths.values():
+                if beside.has(path.name) and not folder.has(path.name):
+                    beside.move(path.name, folder, path.name)
 
     def move(self) -> dict[str, np.ndarray]:
-        """Puts the files of a run that has all its rows into their places, those that are not there yet."""
+        """Puts the files of a run that has all its rows into their places."""
         with Folder(self.folder) as folder, Folder(_parent(self.record)) as beside:
             for path in self.paths.values():
                 if folder.has(path.name):
@@ -89,10 +82,10 @@ class OutputPaths:
 
 
 def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> OutputPaths:
-    """Where the results of a run go: `path` itself, or `NAME.TENSOR.npy` for each of several outputs.
+    """Paths for the results of a run: `path` itself, or `NAME.TENSOR.npy` for each of several outputs.
 
     Raises:
-        SplitError: The path is not that of a `.npy` file.
+        SplitError: The path is not that of a `.npy` file, or no file can be called so.
     """
     if path.suffix != ".npy" or "\0" in str(path):
         raise SplitError(f"Results are written as NumPy arrays: expected a name that ends in .npy; got '{path}'.")
@@ -106,23 +99,16 @@ def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> Outpu
     while there != there.parent and status_of(there) is None:
         there = there.parent
     for one in (*paths.values(), places.folder, places.record):
-        try:
-            (there / one.name).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except (OSError, ValueError) as error:  # such as a name that is too long
-            raise SplitError(f"Cannot write '{one}': {reason(error)}. Name another file.") from error
+        check_path(there / one.name)
     return places
 
 
 def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
-    """The results of this very run, where it was already finished; what a kill left undone at its end is done."""
+    """Returns the results of this very run, where it was already finished."""
     if places.job["input"] is None:  # what was iterated over cannot be recognised
         return None
     with writing(f"'{places.record.with_suffix('')}'"):
         state = places.state
-        if "rows" in state and not differing(state, places.job):
-            return places.move() if places.are_whole(state["rows"]) else None
         there = all(status_of(path) is not None for path in places.paths.values())
         record = _read(places.record)
         if state or not there or differing(record, places.job):
@@ -135,7 +121,7 @@ def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
 
 
 def check_free(places: OutputPaths, *, resume: bool, overwrite: bool) -> None:
-    """Sees that nothing is lost, before there is work.
+    """Refuses to lose results, before there is work.
 
     Raises:
         SplitError: There are results, or an unfinished run, or something else is in the way.
@@ -149,7 +135,7 @@ def check_free(places: OutputPaths, *, resume: bool, overwrite: bool) -> None:
         there = [path for path in places.paths.values() if status_of(path) is not None]
         folders = [path for path in there if path.is_dir()]
         inside = {path.name for path in places.folder.glob("*")} - {LOCK}
-    ours = {_STATE, GOOD_ROWS, *(path.name for path in places.paths.values())}
+    ours = {_STATE, DIGESTS, *(path.name for path in places.paths.values())}
     others = {name for name in inside - ours if not name.startswith(TEMPORARY)}
     unfinished = bool(state) or bool(inside and not others)
     if folders:
@@ -180,7 +166,7 @@ def writing(what: str) -> Iterator[None]:
 
 
 def differing(state: dict[str, Any], job: dict[str, Any], rows: int | None = None) -> str:
-    """In what a recorded run differs from a job, in words; empty if in nothing.
+    """Describes how a recorded run differs from a job; empty if it does not.
 
     Args:
         state: What was recorded.

@@ -1,4 +1,4 @@
-"""Where rows go: arrays in memory, or `.npy` files that grow, and go on where a run stopped that was killed."""
+"""Outputs of a run: arrays in memory, or growing `.npy` files that go on where a killed run stopped."""
 
 import contextlib
 import os
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from kerassplit.engines.output_paths import GOOD_ROWS, LOCK, OVERWRITE, OutputPaths, differing, writing
+from kerassplit.engines.output_paths import DIGESTS, LOCK, OVERWRITE, OutputPaths, differing, writing
 from kerassplit.engines.route import Batch
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import storable
 from kerassplit.files.atomic_file import Folder, status_of
-from kerassplit.files.growing_array import GoodRows, GrowingArray
+from kerassplit.files.growing_array import GrowingArrays
 from kerassplit.files.locks import lock
 
 
@@ -48,7 +48,7 @@ class InMemory:
         self.rows += batch.rows
 
     def finish(self) -> dict[str, np.ndarray]:
-        """All rows of each output, by tensor name."""
+        """Returns all rows of each output, by tensor name."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
 
 
@@ -66,43 +66,35 @@ class InFiles:
 
     def __init__(self, places: OutputPaths, folder: Folder, most: int | None):
         self._places, self._folder = places, folder
-        self._arrays = {name: GrowingArray(folder, path.name) for name, path in places.paths.items()}
-        self._good = GoodRows(folder, GOOD_ROWS, list(self._arrays.values()), most)
-        self.rows = self._good.rows
+        files = {name: path.name for name, path in places.paths.items()}
+        self._arrays = GrowingArrays(folder, DIGESTS, files, most)
+        self.rows = self._arrays.rows
         self._is_new = True
 
     def add(self, batch: Batch) -> None:
         """Takes the results of a batch. The first may begin before `rows` ends: it replaces what is there of it."""
         with writing(f"into '{self._places.folder}'"):
             if self._is_new:  # a batch of which a kill left a part, or some outputs only
-                self._good.cut(batch.first)
+                self._arrays.cut(batch.first)
                 self._is_new = False
-            stored = {name: _storable(batch, name) for name in self._arrays}
-            for name, array in self._arrays.items():
-                array.add(stored[name])
-            self._good.add(list(stored.values()))
-        self.rows = batch.first + batch.rows
+            self._arrays.add({name: _storable(batch, name) for name in self._places.paths})
+        self.rows = self._arrays.rows
 
     def finish(self) -> dict[str, np.ndarray]:
-        """All rows of each output, by tensor name: memory maps of the files, which are in their places now."""
+        """Returns all rows of each output, by tensor name: memory maps of the files, in their places now."""
         with writing(f"into '{self._places.folder}'"):
-            self._good.cut(self.rows)
-            for array in self._arrays.values():
-                array.finish(self.rows)
-            self._good.sync()
-            self.close()
+            self._arrays.finish()
             self._places.note(self._folder, rows=self.rows)
             return self._places.move()
 
     def keep(self) -> None:
-        """Has what there is on the disk, for a run that goes on."""
+        """Puts all there is on the disk, for a run that goes on."""
         with contextlib.suppress(OSError, ValueError):  # a full disk; or closed, as it was finished
-            self._good.sync()
+            self._arrays.sync()
 
     def close(self) -> None:
         """Closes the files. What they hold stays."""
-        for file in (*self._arrays.values(), self._good):
-            file.close()
+        self._arrays.close()
 
 
 @contextlib.contextmanager
@@ -151,9 +143,11 @@ def _opened(places: OutputPaths, folder: Folder, *, resume: bool, most: int | No
     """The files in the folder: new, unless they are to be gone on with and it is known what they are of."""
     state = places.state if resume else {}
     if not state:
-        for name in (GOOD_ROWS, *(path.name for path in places.paths.values())):
+        for name in (DIGESTS, *(path.name for path in places.paths.values())):
             if folder.has(name):
                 folder.remove(name)
+    elif "rows" in state and not differing(state, places.job):
+        places.take_back(folder)
     output = InFiles(places, folder, most)
     another = differing(state, places.job, output.rows) if state else ""
     if another:
@@ -162,7 +156,7 @@ def _opened(places: OutputPaths, folder: Folder, *, resume: bool, most: int | No
             f"The unfinished run in '{places.folder}' was another one: {another}. Go on as it began, or "
             f"{OVERWRITE} to begin again."
         )
-    places.note(folder)  # the images behind the rows that are there may be others now
+    places.note(folder)  # the images of the rows that are there may be others now
     return output
 
 

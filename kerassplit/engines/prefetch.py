@@ -1,48 +1,27 @@
-"""An iterator that works ahead in a thread of its own."""
+"""Makes the items of an iterable in a thread, while the caller works on those before."""
 
-import contextlib
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_POLL = 0.1  # seconds after which a thread that waits looks whether it is still wanted
+_END: Any = object()
 
 
-def ahead(items: Iterable[T], size: int) -> Generator[T]:
-    """Gives the items of an iterable, which a thread makes while the caller works on those before.
+def prefetch(items: Iterable[T], size: int) -> Generator[T]:
+    """Gives the items of an iterable, made in a thread.
 
     Args:
-        items: Taken in the thread; an error that they raise comes to the caller in its turn.
-        size: So many items are made beforehand, at most.
+        items: An error that they raise comes to the caller in its turn.
+        size: Number of items to make in advance, at most.
     """
-    made: queue.Queue[tuple[str, Any]] = queue.Queue(size)
-    ended = threading.Event()
-
-    def put(kind: str, value: Any) -> None:
-        while not ended.is_set():
-            with contextlib.suppress(queue.Full):
-                made.put((kind, value), timeout=_POLL)
-                return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if ended.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    iterator = iter(items)
+    pool = ThreadPoolExecutor(1)
     try:
-        while (taken := made.get())[0] == "item":
-            yield taken[1]
-        if taken[0] == "error":
-            raise taken[1]
+        waiting = deque(pool.submit(next, iterator, _END) for _ in range(size))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(pool.submit(next, iterator, _END))
+            yield item
     finally:
-        ended.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

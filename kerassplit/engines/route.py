@@ -1,4 +1,4 @@
-"""What an engine is told: which stage takes and gives which tensors, and the batches that go through them."""
+"""How tensors flow between stages, and the batches that carry them."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Route:
-    """The way of tensors through the stages of a model.
+    """How tensors flow through the stages of a model.
 
     Attributes:
         model: The model's name.
@@ -58,7 +58,7 @@ class Route:
 
     @property
     def note(self) -> str | None:
-        """What somebody has to know whose input does not fit, if anything."""
+        """A hint for an input that does not fit, if there is one."""
         if self.preprocessor is None:
             return None
         return (
@@ -74,11 +74,11 @@ class Route:
 
     @property
     def batch(self) -> int | None:
-        """How many rows a batch must have; `None`: any number."""
+        """Number of rows in a batch; `None`: any."""
         return fixed_batch(tensor.shape for tensor in self.takes)
 
     def needed_from(self, step: int) -> frozenset[str]:
-        """The tensors that a stage or one behind it takes, and the model's outputs: what has to be kept until then."""
+        """Tensors to keep until a stage: those that it or a later one takes, and the model's outputs."""
         return frozenset([*(name for later in self.steps[step:] for name in later.inputs), *self.results])
 
 

@@ -1,4 +1,4 @@
-"""From input to output through the stages: `Split.predict` and `kerassplit run`."""
+"""Runs input through the stages: `Split.predict` and `kerassplit run`."""
 
 import contextlib
 import hashlib
@@ -33,8 +33,8 @@ from kerassplit.text import listed, warn
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run that has ended.
+class RunResult:
+    """The result of a run.
 
     Attributes:
         results: In the structure of the model's outputs.
@@ -68,7 +68,7 @@ def run_stages(
     options: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
     note: Callable[[str], None] = warn,
-) -> Ran:
+) -> RunResult:
     """Runs input through stages. With Ray they are loaded where they run, and those in a folder not here.
 
     Args:
@@ -143,7 +143,7 @@ def _engine(
     safe_mode: bool,
     resume: bool,
 ) -> Iterator[RunBatches]:
-    """What runs batches through stages, which are in memory or in a folder."""
+    """Opens the engine that runs batches through stages, in memory or in a folder."""
     if engine == "local":
         here = _options(local.LocalOptions, engine, options)
         split = load(stages, safe_mode=safe_mode) if isinstance(stages, Path) else stages
@@ -183,7 +183,7 @@ def _run(
     resume: bool,
     overwrite: bool,
     verbose: bool | None,
-) -> Ran:
+) -> RunResult:
     began = time.monotonic()
     if places is not None:
         refuse_same([*places.paths.values(), places.record], source.reads)
@@ -199,7 +199,7 @@ def _run(
             if not output.rows:
                 raise SplitError("The input holds no rows. Expected at least one.")
             arrays = output.finish()
-    return Ran(
+    return RunResult(
         results=packed_tensors(arrays, route.outputs),
         rows=len(next(iter(arrays.values()))),
         computed=computed,
@@ -212,7 +212,7 @@ def _run(
 def _compute(
     source: Source, run_batches: RunBatches, output: InMemory | InFiles, show: Callable[[int, int], None]
 ) -> int:
-    """Runs the batches that are not there yet; gives how many rows they had."""
+    """Runs the batches that are not there yet; returns their number of rows."""
     computed = 0
     with contextlib.closing(source.batches(output.rows)) as batches:
         try:

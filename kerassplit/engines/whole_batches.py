@@ -18,7 +18,7 @@ from kerassplit.graph.internals.layers import stateful_layer
 
 
 def in_whole_batches(run_batches: RunBatches, route: Route) -> RunBatches:
-    """What runs batches of any number of rows through a model that is built for batches of one size.
+    """Runs batches of any number of rows through a model that is built for batches of one size.
 
     Args:
         run_batches: What runs batches of that size. What it gives of a batch has its rows along the first dimension.

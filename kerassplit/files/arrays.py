@@ -17,7 +17,7 @@ import numpy as np
 
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import open_regular, reason
-from kerassplit.files.npy import check_length, described, read_header
+from kerassplit.files.npy import Header, check_length, read_header
 from kerassplit.files.sizes import format_bytes, parse_bytes
 from kerassplit.text import listed
 
@@ -49,24 +49,28 @@ class ArrayFile:
     Attributes:
         path: The file.
         member: Its name in a `.npz` file; `None` in a `.npy` file.
-        shape: Of the whole array.
-        dtype: Of its values.
-        fortran: Whether it is stored column by column: then it is read whole.
+        header: Its header.
     """
 
     path: Path
     member: str | None
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    fortran: bool
+    header: Header
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.header.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.header.dtype
 
     def parts(self, row: int, rows: int) -> Iterator[np.ndarray]:
-        """The array from a row on, so many rows at a time.
+        """Reads the array from a row on, `rows` rows at a time; one that lies column by column is read whole.
 
         Raises:
             SplitError: The file ends too early, or cannot be read.
         """
-        if self.fortran:
+        if self.header.by_column:
             array = self.whole()
             yield from (array[start : start + rows] for start in range(row, len(array), rows))
             return
@@ -74,8 +78,7 @@ class ArrayFile:
         if self.member is not None:
             _refuse_bomb(self.path, per_row * min(rows, self.shape[0]))
         with _reading(self.path, self.member) as (stream, _):
-            read_header(stream)
-            stream.seek(stream.tell() + row * per_row)
+            stream.seek(self.header.start + row * per_row)
             for start in range(row, self.shape[0], rows):
                 count = min(rows, self.shape[0] - start)
                 content = stream.read(count * per_row)
@@ -84,21 +87,21 @@ class ArrayFile:
                 yield np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
     def whole(self) -> np.ndarray:
-        """All of the array.
+        """Reads all of the array.
 
         Raises:
             SplitError: It takes more memory than a packed one may, ends too early, or cannot be read.
         """
-        with _reading(self.path, self.member) as (stream, size):
-            header = read_header(stream)
-            check_length(header, size - header.start)
-            if self.member is not None:
-                _refuse_bomb(self.path, header.bytes)
+        header = self.header
+        if self.member is not None:
+            _refuse_bomb(self.path, header.bytes)
+        with _reading(self.path, self.member) as (stream, _):
+            stream.seek(header.start)
             content, filled = np.empty(header.bytes, np.uint8), 0
             while count := stream.readinto(memoryview(content)[filled : filled + _AT_ONCE]):  # pyright: ignore
                 filled += count
             check_length(header, filled)
-            return content.view(header.dtype).reshape(header.shape, order="F" if header.by_column else "C")
+        return content.view(header.dtype).reshape(header.shape, order="F" if header.by_column else "C")
 
     def check(self) -> None:
         """Reads all of an array in a `.npz` file once, which has a checksum of it: what is damaged is no input."""
@@ -162,8 +165,8 @@ def mapped(path: Path) -> np.ndarray:
     Raises:
         SplitError: The file holds none.
     """
-    with _opened(path) as file:
-        header = described(file)
+    with _reading(path, None) as (file, size):
+        header = read_header(file, size)
         return np.memmap(file, header.dtype, "r", header.start, header.shape, "F" if header.by_column else "C")
 
 
@@ -182,9 +185,7 @@ def _as_bytes(array: np.ndarray) -> np.ndarray:
 
 def _described(path: Path, member: str | None) -> ArrayFile:
     with _reading(path, member) as (stream, size):
-        header = read_header(stream)
-        check_length(header, size - header.start)
-    return ArrayFile(path, member, header.shape, header.dtype, header.by_column and len(header.shape) > 1)
+        return ArrayFile(path, member, read_header(stream, size))
 
 
 @contextlib.contextmanager

@@ -16,12 +16,12 @@ from kerassplit.files.untrusted import NO_LINK, check_path
 _HELD = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")  # not on Windows
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 TEMPORARY = ".kerassplit."
-"""How the names of files and folders begin that were to be moved into their places, which killed processes leave."""
+"""Prefix of files and folders not yet moved into their places, which killed processes leave."""
 TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}")
 
 
 def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
-    """What is at a path, links followed; `None`: nothing.
+    """The status of a path, links followed; `None` if nothing is there.
 
     Raises:
         SplitError: No file can be called so, or nobody may look there.
@@ -180,7 +180,7 @@ class Folder:
         os.replace(self._place(name), to._place(new_name), **held)
 
     def flush(self) -> None:
-        """Has the list of files on the disk, where the file system can do that."""
+        """Puts the list of files on the disk, where the file system can do that."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.fsync(self._handle)
@@ -235,7 +235,7 @@ def write_all(file: FileIO, content: Any) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be opened, in the system's words where it has some."""
+    """The reason of an error, in the system's words where it has some."""
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -21,14 +21,14 @@ from kerassplit.files.untrusted import check_path
 _MARKER = "made-by-kerassplit"
 _MARK = b"kerassplit writes here, and removes this folder where it was killed meanwhile.\n"
 _OURS = re.compile(
-    r".*\.(keras|h5|json|npz|onnx|tflite|xml|bin)|job|result|log"  # the last three are a worker's
+    r".*\.(keras|h5|json|npz|onnx|tflite|xml|bin)|job|result|log"  # the last three are a worker's, now or earlier
     r"|.*\.pb(\.tmp\w*)?|variables\..*|part-.*|checkpoint"  # of a SavedModel
 )
 """Names of files that saving and exporting write. What lies in the folder `assets` of a SavedModel bears any name."""
 
 
 def resolved(directory: str | os.PathLike[str]) -> Path:
-    """Where a folder is, links on the way to it followed.
+    """Resolves the path of a folder, links followed.
 
     Raises:
         StoreError: There can be no folder of this name.
@@ -160,7 +160,7 @@ def alone_in(target: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Has a file or a folder's list of files on the disk before anything that relies on it."""
+    """Puts a file or a folder's list of files on the disk before anything that relies on it."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from io import FileIO
 from typing import Any
 
@@ -15,7 +16,8 @@ from kerassplit.files.npy import read_header
 
 _AT_ONCE = 1 << 20  # bytes that are read for a digest
 _SYNC_EVERY = 5.0  # seconds after which all that was written is put on the disk: a power cut costs no more than these
-_LONGEST_LINE = 120  # of a list of digests: two numbers and a digest
+_LONGEST_LINE = 120  # of a list of digests
+_LINE = re.compile(rb"(\d+) ([1-9]\d*) ([0-9a-f]{64})\n")  # first row, number of rows, digest
 
 
 class GrowingArray:
@@ -36,7 +38,7 @@ class GrowingArray:
             self._reopen()
 
     def cut(self, rows: int) -> None:
-        """Keeps so many rows."""
+        """Keeps the first `rows` rows."""
         if self._file is not None:
             self._file.truncate(self._start + rows * self._row_bytes)
             self._file.seek(0, os.SEEK_END)
@@ -78,12 +80,11 @@ class GrowingArray:
             os.fsync(self._file.fileno())
 
     def finish(self, rows: int) -> None:
-        """Keeps so many rows, writes their number, and waits until the disk has all."""
+        """Keeps the first `rows` rows, and writes their number."""
         if self._file is not None:
             self.cut(rows)
             self._file.seek(0)
             self._write_header(self._file, rows)
-            self.sync()
 
     def close(self) -> None:
         """Closes the file."""
@@ -119,43 +120,50 @@ class GrowingArray:
         np.lib.format.write_array_header_1_0(file, header)
 
 
-class GoodRows:
-    """Which rows of some growing arrays are certain: a line for each batch, with a digest of what the files hold of it.
+class GrowingArrays:
+    """Arrays that grow together, with a list of digests: a line for each batch, of what the files hold of it.
 
     A line counts if those before it do and the files hold what its digest says: whatever a crash left of files or
     lines, the rows up to there are those that were computed. Nothing else is believed, no size and no number.
 
     Args:
-        folder: Where the list is.
-        name: Its name.
-        arrays: The arrays.
+        folder: Where the files are.
+        digests: Name of the list.
+        files: Names of the arrays' files, by the names of the arrays.
         most: More rows than these are not taken; `None`: any number.
 
     Attributes:
-        rows: How many rows are certain, from the first on.
+        rows: Number of rows that are certain, from the first on.
     """
 
-    def __init__(self, folder: Folder, name: str, arrays: Sequence[GrowingArray], most: int | None = None):
+    def __init__(self, folder: Folder, digests: str, files: Mapping[str, str], most: int | None = None):
         self.rows = 0
-        self._arrays = arrays
+        self._arrays = {name: GrowingArray(folder, file) for name, file in files.items()}
         self._ends: list[tuple[int, int]] = []  # of each line: rows up to there, bytes
-        self._file = folder.open(name, os.O_RDWR | os.O_CREAT)
+        self._file = folder.open(digests, os.O_RDWR | os.O_CREAT)
         self._folder, self._synced = folder, time.monotonic()
         self._read(most)
 
-    def add(self, tensors: Sequence[np.ndarray]) -> None:
-        """Writes down the batch that follows, which was added to the arrays."""
-        rows, digest = len(tensors[0]), hashlib.sha256(_head(self.rows, len(tensors[0])))
-        for tensor in tensors:
-            describe(digest, tensor.shape[1:], tensor.dtype)
-            digest.update(_bytes_of(tensor))
+    def add(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Adds a batch to the arrays, and writes it down.
+
+        Raises:
+            SplitError: Its rows have another shape or type than those before them.
+        """
+        for name, array in self._arrays.items():
+            array.add(tensors[name])
+        rows = len(next(iter(tensors.values())))
+        digest = hashlib.sha256(_head(self.rows, rows))
+        for name in self._arrays:
+            describe(digest, tensors[name].shape[1:], tensors[name].dtype)
+            digest.update(_bytes_of(tensors[name]))
         self._append(rows, digest.hexdigest())
         if time.monotonic() - self._synced > _SYNC_EVERY:
             self.sync()
 
     def cut(self, rows: int) -> None:
-        """Keeps so many rows, here and in the arrays; what is left of a batch gets a line of its own."""
-        for array in self._arrays:
+        """Keeps the first `rows` rows; what is left of a batch gets a line of its own."""
+        for array in self._arrays.values():
             array.cut(rows)
         self._ends = [end for end in self._ends if end[0] <= rows]
         self.rows, size = self._ends[-1] if self._ends else (0, 0)
@@ -165,40 +173,45 @@ class GoodRows:
         digest = self._digest(rest) if rest else None
         if digest is not None:
             self._append(rest, digest)
-        for array in self._arrays:
+        for array in self._arrays.values():
             array.cut(rows)
 
     def sync(self) -> None:
         """Waits until the disk has all rows, then until it has the list."""
-        for array in self._arrays:
+        for array in self._arrays.values():
             array.sync()
         os.fsync(self._file.fileno())
         self._folder.flush()
         self._synced = time.monotonic()
 
+    def finish(self) -> None:
+        """Writes the number of rows into each file, waits until the disk has all, and closes the files."""
+        for array in self._arrays.values():
+            array.finish(self.rows)
+        self.sync()
+        self.close()
+
     def close(self) -> None:
-        """Closes the list."""
-        self._file.close()
+        """Closes the files."""
+        for file in (*self._arrays.values(), self._file):
+            file.close()
 
     def _read(self, most: int | None) -> None:
         """Goes through the lines up to the first that is not true."""
-        size = 0
         with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
-            while (line := lines.readline(_LONGEST_LINE)).endswith(b"\n"):
-                first, _, rest = line.decode("latin1").partition(" ")
-                count, _, digest = rest.strip().partition(" ")
-                numbers = first.isdecimal() and count.isdecimal() and first.isascii() and count.isascii()
-                if not numbers or int(first) != self.rows or not int(count):
+            while line := _LINE.fullmatch(lines.readline(_LONGEST_LINE)):
+                first, count, digest = int(line[1]), int(line[2]), line[3].decode()
+                end = self.rows + count
+                if first != self.rows or (most is not None and end > most) or self._digest(count) != digest:
                     return
-                if (most is not None and self.rows + int(count) > most) or self._digest(int(count)) != digest:
-                    return
-                self.rows, size = self.rows + int(count), size + len(line)
-                self._ends.append((self.rows, size))
+                self.rows = end
+                self._ends.append((end, lines.tell()))
 
     def _digest(self, rows: int) -> str | None:
-        """Of the rows that follow the last certain ones, as the files hold them."""
+        """Digest of the rows after the last certain ones, as the files hold them; `None` if some are missing."""
         digest = hashlib.sha256(_head(self.rows, rows))
-        return digest.hexdigest() if all(array.digest(digest, self.rows, rows) for array in self._arrays) else None
+        whole = all(array.digest(digest, self.rows, rows) for array in self._arrays.values())
+        return digest.hexdigest() if whole else None
 
     def _append(self, rows: int, digest: str) -> None:
         line = f"{self.rows} {rows} {digest}\n".encode()

@@ -42,7 +42,7 @@ def parse_bytes(value: str | float, what: str) -> float:
 
 
 def scaled(count: int, step: int, units: Sequence[str]) -> str:
-    """With one decimal, in the first unit in which it stays below a step."""
+    """Formats a count with one decimal, in the first unit in which it stays below a step."""
     power = 1
     while power < len(units) and round(count / step**power, 1) >= step:
         power += 1

@@ -113,7 +113,7 @@ def _open_regular(path: Path) -> BufferedReader:
 
 
 class PartOfFile(io.RawIOBase):
-    """What is read from an open file: so many bytes, in any order. `readinto` is left to its kinds.
+    """Bytes of an open file, read in any order. Subclasses define `bytes_at`.
 
     Attributes:
         size: In bytes.
@@ -134,6 +134,18 @@ class PartOfFile(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.size}[whence]
         self.place = max(0, base + offset)
         return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), self.size - self.place)
+        data = self.bytes_at(self.place, count) if count > 0 else b""
+        view[: len(data)] = data
+        self.place += len(data)
+        return len(data)
+
+    def bytes_at(self, place: int, count: int) -> bytes:
+        """Reads up to `count` bytes from a place on, at least one."""
+        raise NotImplementedError
 
 
 class HashedFile(PartOfFile):
@@ -166,21 +178,15 @@ class HashedFile(PartOfFile):
         self._file.seek(number * _BLOCK)
         return self._file.read(min(_BLOCK, self.size - number * _BLOCK))
 
-    def readinto(self, buffer: Any) -> int:
-        if self.place >= self.size:
-            return 0
-        number, start = divmod(self.place, _BLOCK)
+    def bytes_at(self, place: int, count: int) -> bytes:
+        number, start = divmod(place, _BLOCK)
         if number != self._number:
             block = self._bytes(number)
             if hashlib.sha256(block).digest() != self._hashes[number]:
                 self.changed = True
                 raise OSError("other bytes than those that were hashed")
             self._block, self._number = block, number
-        view = memoryview(buffer).cast("B")
-        data = self._block[start : start + len(view)]
-        view[: len(data)] = data
-        self.place += len(data)
-        return len(data)
+        return self._block[start : start + count]
 
 
 @contextlib.contextmanager

@@ -13,38 +13,39 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typedd
 
 from kerassplit.errors import SplitError, StoreError
 from kerassplit.files.atomic_file import open_regular
-from kerassplit.files.untrusted import opened
+from kerassplit.files.untrusted import opened, shortened
 
+LARGEST = 8 * 1024**2
+"""Bytes of a manifest. One of a split takes about 500 a stage and 100 a tensor that crosses: enough for 10,000 stages.
+At worst, JSON takes 24 times its size in memory."""
 _DEEPEST = 100  # lists and dicts in one another; a manifest needs five, and what nests the model's inputs and outputs
 _MOST_DIGITS = 40  # of a whole number: sums and products of such are still floats
 _ADDED = ("also", "hints")
-"""What records of earlier versions do not have."""
+"""Fields that records of earlier versions lack."""
 _hints = cache(get_type_hints)
 
 
-def read_json(folder: Path, name: str, largest: int, what: str, writer: str, remedy: str) -> Any:
-    """The content of a JSON file.
+def read_json(folder: Path, name: str, version: int, what: str, writer: str, remedy: str) -> dict[str, Any]:
+    """Reads a manifest: a JSON file that tells the version of its format.
 
     Args:
         folder: Where it is.
-        name: What it is called.
-        largest: So many bytes it may have; at worst, JSON takes 24 times its size in memory.
-        what: What a folder holds that has such a file, as in "split".
+        name: Its name.
+        version: The latest that can be read, from 1 on.
+        what: What a folder with such a file holds, as in "split".
         writer: What writes such a folder.
-        remedy: What helps where it cannot be read.
+        remedy: A sentence on what to do where it cannot be read.
 
     Raises:
-        StoreError: There is none, or it cannot be read.
+        StoreError: There is none, it cannot be read, or is of another version.
     """
     path = folder / name
     try:
         with opened(folder, name) as file:
-            text = file.read(largest + 1)
-            if len(text) > largest:
-                raise StoreError(
-                    f"{path} has more than {largest:,} bytes: no manifest is that large. {remedy}", path=path
-                )
-        return parsed(text)
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise StoreError(f"{path} has more than {LARGEST:,} bytes: no manifest is that large. {remedy}", path=path)
+        content = parsed(text)
     except FileNotFoundError as error:
         raise StoreError(
             f"'{folder}' holds no {what}: there is no {name} in it. Expected a folder written by {writer}.", path=path
@@ -53,6 +54,16 @@ def read_json(folder: Path, name: str, largest: int, what: str, writer: str, rem
         raise
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}. {remedy}", path=path) from error
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise StoreError(f"{path} is no manifest of {writer}: it has no format_version. {remedy}", path=path)
+    found = content["format_version"]
+    if type(found) is not int or not 1 <= found <= version:
+        raise StoreError(
+            f"{path} has format version {shortened(found)}; this kerassplit reads versions up to {version}. Install a "
+            f"newer kerassplit, if there is one. {remedy}",
+            path=path,
+        )
+    return content
 
 
 def read_regular(file: str | os.PathLike[str], largest: int) -> bytes:
@@ -77,13 +88,7 @@ def parsed(text: bytes | str) -> Any:
         ValueError: It is none, has a field twice or a number that is too large, or is nested too deeply.
     """
     try:
-        content = json.loads(
-            text if isinstance(text, str) else text.decode("utf-8"),
-            object_pairs_hook=_without_repeats,
-            parse_constant=_no_number,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
+        content = loads(text if isinstance(text, str) else text.decode("utf-8"), parse_constant=_no_number)
         for value, depth in walked(content):
             if depth > _DEEPEST:
                 raise RecursionError
@@ -92,6 +97,16 @@ def parsed(text: bytes | str) -> Any:
         return content
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def loads(text: bytes | str, **options: Any) -> Any:
+    """Reads JSON as `json.loads` does, but for keys that occur twice and numbers that are too large.
+
+    Raises:
+        ValueError: It is no JSON, has a field twice or a number that is too large.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats, parse_float=_finite, parse_int=_whole, **options)
 
 
 def versioned(text: bytes | str, version: int, what: str) -> dict[str, Any]:
@@ -169,7 +184,7 @@ def _read_fields(kind: Any, values: dict[str, Any], place: str) -> Any:
 
 
 def walked(value: Any) -> Iterator[tuple[Any, int]]:
-    """All there is in nested dicts and lists, keys too, with its depth; what is inside comes after what it is in."""
+    """Walks through nested dicts and lists, keys too, with the depth; containers come before their contents."""
     waiting = [(value, 0)]
     while waiting:
         value, depth = waiting.pop()

@@ -96,7 +96,7 @@ def _refuse(array: np.ndarray, wrong: np.ndarray, dtype: str, name: str, fit: st
 
 
 def _outside(array: np.ndarray, limits: np.iinfo) -> np.ndarray:
-    """Which values are out of the range of a type of whole numbers; NaN is."""
+    """Marks values out of the range of an integer type; NaN is."""
     if array.dtype.kind == "f":  # the smallest is a power of two or 0, and so is the largest and 1: both are exact
         wide = array.astype(np.float64)
         return ~((wide >= float(limits.min)) & (wide < float(limits.max + 1)))

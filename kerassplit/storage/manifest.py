@@ -12,7 +12,7 @@ from kerassplit.cutting.stage_names import STAGE_NAME
 from kerassplit.errors import StoreError
 from kerassplit.files.atomic_folder import check_place
 from kerassplit.files.untrusted import is_device_name, is_file_name, same_file_key, shortened
-from kerassplit.files.untrusted_json import read_json
+from kerassplit.files.untrusted_json import LARGEST, read_json
 from kerassplit.storage.structure import DTYPE, Tensor, find_problem, leaves
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ MANIFEST = "kerassplit.json"
 FORMAT_VERSION = 2
 """1: at first. 2: with a checksum of the manifest itself and the size of each stage's file."""
 OWN_PREDICTION = "own_prediction"
-"""Where the model predicts in a way of its own: the names of the methods."""
-LARGEST = 8 * 1024**2
-"""Bytes of a manifest. It is about 500 a stage and 100 a tensor that crosses: enough for 10,000 stages. At worst, JSON
-takes 24 times its size in memory."""
+"""Names of the methods by which the model predicts in a way of its own."""
 _MOST_DIMENSIONS = 254  # of a tensor, in TensorFlow; the other backends allow fewer
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -60,15 +57,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         StoreError: There is none, it cannot be read, is damaged, of a version that is not known, or makes no sense.
     """
     path = folder / MANIFEST
-    manifest = read_json(folder, MANIFEST, LARGEST, "split", "Split.save", "Save the split again.")
-    _check_version(manifest, path)
+    manifest = read_json(folder, MANIFEST, FORMAT_VERSION, "split", "Split.save", "Save the split again.")
     if not _is_whole(manifest):
         raise StoreError(
             f"{path} is damaged or was changed: its checksum differs. Copy the folder again from where it is whole, or "
             "save the split again.",
             path=path,
         )
-    wrong = what_is_wrong(manifest)
+    wrong = find_manifest_problem(manifest)
     if wrong:
         raise StoreError(
             f"{path} is not a manifest that kerassplit {__version__} can read: {wrong}. Save the split again.",
@@ -93,7 +89,7 @@ def as_text(manifest: dict[str, Any]) -> bytes:
         StoreError: `read_manifest` would refuse it.
     """
     manifest = json.loads(json.dumps(manifest))  # as it will be read: tuples are lists, keys are text
-    wrong = what_is_wrong(manifest)
+    wrong = find_manifest_problem(manifest)
     text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1, ensure_ascii=False) + "\n"
     encoded = text.encode("utf-8", "surrogatepass")
     if len(encoded) > LARGEST:
@@ -110,27 +106,9 @@ def checksum(manifest: dict[str, Any]) -> str:
 
 
 def unknown_fields(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest, or the entry of a stage, says that this kerassplit does not know."""
+    """Fields of a manifest, or of the entry of a stage, that this kerassplit does not know."""
     known = _Manifest if "stages" in manifest else _Stage
     return {name: value for name, value in manifest.items() if name not in known.__annotations__}
-
-
-def _check_version(manifest: Any, path: Path) -> None:
-    if not isinstance(manifest, dict) or "format_version" not in manifest:
-        raise StoreError(f"{path} is not a kerassplit manifest: it has no format_version.", path=path)
-    version = manifest["format_version"]
-    if type(version) is not int or version < 1:
-        raise StoreError(
-            f"{path} has format version {shortened(version)}, and there is none before 1: it is damaged, or no "
-            "kerassplit wrote it. Save the split again.",
-            path=path,
-        )
-    if version > FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {shortened(version)}; kerassplit {__version__} reads versions up to "
-            f"{FORMAT_VERSION}. Install a newer kerassplit.",
-            path=path,
-        )
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
@@ -140,8 +118,8 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
     return manifest["checksum"] == checksum(manifest)
 
 
-def what_is_wrong(manifest: dict[str, Any]) -> str | None:
-    """Why a manifest makes no sense, or `None`: types, names, and that each tensor is made before it is used."""
+def find_manifest_problem(manifest: dict[str, Any]) -> str | None:
+    """Explains why a manifest makes no sense, or `None`: types, names, tensors used before they are made."""
     problem = find_problem(_Manifest, manifest)
     if problem:
         return problem
@@ -197,7 +175,7 @@ def described(spec: dict[str, Any]) -> "CrossingTensor":
 
 
 def preprocessor_of(manifest: Mapping[str, Any], inputs: Iterable[str] | None = None) -> str | None:
-    """What the model's own `predict` puts its input through, and no stage does.
+    """The preprocessor that the model's own `predict` applies, and no stage.
 
     Args:
         manifest: Checked.

@@ -315,7 +315,7 @@ def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bo
 def _open_ends(
     entries: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], results: Any
 ) -> tuple[str | dict[str, str], str | dict[str, str]]:
-    """What some of the stages take from outside, and give to others or as the model's outputs; by name if several."""
+    """Open ends of some of the stages: inputs from outside, outputs to others or of the model; by name if several."""
 
     def names(some: Sequence[dict[str, Any]], side: str) -> list[str]:
         return list(dict.fromkeys(spec["tensor"] for entry in some for spec in entry[side]))

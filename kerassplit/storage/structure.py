@@ -1,4 +1,4 @@
-"""What the manifests of saved and of exported stages have in common, checked without Keras."""
+"""Structure that the manifests of saved and of exported stages share, checked without Keras."""
 
 import os
 import re
@@ -23,7 +23,7 @@ class Tensor(TypedDict):
 
 
 def leaves(structure: Any) -> list[Any]:
-    """What is at the ends of nested lists and dicts."""
+    """Leaves of nested lists and dicts."""
     if isinstance(structure, (list, dict)):
         inner = structure.values() if isinstance(structure, dict) else structure
         return [leaf for one in inner for leaf in leaves(one)]
@@ -31,7 +31,7 @@ def leaves(structure: Any) -> list[Any]:
 
 
 def find_problem(kind: Any, manifest: Mapping[str, Any]) -> str | None:
-    """Why a manifest is not of a kind, or `None`: its fields, and that each tensor is made before it is used."""
+    """Explains why a manifest is not of a kind, or `None`: wrong fields, or tensors used before they are made."""
     try:
         read_record(kind, manifest)
     except ValueError as error:

@@ -17,7 +17,7 @@ _STALLED = 30.0  # seconds without data after which a download has failed
 
 
 def unreachable(url: str = WEIGHTS_HOST, patience: float = _PATIENCE) -> str | None:
-    """Why nothing can be downloaded from a server, as a sentence, or `None` where something can.
+    """Explains why nothing can be downloaded from a server; `None` if it can.
 
     Looking up a name and trying all its addresses can take minutes where a firewall drops packets, whatever the timeout
     of one socket: so a thread asks, and nobody waits for it any longer than `patience` seconds.

@@ -16,7 +16,7 @@ _FUNCTIONS = ("activations", "constraints", "initializers", "losses", "metrics",
 
 
 def wrong_config(text: bytes) -> str | None:
-    """What a config holds that a saved stage's never does, or `None`."""
+    """Finds content that the config of a saved stage never has; `None` if there is none."""
     config = json.loads(text)
     for value, depth in walked(config):
         if depth >= _DEEPEST:
@@ -92,6 +92,6 @@ def _origins(arguments: Any) -> set[tuple[str, int]]:
 
 
 def _first_calls(layer: dict[str, Any]) -> tuple[int, ...]:
-    """What number a layer's first call may have. A nested model's own making may count as call 0, or not."""
+    """Numbers that a layer's first call may have. A nested model's own making may count as call 0, or not."""
     is_layer = str(layer.get("module")).startswith("keras.") and "input_layers" not in layer["config"]
     return (0,) if is_layer else (0, 1)

@@ -1,4 +1,4 @@
-"""What the file of a stage may hold: looked through before Keras reads it, since Keras trusts it more than it should.
+"""Looks through the file of a stage before Keras reads it, since Keras trusts it more than it should.
 
 `Split.save` writes uncompressed zip files of a config, metadata, weights and assets. Whatever else a file holds was not
 made by it: a compressed member can be a bomb, a member's name can lead out of the folder it is unpacked in, links,
@@ -49,7 +49,7 @@ def check_archive(file: BinaryIO, path: Path) -> None:
 
 
 def find_problem(file: BinaryIO) -> str | None:
-    """What an open `.keras` file holds that Keras never writes, or `None`. It raises anything where it is none."""
+    """Finds content of an open `.keras` file that Keras never writes, or `None`. Raises anything for other files."""
     with zipfile.ZipFile(file) as archive:
         reason = (
             _wrong_members(archive, file.seek(0, io.SEEK_END))
@@ -61,7 +61,7 @@ def find_problem(file: BinaryIO) -> str | None:
 
 
 def find_problem_in_h5(file: BinaryIO) -> str | None:
-    """What an open `.h5` file holds that Keras never writes, or `None`. It raises anything where it is none."""
+    """Finds content of an open `.h5` file that Keras never writes, or `None`. Raises anything for other files."""
     with h5py.File(file, "r") as content:
         config = content.attrs.get("model_config")
     text = config.encode() if isinstance(config, str) else config
@@ -94,7 +94,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _wrong_weights(stream: BinaryIO | io.RawIOBase, lists: bool = False) -> str | None:
-    """What HDF5 holds beyond numbers, or `None`. Lists of values are the names of layers in the older format."""
+    """Finds content of HDF5 beyond numbers, or `None`. Lists of values are the names of layers in the older format."""
     with h5py.File(stream, "r") as weights:
         groups, seen = [weights["/"]], set()
         while groups:
@@ -158,10 +158,6 @@ class _Member(PartOfFile):
         self._file = file
         self._start = member.header_offset + _LOCAL_HEADER.size + sum(lengths)
 
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        self._file.seek(self._start + self.place)
-        data = self._file.read(max(0, min(len(view), self.size - self.place)))
-        view[: len(data)] = data
-        self.place += len(data)
-        return len(data)
+    def bytes_at(self, place: int, count: int) -> bytes:
+        self._file.seek(self._start + place)
+        return self._file.read(count)

@@ -1,4 +1,4 @@
-"""From what a user types, a file or the name of an architecture, to a `keras.Model`.
+"""Turns a file or the name of an architecture into a `keras.Model`.
 
 Weights are never silently random: they are asked for, or downloaded, or the error says why they could not be.
 """
@@ -183,7 +183,7 @@ def _open_file(
 
 
 def _read(path: Path, unsafe: bool) -> Any:
-    """What Keras makes of a file, which is looked through before: what is looked through is what Keras reads."""
+    """Loads a file after looking through it: Keras reads the same bytes that were looked through."""
     look, load = (find_problem, load_file) if path.suffix == ".keras" else (find_problem_in_h5, load_h5_file)
     place = Path(os.path.realpath(path))  # the user's own link is followed, another one that is put there is not
     with opened(place.parent, place.name) as file, hashed(file, path) as (stream, _):
@@ -197,7 +197,7 @@ def _read(path: Path, unsafe: bool) -> Any:
 
 
 def _way_to_weights(path: Path) -> str:
-    """What to do with a file of weights, as `save_weights` writes it; nothing for another file."""
+    """Explains how to use a file of weights alone; empty for another file."""
     try:
         with h5py.File(path) as file:
             alone = "model_config" not in file.attrs and ("layer_names" in file.attrs or {"layers", "vars"} & {*file})
@@ -226,7 +226,7 @@ def _writer(path: Path) -> str:
 
 
 def _told_of(version: str) -> str:
-    """Which Keras wrote a model file, where that is another one than this, and what to do with an old one."""
+    """Tells which other Keras wrote a model file, and what to do with an old one."""
     if version in ("", keras.__version__):
         return ""
     old = version.startswith(("1.", "2."))

@@ -1,4 +1,4 @@
-"""From a photograph to what a model takes."""
+"""Turns photographs into the input of a model."""
 
 import importlib.resources
 import io
@@ -18,7 +18,7 @@ from kerassplit.zoo.pixels import pixels_of
 
 _OPEN_SIDE = 224  # stands for an open height or width
 IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"])
-"""What files of images are called."""
+"""Suffixes of image files."""
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The only formats that Pillow may open, as it calls them: for some others it starts programs, such as Ghostscript."""
 _COLOURS = {1: "grayscale", 3: "rgb", 4: "rgba"}

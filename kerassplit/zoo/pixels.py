@@ -1,4 +1,4 @@
-"""From an opened image, whatever its kind, to pixels from 0 to 255 of one size and color mode."""
+"""Turns opened images of any kind into pixels from 0 to 255, of one size and color mode."""
 
 from typing import Any
 

@@ -65,7 +65,7 @@ def smooth_noise(shape: Sequence[int], seed: int = 0) -> np.ndarray:
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """All layers, also those of nested models, each once."""
+    """Yields all layers, also those of nested models, each once."""
     seen: set[int] = set()
     waiting = list(reversed(model.layers))
     while waiting:

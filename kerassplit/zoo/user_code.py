@@ -87,7 +87,7 @@ def import_what_the_parent_did() -> None:
 
 
 def keras_reason(error: BaseException) -> str:
-    """What an error of Keras says, in one line of bearable length: of a chain of errors the last, without configs."""
+    """Shortens an error of Keras to one line: of a chain of errors the last, without configs."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).rpartition("Exception encountered:")[2]
     text = " ".join(text.partition("Full object config:")[0].split()) or type(error).__name__
     if len(text) > _LONGEST:
@@ -96,7 +96,7 @@ def keras_reason(error: BaseException) -> str:
 
 
 def gone_with_old_keras(error: BaseException, version: str) -> str | None:
-    """What an error of Keras means where it does not find a layer that the Keras of that version had built in."""
+    """Explains an error of Keras that does not find a layer which an old Keras had built in; `None` for others."""
     name = _missing(error)
     if name is None or not _GONE.fullmatch(name) or not version.startswith(("1.", "2.")):
         return None
@@ -114,7 +114,7 @@ def _missing(error: BaseException) -> str | None:
 
 
 def way_to_code(error: BaseException, loaded: str) -> str:
-    """What to do where Keras does not find code of the user's own; nothing for another error.
+    """Explains how to load a model whose custom code Keras does not find; empty for another error.
 
     Args:
         error: Keras's.

@@ -334,7 +334,10 @@ def test_damaged_files_are_noticed_before_anything_starts(folder, tmp_path):
         (RayOptions(in_flight=0), "`in_flight` must be a whole number, at least 1; got 0"),
         (RayOptions(max_retries=-1), "`max_retries` must be a whole number, at least 0; got -1"),
         (RayOptions(max_restarts=1.5), "`max_restarts` must be a whole number, at least 0; got 1.5"),
-        (RayOptions(num_gpus=-1), "`num_gpus` must be a number, at least 0; got -1 for stage 'head'"),
+        (
+            RayOptions(num_gpus=-1),
+            "`num_gpus` must be .* part of one, at least 0; got -1 for stage 'head'",
+        ),
         (RayOptions(num_cpus=0), "`num_cpus` must be a whole number or a part of one, at least 0.001"),
         (RayOptions(num_cpus={"tail": 1.5}), "`num_cpus` must be a whole number or a part of one"),
         (RayOptions(address="192.0.2.1:6379"), "connected to the Ray cluster at .* already"),

@@ -53,7 +53,7 @@ class RayOptions:
     address: str | None = None
 
     def needs(self, stage: str) -> Needs:
-        """What Ray has to set aside for one process of a stage."""
+        """Resources that Ray sets aside for one process of a stage."""
         cpus, gpus = (
             amount.get(stage, default) if isinstance(amount, Mapping) else amount
             for amount, default in ((self.num_cpus, 1), (self.num_gpus, 0))
@@ -61,7 +61,7 @@ class RayOptions:
         return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
 
     def check(self, stages: Sequence[str]) -> None:
-        """Sees whether these can be options for a split with these stages.
+        """Checks the options for a split with these stages.
 
         Raises:
             SplitError: They cannot.
@@ -79,12 +79,11 @@ class RayOptions:
             as_count(value, option, least=least)
         for stage in stages:
             needs = self.needs(stage)
-            for option, amount in (("num_cpus", needs["CPU"]), ("num_gpus", needs.get("GPU", 0))):
-                if not isinstance(amount, (int, float)) or not 0 <= amount < float("inf"):
-                    raise SplitError(f"`{option}` must be a number, at least 0; got {amount!r} for stage '{stage}'.")
-                if (option == "num_cpus" and amount < 0.001) or (amount > 1 and amount != int(amount)):
+            for option, amount, least in (("num_cpus", needs["CPU"], 0.001), ("num_gpus", needs.get("GPU", 0), 0)):
+                in_range = isinstance(amount, (int, float)) and least <= amount < float("inf")
+                if not in_range or (amount > 1 and amount != int(amount)):
                     raise SplitError(
-                        f"`{option}` must be a whole number or a part of one, at least 0.001 CPUs; got {amount!r} for "
+                        f"`{option}` must be a whole number or a part of one, at least {least}; got {amount!r} for "
                         f"stage '{stage}'."
                     )
 
@@ -166,7 +165,7 @@ def _run(
 
 
 def actor_in(ray: Any, group: Any, bundle: int, needs: Needs, kind: type = StageActor) -> Any:
-    """What starts a process in its bundle of a placement group."""
+    """Makes the actor class of a process, for its bundle of a placement group."""
     strategies = import_module("ray.util.scheduling_strategies")
     gpus = needs.get("GPU", 0)
     return ray.remote(kind).options(

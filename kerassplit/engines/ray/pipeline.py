@@ -142,7 +142,7 @@ class Pipeline:
                 self._passed(one)
 
     def _send_from(self, flight: Flight, first: int) -> None:
-        """Sends a batch to a stage and to all behind it."""
+        """Sends a batch to a stage and to all after it."""
         for worker, _ in flight.calls[first:]:
             worker.calls.pop(flight.batch.number, None)
         del flight.calls[first:]
@@ -262,7 +262,7 @@ class Pipeline:
 
 
 def signs_of_death(ray: Any) -> tuple[type[Exception], ...]:
-    """What Ray raises for the call of a process that is no more."""
+    """The errors that Ray raises for calls of a dead process."""
     exceptions = ray.exceptions
     return (
         exceptions.RayActorError,
@@ -273,14 +273,14 @@ def signs_of_death(ray: Any) -> tuple[type[Exception], ...]:
 
 
 def cause_of(error: Any) -> Exception:
-    """What a stage raised, out of what Ray wraps around it."""
+    """Unwraps the error of a stage from those that Ray puts around it."""
     while getattr(error, "cause", None) is not None:
         error = error.cause
     return error
 
 
 def cause_of_death(error: Exception) -> str:
-    """Without the list of all that could be the reason."""
+    """Why a process died, without Ray's list of common causes."""
     return str(error).partition("Some common causes")[0].strip().splitlines()[-1]
 
 

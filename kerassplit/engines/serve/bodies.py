@@ -1,4 +1,4 @@
-"""What comes and goes over HTTP: bodies read as tensors and checked, tensors as bodies. Nothing is unpickled."""
+"""Reads HTTP bodies as tensors, checked, and writes tensors as bodies. Nothing is unpickled."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from kerassplit.zoo.photos import IMAGE_FORMATS, read_photo
 
 NPY, NPZ, WIRE, JSON = "application/x-npy", "application/x-npz", "application/x-kerassplit", "application/json"
 TAKEN = (JSON, NPY, NPZ, WIRE, "image/jpeg", "image/png")
-"""What a body can be; other kinds of images, too."""
+"""Content types of bodies; other kinds of images are taken, too."""
 GIVEN = (JSON, NPY, NPZ, WIRE)
 _MOST_PIXELS = 50_000_000  # 150 MB once decoded
 _MOST_MEMBERS = 1000  # per zip file: opening it takes about a kilobyte of memory for each
@@ -136,7 +136,7 @@ def _image(body: bytes, taken: Sequence[CrossingTensor], architecture: str | Non
 
 def _npy(data: bytes, kind: str) -> np.ndarray:
     try:
-        return read_array(data, io.BytesIO(data))
+        return read_array(data)
     except ValueError as error:
         raise Refused(400, f"The body cannot be read as {kind}: {error}.") from error
 

@@ -31,7 +31,7 @@ a deep model moves them further. A tensor that was mixed up with another one dif
 
 
 def tolerance_for(split: Stages) -> float:
-    """How large a difference may be, relative to the scale of its tensor."""
+    """The largest difference to allow, relative to the scale of its tensor."""
     layers = (layer for stage in split for layer in all_layers(stage.model))
     return max(TOLERANCES.get(layer.compute_dtype, 0.0) for layer in layers)
 

@@ -37,7 +37,7 @@ from kerassplit.storage.structure import described_ends, free_name
 from kerassplit.text import warn
 
 Names = tuple[Sequence[str], Sequence[str]]
-"""What a stage's inputs and outputs are called in its exported file."""
+"""Names of a stage's inputs and outputs in its exported file."""
 
 
 def export(

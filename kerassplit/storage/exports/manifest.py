@@ -14,7 +14,6 @@ from kerassplit.text import listed
 
 EXPORT_MANIFEST = "kerassplit-export.json"
 FORMAT_VERSION = 1
-LARGEST = 8 * 1024**2  # bytes: 10,000 files
 
 
 class _File(TypedDict):
@@ -68,19 +67,12 @@ def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         StoreError: There is none, it cannot be read, is of a later version, or makes no sense.
     """
-    path = Path(directory) / EXPORT_MANIFEST
-    remedy = "Export the split again."
-    manifest = read_json(Path(directory), EXPORT_MANIFEST, LARGEST, "exported stages", "Split.export", remedy)
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if type(version) is int and version > FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {shortened(version)}; this kerassplit reads versions up to "
-            f"{FORMAT_VERSION}. Install a newer kerassplit.",
-            path=path,
-        )
-    wrong = "it has no format_version" if type(version) is not int or version < 1 else _what_is_wrong(manifest)
-    if wrong:
-        raise StoreError(f"{path} is no manifest of exported stages: {wrong}. Export the split again.", path=path)
+    folder, remedy = Path(directory), "Export the split again."
+    manifest = read_json(folder, EXPORT_MANIFEST, FORMAT_VERSION, "exported stages", "Split.export", remedy)
+    problem = _find_problem(manifest)
+    if problem:
+        path = folder / EXPORT_MANIFEST
+        raise StoreError(f"{path} is no manifest of exported stages: {problem}. {remedy}", path=path)
     return manifest
 
 
@@ -89,8 +81,8 @@ def files_of(directory: str | os.PathLike[str]) -> list[str]:
     return [file["path"] for stage in read_export(directory)["stages"] for file in stage["files"]]
 
 
-def _what_is_wrong(manifest: dict[str, Any]) -> str | None:
-    """Why a manifest makes no sense, or `None`: types, files inside the folder, tensors made before they are used."""
+def _find_problem(manifest: dict[str, Any]) -> str | None:
+    """Explains why a manifest makes no sense: types, files outside of the folder, tensors used before they are made."""
     problem = find_problem(_Export, manifest)
     if problem:
         return problem

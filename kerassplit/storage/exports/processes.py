@@ -20,7 +20,7 @@ def work(task: str, scratch: Path, /, **job: Any) -> dict[str, Any]:
 
     Args:
         task: What to do.
-        scratch: A folder for the files by which the two processes talk.
+        scratch: A folder for the file by which the process answers.
         job: The arguments of the task.
 
     Returns:
@@ -30,17 +30,16 @@ def work(task: str, scratch: Path, /, **job: Any) -> dict[str, Any]:
         WorkerError: It failed. What it wrote on standard error is in a note.
     """
     with TemporaryDirectory(dir=scratch) as name:
-        files = {kind: Path(name) / kind for kind in ("job", "result", "log")}
-        files["job"].write_text(json.dumps({"task": task, **job}), encoding="utf-8")
-        with files["log"].open("wb") as log:
-            module = "kerassplit.storage.exports.worker"
-            command = [sys.executable, "-m", module, str(files["job"]), str(files["result"])]
-            code = subprocess.run(command, stdout=log, stderr=log, env=_environment(), check=False).returncode
-        result = json.loads(files["result"].read_text(encoding="utf-8")) if files["result"].is_file() else {}
+        file, log = Path(name, "result"), Path(name, "log")
+        module, text = "kerassplit.storage.exports.worker", json.dumps({"task": task, **job})
+        command = [sys.executable, "-m", module, text, str(file)]
+        with log.open("wb") as out:  # no pipe: what a converter starts might hold that open
+            code = subprocess.run(command, stdout=out, stderr=out, env=_environment(), check=False).returncode
+        result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if code == 0 and "value" in result:
             return result
         failure = WorkerError(result.get("error") or _how_it_ended(code))
-        failure.add_note(files["log"].read_text(encoding="utf-8", errors="replace")[-20_000:])
+        failure.add_note(log.read_text(encoding="utf-8", errors="replace")[-20_000:])
         raise failure
 
 

@@ -1,4 +1,4 @@
-"""What an error of another library says, short enough for a message."""
+"""Errors of other libraries, short enough for a message."""
 
 from kerassplit.errors import SplitError, without_terminal_codes
 

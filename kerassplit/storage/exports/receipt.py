@@ -1,4 +1,4 @@
-"""What came of exporting a split: `ExportReceipt`."""
+"""The result of an export: `ExportReceipt`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +19,7 @@ from kerassplit.text import printable, with_short_repr
 @with_short_repr
 @dataclass(frozen=True)
 class ExportedStage:
-    """What was written of one stage.
+    """One exported stage.
 
     Attributes:
         name: The stage's name.
@@ -119,7 +119,7 @@ class ExportReceipt(AnyReceipt):
         return sum(stage.bytes for stage in self.stages)
 
     def verdict(self) -> str:
-        """What the receipt says, in a sentence or two."""
+        """Sums the receipt up in a sentence or two."""
         return printable(self._verdict())
 
     def _verdict(self) -> str:

@@ -81,7 +81,7 @@ def _opened(module: Any, path: Path, stage: str) -> Run:
 
 
 def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """All that the stages make, by tensor name, on these inputs of the model."""
+    """Runs the stages on the model's inputs; returns all that they make, by tensor name."""
     known: dict[str, Any] = dict(tensors)
     made: dict[str, np.ndarray] = {}
     for stage, run in stages:
@@ -126,7 +126,7 @@ def _copy(folder: Path, stage: str, file: Mapping[str, Any], copy: Path) -> None
 
 
 def _matched(structure: Any, x: Any, model: str) -> Iterator[tuple[str, Any]]:
-    """What a caller gives as the model's input, by tensor name."""
+    """Matches the caller's input to the model's inputs, by tensor name."""
     names = leaves(structure)
     if isinstance(x, dict) and not isinstance(structure, dict) and set(x) == set(names):
         yield from x.items()

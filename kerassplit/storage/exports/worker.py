@@ -1,6 +1,7 @@
-"""The process in which a stage is traced or converted, or exported stages are run: `python -m ... JOB RESULT`.
+"""The process in which a stage is traced or converted, or exported stages are run: `python -m ... JOB FILE`.
 
-Both are JSON files. The process is thrown away afterwards, with the memory that converters do not give back.
+The job is JSON, and so is the answer in the file. The process is thrown away afterwards, with the memory that
+converters do not give back.
 """
 
 import importlib
@@ -39,9 +40,9 @@ def run(folder: str, inputs: str, names: Sequence[str], outputs: str) -> list[st
 _TASKS: dict[str, Callable[..., Any]] = {"trace": trace, "convert": convert, "run": run}
 
 
-def main(job_file: str, result_file: str) -> None:
+def main(text: str, result_file: str) -> None:
     """Does one job."""
-    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    job = json.loads(text)
     try:
         result: dict[str, Any] = {"value": _TASKS[job.pop("task")](**job)}
     except Exception as error:

@@ -2,7 +2,6 @@
 
 In reading order:
 
-- `structures`: nested arrays as plain values.
 - `dtypes`: types that features are stored as.
 - `rows`: rows and their targets, from arrays and iterables.
 - `preprocess`: these rows as a head takes them.

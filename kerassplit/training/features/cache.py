@@ -1,12 +1,12 @@
 """A cache of features on the disk: shards, and a manifest that says what it is of.
 
-The manifest is written before the first shard and again, with the number of rows, behind the last one. It names the job
+The manifest is written before the first shard and again, with the number of rows, after the last one. It names the job
 that the shards are part of, so one rename makes the shards of a cache that is overwritten invalid.
 """
 
+import itertools
 import json
 import math
-import reprlib
 import shutil
 import sys
 import uuid
@@ -19,7 +19,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from kerassplit.display.progress import progress
-from kerassplit.engines.prefetch import ahead
+from kerassplit.engines.prefetch import prefetch
 from kerassplit.engines.route import Batch
 from kerassplit.errors import SplitError, StoreError
 from kerassplit.files.atomic_file import write_whole
@@ -29,11 +29,11 @@ from kerassplit.files.untrusted_json import read_json, read_record
 from kerassplit.storage.manifest import checksum
 from kerassplit.text import listed, printable, warn
 from kerassplit.training.features.dataset import BatchReader
-from kerassplit.training.features.dtypes import as_stored, backend_type, numpy_type, stored_type
+from kerassplit.training.features.dtypes import as_stored, backend_type, stored_type
 from kerassplit.training.features.head import FeatureHead
 from kerassplit.training.features.identity import Identity, differing, first_rows, identity_of
 from kerassplit.training.features.preprocess import Preparation
-from kerassplit.training.features.rows import Data, Rows, other_rows
+from kerassplit.training.features.rows import Data, Rows, leaves_of, map_arrays, other_rows
 from kerassplit.training.features.shards import (
     Shard,
     ShardReader,
@@ -48,11 +48,9 @@ from kerassplit.training.features.shards import (
     rows_of,
     shards_in,
 )
-from kerassplit.training.features.structures import leaves_of, taken_apart
 
 MANIFEST = "features.json"
 _FORMAT_VERSION = 1
-_LARGEST_MANIFEST = 16 * 2**20
 _READ_AHEAD = 2  # batches of data that are read and preprocessed beforehand
 _REMEDY = "Delete the folder, and cache the features again."
 
@@ -144,13 +142,14 @@ class FeatureCache:
 
     def reader(self, shards: list[Shard]) -> BatchReader:
         """Reads the rows of the cache."""
-        kept = {tensor.name: (f"features.{place}", tensor.dtype) for place, tensor in enumerate(self._head.tensors)}
-        read_as = [kept[name] for name in leaves_of(self._head.features)]
-        others = [f"others.{place}" for place in range(len(leaves_of(self._data.first.others)))]
-        read_as += [(name, backend_type(shards[0].arrays[name][0:1].dtype.name)) for name in others]
-        outline = taken_apart((self._head.features, *self._data.first.others), [])
+        kept = {tensor.name: f"features.{place}" for place, tensor in enumerate(self._head.tensors)}
+        dtypes = {kept[tensor.name]: tensor.dtype for tensor in self._head.tensors}
+        numbers = itertools.count()
+        others = map_arrays(lambda _: f"others.{next(numbers)}", self._data.first.others)
+        dtypes |= {name: backend_type(shards[0].arrays[name][0:1].dtype.name) for name in leaves_of(others)}
+        parts = (map_arrays(kept.__getitem__, self._head.features), *others)
         row_bytes = sum(shard.path.stat().st_size for shard in shards) // rows_of(shards)
-        return BatchReader(ShardReader(shards), read_as, outline, rows_of(shards), row_bytes)
+        return BatchReader(ShardReader(shards), dtypes, parts, rows_of(shards), row_bytes)
 
     def _there(self) -> list[Shard]:
         """The shards of the cache that hold such features and targets as it does."""
@@ -169,7 +168,7 @@ class FeatureCache:
 
     def _types(self, dtype: str) -> set[str]:
         """The names of the types that a feature of a type is stored as, on one backend or the other."""
-        return {stored_type(numpy_type(one), self._storage).name for one in (dtype, backend_type(dtype))}
+        return {stored_type(np.dtype(one), self._storage).name for one in (dtype, backend_type(dtype))}
 
     def _read(self) -> dict[str, Any] | None:
         """The manifest in the directory; `None` where that is free."""
@@ -202,7 +201,7 @@ class FeatureCache:
         total = None if self._data.rows is None else self._data.rows * self._repeats
         what, compute = f"Caching {self._head.route.model}", self._head.stage.compiled
         end = 0
-        with closing(ahead(self._prepared(there), _READ_AHEAD)) as batches, progress(what, total, verbose) as show:
+        with closing(prefetch(self._prepared(there), _READ_AHEAD)) as batches, progress(what, total, verbose) as show:
             try:
                 for number, (rows, inputs) in enumerate(batches):
                     if end != rows.first:  # those between are there
@@ -310,7 +309,7 @@ class FeatureCache:
             first = self._data.first
             made = self._head(self._head.stage.compiled, Batch(0, 0, first.rows, self._prepare(first)))
             tensors = tuple(replace(tensor, shape=made[tensor.name].shape) for tensor in tensors)
-        types = [stored_type(numpy_type(tensor.dtype), self._storage) for tensor in tensors]
+        types = [stored_type(np.dtype(tensor.dtype), self._storage) for tensor in tensors]
         sizes = [math.prod(side or 0 for side in tensor.shape[1:]) for tensor in tensors]
         stored = sum(size * dtype.itemsize for size, dtype in zip(sizes, types, strict=True))
         return stored + sum(leaf.nbytes // len(leaf) for leaf in leaves_of(self._data.first.others))
@@ -323,15 +322,9 @@ def read_features_manifest(directory: Path) -> dict[str, Any]:
         StoreError: It cannot be read, is damaged or of another version.
     """
     path = directory / MANIFEST
-    manifest = read_json(directory, MANIFEST, _LARGEST_MANIFEST, "cache of features", "cache_features", _REMEDY)
-    if not isinstance(manifest, dict) or manifest.get("checksum") != checksum(manifest):
+    manifest = read_json(directory, MANIFEST, _FORMAT_VERSION, "cache of features", "cache_features", _REMEDY)
+    if manifest.get("checksum") != checksum(manifest):
         raise StoreError(f"{path} is damaged or was changed: its checksum differs. {_REMEDY}", path=path)
-    if manifest.get("format_version") != _FORMAT_VERSION:
-        raise StoreError(
-            f"{path} has format version {reprlib.repr(manifest.get('format_version'))}, and this kerassplit reads "
-            f"version {_FORMAT_VERSION}. Install a newer one, or cache the features again in another directory.",
-            path=path,
-        )
     try:
         read_record(_Manifest, manifest)
     except ValueError as error:

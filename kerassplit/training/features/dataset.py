@@ -1,25 +1,23 @@
-"""What `fit` reads from a cache of features: shuffled batches, read from the disk while the model computes."""
+"""Shuffled batches of cached features for `fit`, read from the disk while the model computes."""
 
 import random
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from kerassplit.engines.prefetch import ahead
-from kerassplit.errors import SplitError
+from kerassplit.engines.prefetch import prefetch
 from kerassplit.files.sizes import format_bytes
 from kerassplit.files.values import as_count
 from kerassplit.text import printable
+from kerassplit.training.features.rows import map_arrays
 from kerassplit.training.features.shards import ShardReader
-from kerassplit.training.features.structures import put_together
 
-_AHEAD = 4  # batches that are read beforehand
+_PREFETCHED = 4  # batches that are read beforehand
 
 
 class FeatureDataset(keras.utils.PyDataset):
@@ -95,14 +93,14 @@ class FeatureDataset(keras.utils.PyDataset):
     def __iter__(self) -> Iterator[Any]:
         with self._lock:
             epoch, self._epoch = self._epoch, self._epoch + 1
-        with closing(self._ahead(epoch)) as batches:
+        with closing(self._prefetched(epoch)) as batches:
             yield from batches
 
     def on_epoch_begin(self) -> None:
         """Keras calls it before it goes through the batches."""
         with self._lock:
             self._stop()
-            self._running, self._served = self._ahead(self._epoch), 0
+            self._running, self._served = self._prefetched(self._epoch), 0
 
     def on_epoch_end(self) -> None:
         """Keras calls it when it has gone through the batches, and before the first epoch.
@@ -129,8 +127,8 @@ class FeatureDataset(keras.utils.PyDataset):
             self._running.close()
             self._running = None
 
-    def _ahead(self, epoch: int) -> Generator[Any]:
-        return ahead(map(self._read, self._batches_of(epoch)), _AHEAD)
+    def _prefetched(self, epoch: int) -> Generator[Any]:
+        return prefetch(map(self._read, self._batches_of(epoch)), _PREFETCHED)
 
     def _batches_of(self, epoch: int) -> list[np.ndarray]:
         """The numbers of the rows in each batch of an epoch."""
@@ -144,28 +142,24 @@ class BatchReader:
     """Reads batches of a cache in their structure.
 
     Args:
-        reader: The rows.
-        arrays: For each array of a batch its name and the type to give it as.
-        outline: The structure of a batch, `(features, ...)`, as plain values.
-        rows: How many rows there are.
+        reader: Reads the rows.
+        dtypes: By the name of each array the type to give it as.
+        parts: `(features, ...)`, with names of arrays for leaves.
+        rows: Number of rows.
         row_bytes: Bytes of a row on the disk.
     """
 
-    def __init__(self, reader: ShardReader, arrays: list[tuple[str, str]], outline: Any, rows: int, row_bytes: int):
-        self._reader, self._arrays, self._outline = reader, arrays, outline
+    def __init__(self, reader: ShardReader, dtypes: dict[str, str], parts: Any, rows: int, row_bytes: int):
+        self._reader, self._dtypes, self._parts = reader, dtypes, parts
         self.rows, self.row_bytes = rows, row_bytes
 
     def __call__(self, rows: np.ndarray) -> Any:
-        batch = put_together(self._outline, [self._reader.read(name, rows, dtype) for name, dtype in self._arrays])
+        batch = map_arrays(lambda name: self._reader.read(name, rows, self._dtypes[name]), self._parts)
         batch = keras.tree.lists_to_tuples(batch)  # tf.data would take a list for one tensor
         several = isinstance(batch[0], tuple) and len(batch[0]) > 1  # Keras would take them for (x, y)
         return batch if len(batch) > 1 or several else batch[0]
 
 
 def checked_seed(seed: Any) -> int:
-    """A seed that makes sense; for `None` a random one, which `keras.utils.set_random_seed` determines."""
-    if seed is None:
-        return random.randrange(2**31)
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
-        raise SplitError(f"`seed` must be a whole number, 0 or above, or None; got {seed!r}.")
-    return int(seed)
+    """Checks a seed; for `None` draws one, which `keras.utils.set_random_seed` determines."""
+    return random.randrange(2**31) if seed is None else as_count(seed, "seed", least=0)

@@ -9,11 +9,6 @@ from kerassplit.errors import SplitError
 STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
-def numpy_type(dtype: str) -> np.dtype:
-    """A type of Keras as one of NumPy."""
-    return np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-
-
 def backend_type(dtype: str) -> str:
     """The type of a tensor made of an array of a type: JAX has none of 64 bits, unless told to, and warns of them."""
     wide = np.dtype(dtype).kind in "iuf" and np.dtype(dtype).itemsize == 8

@@ -1,4 +1,4 @@
-"""What computes features: a frozen model, or the part of one before a cut."""
+"""Computes features: a frozen model, or the part of one before a cut."""
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
@@ -19,15 +19,14 @@ from kerassplit.graph.backends.interface import Run
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.strings import refuse_strings
 from kerassplit.text import listed
-from kerassplit.training.features.dtypes import numpy_type
 
 DEPENDS = "so its features depend on the batches before. Build it with stateful=False to cache them."
-"""What follows from a state that a head keeps from batch to batch."""
+"""The consequence of a state that a head keeps from batch to batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureHead:
-    """What computes features.
+    """Computes features.
 
     Attributes:
         stage: It runs.
@@ -51,7 +50,7 @@ class FeatureHead:
                 if missing:
                     raise SplitError(f"The input {listed(missing)} was left out, and the features need it.")
                 named = {tensor.name: np.asarray(as_array(made[tensor.name])) for tensor in self.tensors}
-                types = {tensor.name: numpy_type(tensor.dtype) for tensor in self.tensors}
+                types = {tensor.name: np.dtype(tensor.dtype) for tensor in self.tensors}
                 yield replace(batch, tensors={name: one.astype(types[name], copy=False) for name, one in named.items()})
 
         parts = [part.tensors for part in in_whole_batches(run, self.route)([batch])]
@@ -61,7 +60,7 @@ class FeatureHead:
 
 
 def as_feature_head(head: Any) -> FeatureHead:
-    """A model or stage as what computes features; what is that already stays.
+    """Makes a feature head of a model or stage; a feature head stays as it is.
 
     Raises:
         SplitError: It is neither, or keeps a state from batch to batch.

@@ -1,4 +1,4 @@
-"""What a cache of features is of, as plain values, and in what that differs from what is asked for."""
+"""Identity of a feature cache, and how two identities differ."""
 
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -8,7 +8,7 @@ from kerassplit.display.units import format_shape
 from kerassplit.graph.fingerprint import digest_of_calls, digest_of_weights
 from kerassplit.text import listed
 from kerassplit.training.features.head import FeatureHead
-from kerassplit.training.features.rows import Data, Rows
+from kerassplit.training.features.rows import Data, Rows, digest_of
 
 _PLAIN = {"preprocess": "the preprocessing", "storage": "the storage", "repeats": "repeats"}
 
@@ -27,7 +27,7 @@ class _Data(TypedDict):
 
 
 class Identity(TypedDict):
-    """What a cache is of, as `identity_of` and `first_rows` give it."""
+    """Identity of a cache, as `identity_of` and `first_rows` give it."""
 
     head: _Head
     takes: tuple[str, ...]
@@ -43,7 +43,7 @@ _First = TypedDict("_First", {"rows": int, "came as": dict[str, str], "prepared 
 
 
 def identity_of(head: FeatureHead, data: Data, preprocess: str, storage: str, repeats: int) -> dict[str, Any]:
-    """What a cache is of. Names of layers and tensors do not count, as Keras gives others when code is run again.
+    """Identifies a cache. Names of layers and tensors do not count, as Keras gives others when code is run again.
 
     Args:
         head: What computes the features.
@@ -76,22 +76,16 @@ def _described(tensor: CrossingTensor) -> str:
 
 
 def first_rows(rows: Rows, prepared: Mapping[str, Any]) -> dict[str, Any]:
-    """What the first rows are, as they came and once they are preprocessed."""
-    leaves = [prepared[name] for name in sorted(prepared) if prepared[name] is not None]
-    outline = {"tuple": [{"list": list(range(len(leaves)))}]}
-    return {
-        "rows": rows.rows,
-        "came as": rows.digests(),
-        "prepared as": Rows(tuple(leaves), outline).digests()["inputs"],
-    }
+    """Identifies the first rows, as they came and preprocessed."""
+    return {"rows": rows.rows, "came as": rows.digests(), "prepared as": digest_of(dict(prepared))}
 
 
 def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what a cache differs from what is asked for, in words; empty if in nothing.
+    """Describes how two identities differ; empty if they do not.
 
     Args:
-        was: What the cache is of, with its `"first"` rows.
-        now: What is asked for, likewise.
+        was: That of the cache, with its `"first"` rows.
+        now: That of the cache asked for, likewise.
     """
     found = [f"the head has other {part}" for part, digest in now["head"].items() if digest != was["head"][part]]
     found += [

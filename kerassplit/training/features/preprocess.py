@@ -19,7 +19,7 @@ Preprocess = str | Callable[[Any], Any] | None
 
 
 class Preparation:
-    """From inputs as they come to what a head takes.
+    """Turns inputs as they come into the inputs of a head.
 
     Args:
         route: What it takes.

@@ -1,9 +1,9 @@
-"""Where rows with their targets come from: arrays, and whatever gives batches when it is iterated over."""
+"""Sources of rows with their targets: arrays, and iterables of batches."""
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import keras
@@ -12,7 +12,6 @@ import numpy as np
 from kerassplit.display.units import format_shape
 from kerassplit.engines.inputs import as_array, digest_of_array, is_stream, spans
 from kerassplit.errors import SplitError, StoreError
-from kerassplit.training.features.structures import leaves_of, put_together, taken_apart
 
 _WHOLE = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _STORABLE = {"bool", "bfloat16", "float16", "float32", "float64", "complex64"} | _WHOLE  # what safetensors takes
@@ -22,19 +21,23 @@ _CHECKED_ROWS = 32  # of arrays, by which a change of the preprocessing is notic
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of data, as they came.
+    """Consecutive rows of data, before preprocessing.
 
     Attributes:
-        arrays: The leaves of `(inputs, targets, sample weights)`, the rows along the first dimension.
-        outline: The structure of that, as plain values; its second and third parts may be missing.
+        parts: `(inputs, targets, sample weights)`, as far as given: structures of arrays, the rows along the first
+            dimension.
         first: The first row, counted from 0 over all passes.
-        digest: What tells all rows up to the last of these from others; `None` where that is not asked for.
+        digest: Identifies all rows up to the last of these; `None` where nobody asked for it.
     """
 
-    arrays: tuple[np.ndarray, ...]
-    outline: Any
+    parts: tuple[Any, ...]
     first: int = 0
     digest: str | None = None
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All arrays, in the order of their places in the structure."""
+        return leaves_of(self.parts)
 
     @property
     def rows(self) -> int:
@@ -42,53 +45,36 @@ class Rows:
 
     @property
     def end(self) -> int:
-        """The row behind the last one."""
+        """The row after the last one."""
         return self.first + self.rows
 
     @property
     def inputs(self) -> Any:
-        """The inputs, in their structure."""
-        return put_together(self.outline["tuple"][0], self.arrays)
+        return self.parts[0]
 
     @property
-    def others(self) -> Any:
-        """A tuple of the targets and the sample weights, as far as there are any."""
-        return tuple(put_together(plain, self.arrays) for plain in self.outline["tuple"][1:])
+    def others(self) -> tuple[Any, ...]:
+        """The targets and the sample weights, as far as given."""
+        return self.parts[1:]
 
     @property
     def spec(self) -> dict[str, str]:
-        """The shape and type of a row of each array, under the place in which the array is."""
-        names = self._names(self.outline["tuple"])
+        """Shape and dtype of a row of each array, by its place in the structure."""
         return {
-            name: f"{format_shape(array.shape)} {array.dtype}" for name, array in zip(names, self.arrays, strict=True)
+            _PARTS[part] + "".join(f"[{key!r}]" for key in path): f"{format_shape(array.shape)} {array.dtype}"
+            for (part, *path), array in keras.tree.flatten_with_path(self.parts)
+            if array is not None
         }
 
     def cut(self, start: int, stop: int | None = None) -> "Rows":
-        """A part of the rows, counted from the first of these."""
+        """Rows `start` to `stop`, counted from the first of these."""
         if start == 0 and stop in (None, self.rows):
             return self
-        return Rows(tuple(array[start:stop] for array in self.arrays), self.outline, self.first + start)
+        return Rows(map_arrays(lambda array: array[start:stop], self.parts), self.first + start)
 
     def digests(self) -> dict[str, str]:
-        """What tells these rows from others, for the inputs, the targets and the sample weights each."""
-        parts = dict(zip(_PARTS, [self.inputs, *self.others], strict=False))
-        return {name: _digest(part) for name, part in parts.items()}
-
-    @staticmethod
-    def _names(parts: Sequence[Any]) -> list[str]:
-        found: dict[int, str] = {}
-
-        def walk(plain: Any, name: str) -> None:
-            if isinstance(plain, int):
-                found[plain] = name
-            elif plain is not None:
-                ((kind, inner),) = plain.items()
-                for key, one in inner.items() if kind == "dict" else enumerate(inner):
-                    walk(one, f"{name}[{key!r}]")
-
-        for plain, name in zip(parts, _PARTS, strict=False):
-            walk(plain, name)
-        return [found[place] for place in sorted(found)]
+        """Digests of the inputs, the targets and the sample weights."""
+        return {name: digest_of(part) for name, part in zip(_PARTS, self.parts, strict=False)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +83,10 @@ class Data:
 
     Attributes:
         rows: How many there are in one pass; `None` where that is not known beforehand.
-        at_least: So many there are in one pass, as far as that is known.
+        at_least: The least number of rows in one pass, as far as that is known.
         batches: How many batches a stream says that it has; `None` for arrays, and where it does not say.
         first: The first rows: of a stream its first batch.
-        leading: Gives so many of the first rows, or all where there are fewer.
+        leading: Gives the first rows, as many as asked for, or all where there are fewer.
         content: Gives what tells arrays from others; empty for streams.
         passes: Gives all rows, batch by batch: takes the number of passes, the row to begin at, and what tells the rows
             before it from others, which are then compared.
@@ -193,15 +179,15 @@ def _of_stream(stream: Any) -> Data:
         while sum(rows.rows for rows in taken) < count and (more := next(begun[0], None)):
             taken.append(more)
         begun[0] = chain(taken, begun[0])
-        arrays = zip(*(rows.arrays for rows in taken), strict=True)
-        return Rows(tuple(np.concatenate(parts) for parts in arrays), first.outline).cut(0, count)
+        alike = [rows.parts for rows in takewhile(lambda rows: rows.spec == first.spec, taken)]
+        return Rows(map_arrays(lambda *arrays: np.concatenate(arrays), *alike)).cut(0, count)
 
     least = 1 if batches is None else (batches - 1) * first.rows + 1
     return Data(None, least, batches, first, leading, dict, passes)
 
 
 class _Running:
-    """What tells all the rows so far from others, however they are cut into batches."""
+    """Digest of all rows so far, however they are cut into batches."""
 
     def __init__(self) -> None:
         self._digests: list[Any] = []
@@ -217,7 +203,7 @@ class _Running:
 
 
 def other_rows(row: int) -> StoreError:
-    """The error for data that changed since so many of its rows were cached."""
+    """The error for data that changed since its first `row` rows were cached."""
     return StoreError(
         f"The first {row} rows of the data are others than when they were cached. If the data is shuffled or "
         "augmented, cache it as it is without; else pass overwrite=True to compute all features anew, or name "
@@ -227,7 +213,7 @@ def other_rows(row: int) -> StoreError:
 
 
 def _number_of_batches(stream: Any) -> int | None:
-    """How many batches a stream says that it has."""
+    """Number of batches that a stream announces."""
     endless = isinstance(stream, keras.utils.PyDataset) and stream.num_batches is None
     if hasattr(stream, "cardinality"):
         endless = int(stream.cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
@@ -244,7 +230,7 @@ def _batches(stream: Any) -> Iterator[Rows]:
         stream = map(stream.__getitem__, range(len(stream)))
     for number, element in enumerate(stream):
         rows = _rows_of(tuple(element) if isinstance(element, list) else element, f"Batch {number} of the data")
-        yield replace(rows, arrays=tuple(np.array(array) for array in rows.arrays))  # some use one buffer for all
+        yield Rows(map_arrays(np.array, rows.parts))  # some streams use one buffer for all batches
 
 
 def _rows_of(element: Any, what: str) -> Rows:
@@ -257,9 +243,8 @@ def _rows_of(element: Any, what: str) -> Rows:
         )
     while parts and parts[-1] is None:
         parts = parts[:-1]
-    leaves: list[Any] = []
-    outline = taken_apart(tuple(parts), leaves)
-    arrays = [_checked(leaf, what) for leaf in leaves]
+    rows = Rows(map_arrays(lambda leaf: _checked(leaf, what), tuple(parts)))
+    arrays = rows.arrays
     counts = {array.shape[0] for array in arrays if array.ndim}
     if len(counts) != 1 or counts == {0} or not all(array.ndim for array in arrays):
         shapes = ", ".join(dict.fromkeys(str(array.shape) for array in arrays))
@@ -268,7 +253,7 @@ def _rows_of(element: Any, what: str) -> Rows:
             f"shapes {shapes}. Single samples need to be put into batches first (`.batch(32)`), and lists of numbers "
             "into arrays (`np.array`)."
         )
-    return Rows(tuple(arrays), outline)
+    return rows
 
 
 def _checked(value: Any, what: str) -> np.ndarray:
@@ -286,7 +271,18 @@ def _checked(value: Any, what: str) -> np.ndarray:
     return array
 
 
-def _digest(structure: Any) -> str:
+def leaves_of(structure: Any) -> list[Any]:
+    """The leaves of a structure, without `None`."""
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+
+
+def map_arrays(function: Callable[..., Any], *structures: Any) -> Any:
+    """Applies a function to each leaf of structures; `None` stays `None`."""
+    return keras.tree.map_structure(lambda *leaves: None if leaves[0] is None else function(*leaves), *structures)
+
+
+def digest_of(structure: Any) -> str:
+    """Identifies the arrays of a structure."""
     digests = [str(digest_of_array(leaf)) for leaf in leaves_of(structure)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -58,7 +58,7 @@ class Shard:
 
     @property
     def end(self) -> int:
-        """The row behind its last one."""
+        """The row after its last one."""
         return self.first + self.rows
 
     @property
@@ -93,7 +93,7 @@ class ShardWriter:
         self._first = 0
         self._digest: str | None = None
         self.rows = rows_of(shards)
-        """How many rows are in files."""
+        """Number of rows in files."""
 
     def add(self, arrays: dict[str, np.ndarray], first: int, digest: str | None) -> bool:
         """Takes the rows of a batch; gives whether there are enough for a shard, which `write` then writes.
@@ -171,7 +171,7 @@ def cannot_write(error: SplitError, path: Path, rows: int) -> StoreError:
 
 
 def rows_of(shards: Sequence[Shard]) -> int:
-    """How many rows shards have together."""
+    """Number of rows in all shards."""
     return sum(shard.rows for shard in shards)
 
 
@@ -196,7 +196,7 @@ def first_gap(shards: Sequence[Shard]) -> tuple[int, str | None]:
 
 
 def not_among(shards: Sequence[Shard], first: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The parts of the rows `first` to `stop` that no shard holds, as numbers of the first and of the one behind."""
+    """Spans of the rows `first` to `stop` that no shard holds: first row, and the row after the last."""
     for shard in shards:
         if shard.end <= first or shard.first >= stop:
             continue

@@ -43,7 +43,7 @@ class TrainingActor:
 
     @failing_in_words()
     def forward(self, number: int, share: float, *inputs: Any) -> tuple[Any, ...]:
-        """What its layers add to the loss, what the loss sees, and its outputs."""
+        """Returns what its layers add to the loss, what the loss sees, and its outputs."""
         stage = self.trainer.stage
         before = len(self.trainer.added_losses)
         tensors = dict(zip(stage.inputs, inputs, strict=True))

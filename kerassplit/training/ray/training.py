@@ -27,10 +27,10 @@ from kerassplit.graph.internals.layers import all_layers
 from kerassplit.storage.manifest import MANIFEST, read_manifest
 from kerassplit.storage.saving import save
 from kerassplit.training.ray.actor import TrainingActor, arrays, assign
-from kerassplit.training.steps.loss import judge_of
+from kerassplit.training.steps.loss import loss_of
 from kerassplit.training.steps.optimizers import checked_optimizers, refuse_used, stage_optimizers
 from kerassplit.training.steps.train_step import (
-    check_for_a_loss,
+    links_of,
     micro_batches_of,
     nothing_to_train,
     roles_of,
@@ -91,7 +91,7 @@ class RayTraining:
         one_for_all = isinstance(optimizers, (str, keras.optimizers.Optimizer))
         self._optimizers = checked_optimizers(split, stage_optimizers(split, optimizers) if one_for_all else optimizers)
         self._split = split
-        self._judge = judge_of(split, loss)
+        self._loss = loss_of(split, loss)
         self._options = RayOptions(num_cpus=num_cpus, num_gpus=num_gpus, address=address)
         self._options.check([stage.name for stage in split])
         self._micro_batches = as_count(micro_batches, "micro_batches")
@@ -99,7 +99,7 @@ class RayTraining:
         for stage, role in zip(split, self._roles, strict=True):
             if role.owned:
                 refuse_used(self._optimizers[stage.name], stage.name, role.trained(stage), exactly=True)
-        self._links = _links(split)
+        self._links = links_of(split)
         for stage in split:
             refuse_states(stage.model, f"stage '{stage.name}'")
         _refuse_shared_states(split)
@@ -153,8 +153,8 @@ class RayTraining:
         self._steady = False
         made, added = self._forward(parts)
         try:
-            check_for_a_loss(self._judge, added)
-            loss, gradients = self._judge(made, y, sample_weight)
+            self._loss.check(added)
+            loss, gradients = self._loss(made, y, sample_weight)
         except SplitError:
             self._wait([(place, actor.forget.remote()) for place, actor in enumerate(self._actors)])
             self._steady = True
@@ -206,7 +206,7 @@ class RayTraining:
                 raise SplitError(f"The training cannot begin. {error}") from error
 
     def _forward(self, parts: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float]]:
-        """All micro-batches through all stages: what the loss sees of each, and what the layers add to it."""
+        """Sends all micro-batches through all stages; returns what the loss sees of each, and what layers add to it."""
         calls, judged = [], []
         for number, tensors in enumerate(parts):
             sent = {
@@ -299,20 +299,6 @@ def _told(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Varia
 
 def _variables_of(optimizer: keras.optimizers.Optimizer | None) -> list[keras.Variable]:
     return list(optimizer.variables) if optimizer and optimizer.built else []
-
-
-def _links(split: Stages) -> list[tuple[int, list[int], int, list[int]]]:
-    """Trainable variables that stages share: the first stage, their places there, another stage, their places there."""
-    first: dict[int, tuple[int, int]] = {}
-    pairs: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
-    for place, stage in enumerate(split):
-        for here, variable in enumerate(stage.model.trainable_variables):
-            owner, there = first.setdefault(id(variable), (place, here))
-            if owner != place:
-                ours, theirs = pairs.setdefault((owner, place), ([], []))
-                ours.append(there)
-                theirs.append(here)
-    return [(owner, ours, other, theirs) for (owner, other), (ours, theirs) in pairs.items()]
 
 
 def _refuse_shared_states(split: Stages) -> None:

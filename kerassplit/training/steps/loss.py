@@ -14,7 +14,7 @@ from kerassplit.training.steps.gradients import is_real
 from kerassplit.training.steps.stage_trainer import LOGITS, MASK
 
 
-class Judge:
+class OutputLoss:
     """Computes a loss as Keras's `compile(loss=...)` and `fit` do."""
 
     def __init__(self, loss: Any, outputs: Any, output_names: Sequence[str] | None = None):
@@ -34,10 +34,14 @@ class Judge:
             except (ValueError, TypeError, KeyError) as error:
                 raise _unusable(error) from error
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is no loss to compute."""
-        return self._keras is None
+    def check(self, added: Sequence[float]) -> None:
+        """Refuses a step without a loss, given or added by layers.
+
+        Raises:
+            SplitError: No loss was given, and no layer adds one.
+        """
+        if self._keras is None and not added:
+            raise SplitError("There is no loss: pass `loss`, as in `model.compile`. No layer adds one, either.")
 
     def __call__(
         self, parts: Sequence[Mapping[str, Any]], y: Any, sample_weight: Any = None
@@ -83,9 +87,9 @@ class Judge:
             return model.compute_loss(None, y, packed_tensors(made, self._outputs), sample_weight)
 
 
-def judge_of(split: Stages, loss: Any) -> Judge:
+def loss_of(split: Stages, loss: Any) -> OutputLoss:
     """A loss on the outputs of a split."""
-    return Judge(loss, split.outputs, getattr(split.model, "output_names", None))
+    return OutputLoss(loss, split.outputs, getattr(split.model, "output_names", None))
 
 
 class _Nothing(keras.Model):

@@ -67,7 +67,7 @@ def _check_split(split: Any) -> None:
 
 
 def checked_optimizers(split: Stages, optimizers: Any) -> Optimizers:
-    """What a user passes as `optimizers`, by stage.
+    """Checks what a user passes as `optimizers`; returns them by stage.
 
     Raises:
         SplitError: It is not one optimiser for each stage, or one that scales losses.

@@ -24,7 +24,7 @@ LOGITS, MASK = "\0logits", "\0mask"
 
 @dataclass(frozen=True)
 class Role:
-    """What a stage does in training.
+    """The part of a stage in training.
 
     Attributes:
         judged: Its outputs that the loss sees.
@@ -49,7 +49,7 @@ class Role:
         return [stage.model.trainable_variables[place] for place in self.owned]
 
     def trainer(self, stage: Stage, optimizer: keras.optimizers.Optimizer | None = None) -> "StageTrainer":
-        """What trains the stage."""
+        """Makes the trainer of the stage."""
         return StageTrainer(stage, optimizer, judged=self.judged, back_to=self.back_to, owned=self.owned)
 
 
@@ -80,7 +80,7 @@ class StageTrainer:
         Args:
             stage: The stage.
             optimizer: Applies its gradients.
-            judged: Its outputs that a loss is computed of here, with `Judge`.
+            judged: Its outputs that a loss is computed of here, with `OutputLoss`.
             back_to: Its inputs whose gradients are wanted: by default all of real numbers. Names of others do no harm.
             owned: Which of its model's trainable variables it trains, by their places; by default all.
 
@@ -121,7 +121,7 @@ class StageTrainer:
             regularized: Whether the regularisers of the weights are part of the loss of this micro-batch.
 
         Returns:
-            Its outputs by name, for `Judge` with the logits and masks of those judged.
+            Its outputs by name, for `OutputLoss` with the logits and masks of those judged.
 
         Raises:
             SplitError: A tensor is missing.
@@ -177,7 +177,7 @@ class StageTrainer:
         return self._ways_back.pop(number)(gradients)
 
     def apply(self) -> None:
-        """Has the optimiser apply the gradients; the next step can begin.
+        """Applies the gradients with the optimizer; the next step can begin.
 
         Raises:
             SplitError: There is no optimiser. Nothing has changed then.
@@ -238,7 +238,7 @@ def _scalar(loss: Any) -> Any:
 
 
 def _hidden_states(stage: Stage) -> list[keras.Variable]:
-    """What stateful recurrent layers carry from batch to batch: Keras does not count it among their variables."""
+    """States of stateful recurrent layers, which Keras does not count among their variables."""
     known = {id(variable) for variable in stage.model.variables}
     states = [
         state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,19 @@ import numpy as np
 
 from kerassplit.cutting.arrays import wrong_batch
 from kerassplit.cutting.stages import Stages
-from kerassplit.engines.inputs import check_shapes
+from kerassplit.engines.inputs import check_shapes, number_of_rows
 from kerassplit.engines.route import route_of
 from kerassplit.errors import SplitError
 from kerassplit.files.values import as_count
 from kerassplit.training.steps.gradients import plus
-from kerassplit.training.steps.loss import Judge, judge_of
+from kerassplit.training.steps.loss import loss_of
 from kerassplit.training.steps.optimizers import checked_optimizers
 from kerassplit.training.steps.stage_trainer import Role, StageTrainer
 
 
 @dataclass(frozen=True)
 class SplitGradients:
-    """What a step found out.
+    """Loss and gradients of a step.
 
     Attributes:
         loss: Of the batch, with all that layers and regularisers add.
@@ -93,7 +93,7 @@ def train_step(
     """
     given = checked_optimizers(split, optimizers)
     trainers = [role.trainer(stage, given[stage.name]) for stage, role in zip(split, roles_of(split), strict=True)]
-    total = _forward_and_back(split, trainers, judge_of(split, loss), x, y, sample_weight, micro_batches)
+    total = _forward_and_back(split, trainers, loss, x, y, sample_weight, micro_batches)
     for trainer in trainers:
         trainer.apply()
     return total
@@ -122,7 +122,7 @@ def split_gradients(
     """
     roles = roles_of(split)
     trainers = [role.trainer(stage) for stage, role in zip(split, roles, strict=True)]
-    total = _forward_and_back(split, trainers, judge_of(split, loss), x, y, sample_weight, micro_batches)
+    total = _forward_and_back(split, trainers, loss, x, y, sample_weight, micro_batches)
     return SplitGradients(
         total,
         {
@@ -133,7 +133,7 @@ def split_gradients(
 
 
 def roles_of(split: Stages) -> list[Role]:
-    """What each stage does in training: whatever nobody needs is not computed."""
+    """The part of each stage in training: whatever nobody needs is not computed."""
     judged = set(keras.tree.flatten(split.outputs))
     owned_before: set[int] = set()
     wanted: set[str] = set()
@@ -169,10 +169,7 @@ def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
     if count == 1:
         return [tensors]
     shapes = {name: tuple(value.shape) for name, value in tensors.items() if value is not None}
-    rows = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(rows) != 1:
-        raise SplitError(f"The inputs have different numbers of samples: {_shapes(shapes)}.")
-    [total] = rows
+    total = number_of_rows(shapes)
     if total % count:
         raise SplitError(
             f"A batch of {total} samples does not go into {count} equal micro-batches: pass `micro_batches` that "
@@ -189,9 +186,10 @@ def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
 
 
 def _forward_and_back(
-    split: Stages, trainers: Sequence[StageTrainer], judge: Judge, x: Any, y: Any, sample_weight: Any, count: int
+    split: Stages, trainers: Sequence[StageTrainer], loss: Any, x: Any, y: Any, sample_weight: Any, count: int
 ) -> float:
-    """The loss; the gradients are with the trainers, each variable's with the first that owns it."""
+    """Returns the loss; the gradients are with the trainers, each variable's with the first that owns it."""
+    output_loss = loss_of(split, loss)
     parts = micro_batches_of(split, x, count)
     size = route_of(split).batch
     for number, tensors in enumerate(parts):
@@ -204,46 +202,35 @@ def _forward_and_back(
                 raise
             raise SplitError(wrong) from error
     added = [loss for trainer in trainers for loss in trainer.added_losses]
-    check_for_a_loss(judge, added)
-    loss, gradients = judge(parts, y, sample_weight)
+    output_loss.check(added)
+    total, gradients = output_loss(parts, y, sample_weight)
     for number, slopes in enumerate(gradients):
         for trainer in reversed(trainers):
             for name, slope in trainer.backward(slopes, number).items():
                 slopes[name] = plus(slopes.get(name), slope)
-    _gather_shared(trainers)
+    for owner, ours, other, theirs in links_of(split):  # the first stage trains what it shares with others
+        for there, here in zip(ours, theirs, strict=True):
+            trainers[owner].add(there, trainers[other].gradients[here])
+            trainers[other].gradients[here] = None
     if all(gradient is None for trainer in trainers for gradient in trainer.gradients):
         raise SplitError(nothing_to_train(split))
-    return loss + sum(added)
+    return total + sum(added)
 
 
 def nothing_to_train(split: Stages) -> str:
-    """What to say where no gradient came back."""
+    """The message for a step in which no gradient came back."""
     return f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them."
 
 
-def check_for_a_loss(judge: Judge, added: Sequence[float]) -> None:
-    """Sees that there is something to train for.
-
-    Raises:
-        SplitError: No loss was given, and no layer adds one.
-    """
-    if judge.is_idle and not added:
-        raise SplitError("There is no loss: pass `loss`, as in `model.compile`. No layer adds one, either.")
-
-
-def _gather_shared(trainers: Sequence[StageTrainer]) -> None:
-    """Gives the gradients of shared variables to the first stage that has them; the last stage's part comes first."""
-    first: dict[int, tuple[StageTrainer, int]] = {}
-    others = []
-    for trainer in trainers:
-        for place, variable in enumerate(trainer.variables):
-            owner, there = first.setdefault(id(variable), (trainer, place))
-            if owner is not trainer:
-                others.append((trainer, place, owner, there))
-    for trainer, place, owner, there in others:
-        owner.add(there, trainer.gradients[place])
-        trainer.gradients[place] = None
-
-
-def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
+def links_of(split: Stages) -> list[tuple[int, list[int], int, list[int]]]:
+    """Pairs trainable variables that stages share: the first stage, their places there, another one, their places."""
+    first: dict[int, tuple[int, int]] = {}
+    pairs: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+    for place, stage in enumerate(split):
+        for here, variable in enumerate(stage.model.trainable_variables):
+            owner, there = first.setdefault(id(variable), (place, here))
+            if owner != place:
+                ours, theirs = pairs.setdefault((owner, place), ([], []))
+                ours.append(there)
+                theirs.append(here)
+    return [(owner, ours, other, theirs) for (owner, other), (ours, theirs) in pairs.items()]

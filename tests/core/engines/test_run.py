@@ -210,7 +210,10 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
             r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, and 0 are",
         ),
         (tmp_path / "absurd.npy", "absurd.npy' cannot be read as NumPy arrays"),
-        (tmp_path / "negative.npy", r"negative.npy' cannot be read as NumPy arrays: its header does not say"),
+        (
+            tmp_path / "negative.npy",
+            r"negative.npy' cannot be read as NumPy arrays: its header does not say",
+        ),
         (tmp_path / "t.npy", r"t.npy' cannot be read as NumPy arrays: its header does not say"),
         (tmp_path / "wide.npy", r"wide.npy' holds an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
         (tmp_path / "text.npy", "text.npy' holds values of type <U1; 'x' takes float32"),
@@ -230,7 +233,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         ({"resume": True}, "`resume` and `overwrite` are about files of results: say where they are, with `output`"),
         ({"output": 3}, "`output` must be the path of a .npy file; got 3"),
         ({"output": "a\0.npy"}, "expected a name that ends in .npy"),
-        ({"output": tmp_path / ("n" * 300 + ".npy")}, "Cannot write '"),
+        ({"output": tmp_path / ("n" * 300 + ".npy")}, "There can be no file or folder '"),
         ({"output": tmp_path / "folder.npy", "overwrite": True}, "folder.npy' is a folder. Name a file"),
         ({"output": tmp_path / "out.npy", "overwrite": True, "resume": True}, "Either resume=True .* goes on"),
         ({"output": tmp_path / "out.txt"}, "expected a name that ends in .npy; got '.*out.txt'"),
@@ -499,32 +502,26 @@ def test_never_more_rows_than_the_input_has(chain, rows, expected, tmp_path):
 def test_any_damage_to_an_unfinished_run_ends_in_right_rows_or_none(data):
     """The files alone, without a model: what is believed of them is what was written."""
     from kerassplit.files.atomic_file import Folder
-    from kerassplit.files.growing_array import GoodRows, GrowingArray
+    from kerassplit.files.growing_array import GrowingArrays
 
-    arrays = [np.arange(40, dtype="float32").reshape(10, 4), np.arange(10, dtype="int64")]
-    names = ["a.npy", "b.npy", "rows"]
+    arrays = {"a": np.arange(40, dtype="float32").reshape(10, 4), "b": np.arange(10, dtype="int64")}
+    files = {name: f"{name}.npy" for name in arrays}
+    names = [*files.values(), "rows"]
     with tempfile.TemporaryDirectory() as place, Folder(Path(place)) as folder:
-        growing = [GrowingArray(folder, name) for name in names[:2]]
-        good = GoodRows(folder, "rows", growing)
+        growing = GrowingArrays(folder, "rows", files)
         for first in range(0, 10, 3):
-            parts = [array[first : first + 3] for array in arrays]
-            for array, part in zip(growing, parts, strict=True):
-                array.add(part)
-            good.add(parts)
-        for file in (*growing, good):
-            file.close()
+            growing.add({name: array[first : first + 3] for name, array in arrays.items()})
+        growing.close()
         contents = [Path(place, name).read_bytes() for name in names]
         for name, content in zip(names, contents, strict=True):
             if data.draw(st.booleans()):
                 Path(place, name).write_bytes(data.draw(damaged(content, *contents)))
-        growing = [GrowingArray(folder, name) for name in names[:2]]
-        good = GoodRows(folder, "rows", growing)
-        rows = good.rows
+        growing = GrowingArrays(folder, "rows", files)
+        rows = growing.rows
         assert rows in (0, 3, 6, 9, 10)
-        good.cut(rows)
-        for file in (*growing, good):
-            file.close()
-        for name, array in zip(names, arrays, strict=False):
+        growing.cut(rows)
+        growing.close()
+        for name, array in zip(names, arrays.values(), strict=False):
             if rows:
                 assert Path(place, name).read_bytes().endswith(array[:rows].tobytes())
 

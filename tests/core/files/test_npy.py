@@ -21,7 +21,7 @@ def stored(array, version=None):
 
 
 def read(content):
-    return read_array(content, io.BytesIO(content))
+    return read_array(content)
 
 
 @fuzzed
@@ -59,6 +59,9 @@ def test_damaged_arrays_are_read_or_refused_in_one_way(content):
         ("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "never unpickled"),
         ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", "named fields"),
         ("{'descr': '<f4,<f4', 'fortran_order': False, 'shape': (1,), }", "no type of values"),
+        ("{'descr': ('<f4', (2,)), 'fortran_order': False, 'shape': (1,), }", "named fields"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }", "does not say what the array is"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'shape': (2,)}", "does not say what the array is"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }", "does not say what the array is"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4, 0), }", "no shape that an array"),
         ("{'descr': '<f4', 'fortran_order': 0, 'shape': (1,), }", "does not say"),

@@ -9,7 +9,7 @@ from training_models import IN_BLOCKS, LOSSES, batch, everything, of_model, put_
 
 import kerassplit as ks
 from kerassplit.graph.backends import backend
-from kerassplit.training.steps.loss import Judge
+from kerassplit.training.steps.loss import OutputLoss
 from kerassplit.training.steps.stage_trainer import StageTrainer
 from kerassplit.training.steps.train_step import roles_of, split_gradients
 from kerassplit.wire import pack, unpack
@@ -121,7 +121,7 @@ def test_stages_that_know_nothing_of_each_other_but_bytes_take_the_same_step(sma
     server = StageTrainer(apart[1], keras.optimizers.Adam(), judged=apart[1].outputs)
     sent = pack({name: copied(value) for name, value in client.forward({"image": x["image"]}).items()})
     made = server.forward({**unpack(sent), "extra": x["extra"]})
-    loss, [gradients] = Judge("mse", {"score": "score", "pooled": "pool"})([made], y)
+    loss, [gradients] = OutputLoss("mse", {"score": "score", "pooled": "pool"})([made], y)
     answer = pack({name: copied(value) for name, value in server.backward(gradients).items() if name == "block1_out"})
     assert client.backward(unpack(answer)) == {}
     client.apply()

@@ -24,7 +24,7 @@ def convert(saved_model: Path, target: Path) -> None:
 
 
 def _reason(message: str) -> str | None:
-    """What is wrong, in a sentence; the converter prints the whole graph with it. `None` where it says no more."""
+    """Picks the reason out of a message, with which the converter prints the whole graph; `None` if there is none."""
     errors = re.findall(r'error: loc\([^\n]*?fused\["(\w+):", "([^"@]+)[^\n]*\): (.+)', message)
     if not errors:
         return None

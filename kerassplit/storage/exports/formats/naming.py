@@ -33,6 +33,6 @@ def _plain(tensor: str) -> str:
 
 
 def _parameter(name: str) -> str:
-    """What TensorFlow calls an input of this name inside: as a Python parameter, in small letters as an argument."""
+    """TensorFlow's own name for an input: as a Python parameter, in small letters as an argument."""
     plain = re.sub(r"[^a-z0-9]", "_", name.lower())
     return plain if plain[0].isalpha() else f"arg_{plain}"

@@ -61,7 +61,7 @@ def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndar
 
 
 def input_infos(path: Path) -> Mapping[str, Any]:
-    """What the file says of the inputs, by name, as `TensorInfo` messages.
+    """Reads the inputs from the file, by name, as `TensorInfo` messages.
 
     A signature that was loaded does not tell: TensorFlow makes names of Python parameters of some, and writes others
     in small letters.
