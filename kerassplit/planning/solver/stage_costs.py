@@ -11,7 +11,7 @@ from kerassplit.planning.solver.closed_sets import Family, columns_of
 from kerassplit.planning.solver.device_orders import Kind
 from kerassplit.planning.solver.problem import Link
 
-Goal = Literal["largest", "squares", "sum", "memory", "stages"]
+Goal = Literal["largest", "sum", "even", "small", "memory", "stages"]
 Numbers = NDArray[np.float64]
 ROUNDING = 1 + 1e-12
 
@@ -24,8 +24,8 @@ class StageCosts:
 
     Args:
         family: The closed sets.
-        goal: "largest" and "squares" want loads, "sum" the times of computing and moving with each move counted once,
-            "memory" the share of its device's memory that the stage needs, "stages" counts 1 for each; these two
+        goal: "largest" and "even" want loads, "sum" and "small" the times of computing and moving with each move
+            counted once, "memory" the share of its device's memory that the stage needs, "stages" counts 1 for each; these two
             for a family in order of memory.
         most: The largest load that there may be, for "sum".
     """
@@ -49,7 +49,7 @@ class StageCosts:
 
     def last(self, devices: Collection[int], index: int, bound: float) -> int:
         """The end of the sets that one of these types of devices can reach from this set with a load within a bound."""
-        if bound == np.inf or self._goal == "sum":
+        if bound == np.inf or self._goal in ("sum", "small"):
             return len(self._family)
         most = max((self._rates[device] for device in devices), default=0.0)
         work = self._family.work
@@ -95,7 +95,7 @@ class StageCosts:
             receive, send = device.receive * received, device.send * sent
         overlap = self._problem.overlap
         cost = np.maximum(np.maximum(compute, receive), send) if overlap else compute + receive + send
-        if self._goal == "sum":
+        if self._goal in ("sum", "small"):
             within = cost <= self._most
             cost = compute + receive + (0.0 if self._problem.links is not None else send)
             cost[~within] = np.inf
