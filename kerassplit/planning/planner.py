@@ -13,7 +13,7 @@ from kerassplit.errors import PlanError
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef
 from kerassplit.graph.shapes import OpenSides
-from kerassplit.planning.answers import describe
+from kerassplit.planning.answers import plan_of
 from kerassplit.planning.devices import Device, Links
 from kerassplit.planning.options import PlanOptions, task_of
 from kerassplit.planning.plan import Plan
@@ -152,15 +152,12 @@ def plan(
 
 def solve(task: Task) -> Plan:
     """The best plan, by the method that fits."""
-    from kerassplit.planning.flow_answers import is_one_flow, solve_as_flow  # SciPy takes a while
-    from kerassplit.planning.graph_answers import InGraph
+    from kerassplit.planning.graph_answers import InGraph  # SciPy takes a while
     from kerassplit.planning.refusals import explained, refuse_at_once
 
     refuse_at_once(task)
-    if is_one_flow(task):
-        return describe(task, solve_as_flow(task))
+    graph = InGraph(task, task.holds or "bytes")
     try:
-        answer = InGraph(task).solve() if task.holds is None else InGraph(task, task.holds).smallest()
+        return plan_of(graph, graph.solve())
     except PlanError as error:
         raise explained(error, task) from error
-    return describe(task, answer)

@@ -14,7 +14,7 @@ from kerassplit.errors import SplitError
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef
 from kerassplit.graph.shapes import OpenSides
-from kerassplit.planning.answers import Answer, describe
+from kerassplit.planning.answers import plan_of
 from kerassplit.planning.devices import Device, Link
 from kerassplit.planning.graph_answers import MOST_CUTS, InGraph
 from kerassplit.planning.options import PlanOptions, task_of
@@ -22,7 +22,7 @@ from kerassplit.planning.plan import Plan
 from kerassplit.planning.planner import solve
 from kerassplit.planning.results import Objective, SweepRange
 from kerassplit.planning.solver.listed import listed
-from kerassplit.planning.solver.place import best_listed
+from kerassplit.planning.solver.place import Placement, best_listed
 from kerassplit.planning.solver.problem import Link as TypeLink
 from kerassplit.planning.solver.stages import value_of
 from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
@@ -144,9 +144,9 @@ def _throughput_ranges(task: Task, low: float, high: float) -> tuple[SweepRange,
     made = []
     for one in ranges:
         if max(one.low, low) < min(one.high, high):
-            parts = graph.parts_of(known.divided(one.plan))
+            stages = known.divided(one.plan)
             part = replace(one, low=max(one.low, low), high=min(one.high, high))
-            made.append(_range(part, describe(task, Answer(0.0, 0.0, True, "", parts))))
+            made.append(_range(part, plan_of(graph, Placement(0.0, 0.0, True, "closed sets", stages, None))))
     return tuple(made)
 
 
@@ -176,7 +176,7 @@ def _planner(task: Task) -> Callable[[float], Plan]:
     known = graph.listed()
     if known is None:
         return lambda bandwidth: solve(replace(task, links=Link(bandwidth, latency)))
-    return lambda bandwidth: describe(task, graph.answer(best_listed(known.over(TypeLink(latency, 1 / bandwidth)))))
+    return lambda bandwidth: plan_of(graph, best_listed(known.over(TypeLink(latency, 1 / bandwidth))))
 
 
 def _range(one: BandwidthRange, plan: Plan) -> SweepRange:
@@ -195,10 +195,7 @@ def _front(task: Task) -> list[Plan]:
     in_turn = task.objective == "latency"
     values = [value_of(known.problem, one) if in_turn else max(stage.load for stage in one) for one in found]
     return [
-        describe(
-            task,
-            Answer(value, min(values), value == min(values), "shortest path within a bottleneck", graph.parts_of(one)),
-        )
+        plan_of(graph, Placement(value, min(values), value == min(values), "bounded path", one, None))
         for one, value in zip(found, values, strict=True)
     ]
 

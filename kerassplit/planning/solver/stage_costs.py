@@ -25,8 +25,8 @@ class StageCosts:
     Args:
         family: The closed sets.
         goal: "largest" and "even" want loads, "sum" and "small" the times of computing and moving with each move
-            counted once, "memory" the share of its device's memory that the stage needs, "stages" counts 1 for each; these two
-            for a family in order of memory.
+            counted once, "memory" the share of its device's memory that the stage needs, "stages" counts 1 for each;
+            these two for a family in order of memory.
         most: The largest load that there may be, for "sum".
     """
 
