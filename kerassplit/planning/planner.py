@@ -147,7 +147,7 @@ def plan(
         raise PlanError("\n".join((str(error), *advice)), binding=error.binding, enough=error.enough) from error
     from kerassplit.planning.hints import hint_at_two_tensors  # SciPy takes a while
 
-    return replace(found, hints=(*advice, *hint_at_two_tensors(task, found, solve)))
+    return replace(found, hints=(*advice, *hint_at_two_tensors(task, found)))
 
 
 def solve(task: Task) -> Plan:

@@ -35,6 +35,9 @@ def device_rates(problem: Problem) -> NDArray[np.float64]:
     if len(counts) == 1:
         return 1 / counts
     seconds = np.array([node.seconds for node in problem.nodes])
+    totals = seconds.sum(axis=0)
+    if totals.all() and np.isfinite(totals).all() and np.allclose(seconds / totals, (seconds / totals)[:, :1]):
+        return 1 / totals / (counts / totals).sum()  # each type takes so many times as long for all nodes
     nodes, types = np.nonzero(np.isfinite(seconds))
     rows = np.arange(len(nodes))
     # Variables are the work of each node and the rate of each type: work <= rate × time.

@@ -40,6 +40,11 @@ class Listed:
         chain = best_chain(self.family)
         return None if chain is None else self._stages(chain.parts)
 
+    def least_load(self, most: float) -> float | None:
+        """The least largest load of a stage; `None` if it is above a limit."""
+        chain = search(self.family, device_orders(self.family.problem), "largest", most)
+        return None if chain is None else chain.value
+
     def front(self) -> list[tuple[Stage, ...]]:
         """The placements that no other beats in both the time of all and the largest load; the first is the fastest.
 
