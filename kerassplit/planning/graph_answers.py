@@ -8,6 +8,7 @@ import numpy as np
 from kerassplit.errors import PlanError
 from kerassplit.planning.devices import Link
 from kerassplit.planning.graph_problem import GraphProblem
+from kerassplit.planning.reporting import Report, silent
 from kerassplit.planning.solver.closed_sets import Table
 from kerassplit.planning.solver.listed import Listed, listed
 from kerassplit.planning.solver.minimum_cut import on_first_device
@@ -24,8 +25,8 @@ FEW_CUTS = 5_000
 class InGraph(GraphProblem):
     """The answers to a placement problem."""
 
-    def solve(self) -> Placement:
-        """The best placement that can be found.
+    def solve(self, report: Report = silent) -> Placement:
+        """The best placement that can be found; `report` is told how far the search has come.
 
         Raises:
             PlanError: There is none.
@@ -43,7 +44,7 @@ class InGraph(GraphProblem):
         if few is not None and few.value <= bound * (1 + 1e-9):
             return few
         try:
-            best = place(problem, limit=MOST_CUTS, time_limit=task.time_limit)
+            best = place(problem, limit=MOST_CUTS, time_limit=task.time_limit, report=report)
         except PlanError as error:
             if few is not None and error.binding == ("time",):
                 return replace(few, lower_bound=bound, optimal=False)

@@ -181,6 +181,8 @@ class GraphProblem:
         """The nodes before each cut where at most `limit` tensors cross; `None` where there are more than `most`."""
         if self.task.in_blocks and limit == 1:
             count = len(self.nodes)
+            if most is not None and count - self.first_call > most:
+                return None
             return np.arange(count)[:, None] < np.arange(self.first_call + 1, count)[None, :]
         found = cuts_of_few_tensors(self.task.sides, limit, most=most)
         return None if found is None else self.table(found)

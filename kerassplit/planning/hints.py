@@ -24,12 +24,16 @@ def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
     possible = cuts(task.sides, 2, most=_MOST_CUTS)
     if possible is None or not any(len(cut) == 2 for cut in possible):
         return ()
+    most = _WORTH_TELLING * plan.value
     try:
-        known = InGraph(task.with_limits(max_crossing=2), task.holds or "bytes").listed()
+        graph = InGraph(task.with_limits(max_crossing=2), task.holds or "bytes")
+        if task.holds:
+            better = graph.least_memory()
+        else:
+            better = None if (known := graph.listed()) is None else known.least_load(most)
     except PlanError:
         return ()
-    better = None if known is None else known.least_load(_WORTH_TELLING * plan.value)
-    if better is None:
+    if better is None or better > most or any(device.memory is not None for device in task.devices if task.holds):
         return ()
     unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
     return (

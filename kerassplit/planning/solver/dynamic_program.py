@@ -119,7 +119,7 @@ def ways_of(
     came_from = np.full((2, *allowed.shape), -1, dtype=np.int32)
     ways = Ways(family, goal, bound, value, came_from, rest, tight)
     costs = StageCosts(family, goal, most)
-    if family.is_chain and costs.simple and goal not in ("memory", "stages"):
+    if family.is_chain and costs.simple and goal != "stages":
         _by_states(family, orders, ways, allowed, costs)
     else:
         _by_sets(family, orders, ways, allowed, costs)

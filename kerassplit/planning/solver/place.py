@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kerassplit.errors import PlanError
+from kerassplit.planning.reporting import Report, reporting
 from kerassplit.planning.solver.bounds import device_rates, in_order_of_memory
 from kerassplit.planning.solver.closed_sets import node_work
 from kerassplit.planning.solver.contract import Contraction, contract
@@ -54,6 +55,8 @@ def place(
     limit: int = 50_000,
     time_limit: float = 60.0,
     cuts: Cuts | None = None,
+    verbose: bool | None = None,
+    report: Report | None = None,
 ) -> Placement:
     """The best placement of a graph's nodes on devices.
 
@@ -69,6 +72,8 @@ def place(
         cuts: The closed sets that may be cuts, if not all: each with the nodes before the cut; or a table,
             shape (nodes, cuts). Those that part nodes that must stay together are left out. There is only the exact
             method then.
+        verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
+        report: Is told how far the search has come, in place of showing it.
 
     Returns:
         A `Placement`.
@@ -97,7 +102,10 @@ def place(
         raise ValueError(
             f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` to be chosen."
         )
-    return _with_bound(problem, contract(problem), time_limit)
+    if report is not None:
+        return _with_bound(problem, contract(problem), time_limit, report)
+    with reporting(f"Placing {len(problem.nodes)} nodes", time_limit, verbose) as show:
+        return _with_bound(problem, contract(problem), time_limit, show)
 
 
 def no_placement() -> PlanError:
@@ -151,7 +159,7 @@ def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = N
     return None if chain is None else chain.value * unit
 
 
-def _with_bound(problem: Problem, contraction: Contraction, time_limit: float) -> Placement:
+def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, report: Report) -> Placement:
     """The best placement that local search finds, and what a partition of the closed sets proves."""
     smaller, deadline = contraction.problem, time.monotonic() + time_limit
     partition = Partition(smaller) if len(smaller.nodes) <= LARGEST else None
@@ -164,7 +172,7 @@ def _with_bound(problem: Problem, contraction: Contraction, time_limit: float) -
         return math.inf if chain is None else chain.value
 
     if partition:
-        bound = partition.refine(math.inf if chain is None else chain.value, deadline, improve)
+        bound = partition.refine(math.inf if chain is None else chain.value, deadline, improve, report)
     if chain is None:
         if bound == math.inf:
             raise no_placement()
