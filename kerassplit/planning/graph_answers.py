@@ -76,11 +76,13 @@ class InGraph(GraphProblem):
         table = None if limit is None else self.cuts(limit)
         return None if table is None else listed(self.problem(), MOST_CUTS, table)
 
-    def cuts(self, limit: int, most: int = MOST_CUTS) -> Table | None:
+    def cuts(self, limit: int, most: int | None = None) -> Table | None:
         """What lies before each cut where at most `limit` tensors cross; `None` if there are more than `most`."""
-        table = self.few(limit, most)
-        if table is None:
-            return None
+        table = self.few(limit, MOST_CUTS if most is None else most)
+        return None if table is None else self.permitted(table)
+
+    def permitted(self, table: Table) -> Table:
+        """Those of some cuts where no more bytes cross than may; and, where it may be, the cut behind all inputs."""
         if self.task.limits.largest_crossing < math.inf:
             table = table[:, self.sent_behind(table) <= self.task.limits.largest_crossing]
         if self.task.inputs_move and self.task.leave_out:  # the inputs are sent, and nothing runs where they lie

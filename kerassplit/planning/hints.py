@@ -6,6 +6,7 @@ from kerassplit.cutting.crossings import cuts
 from kerassplit.errors import PlanError
 from kerassplit.planning.graph_answers import InGraph
 from kerassplit.planning.plan import Plan
+from kerassplit.planning.solver.listed import listed
 from kerassplit.planning.tables import format_amount
 from kerassplit.planning.task import Task
 
@@ -29,8 +30,9 @@ def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
         graph = InGraph(task.with_limits(max_crossing=2), task.holds or "bytes")
         if task.holds:
             better = graph.least_memory()
-        else:
-            better = None if (known := graph.listed()) is None else known.least_load(most)
+        else:  # cuts are listed once
+            known = listed(graph.problem(), _MOST_CUTS, graph.permitted(graph.table(possible)))
+            better = None if known is None else known.least_load(most)
     except PlanError:
         return ()
     if better is None or better > most or any(device.memory is not None for device in task.devices if task.holds):

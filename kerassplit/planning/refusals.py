@@ -59,14 +59,16 @@ def refuse_at_once(task: Task) -> None:
         PlanError: No device can run a block, or there are more devices than stages that can be made.
         SplitError: Where one tensor may cross, a cut of several must be made.
     """
-    devices, stages = sum(device.count for device in task.devices), len(task.profile.blocks)
-    if task.is_chain and devices > stages and not task.leave_out:
+    devices, stages = _count(task), len(task.profile.blocks)
+    too_many = task.is_chain and devices > stages and not task.leave_out
+    if too_many and _is_possible(replace(task, leave_out=True)):
+        alike = len(task.devices) == 1 and _would_do(task, stages)
         raise PlanError(
             f"'{task.profile.model}' has {stages - 1} split points, so {stages} stages at most, and there "
             f"are {devices} devices. Take fewer, let some stay without a stage (leave_out=True, --leave-out), or "
             "let more tensors cross (max_crossing=2, --max-crossing 2).",
             binding=("devices",),
-            enough={"devices": stages},
+            enough={"devices": stages} if alike else {},
         )
     for block in np.flatnonzero(np.isinf(task.work.blocks).all(axis=0)):
         raise PlanError(
