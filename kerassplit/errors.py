@@ -106,8 +106,7 @@ class PlanError(SplitError):
             in its place can run), `"cuts"` (rules for cuts, not told apart), `"time"` (none was found in time; there
             may be one). Where there are several, the message says whether one of them or all have to be loosened.
         enough: What would be enough, the other limits as they are: for `"memory"` bytes on each device, for
-            `"largest_crossing"` bytes, for `"devices"` how many, for `"memory_factor"` what to multiply each
-            device's memory by. Only what is known.
+            `"largest_crossing"` bytes, for `"devices"` how many. Only what is known.
     """
 
     def __init__(self, message: str, *, binding: Sequence[str] = (), enough: Mapping[str, float] | None = None):

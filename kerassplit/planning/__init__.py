@@ -5,9 +5,9 @@
 - `plan`, `sweep`: `Plan` and `Sweep`, what users get.
 - `work`, `task`: what everything takes on each device, and all that decides what the best plan is.
 - `options`: the arguments of `plan`, checked once, and the task that they make.
-- `answers`: the stages that an algorithm found, as a plan describes them.
 - `graph_problem`, `graph_answers`: the placement problem that a model makes, and its answers.
-- `flow_answers`: two devices and latency, as a minimum cut.
+- `answers`: the plan that such an answer makes.
+- `reporting`: how far a search has come.
 - `refusals`, `hints`: why there is no plan, and what would make a better one.
 - `planner`, `sweeper`, `even`: the doors, `plan`, `plan_sweep` and even stages.
 - `solver/`: plain numbers, no Keras.

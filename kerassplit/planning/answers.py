@@ -1,121 +1,119 @@
-"""The stages that an algorithm found, as a plan describes them."""
+"""The plan that a placement of a model's graph makes."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
 
 from kerassplit.cutting.frontiers import leaving
 from kerassplit.planning.devices import device_names
+from kerassplit.planning.graph_problem import GraphProblem
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.results import PlannedStage, PossibleCut
+from kerassplit.planning.solver.place import Placement
+from kerassplit.planning.solver.stages import Stage
 from kerassplit.planning.task import Task
 
-_METHODS = {"closed sets": "dynamic programming over closed sets"}
+_METHODS = {
+    "closed sets": "dynamic programming over closed sets",
+    "bounded path": "shortest path within a bottleneck",
+}
 """Names for people of the methods that have shorter ones in the planner."""
 
 
 @dataclass(frozen=True)
-class StageParts:
-    """A stage as an algorithm found it.
+class _Part:
+    """A stage that runs calls of the model.
 
     Attributes:
-        device: Index of the device, or of the kind of devices.
+        device: Name of its device.
+        stage: What it costs.
         calls: Its calls, as indices into the profile.
         crossing: The tensors that cross the cut behind it, as indices into the graph.
         also: What comes along with these: inputs of the model that both sides use, and masks.
-        work: What its calls take.
-        receive: What receiving takes.
-        send: What sending takes.
-        load: What counts.
-        memory: Bytes that it needs; `None` where that was not asked.
     """
 
-    device: int
-    calls: tuple[int, ...]
+    device: str
+    stage: Stage
+    calls: Sequence[int]
     crossing: tuple[int, ...]
     also: tuple[int, ...]
-    work: float
-    receive: float
-    send: float
-    load: float
-    memory: float | None
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What an algorithm found.
-
-    Attributes:
-        value: The largest load, or the latency.
-        lower_bound: No plan has less.
-        optimal: Whether that is proved to be the best.
-        method: The algorithm.
-        stages: In the order in which they run.
-    """
-
-    value: float
-    lower_bound: float
-    optimal: bool
-    method: str
-    stages: Sequence[StageParts]
-
-
-def crossing_behind(task: Task, calls: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tensors that cross behind these calls of the profile, and what comes along with them."""
-    before = {task.calls[call] for call in calls}
-    crossing = leaving(task.sides.main, before)
-    return tuple(crossing), tuple(task.sides.along(before.__contains__, crossing))
-
-
-def describe(task: Task, answer: Answer) -> Plan:
-    """The plan that an answer makes."""
-    parts = answer.stages
-    names = names_of(task, [part.device for part in parts])
+def plan_of(graph: GraphProblem, found: Placement) -> Plan:
+    """The plan that a placement makes."""
+    task, parts = graph.task, _parts(graph, found.stages)
     return Plan(
         model=task.profile.model,
         batch_size=task.profile.batch_size,
         objective=task.objective,
         unit=task.work.unit,
         overlap=task.overlap,
-        stages=tuple(_stage(task, part, name) for part, name in zip(parts, names, strict=True)),
-        value=float(answer.value),
-        lower_bound=float(answer.lower_bound),
-        optimal=bool(answer.optimal),
-        method=_METHODS.get(answer.method, answer.method),
+        stages=tuple(_stage(task, part) for part in parts),
+        value=float(found.value),
+        lower_bound=float(found.lower_bound),
+        optimal=bool(found.optimal),
+        method=_METHODS.get(found.method, found.method),
         cuts=_possible_cuts(task, parts[:-1]),
     )
 
 
-def names_of(task: Task, devices: Sequence[int]) -> list[str]:
-    """Names of the devices of stages, given their kinds; equal ones are numbered as they are used."""
+def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
+    """The stages that run calls; equal devices are numbered as they are used."""
+    task, parts = graph.task, []
     numbered = iter(device_names(task.devices))
-    by_kind = [[next(numbered) for _ in range(device.count)] for device in task.devices]
-    return [by_kind[device].pop(0) for device in devices]
+    names = [[next(numbered) for _ in range(device.count)] for device in task.devices]
+    before: list[int] = []
+    fetched = 0.0
+    masks: list[int] = []
+    for index, stage in enumerate(placed):
+        calls = [*masks, *sorted(call for node in stage.nodes for call in graph.members[node])]
+        if not calls or (not task.in_blocks and all(task.calls[call] in task.sides.calls for call in calls)):
+            fetched, masks = stage.send, calls  # inputs and masks alone: what follows receives them
+            continue
+        before += calls
+        masks = []
+        crossing, also = ((), ()) if index == len(placed) - 1 else _crossing_behind(graph, stage, before)
+        stage = replace(stage, receive=stage.receive or fetched)
+        parts.append(_Part(names[graph.devices[stage.device][1]].pop(0), stage, calls, crossing, also))
+    return parts
 
 
-def _stage(task: Task, part: StageParts, name: str) -> PlannedStage:
-    profile = task.profile
+def _crossing_behind(
+    graph: GraphProblem, stage: Stage, calls: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What crosses behind these calls, which end with this stage, and what comes along."""
+    task = graph.task
+    if task.in_blocks:
+        block = task.profile.blocks[stage.nodes[-1] - graph.first_call]
+        return block.crossing, block.also
+    before = {task.calls[call] for call in calls}
+    crossing = leaving(task.sides.main, before)
+    return tuple(crossing), tuple(task.sides.along(before.__contains__, crossing))
+
+
+def _stage(task: Task, part: _Part) -> PlannedStage:
+    profile, stage = task.profile, part.stage
     calls = [profile.calls[call] for call in part.calls]
     variables = {variable for call in calls for variable in call.variables}
     known = all(call.activation_bytes is not None for call in calls)
     return PlannedStage(
-        device=name,
+        device=part.device,
         calls=tuple(call.name for call in calls),
         crossing=tuple(task.graph.names(part.crossing)),
         crossing_bytes=_bytes(task, (*part.crossing, *part.also)),
-        work=float(part.work),
-        receive=float(part.receive),
-        send=float(part.send),
-        load=float(part.load),
+        work=float(stage.compute),
+        receive=float(stage.receive),
+        send=float(stage.send),
+        load=float(stage.load),
         parameter_bytes=sum(profile.variables[variable].bytes for variable in variables),
-        memory=float(part.memory) if known and part.memory is not None else None,
+        memory=float(stage.memory) if known else None,
         also=tuple(task.graph.names(part.also)),
     )
 
 
-def _possible_cuts(task: Task, chosen: Sequence[StageParts]) -> tuple[PossibleCut, ...]:
+def _possible_cuts(task: Task, chosen: Sequence[_Part]) -> tuple[PossibleCut, ...]:
     """The cuts of one tensor, and the chosen ones, by the work before them."""
     calls, blocks = task.work.calls[0], task.work.blocks[0]
     # On a device that cannot run everything, what it can run.

@@ -1,20 +1,20 @@
-"""Plans whose cuts let several tensors cross: dynamic programming, or search with a bound."""
+"""The answers to the problem that a model makes: dynamic programming, a minimum cut, or search with a bound."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from kerassplit.errors import PlanError
-from kerassplit.planning.answers import Answer
 from kerassplit.planning.devices import Link
-from kerassplit.planning.flow_answers import minimum_cut_of
 from kerassplit.planning.graph_problem import GraphProblem
+from kerassplit.planning.reporting import Report, silent
 from kerassplit.planning.solver.closed_sets import Table
 from kerassplit.planning.solver.listed import Listed, listed
-from kerassplit.planning.solver.place import Placement, least_memory, place
-from kerassplit.planning.solver.stages import Stage, stages_of
+from kerassplit.planning.solver.minimum_cut import on_first_device
+from kerassplit.planning.solver.place import Placement, least_memory, no_placement, place
+from kerassplit.planning.solver.problem import CutRules, DeviceType, Problem
+from kerassplit.planning.solver.stages import stages_of, value_of
 
 MOST_CUTS = 50_000
 """The most closed sets of calls that are listed. With more of them, the answer comes with a bound instead of proof."""
@@ -25,33 +25,50 @@ FEW_CUTS = 5_000
 class InGraph(GraphProblem):
     """The answers to a placement problem."""
 
-    def solve(self) -> Answer:
-        """The best placement that can be found.
+    def solve(self, report: Report = silent) -> Placement:
+        """The best placement that can be found; `report` is told how far the search has come.
 
         Raises:
             PlanError: There is none.
         """
         task, limit = self.task, self.task.limits.max_crossing
+        if task.holds is not None:
+            return self._smallest()
+        problem = self.problem(limit)
+        if self._is_one_flow(problem):
+            return _by_minimum_cut(problem)
         table = None if limit is None else self.cuts(limit)
         if table is not None:
-            return self.answer(place(self.problem(), cuts=table))
-        few = self._best_of_few()
-        bound = self._latency_bound()
+            return place(self.problem(), cuts=table)
+        few, bound = self._best_of_few(), self._latency_bound()
         if few is not None and few.value <= bound * (1 + 1e-9):
-            return replace(few, lower_bound=few.value, optimal=True)
-        problem = self.problem(limit)
+            return few
         try:
-            placement = place(problem, limit=MOST_CUTS, time_limit=task.time_limit)
+            best = place(problem, limit=MOST_CUTS, time_limit=task.time_limit, report=report)
         except PlanError as error:
             if few is not None and error.binding == ("time",):
                 return replace(few, lower_bound=bound, optimal=False)
             raise
-        bound = max(bound, placement.lower_bound)
-        best = self.answer(placement)
+        bound = max(bound, best.lower_bound)
         if few is not None and few.value <= best.value * (1 + 1e-9):
             best = few  # as good, and fewer tensors cross
         optimal = best.value <= bound * (1 + 1e-6)
         return replace(best, lower_bound=best.value if optimal else bound, optimal=optimal)
+
+    def _is_one_flow(self, problem: Problem) -> bool:
+        """Whether a minimum cut answers: two devices, the least latency, one link, no limit, one end."""
+        task, limits = self.task, self.task.limits
+        return (
+            task.objective == "latency"
+            and [(device.count, device.memory) for device in problem.devices] == [(1, math.inf)] * 2
+            and isinstance(task.links, Link)
+            and task.leave_out
+            and not task.any_order
+            and limits.max_crossing is None
+            and limits.largest_crossing == math.inf
+            and not any((limits.must_cut, limits.must_not_cut, limits.first_to, limits.last_from))
+            and len(problem.rules.last) == 1
+        )
 
     def listed(self) -> Listed | None:
         """The problem with all cuts that it may make; `None` where any number of tensors may cross, or of too many."""
@@ -59,36 +76,31 @@ class InGraph(GraphProblem):
         table = None if limit is None else self.cuts(limit)
         return None if table is None else listed(self.problem(), MOST_CUTS, table)
 
-    def cuts(self, limit: int, most: int = MOST_CUTS) -> Table | None:
+    def cuts(self, limit: int, most: int | None = None) -> Table | None:
         """What lies before each cut where at most `limit` tensors cross; `None` if there are more than `most`."""
-        table = self.few(limit, most)
-        if table is None:
-            return None
+        table = self.few(limit, MOST_CUTS if most is None else most)
+        return None if table is None else self.permitted(table)
+
+    def permitted(self, table: Table) -> Table:
+        """Those of some cuts where no more bytes cross than may; and, where it may be, the cut behind all inputs."""
         if self.task.limits.largest_crossing < math.inf:
             table = table[:, self.sent_behind(table) <= self.task.limits.largest_crossing]
         if self.task.inputs_move and self.task.leave_out:  # the inputs are sent, and nothing runs where they lie
             table = np.concatenate([table, self.table([()])], axis=1)
         return table
 
-    def _best_of_few(self) -> Answer | None:
-        """The best plan with as many tensors in a cut as leave few enough cuts to try them all."""
-        best = None
-        for limit in range(1, (self.task.limits.max_crossing or 4) + 1):
-            table = self.cuts(limit, FEW_CUTS)
-            if table is None:
-                break
-            try:
-                found = self.answer(place(self.problem(), cuts=table))
-            except PlanError:
-                continue
-            if best is None or found.value < best.value * (1 - 1e-9):
-                best = found
-        return best
+    def few_listed(self) -> Listed | None:
+        """The problem with cuts of few tensors: as many as leave few enough cuts to try them all."""
+        return listed(self.problem(), MOST_CUTS, self._widest_family(self.task.limits.max_crossing or 4))
 
-    def some(self) -> Sequence[Stage] | None:
-        """A placement with few tensors in each cut; `None` if there is none."""
-        known = listed(self.problem(), MOST_CUTS, self._widest_family(self.task.limits.max_crossing or 4))
-        return None if known is None else known.best()
+    def _best_of_few(self) -> Placement | None:
+        """The best placement with few tensors in each cut; `None` if there is none."""
+        known = self.few_listed()
+        stages = None if known is None else known.best()
+        if stages is None:
+            return None
+        value = value_of(self.problem(), stages)
+        return Placement(value, value, True, "closed sets", stages, None)
 
     def least_memory(self) -> float | None:
         """The least bytes of memory that are enough if all devices have them; `None` if there is no placement."""
@@ -118,20 +130,24 @@ class InGraph(GraphProblem):
 
         Only where inputs lie on the first device and one link connects all.
         """
-        task = self.task
+        task, problem = self.task, self.problem()
         if task.objective != "latency" or not task.inputs_move or not isinstance(task.links, Link):
             return 0.0
-        first, *others = task.work.calls
-        fastest = np.min(others, axis=0) if others else first
-        return minimum_cut_of(task, first, np.minimum(first, fastest)).lower_bound
+        pairs = [(node.seconds[0], min(node.seconds)) for node in problem.nodes]
+        pairs[: self.first_call] = [(0.0, math.inf)] * self.first_call
+        two = replace(
+            problem,
+            nodes=tuple(replace(node, seconds=seconds) for node, seconds in zip(problem.nodes, pairs, strict=True)),
+            devices=(DeviceType("first"), DeviceType("fastest")),
+            links=None if problem.links is None else ((problem.links[0][0],) * 2,) * 2,
+            use_all=False,
+            rules=CutRules(),
+        )
+        return _by_minimum_cut(two).lower_bound
 
-    def smallest(self) -> Answer:
-        """The placement whose largest stage holds as little as can be, and of these one that is even.
-
-        Raises:
-            PlanError: There is none.
-        """
-        task, limit = self.task, self.task.limits.max_crossing or len(self.tensors)
+    def _smallest(self) -> Placement:
+        """The placement whose largest stage holds as little as can be, and of these one that is even."""
+        limit = self.task.limits.max_crossing or len(self.tensors)
         everything = self.cuts(limit)
         table = self._widest_family(limit) if everything is None else everything
         problem = self.problem()
@@ -144,15 +160,21 @@ class InGraph(GraphProblem):
         if everything is None or least is None:
             count = sum(device.count for device in problem.devices)
             least = sum(one.memory for one in (*problem.nodes, *problem.weights)) / count
-        sizes = [stage.memory for stage in placement.stages]
-        real = stages_of(InGraph(task).problem(), [(stage.device, stage.nodes) for stage in placement.stages])
-        stages = [
-            replace(part, work=size, load=size, memory=stage.memory)
-            for part, size, stage in zip(self.parts_of(placement.stages), sizes, real, strict=True)
-        ]
-        optimal = max(sizes) <= least * (1 + 1e-9)
-        return Answer(max(sizes), max(sizes) if optimal else least, optimal, placement.method, stages)
+        real = stages_of(InGraph(self.task).problem(), [(stage.device, stage.nodes) for stage in placement.stages])
+        stages = tuple(
+            replace(stage, compute=held.memory, load=held.memory)
+            for stage, held in zip(real, placement.stages, strict=True)
+        )
+        value = max(stage.load for stage in stages)
+        optimal = value <= least * (1 + 1e-9)
+        return replace(placement, value=value, lower_bound=value if optimal else least, optimal=optimal, stages=stages)
 
-    def answer(self, found: Placement) -> Answer:
-        """The stages of a placement, as a plan describes them, and how good it is."""
-        return Answer(found.value, found.lower_bound, found.optimal, found.method, self.parts_of(found.stages))
+
+def _by_minimum_cut(problem: Problem) -> Placement:
+    first = on_first_device(problem)
+    if first is None:
+        raise no_placement()
+    sides = [(0, np.flatnonzero(first)), (1, np.flatnonzero(~first))]
+    stages = stages_of(problem, [(device, nodes.tolist()) for device, nodes in sides if len(nodes)])
+    value = value_of(problem, stages)
+    return Placement(value, value, True, "minimum cut", stages, None)

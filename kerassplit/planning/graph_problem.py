@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from kerassplit.costs.memory import peaks
 from kerassplit.cutting.crossings import cuts as cuts_of_few_tensors
-from kerassplit.planning.answers import StageParts, crossing_behind
 from kerassplit.planning.devices import Link
 from kerassplit.planning.solver.closed_sets import Table, table_of_bits
 from kerassplit.planning.solver.problem import CutRules, DeviceType, Link as TypeLink, Node, Problem, Tensor, Weight
-from kerassplit.planning.solver.stages import Stage
 from kerassplit.planning.task import Task
 
 
@@ -183,6 +181,8 @@ class GraphProblem:
         """The nodes before each cut where at most `limit` tensors cross; `None` where there are more than `most`."""
         if self.task.in_blocks and limit == 1:
             count = len(self.nodes)
+            if most is not None and count - self.first_call > most:
+                return None
             return np.arange(count)[:, None] < np.arange(self.first_call + 1, count)[None, :]
         found = cuts_of_few_tensors(self.task.sides, limit, most=most)
         return None if found is None else self.table(found)
@@ -211,44 +211,6 @@ class GraphProblem:
             if size:
                 sent += size * (table[tensor.producer] & ~table[list(tensor.consumers)].all(axis=0))
         return sent
-
-    def parts_of(self, placed: Sequence[Stage]) -> list[StageParts]:
-        """The stages of a placement, as a plan describes them."""
-        stages = []
-        before: list[int] = []
-        fetched = 0.0
-        masks: list[int] = []
-        in_blocks = self.task.in_blocks
-        for index, stage in enumerate(placed):
-            calls = [*masks, *sorted(call for node in stage.nodes for call in self.members[node])]
-            if (not in_blocks and all(self.task.calls[call] in self.task.sides.calls for call in calls)) or not calls:
-                fetched, masks = stage.send, calls  # inputs and masks alone: what follows receives them
-                continue
-            before += calls
-            masks = []
-            last = index == len(placed) - 1
-            crossing, also = ((), ()) if last else self._crossing_behind(stage.nodes[-1], before)
-            stages.append(
-                StageParts(
-                    device=self.devices[stage.device][1],
-                    calls=tuple(calls),
-                    crossing=crossing,
-                    also=also,
-                    work=stage.compute,
-                    receive=stage.receive or fetched,
-                    send=stage.send,
-                    load=stage.load,
-                    memory=stage.memory,
-                )
-            )
-        return stages
-
-    def _crossing_behind(self, node: int, calls: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What crosses behind these calls, of which this is the last node, and what comes along."""
-        if not self.task.in_blocks:
-            return crossing_behind(self.task, calls)
-        block = self.task.profile.blocks[node - self.first_call]
-        return block.crossing, block.also
 
 
 def _single_devices(task: Task) -> list[tuple[int, int]]:

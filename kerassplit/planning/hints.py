@@ -1,21 +1,21 @@
 """Whether a plan would be much better if two tensors could cross a cut: a sentence for `Plan.hints`."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from kerassplit.cutting.crossings import cuts
 from kerassplit.errors import PlanError
+from kerassplit.planning.graph_answers import InGraph
 from kerassplit.planning.plan import Plan
+from kerassplit.planning.solver.listed import listed
 from kerassplit.planning.tables import format_amount
 from kerassplit.planning.task import Task
 
 _FAR_FROM_EVEN = 1.25  # times an even share
 _WORTH_TELLING = 0.95  # of the plan's value
-_MOST_CUTS = 5_000  # so that looking for a better plan takes no longer than finding this one
+_MOST_CUTS = 5_000  # so that looking for a better plan takes little time
 
 
-def hint_at_two_tensors(task: Task, plan: Plan, solve: Callable[[Task], Plan]) -> tuple[str, ...]:
+def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
     """What `max_crossing=2` would give, where one tensor may cross and the largest load is far from an even share."""
     if task.limits.max_crossing != 1 or task.objective != "throughput" or len(plan.stages) < 2:
         return ()
@@ -25,17 +25,23 @@ def hint_at_two_tensors(task: Task, plan: Plan, solve: Callable[[Task], Plan]) -
     possible = cuts(task.sides, 2, most=_MOST_CUTS)
     if possible is None or not any(len(cut) == 2 for cut in possible):
         return ()
+    most = _WORTH_TELLING * plan.value
     try:
-        better = solve(task.with_limits(max_crossing=2))
+        graph = InGraph(task.with_limits(max_crossing=2), task.holds or "bytes")
+        if task.holds:
+            better = graph.least_memory()
+        else:  # cuts are listed once
+            known = listed(graph.problem(), _MOST_CUTS, graph.permitted(graph.table(possible)))
+            better = None if known is None else known.least_load(most)
     except PlanError:
         return ()
-    if better.value > _WORTH_TELLING * plan.value:
+    if better is None or better > most or any(device.memory is not None for device in task.devices if task.holds):
         return ()
     unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
     return (
         f"The largest load is {plan.value / even:.1f} times an even share, because few tensors can be cut through "
         f"alone. With two at a cut (max_crossing=2, --max-crossing 2) it would be "
-        f"{format_amount(better.value, plan.unit)}{unit}.",
+        f"{format_amount(better, plan.unit)}{unit}.",
     )
 
 

@@ -1,8 +1,8 @@
 """The arguments of `plan` and `plan_sweep`, checked once, and the task that they make."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any, Literal
 
@@ -54,6 +54,11 @@ class PlanOptions:
     open_sides: OpenSides = None
     time_limit: float = 60.0
     verbose: bool | None = None
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> "PlanOptions":
+        """Those of the arguments of a function that are options."""
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self):
         if self.objective not in ("throughput", "latency"):

@@ -70,4 +70,5 @@ class Plan(PlanData, Shown, Saved):
 
     def __repr__(self) -> str:
         devices = ", ".join(stage.device for stage in self.stages)
-        return printable(f"<Plan for {self.model} on {devices}: {self.objective} {self.value:.6g} {self.unit}>")
+        what = "bottleneck" if self.objective == "throughput" else "latency"
+        return printable(f"<Plan for {self.model} on {devices}: {what} {self.value:.6g} {self.unit}>")

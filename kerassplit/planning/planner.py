@@ -15,10 +15,11 @@ from kerassplit.errors import PlanError
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef
 from kerassplit.graph.shapes import OpenSides
-from kerassplit.planning.answers import describe
+from kerassplit.planning.answers import plan_of
 from kerassplit.planning.devices import Device, Links
 from kerassplit.planning.options import PlanOptions, task_of
 from kerassplit.planning.plan import Plan
+from kerassplit.planning.reporting import Report, reporting, silent
 from kerassplit.planning.results import Objective
 from kerassplit.planning.task import Task
 from kerassplit.planning.work import Balance
@@ -50,8 +51,11 @@ def plan(
     """Finds the best cuts of a model for some devices, with proof, or a bound on how much better others could be.
 
     What is best: for `objective="throughput"` the stage that takes longest takes as little as possible, transfers
-    counted; for `"latency"` one batch takes the least time through all stages and transfers. Of equally good plans one
-    with few stages and even loads is taken, the same each time, but where a time limit ends the search.
+    counted; for `"latency"` one batch takes the least time through all stages and transfers. Of equally good plans, one
+    with the fewest tensors over its cuts, together, is taken; of these, for throughput, one with the most even loads;
+    of these, one with the fewest bytes over its cuts. That is exact with dynamic programming; a minimum cut looks at
+    values and tensors; local search looks only among the cuts that it came upon. Plans are the same each time, but
+    where a time limit ends the search.
 
     Over links, tensors go from each stage to the next: what a later stage needs passes through those between, and is
     moved once over each link, however many consumers wait for it. Without links, it goes straight there.
@@ -94,9 +98,10 @@ def plan(
         last_from: All that uses this tensor, or these, is in the last stage.
         profile: What `profile(model)` gave, to save time: with `measure=True` for `balance="time"`.
         open_sides: What stands for the sides that the inputs leave open; see `profile`.
-        time_limit: Seconds that local search and its proof may take together, about: listing cuts and what
-            is exact before that comes on top.
-        verbose: Whether to show a progress bar while it measures; by default on a terminal.
+        time_limit: Seconds that local search and its proof may take together, about; 60 by default. Listing cuts and
+            what is exact before that comes on top. Where cuts are few enough to try them all, it does not count.
+        verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds: blocks
+            measured, then the time limit, and what part of the value found is proved that no plan has less.
 
     Where there are links and the order is fixed, the model's inputs lie on the first device: another device that uses
     them has to receive them, and with `first_to` the first stage is the first device's. In any order, inputs are
@@ -119,50 +124,29 @@ def plan(
     >>> ks.plan(resnet, [phone, server], links=ks.Link("20 Mbit/s", "10 ms"), objective="latency").at
     []
     """
+    options = PlanOptions.of(locals())
     graph = read_graph(model)
-    options = PlanOptions(
-        links=links,
-        objective=objective,
-        balance=balance,
-        max_crossing=max_crossing,
-        batch_size=batch_size,
-        any_order=any_order,
-        leave_out=leave_out,
-        overlap=overlap,
-        compression=compression,
-        largest_crossing=largest_crossing,
-        must_cut=must_cut,
-        must_not_cut=must_not_cut,
-        first_to=first_to,
-        last_from=last_from,
-        profile=profile,
-        open_sides=open_sides,
-        time_limit=time_limit,
-        verbose=verbose,
-    )
     task = task_of(graph, devices, options)
     closed = closed_layer(graph, dict(zip(task.calls, (call.flops for call in task.profile.calls), strict=True)))
     advice = () if closed is None or sum(device.count for device in task.devices) == 1 else (closed[1],)
     try:
-        found = solve(task)
+        with reporting(f"Planning {task.profile.model}", time_limit, verbose) as report:
+            found = solve(task, report)
     except PlanError as error:
         raise PlanError("\n".join((str(error), *advice)), binding=error.binding, enough=error.enough) from error
     from kerassplit.planning.hints import hint_at_two_tensors  # SciPy takes a while
 
-    return replace(found, hints=(*advice, *hint_at_two_tensors(task, found, solve)))
+    return replace(found, hints=(*advice, *hint_at_two_tensors(task, found)))
 
 
-def solve(task: Task) -> Plan:
-    """The best plan, by the method that fits."""
-    from kerassplit.planning.flow_answers import is_one_flow, solve_as_flow  # SciPy takes a while
-    from kerassplit.planning.graph_answers import InGraph
+def solve(task: Task, report: Report = silent) -> Plan:
+    """The best plan, by the method that fits; `report` is told how far the search has come."""
+    from kerassplit.planning.graph_answers import InGraph  # SciPy takes a while
     from kerassplit.planning.refusals import explained, refuse_at_once
 
     refuse_at_once(task)
-    if is_one_flow(task):
-        return describe(task, solve_as_flow(task))
+    graph = InGraph(task, task.holds or "bytes")
     try:
-        answer = InGraph(task).solve() if task.holds is None else InGraph(task, task.holds).smallest()
+        return plan_of(graph, graph.solve(report))
     except PlanError as error:
         raise explained(error, task) from error
-    return describe(task, answer)

@@ -32,9 +32,8 @@ def explained(error: PlanError, task: Task) -> PlanError:
     mending = [name for name, lift in lifts.items() if _is_possible(lift(task))]
     if mending:
         enough = {name: number for name in mending if (number := _enough(name, task)) is not None}
-        told = round(error.enough.get("devices", 0))  # by the solver, where it takes many more
-        if "memory" in mending and "devices" not in mending and told > _count(task) and _would_do(task, told):
-            mending, enough = [*mending, "devices"], {**enough, "devices": told}
+        if "memory" in mending and "devices" not in mending and (many := _many_devices(task)) is not None:
+            mending, enough = [*mending, "devices"], {**enough, "devices": many}
         first, *others = [_way_out(name, task, enough.get(name)) for name in mending]
         ways = "; or ".join([f"{first[0].upper()}{first[1:]}", *others])
         return PlanError(f"{start}. {ways}.", binding=mending, enough=enough)
@@ -44,7 +43,7 @@ def explained(error: PlanError, task: Task) -> PlanError:
 
     together = list(lifts)
     if not is_enough(together):
-        return PlanError(f"{start}. Loosen several of them.", binding=error.binding)
+        return PlanError(f"{start}. Loosen several of them.", binding=together)
     for name in lifts:
         others = [other for other in together if other != name]
         together = others if is_enough(others) else together
@@ -60,14 +59,16 @@ def refuse_at_once(task: Task) -> None:
         PlanError: No device can run a block, or there are more devices than stages that can be made.
         SplitError: Where one tensor may cross, a cut of several must be made.
     """
-    devices, stages = sum(device.count for device in task.devices), len(task.profile.blocks)
-    if task.is_chain and devices > stages and not task.leave_out:
+    devices, stages = _count(task), len(task.profile.blocks)
+    too_many = task.is_chain and devices > stages and not task.leave_out
+    if too_many and _is_possible(replace(task, leave_out=True)):
+        alike = len(task.devices) == 1 and _would_do(task, stages)
         raise PlanError(
             f"'{task.profile.model}' has {stages - 1} split points, so {stages} stages at most, and there "
             f"are {devices} devices. Take fewer, let some stay without a stage (leave_out=True, --leave-out), or "
             "let more tensors cross (max_crossing=2, --max-crossing 2).",
             binding=("devices",),
-            enough={"devices": stages},
+            enough={"devices": stages} if alike else {},
         )
     for block in np.flatnonzero(np.isinf(task.work.blocks).all(axis=0)):
         raise PlanError(
@@ -90,9 +91,17 @@ def _names(task: Task, cut: Sequence[int]) -> list[str]:
 def _is_possible(task: Task) -> bool:
     """Whether there is a plan, with as many tensors in a cut as leave few enough cuts to try them all."""
     try:
-        return InGraph(task).some() is not None
+        known = InGraph(task).few_listed()
+        return known is not None and known.best() is not None
     except PlanError:
         return False
+
+
+def _many_devices(task: Task) -> int | None:
+    """How many devices would be enough, where that is many more than there are; `None` if not, or not known."""
+    known = InGraph(task).few_listed() if len(task.devices) == 1 else None
+    many = None if known is None else known.fewest_stages()
+    return many if many is not None and many > _count(task) and _would_do(task, many) else None
 
 
 def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:

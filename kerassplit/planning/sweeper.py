@@ -16,15 +16,16 @@ from kerassplit.errors import SplitError
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef
 from kerassplit.graph.shapes import OpenSides
-from kerassplit.planning.answers import Answer, describe
+from kerassplit.planning.answers import plan_of
 from kerassplit.planning.devices import Device, Link
 from kerassplit.planning.graph_answers import MOST_CUTS, InGraph
 from kerassplit.planning.options import PlanOptions, task_of
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.planner import solve
+from kerassplit.planning.reporting import Report, reporting
 from kerassplit.planning.results import Objective, SweepRange
 from kerassplit.planning.solver.listed import listed
-from kerassplit.planning.solver.place import best_listed
+from kerassplit.planning.solver.place import Placement, best_listed
 from kerassplit.planning.solver.problem import Link as TypeLink
 from kerassplit.planning.solver.stages import value_of
 from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
@@ -72,9 +73,9 @@ def plan_sweep(
         latency: Seconds that every transfer takes on top, or a text such as `"10 ms"`.
         objective: `"latency"`; or `"throughput"`, for two devices.
         front_bandwidth: The bandwidth that the front is for; by default the geometric middle of `bandwidths`. There is
-            a front where one tensor may cross a cut, and the model's split points follow one another.
-        time_limit: Seconds for each of the plans that a sweep compares, where one cannot be found exactly. Breakpoints
-            between plans that are not proved to be the best are where these two meet.
+            a front where one tensor may cross a cut, and the model's split points follow one another, 50,000 at most.
+        time_limit: Seconds for each of the plans that a sweep compares, where one cannot be found exactly; 10 by
+            default. Breakpoints between plans that are not proved to be the best are where these two meet.
 
     The other arguments are those of `plan`.
 
@@ -91,7 +92,7 @@ def plan_sweep(
     >>> phone, server = ks.Device("phone", "20 GFLOPS"), ks.Device("server", "5 TFLOPS")
     >>> print(ks.plan_sweep(resnet, [phone, server], latency="10 ms"))  # doctest: +SKIP
     """
-    graph = read_graph(model)
+    arguments = locals()
     if not isinstance(bandwidths, (tuple, list)) or len(bandwidths) != 2:
         raise SplitError(f"`bandwidths` are two, the lowest and the highest; got {bandwidths!r}.")
     low, high = (parse_bandwidth(one, "bandwidth of a sweep") for one in bandwidths)
@@ -100,33 +101,17 @@ def plan_sweep(
     middle = math.sqrt(low * high)
     if front_bandwidth is not None:
         middle = parse_bandwidth(front_bandwidth, "bandwidth of the front")
-    options = PlanOptions(
-        links=Link(middle, latency),
-        objective=objective,
-        balance=balance,
-        max_crossing=max_crossing,
-        batch_size=batch_size,
-        any_order=any_order,
-        leave_out=leave_out,
-        overlap=overlap,
-        compression=compression,
-        largest_crossing=largest_crossing,
-        must_cut=must_cut,
-        must_not_cut=must_not_cut,
-        first_to=first_to,
-        last_from=last_from,
-        profile=profile,
-        open_sides=open_sides,
-        time_limit=time_limit,
-        verbose=verbose,
-    )
+    options = PlanOptions.of({**arguments, "links": Link(middle, latency)})
+    graph = read_graph(model)
     task = task_of(graph, devices, options)
-    front = _front(task) if task.is_chain else []
-    ranges = (_latency_ranges if task.objective == "latency" else _throughput_ranges)(task, low, high)
+    with reporting(f"Sweeping {task.profile.model}", time_limit, verbose) as report:
+        front = _front(task) if task.is_chain else []
+        ranges_of = _latency_ranges if task.objective == "latency" else _throughput_ranges
+        ranges = ranges_of(task, low, high, report)
     return Sweep(task.profile.model, task.profile.batch_size, task.objective, ranges, middle, tuple(front))
 
 
-def _throughput_ranges(task: Task, low: float, high: float) -> tuple[SweepRange, ...]:
+def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:
     """Two devices in a given order: of all the places to cut the best at every bandwidth."""
     if not task.is_chain:
         raise SplitError(
@@ -138,26 +123,30 @@ def _throughput_ranges(task: Task, low: float, high: float) -> tuple[SweepRange,
             "A sweep for throughput takes two devices in a given order. Sweep the latency (objective='latency'), or "
             "call `plan` at the bandwidths that matter."
         )
-    solve(task)  # says why where there is no plan
+    solve(task, report)  # says why where there is no plan
     graph = InGraph(task)
     known = graph.listed()
-    assert known is not None
+    if known is None:
+        raise SplitError(
+            f"'{task.profile.model}' has too many places to cut for a sweep of throughput, which tries them all: more "
+            f"than {MOST_CUTS}. Sweep the latency (objective='latency'), or call `plan` at the bandwidths that matter."
+        )
     ranges = lower_envelope(*known.on_two_devices())
     made = []
     for one in ranges:
         if max(one.low, low) < min(one.high, high):
-            parts = graph.parts_of(known.divided(one.plan))
+            stages = known.divided(one.plan)
             part = replace(one, low=max(one.low, low), high=min(one.high, high))
-            made.append(_range(part, describe(task, Answer(0.0, 0.0, True, "", parts))))
+            made.append(_range(part, plan_of(graph, Placement(0.0, 0.0, True, "closed sets", stages, None))))
     return tuple(made)
 
 
-def _latency_ranges(task: Task, low: float, high: float) -> tuple[SweepRange, ...]:
+def _latency_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:
     """By planning where two plans' lines meet."""
     assert isinstance(task.links, Link)
     latency = float(task.links.latency)
     plans: list[Plan] = []
-    plan_at = _planner(task)
+    plan_at = _planner(task, report)
 
     def best(bandwidth: float) -> BandwidthRange:
         plan = plan_at(bandwidth)
@@ -169,16 +158,16 @@ def _latency_ranges(task: Task, low: float, high: float) -> tuple[SweepRange, ..
     return tuple(_range(one, plans[one.plan]) for one in sweep_lines(best, low, high))
 
 
-def _planner(task: Task) -> Callable[[float], Plan]:
+def _planner(task: Task, report: Report) -> Callable[[float], Plan]:
     """From a bandwidth to the best plan; where all cuts are listed, that is done once."""
     assert isinstance(task.links, Link)
     latency = float(task.links.latency)
-    solve(task)  # says why where there is no plan
+    solve(task, report)  # says why where there is no plan
     graph = InGraph(task)
     known = graph.listed()
     if known is None:
-        return lambda bandwidth: solve(replace(task, links=Link(bandwidth, latency)))
-    return lambda bandwidth: describe(task, graph.answer(best_listed(known.over(TypeLink(latency, 1 / bandwidth)))))
+        return lambda bandwidth: solve(replace(task, links=Link(bandwidth, latency)), report)
+    return lambda bandwidth: plan_of(graph, best_listed(known.over(TypeLink(latency, 1 / bandwidth))))
 
 
 def _range(one: BandwidthRange, plan: Plan) -> SweepRange:
@@ -191,16 +180,14 @@ def _front(task: Task) -> list[Plan]:
     """Plans that no other beats; of these only the one at an end of the front has the best value there is."""
     graph = InGraph(task)
     cuts = graph.cuts(1)
-    known = listed(replace(graph.problem(), objective="latency"), MOST_CUTS, cuts)
-    assert known is not None
+    known = None if cuts is None else listed(replace(graph.problem(), objective="latency"), MOST_CUTS, cuts)
+    if known is None:
+        return []
     found = known.front()
     in_turn = task.objective == "latency"
     values = [value_of(known.problem, one) if in_turn else max(stage.load for stage in one) for one in found]
     return [
-        describe(
-            task,
-            Answer(value, min(values), value == min(values), "shortest path within a bottleneck", graph.parts_of(one)),
-        )
+        plan_of(graph, Placement(value, min(values), value == min(values), "bounded path", one, None))
         for one, value in zip(found, values, strict=True)
     ]
 

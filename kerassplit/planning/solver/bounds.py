@@ -5,7 +5,8 @@ of rate × time. So a device whose load is at most B does at most rate × B of w
 what a closed set takes, or have too little left for the rest, cannot be there. Any rates give a valid bound. Those used
 here give the best bound on the whole: they are the dual solution of the linear program that spreads the nodes over the
 devices in fractions (Lenstra, Shmoys and Tardos, "Approximation Algorithms for Scheduling Unrelated Parallel Machines",
-1990). What crosses a boundary is work as well: some device has to send it, and some device behind has to receive it.
+1990). What crosses a boundary over a link is work as well: some device has to send it, and some device behind has to
+receive it.
 """
 
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ def device_rates(problem: Problem) -> NDArray[np.float64]:
     if len(counts) == 1:
         return 1 / counts
     seconds = np.array([node.seconds for node in problem.nodes])
+    totals = seconds.sum(axis=0)
+    if totals.all() and np.isfinite(totals).all() and np.allclose(seconds / totals, (seconds / totals)[:, :1]):
+        return 1 / totals / (counts / totals).sum()  # each type takes so many times as long for all nodes
     nodes, types = np.nonzero(np.isfinite(seconds))
     rows = np.arange(len(nodes))
     # Variables are the work of each node and the rate of each type: work <= rate × time.
@@ -93,15 +97,11 @@ class Sides:
 def sides_of(family: Family) -> Sides:
     """The bounds for all sets of a family."""
     problem, rates = family.problem, family.rates
-    sending, receiving = np.zeros(len(family)), np.zeros(len(family))
-    moving = np.zeros(len(family))
+    sending = receiving = moving = np.zeros(len(family))
     if problem.links is not None:
         sending, receiving, moving = _over_links(family, rates)
-    elif not problem.overlap or problem.objective == "latency":
-        sending, receiving = _sending(family, rates), _receiving(family, rates)
-        moving = sending + receiving
     if problem.overlap and problem.objective == "throughput":
-        sending, receiving = np.zeros(len(family)), np.zeros(len(family))
+        sending = receiving = np.zeros(len(family))
     left = np.maximum(family.work[-1] - family.work, 0.0)
     return Sides(
         family.work + sending,
@@ -140,41 +140,3 @@ def _over_links(family: Family, rates: NDArray[np.float64]):
                 receiving = np.minimum(receiving, rates[target] * seconds)
                 moving = np.minimum(moving, seconds)
     return np.where(crosses, sending, 0.0), np.where(crosses, receiving, 0.0), np.where(crosses, moving, 0.0)
-
-
-def _sending(family: Family, rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """More work than that of the nodes alone, because the makers of what crosses have to send it."""
-    outputs: dict[int, NDArray[np.float64]] = {}
-    for tensor, crossing in zip(family.problem.tensors, family.crossing, strict=True):
-        if tensor.seconds:
-            sums = outputs.setdefault(tensor.producer, np.zeros(len(family)))
-            sums += tensor.seconds * crossing
-    return _more(family, rates, outputs, [device.send for device in family.problem.devices])
-
-
-def _receiving(family: Family, rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """More work than that of the nodes alone, because users of what crosses have to receive it.
-
-    Each tensor is charged to one of the users that are left: its device has to receive it, and pays for it once.
-    """
-    inputs: dict[int, NDArray[np.float64]] = {}
-    for tensor, crossing in zip(family.problem.tensors, family.crossing, strict=True):
-        if tensor.seconds:
-            waits = crossing.copy()
-            for user in tensor.consumers:
-                sums = inputs.setdefault(user, np.zeros(len(family)))
-                sums += tensor.seconds * (waits & ~family.inside[user])
-                waits &= family.inside[user]
-    return _more(family, rates, inputs, [device.receive for device in family.problem.devices])
-
-
-def _more(family: Family, rates: NDArray[np.float64], moved, factors: list[float]) -> NDArray[np.float64]:
-    """What moving adds to the least, over types of devices, of the work of each node."""
-    more = np.zeros(len(family))
-    for node, seconds in moved.items():
-        times = family.problem.nodes[node].seconds
-        fits = [device for device, time in enumerate(times) if time < np.inf]
-        alone = min(rates[device] * times[device] for device in fits)
-        least = np.min([rates[device] * (times[device] + factors[device] * seconds) for device in fits], axis=0)
-        more += least - alone
-    return more

@@ -159,6 +159,17 @@ class Family:
         """Bytes of all that crosses behind each set, shape (sets,)."""
         return self._crossing_sums([tensor.memory for tensor in self.problem.tensors])
 
+    @cached_property
+    def crossing_count(self) -> NDArray[np.float64]:
+        """How many tensors cross behind each set, of those that count, shape (sets,)."""
+        counted = np.array([tensor.counts for tensor in self.problem.tensors], dtype=np.bool_)
+        return self.crossing[counted].sum(axis=0).astype(np.float64)
+
+    @cached_property
+    def crossing_bytes(self) -> NDArray[np.float64]:
+        """Bytes that cross behind each set; where nothing has room, what stands for them, shape (sets,)."""
+        return self.crossing_memory if self.crossing_memory.any() else self.crossing_seconds
+
     def supersets(self, index: int, low: int, high: int) -> NDArray[np.int64]:
         """Those of the sets `low` to `high` (not itself included) that hold all of this one."""
         if self.is_chain or not len(self.tops[index]):

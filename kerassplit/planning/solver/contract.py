@@ -106,16 +106,12 @@ def contract_by(problem: Problem, cuts: Table) -> tuple[Contraction, Table]:
 
 
 def _without_idle_memory(problem: Problem) -> Problem:
-    """The problem without memory where every device could hold everything."""
+    """The problem without what nodes hold, where every device could hold everything."""
     held = sum(node.memory for node in problem.nodes) + sum(weight.memory for weight in problem.weights)
     held += sum(tensor.memory for tensor in problem.tensors) + max(node.workspace for node in problem.nodes)
     if held > min(device.memory for device in problem.devices):
         return problem
-    nodes = tuple(Node(node.seconds) for node in problem.nodes)
-    tensors = problem.tensors
-    if problem.rules.max_memory == math.inf:
-        tensors = tuple(replace(tensor, memory=0.0) for tensor in tensors)
-    return replace(problem, nodes=nodes, tensors=tensors, weights=())
+    return replace(problem, nodes=tuple(Node(node.seconds) for node in problem.nodes), weights=())
 
 
 def _ends(problem: Problem) -> list[list[int]]:

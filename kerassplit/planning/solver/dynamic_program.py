@@ -38,16 +38,22 @@ class Chain:
 def best_chain(family: Family, bound: float = np.inf) -> Chain | None:
     """The best chain in a family for its problem's objective; `None` if none is as good as the bound.
 
-    Among chains with the least largest load, one with the least sum of squares of loads is taken: the most even one.
+    Of equally good chains, one with the fewest tensors crossing its cuts; of these, for throughput, the most even one
+    (the least sum of squares of loads); of these one with the fewest bytes crossing.
     """
     orders = device_orders(family.problem)
     goal = "sum" if family.problem.objective == "latency" else "largest"
     bound = min(bound, upper_bound(family, orders, goal))
-    chain = search(_useful(family, orders, bound), orders, goal, bound)
-    if chain is None or goal == "sum":
-        return chain
-    even = search(_useful(family, orders, chain.value * SLACK), orders, "squares", chain.value * ROUNDING)
-    return replace(even or chain, value=chain.value)
+    family = _useful(family, orders, bound)
+    ways = ways_of(family, orders, goal, bound)
+    chain = _trace(family, orders, ways)
+    if chain is None:
+        return None
+    if goal == "sum":
+        best = _trace(family, orders, ways_of(family, orders, "small", tight=ways))
+    else:
+        best = search(_useful(family, orders, chain.value * SLACK), orders, "even", chain.value * ROUNDING)
+    return replace(best or chain, value=chain.value)
 
 
 def upper_bound(family: Family, orders: DeviceOrders, goal: Goal) -> float:
@@ -81,27 +87,43 @@ def _useful(family: Family, orders: DeviceOrders, bound: float) -> Family:
 
 
 def search(family: Family, orders: DeviceOrders, goal: Goal, bound: float, most: float = np.inf) -> Chain | None:
-    """The best chain for a goal.
+    """The best chain for a goal; see `ways_of`."""
+    return _trace(family, orders, ways_of(family, orders, goal, bound, most))
+
+
+def ways_of(
+    family: Family,
+    orders: DeviceOrders,
+    goal: Goal,
+    bound: float = np.inf,
+    most: float = np.inf,
+    tight: "Ways | None" = None,
+) -> "Ways":
+    """The best ways through a family for a goal.
 
     Args:
         family: The closed sets.
         orders: The ways to take the devices.
-        goal: "largest": the least largest load. "squares": the least sum of squares of loads. "sum": the least time of
-            all. "memory": the least largest share of its device's memory that a stage needs, whatever it costs.
+        goal: "largest": the least largest load. "sum": the least time of all. "even": the fewest tensors crossing, then
+            the least sum of squares of loads, then the fewest bytes. "small": the fewest tensors, then bytes.
+            "memory": the least largest share of its device's memory that a stage needs, whatever it costs.
             "stages": the fewest stages. The last two want a family in order of memory (`in_order_of_memory`).
         bound: What no load or share (for "sum": not the value) may be above.
         most: What no load may be above, for "sum".
+        tight: The best ways for "sum": only steps of these are taken.
     """
     allowed, rest = _allowed(family, orders, goal, bound)
-    value = np.full(allowed.shape, np.inf)
-    value[orders.starts, 0] = 0.0
-    ways = Ways(goal, bound, value, np.full((2, *allowed.shape), -1, dtype=np.int32), rest)
+    ranks = {"even": 3, "small": 2}.get(goal, 1)
+    value = np.full((ranks, *allowed.shape), np.inf)
+    value[:, orders.starts, 0] = 0.0
+    came_from = np.full((2, *allowed.shape), -1, dtype=np.int32)
+    ways = Ways(family, goal, bound, value, came_from, rest, tight)
     costs = StageCosts(family, goal, most)
-    if family.is_chain and costs.simple and goal not in ("memory", "stages"):
+    if family.is_chain and costs.simple and goal != "stages":
         _by_states(family, orders, ways, allowed, costs)
     else:
         _by_sets(family, orders, ways, allowed, costs)
-    return _trace(family, orders, value, ways.came_from)
+    return ways
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,39 +131,60 @@ class Ways:
     """The best way to each set in each state, as far as it is known.
 
     Attributes:
+        family: The closed sets.
         goal: What is best.
         bound: What no load may be above; for "sum" not the value.
-        value: Of the best ways, shape (states, sets).
+        value: Of the best ways, shape (ranks, states, sets): a later rank decides where the earlier ones are equal.
         came_from: Their last steps: the states and the sets before, shape (2, states, sets).
         rest: The least that is left to be added behind each set, for "sum".
+        tight: Ways whose steps alone may be taken.
     """
 
+    family: Family
     goal: Goal
     bound: float
     value: NDArray[np.float64]
     came_from: NDArray[np.int32]
     rest: NDArray[np.float64]
+    tight: "Ways | None"
 
     def open(self, allowed: NDArray[np.bool_], states, sets) -> NDArray[np.int64]:
         """Of some states in a set, or of a state in some sets, those from which ways may go on."""
-        value, limit = self.value[states, sets], np.inf if self.goal in ("squares", "stages") else self.bound
+        value, limit = self.value[0, states, sets], self.bound if self.goal in ("largest", "sum", "memory") else np.inf
         return np.flatnonzero(allowed[states, sets] & (value + self.rest[sets] <= limit) & (value < np.inf))
 
-    def values(self, start, later: NDArray[np.int64], load: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The values of ways with a stage more, `inf` where it is above the bound."""
+    def values(self, arc: Arc, sets, later: NDArray[np.int64], load: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """The values of ways with a stage more, rank by rank, the first `inf` where the stage is above the bound."""
+        start = [value[arc.source, sets] for value in self.value]
+        if np.ndim(sets):
+            start = [value[:, None] for value in start]
         if self.goal in ("largest", "memory"):
-            reached = np.maximum(start, load)
+            reached = [np.maximum(start[0], load)]
+        elif len(start) == 1:
+            reached = [start[0] + load]
         else:
-            reached = start + (load * load if self.goal == "squares" else load)
-        fits = (reached + self.rest[later] if self.goal == "sum" else load) <= self.bound
-        return np.where(fits, reached, np.inf)
+            family, fits = self.family, load < np.inf
+            steps = [family.crossing_count[later], load * load, family.crossing_bytes[later]]
+            steps = steps if self.goal == "even" else steps[::2]
+            reached = [before + step for before, step in zip(start, steps, strict=True)]
+            if self.tight is not None:
+                (best,), way = self.tight.value, self.tight.values(arc, sets, later, load)[0]
+                fits &= way <= best[arc.target, later] * ROUNDING
+            return [np.where(fits & (load <= self.bound), reached[0], np.inf), *reached[1:]]
+        fits = (reached[0] + self.rest[later] if self.goal == "sum" else load) <= self.bound
+        return [np.where(fits, reached[0], np.inf)]
 
-    def keep(self, arc: Arc, sets, later: NDArray[np.int64], reached: NDArray[np.float64]) -> None:
+    def keep(self, arc: Arc, sets, later: NDArray[np.int64], reached: Sequence[NDArray[np.float64]]) -> None:
         """Keep what is better than the best known ways, from these sets along an arc to those later ones."""
-        better = np.flatnonzero(reached < self.value[arc.target, later])
+        less, equal = np.zeros(len(later), dtype=np.bool_), np.ones(len(later), dtype=np.bool_)
+        for new, known in zip(reached, self.value[:, arc.target, later], strict=True):
+            less |= equal & (new < known)
+            equal &= new == known
+        better = np.flatnonzero(less)
         if len(better):
             targets = later[better]
-            self.value[arc.target, targets] = reached[better]
+            for value, new in zip(self.value, reached, strict=True):
+                value[arc.target, targets] = new[better]
             self.came_from[0, arc.target, targets] = arc.source
             self.came_from[1, arc.target, targets] = sets if np.ndim(sets) == 0 else sets[better]
 
@@ -150,7 +193,6 @@ def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[
     """One set at a time, with all that may follow it."""
     reachable = _windows(family, orders, allowed)
     for index in range(len(family) - 1):
-        column = ways.value[:, index]
         arcs = [arc for state in ways.open(allowed, slice(None), index) for arc in orders.arcs[state]]
         high = min(reachable.high(arcs, index), costs.last({arc.kind.device for arc in arcs}, index, ways.bound))
         low = max(index + 1, reachable.low(arcs))
@@ -161,7 +203,7 @@ def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[
             continue
         loads = costs.between(index, later, {arc.kind for arc in arcs})
         for arc in arcs:
-            ways.keep(arc, index, later, ways.values(column[arc.source], later, loads[arc.kind]))
+            ways.keep(arc, index, later, ways.values(arc, index, later, loads[arc.kind]))
 
 
 def _by_states(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[np.bool_], costs: StageCosts) -> None:
@@ -175,9 +217,17 @@ def _by_states(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArra
             for some in np.array_split(sets, parts) if len(later) else ():
                 load = costs.between_all(some, later, arc.kind)
                 load[(later <= some[:, None]) | (later >= caps[some][:, None])] = np.inf
-                reached = ways.values(ways.value[source, some][:, None], later, load)
-                best = reached.argmin(axis=0)
-                ways.keep(arc, some[best], later, reached[best, np.arange(len(later))])
+                reached = ways.values(arc, some, later, load)
+                best, columns = _least(reached), np.arange(len(later))
+                ways.keep(arc, some[best], later, [value[best, columns] for value in np.broadcast_arrays(*reached)])
+
+
+def _least(ranks: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
+    """For each column the row of the least number; where rows are equal, the next rank decides."""
+    first, *others = ranks
+    for other in others:
+        first = np.where(first == first.min(axis=0), other, np.inf)
+    return first.argmin(axis=0)
 
 
 def _allowed(
@@ -226,19 +276,20 @@ def _caps(family: Family) -> NDArray[np.int64]:
     return caps
 
 
-def _trace(
-    family: Family, orders: DeviceOrders, value: NDArray[np.float64], came_from: NDArray[np.int32]
-) -> Chain | None:
+def _trace(family: Family, orders: DeviceOrders, ways: Ways) -> Chain | None:
     """The stages that led to the best value; of values that are equal but for rounding, that of the fewest devices."""
-    best = min((value[state, -1] for state in orders.ends), default=np.inf)
-    if best == np.inf:
+    ends, value = orders.ends, ways.value
+    for earlier in (ways.tight, ways):
+        for rank in () if earlier is None else earlier.value:
+            best = min((rank[state, -1] for state in ends), default=np.inf)
+            ends = [state for state in ends if rank[state, -1] <= best * ROUNDING < np.inf]
+    if not ends:
         return None
-    equal = [state for state in orders.ends if value[state, -1] <= best * (1 + 1e-12)]
-    state = min(equal, key=lambda end: (orders.counts[end].sum(), end))
-    index = value.shape[1] - 1
-    reached, parts = float(value[state, index]), []
+    state = min(ends, key=lambda end: (orders.counts[end].sum(), end))
+    index = len(family) - 1
+    reached, parts = float(value[0, state, index]), []
     while index:
-        source, start = (int(number) for number in came_from[:, state, index])
+        source, start = (int(number) for number in ways.came_from[:, state, index])
         device = next(arc.kind.device for arc in orders.arcs[source] if arc.target == state)
         nodes = np.flatnonzero(family.inside[:, index] & ~family.inside[:, start])
         parts.append((device, tuple(nodes.tolist())))

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kerassplit.planning.solver.bounds import device_rates
+from kerassplit.planning.solver.bounds import device_rates, in_order_of_memory
 from kerassplit.planning.solver.closed_sets import Family, Table, closed_sets, family_of, table_of
 from kerassplit.planning.solver.contract import Contraction, contract, contract_by
-from kerassplit.planning.solver.device_orders import Kind, device_orders
+from kerassplit.planning.solver.device_orders import NO_LINK, Arc, DeviceOrders, Kind, device_orders
 from kerassplit.planning.solver.dynamic_program import best_chain, search
 from kerassplit.planning.solver.problem import Link, Problem
 from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
@@ -40,6 +40,11 @@ class Listed:
         chain = best_chain(self.family)
         return None if chain is None else self._stages(chain.parts)
 
+    def least_load(self, most: float) -> float | None:
+        """The least largest load of a stage; `None` if it is above a limit."""
+        chain = search(self.family, device_orders(self.family.problem), "largest", most)
+        return None if chain is None else chain.value
+
     def front(self) -> list[tuple[Stage, ...]]:
         """The placements that no other beats in both the time of all and the largest load; the first is the fastest.
 
@@ -60,6 +65,16 @@ class Listed:
             found.append(stages)
             most = largest
         return found
+
+    def fewest_stages(self) -> int | None:
+        """How many devices of its one type the problem needs, if any number is enough; `None` if not."""
+        family = in_order_of_memory(self.family)
+        link = next((row[0] for row in self.problem.links or ()), NO_LINK)
+        # One state, to which every stage comes back: however many devices there are.
+        counts = np.zeros((1, 1), dtype=np.int64)
+        orders = DeviceOrders(((Arc(0, 0, Kind(0, link, link)),),), counts, counts + 1, (0,), (0,), (0,))
+        chain = search(family, orders, "stages", 1.0)
+        return None if chain is None else round(chain.value)
 
     def over(self, link: Link) -> "Listed":
         """The same with another link between all devices; what is known of the closed sets stays."""

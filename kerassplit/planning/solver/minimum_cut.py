@@ -1,11 +1,11 @@
-"""The best two-device placement of a whole graph, where tensors go one way only: a minimum cut.
+"""The least latency of a whole graph on two devices, where tensors go one way only: a minimum cut.
 
 The construction is that of DADS (Hu, Bao, Wang and Liu, "Dynamic adaptive DNN surgery for inference acceleration on the
-edge", INFOCOM 2019). Source side: runs on the edge; sink side: in the cloud. An arc from the source to a call costs the
-call's seconds in the cloud, and one from the call to the sink those on the edge. A tensor is a node of its own, after
-its producer with an arc that costs moving it, and before its consumers with arcs that cannot be cut: it is paid once,
-however many of its consumers are in the cloud. Arcs that cannot be cut, from consumers back to producers, see to it
-that nothing comes back.
+edge", INFOCOM 2019). Source side: runs on the first device; sink side: on the second. An arc from the source to a node
+costs the node's seconds on the second device, and one from the node to the sink those on the first. A tensor is a node
+of its own, after its producer with an arc that costs moving it, and before its consumers with arcs that cannot be cut:
+it is paid once, however many of its consumers are on the second device. Arcs that cannot be cut, from consumers back to
+producers, see to it that nothing comes back.
 
 networkx (3.6) finds the same cuts, exactly, in 11 (`preflow_push`) to 13 times (`boykov_kolmogorov`) the time of
 `minimum_cut` for 313 calls, and nothing else here needs it.
@@ -13,191 +13,78 @@ networkx (3.6) finds the same cuts, exactly, in 11 (`preflow_push`) to 13 times 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from kerassplit.errors import PlanError
+from kerassplit.planning.solver.problem import Link, Problem, Tensor
 
 _SOURCE, _SINK = 0, 1
 _ENDLESS = 2**62
 
 
-@dataclass(frozen=True)
-class GraphTensor:
-    """A tensor that may have to be moved.
-
-    Attributes:
-        producer: The call that makes it; `None` for an input of the model, which lies on the edge.
-        consumers: The calls that use it.
-        bytes: Its size.
-    """
-
-    producer: int | None
-    consumers: tuple[int, ...]
-    bytes: float
-
-
-@dataclass(frozen=True)
-class TwoDevicePlan:
-    """Which calls run on the edge, and what that takes.
-
-    Attributes:
-        on_edge: For each call whether it does; the others run in the cloud. Closed: what a call on the edge needs is
-            made there, too.
-        crossing: Indices of the tensors that are moved.
-        edge_seconds: Seconds of computing on the edge.
-        moving_seconds: Seconds of moving, the latency of the link counted once.
-        cloud_seconds: Seconds of computing in the cloud.
-        moved: Bytes that are moved.
-        value: The sum of the three.
-        lower_bound: No placement takes less.
-        optimal: Whether the two are the same.
-        method: The algorithm that found it.
-    """
-
-    on_edge: tuple[bool, ...]
-    crossing: tuple[int, ...]
-    edge_seconds: float
-    moving_seconds: float
-    cloud_seconds: float
-    moved: float
-    value: float
-    lower_bound: float
-    optimal: bool
-    method: str
-
-
-def plan_two_devices(
-    edge: Sequence[float],
-    cloud: Sequence[float],
-    tensors: Sequence[GraphTensor],
-    bandwidth: float = math.inf,
-    latency: float = 0.0,
-) -> TwoDevicePlan:
-    """The placement of a graph's calls on an edge device and in the cloud that takes one sample the least time.
+def on_first_device(problem: Problem) -> NDArray[np.bool_] | None:
+    """The nodes on the first of two devices in a placement of the least latency; `None` if there is no placement.
 
     Exact: times are counted in whole numbers (a second is a power of two of them, the sum of all below 2^59), and the
-    flow is a maximum to the last one. Of several best placements, the one with the fewest calls on the edge, and one
-    that moves nothing before one that does.
+    flow is a maximum to the last one. Of several best placements, one that moves nothing before one that does, then one
+    with the fewest tensors moved, then one with the fewest nodes on the first device.
 
     Args:
-        edge: Seconds of each call on the edge; `inf` where it cannot run there.
-        cloud: The same in the cloud.
-        tensors: The tensors; a producer comes before its consumers.
-        bandwidth: Of the link from the edge to the cloud: bytes per second.
-        latency: Of the link: seconds, once, if anything is moved.
-
-    Returns:
-        The best placement.
-
-    Raises:
-        PlanError: There is none: a call that can run only on the edge needs one that can run only in the cloud,
-            or a call can run nowhere.
+        problem: Latency on two devices in order, with a link from the first to the second. Neither memory nor rules
+            count, and a device may stay without nodes.
 
     Example:
 
-    >>> tensors = [GraphTensor(None, (0,), 8.0), GraphTensor(0, (1, 2), 1.0), GraphTensor(1, (2,), 9.0)]
-    >>> plan = plan_two_devices([1.0, 9.0, 9.0], [0.5, 1.0, 1.0], tensors, bandwidth=1.0)
-    >>> plan.on_edge, plan.crossing, plan.value
-    ((True, False, False), (1,), 4.0)
+    >>> from kerassplit.planning.solver.problem import DeviceType, Link, Node, Tensor
+    >>> nodes = tuple(Node(seconds) for seconds in ((1.0, 0.5), (9.0, 1.0), (9.0, 1.0)))
+    >>> tensors = (Tensor(0, (1, 2), 1.0), Tensor(1, (2,), 9.0))
+    >>> problem = Problem(nodes, tensors, (DeviceType("edge"), DeviceType("cloud")), links=((Link(),) * 2,) * 2)
+    >>> on_first_device(problem).tolist()
+    [False, False, False]
     """
-    seconds = np.array([edge, cloud], dtype=np.float64)
-    moving = np.array([tensor.bytes for tensor in tensors], dtype=np.float64) / bandwidth
-    _check(seconds, moving, tensors)
-    total = seconds[np.isfinite(seconds)].sum() + moving.sum() + latency
-    scale = 2.0 ** min(58 - math.ceil(math.log2(total)), 1000) if total > 0 else 1.0
-    ticks = np.where(np.isfinite(seconds), np.rint(np.where(np.isfinite(seconds), seconds, 0) * scale), _ENDLESS)
-    ticks, moving_ticks = ticks.astype(np.int64), np.rint(moving * scale).astype(np.int64)
-    found = _best_side(ticks, moving_ticks, tensors)
-    if found is None:
-        raise PlanError(
-            "No placement on the edge and in the cloud is possible: some call can run on neither, or one that can run "
-            "only on the edge needs one that can run only in the cloud, and nothing comes back from there. "
-            "Let more calls run on both.",
-            binding=("seconds",),
-        )
-    if _crossing(found, tensors) and latency > 0:
+    link = Link(0.0, 0.0) if problem.links is None else problem.links[0][1]
+    seconds = np.array([node.seconds for node in problem.nodes]).T
+    moving = link.factor * np.array([tensor.seconds for tensor in problem.tensors])
+    counts = np.array([tensor.counts for tensor in problem.tensors], dtype=np.int64)
+    finite = np.where(np.isfinite(seconds), seconds, 0.0)
+    total, unit = finite.sum() + moving.sum() + link.latency, 1 + int(counts.sum())  # all tensors are less than a unit
+    scale = 2.0 ** min(58 - unit.bit_length() - math.ceil(math.log2(total)), 1000) if total > 0 else 1.0
+    ticks = np.where(np.isfinite(seconds), np.rint(finite * scale).astype(np.int64) * unit, _ENDLESS)
+    moving_ticks = np.rint(moving * scale).astype(np.int64) * unit + counts
+    found = _best_side(ticks, moving_ticks, problem.tensors)
+    if found is None or not link.latency:
+        return found
+    crossing = [found[one.producer] and not found[list(one.consumers)].all() for one in problem.tensors]
+    if any(crossing):
         # The latency is no part of the cut: the other candidate is the best placement that moves nothing.
-        still = _best_side(ticks, np.full(len(tensors), _ENDLESS), tensors)
-        if still is not None and _ticks(still, ticks) <= _ticks(found, ticks) + round(latency * scale) + int(
-            moving_ticks[_crossing(found, tensors)].sum()
-        ):
-            found = still
-    return _plan(found, seconds, moving, tensors, latency)
+        still = _best_side(ticks, np.full(len(moving), _ENDLESS), problem.tensors)
+        moved = round(link.latency * scale) * unit + int(moving_ticks[crossing].sum())
+        if still is not None and _ticks(still, ticks) <= _ticks(found, ticks) + moved:
+            return still
+    return found
 
 
-def _check(seconds: NDArray[np.float64], moving: NDArray[np.float64], tensors: Sequence[GraphTensor]) -> None:
-    if np.isnan(seconds).any() or (seconds < 0).any() or not (np.isfinite(moving) & (moving >= 0)).all():
-        raise ValueError("Seconds and bytes must be 0 or more; bytes must be finite.")
-    for tensor in tensors:
-        least = -1 if tensor.producer is None else tensor.producer
-        if not all(least < consumer < seconds.shape[1] for consumer in tensor.consumers):
-            raise ValueError(
-                f"A tensor made by call {tensor.producer} is used by the calls {tensor.consumers} of "
-                f"{seconds.shape[1]}. A producer must come before its consumers."
-            )
-
-
-def _crossing(on_edge: NDArray[np.bool_], tensors: Sequence[GraphTensor]) -> list[int]:
-    """The tensors that are made on the edge and used in the cloud."""
-    return [
-        number
-        for number, tensor in enumerate(tensors)
-        if (tensor.producer is None or on_edge[tensor.producer])
-        and not all(on_edge[consumer] for consumer in tensor.consumers)
-    ]
-
-
-def _ticks(on_edge: NDArray[np.bool_], ticks: NDArray[np.int64]) -> int:
-    return int(ticks[0][on_edge].sum() + ticks[1][~on_edge].sum())
-
-
-def _plan(
-    on_edge: NDArray[np.bool_],
-    seconds: NDArray[np.float64],
-    moving: NDArray[np.float64],
-    tensors: Sequence[GraphTensor],
-    latency: float,
-) -> TwoDevicePlan:
-    crossing = _crossing(on_edge, tensors)
-    here, there = math.fsum(seconds[0][on_edge]), math.fsum(seconds[1][~on_edge])
-    between = math.fsum([*moving[crossing], latency]) if crossing else 0.0
-    value = math.fsum([here, between, there])
-    return TwoDevicePlan(
-        on_edge=tuple(on_edge.tolist()),
-        crossing=tuple(crossing),
-        edge_seconds=here,
-        moving_seconds=between,
-        cloud_seconds=there,
-        moved=math.fsum(tensors[number].bytes for number in crossing),
-        value=value,
-        lower_bound=value,
-        optimal=True,
-        method="minimum cut",
-    )
+def _ticks(first: NDArray[np.bool_], ticks: NDArray[np.int64]) -> int:
+    return int(ticks[0][first].sum() + ticks[1][~first].sum())
 
 
 def _best_side(
-    ticks: NDArray[np.int64], moving: NDArray[np.int64], tensors: Sequence[GraphTensor]
+    ticks: NDArray[np.int64], moving: NDArray[np.int64], tensors: Sequence[Tensor]
 ) -> NDArray[np.bool_] | None:
-    """The calls on the edge in a minimum cut; `None` if every cut is endless."""
-    calls = ticks.shape[1]
-    arcs = [(_SOURCE, 2 + call, int(ticks[1][call])) for call in range(calls)]
-    arcs += [(2 + call, _SINK, int(ticks[0][call])) for call in range(calls)]
+    """The nodes on the first device in a minimum cut; `None` if every cut is endless."""
+    nodes = ticks.shape[1]
+    arcs = [(_SOURCE, 2 + node, int(ticks[1][node])) for node in range(nodes)]
+    arcs += [(2 + node, _SINK, int(ticks[0][node])) for node in range(nodes)]
     for number, tensor in enumerate(tensors):
-        node = 2 + calls + number
-        producer = _SOURCE if tensor.producer is None else 2 + tensor.producer
-        arcs.append((producer, node, int(moving[number])))
+        between = 2 + nodes + number
+        arcs.append((2 + tensor.producer, between, int(moving[number])))
         for consumer in tensor.consumers:
-            arcs.append((node, 2 + consumer, _ENDLESS))
-            if tensor.producer is not None:
-                arcs.append((2 + consumer, producer, _ENDLESS))
-    side = minimum_cut(2 + calls + len(tensors), arcs)
-    return None if side is None else side[2 : 2 + calls]
+            arcs += [(between, 2 + consumer, _ENDLESS), (2 + consumer, 2 + tensor.producer, _ENDLESS)]
+    side = minimum_cut(2 + nodes + len(tensors), arcs)
+    return None if side is None else side[2 : 2 + nodes]
 
 
 def minimum_cut(nodes: int, arcs: Sequence[tuple[int, int, int]]) -> NDArray[np.bool_] | None:

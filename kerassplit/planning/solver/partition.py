@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kerassplit.planning.reporting import Report, silent
 from kerassplit.planning.solver.bounds import device_rates
 from kerassplit.planning.solver.closed_sets import node_work
 from kerassplit.planning.solver.device_orders import device_orders
@@ -85,7 +86,9 @@ class Partition:
         limits = np.linspace(0.0, total, min(START, 2 * count) + 1)
         self._replace([], [(inside, outside, low, high) for low, high in itertools.pairwise(limits)])
 
-    def refine(self, best: float, deadline: float, improve: Callable[[Sequence[Nodes]], float]) -> float:
+    def refine(
+        self, best: float, deadline: float, improve: Callable[[Sequence[Nodes]], float], report: Report = silent
+    ) -> float:
         """Split cells until the bound is the best known value, or a deadline on `time.monotonic` has come.
 
         Args:
@@ -93,6 +96,7 @@ class Partition:
             deadline: When to stop.
             improve: Looks for a better placement among closed sets, and gives the best known value. Called each time
                 that twice as many have been found, the newest last.
+            report: Is told the best known value and the bound, each time that cells have been split.
 
         Returns:
             A value that no placement is below; `inf` if there is no placement.
@@ -103,6 +107,7 @@ class Partition:
             limit = best * (1 + 1e-9) - self._least
             chain = self._best(limit, squares=False)
             bound = max(bound, min((chain.value + self._least) * SURE, best))
+            report(best, bound)
             if bound >= best / (1 + 1e-6) or time.monotonic() > deadline:
                 break
             splits = self._splits(chain.value, min(chain.value * NEAR, (best - self._least) * (1 - 1e-8)))

@@ -2,18 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 from kerassplit.errors import PlanError
+from kerassplit.planning.reporting import Report, reporting
 from kerassplit.planning.solver.bounds import device_rates, in_order_of_memory
 from kerassplit.planning.solver.closed_sets import node_work
 from kerassplit.planning.solver.contract import Contraction, contract
 from kerassplit.planning.solver.device_orders import device_orders
 from kerassplit.planning.solver.dynamic_program import search, upper_bound
-from kerassplit.planning.solver.infeasible import infeasible
 from kerassplit.planning.solver.least_crossing import Nodes
 from kerassplit.planning.solver.listed import Cuts, Listed, listed
 from kerassplit.planning.solver.local_search import best_among, local_search
@@ -21,7 +20,7 @@ from kerassplit.planning.solver.partition import Partition
 from kerassplit.planning.solver.problem import Problem
 from kerassplit.planning.solver.stages import Stage, stages_of, value_of
 
-Method = Literal["closed sets", "local search"]
+Method = Literal["closed sets", "local search", "minimum cut", "bounded path"]
 LARGEST = 4000  # nodes: tables of pairs of them have room
 NEWEST = 2000  # closed sets from the proof that local search begins with
 
@@ -34,8 +33,9 @@ class Placement:
         value: For "throughput" the largest load of a stage, for "latency" the time of all stages and moves.
         lower_bound: No placement has a lower value; `value` itself where the placement is optimal.
         optimal: Whether it is proved that no placement is better.
-        method: Which method answered: "closed sets" (exact), or "local search" beside a bound, which a partition of the
-            closed sets proves (`partition`), or for more than 4,000 nodes the work that there is.
+        method: Which method answered. Exact are "closed sets", "minimum cut" and "bounded path" (see `Listed.front`);
+            beside "local search" there is a bound, which a partition of the closed sets proves (`partition`), or for
+            more than 4,000 nodes the work that there is.
         stages: In the order in which they run.
         closed_sets: How many closed sets there were to choose from; `None` if too many to be listed.
     """
@@ -55,6 +55,8 @@ def place(
     limit: int = 50_000,
     time_limit: float = 60.0,
     cuts: Cuts | None = None,
+    verbose: bool | None = None,
+    report: Report | None = None,
 ) -> Placement:
     """The best placement of a graph's nodes on devices.
 
@@ -70,13 +72,15 @@ def place(
         cuts: The closed sets that may be cuts, if not all: each with the nodes before the cut; or a table,
             shape (nodes, cuts). Those that part nodes that must stay together are left out. There is only the exact
             method then.
+        verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
+        report: Is told how far the search has come, in place of showing it.
 
     Returns:
         A `Placement`.
 
     Raises:
         PlanError: There is no placement within the limits; or, where a time limit ended the search, none was
-            found. Says which limit binds, and what would be enough where that is known.
+            found (`binding` is "time").
         ValueError: There are more closed sets than `limit` and the method "closed sets" was asked for; or a cut holds a
             node without all that it depends on.
 
@@ -93,30 +97,31 @@ def place(
     """
     known = listed(problem, limit, cuts) if cuts is not None or method in (None, "closed sets") else None
     if known is not None:
-        return best_listed(known, partial(_feasible, limit=limit, time_limit=time_limit), cuts is not None)
+        return best_listed(known)
     if method == "closed sets":
         raise ValueError(
             f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` to be chosen."
         )
-    return _with_bound(problem, contract(problem), time_limit)
+    if report is not None:
+        return _with_bound(problem, contract(problem), time_limit, report)
+    with reporting(f"Placing {len(problem.nodes)} nodes", time_limit, verbose) as show:
+        return _with_bound(problem, contract(problem), time_limit, show)
 
 
-def best_listed(
-    known: Listed, feasible: Callable[[Problem], bool] = lambda _: False, chosen_cuts: bool = True
-) -> Placement:
+def no_placement() -> PlanError:
+    """The error of a problem that has no placement; `kerassplit.planning.refusals` says why."""
+    return PlanError("No placement keeps to all limits of memory, cuts and devices.")
+
+
+def best_listed(known: Listed) -> Placement:
     """The best placement of a problem whose closed sets are listed.
-
-    Args:
-        known: The problem.
-        feasible: For an error: tells whether a problem has a placement, with any cuts.
-        chosen_cuts: Whether the closed sets are not all that there are.
 
     Raises:
         PlanError: There is none.
     """
     stages = known.best()
     if stages is None:
-        raise infeasible(known.problem, known.family, chosen_cuts, feasible)
+        raise no_placement()
     value = value_of(known.problem, stages)
     return Placement(value, value, True, "closed sets", stages, len(known.family))
 
@@ -154,7 +159,7 @@ def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = N
     return None if chain is None else chain.value * unit
 
 
-def _with_bound(problem: Problem, contraction: Contraction, time_limit: float) -> Placement:
+def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, report: Report) -> Placement:
     """The best placement that local search finds, and what a partition of the closed sets proves."""
     smaller, deadline = contraction.problem, time.monotonic() + time_limit
     partition = Partition(smaller) if len(smaller.nodes) <= LARGEST else None
@@ -167,10 +172,10 @@ def _with_bound(problem: Problem, contraction: Contraction, time_limit: float) -
         return math.inf if chain is None else chain.value
 
     if partition:
-        bound = partition.refine(math.inf if chain is None else chain.value, deadline, improve)
+        bound = partition.refine(math.inf if chain is None else chain.value, deadline, improve, report)
     if chain is None:
         if bound == math.inf:
-            raise infeasible(problem, None, False, partial(_feasible, limit=1, time_limit=time_limit))
+            raise no_placement()
         raise PlanError(
             f"No placement was found in {time_limit:g} s, and it is not known whether there is one. "
             "Allow more time, more memory or more devices.",
@@ -180,11 +185,3 @@ def _with_bound(problem: Problem, contraction: Contraction, time_limit: float) -
     value = value_of(problem, stages)
     optimal = value <= bound * (1 + 1e-6)  # sums are rounded
     return Placement(value, value if optimal else min(bound, value), optimal, "local search", stages, None)
-
-
-def _feasible(problem: Problem, limit: int, time_limit: float) -> bool:
-    try:
-        place(problem, limit=limit, time_limit=time_limit)
-    except PlanError:
-        return False
-    return True

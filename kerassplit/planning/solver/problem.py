@@ -133,8 +133,8 @@ class Problem:
         use_all: Every device must have a stage. Otherwise some may stay without.
         rules: Which cuts may be made.
 
-    Raises:
-        ValueError: A number is out of place, or the graph has a cycle.
+    Numbers are 0 or more, and finite but for times, memories and latencies. Each node can run on some type of device,
+    the graph has no cycle, and required cuts are closed sets: all this is so for what `graph_problem` makes.
 
     Example:
 
@@ -156,11 +156,6 @@ class Problem:
     in_order: bool = False
     use_all: bool = False
     rules: CutRules = field(default_factory=CutRules)
-
-    def __post_init__(self):
-        _check_devices(self)
-        _check_graph(self)
-        _check_rules(self)
 
 
 def successors_of(count: int, tensors: Iterable[Tensor]) -> list[list[int]]:
@@ -197,53 +192,3 @@ def topological_order(count: int, tensors: Sequence[Tensor]) -> list[int]:
             if not waits[user]:
                 ready.append(user)
     return order
-
-
-def _check_devices(problem: Problem) -> None:
-    if not problem.devices:
-        raise ValueError("A placement needs at least one type of device; `devices` is empty.")
-    for device in problem.devices:
-        if device.count < 1:
-            raise ValueError(f"Device type {device.name!r} has a count of {device.count}; expected 1 or more.")
-        if not (device.memory >= 0 and 0 <= device.send < math.inf and 0 <= device.receive < math.inf):
-            raise ValueError(f"Device type {device.name!r} has a negative or infinite number: {device}.")
-    if problem.links is not None:
-        types = len(problem.devices)
-        if len(problem.links) != types or any(len(row) != types for row in problem.links):
-            raise ValueError(f"`links` needs a row and a column for each of the {types} types of devices.")
-        if not all(link.latency >= 0 and 0 <= link.factor < math.inf for row in problem.links for link in row):
-            raise ValueError("Every link needs a latency and a finite factor, both 0 or more.")
-    if problem.objective not in ("throughput", "latency"):
-        raise ValueError(f'`objective` is "throughput" or "latency"; got {problem.objective!r}.')
-
-
-def _check_graph(problem: Problem) -> None:
-    count, types = len(problem.nodes), len(problem.devices)
-    if not count:
-        raise ValueError("A placement needs at least one node; `nodes` is empty.")
-    for index, node in enumerate(problem.nodes):
-        if len(node.seconds) != types:
-            raise ValueError(f"Node {index} has {len(node.seconds)} times for {types} types of devices.")
-        if not all(seconds >= 0 for seconds in node.seconds) or min(node.seconds) == math.inf:
-            raise ValueError(f"Node {index} needs times of 0 or more, one of them finite; got {node.seconds}.")
-        if not (0 <= node.memory < math.inf and 0 <= node.workspace < math.inf):
-            raise ValueError(f"Node {index} needs a finite memory and workspace of 0 or more.")
-    ordered = True
-    for index, tensor in enumerate(problem.tensors):
-        if not all(0 <= node < count for node in (tensor.producer, *tensor.consumers)):
-            raise ValueError(f"Tensor {index} names a node that is not there: there are {count}.")
-        if not (0 <= tensor.seconds < math.inf and 0 <= tensor.memory < math.inf):
-            raise ValueError(f"Tensor {index} needs finite seconds and memory of 0 or more.")
-        ordered &= all(tensor.producer < user for user in tensor.consumers)
-    if not ordered and len(topological_order(count, problem.tensors)) < count:
-        raise ValueError("The graph has a cycle: some node depends on itself.")
-
-
-def _check_rules(problem: Problem) -> None:
-    count, rules = len(problem.nodes), problem.rules
-    named = [*problem.classes, *(weight.nodes for weight in problem.weights), rules.first, rules.last]
-    if not all(0 <= node < count for nodes in (*named, *rules.required, *rules.forbidden) for node in nodes):
-        raise ValueError(f"A class, a weight or a rule names a node that is not there: there are {count}.")
-    for nodes in rules.required:
-        if any(tensor.producer not in nodes and not nodes.isdisjoint(tensor.consumers) for tensor in problem.tensors):
-            raise ValueError("A required cut holds a node without all that the node depends on.")

@@ -11,7 +11,7 @@ from kerassplit.planning.solver.closed_sets import Family, columns_of
 from kerassplit.planning.solver.device_orders import Kind
 from kerassplit.planning.solver.problem import Link
 
-Goal = Literal["largest", "squares", "sum", "memory", "stages"]
+Goal = Literal["largest", "sum", "even", "small", "memory", "stages"]
 Numbers = NDArray[np.float64]
 ROUNDING = 1 + 1e-12
 
@@ -24,9 +24,9 @@ class StageCosts:
 
     Args:
         family: The closed sets.
-        goal: "largest" and "squares" want loads, "sum" the times of computing and moving with each move counted once,
-            "memory" the share of its device's memory that the stage needs, "stages" counts 1 for each; these two
-            for a family in order of memory.
+        goal: "largest" and "even" want loads, "sum" and "small" the times of computing and moving with each move
+            counted once, "memory" the share of its device's memory that the stage needs, "stages" counts 1 for each;
+            these two for a family in order of memory.
         most: The largest load that there may be, for "sum".
     """
 
@@ -49,7 +49,7 @@ class StageCosts:
 
     def last(self, devices: Collection[int], index: int, bound: float) -> int:
         """The end of the sets that one of these types of devices can reach from this set with a load within a bound."""
-        if bound == np.inf or self._goal == "sum":
+        if bound == np.inf or self._goal in ("sum", "small"):
             return len(self._family)
         most = max((self._rates[device] for device in devices), default=0.0)
         work = self._family.work
@@ -67,13 +67,30 @@ class StageCosts:
 
     @property
     def simple(self) -> bool:
-        """Whether what a stage costs is made up of what is known for its two sets."""
-        return not (self._moves or self._memory_binds)
+        """Whether all pairs of sets can be taken at once: in a chain where nothing with room crosses several sets."""
+        if self._moves or not self._memory_binds:
+            return not self._moves
+        return self._family.is_chain and not self._room[self._family.crossing.sum(axis=1) > 1].any()
 
     def between_all(self, sets: NDArray[np.int64], later: NDArray[np.int64], kind: Kind) -> Numbers:
         """The same from each of several sets, where costs are simple and the family is a chain; shape (sets, later)."""
         nothing = np.zeros(1)
-        return self._cost(kind, sets[:, None], later, nothing, nothing, None)
+        memory = self._memory_of_all(sets[:, None], later) if self._memory_binds else None
+        return self._cost(kind, sets[:, None], later, nothing, nothing, memory)
+
+    def _memory_of_all(self, sets: NDArray[np.int64], later: NDArray[np.int64]) -> Numbers:
+        """Bytes that stages from each of several sets need, where costs are simple; shape (sets, later)."""
+        family, workspace = self._family, np.zeros(len(self._family))
+        memory = (
+            family.memory[later] - family.memory[sets] + family.crossing_memory[later] + family.crossing_memory[sets]
+        )
+        for weight, count in zip(self._problem.weights, self._shared.count, strict=True):
+            memory += weight.memory * (count[later] > count[sets])
+        for size, node in self._workspaces:
+            first = int(family.inside[node].argmax())
+            workspace[first] = max(workspace[first], size)
+        behind = np.where(np.arange(len(family)) > sets, workspace, 0.0)
+        return memory + np.maximum.accumulate(behind, axis=1)[:, later]
 
     def _crossing(self, index: int, later: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Of the tensors that cross the first set: which the stage uses, and which cross the later set, too."""
@@ -95,7 +112,7 @@ class StageCosts:
             receive, send = device.receive * received, device.send * sent
         overlap = self._problem.overlap
         cost = np.maximum(np.maximum(compute, receive), send) if overlap else compute + receive + send
-        if self._goal == "sum":
+        if self._goal in ("sum", "small"):
             within = cost <= self._most
             cost = compute + receive + (0.0 if self._problem.links is not None else send)
             cost[~within] = np.inf
@@ -147,18 +164,18 @@ class _SharedMemory:
     def __init__(self, family: Family):
         weights = family.problem.weights
         self._memory = np.array([weight.memory for weight in weights])
-        self._count = np.zeros((len(weights), len(family)), dtype=np.uint16)
+        self.count = np.zeros((len(weights), len(family)), dtype=np.uint16)
         for index, weight in enumerate(weights):
             for node in set(weight.nodes):
-                self._count[index] += family.inside[node]
-        whole = self._count == self._count[:, -1:]
-        self._begun = self._memory @ (self._count > 0)
+                self.count[index] += family.inside[node]
+        whole = self.count == self.count[:, -1:]
+        self._begun = self._memory @ (self.count > 0)
         self._over = self._memory @ whole
-        self._partly = columns_of((self._count > 0) & ~whole)
+        self._partly = columns_of((self.count > 0) & ~whole)
         self.everything = float(self._memory.sum())
 
     def between(self, index: int, later: NDArray[np.int64]) -> Numbers:
         """What the stages from one set to others hold: what the later has begun on, less what they leave alone."""
         partly = self._partly[index]
-        more = self._count[partly[:, None], later] > self._count[partly, index][:, None]
+        more = self.count[partly[:, None], later] > self.count[partly, index][:, None]
         return self._begun[later] - self._over[index] - self._memory[partly] @ ~more

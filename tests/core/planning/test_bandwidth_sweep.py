@@ -14,9 +14,9 @@ from test_placement import all_placements, best_by_trying, cost, random_problem
 from kerassplit.errors import PlanError
 from kerassplit.planning.solver import sweep
 from kerassplit.planning.solver.listed import listed
-from kerassplit.planning.solver.minimum_cut import GraphTensor, plan_two_devices
+from kerassplit.planning.solver.minimum_cut import on_first_device
 from kerassplit.planning.solver.place import best_listed, place
-from kerassplit.planning.solver.problem import CutRules, Link, Node
+from kerassplit.planning.solver.problem import CutRules, Link, Node, Tensor
 from kerassplit.planning.solver.stages import value_of
 from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
 
@@ -133,16 +133,19 @@ def test_more_devices_in_any_order():
 
 
 def test_a_whole_graph_can_be_swept_by_minimum_cuts():
-    tensors = [GraphTensor(None, (0,), 100.0), GraphTensor(0, (1, 2), 40.0), GraphTensor(1, (3,), 5.0)]
-    tensors += [GraphTensor(2, (3,), 5.0)]
-    edge, cloud = [2.0, 3.0, 3.0, 4.0], [0.1, 0.1, 0.1, 0.1]
+    edge, cloud = [0.0, 2.0, 3.0, 3.0, 4.0], [math.inf, 0.1, 0.1, 0.1, 0.1]
+    tensors = [Tensor(0, (1,), 100.0), Tensor(1, (2, 3), 40.0), Tensor(2, (4,), 5.0), Tensor(3, (4,), 5.0)]
+    problem = chain([edge, cloud], [], links=everywhere(Link(0.0), 2), objective="latency")
+    problem = replace(problem, tensors=tuple(tensors))
 
     def solve(bandwidth):
-        plan = plan_two_devices(edge, cloud, tensors, bandwidth)
-        return BandwidthRange(0, 0, sum(plan.on_edge), plan.edge_seconds + plan.cloud_seconds, plan.moved)
+        first = on_first_device(replace(problem, links=everywhere(Link(0.0, 1 / bandwidth), 2)))
+        over = [one for one in tensors if first[one.producer] and not first[list(one.consumers)].all()]
+        seconds = sum(np.where(first, edge, cloud))
+        return BandwidthRange(0, 0, int(first.sum()), seconds, sum(one.seconds for one in over))
 
     ranges = sweep_lines(solve, 0.1, 1000.0)
-    assert [one.plan for one in ranges] == [4, 3, 1, 0]
+    assert [one.plan for one in ranges] == [5, 4, 2, 1]
     assert [one.high for one in ranges[:-1]] == pytest.approx([10 / 3.9, 30 / 5.8, 60 / 1.9])
 
 

@@ -22,7 +22,7 @@ from kerassplit.cutting.cuts import resolve_cuts
 from kerassplit.cutting.stage_parts import stage_parts
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import read_sides
-from kerassplit.planning import tables
+from kerassplit.planning import graph_answers, sweeper, tables
 
 KINDS = [
     menagerie.two_towers,
@@ -335,6 +335,58 @@ def test_following_the_advice_on_devices_gives_a_plan():
     assert followed[False] > 5
 
 
+def require_that_all_advice_gives_a_plan(model, profile, count, options):
+    """Where there is no plan, each way out that the error names leads to one; gives what it names."""
+    device = ks.Device("chip", memory=options.pop("memory", None), count=count)
+    try:
+        ks.plan(model, device, profile=profile, **options)
+    except ks.PlanError as error:
+        lifted = []
+        for name in error.binding:
+            enough, loosened, devices = error.enough.get(name), {**options}, device
+            if name == "memory":
+                devices = replace(device, memory=enough)
+            elif name == "devices" and enough is not None:
+                left_out = "some of them without a stage (leave_out=True, --leave-out)" in str(error)
+                devices, loosened["leave_out"] = replace(device, count=enough), left_out
+            elif name == "devices":
+                loosened["leave_out"] = True
+            elif name == "max_crossing":
+                loosened[name] += 2
+            else:
+                loosened[name] = enough
+            lifted.append((devices, loosened))
+        if "in the way together" in str(error):
+            return ["together"]
+        for name, (devices, loosened) in zip(error.binding, lifted, strict=True):
+            try:
+                ks.plan(model, devices, profile=profile, **loosened)
+            except ks.PlanError as other:
+                raise AssertionError(f"{name} {error.enough}: {count}, {options}; {error}; {other}") from other
+        return list(error.binding)
+    return []
+
+
+def test_following_any_advice_gives_a_plan():
+    dice, followed = random.Random(11), []
+    model = menagerie.feature_pyramid().model
+    profile, names = ks.profile(model), [point.name for point in ks.split_points(model)]
+    chain = a_chain(12)
+    chain_profile, points = ks.profile(chain), [point.name for point in ks.split_points(chain)]
+    for _ in range(70):
+        some, costs, where = dice.choice([(model, profile, names), (chain, chain_profile, points)])
+        options = {"max_crossing": dice.choice([1, 1, 2])}
+        if dice.random() < 0.4:
+            options["memory"] = int(costs.parameter_bytes * dice.uniform(0.1, 1)) + dice.choice([0, 4096])
+        if dice.random() < 0.3:
+            options["largest_crossing"] = dice.choice([10, 60, 100, 2000])
+        for name in ("must_cut", "must_not_cut", "first_to", "last_from"):
+            if dice.random() < 0.25:
+                options[name] = dice.choice(where)
+        followed += require_that_all_advice_gives_a_plan(some, costs, dice.randint(1, 5), options)
+    assert {"memory", "largest_crossing", "devices", "must_cut", "first_to", "last_from"} <= set(followed)
+
+
 def test_a_block_that_no_device_can_run_is_named():
     x = keras.Input((4,), name="x")
     model = keras.Model(x, keras.layers.Dense(2, name="last")(keras.layers.Dense(3, name="first")(x)))
@@ -628,7 +680,7 @@ def test_a_plan_reads_well(resnet, costs):
         assert stage.device in text
     assert "no plan within the limits has less (dynamic programming over closed sets)" in text
     assert "Cut at 'conv3_block1_add'" in text
-    assert repr(plan).startswith("<Plan for resnet50 on device 1, device 2, device 3, device 4: throughput")
+    assert repr(plan) == "<Plan for resnet50 on device 1, device 2, device 3, device 4: bottleneck 1.78829e+08 FLOPs>"
     unsure = replace(plan, lower_bound=plan.value / 1.1, optimal=False)
     assert unsure.gap == pytest.approx(0.1)
     assert "at most 10.0% could be gained" in str(unsure)
@@ -664,6 +716,47 @@ def test_plans_and_sweeps_are_drawn(resnet, costs, tmp_path):
     assert one.plot().render("svg") == one.plot().render("svg")
     with pytest.raises(ks.SplitError, match="Charts are written as"):
         drawn[0].plot(tmp_path / "plan.bmp")
+
+
+def test_of_equal_bottlenecks_the_plan_with_the_fewest_tensors_is_taken():
+    """One block is the bottleneck; the others may be cut at one tensor, or inside branches more evenly."""
+    x = inputs = keras.Input((16,), name="x")
+    for place in range(3):
+        x = keras.layers.Add()([keras.layers.Dense(16, name=f"d{place}{side}")(x) for side in "abcd"])
+    model = keras.Model(inputs, keras.layers.Dense(400, name="large")(x))
+    for limits in ({}, {"leave_out": True}):
+        for most in (1, 4, "any"):
+            plan = ks.plan(model, 3, max_crossing=most, **limits)
+            assert plan.value == 2 * 16 * 400 + 400 and plan.optimal
+            assert sum(len(stage.crossing) for stage in plan.stages[:-1]) == (1 if limits else 2)
+
+
+def test_a_search_says_how_far_it_has_come(monkeypatch, capfd):
+    """Its time limit, and what part of the value is proved."""
+    monkeypatch.setattr(graph_answers, "MOST_CUTS", 3)
+    monkeypatch.setattr(graph_answers, "FEW_CUTS", 3)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    model = menagerie.feature_pyramid().model
+    devices, options = devices_of([1e6, 1e6], [math.inf] * 2), {"links": ks.Link(1e6), "max_crossing": "any"}
+    plan = ks.plan(model, devices, verbose=True, time_limit=7, **options)
+    shown = capfd.readouterr().err
+    assert f"Planning {model.name} (a search takes 7 s at most); proved, % of the value" in " ".join(shown.split())
+    assert "/100" in shown
+    assert ks.plan(model, devices, verbose=False, time_limit=7, **options) == plan
+    assert not capfd.readouterr().err
+
+
+def test_a_chain_with_too_many_cuts_has_no_sweep_of_throughput(monkeypatch):
+    model = a_chain(12)
+    devices = devices_of([1e6, 2e6], [math.inf] * 2)
+    known = ks.plan_sweep(model, devices)
+    monkeypatch.setattr(graph_answers, "MOST_CUTS", 5)
+    monkeypatch.setattr(sweeper, "MOST_CUTS", 5)
+    sweep = ks.plan_sweep(model, devices)
+    assert (sweep.front, [one.at for one in sweep.ranges]) == ((), [one.at for one in known.ranges])
+    with pytest.raises(ks.SplitError, match="has too many places to cut for a sweep of throughput.*: more than 5"):
+        ks.plan_sweep(model, devices, objective="throughput")
 
 
 # Sweeps.
@@ -769,8 +862,8 @@ def test_a_plan_far_from_even_says_what_two_tensors_at_a_cut_would_give():
     assert not ks.plan(model, 1).hints and not ks.plan(a_chain(), 2).hints
 
 
-def a_chain():
+def a_chain(length=8):
     x = inputs = keras.Input((16,))
-    for _ in range(8):
+    for _ in range(length):
         x = keras.layers.Dense(16)(x)
     return keras.Model(inputs, x)
