@@ -190,18 +190,17 @@ def _side_calls(graph: Graph, of_inputs: set[int]) -> set[int]:
 def _without(graph: Graph, sides: set[int]) -> Graph:
     """The main graph: its calls receive what calls outside of `sides` make, and its tensors have no other users."""
 
-    def users(tensor: Tensor) -> list[int]:
-        return [] if tensor.call in sides else [user for user in tensor.users if user not in sides]
-
-    def inputs(index: int, call: Call) -> tuple[int, ...]:
+    def main_call(index: int, call: Call) -> Call:
         kept = [tensor for tensor in call.inputs if graph.tensors[tensor].call not in sides]
-        return () if index in sides else tuple(kept)
+        inputs = () if index in sides else tuple(kept)
+        return call if inputs == call.inputs else replace(call, inputs=inputs)
 
-    return replace(
-        graph,
-        calls=[replace(call, inputs=inputs(index, call)) for index, call in enumerate(graph.calls)],
-        tensors=[replace(tensor, users=users(tensor)) for tensor in graph.tensors],
-    )
+    def main_tensor(tensor: Tensor) -> Tensor:
+        users = [] if tensor.call in sides else [user for user in tensor.users if user not in sides]
+        return tensor if users == tensor.users else replace(tensor, users=users)
+
+    calls = [main_call(index, call) for index, call in enumerate(graph.calls)]
+    return replace(graph, calls=calls, tensors=[main_tensor(tensor) for tensor in graph.tensors])
 
 
 def _sources(graph: Graph, of_inputs: set[int]) -> dict[int, frozenset[int]]:
