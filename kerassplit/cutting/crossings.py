@@ -57,15 +57,20 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
     sides = read_sides(graph)
     described = [crossing_tensor(tensor.name, tensor.symbol) for tensor in graph.tensors]
 
-    own = {call: 1 << place for place, call in enumerate(sorted(set(chain(*sides.users.values()))))}
+    place_of = {call: place for place, call in enumerate(sorted(set(chain(*sides.users.values()))))}
+    using = {tensor: _bits(place_of[call] for call in users) for tensor, users in sides.users.items()}
+    every = (1 << len(place_of)) - 1
     before: list[int] = []  # for each call: which users of side tensors it depends on, itself included
     for index, call in enumerate(sides.main.calls):
-        before.append(reduce(or_, (before[graph.tensors[tensor].call] for tensor in call.inputs), own.get(index, 0)))
+        own = 1 << place_of[index] if index in place_of else 0
+        before.append(reduce(or_, (before[graph.tensors[tensor].call] for tensor in call.inputs), own))
 
     def crossing(cut: list[int]) -> Crossing:
-        users = reduce(or_, (before[graph.tensors[tensor].call] for tensor in cut))
-        also = sides.along(lambda call: bool(users & own[call]), cut)
-        return Crossing(tuple(described[tensor] for tensor in cut), tuple(described[tensor] for tensor in also))
+        there = reduce(or_, (before[graph.tensors[tensor].call] for tensor in cut))
+        also: list[int] = []
+        if there != every or sides.results:
+            also = sides.chosen({tensor: (there & users).bit_count() for tensor, users in using.items()}, cut)
+        return Crossing(tuple([described[tensor] for tensor in cut]), tuple([described[tensor] for tensor in also]))
 
     return tuple(map(crossing, cuts(sides, int(max_tensors)) or ()))
 

@@ -23,6 +23,7 @@ from kerassplit.text import enumerated, listed
 _NAME = "concrete"  # of every symbolic tensor made here: without one, Keras would count on in its automatic names
 
 OpenSides = int | Mapping[str, Sequence[int]] | None
+MayAsk = Callable[[Any], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class ConcreteCall:
     @property
     def is_known(self) -> bool:
         """Whether no side of any tensor is open: an operation such as `keras.ops.nonzero` decides only as it runs."""
-        return all(None not in shape for shape in (*self.given, *self.made))
+        return not any(None in shape for shape in self.given + self.made)
 
 
 def layer_call(layer: Any, given: Sequence[Shape], made: Sequence[Shape] | None = None) -> ConcreteCall:
@@ -187,7 +188,7 @@ def _side(value: Any) -> int | None:
 def concrete_shapes(
     graph: Graph,
     inputs: Mapping[int, Shape],
-    may_ask: Callable[[Any], bool] = lambda _: True,
+    may_ask: MayAsk = lambda _: True,
     open_sides: OpenSides = None,
 ) -> list[Shape]:
     """The shape of every tensor of the graph for these inputs; `None` for sides that only running the model decides.
@@ -207,7 +208,7 @@ def concrete_shapes(
         for tensor in call.outputs:
             shapes[tensor] = inputs.get(tensor, shapes[tensor])
         if call.inputs and any(None in shapes[tensor] for tensor in call.outputs):
-            made = _made(graph, call, shapes, batch_size, may_ask(call.operation))
+            made = _made(graph, call, shapes, batch_size, may_ask)
             if length is not None and any(graph.tensors[tensor].symbol.dtype == "string" for tensor in call.inputs):
                 made = [_filled(shape, batch_size, length) for shape in made]
             for tensor, shape in zip(call.outputs, made, strict=True):
@@ -221,10 +222,9 @@ def _filled(shape: Shape, batch_size: int | None, length: int) -> Shape:
 
 def concrete_call(call: Call, shapes: Sequence[Shape]) -> ConcreteCall:
     """A call of the graph with the shapes that `concrete_shapes` found."""
-    given, made = (
-        tuple(shapes[tensor] for tensor in some)
-        for some in ([call.scope[id(symbol)] for symbol in call.arguments.keras_tensors], call.outputs)
-    )
+    scope = call.scope
+    given = tuple([shapes[scope[id(symbol)]] for symbol in call.arguments.keras_tensors])
+    made = tuple([shapes[tensor] for tensor in call.outputs])
     return ConcreteCall(call.operation, partial(_arguments, call, shapes), given, made)
 
 
@@ -237,14 +237,14 @@ def _arguments(call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
     return keras.tree.map_structure(concrete, (call.arguments.args, call.arguments.kwargs))
 
 
-def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None, ask: bool) -> list[Shape]:
+def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None, may_ask: MayAsk) -> list[Shape]:
     """The shapes that a call makes of concrete tensors; where Keras cannot tell, its record with the batch put in."""
     recorded = [shapes[tensor] for tensor in call.outputs]
     batches = {shapes[tensor][:1] for tensor in call.inputs}
     if _keeps_batch(call, recorded, batches):
         return [(*batches.pop(), *recorded[0][1:])]
     best = [(batch_size, *shape[1:]) if shape and shape[0] is None else shape for shape in recorded]
-    if not ask:
+    if not may_ask(call.operation):
         return best
     failures: list[Exception] = []
     # What a layer says of its shapes; where it leaves sides open all the same, what its `call` does.

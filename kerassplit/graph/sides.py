@@ -64,9 +64,11 @@ class Sides:
 
     def chosen(self, before: dict[int, int], named: Iterable[int]) -> list[int]:
         """The same, given how many users of each side tensor lie before the cut."""
+        late = {tensor for tensor, users in self.users.items() if before[tensor] < len(users)}.difference(named)
+        if not late and not self.results:
+            return []
         given = set(named)
         early = {source for tensor, count in before.items() if count for source in self.sources[tensor]}
-        late = {tensor for tensor, users in self.users.items() if before[tensor] < len(users)} - given
         masks = {tensor for tensor in late if not self.is_input(tensor) and self.sources[tensor] <= early}
         behind = {tensor: self._inputs_behind(tensor, given) for tensor in late}
         known = given.union(*(behind[tensor] for tensor in late - masks))
