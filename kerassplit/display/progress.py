@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -35,16 +36,23 @@ def progress(
     progress = Progress(*columns, console=SafeConsole(stderr=True), transient=True)
     task = progress.add_task(what, total=total, rate="")
     began = time.monotonic()
+    timer = threading.Timer(_LONG_WORK, progress.start)  # not at the first news: that may be minutes away
+    timer.daemon = True
 
     def show(there: int, computed: int) -> None:
         seconds = time.monotonic() - began
         rate = f"{computed / max(seconds, 1e-9):,.0f} {unit}/s" if unit else ""
         progress.update(task, completed=there, rate=rate)
-        if shown and not progress.live.is_started and (verbose or seconds > _LONG_WORK):
-            progress.start()
 
+    if verbose:
+        progress.start()
+    elif shown:
+        timer.start()
     try:
         yield show
     finally:
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()
         if progress.live.is_started:  # else it would print an empty line where there is no terminal
             progress.stop()

@@ -32,10 +32,7 @@ def bidirectional(call: ConcreteCall, counter: Counter) -> Count:
     """Both directions, and how their outputs come together."""
     layer = call.operation
     operations = {"concat": 0, None: 0, "sum": 1, "mul": 1, "ave": 2}[layer.merge_mode]
-    both = [
-        counter(replace(call, operation=one))
-        for one in (layer.forward_layer, layer.backward_layer)
-    ]
+    both = [counter(replace(call, operation=one)) for one in (layer.forward_layer, layer.backward_layer)]
     return both[0] + both[1] + Count(others=operations * size(call.made[0]))
 
 

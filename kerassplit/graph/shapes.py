@@ -268,7 +268,15 @@ def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | N
 
 _BATCH_KEPT = tuple(
     f"keras.src.layers.{room}"
-    for room in ("activations", "convolutional", "core.dense", "normalization", "pooling", "regularization", "reshaping")
+    for room in (
+        "activations",
+        "convolutional",
+        "core.dense",
+        "normalization",
+        "pooling",
+        "regularization",
+        "reshaping",
+    )
 )
 _MERGES = tuple(
     getattr(keras.layers, name) for name in ("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract")
