@@ -334,7 +334,8 @@ def test_a_model_that_computes_something_other_than_its_graph_is_found(chain):
     assert receipt.problems == ("Called, 'chain' gives another number of tensors than its graph has outputs.",)
 
 
-def test_progress_is_shown_on_demand_and_never_where_there_is_no_terminal(chain, capsys):
+def test_progress_is_shown_on_demand_and_never_where_there_is_no_terminal(chain, capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     split = ks.split(chain, "b")
     assert split.verify(verbose=True)
     shown = capsys.readouterr()
