@@ -7,7 +7,7 @@ groups of instructions with few results in this way (Atasu, Pozzi and Ienne, "Au
 Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import chain
 from numbers import Integral
@@ -17,7 +17,7 @@ import keras
 
 from kerassplit.cutting.crossing import Crossing, crossing_tensor
 from kerassplit.errors import SplitError
-from kerassplit.graph.model_graph import Call, Graph
+from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import Sides, read_sides
 
@@ -89,8 +89,9 @@ def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]
     """
     graph = sides.main
     calls = graph.calls
-    may_be_before = [call not in sides.calls and _is_used(graph, calls[call]) for call in range(len(calls))]
-    received = _received_behind(graph)
+    used = [any(graph.tensors[tensor].users for tensor in call.outputs) for call in calls]
+    may_be_before = [one and call not in sides.calls for call, one in enumerate(used)]
+    received = _received_behind(graph, used)
     apart, leaving = _heads(graph, received)
     found = []
     for last, call in enumerate(calls):
@@ -114,13 +115,14 @@ def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]
     return sorted(found, key=lambda cut: cut[::-1])
 
 
-def _received_behind(graph: Graph) -> list[int]:
+def _received_behind(graph: Graph, used: Sequence[bool]) -> list[int]:
     """For each call: of the tensors made until then, those that later calls receive, or calls that are never inside.
 
-    Nothing depends on these: their outputs cannot cross.
+    Nothing depends on these, which are not `used`: their outputs cannot cross.
     """
     newest = len(graph.tensors) - 1
-    received = _bits(newest - tensor for call in graph.calls if not _is_used(graph, call) for tensor in call.inputs)
+    unused = [call for call, one in zip(graph.calls, used, strict=True) if not one]
+    received = _bits(newest - tensor for call in unused for tensor in call.inputs)
     behind = []
     for call in reversed(graph.calls):
         behind.append(received)
@@ -152,10 +154,6 @@ def _without_covered(graph: Graph, last: int, left: int, crossing: int, outside:
         if not any(left >> last - user & 1 for user in graph.tensors[newest - place].users):
             crossing ^= 1 << place
     return crossing
-
-
-def _is_used(graph: Graph, call: Call) -> bool:
-    return any(graph.tensors[tensor].users for tensor in call.outputs)
 
 
 def _bits(places: Iterable[int]) -> int:
