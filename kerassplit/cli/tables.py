@@ -92,7 +92,8 @@ def crossing_data(crossing: "Crossing") -> dict[str, Any]:
 
 def point_data(point: "SplitPoint") -> dict[str, Any]:
     """A split point as plain values."""
-    values = {field.name: getattr(point, field.name) for field in fields(point)}
+    names = [field.name for field in fields(point) if not field.name.startswith("_")]
+    values = {name: getattr(point, name) for name in (*names, "flops_before", "flops_after")}
     return {"index": point.index, **values, "layer": point.layer.name}
 
 

@@ -9,7 +9,7 @@ Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import chain
 from numbers import Integral
@@ -20,7 +20,7 @@ import keras
 from kerassplit.cutting.crossing import Crossing, crossing_tensor
 from kerassplit.display.rich_table import Records
 from kerassplit.errors import SplitError
-from kerassplit.graph.model_graph import Call, Graph
+from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import Sides, read_sides
 
@@ -60,15 +60,20 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
     sides = read_sides(graph)
     described = [crossing_tensor(tensor.name, tensor.symbol) for tensor in graph.tensors]
 
-    own = {call: 1 << place for place, call in enumerate(sorted(set(chain(*sides.users.values()))))}
+    place_of = {call: place for place, call in enumerate(sorted(set(chain(*sides.users.values()))))}
+    using = {tensor: _bits(place_of[call] for call in users) for tensor, users in sides.users.items()}
+    every = (1 << len(place_of)) - 1
     before: list[int] = []  # for each call: which users of side tensors it depends on, itself included
     for index, call in enumerate(sides.main.calls):
-        before.append(reduce(or_, (before[graph.tensors[tensor].call] for tensor in call.inputs), own.get(index, 0)))
+        own = 1 << place_of[index] if index in place_of else 0
+        before.append(reduce(or_, (before[graph.tensors[tensor].call] for tensor in call.inputs), own))
 
     def crossing(cut: list[int]) -> Crossing:
-        users = reduce(or_, (before[graph.tensors[tensor].call] for tensor in cut))
-        also = sides.along(lambda call: bool(users & own[call]), cut)
-        return Crossing(tuple(described[tensor] for tensor in cut), tuple(described[tensor] for tensor in also))
+        there = reduce(or_, (before[graph.tensors[tensor].call] for tensor in cut))
+        also: list[int] = []
+        if there != every or sides.results:
+            also = sides.chosen({tensor: (there & users).bit_count() for tensor, users in using.items()}, cut)
+        return Crossing(tuple([described[tensor] for tensor in cut]), tuple([described[tensor] for tensor in also]))
 
     return Records(map(crossing, cuts(sides, int(max_tensors)) or ()))
 
@@ -87,8 +92,9 @@ def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]
     """
     graph = sides.main
     calls = graph.calls
-    may_be_before = [call not in sides.calls and _is_used(graph, calls[call]) for call in range(len(calls))]
-    received = _received_behind(graph)
+    used = [any(graph.tensors[tensor].users for tensor in call.outputs) for call in calls]
+    may_be_before = [one and call not in sides.calls for call, one in enumerate(used)]
+    received = _received_behind(graph, used)
     apart, leaving = _heads(graph, received)
     found = []
     for last, call in enumerate(calls):
@@ -112,13 +118,14 @@ def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]
     return sorted(found, key=lambda cut: cut[::-1])
 
 
-def _received_behind(graph: Graph) -> list[int]:
+def _received_behind(graph: Graph, used: Sequence[bool]) -> list[int]:
     """For each call: of the tensors made until then, those that later calls receive, or calls that are never inside.
 
-    Nothing depends on these: their outputs cannot cross.
+    Nothing depends on these, which are not `used`: their outputs cannot cross.
     """
     newest = len(graph.tensors) - 1
-    received = _bits(newest - tensor for call in graph.calls if not _is_used(graph, call) for tensor in call.inputs)
+    unused = [call for call, one in zip(graph.calls, used, strict=True) if not one]
+    received = _bits(newest - tensor for call in unused for tensor in call.inputs)
     behind = []
     for call in reversed(graph.calls):
         behind.append(received)
@@ -150,10 +157,6 @@ def _without_covered(graph: Graph, last: int, left: int, crossing: int, outside:
         if not any(left >> last - user & 1 for user in graph.tensors[newest - place].users):
             crossing ^= 1 << place
     return crossing
-
-
-def _is_used(graph: Graph, call: Call) -> bool:
-    return any(graph.tensors[tensor].users for tensor in call.outputs)
 
 
 def _bits(places: Iterable[int]) -> int:

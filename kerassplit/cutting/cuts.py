@@ -1,6 +1,7 @@
 """Cutting a model into stages."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
+from functools import cache, partial
 from numbers import Integral
 
 import keras
@@ -86,7 +87,7 @@ def resolve_cuts(
     wanted = list(at) if isinstance(at, Set) else several_of(at)
     if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
-    points = split_tensors(sides)
+    points = cache(partial(split_tensors, sides))  # only numbers ask for them
     found: list[tuple[tuple[int, int], list[int]]] = []
     for cut in [cut for one in wanted for cut in _cuts_at(graph, points, one)]:
         if any(cut == other for _, other in found):
@@ -157,7 +158,7 @@ def _naming_outputs(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> s
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _cuts_at(graph: Graph, points: Sequence[int], one: Cut) -> list[list[int]]:
+def _cuts_at(graph: Graph, points: Callable[[], list[int]], one: Cut) -> list[list[int]]:
     """The cuts that one item of `at` stands for, each as its tensors: several for a glob, else one."""
     several = [tensor.name for tensor in one.tensors] if isinstance(one, Crossing) else several_of(one)
     tensors = [tensor for reference in several for tensor in _cut_tensors(graph, points, reference)]
@@ -168,12 +169,14 @@ def _cuts_at(graph: Graph, points: Sequence[int], one: Cut) -> list[list[int]]:
     return [sorted(tensors)]
 
 
-def _cut_tensors(graph: Graph, points: Sequence[int], reference: int | SplitPoint | TensorRef) -> list[int]:
+def _cut_tensors(
+    graph: Graph, all_points: Callable[[], list[int]], reference: int | SplitPoint | TensorRef
+) -> list[int]:
     if isinstance(reference, SplitPoint):
         reference = reference.name
     if not isinstance(reference, Integral) or isinstance(reference, bool):
         return resolve_glob(graph, reference)
-    reference = int(reference)
+    reference, points = int(reference), all_points()
     if -len(points) <= reference < len(points):
         return [points[reference]]
     raise SplitError(

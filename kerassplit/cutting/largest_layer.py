@@ -4,14 +4,13 @@ The criterion: a layer with layers inside that is not one of Keras's own (`trace
 more than half of the model's parameters, or does more than half of its FLOPs where all of these were counted.
 """
 
-import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from kerassplit.graph.internals.layers import is_composite
+from kerassplit.graph.internals.layers import is_composite, numbers_in
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.packing import plain_name
 from kerassplit.text import package_of
@@ -53,4 +52,4 @@ def _parameters(operations: list[Any]) -> int:
     """Numbers in the weights of layers, each once."""
     layers = {id(one): one for one in operations if isinstance(one, keras.Layer)}
     weights = {id(weight): weight for layer in layers.values() for weight in layer.weights}
-    return sum(math.prod(weight.shape) for weight in weights.values())
+    return sum(map(numbers_in, weights.values()))

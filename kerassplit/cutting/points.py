@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -18,6 +17,7 @@ from kerassplit.display.units import format_count, format_shape
 from kerassplit.files.sizes import format_bytes
 from kerassplit.flops.formulas import flops_per_sample
 from kerassplit.graph.dominators import PostDominators, subtrees
+from kerassplit.graph.internals.layers import numbers_in
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import Sides, read_sides
@@ -49,14 +49,15 @@ class SplitPoint:
             normalisation only: the end of a block in most architectures.
         params_before: Parameters of the layers that it depends on.
         params_after: Parameters of the other layers. A layer with calls on both sides counts on both.
-        flops_before: FLOPs of the calls that it depends on, for one sample; a multiply-add is two. `None` where they
-            are not known: dimensions other than the batch are open, or one of these calls is of a layer without a
-            formula, such as a layer of one's own (`profile` looks inside of those, too).
-        flops_after: FLOPs of the other calls, likewise. Masks, which either side can make, are in neither.
         index: Its place among the model's split points, in execution order.
         also: Names of what comes along: inputs of the model that both sides use, such as a `padding_mask`, and masks.
             A mask that takes more bytes than the inputs it is made of is made again instead.
     """
+
+    _columns: ClassVar = (
+        *("name", "layer", "shape", "dtype", "bytes", "after_merge", "params_before", "params_after"),
+        *("flops_before", "flops_after", "index", "also"),
+    )
 
     name: str
     layer: keras.Operation
@@ -66,10 +67,25 @@ class SplitPoint:
     after_merge: bool
     params_before: int
     params_after: int
-    flops_before: int | None
-    flops_after: int | None
     index: int
-    also: tuple[str, ...] = ()
+    also: tuple[str, ...]
+    _flops: _Flops = field(repr=False, compare=False)
+    _call: int = field(repr=False)
+
+    @property
+    def flops_before(self) -> int | None:
+        """FLOPs of the calls that it depends on, for one sample; a multiply-add is two.
+
+        `None` where they are not known: dimensions other than the batch are open, or one of these calls is of a layer
+        without a formula, such as a layer of one's own (`profile` looks inside of those, too). FLOPs are counted when
+        those of any of the model's split points are asked for first; until then, the points hold the model.
+        """
+        return self._flops.sums()[0][self._call]
+
+    @property
+    def flops_after(self) -> int | None:
+        """FLOPs of the other calls, likewise. Masks, which either side can make, are in neither."""
+        return self._flops.sums()[1][self._call]
 
     def __repr__(self) -> str:
         parameters = f"{format_count(self.params_before)} parameters before, {format_count(self.params_after)} after"
@@ -77,6 +93,39 @@ class SplitPoint:
             f"<SplitPoint {self.index} {self.name!r}: {format_shape(self.shape)} {self.dtype}, "
             f"{format_bytes(self.bytes)} a sample, {parameters}>"
         )
+
+
+class _Flops:
+    """FLOPs before and after the calls of a graph, counted once they are asked for: few ask, and it takes long."""
+
+    def __init__(self, sides: Sides, tree: PostDominators):
+        self._source: tuple[Sides, PostDominators] | None = (sides, tree)
+
+    def sums(self) -> tuple[list[int | None], list[int | None]]:
+        """For each call that post-dominates all it depends on: the FLOPs of these calls, and of all the others.
+
+        Sums over subtrees, as in `_parameters`; `None` where one of the calls summed is not known.
+        """
+        source = self._source
+        if source is not None:  # no lock: of two threads, both count the same
+            self._sums = self._counted(*source)
+            self._source = None
+        return self._sums
+
+    def _counted(self, sides: Sides, tree: PostDominators) -> tuple[list[int | None], list[int | None]]:
+        flops = [0 if call in sides.calls else count for call, count in enumerate(flops_per_sample(sides.graph))]
+        known, unknown = [*(one or 0 for one in flops), 0], [*(one is None for one in flops), 0]
+        for call in range(len(flops)):
+            known[tree.parent[call]] += known[call]
+            unknown[tree.parent[call]] += unknown[call]
+        end = len(flops)
+        before = [None if unknown[call] else known[call] for call in range(end)]
+        after = [None if unknown[end] - unknown[call] else known[end] - known[call] for call in range(end)]
+        return before, after
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.sums()  # a copy or a pickle has no use for the graph
+        return vars(self)
 
 
 def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
@@ -108,8 +157,7 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
     tree = PostDominators(sides.main)
     found = split_tensors(sides, tree)
     before, after = _parameters(graph, tree)
-    flops = [0 if call in sides.calls else count for call, count in enumerate(flops_per_sample(graph))]
-    flops_before, flops_after = _flops(flops, tree)
+    flops = _Flops(sides, tree)
     merged = _after_merge(graph)
     along = _along_points(sides, tree, found)
     points = []
@@ -126,10 +174,10 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
                 after_merge=merged[tensor.call],
                 params_before=before[tensor.call],
                 params_after=after[tensor.call],
-                flops_before=flops_before[tensor.call],
-                flops_after=flops_after[tensor.call],
                 index=index,
                 also=tuple(graph.names(also)),
+                _flops=flops,
+                _call=tensor.call,
             )
         )
     return Records(points)
@@ -177,7 +225,7 @@ def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int
                 weights[key] = call.operation.weights
             for variable in weights[key]:
                 calls_of[id(variable)].append(index)
-                sizes[id(variable)] = math.prod(variable.shape)
+                sizes[id(variable)] = numbers_in(variable)
     end = len(graph.calls)
     before = [0] * (end + 1)
     only_before = [0] * (end + 1)
@@ -194,18 +242,3 @@ def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int
         before[tree.parent[call]] += before[call]
         only_before[tree.parent[call]] += only_before[call]
     return before, [sum(sizes.values()) - inside for inside in only_before]
-
-
-def _flops(flops: Sequence[int | None], tree: PostDominators) -> tuple[list[int | None], list[int | None]]:
-    """For each call that post-dominates all it depends on: the FLOPs of these calls, and of all the others.
-
-    Sums over subtrees, as in `_parameters`; `None` where one of the calls summed is not known.
-    """
-    known, unknown = [*(one or 0 for one in flops), 0], [*(one is None for one in flops), 0]
-    for call in range(len(flops)):
-        known[tree.parent[call]] += known[call]
-        unknown[tree.parent[call]] += unknown[call]
-    end = len(flops)
-    before = [None if unknown[call] else known[call] for call in range(end)]
-    after = [None if unknown[end] - unknown[call] else known[end] - known[call] for call in range(end)]
-    return before, after

@@ -14,8 +14,11 @@ from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.structure import compare_structure
 from kerassplit.cutting.submodel import build_part, part
 from kerassplit.cutting.trial import OPEN_SIDE, random_input, state_kept
+from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError
 from kerassplit.graph.assembling import whole_model
+from kerassplit.graph.internals.layers import functional_of
+from kerassplit.graph.internals.nodes import observed
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.shapes import OpenSides, fixed_batch
@@ -32,11 +35,13 @@ def verify(
     tolerance: float = 0.0,
     seed: int = 0,
     open_sides: OpenSides = None,
+    verbose: bool | None = None,
 ) -> Receipt:
     """Compares a split with a model: its structure, and the numbers of every stage on one input.
 
-    The model is called, which gives its outputs, and runs once more giving out its own intermediate tensors; the stages
-    run one after another, each on what the stages before it made. All run eagerly, in inference mode.
+    The model is called, which gives its outputs and, as it goes, its intermediate tensors (those inside of nested
+    models are computed apart); the stages run one after another, each on what the stages before it made. All run
+    eagerly, in inference mode.
 
     Args:
         model: The model to compare with: the one that was cut, or one that should be equal to it.
@@ -46,6 +51,7 @@ def verify(
         seed: Seed of the random input.
         open_sides: What stands in random input for sides that the model's inputs leave open: one number for all of
             them, or a shape without the batch for each such input, by name. By default 32.
+        verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
 
     Returns:
         A `Receipt`. It does not raise when numbers differ; ask `receipt.ok`, or call `receipt.check()`.
@@ -66,32 +72,29 @@ def verify(
     values = [None if value is None else keras.ops.convert_to_tensor(value) for value in values]
     given_back = split.given_back(tensors)
     made = sorted({counterparts[name] for names in (given_back, *(one.outputs for one in split)) for name in names})
-    try:
-        given = _given_by_call(graph, values)
-        expected = given | _computed_by(graph, [tensor for tensor in made if tensor not in given], values)
-    except Exception as error:
-        wrong = wrong_batch(tensors, fixed_batch(symbol.shape for symbol in model.inputs), model.name)
-        if wrong is not None:
-            raise SplitError(wrong) from error
-        if x is not None:
-            raise
-        raise SplitError(
-            f"Random input, with {open_sides or OPEN_SIDE} for open dimensions, does not go through '{model.name}': "
-            f"{error}\nSay what stands for them, with open_sides=N (--open-sides N). "
-            "Or give an input as `x` to compare on."
-        ) from error
     results = set(graph.flat_outputs())
-    comparisons = [
-        compared(name, _NO_STAGE, counterparts[name] in results, value, expected[counterparts[name]])
-        for name, value in given_back.items()
-    ]
-    with state_kept([stage.model for stage in split]):
-        for stage in split:
-            outputs = stage.run(tensors, training=False)
-            tensors.update(outputs)
-            for name, value in outputs.items():
-                other = counterparts[name]
-                comparisons.append(compared(name, stage.name, other in results, value, expected[other]))
+    comparisons = []
+
+    def compare(name: str, stage: str, value: Any) -> None:
+        tensor = counterparts[name]
+        comparisons.append(compared(name, stage, tensor in results, value, expected[tensor]))
+
+    with progress(f"Verifying {model.name}", len(split) + 1, verbose, unit="") as show:
+        try:
+            given, seen = _given_by_call(graph, made, values)
+            expected = given | seen | _computed_by(graph, [one for one in made if one not in given | seen], values)
+        except Exception as error:
+            raise _not_run(model, tensors, error, x is None, open_sides) from error
+        show(1, 1)
+        for name, value in given_back.items():
+            compare(name, _NO_STAGE, value)
+        with state_kept([stage.model for stage in split]):
+            for place, stage in enumerate(split):
+                outputs = stage.run(tensors, training=False)
+                tensors.update(outputs)
+                for name, value in outputs.items():
+                    compare(name, stage.name, value)
+                show(place + 2, place + 2)
     shared, equal, problems = compare_structure(graph, split)
     problems = [*_another_call(graph, values, given, comparisons, counterparts), *problems]
     return Receipt(
@@ -106,12 +109,34 @@ def verify(
     )
 
 
-def _given_by_call(graph: Graph, values: Sequence[Any]) -> dict[int, Any]:
-    """The model's outputs as calling it gives them; none where that gives another number of tensors."""
-    with state_kept([graph.model]):
-        outputs = graph.model(keras.tree.pack_sequence_as(graph.inputs, list(values)), training=False)
-    flat, tensors = keras.tree.flatten(outputs), graph.flat_outputs()
-    return dict(zip(tensors, flat, strict=True)) if len(flat) == len(tensors) else {}
+def _not_run(model: keras.Model, tensors: Any, error: Exception, is_random: bool, open_sides: OpenSides) -> Exception:
+    """What to raise where the model does not run on these inputs: its own error where nothing better can be said."""
+    wrong = wrong_batch(tensors, fixed_batch(symbol.shape for symbol in model.inputs), model.name)
+    if wrong is not None:
+        return SplitError(wrong)
+    if not is_random:
+        return error
+    return SplitError(
+        f"Random input, with {open_sides or OPEN_SIDE} for open dimensions, does not go through '{model.name}': "
+        f"{error}\nSay what stands for them, with open_sides=N (--open-sides N). "
+        "Or give an input as `x` to compare on."
+    )
+
+
+def _given_by_call(graph: Graph, wanted: Iterable[int], values: Sequence[Any]) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The model's outputs as calling it gives them, and what it makes for the `wanted` tensors on the way, if seen.
+
+    No outputs where the call gives another number of tensors.
+    """
+    model, tensors, own = graph.model, graph.flat_outputs(), graph.own_symbols()
+    inner = {one: own[one] for one in wanted if one in own and one not in tensors}
+    if "call" in vars(model):  # compiled: what is seen as it is traced are no numbers
+        inner = {}
+    with state_kept([model]), observed(functional_of(model), inner.values()) as seen:
+        outputs = model(keras.tree.pack_sequence_as(graph.inputs, list(values)), training=False)
+    flat = keras.tree.flatten(outputs)
+    given = dict(zip(tensors, flat, strict=True)) if len(flat) == len(tensors) else {}
+    return given, {one: seen[id(symbol)] for one, symbol in inner.items() if id(symbol) in seen}
 
 
 def _another_call(

@@ -117,7 +117,7 @@ class Records(Shown, tuple[Item, ...]):
         return _brief(self._title(), [_cell(first, getattr(record, first)) for record in self])
 
     def _columns(self) -> list[str]:
-        return list(getattr(self[0], "_columns", ())) or [field.name for field in fields(self[0])]  # type: ignore[arg-type]
+        return list(getattr(self[0], "_columns", ())) or [one.name for one in fields(self[0]) if one.repr]  # type: ignore[arg-type]
 
     def _title(self) -> str:
         return f"{len(self)} {in_words(type(self[0]).__name__)}{'s' * (len(self) > 1)}"

@@ -63,7 +63,7 @@ def _calls_inside(call: ConcreteCall) -> list[ConcreteCall]:
 def _concrete(call: Recorded) -> ConcreteCall:
     symbols = [value for value in keras.tree.flatten((call.args, call.kwargs)) if isinstance(value, keras.KerasTensor)]
     given, made = (tuple(tuple(symbol.shape) for symbol in some) for some in (symbols, call.outputs))
-    return ConcreteCall(call.operation, call.args, call.kwargs, given, made)
+    return ConcreteCall(call.operation, lambda: (call.args, call.kwargs), given, made)
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ def _average(call: ConcreteCall) -> Count:
 
 
 def _operands(call: ConcreteCall) -> int:
-    return len(keras.tree.flatten(call.argument("inputs")))
+    return len(keras.tree.flatten(call.args or call.kwargs))
 
 
 def _dot(call: ConcreteCall) -> Count:

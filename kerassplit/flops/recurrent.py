@@ -32,10 +32,7 @@ def bidirectional(call: ConcreteCall, counter: Counter) -> Count:
     """Both directions, and how their outputs come together."""
     layer = call.operation
     operations = {"concat": 0, None: 0, "sum": 1, "mul": 1, "ave": 2}[layer.merge_mode]
-    both = [
-        counter(ConcreteCall(one, call.args, call.kwargs, call.given, call.made))
-        for one in (layer.forward_layer, layer.backward_layer)
-    ]
+    both = [counter(replace(call, operation=one)) for one in (layer.forward_layer, layer.backward_layer)]
     return both[0] + both[1] + Count(others=operations * size(call.made[0]))
 
 
@@ -47,7 +44,7 @@ def time_distributed(call: ConcreteCall, counter: Counter) -> Count:
 
 def wrapped(call: ConcreteCall, counter: Counter) -> Count:
     """The layer inside, once: all that `SpectralNormalization` adds happens in training."""
-    return counter(ConcreteCall(call.operation.layer, call.args, call.kwargs, call.given, call.made))
+    return counter(replace(call, operation=call.operation.layer))
 
 
 def _step(cell: Any, shape: Shape, counter: Counter) -> Count:
@@ -65,7 +62,7 @@ def _step(cell: Any, shape: Shape, counter: Counter) -> Count:
         return _CELLS[type(cell)](cell, inputs).times(batch)
     states = [(shape[0], side) for side in keras.tree.flatten(cell.state_size)]
     call = layer_call(cell, [shape, *states], states)
-    return counter(replace(call, args=(call.args[0], list(call.args[1:]))))
+    return counter(replace(call, arguments=lambda: ((call.args[0], [*call.args[1:]]), {})))
 
 
 def _simple_step(cell: Any, inputs: int) -> Count:

@@ -83,7 +83,9 @@ class Builder:
             self._named.setdefault(source.name, (source, source.name))
         for call in calls:  # names of layers cannot change, and those of the model itself should not
             operation = other_operations.get(id(call.operation), call.operation)
-            if isinstance(operation, keras.Layer) or "/" not in call.name:
+            if isinstance(operation, keras.Layer):
+                self._check_name(operation, call.name)
+            elif "/" not in call.name:
                 self._named.setdefault(operation.name, (operation, call.name))
         with_masks = []
         for call in calls:
@@ -96,9 +98,7 @@ class Builder:
                 outputs.append(twin)
                 symbols.setdefault(tensor, twin)
             operation = other_operations.get(id(call.operation), call.operation)
-            if isinstance(operation, keras.Layer):
-                self._check_name(operation, call.name)
-            else:
+            if not isinstance(operation, keras.Layer):
                 operation = self._operation_of_its_own_name(operation, call)
             self._shared.add(operation, args, kwargs, outputs)
         for twin, symbol, call in with_masks:  # a mask may be made by a later call than what it masks

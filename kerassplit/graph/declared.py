@@ -14,6 +14,7 @@ import keras
 
 from kerassplit.graph.internals.keras_src import compute_output_spec
 
+_KERAS = "keras.src."
 _known: weakref.WeakKeyDictionary[Any, dict[Any, list[Any] | None]] = weakref.WeakKeyDictionary()
 
 
@@ -48,13 +49,15 @@ def declares(operation: keras.Operation) -> bool:
     kind = type(operation)
     if isinstance(operation, keras.layers.Lambda):
         return True
+    if kind.__module__.startswith(_KERAS):  # the most common case, and all that it inherits is Keras's, too
+        return False
     by_running = kind.compute_output_spec in (keras.Layer.compute_output_spec, keras.Operation.compute_output_spec)
     shape, default = (getattr(one, "compute_output_shape", None) for one in (kind, keras.Layer))
     if by_running and (shape is default or not isinstance(operation, keras.Layer)):
         return False
     methods = ("call", "compute_output_shape", "compute_output_spec")
     makers = [next(one for one in kind.__mro__ if name in vars(one)) for name in methods if hasattr(kind, name)]
-    return not all(maker.__module__.startswith("keras.src.") for maker in makers)
+    return not all(maker.__module__.startswith(_KERAS) for maker in makers)
 
 
 def given_really(operation: keras.Operation, arguments: Any) -> list[Any] | None:

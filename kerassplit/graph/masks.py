@@ -27,6 +27,8 @@ def tensor_of_mask(graph: Graph, tensor: int) -> int | None:
 
 def hung_masks(graph: Graph, call: Call | Nest) -> dict[int, int]:
     """The masks that a call, or a call inside of it, looks for on the tensors that it is given, by tensor."""
+    if isinstance(call, Call) and not call.masks:
+        return {}
     return {one.scope.get(symbol, -1): mask for one in inner_calls(graph, call) for symbol, mask in one.masks.items()}
 
 
@@ -51,6 +53,8 @@ def masked_tensors(graph: Graph, calls: Sequence[Call | Nest], given: Iterable[i
     To hang those on again changes nothing, and Keras 3.13 refuses an input that nothing takes.
     """
     masked = naturally_masked(graph, calls)
+    if not masked:
+        return masked
     hung = {tensor: mask for call in calls for tensor, mask in hung_masks(graph, call).items()}
     idle = {mask for tensor, mask in hung.items() if tensor in masked}
     idle -= {mask for tensor, mask in hung.items() if tensor not in masked}

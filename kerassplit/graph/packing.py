@@ -90,6 +90,8 @@ def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool
 def naturally_masked(graph: Graph, calls: Iterable[Call | Nest]) -> set[int]:
     """The tensors on which Keras hangs a mask when just these calls run: they make it, or are given it."""
     masked: set[int] = set()
+    if not any(has_mask(tensor.symbol) for tensor in graph.tensors):
+        return masked
     for call in (inner for one in calls for inner in inner_calls(graph, one)):
         before = [tensor for tensor in call.inputs if has_mask(graph.tensors[tensor].symbol)]
         explicit = any(key.endswith("mask") and value is not None for key, value in call.arguments.kwargs.items())

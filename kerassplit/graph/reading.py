@@ -125,22 +125,26 @@ class _Reader:
         if scope.changed and any(id(symbol) in scope.changed for symbol in node.input_tensors):
             asked = self._ask(node, arguments, scope)
             arguments, symbols, known = asked.arguments, asked.outputs, self.asked
-        arguments, masks = self._with_masks(node.operation, arguments, known, scope)
+        masked = any(map(has_mask, arguments.keras_tensors))
+        arguments, masks = self._with_masks(node.operation, arguments, known, scope) if masked else (arguments, None)
         call = self._add_call(name, node.operation, arguments, known, symbols, scope, masks)
-        self._keep_to_word(call, symbols)
-        for symbol, tensor in zip(node.outputs, call.outputs, strict=True):
-            scope.tensors[id(symbol)] = tensor
-            better = self.graph.tensors[tensor].symbol
-            if differs(better, symbol):
-                scope.changed[id(symbol)] = better
-        self._take_masks(node, scope)
+        if self._keep_to_word(call, symbols) or known is not scope.tensors:
+            for symbol, tensor in zip(node.outputs, call.outputs, strict=True):
+                scope.tensors[id(symbol)] = tensor
+                better = self.graph.tensors[tensor].symbol
+                if differs(better, symbol):
+                    scope.changed[id(symbol)] = better
+        if masked:
+            self._take_masks(node, scope)
 
-    def _keep_to_word(self, call: Call, symbols: Sequence[keras.KerasTensor]) -> None:
-        """Lets other symbolic tensors stand for those outputs of a call that are not what its layer declares."""
-        for place, (shape, dtype) in broken(call.operation, call.arguments, symbols).items():
+    def _keep_to_word(self, call: Call, symbols: Sequence[keras.KerasTensor]) -> bool:
+        """Lets other symbolic tensors stand for outputs of a call that are not what its layer declares, if any."""
+        found = broken(call.operation, call.arguments, symbols)
+        for place, (shape, dtype) in found.items():
             tensor, symbol = call.outputs[place], symbols[place]
             self.graph.tensors[tensor].symbol = self._copy(shaped(symbol, shape, dtype), tensor, mask_of(symbol))
             self.broken = True
+        return bool(found)
 
     def _copy(self, symbol: keras.KerasTensor, tensor: int, mask: keras.KerasTensor | None = None) -> keras.KerasTensor:
         """A symbolic tensor with the shape and dtype of `symbol` and this mask, without history, for a tensor."""
@@ -168,7 +172,7 @@ class _Reader:
         where the layer is called with a keyword, and where the tensor comes out of a nested model. Besides, the masks
         that the layer looks for itself on the tensors it is given, if it is one that does.
         """
-        if not any(map(has_mask, arguments.keras_tensors)) or not isinstance(operation, keras.Layer):
+        if not isinstance(operation, keras.Layer):
             return arguments, {}
         keywords = {}
         for name, found in found_masks(operation, arguments.args, arguments.kwargs).items():

@@ -7,8 +7,9 @@ is followed rather than guessed.
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -22,25 +23,38 @@ from kerassplit.text import enumerated, listed
 _NAME = "concrete"  # of every symbolic tensor made here: without one, Keras would count on in its automatic names
 
 OpenSides = int | Mapping[str, Sequence[int]] | None
+MayAsk = Callable[[Any], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class ConcreteCall:
     """A call of an operation on tensors of known shapes.
 
     Attributes:
         operation: The layer or operation.
-        args: Its arguments in order; a `KerasTensor` of known shape for each tensor.
-        kwargs: Its keyword arguments, likewise.
+        arguments: Makes `args` and `kwargs`, which most formulas do without.
         given: Shapes of the tensors among the arguments, in order.
         made: Shapes of the tensors that it makes.
     """
 
     operation: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
     given: tuple[Shape, ...]
     made: tuple[Shape, ...]
+
+    @cached_property
+    def _made_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.arguments()
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its arguments in order; a `KerasTensor` of known shape for each tensor."""
+        return self._made_arguments[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Its keyword arguments, likewise."""
+        return self._made_arguments[1]
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument that the parameter `name` of the operation's `call` gets; `default` where it is left out."""
@@ -53,15 +67,18 @@ class ConcreteCall:
     @property
     def is_known(self) -> bool:
         """Whether no side of any tensor is open: an operation such as `keras.ops.nonzero` decides only as it runs."""
-        return all(None not in shape for shape in (*self.given, *self.made))
+        return not any(None in shape for shape in self.given + self.made)
 
 
 def layer_call(layer: Any, given: Sequence[Shape], made: Sequence[Shape] | None = None) -> ConcreteCall:
     """A call of a layer inside another one, on tensors of these shapes."""
-    symbols = tuple(keras.KerasTensor(shape, name=_NAME) for shape in given)
     if made is None:
         made = [tuple(layer.compute_output_shape(given[0]))]
-    return ConcreteCall(layer, symbols, {}, tuple(given), tuple(made))
+    return ConcreteCall(layer, lambda: (tuple(map(_concrete, given)), {}), tuple(given), tuple(made))
+
+
+def _concrete(shape: Shape, dtype: str = "float32") -> keras.KerasTensor:
+    return keras.KerasTensor(shape, dtype, name=_NAME)
 
 
 def batch_or_own(graph: Graph, batch_size: int | None) -> int:
@@ -171,7 +188,7 @@ def _side(value: Any) -> int | None:
 def concrete_shapes(
     graph: Graph,
     inputs: Mapping[int, Shape],
-    may_ask: Callable[[Any], bool] = lambda _: True,
+    may_ask: MayAsk = lambda _: True,
     open_sides: OpenSides = None,
 ) -> list[Shape]:
     """The shape of every tensor of the graph for these inputs; `None` for sides that only running the model decides.
@@ -186,16 +203,16 @@ def concrete_shapes(
         SplitError: A call cannot take such shapes: a convolution is larger than what it is given, say.
     """
     shapes: list[Shape] = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
-    batch_size = next((shape[0] for shape in inputs.values() if shape), 1)
+    batch_size, length = next((shape[0] for shape in inputs.values() if shape), 1), _side(open_sides)
     for call in graph.calls:
         for tensor in call.outputs:
             shapes[tensor] = inputs.get(tensor, shapes[tensor])
         if call.inputs and any(None in shapes[tensor] for tensor in call.outputs):
-            made = _made(graph, call, shapes, batch_size, may_ask(call.operation))
-            reads = any(graph.tensors[tensor].symbol.dtype == "string" for tensor in call.inputs)
-            length = _side(open_sides) if reads else None
+            made = _made(graph, call, shapes, batch_size, may_ask)
+            if length is not None and any(graph.tensors[tensor].symbol.dtype == "string" for tensor in call.inputs):
+                made = [_filled(shape, batch_size, length) for shape in made]
             for tensor, shape in zip(call.outputs, made, strict=True):
-                shapes[tensor] = shape if length is None else _filled(shape, batch_size, length)
+                shapes[tensor] = shape
     return shapes
 
 
@@ -205,27 +222,29 @@ def _filled(shape: Shape, batch_size: int | None, length: int) -> Shape:
 
 def concrete_call(call: Call, shapes: Sequence[Shape]) -> ConcreteCall:
     """A call of the graph with the shapes that `concrete_shapes` found."""
-    args, kwargs = _arguments(call, shapes)
-    given = [tuple(value.shape) for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)]
-    return ConcreteCall(call.operation, args, kwargs, tuple(given), tuple(shapes[tensor] for tensor in call.outputs))
+    scope = call.scope
+    given = tuple([shapes[scope[id(symbol)]] for symbol in call.arguments.keras_tensors])
+    made = tuple([shapes[tensor] for tensor in call.outputs])
+    return ConcreteCall(call.operation, partial(_arguments, call, shapes), given, made)
 
 
 def _arguments(call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
     def concrete(value: Any) -> Any:
         if isinstance(value, keras.KerasTensor) and id(value) in call.scope:
-            return keras.KerasTensor(shapes[call.scope[id(value)]], value.dtype, name=_NAME)
+            return _concrete(shapes[call.scope[id(value)]], value.dtype)
         return value
 
     return keras.tree.map_structure(concrete, (call.arguments.args, call.arguments.kwargs))
 
 
-def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None, ask: bool) -> list[Shape]:
+def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None, may_ask: MayAsk) -> list[Shape]:
     """The shapes that a call makes of concrete tensors; where Keras cannot tell, its record with the batch put in."""
     recorded = [shapes[tensor] for tensor in call.outputs]
-    if _keeps_batch(call, recorded):
-        return [(shapes[call.inputs[0]][0], *recorded[0][1:])]
+    batches = {shapes[tensor][:1] for tensor in call.inputs}
+    if _keeps_batch(call, recorded, batches):
+        return [(*batches.pop(), *recorded[0][1:])]
     best = [(batch_size, *shape[1:]) if shape and shape[0] is None else shape for shape in recorded]
-    if not ask:
+    if not may_ask(call.operation):
         return best
     failures: list[Exception] = []
     # What a layer says of its shapes; where it leaves sides open all the same, what its `call` does.
@@ -247,14 +266,31 @@ def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | N
     return best
 
 
-_BATCH_KEPT = ("activations", "convolutional", "core.dense", "normalization", "pooling", "regularization", "reshaping")
+_BATCH_KEPT = tuple(
+    f"keras.src.layers.{room}"
+    for room in (
+        "activations",
+        "convolutional",
+        "core.dense",
+        "normalization",
+        "pooling",
+        "regularization",
+        "reshaping",
+    )
+)
+_MERGES = tuple(
+    getattr(keras.layers, name) for name in ("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract")
+)
 
 
-def _keeps_batch(call: Call, recorded: Sequence[Shape]) -> bool:
-    """Whether only the batch is open, and known to be that of the one tensor given: asking Keras takes much longer."""
-    place = type(call.operation).__module__.removeprefix("keras.src.layers.")
-    plain = place.startswith(_BATCH_KEPT) and not hasattr(call.operation, "layer")  # what a layer wraps may be anything
-    return plain and len(call.inputs) == len(recorded) == 1 and None not in recorded[0][1:]
+def _keeps_batch(call: Call, recorded: Sequence[Shape], batches: Collection[Shape]) -> bool:
+    """Whether only the batch is open, and known to be that of what is given: asking Keras takes much longer."""
+    if len(recorded) != 1 or len(batches) != 1 or None in recorded[0][1:]:
+        return False
+    kind = type(call.operation)
+    if len(call.inputs) > 1:
+        return kind in _MERGES
+    return kind.__module__.startswith(_BATCH_KEPT) and not hasattr(call.operation, "layer")  # it may wrap anything
 
 
 def _inferred(infer: Callable[..., Any], call: Call, shapes: Sequence[Shape]) -> list[Shape]:

@@ -64,9 +64,11 @@ class Sides:
 
     def chosen(self, before: dict[int, int], named: Iterable[int]) -> list[int]:
         """The same, given how many users of each side tensor lie before the cut."""
+        late = {tensor for tensor, users in self.users.items() if before[tensor] < len(users)}.difference(named)
+        if not late and not self.results:
+            return []
         given = set(named)
         early = {source for tensor, count in before.items() if count for source in self.sources[tensor]}
-        late = {tensor for tensor, users in self.users.items() if before[tensor] < len(users)} - given
         masks = {tensor for tensor in late if not self.is_input(tensor) and self.sources[tensor] <= early}
         behind = {tensor: self._inputs_behind(tensor, given) for tensor in late}
         known = given.union(*(behind[tensor] for tensor in late - masks))
@@ -190,18 +192,17 @@ def _side_calls(graph: Graph, of_inputs: set[int]) -> set[int]:
 def _without(graph: Graph, sides: set[int]) -> Graph:
     """The main graph: its calls receive what calls outside of `sides` make, and its tensors have no other users."""
 
-    def users(tensor: Tensor) -> list[int]:
-        return [] if tensor.call in sides else [user for user in tensor.users if user not in sides]
-
-    def inputs(index: int, call: Call) -> tuple[int, ...]:
+    def main_call(index: int, call: Call) -> Call:
         kept = [tensor for tensor in call.inputs if graph.tensors[tensor].call not in sides]
-        return () if index in sides else tuple(kept)
+        inputs = () if index in sides else tuple(kept)
+        return call if inputs == call.inputs else replace(call, inputs=inputs)
 
-    return replace(
-        graph,
-        calls=[replace(call, inputs=inputs(index, call)) for index, call in enumerate(graph.calls)],
-        tensors=[replace(tensor, users=users(tensor)) for tensor in graph.tensors],
-    )
+    def main_tensor(tensor: Tensor) -> Tensor:
+        users = [] if tensor.call in sides else [user for user in tensor.users if user not in sides]
+        return tensor if users == tensor.users else replace(tensor, users=users)
+
+    calls = [main_call(index, call) for index, call in enumerate(graph.calls)]
+    return replace(graph, calls=calls, tensors=[main_tensor(tensor) for tensor in graph.tensors])
 
 
 def _sources(graph: Graph, of_inputs: set[int]) -> dict[int, frozenset[int]]:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 Shape = tuple[int | None, ...]
@@ -14,9 +15,14 @@ def tensor_bytes(shape: Shape, dtype: str) -> int | None:
     >>> tensor_bytes((8, 28, 28, 512), "float32")
     12845056
     """
-    bits = 8 if dtype == "bool" else next(iter(map(int, re.findall(r"\d+", dtype))), None)
-    sides = [side for side in shape if side is not None]
-    return None if bits is None or len(sides) < len(shape) else math.ceil(math.prod(sides) * bits / 8)
+    bits = _bits(dtype)
+    return None if bits is None or None in shape else math.ceil(math.prod(shape) * bits / 8)  # pyright: ignore
+
+
+@cache
+def _bits(dtype: str) -> int | None:
+    """Bits of a number; `None` for strings."""
+    return 8 if dtype == "bool" else next(iter(map(int, re.findall(r"\d+", dtype))), None)
 
 
 def bytes_per_sample(shape: Shape, dtype: str) -> int | None:

@@ -1,5 +1,6 @@
 """What is asked of layers and other operations: what is inside them, and how Keras calls them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ def functional_of(model: Any) -> Functional | None:
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """A layer and all the layers inside it, at any depth."""
     return layer._flatten_layers()
+
+
+def numbers_in(variable: Any) -> int:
+    """How many numbers a variable holds; its `shape` is made anew on TensorFlow each time that it is asked for."""
+    return math.prod(variable._shape)
 
 
 def is_composite(operation: Any) -> bool:

@@ -1,5 +1,7 @@
 """Keras's records of calls, its `Node`s: those of a model, and those that lead to a tensor."""
 
+import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +25,39 @@ def node_of_call(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
         warnings.simplefilter("ignore")
         operation(*args, **kwargs)
         return operation._inbound_nodes.pop()
+
+
+@contextlib.contextmanager
+def observed(functional: Functional, symbols: Iterable[keras.KerasTensor]) -> Iterator[dict[int, Any]]:
+    """While it lasts, notes what a model makes for some of its symbolic tensors, by `id`, when this thread calls it.
+
+    Keras fills in the arguments of each call as the model runs: there, those of one call that takes such a tensor are
+    looked at. What no call takes is not seen, nor what two threads observe at once: ask whether it is there.
+    """
+    left = {id(symbol) for symbol in symbols}
+    seen: dict[int, Any] = {}
+    thread = threading.get_ident()
+
+    def observing(fill_in: Callable[[dict[int, Any]], Any], ours: set[int]) -> Callable[[dict[int, Any]], Any]:
+        def fill_in_and_note(tensors: dict[int, Any]) -> Any:
+            if threading.get_ident() == thread:
+                seen.update({one: tensors[one] for one in ours})
+            return fill_in(tensors)
+
+        return fill_in_and_note
+
+    watched = []
+    try:
+        for node in nodes_of(functional):
+            ours = left.intersection(map(id, node.input_tensors))
+            if ours:
+                left -= ours
+                watched.append(vars(node.arguments))
+                watched[-1]["fill_in"] = observing(node.arguments.fill_in, ours)
+        yield seen
+    finally:
+        for one in watched:
+            one.pop("fill_in", None)
 
 
 def walk(

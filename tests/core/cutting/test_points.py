@@ -1,5 +1,6 @@
 """Split points: complete, in order, described."""
 
+import pickle
 from itertools import pairwise
 
 import keras
@@ -112,6 +113,30 @@ def test_flops_of_a_layer_without_a_formula_are_not_known_on_its_side_and_it_is_
     assert (first.flops_before, first.flops_after) == (2 * 4 * 3 + 3, None)
     assert (own.flops_before, own.flops_after) == (None, 2 * 3 * 2 + 2 + 2 * 2 + 1)
     assert (second.flops_before, second.flops_after) == (None, 2 * 2 + 1)
+
+
+def test_flops_are_told_of_points_that_are_pickled_and_of_models_that_are_gone():
+    def points():
+        x = keras.Input((4,))
+        return ks.split_points(keras.Model(x, keras.layers.Dense(2)(keras.layers.Dense(3, name="first")(x))))
+
+    (point,) = points()
+    (again,) = pickle.loads(pickle.dumps(points()))
+    assert (point.flops_before, point.flops_after) == (2 * 4 * 3 + 3, 2 * 3 * 2 + 2)
+    assert (again.flops_before, again.flops_after) == (point.flops_before, point.flops_after)
+    assert "_flops" not in repr(point)
+
+
+def test_an_edited_model_has_other_points_and_flops():
+    x = keras.Input((4,))
+    model = keras.Sequential([x, keras.layers.Dense(3, name="first"), keras.layers.Dense(2)])
+    (before,) = ks.split_points(model)
+    assert before.flops_after == 2 * 3 * 2 + 2
+    model.add(keras.layers.Dense(5))
+    model.get_layer("first").activation = keras.activations.relu
+    first, second = ks.split_points(model)
+    assert (first.flops_before, first.flops_after) == (2 * 4 * 3 + 3 + 3, 2 * 3 * 2 + 2 + 2 * 2 * 5 + 5)
+    assert second.flops_after == 2 * 2 * 5 + 5
 
 
 def test_open_dimensions_have_no_size():

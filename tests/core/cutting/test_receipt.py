@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -324,13 +325,48 @@ def test_a_model_that_computes_something_other_than_its_graph_is_found(chain):
     assert receipt.problems == (
         "Called, 'odd' computes something other than its graph: 'd' is not what the calls of its layers give.",
     )
-    assert [one.identical for one in receipt.comparisons] == [True, False]
+    assert [one.identical for one in receipt.comparisons] == [False, False]  # what it makes on the way is its own, too
 
     split = ks.split(chain, "b")
     chain.__class__ = type("More", (type(chain),), {"_run_through_graph": lambda self, x, *_, **__: [x, x]})
     receipt = split.verify()
     assert not receipt
     assert receipt.problems == ("Called, 'chain' gives another number of tensors than its graph has outputs.",)
+
+
+def test_progress_is_shown_on_demand_and_never_where_there_is_no_terminal(chain, capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    split = ks.split(chain, "b")
+    assert split.verify(verbose=True)
+    shown = capsys.readouterr()
+    assert (shown.out, "Verifying chain" in shown.err) == ("", True)
+    assert split.verify()
+    assert split.verify(verbose=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_verifying_runs_the_model_once_and_leaves_it_alone(chain):
+    runs = []
+
+    class Counted(type(chain)):
+        def _standardize_inputs(self, inputs):
+            runs.append(len(inputs))
+            return super()._standardize_inputs(inputs)
+
+    counted = Counted(chain.inputs, chain.outputs, name="counted")
+    before = [(vars(node.arguments).copy(), node) for layer in counted.layers for node in layer._inbound_nodes]
+    receipt = ks.split(counted, ["a", "b"]).verify()
+    assert receipt.identical
+    assert [one.tensor for one in receipt.comparisons] == ["a", "b", "d"]
+    assert runs == [1]
+    assert all(vars(node.arguments) == attributes for attributes, node in before)
+
+
+def test_two_threads_verify_one_model_at_once(chain):
+    splits = [ks.split(chain, name) for name in "abcabc"]
+    with ThreadPoolExecutor(len(splits)) as threads:
+        assert all(receipt.identical for receipt in threads.map(lambda split: split.verify(), splits))
+    assert not any("fill_in" in vars(node.arguments) for layer in chain.layers for node in layer._inbound_nodes)
 
 
 def passing_on(dtype="float32"):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
@@ -734,7 +734,7 @@ def test_einsum_adds_where_an_index_is_lost(rows, inner, columns):
 
 def test_a_formula_without_known_sides_refuses():
     (call,) = calls_of(model_of(layers.Dense(3), (4,)))
-    open_call = ConcreteCall(call.operation, call.args, call.kwargs, ((None, 4),), ((None, 3),))
+    open_call = replace(call, given=((None, 4),), made=((None, 3),))
     with pytest.raises(UnknownCountError):
         by_formula(open_call)
     assert count_by_backend(open_call) is None
