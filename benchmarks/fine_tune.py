@@ -3,7 +3,7 @@
     python benchmarks/fine_tune.py [--images 256] [--rounds 7] [--seeds 5] [--shares 0.5 0.75 0.95]
 
 ResNet50 with ten classes learns handwritten digits (scikit-learn's, enlarged). It is cut where its head has about the
-given share of the FLOPs. Both ways train the same tail from the same weights with the same optimiser, one on cached
+given share of the FLOPs. Both ways train the same tail from the same weights with the same optimizer, one on cached
 features, the other with `model.fit` on the images and `trainable = False` on the head.
 
 Times: epochs of both ways in turns, and of the same tail on the features as an array in memory; the ratio is the median

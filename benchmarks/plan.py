@@ -49,7 +49,7 @@ def block_partition(seconds: Sequence[float], stages: int) -> Bounds:
     """torchgpipe's rule (Bárány and Grinberg, "Block partitions of sequences", 2015).
 
     From equal counts: as long as the largest block exceeds the smallest by more than the largest element, the smallest
-    block nearest to the largest one takes an element from its neighbour on that side.
+    block nearest to the largest one takes an element from its neighbor on that side.
     """
     bounds = [len(seconds) * stage // stages for stage in range(stages)] + [len(seconds)]
     most = max(seconds)

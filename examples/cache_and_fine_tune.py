@@ -24,8 +24,8 @@ from sklearn.datasets import load_digits
 import kerassplit as ks
 from kerassplit.zoo import load_model
 
-# The images: 1,797 digits with values from 0 to 16. A MobileNetV2 takes colour images from 0 to 255, and larger ones,
-# so every pixel becomes 4×4 pixels, in three equal colours. The last 297 are kept to see what was learned.
+# The images: 1,797 digits with values from 0 to 16. A MobileNetV2 takes color images from 0 to 255, and larger ones,
+# so every pixel becomes 4×4 pixels, in three equal colors. The last 297 are kept to see what was learned.
 pixels, labels = load_digits(return_X_y=True)
 images = np.kron(pixels.reshape(-1, 8, 8), np.ones((4, 4)))[..., None].repeat(3, axis=-1).astype("float32") * (255 / 16)
 training, held_out = (images[:1500], labels[:1500]), (images[1500:], labels[1500:])

@@ -47,7 +47,7 @@ def transfer_model(weights: str) -> keras.Model:
     if not imagenet:
         from kerassplit.zoo.random_weights import randomize
 
-        randomize(backbone, seed=7)  # statistics of batch normalisation, too: features as lively as trained ones
+        randomize(backbone, seed=7)  # statistics of batch normalization, too: features as lively as trained ones
     classifier = keras.layers.Dense(CLASSES, name="scores")
     model = keras.Sequential(
         [
@@ -99,20 +99,20 @@ def square(photo: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(middle.resize((side, side), Image.Resampling.LANCZOS), dtype="float32")
 
 
-def coloured(heat: np.ndarray) -> np.ndarray:
-    """Heat from 0 to 1 as colours from deep blue over green and yellow to red."""
+def colored(heat: np.ndarray) -> np.ndarray:
+    """Heat from 0 to 1 as colors from deep blue over green and yellow to red."""
     stops = np.array([[48, 18, 99], [41, 107, 196], [32, 190, 155], [246, 213, 71], [214, 45, 32]], "float32")
     places = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(heat, places, stops[:, channel]) for channel in range(3)], axis=-1)
 
 
 def drawn_over(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The photograph, paler, and the heat over it: the hotter, the more of its colour."""
+    """The photograph, paler, and the heat over it: the hotter, the more of its color."""
     smooth = Image.fromarray((heat * 255).astype("uint8")).resize(photo.shape[1::-1], Image.Resampling.BICUBIC)
     large = np.asarray(smooth, dtype="float32") / 255
     grey = photo @ np.array([0.299, 0.587, 0.114], "float32")
     veil = 0.2 + 0.5 * large[..., None]
-    return (1 - veil) * (0.3 * photo + 0.7 * grey[..., None]) + veil * coloured(large)
+    return (1 - veil) * (0.3 * photo + 0.7 * grey[..., None]) + veil * colored(large)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 A request holds what crossed the cut for some rows, and their numbers, by which the server finds their labels. It runs
 the tail, computes the loss and goes back through the tail. The gradient at the cut is the answer; its own gradients its
-own optimiser applies. Tensors travel in kerassplit's wire format, which holds numbers and no code.
+own optimizer applies. Tensors travel in kerassplit's wire format, which holds numbers and no code.
 
 It runs until its standard input ends, so it ends with whoever has started it.
 """

@@ -107,12 +107,12 @@ def _ticks(count: int) -> tuple[list[int], list[str]]:
 
 
 def _name(axes: Any, profile: Figures, sizes: Sequence[int | None], best: Sequence[int], factor: int) -> None:
-    """Tells the tensors at the best cuts, upright so that neighbours do not cover each other."""
+    """Tells the tensors at the best cuts, upright so that neighbors do not cover each other."""
     from matplotlib.patheffects import withStroke
 
     apart = max(1, len(sizes) // 30)
     last = len(sizes) + apart
-    for place in reversed(best):  # of neighbours the one behind, where less crosses
+    for place in reversed(best):  # of neighbors the one behind, where less crosses
         if last - place < apart:
             continue
         last = place

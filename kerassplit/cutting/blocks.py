@@ -10,7 +10,7 @@ from kerassplit.graph.sides import Sides, read_sides
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The calls between two neighbouring split points.
+    """The calls between two neighboring split points.
 
     Attributes:
         end: The tensor that it ends at: a split point; for the last one an output of the model.

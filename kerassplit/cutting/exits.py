@@ -36,7 +36,7 @@ def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Seq
     these layers, so the model learns too, unless it is frozen:
 
     - Only the exits: `model.trainable = False` before `compile`. The model then computes to the bit what it did, the
-      statistics of its batch normalisation included. Leave its own outputs out of `loss`: that saves time.
+      statistics of its batch normalization included. Leave its own outputs out of `loss`: that saves time.
     - All together, as in BranchyNet (Teerapittayanon, McDanel and Kung, ICPR 2016): a loss for each output, and
       `loss_weights` to say how much each counts. The early layers learn to serve the exits, too.
 

@@ -101,7 +101,7 @@ def _called(graph: Graph, names: TensorRef | Sequence[TensorRef] | Mapping[Tenso
 def blocks(model: keras.Model) -> dict[str, keras.Model]:
     """Cuts a model behind each merge (`Add`, `Concatenate`, ...): the pieces that most architectures are made of.
 
-    A merge belongs to the block that it ends, and so do the activations and normalisations that follow it. A block
+    A merge belongs to the block that it ends, and so do the activations and normalizations that follow it. A block
     ends only at a split point: a merge inside a branch, such as a squeeze-and-excite gate, ends none unless nothing
     else crosses there. What comes before the first merge is in the first block; what comes behind the last one is the
     last block. A model without such merges is one block.
@@ -187,7 +187,7 @@ def _block_stages(model: keras.Model) -> dict[str, Stage]:
 
 
 def _block_ends(points: Sequence[SplitPoint]) -> list[SplitPoint]:
-    """The split points behind merges; of a merge and the activations and normalisations behind it the last one."""
+    """The split points behind merges; of a merge and the activations and normalizations behind it the last one."""
     ends: list[SplitPoint] = []
     for point in points:
         if point.after_merge:

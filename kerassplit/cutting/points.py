@@ -31,7 +31,7 @@ SHAPING = frozenset(
     | {"Elu", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Softplus"}
     | {"Softsign", "Tanh"}
 )
-"""Classes of activations and normalisations: they belong to what comes before them."""
+"""Classes of activations and normalizations: they belong to what comes before them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +46,7 @@ class SplitPoint:
         bytes: Bytes of one sample of all that crosses, `also` included; `None` where a dimension other than the batch
             is open.
         after_merge: Whether it follows a merge (`Add`, `Concatenate`, ...), directly or through activations and
-            normalisation only: the end of a block in most architectures.
+            normalization only: the end of a block in most architectures.
         params_before: Parameters of the layers that it depends on.
         params_after: Parameters of the other layers. A layer with calls on both sides counts on both.
         index: Its place among the model's split points, in execution order.

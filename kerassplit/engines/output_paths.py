@@ -105,7 +105,7 @@ def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> Outpu
 
 def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
     """Returns the results of this very run, where it was already finished."""
-    if places.job["input"] is None:  # what was iterated over cannot be recognised
+    if places.job["input"] is None:  # what was iterated over cannot be recognized
         return None
     with writing(f"'{places.record.with_suffix('')}'"):
         state = places.state

@@ -34,7 +34,7 @@ def digest_of_calls(model: keras.Model) -> str:
 
 
 def digest_of_weights(model: keras.Model) -> str:
-    """The SHA-256 of all weights, the statistics of batch normalisation among them, and of vocabularies."""
+    """The SHA-256 of all weights, the statistics of batch normalization among them, and of vocabularies."""
     digest = hashlib.sha256()
     for variable in model.weights:
         digest.update(f"{variable.dtype} {tuple(variable.shape)}".encode())

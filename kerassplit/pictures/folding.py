@@ -1,7 +1,7 @@
 """From a graph to the blocks that its overview shows.
 
 The pieces between split points are put together in steps, each linear in the graph: pieces of one name (`conv4`),
-layers that only shape the block before them, neighbouring like blocks of one image size (`block_3…5 ×3`), and the few
+layers that only shape the block before them, neighboring like blocks of one image size (`block_3…5 ×3`), and the few
 layers in a row that are left, at the beginning and the end of most models.
 """
 
@@ -234,7 +234,7 @@ def _is_own_layer(graph: Graph, group: Group) -> bool:
 
 
 def _alike(graph: Graph, one: Group, other: Group) -> bool:
-    """Whether two neighbours are blocks of one family and one image size, not divided into parts of their own."""
+    """Whether two neighbors are blocks of one family and one image size, not divided into parts of their own."""
     return (
         one.is_block
         and other.is_block

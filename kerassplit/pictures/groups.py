@@ -85,7 +85,7 @@ def branches(graph: Graph, region: Sequence[int]) -> bool:
     return any(count > 1 for count in users.values())
 
 
-def neighbours(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
+def neighbors(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
     """For each group the groups that it receives tensors from; a call for an input of the model counts as below 0."""
     owner = {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
     before: list[set[int]] = [set() for _ in groups]
@@ -113,7 +113,7 @@ def merge_along(
         merge: Changes the first so that it holds the second too.
         any_sides: Whether the second may receive more than the first does.
     """
-    before = neighbours(graph, groups)
+    before = neighbors(graph, groups)
     users = Counter(place for places in before for place in places)
     into = list(range(len(groups)))
     given: list[set[int]] = []  # what each group receives, by what it was merged into

@@ -101,7 +101,7 @@ def _draw_cuts(axes: Any, plan: PlanData) -> None:
     last, level = -math.inf, 0
     for place, cut in enumerate(plan.cuts):
         if cut.chosen:
-            # Labels of neighbours stand one above the other.
+            # Labels of neighbors stand one above the other.
             level = level + 1 if places[place] - last < _LABEL_WIDTH else 0
             last = places[place]
             _name(axes, places[place], sizes[place] / factor, cut.names, cut.bytes, top, level)

@@ -61,8 +61,8 @@ def fine_tune(
     `cache_features`); then the tail is trained on them. It shares its weights with the model, so the model is
     fine-tuned when this returns: `model.evaluate` gives on the images what the tail gave on their features.
 
-    The tail is compiled as the model is, with an optimiser of its own that has no steps behind it. The head's weights
-    and batch-norm statistics, the `trainable` flags of all layers and the model's own optimiser stay as they are.
+    The tail is compiled as the model is, with an optimizer of its own that has no steps behind it. The head's weights
+    and batch-norm statistics, the `trainable` flags of all layers and the model's own optimizer stay as they are.
     Losses that layers of the head add (of regularisers) are constants and left out. Callbacks see the tail.
 
     To train a new classifier on the features of a model, join the two and fine-tune that:
@@ -98,7 +98,7 @@ def fine_tune(
         SplitError: The model is not compiled; a layer with weights is used by both sides, so that training the tail
             would change the head; the head makes an output of the model; the tail has nothing to train; or an option
             makes no sense.
-        UnsupportedModelError: The model trains in its own way (`train_step` and the like), or its optimiser or a metric
+        UnsupportedModelError: The model trains in its own way (`train_step` and the like), or its optimizer or a metric
             cannot be made again.
         StoreError, RunError: As `cache_features`.
 

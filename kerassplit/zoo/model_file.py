@@ -3,7 +3,7 @@
 `Split.save` writes uncompressed zip files of a config, metadata, weights and assets. Whatever else a file holds was not
 made by it: a compressed member can be a bomb, a member's name can lead out of the folder it is unpacked in, links,
 external and virtual datasets in the weights read other files. Not every Keras from 3.13 on refuses all of these. Of the
-config (`model_config.py`), what it may deserialise is left to Keras's safe mode, on the whole.
+config (`model_config.py`), what it may deserialize is left to Keras's safe mode, on the whole.
 """
 
 import io

@@ -135,7 +135,7 @@ def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
     """Builds a model in a thread of its own, because Keras keeps its global state by thread.
 
     There, the layers that the architecture leaves unnamed are numbered from 0 and not from what was built before, so
-    that every process gives the same names; and variables without values are not kept for a later initialisation.
+    that every process gives the same names; and variables without values are not kept for a later initialization.
     """
     policy, logging = keras.config.dtype_policy(), keras.config.is_interactive_logging_enabled()
     distribution = keras.distribution.distribution()

@@ -25,7 +25,7 @@ def randomize(model: keras.Model, seed: int = 0, x: Any = None) -> None:
     """Gives every weight of a model a seeded random value, batch-norm statistics too.
 
     The values are drawn by NumPy. One pass over a sample then scales each convolution, dense layer and batch
-    normalisation by a power of two, which small differences in rounding do not change: the same seed gives the same
+    normalization by a power of two, which small differences in rounding do not change: the same seed gives the same
     weights, bit for bit. No global random generator is used.
 
     Args:

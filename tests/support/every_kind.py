@@ -97,7 +97,7 @@ def some_splits(
 def keeps_order(graph: Graph, head: frozenset[int]) -> bool:
     """Whether the calls of each shared layer that changes as it runs stay in their order.
 
-    Two updates of one batch normalisation, or two draws from one seed, do not give the same the other way round.
+    Two updates of one batch normalization, or two draws from one seed, do not give the same the other way round.
     """
     places: dict[int, list[bool]] = {}
     for index, call in enumerate(graph.calls):

@@ -723,7 +723,7 @@ def dropouts() -> Specimen:
 
 
 @kind()
-def normalisations() -> Specimen:
+def normalizations() -> Specimen:
     image = keras.Input((8, 8, 4), name="image")
     x = layers.SpectralNormalization(layers.Conv2D(4, 3, name="conv"), name="spectral")(image)
     x = layers.GroupNormalization(2, name="group")(x)

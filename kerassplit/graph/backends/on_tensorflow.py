@@ -54,7 +54,7 @@ class TensorFlow(Backend):
 
         def back(gradients: Sequence[Any]) -> tuple[Slopes, Slopes]:
             found = slopes_of(results, gradients, sources, tape.gradient)
-            # The rows of an embedding stay apart, as the optimiser gets them from Keras; a crossing is one tensor.
+            # The rows of an embedding stay apart, as the optimizer gets them from Keras; a crossing is one tensor.
             return found[: len(variables)], [self.dense(one) for one in found[len(variables) :]]
 
         return Recording(results, others, back)

@@ -93,7 +93,7 @@ def blamed(error: Exception, layer: keras.Layer) -> tuple[str, str, str]:
 
 
 def _gist(error: Exception) -> str:
-    """The first line that says something; Keras puts one in front that does not, and colours."""
+    """The first line that says something; Keras puts one in front that does not, and colors."""
     lines = without_terminal_codes(str(error)).splitlines()
     said = [line.strip() for line in lines if line.strip() and not line.startswith("Exception encountered when")]
     return f"{said[0].rstrip('.')}." if said else "(it says no more)."

@@ -54,7 +54,7 @@ def contract(problem: Problem, *, fold: bool = True) -> Contraction:
 
     Args:
         problem: Any problem.
-        fold: Also let nodes without time join their neighbours, where that is known to lose nothing.
+        fold: Also let nodes without time join their neighbors, where that is known to lose nothing.
 
     Raises:
         PlanError: A required cut parts what must stay together, or no device can run what must stay together.
@@ -254,7 +254,7 @@ def _may_fold(problem: Problem) -> bool:
 
 
 def _foldable(problem: Problem) -> list[tuple[int, int]]:
-    """Pairs of a node without time and the neighbour that it may join; no node is in two pairs."""
+    """Pairs of a node without time and the neighbor that it may join; no node is in two pairs."""
     sharing = {node for weight in problem.weights for node in weight.nodes}
     made: list[list[Tensor]] = [[] for _ in problem.nodes]
     used: list[list[Tensor]] = [[] for _ in problem.nodes]

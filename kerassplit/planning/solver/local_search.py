@@ -36,14 +36,14 @@ def local_search(problem: Problem, time_limit: float = 10.0, sets: Sequence[Node
     """
     deadline = time.monotonic() + time_limit
     rates = device_rates(problem)
-    neighbours = _Neighbours(problem, node_work(problem, rates) / (max(rates) or 1.0))
+    neighbors = _Neighbours(problem, node_work(problem, rates) / (max(rates) or 1.0))
     given = np.array(sets, dtype=np.bool_).reshape(-1, len(problem.nodes)).T
-    starts = distinct(np.concatenate([given, *(neighbours.starts(order) for order in _orders(problem))], axis=1))
+    starts = distinct(np.concatenate([given, *(neighbors.starts(order) for order in _orders(problem))], axis=1))
     orders, goal = device_orders(problem), "sum" if problem.objective == "latency" else "largest"
     best = search(family_of(problem, starts, rates), orders, goal, math.inf)
     near = NEAREST
     while best is not None and near <= NEAR and time.monotonic() < deadline:
-        around = distinct(np.concatenate([starts, neighbours.around(best, near)], axis=1))
+        around = distinct(np.concatenate([starts, neighbors.around(best, near)], axis=1))
         found = search(family_of(problem, around, rates), orders, goal, best.value * SLACK)
         if found is None or found.value >= best.value * (1 - 1e-9):
             near *= 2
@@ -51,7 +51,7 @@ def local_search(problem: Problem, time_limit: float = 10.0, sets: Sequence[Node
             best = found
     if best is None:
         return None
-    around = distinct(np.concatenate([starts, neighbours.around(best, NEAREST)], axis=1))
+    around = distinct(np.concatenate([starts, neighbors.around(best, NEAREST)], axis=1))
     return best_chain(family_of(problem, around, rates), best.value * SLACK)
 
 

@@ -36,7 +36,7 @@ def cache_features(
 ) -> FeatureDataset:
     """Runs a frozen head once over data and keeps what it gives on the disk, for training the tail on.
 
-    The head runs in inference mode: dropout is off, batch normalisation uses and keeps its statistics. What the tail
+    The head runs in inference mode: dropout is off, batch normalization uses and keeps its statistics. What the tail
     costs is then all that an epoch costs.
 
     Called again with the same head, data and options, it computes nothing and gives the cache that is there; after a

@@ -279,7 +279,7 @@ class ShardReader:
         """
         shape = self._shards[0].arrays[name].get_shape()[1:]
         result = np.empty((len(rows), *shape), dtype)
-        order = np.argsort(rows, kind="stable")  # neighbours are read at once, and a disk goes forward
+        order = np.argsort(rows, kind="stable")  # neighbors are read at once, and a disk goes forward
         sorted_rows = rows[order]
         where = np.searchsorted(self._ends, sorted_rows, side="right")
         breaks = np.flatnonzero((np.diff(sorted_rows) != 1) | (np.diff(where) != 0)) + 1

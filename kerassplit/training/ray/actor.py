@@ -26,7 +26,7 @@ class TrainingActor:
         optimizer: tuple[dict[str, Any], Sequence[int]] | None,
         slots: Sequence[np.ndarray],
     ) -> int:
-        """Loads the stage, sets its variables and those of its optimiser, and gives the number of the process."""
+        """Loads the stage, sets its variables and those of its optimizer, and gives the number of the process."""
         stage = shipment.unpack(content)
         assign(stage.model.variables, values)
         self.optimizer = None

@@ -41,7 +41,7 @@ class RayTraining:
     """Trains a split on Ray, each stage in a process of its own.
 
     A step is that of `kerassplit.train_step` with as many micro-batches: all of them go forward, the loss of the whole
-    batch is computed, all go back, and each stage's optimiser applies the sum of its gradients. The source is GPipe
+    batch is computed, all go back, and each stage's optimizer applies the sum of its gradients. The source is GPipe
     (Huang et al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", NeurIPS 2019),
     without its recomputing: a stage keeps what it needs for the way back of every micro-batch.
 
@@ -291,7 +291,7 @@ class RayTraining:
 
 
 def _told(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> tuple[Any, list[int]]:
-    """An optimiser as another process makes it: its configuration, and the places of what weight decay leaves out."""
+    """An optimizer as another process makes it: its configuration, and the places of what weight decay leaves out."""
     left_out = {id(variable) for variable in out_of_weight_decay(optimizer, variables)}
     places = [place for place, variable in enumerate(variables) if id(variable) in left_out]
     return keras.optimizers.serialize(optimizer), places

@@ -1,4 +1,4 @@
-"""One optimiser for each stage."""
+"""One optimizer for each stage."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Optimizers = dict[str, keras.optimizers.Optimizer | None]
 
 
 def stage_optimizers(split: Stages, optimizer: Any) -> Optimizers:
-    """An optimiser of its own for every stage of a split, all configured alike.
+    """An optimizer of its own for every stage of a split, all configured alike.
 
     Keep what you get for as long as you train: an optimiser's state (momentum, the number of the step) is in it.
 
     Args:
         split: The split.
-        optimizer: An optimiser, its name or its configuration, as `compile` takes it. One that has been used gives its
+        optimizer: An optimizer, its name or its configuration, as `compile` takes it. One that has been used gives its
             settings, not its state.
 
     Returns:
         Optimisers by the names of the stages.
 
     Raises:
-        SplitError: There is no such optimiser, or it cannot be copied.
+        SplitError: There is no such optimizer, or it cannot be copied.
 
     Example:
 
@@ -56,7 +56,7 @@ def stage_optimizers(split: Stages, optimizer: Any) -> Optimizers:
         ) from error
     made: Optimizers = ShownDict()
     for stage in split:
-        made[stage.name] = other = made_again(one, "optimiser")
+        made[stage.name] = other = made_again(one, "optimizer")
         keep_out_of_weight_decay(other, out_of_weight_decay(one, stage.model.variables))
     return made
 
@@ -70,7 +70,7 @@ def checked_optimizers(split: Stages, optimizers: Any) -> Optimizers:
     """Checks what a user passes as `optimizers`; returns them by stage.
 
     Raises:
-        SplitError: It is not one optimiser for each stage, or one that scales losses.
+        SplitError: It is not one optimizer for each stage, or one that scales losses.
     """
     _check_split(split)
     names = [stage.name for stage in split]
@@ -105,7 +105,7 @@ def refuse_used(
     *,
     exactly: bool = False,
 ) -> None:
-    """Refuses an optimiser whose state is that of other variables; `exactly`: or of more.
+    """Refuses an optimizer whose state is that of other variables; `exactly`: or of more.
 
     Raises:
         SplitError: It is such.

@@ -45,7 +45,7 @@ class Role:
         return self.trains or bool(self.back_to)
 
     def trained(self, stage: Stage) -> list[keras.Variable]:
-        """The variables that the stage's own optimiser trains."""
+        """The variables that the stage's own optimizer trains."""
         return [stage.model.trainable_variables[place] for place in self.owned]
 
     def trainer(self, stage: Stage, optimizer: keras.optimizers.Optimizer | None = None) -> "StageTrainer":
@@ -85,7 +85,7 @@ class StageTrainer:
             owned: Which of its model's trainable variables it trains, by their places; by default all.
 
         Raises:
-            SplitError: The optimiser has been used for other variables, or these were made under a `tf.distribute`
+            SplitError: The optimizer has been used for other variables, or these were made under a `tf.distribute`
                 strategy.
 
         Example:
@@ -180,7 +180,7 @@ class StageTrainer:
         """Applies the gradients with the optimizer; the next step can begin.
 
         Raises:
-            SplitError: There is no optimiser. Nothing has changed then.
+            SplitError: There is no optimizer. Nothing has changed then.
         """
         mine = [(self.gradients[place], self.variables[place]) for place in self._owned]
         if any(gradient is not None for gradient, _ in mine):

@@ -48,14 +48,14 @@ def train_step(
     """One training step through the stages, which equals a step of the whole model.
 
     Every stage runs forward in training mode. Then, from the last to the first, each gets the gradient of what it gave,
-    and of nothing else, computes those of its own variables and of what it was given, and in the end its own optimiser
+    and of nothing else, computes those of its own variables and of what it was given, and in the end its own optimizer
     applies them. A stage needs to know nothing of the others but what crosses, and so they can be on different
     machines: see `examples/split_training` and `kerassplit.training.ray`.
 
     In eager mode the gradients are equal to the whole model's bit for bit, and so are updates of statistics and
     generators of random numbers; gradients of layers that are called several times, and of tensors that several stages
     use, may differ by rounding. A variable that several stages share is trained by the first of them. Where `split` has
-    warned that a loss is masked no more, pass the mask in `sample_weight`. Each optimiser sees its stage only:
+    warned that a loss is masked no more, pass the mask in `sample_weight`. Each optimizer sees its stage only:
     `clipnorm` and the like do the same as in the whole model, `global_clipnorm` takes the norm of the stage.
 
     Source: split learning, Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018);
@@ -72,7 +72,7 @@ def train_step(
         sample_weight: As `fit` takes it.
         micro_batches: In how many equal parts the batch goes through the stages, one after another; their gradients are
             summed before the optimisers apply them. The loss is that of the whole batch, whatever its reduction. What
-            differs from one part is batch normalisation, which sees a part at a time, and what layers draw; what they
+            differs from one part is batch normalization, which sees a part at a time, and what layers draw; what they
             add with `add_loss` is averaged over the parts. In this process all parts are kept until their gradients
             are there, which takes as much memory as one.
 

@@ -63,7 +63,7 @@ def saved(chain, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Five images of different sizes, formats and colours, in folders; and a file that is none."""
+    """Five images of different sizes, formats and colors, in folders; and a file that is none."""
     folder = tmp_path_factory.mktemp("photos")
     with shipped_photo().open("rb") as file:
         photo = Image.open(file).copy()

@@ -365,8 +365,8 @@ def test_layers_names_every_layer_and_no_address():
     assert all(f"<b>{layer.name}</b>" in source for layer in split[1].model.layers)
     assert "ortho" not in source
     assert not re.search(r"\b\d{9,}\b", source)
-    coloured = plot(split, detail="layers").dot
-    assert all(color in coloured for color in dot_writer.BORDERS[:3])
+    colored = plot(split, detail="layers").dot
+    assert all(color in colored for color in dot_writer.BORDERS[:3])
 
 
 @pytest.mark.usefixtures("png")

@@ -320,7 +320,7 @@ def test_folders_of_the_first_version_load(tmp_path, chain):
 
 
 def test_what_a_later_version_adds_is_kept(tmp_path, chain):
-    later = {"licence": "CC0", "signed by": {"key": [1, 2.5, None, True, "é"]}}
+    later = {"license": "CC0", "signed by": {"key": [1, 2.5, None, True, "é"]}}
 
     def add(manifest):
         manifest.update(later)
@@ -335,7 +335,7 @@ def test_what_a_later_version_adds_is_kept(tmp_path, chain):
         assert [stage.get("device") for stage in manifest["stages"]] == [None, "board 7", None]
     ks.load(tmp_path / "one", stages=[1]).save(tmp_path / "part")
     assert read(tmp_path / "part")["stages"][0]["device"] == "board 7"
-    assert read(tmp_path / "part")["licence"] == "CC0"
+    assert read(tmp_path / "part")["license"] == "CC0"
 
 
 def test_a_stage_whose_name_windows_gives_to_a_device_has_a_file_of_another_name(tmp_path):

@@ -15,7 +15,7 @@ CROSSENTROPY = "sparse_categorical_crossentropy"
 
 @pytest.fixture(scope="module")
 def digits():
-    """Handwritten digits of 8×8 pixels, enlarged to 32×32 in three colours, from 0 to 255; and what they are."""
+    """Handwritten digits of 8×8 pixels, enlarged to 32×32 in three colors, from 0 to 255; and what they are."""
     images, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     images = np.repeat(np.kron(images.reshape(-1, 8, 8), np.ones((4, 4)))[..., None], 3, -1) * (255 / 16)
     return images.astype("float32"), labels.astype("int32")  # JAX has none of 64 bits

@@ -30,7 +30,7 @@ def convert(saved_model: Path, target: Path) -> None:
     def compute(*values: Any) -> Any:
         return signature(**{str(spec.name): value for spec, value in zip(specs, values, strict=True)})
 
-    # tf2onnx copies the model once for each of two dozen optimisations, in objects that only the garbage collector
+    # tf2onnx copies the model once for each of two dozen optimizations, in objects that only the garbage collector
     # takes away. It runs too seldom for few objects as large as these: 7.5 GB for ResNet50, and so 3.7.
     gc.collect()
     gc.freeze()
