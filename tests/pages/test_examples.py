@@ -1,4 +1,4 @@
-"""The examples, as a user runs them: they end by themselves, and nothing stays."""
+"""The examples, as users run them: they end by themselves, and leave nothing behind."""
 
 import importlib.util
 import os
