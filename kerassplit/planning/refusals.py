@@ -158,7 +158,7 @@ def _all_able(task: Task) -> Task:
 
 
 def _enough(name: str, task: Task) -> float | None:
-    """Returns the least value of a limit that makes a plan possible, other limits kept; `None` if it is no number."""
+    """Returns the least value of a limit that makes a plan possible, other limits kept; `None` if not numeric."""
     if name == "memory":
         least = InGraph(_with_memory(task, math.inf)).least_memory()
         if least is None:

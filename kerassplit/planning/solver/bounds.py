@@ -123,8 +123,8 @@ def in_order_of_memory(family: Family) -> Family:
 
 def memory_sides_of(family: Family) -> Sides:
     """Computes the bounds for shares of memory of at least 1, for a family in order of memory."""
-    behind = np.maximum(family.work[-1] - family.work, 0.0)
-    return Sides(family.work, behind, family.work, family.rates, False)
+    left = np.maximum(family.work[-1] - family.work, 0.0)
+    return Sides(family.work, left, family.work, family.rates, False)
 
 
 def _over_links(family: Family, rates: NDArray[np.float64]):

@@ -131,7 +131,7 @@ class Family:
 
     @cached_property
     def crossing(self) -> Table:
-        """Whether each tensor is produced in each set and used outside it, shape (tensors, sets)."""
+        """True where a tensor is produced in a set and used outside it, shape (tensors, sets)."""
         producers = [tensor.producer for tensor in self.problem.tensors]
         return self.inside[producers] & (self.used < self.users[:, None])
 

@@ -251,22 +251,22 @@ class Windows:
     """The first set and the end of the sets in which each state may be, and the end of each set's successors."""
 
     first: NDArray[np.int64]
-    behind: NDArray[np.int64]
+    end: NDArray[np.int64]
     caps: NDArray[np.int64]
 
     def low(self, arcs: Sequence[Arc]) -> int:
         return min((int(self.first[arc.target]) for arc in arcs), default=0)
 
     def high(self, arcs: Sequence[Arc], index: int) -> int:
-        return min(int(self.caps[index]), max((int(self.behind[arc.target]) for arc in arcs), default=0))
+        return min(int(self.caps[index]), max((int(self.end[arc.target]) for arc in arcs), default=0))
 
 
 def _windows(family: Family, orders: DeviceOrders, allowed: NDArray[np.bool_]) -> Windows:
     sets = len(family)
     some = allowed.any(axis=1)
     first = np.where(some, allowed.argmax(axis=1), sets)
-    behind = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
-    return Windows(first, behind, _caps(family))
+    end = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
+    return Windows(first, end, _caps(family))
 
 
 def _caps(family: Family) -> NDArray[np.int64]:

@@ -89,8 +89,8 @@ class StageCosts:
         for size, node in self._workspaces:
             first = int(family.inside[node].argmax())
             workspace[first] = max(workspace[first], size)
-        behind = np.where(np.arange(len(family)) > sets, workspace, 0.0)
-        return memory + np.maximum.accumulate(behind, axis=1)[:, later]
+        used = np.where(np.arange(len(family)) > sets, workspace, 0.0)
+        return memory + np.maximum.accumulate(used, axis=1)[:, later]
 
     def _crossing(self, index: int, later: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Returns which tensors that cross the first set the stage uses, and which of them cross the later set."""
