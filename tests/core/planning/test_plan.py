@@ -611,7 +611,7 @@ def test_a_profile_of_another_model_is_refused(small, resnet, costs):
         ks.plan(small, 2, profile=costs)
     with pytest.raises(ks.SplitError, match="Profile this model, with the same input shape"):
         ks.plan(keras.applications.ResNet50(weights=None), 2, profile=costs)
-    with pytest.raises(ks.SplitError, match="leave out `open_sides`, or the profile"):
+    with pytest.raises(ks.SplitError, match="pass either `open_sides` or `profile`, not both"):
         ks.plan(resnet, 2, profile=costs, open_sides=3)
     with pytest.raises(ks.SplitError, match="The profile is for batches of 1, the plan for 8"):
         ks.plan(resnet, 2, profile=costs, batch_size=8)
