@@ -1,7 +1,7 @@
-"""The picture of a profile: what crosses each cut, and how much of the work lies before it.
+"""Chart of a profile: how many bytes cross each cut, and how much of the work lies before it.
 
-The two curves of Kang et al., "Neurosurgeon" (2017): a cut is worth a thought where little crosses and where the work
-before and behind it are as wanted.
+The two curves of Kang et al., "Neurosurgeon" (2017): a good cut has few bytes crossing and the desired amounts of work
+before and after it.
 """
 
 import os
@@ -57,7 +57,7 @@ def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None
 
 
 def _smaller_than_all_before(sizes: Sequence[int | None]) -> list[int]:
-    """The cuts where less crosses than at every earlier one, the whole input counted; unknown sizes left out."""
+    """Returns the cuts where less crosses than at every earlier one, counting the input; skips unknown sizes."""
     found: list[int] = []
     least = sizes[0]
     for place, size in enumerate(sizes):
@@ -68,7 +68,7 @@ def _smaller_than_all_before(sizes: Sequence[int | None]) -> list[int]:
 
 
 def _mark_unknown(axes: Any, sizes: Sequence[int | None]) -> None:
-    """Draws hatched bars up to the top, with a question mark, where it is not known how much crosses."""
+    """Draws hatched bars up to the top, with a question mark, where the crossing size is unknown."""
     top = axes.get_ylim()[1]
     for bar, size in zip(list(axes.patches), sizes, strict=True):
         if size is None:
@@ -78,7 +78,7 @@ def _mark_unknown(axes: Any, sizes: Sequence[int | None]) -> None:
 
 
 def _work(profile: Figures) -> tuple[list[float], str]:
-    """Percent of the work before each cut, and what the work is."""
+    """Returns the percentage of the work before each cut, and the name of the work."""
     seconds = [block.seconds for block in profile.blocks]
     if profile.whole is not None and None not in seconds:
         what, amounts = "time", [second or 0.0 for second in seconds]
@@ -100,19 +100,19 @@ def _subtitle(profile: Figures) -> str:
 
 
 def _ticks(count: int) -> tuple[list[int], list[str]]:
-    """The places of some cuts: the input, then the numbers of the blocks that they are behind."""
+    """Returns positions and labels of some cuts: the input, then the number of the block before the cut."""
     step = max(1, -(-count // 20))
     places = list(range(0, count, step))
     return places, ["input" if place == 0 else str(place - 1) for place in places]
 
 
 def _name(axes: Any, profile: Figures, sizes: Sequence[int | None], best: Sequence[int], factor: int) -> None:
-    """Tells the tensors at the best cuts, upright so that neighbors do not cover each other."""
+    """Labels the best cuts with their tensors, vertically so that neighbors do not overlap."""
     from matplotlib.patheffects import withStroke
 
     apart = max(1, len(sizes) // 30)
     last = len(sizes) + apart
-    for place in reversed(best):  # of neighbors the one behind, where less crosses
+    for place in reversed(best):  # of close neighbors the later one, where less crosses
         if last - place < apart:
             continue
         last = place

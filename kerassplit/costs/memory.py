@@ -1,4 +1,4 @@
-"""Bytes that live at one time."""
+"""Peak bytes of live tensors."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 def peaks(
     steps: Sequence[Sequence[tuple[Iterable[int], Iterable[int]]]], bytes_of: Sequence[int | None], kept: set[int]
 ) -> list[int | None]:
-    """The most bytes of tensors that live at one time, for each block of a program, by liveness.
+    """Returns the peak bytes of live tensors for each block of a program.
 
-    A tensor lives from the step that makes it (one that no step makes: from the beginning) to the last step that
-    receives it: the analysis of live variables (Aho, Sethi and Ullman, "Compilers", 1986).
+    A tensor is live from the step that produces it (from the beginning, if no step does) to the last step that receives
+    it: live-variable analysis (Aho, Sethi and Ullman, "Compilers", 1986).
 
     Args:
-        steps: For each block the steps in order: what each receives and what it makes. During a step, both live.
-        bytes_of: Bytes of each tensor; `None` where not known.
-        kept: Tensors that live to the end once they are there: the outputs of the program.
+        steps: For each block, its steps in order: what each receives and produces. During a step, both are live.
+        bytes_of: Bytes of each tensor; `None` if unknown.
+        kept: Tensors that stay live to the end once they exist: the outputs of the program.
 
     Returns:
-        Bytes for each block; `None` where a tensor of unknown size lives there.
+        Bytes for each block; `None` where a tensor of unknown size is live.
     """
     last_use = {
         tensor: (place, number)

@@ -1,4 +1,4 @@
-"""`Profile`: what a model costs, to read, to keep and to draw."""
+"""`Profile`: the costs of a model, to print, save and draw."""
 
 import json
 import os
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Profile(Figures, Shown, Saved):
-    """What a model costs at one batch size, in inference.
+    """Costs of a model in inference, at one batch size.
 
     Attributes:
         model: The model's name.
-        batch_size: The number of samples that all figures are for.
+        batch_size: Number of samples that all figures refer to.
         backend: Keras's backend.
-        calls: Its calls in execution order, inputs not counted.
-        blocks: Its calls in groups that end at the split points: `blocks[i]` ends at `split_points(model)[i]`.
-        tensors: Its tensors.
-        variables: Its weights, each once.
+        calls: The model's calls in execution order, without its inputs.
+        blocks: The calls in groups that end at the split points: `blocks[i]` ends at `split_points(model)[i]`.
+        tensors: The model's tensors.
+        variables: The model's weights, each once.
         inputs: The model's inputs, as indices into `tensors`.
-        outputs: The model's outputs, each once, likewise.
-        device: What it was measured on; `None` where it was not measured.
-        whole: How long the whole model took, compiled as one; `None` where it was not measured.
-        whole_seconds: Its median without the overhead of its call, as that was right before and after it.
-        overhead: How long the call of a compiled model takes that computes nothing, in all runs of it.
+        outputs: The model's outputs, each once, as indices into `tensors`.
+        device: The device that it was measured on; `None` if it was not measured.
+        whole: Time of the whole model, compiled as one; `None` if it was not measured.
+        whole_seconds: Median of `whole` without the overhead of a call, which is measured right before and after it.
+        overhead: Time of calling a compiled model that computes nothing, over all its runs.
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as plain values, for JSON, with the totals."""
+        """Returns the profile as plain values for JSON, including the totals."""
         totals = ("parameters", "parameter_bytes", "activation_bytes", "peak_live_bytes", "flops", "known_flops")
         totals += ("multiply_adds", "unknown", "seconds", "whole_seconds", "discrepancy")
         return {
@@ -53,17 +53,14 @@ class Profile(Figures, Shown, Saved):
         }
 
     def to_json(self, to_file: str | os.PathLike[str] | None = None) -> str | None:
-        """Deprecated: `save` writes a file, and `json.dumps(profile.to_dict())` is the text, which this returns.
-
-        Where it writes a file, it returns nothing.
-        """
+        """Deprecated: returns `json.dumps(profile.to_dict())`, or writes a file as `save` does and returns `None`."""
         instead = "`json.dumps(profile.to_dict())`" if to_file is None else "`profile.save(path)`"
         warn(f"`Profile.to_json` is deprecated: use {instead}.", DeprecationWarning)
         return json.dumps(self.to_dict(), indent=2) if to_file is None else self.save(to_file)
 
     @classmethod
     def from_json(cls, text: str) -> "Profile":
-        """Deprecated: `load` reads a file; this reads the text of one."""
+        """Deprecated: reads a profile from the text of a file; `load` reads the file."""
         warn("`Profile.from_json` is deprecated: use `kerassplit.Profile.load(path)`.", DeprecationWarning)
         try:
             return cls._read(text, "The profile has format")
@@ -71,17 +68,17 @@ class Profile(Figures, Shown, Saved):
             raise
         except ValueError as error:
             raise SplitError(
-                f"This is no profile. Expected the text that `Profile.to_json()` gave; here, {error}."
+                f"This is not a profile. Expected the text that `Profile.to_json()` returned; here, {error}."
             ) from error
 
     def _check(self) -> None:
         _check_indices(self)
 
     def to_pandas(self, of: Rows = "blocks") -> "pandas.DataFrame":
-        """The blocks, or the calls, as a data frame with one row for each; names in place of indices.
+        """Returns a data frame with one row per block, or per call; with names in place of indices.
 
         Raises:
-            SplitError: `of` is something else, or pandas is not installed.
+            SplitError: `of` is neither `"blocks"` nor `"calls"`, or pandas is not installed.
         """
         _check_rows(of)
         try:
@@ -104,16 +101,16 @@ class Profile(Figures, Shown, Saved):
         return row
 
     def plot(self, to_file: str | os.PathLike[str] | None = None) -> "Chart":
-        """Draws, for every cut, how many bytes cross and how much of the work lies before it.
+        """Draws, for every cut, how many bytes cross it and how much of the work lies before it.
 
-        The work is seconds, or FLOPs where nothing was measured. Cuts where less crosses than at every earlier one,
-        the input counted, are red and bear their names.
+        The work is in seconds, or in FLOPs if nothing was measured. Cuts where less crosses than at every earlier one,
+        counting the input, are red and labeled.
 
         Args:
-            to_file: Where to write it; the extension says how (`png`, `svg`, `pdf`). `None`: nowhere.
+            to_file: File to write; its extension selects the format (`png`, `svg`, `pdf`). `None`: writes no file.
 
         Returns:
-            `Chart`: a notebook shows it; its `figure` is matplotlib's.
+            `Chart`: displayed by notebooks; its `figure` is matplotlib's.
 
         Raises:
             SplitError: matplotlib is not installed, or the file cannot be written.
@@ -126,7 +123,7 @@ class Profile(Figures, Shown, Saved):
         """Prints the blocks, or the calls, as a table.
 
         Raises:
-            SplitError: `of` is something else.
+            SplitError: `of` is neither `"blocks"` nor `"calls"`.
         """
         _check_rows(of)
         SafeConsole().print(profile_tables(self, of))
@@ -141,17 +138,17 @@ class Profile(Figures, Shown, Saved):
 
 def _check_rows(of: Any) -> None:
     if of not in get_args(Rows):
-        raise SplitError(f"`of` is 'blocks' or 'calls'; got {of!r}.")
+        raise SplitError(f"`of` must be 'blocks' or 'calls'; got {of!r}.")
 
 
 def _check_indices(profile: Profile) -> None:
-    """Raises a `ValueError` where a profile speaks of what it does not have."""
+    """Raises a `ValueError` if a profile has indices that refer to nothing."""
     if profile.batch_size < 1:
         raise ValueError("batch_size is 0")
 
     def check(indices: Iterable[int], things: tuple[Any, ...]) -> None:
         if not all(0 <= index < len(things) for index in indices):
-            raise ValueError("something is spoken of by its number that is not there")
+            raise ValueError("an index refers to something that does not exist")
 
     check((*profile.inputs, *profile.outputs), profile.tensors)
     for call in profile.calls:

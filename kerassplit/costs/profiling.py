@@ -1,4 +1,4 @@
-"""`profile`: what a model costs, call by call and block by block."""
+"""`profile`: the costs of a model, call by call and block by block."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def profile(
     seed: int = 0,
     verbose: bool | None = None,
 ) -> Profile:
-    """Says what a model costs in inference: parameters, bytes, FLOPs and, when asked, seconds.
+    """Computes the costs of a model in inference: parameters, bytes, FLOPs and, on request, seconds.
 
     All figures are for a batch of `batch_size` samples, for every call of the model and for every block between its
-    split points. One multiply-add is two FLOPs. They are counted by formulas for Keras's layers and operations, the
-    same on every backend; a layer without a formula, such as one of your own, is traced and counts as the calls inside
-    it. Those of a call that cannot be counted so are `None`, and so is every total with such a call in it
+    split points. One multiply-add is two FLOPs. FLOPs are counted by formulas for Keras's layers and operations, the
+    same on every backend; a layer without a formula, such as a custom layer, is traced and counts as the calls inside
+    it. The FLOPs of a call that cannot be counted are `None`, and so is every total that includes such a call
     (`known_flops` is the sum of the others, `unknown` names the calls).
 
     Args:
-        model: A functional or built Sequential model. It is left alone.
-        batch_size: Samples in a batch; by default as many as the model is built for, 1 where it takes any number.
-        open_sides: What stands for sides other than the batch that the model's inputs leave open: one number for all
-            of them, and for how many words a layer makes of strings where that is open; or a shape without the batch
-            for each such input, by name.
+        model: A functional or built Sequential model. It is not changed.
+        batch_size: Samples in a batch; by default the batch size that the model is built for, or 1 if it accepts any.
+        open_sides: Sizes to assume for unknown (`None`) input dimensions other than the batch: one number for all of
+            them, also used as the number of words where a layer turns strings into an unknown number of words; or a
+            shape without the batch for each such input, by name.
         measure: Whether to run each block on this device: compiled, with warm-up, several times, one block in memory
-            at a time. Takes from seconds to minutes: every block is compiled, as `model.compile` was told
-            (`jit_compile`). A model that was not compiled runs as Keras's `jit_compile="auto"`: through XLA on JAX,
-            and on TensorFlow where there is a GPU, as a plain `tf.function` without one; eagerly on torch.
+            at a time. Takes from seconds to minutes: every block is compiled with the `jit_compile` that was passed to
+            `model.compile`. A model that was not compiled runs with Keras's `jit_compile="auto"`: through XLA on JAX,
+            and on TensorFlow with a GPU; as a plain `tf.function` on TensorFlow without one; eagerly on torch.
         seed: Seed of the random input for measuring.
-        verbose: Whether to show a progress bar while it measures; by default on a terminal.
+        verbose: Whether to show a progress bar while measuring; by default on a terminal.
 
     Returns:
-        `Profile`: a table where it is printed or displayed; `save`, `to_pandas`, `plot`.
+        `Profile`: prints as a table; has `save`, `to_pandas` and `plot`.
 
     Raises:
         SplitError: `batch_size` or `open_sides` do not fit the model, or it cannot be measured (it takes strings, or
@@ -79,7 +79,7 @@ def profile(
     with names_kept():
         shapes = concrete_shapes(graph, input_shapes(graph, samples, open_sides), open_sides=open_sides)
         counted = _profile(graph, found, shapes, samples)
-    if not measure or not found:  # a model that gives what it is given has no calls
+    if not measure or not found:  # a model that returns its inputs has no calls
         return counted
     return measure_blocks(counted, graph, found, seed=seed, verbose=verbose)
 
@@ -142,7 +142,7 @@ def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], bat
 
 
 def _variables(graph: Graph) -> tuple[tuple[VariableCost, ...], list[tuple[int, ...]]]:
-    """The weights of the model, each once, and for each call the places of its own."""
+    """Returns the weights of the model, each once, and for each call the indices of its weights."""
     costs: list[VariableCost] = []
     places: dict[int, int] = {}
     weights_of: dict[int, tuple[int, ...]] = {}  # by operation: asking a layer for its weights takes time
@@ -159,7 +159,7 @@ def _variables(graph: Graph) -> tuple[tuple[VariableCost, ...], list[tuple[int, 
 
 
 def _of_weights(weights: Iterable[int], variables: Sequence[VariableCost]) -> dict[str, Any]:
-    """What calls and blocks tell of their weights, which count once each."""
+    """Returns the fields of calls and blocks about weights, each of which counts once."""
     own = tuple(dict.fromkeys(weights))
     return {
         "variables": own,
@@ -169,7 +169,7 @@ def _of_weights(weights: Iterable[int], variables: Sequence[VariableCost]) -> di
 
 
 def _of_arithmetic(call: ConcreteCall) -> dict[str, Any]:
-    """What calls tell of their FLOPs."""
+    """Returns the fields of calls about FLOPs."""
     try:
         count = count_call(call)
     except UnknownCountError:

@@ -1,4 +1,4 @@
-"""What a profile is made of: the costs of calls, blocks, tensors and variables."""
+"""Records that make up a profile: costs of calls, blocks, tensors and variables."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ from kerassplit.graph.sizes import Shape
 from kerassplit.text import with_short_repr
 
 CountedBy = Literal["formula", "tensorflow", "jax", "torch", "unknown"]
-"""Backends counted in profiles of version 0.1.0."""
+"""How FLOPs were counted; only profiles of version 0.1.0 name a backend."""
 
 
 @with_short_repr
@@ -16,9 +16,9 @@ class VariableCost:
     """A variable of the model.
 
     Attributes:
-        path: Keras's path of it, such as `conv1_conv/kernel`.
-        parameters: How many numbers it holds.
-        bytes: Their bytes.
+        path: Its Keras path, such as `conv1_conv/kernel`.
+        parameters: Number of its parameters.
+        bytes: Bytes of these parameters.
     """
 
     path: str
@@ -33,9 +33,9 @@ class TensorCost:
 
     Attributes:
         name: Its name in the model.
-        shape: With the batch; `None` for a side that only running the model decides.
-        dtype: Such as `"float32"`.
-        bytes: Bytes of the whole batch; `None` where a side is open, or of strings.
+        shape: Its shape with the batch; `None` for a dimension that is only known once the model runs.
+        dtype: Its dtype, such as `"float32"`.
+        bytes: Bytes of the whole batch; `None` if a dimension is unknown, or for strings.
     """
 
     name: str
@@ -47,22 +47,23 @@ class TensorCost:
 @with_short_repr
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """What one call costs.
+    """Costs of one call.
 
     Attributes:
         name: Its name; `relu@1` for the second call of a layer that is called several times.
         kind: The class of its layer or operation.
         block: Index of its block.
         inputs: The tensors that it receives, each once, as indices into `Profile.tensors`.
-        outputs: The tensors that it makes, likewise.
-        variables: Its weights, as indices into `Profile.variables`: a layer that is called twice has them in both.
-        parameters: How many numbers these hold.
-        parameter_bytes: Their bytes.
-        activation_bytes: Bytes of the tensors that it makes; `None` where not known.
-        flops: FLOPs (a multiply-add is two); `None` where nobody can count them.
-        multiply_adds: Multiply-adds of its matrix products and convolutions; `None` where not known.
-        counted_by: `"formula"`: its own, or those of the calls inside it; `"unknown"`. In profiles of version 0.1.0
-            also the backend whose counter it was.
+        outputs: The tensors that it produces, each once, as indices into `Profile.tensors`.
+        variables: Its weights, as indices into `Profile.variables`: both calls of a layer that is called twice list
+            them.
+        parameters: Number of parameters in these weights.
+        parameter_bytes: Bytes of these parameters.
+        activation_bytes: Bytes of the tensors that it produces; `None` if unknown.
+        flops: FLOPs (a multiply-add is two); `None` if they cannot be counted.
+        multiply_adds: Multiply-adds of its matrix products and convolutions; `None` if unknown.
+        counted_by: `"formula"`: by its own formula, or those of the calls inside it; or `"unknown"`. In profiles of
+            version 0.1.0 also the backend whose counter was used.
     """
 
     name: str
@@ -82,13 +83,13 @@ class CallCost:
 @with_short_repr
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of something that was run several times.
+    """Seconds of repeated runs.
 
     Attributes:
         median: The median.
         low: The first quartile.
         high: The third quartile.
-        repeats: How many times it ran, warm-up not counted.
+        repeats: Number of runs, without warm-up.
     """
 
     median: float
@@ -100,28 +101,29 @@ class Timing:
 @with_short_repr
 @dataclass(frozen=True, slots=True)
 class BlockCost:
-    """What the calls between one split point and the next cost.
+    """Costs of the calls between one split point and the next.
 
     Attributes:
         name: The tensor that the block ends at: a split point, or for the last block an output of the model.
         calls: Its calls, as indices into `Profile.calls`.
         variables: The weights of its layers, each once, as indices into `Profile.variables`.
-        parameters: How many numbers these hold.
-        parameter_bytes: Their bytes.
-        activation_bytes: Bytes of all the tensors that it makes; `None` where not known.
-        peak_live_bytes: The most bytes of tensors that live at one time while it runs: those that it receives, makes,
-            or that pass over it in a run of the whole model. Buffers that a backend uses twice are not thought of, and
-            what a call holds inside (the scores of an attention, the workspace of a convolution) is not counted: a
-            device needs more. `None` where not known.
-        flops: FLOPs; `None` where those of a call are not known.
-        known_flops: Those of the calls that could be counted.
-        multiply_adds: Multiply-adds of matrix products and convolutions; `None` where not known.
-        crossing: What crosses the cut behind it, as indices into `Profile.tensors`; none behind the last block.
-        crossing_bytes: Bytes of these and of `also`; `None` where not known.
-        time: How long it ran, with the overhead of a call; `None` where it was not measured.
-        seconds: The median without that overhead, as that was right before and after it: what the block adds to a
-            stage; 0 where it is too short to tell. `None` where it was not measured.
-        also: What comes along with `crossing`: inputs of the model that both sides use, and masks.
+        parameters: Number of parameters in these weights.
+        parameter_bytes: Bytes of these parameters.
+        activation_bytes: Bytes of all the tensors that it produces; `None` if unknown.
+        peak_live_bytes: Peak bytes of live tensors while it runs: those that it receives or produces, and those that
+            bypass it in a run of the whole model. Buffers that a backend reuses are not considered, and memory that a
+            call uses internally (attention scores, the workspace of a convolution) is not counted: a device needs
+            more. `None` if unknown.
+        flops: FLOPs; `None` if those of a call are unknown.
+        known_flops: FLOPs of the calls that could be counted.
+        multiply_adds: Multiply-adds of matrix products and convolutions; `None` if unknown.
+        crossing: The tensors that cross the cut after it, as indices into `Profile.tensors`; none after the last
+            block.
+        crossing_bytes: Bytes of `crossing` and `also`; `None` if unknown.
+        time: Its measured time, with the overhead of a call; `None` if it was not measured.
+        seconds: The median without that overhead, which is measured right before and after it: the time that the block
+            adds to a stage; 0 if it is too short to measure. `None` if it was not measured.
+        also: Tensors that cross in addition to `crossing`: inputs of the model that both sides use, and masks.
     """
 
     name: str

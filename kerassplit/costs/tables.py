@@ -1,4 +1,4 @@
-"""A profile as tables for people."""
+"""Prints profiles as tables."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ _UNITS = (("s", 1), ("ms", 1_000), ("µs", 1_000_000))
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Seconds in a unit that fits; empty where there are none.
+    """Formats seconds in a suitable unit; empty for `None`.
 
     >>> format_seconds(0.00235)
     '2.35 ms'
@@ -33,11 +33,11 @@ def format_seconds(seconds: float | None) -> str:
 
 
 _TRUSTED = 0.15
-"""How far the blocks together may be from the whole model before a table says so."""
+"""Largest discrepancy between the blocks and the whole model without a warning in the table."""
 
 
 def format_flops(flops: int | None, known: int = 0) -> str:
-    """FLOPs with a decimal prefix; where some are not known, those that are, and that there are more.
+    """Formats FLOPs with a decimal prefix; if some are unknown, the known ones as a lower bound.
 
     >>> format_flops(None, 1_200_000), format_flops(None)
     ('> 1.2 M', 'unknown')
@@ -48,17 +48,17 @@ def format_flops(flops: int | None, known: int = 0) -> str:
 
 
 def profile_tables(profile: Figures, of: Rows = "blocks") -> Group:
-    """The blocks, or the calls, then what is to be said about them."""
+    """Returns the table of the blocks, or of the calls, with remarks below."""
     if of == "calls":
         return Group(calls_table(profile), *map(Text, remarks_on_flops(profile)))
     return Group(blocks_table(profile), *map(Text, [*remarks_on_flops(profile), *remarks_on_seconds(profile)]))
 
 
 def blocks_table(profile: Figures) -> FittedTable:
-    """One row for each block, and the model's totals at the foot."""
+    """Returns a table with one row per block, and the model's totals in the footer."""
     measured = profile.whole is not None
     samples = "1 sample" if profile.batch_size == 1 else f"batches of {profile.batch_size}"
-    headings = [*(["time", "±"] if measured else []), "FLOPs", "crosses\nbehind", "parameters", "peak\nlive"]
+    headings = [*(["time", "±"] if measured else []), "FLOPs", "crosses\nafter", "parameters", "peak\nlive"]
     headings += ["weights", "calls"]
     feet = [*([format_seconds(profile.seconds), ""] if measured else []), *_figures(profile, "")]
     table = FittedTable(
@@ -80,7 +80,7 @@ def blocks_table(profile: Figures) -> FittedTable:
 
 
 def _figures(one: Figures | BlockCost, crossing: str) -> list[str]:
-    """What a table tells of the model and of each of its blocks."""
+    """Returns the table cells of the model or of one of its blocks."""
     return [
         format_flops(one.flops, one.known_flops),
         crossing,
@@ -92,7 +92,7 @@ def _figures(one: Figures | BlockCost, crossing: str) -> list[str]:
 
 
 def calls_table(profile: Figures) -> FittedTable:
-    """One row for each call."""
+    """Returns a table with one row per call."""
     table = FittedTable(
         f"{profile.model}: {len(profile.calls)} calls",
         *(right("block"), "call", "kind", right("FLOPs"), right("parameters"), right("makes"), "counted by"),
@@ -105,13 +105,13 @@ def calls_table(profile: Figures) -> FittedTable:
 
 
 def remarks_on_flops(profile: Figures) -> list[str]:
-    """What counting leaves open, and the multiply-adds, in sentences."""
+    """Returns sentences about unknown FLOPs and about multiply-adds."""
     lines = []
     if profile.unknown:
         calls = "call" if len(profile.unknown) == 1 else "calls"
         lines.append(
-            f"FLOPs of {len(profile.unknown)} {calls} are unknown, so the totals are too ('>' tells those that are "
-            f"known): {listed(profile.unknown)}."
+            f"FLOPs of {len(profile.unknown)} {calls} are unknown, so the totals are too ('>' marks the known part): "
+            f"{listed(profile.unknown)}."
         )
     if profile.flops is not None and profile.multiply_adds is not None:
         lines.append(f"Multiply-adds of matrix products and convolutions: {format_count(profile.multiply_adds)}.")
@@ -119,7 +119,7 @@ def remarks_on_flops(profile: Figures) -> list[str]:
 
 
 def remarks_on_seconds(profile: Figures) -> list[str]:
-    """What measuring found, and whether it can be trusted, in sentences; none where nothing was measured."""
+    """Returns sentences about the measurement and its reliability; none if nothing was measured."""
     if profile.whole is None or profile.overhead is None:
         return []
     apart, doubtful = profile.discrepancy, "The whole model is too short to tell"
@@ -128,10 +128,10 @@ def remarks_on_seconds(profile: Figures) -> list[str]:
         how = "as long" if f"{apart:.0%}" in ("0%", "-0%") else f"{abs(apart):.0%} {'more' if apart > 0 else 'less'}"
         why = ": apart, they cannot be compiled as one" if apart > 0 and how != "as long" else ""
         whole += f"; the blocks together {format_seconds(profile.seconds)}, {how}{why}"
-        doubtful = "Whole and blocks do not fit together" if abs(apart) > _TRUSTED else ""
+        doubtful = "The whole model and its blocks disagree" if abs(apart) > _TRUSTED else ""
     lines = [
-        f"Measured on {profile.device} with {profile.backend}. {whole}. To each call of a stage add "
-        f"{format_seconds(profile.overhead.median)}; ± is half of what lies between the quartiles."
+        f"Measured on {profile.device} with {profile.backend}. {whole}. Each call of a stage adds "
+        f"{format_seconds(profile.overhead.median)}; ± is half the interquartile range."
     ]
     lost = sum(block.seconds == 0 for block in profile.blocks)
     if lost > 1 and not doubtful:

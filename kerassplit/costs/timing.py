@@ -1,4 +1,4 @@
-"""Seconds: each block of a model run on this device, compiled as a stage of a split would be."""
+"""Measures the seconds of each block of a model on this device, compiled as a stage of a split would be."""
 
 import contextlib
 import gc
@@ -27,14 +27,14 @@ from kerassplit.graph.tensor_marks import without_mask
 
 _WARM_UP = 2  # runs, the first of which compiles
 _LEAST_RUNS, _MOST_RUNS = 5, 60
-_ENOUGH_SECONDS = 0.3  # for what is run between the least and the most times
+_ENOUGH_SECONDS = 0.3  # of total run time: after these, only the least number of runs is needed
 _EMPTY_RUNS = 10  # of the model that computes nothing, before and after each block
 _BLOCKS_BETWEEN_COLLECTIONS = 8  # models are cycles of references: only the collector frees their memory
 
 
 @dataclass(frozen=True, slots=True)
 class _Durations:
-    """Seconds of each run of something, and of the runs of the empty model right before and after it."""
+    """Seconds of each run of a function, and of the runs of the empty model right before and after it."""
 
     own: list[float]
     empty: list[float]
@@ -44,20 +44,20 @@ class _Durations:
 
     @property
     def seconds(self) -> float:
-        """The median without the overhead: load that comes and goes is in both."""
+        """The median without the overhead; varying load of the machine affects both."""
         return max(statistics.median(self.own) - statistics.median(self.empty), 0.0)
 
 
 def measure(counted: Profile, graph: Graph, regions: Sequence[Region], *, seed: int, verbose: bool | None) -> Profile:
-    """The profile with seconds: runs the whole model and each block several times, on random input.
+    """Adds seconds to a profile: runs the whole model and each block several times, on random input.
 
-    Each block gets what the blocks before it made. One block is built at a time, and the tensors are dropped after
-    their last use: at most the whole model, one block and what crosses are in memory. The model's state (of random
-    generators, of recurrent layers) does not change.
+    Each block receives the outputs of the blocks before it. Blocks are built one at a time, and tensors are dropped
+    after their last use: at most the whole model, one block and the crossing tensors are in memory. The model's state
+    (of random generators, of recurrent layers) does not change.
 
     Args:
-        counted: The profile without them.
-        graph: The model. There must be calls in it.
+        counted: The profile without seconds.
+        graph: The model. It must have calls.
         regions: Its blocks.
         seed: Seed of the random input.
         verbose: Whether to show a progress bar; `None`: on a terminal.
@@ -70,8 +70,8 @@ def measure(counted: Profile, graph: Graph, regions: Sequence[Region], *, seed: 
     except SplitError as error:
         found = error.with_traceback(None)
         found.__cause__ = found.__context__ = None
-    # Models are cycles of references. The tracebacks hold blocks, too, and blocks hold nodes in the model's own layers:
-    # hence no cause, and the error is raised out here.
+    # Models are reference cycles. Tracebacks hold blocks, too, and blocks hold nodes in the model's own layers: so the
+    # error is raised here, without its cause.
     gc.collect()
     if isinstance(found, SplitError):
         raise found
@@ -122,7 +122,7 @@ def _measure(counted: Profile, graph: Graph, regions: Sequence[Region], seed: in
 def _measure_block(
     graph: Graph, region: Region, values: dict[int, Any], empty: Callable[[], list[float]]
 ) -> _Durations:
-    """Runs one block; adds what it makes to `values`."""
+    """Measures one block and adds its outputs to `values`."""
     run, taken, made = _runnable(graph, region.calls, region.given, region.made)
     given = [values[tensor] for tensor in taken]
     with _failures_of(f"The block of '{graph.model.name}' that ends at '{graph.tensors[region.end].name}'"):
@@ -142,20 +142,20 @@ def _failures_of(what: str) -> Iterator[None]:
 def _runnable(
     graph: Graph, calls: Sequence[int], given: Sequence[int], made: Sequence[int]
 ) -> tuple[Run, list[int], list[int]]:
-    """These calls as a compiled function, with the tensors that it takes and gives in order."""
+    """Compiles these calls into a function; returns it with its input and output tensors, in order."""
     model, taken, results = build_part(graph, calls, given, made, graph.model.name, only_to_run=True)
     return compiled(model, _mode(graph), stateful=False, wait=True), taken, results
 
 
 def _mode(graph: Graph) -> bool | None:
-    """What the model was compiled with as `jit_compile`; `None` where it was not compiled."""
+    """Returns the `jit_compile` that the model was compiled with; `None` if it was not compiled."""
     return graph.model.jit_compile if graph.model.compiled else None
 
 
 def _empty(graph: Graph) -> Callable[[], list[float]]:
-    """Runs a compiled model that hands one number on; gives the seconds of each run.
+    """Returns a function that runs a compiled identity model on one number and returns the seconds of each run.
 
-    It has names of its own, so that the user's next layers get the names that they would get without it.
+    The model's parts are named explicitly, so that the automatic names of the user's next layers do not change.
     """
     source = keras.Input(batch_shape=(1, 1), name="number")
     model = keras.Model(source, keras.layers.Identity(name="same_number")(source), name="nothing")
@@ -192,7 +192,7 @@ def _timing(durations: Sequence[float]) -> Timing:
 
 
 def _random(graph: Graph, tensor: int, shape: Any, seed: int) -> Any:
-    """Random values as `verify` takes them."""
+    """Draws random values as `verify` does."""
     name, dtype = graph.tensors[tensor].name, graph.tensors[tensor].symbol.dtype
     if dtype == "string":
         raise SplitError(

@@ -1,4 +1,4 @@
-"""Charts of figures, drawn by matplotlib (the extra `kerassplit[charts]`)."""
+"""Charts drawn with matplotlib (the extra `kerassplit[charts]`)."""
 
 import contextlib
 import importlib.util
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _NEEDED = "Charts need matplotlib: `pip install 'kerassplit[charts]'`."
 
 WIDTH = 8.5
-"""Of a chart, in inches: on a page 700 pixels wide, letters of `SMALL` are 11 pixels high."""
+"""Width of a chart in inches: on a page 700 pixels wide, letters of size `SMALL` are 11 pixels high."""
 
 SMALL = 10
-"""The smallest letters of a chart, in points."""
+"""The smallest font size of a chart, in points."""
 
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -41,16 +41,16 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart; a notebook shows it.
+    """A chart, displayed by notebooks.
 
     Attributes:
-        figure: The `matplotlib.figure.Figure`, to be changed at will.
+        figure: The `matplotlib.figure.Figure`; change it as you like.
     """
 
     figure: "Figure"
 
     def render(self, extension: str = "svg") -> bytes:
-        """The contents of a file of this format, one of `CHART_FORMATS`; the same chart gives the same bytes."""
+        """Returns the file contents in a format of `CHART_FORMATS`; the same chart always renders to the same bytes."""
         file = io.BytesIO()
         date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(extension)
         with _style():
@@ -58,7 +58,7 @@ class Chart:
         return file.getvalue()
 
     def save(self, to_file: str | os.PathLike[str]) -> None:
-        """Writes it whole or not at all; the extension says how.
+        """Writes the chart completely or not at all, in the format of the file extension.
 
         Raises:
             SplitError: The format is unknown, or the file cannot be written.
@@ -71,7 +71,7 @@ class Chart:
 
 
 def check_chart(to_file: str | os.PathLike[str]) -> None:
-    """Refuses what no chart could be written to, before the work for one begins.
+    """Checks that a chart can be written to this path, before the work for it begins.
 
     Raises:
         SplitError: The format is unknown, the folder does not exist, or matplotlib is not installed.
@@ -95,9 +95,9 @@ def _figure_class() -> type["Figure"]:
 
 @contextlib.contextmanager
 def new_figure(width: float, height: float) -> Iterator["Figure"]:
-    """An empty figure of so many inches, to be drawn on in the style of this package.
+    """Yields an empty figure of this size in inches, to draw on in the style of this package.
 
-    No global state of matplotlib is used: the user's own figures and settings stay as they are.
+    Does not touch matplotlib's global state: the user's own figures and settings stay as they are.
 
     Raises:
         SplitError: matplotlib is not installed.

@@ -1,3 +1,3 @@
-"""Colors that mean the same in every picture and chart."""
+"""Colors with the same meaning in every picture and chart."""
 
 CUT = "#C62828"

@@ -1,4 +1,4 @@
-"""What pictures and charts are written as, by file name extension."""
+"""File formats of pictures and charts, by file name extension."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ CHART_FORMATS = ("png", "svg", "pdf")
 
 
 def check_format(path: Path, formats: Sequence[str], what: str) -> str:
-    """The extension of a file name, in small letters.
+    """Returns the extension of a file name in lower case, if it is one of these formats.
 
     Args:
         path: The file.
-        formats: Those that there are.
-        what: What is written, as in "Charts".
+        formats: The extensions to accept.
+        what: The kind of file for the message, such as "Charts".
 
     Raises:
-        SplitError: It is none of these.
+        SplitError: The extension is not one of `formats`.
     """
     extension = path.suffix[1:].lower()
     if extension not in formats:

@@ -1,4 +1,4 @@
-"""How far work has come: a bar on standard error."""
+"""Progress bar on standard error."""
 
 import contextlib
 import sys
@@ -18,15 +18,16 @@ _LONG_WORK = 2.0  # seconds after which progress is shown
 def progress(
     what: str, total: int | None, verbose: bool | None, unit: str = "rows"
 ) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, once the work takes long; gives a function that takes how much is there and computed.
+    """Shows a progress bar on standard error once the work takes long.
 
-    The bar appears when its time has come, also where the first of what is counted takes longer.
+    Yields a function that accepts how much is done and how much of that was computed here. The bar appears on time even
+    if the first item takes longer than that.
 
     Args:
-        what: The work.
-        total: How much there is to do; `None`: that is not known.
-        verbose: Whether to show it; `None`: on a terminal, after two seconds.
-        unit: What is counted, for the rate; empty: no rate.
+        what: Description of the work.
+        total: How much there is to do; `None` if unknown.
+        verbose: Whether to show the bar; `None`: on a terminal, after two seconds.
+        unit: Unit of the rate; empty: no rate.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -35,7 +36,7 @@ def progress(
         TimeElapsedColumn(),
         TextColumn("{task.fields[speed]}"),
     )
-    # Where a timer starts the bar, the program may have redirected its output for a moment: the bar leaves that alone.
+    # When the timer starts the bar, the program may have redirected its output for a moment: the bar must not touch it.
     console = SafeConsole(stderr=True)
     bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
     task = bar.add_task(what, total=total, speed="")
@@ -61,5 +62,5 @@ def progress(
         timer.cancel()
         if timer.is_alive():
             timer.join()
-        if bar.live.is_started:  # else it would print an empty line where there is no terminal
+        if bar.live.is_started:  # otherwise it would print an empty line without a terminal
             bar.stop()

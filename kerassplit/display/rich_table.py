@@ -21,16 +21,16 @@ _WIDTH = 160
 _HTML = '<pre style="line-height: normal; overflow-x: auto; white-space: pre">{code}</pre>'
 
 WIDE = 1000
-"""Columns where there is no terminal, so that nothing is left out."""
+"""Width in columns without a terminal, so that nothing is left out."""
 
 
 def right(heading: str, **options: Any) -> Column:
-    """A column of numbers."""
+    """Returns a right-aligned column, for numbers."""
     return Column(heading, justify="right", **options)
 
 
 class SafeConsole(Console):
-    """A console for texts out of files: no markup, nothing that a terminal acts on, and words that are never cut."""
+    """Console for untrusted text: no markup, no terminal control characters, and words are never cut."""
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, **options)
@@ -48,13 +48,13 @@ class SafeConsole(Console):
             if printable(renderable.plain) != renderable.plain:
                 renderable = Text(printable(renderable.plain), style=renderable.style, overflow=renderable.overflow)
             options = options or self.options
-            longest = max(map(cell_len, renderable.plain.split()), default=0)  # it may be a name: it is not folded
+            longest = max(map(cell_len, renderable.plain.split()), default=0)  # may be a name: never folded
             options = options.update(width=max(longest, options.max_width))
         return super().render(renderable, options)
 
 
 class Shown:
-    """Mixin: `__rich__` makes the tables of a terminal, a notebook and `str`. A dataclass's records are tables, too."""
+    """Mixin: terminals, notebooks and `str` show what `__rich__` returns. Fields with records print as tables, too."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]  # a dataclass
@@ -66,7 +66,7 @@ class Shown:
         raise NotImplementedError
 
     def summary(self) -> None:
-        """Prints it as tables."""
+        """Prints the object as tables."""
         SafeConsole().print(self)
 
     def __str__(self) -> str:
@@ -82,13 +82,13 @@ class Shown:
 
 
 class Records(Shown, tuple[Item, ...]):
-    """A tuple of records, which are dataclasses of one kind. It prints as a table; its `repr` is one line.
+    """A tuple of dataclass instances of one class. Prints as a table; its `repr` is one line.
 
-    The columns are the fields of the records, or what their class lists as `_columns`; empty ones are left out.
+    The columns are the fields of the records, or those that their class lists in `_columns`; empty ones are left out.
     """
 
     def __new__(cls, records: Iterable[Item] = ()) -> Self:
-        plain: Any = tuple(records)  # which it stays where `asdict` has made dicts of the records
+        plain: Any = tuple(records)  # returned as it is if `asdict` has turned the records into dicts
         return super().__new__(cls, plain) if plain and is_dataclass(plain[0]) else plain
 
     @overload
@@ -124,7 +124,7 @@ class Records(Shown, tuple[Item, ...]):
 
 
 class ShownDict(Shown, dict[str, Item]):
-    """A dict of objects by their names. It prints as a table; its `repr` is one line."""
+    """A dict from names to objects. Prints as a table; its `repr` is one line."""
 
     def __rich__(self) -> FittedTable:
         table = FittedTable(f"{len(self)} objects", "name", "object", whole=1)
@@ -142,7 +142,7 @@ def _brief(title: str, names: list[str]) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    """The value of a field, as a table shows it."""
+    """Formats the value of a field for a table."""
     if value is None or isinstance(value, bool):
         return "yes" if value else ""
     if name == "shape":

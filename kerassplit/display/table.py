@@ -12,16 +12,16 @@ from kerassplit.text import enumerated, printable
 class FittedTable(Table):
     """A table that fits the screen by leaving columns out; no cell is ever cut or folded.
 
-    Columns stand in order of importance: those that do not fit are left out from the right, and a line below says
-    which. The first `whole` columns, which hold the names, always stay; with these alone, a line may be longer than
-    the screen.
+    Columns are in order of importance: those that do not fit are left out from the right, and a line below the table
+    names them. The first `whole` columns, which hold the names, always stay, even if they alone are wider than the
+    screen.
 
     Args:
-        title: Stands above the table.
-        columns: Headings of columns of text, or columns.
-        whole: How many of the first columns always stay.
+        title: Title above the table.
+        columns: Headings of text columns, or columns.
+        whole: Number of leading columns that always stay.
         notes: Lines below the table.
-        show_footer: Whether columns have feet.
+        show_footer: Whether columns have footers.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Numbers as people read and write them."""
+"""Formats and parses numbers the way people write them."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _RATES = {f"{prefix}{unit}": size for prefix, size in DECIMAL.items() for unit i
 
 
 def format_count(count: int) -> str:
-    """A count with a decimal prefix.
+    """Formats a count with a decimal prefix.
 
     >>> format_count(5217344)
     '5.2 M'
@@ -24,7 +24,7 @@ def format_count(count: int) -> str:
 
 
 def format_shape(shape: Sequence[int | None]) -> str:
-    """The shape of one sample: without the batch dimension, `?` for open ones.
+    """Formats the shape of one sample: without the batch dimension, `?` for unknown dimensions.
 
     >>> format_shape((None, 28, 28, 512))
     '28×28×512'
@@ -33,7 +33,7 @@ def format_shape(shape: Sequence[int | None]) -> str:
 
 
 def format_samples(shape: tuple[int, ...]) -> str:
-    """The shape of an array of samples.
+    """Formats the shape of an array of samples.
 
     >>> format_samples((2, 14, 14, 1024))
     '2 of 14×14×1024'
@@ -42,7 +42,7 @@ def format_samples(shape: tuple[int, ...]) -> str:
 
 
 def format_bandwidth(count: float) -> str:
-    """Bytes per second as bits per second, as links are sold.
+    """Formats bytes per second as bits per second, the usual unit of links.
 
     >>> format_bandwidth(2_500_000)
     '20 Mbit/s'
@@ -57,10 +57,10 @@ def format_bandwidth(count: float) -> str:
 
 
 def parse_bandwidth(value: str | float, what: str) -> float:
-    """Bytes per second out of such a number, or a text such as `"20 Mbit/s"` (10^6 bits) or `"1 GB/s"`.
+    """Parses a bandwidth in bytes per second: a number, or a text such as `"20 Mbit/s"` (10^6 bits) or `"1 GB/s"`.
 
     Raises:
-        SplitError: It is neither, or 0 or below.
+        SplitError: The value is neither, or not above 0.
 
     >>> parse_bandwidth("20 Mbit/s", "bandwidth")
     2500000.0
@@ -71,10 +71,10 @@ def parse_bandwidth(value: str | float, what: str) -> float:
 
 
 def parse_seconds(value: str | float, what: str) -> float:
-    """Seconds out of a number of seconds, or a text such as `"10 ms"`.
+    """Parses seconds: a number, or a text such as `"10 ms"`.
 
     Raises:
-        SplitError: It is neither, or below 0.
+        SplitError: The value is neither, or below 0.
 
     >>> parse_seconds("10 ms", "latency")
     0.01
@@ -83,10 +83,10 @@ def parse_seconds(value: str | float, what: str) -> float:
 
 
 def parse_flops_per_second(value: str | float, what: str) -> float:
-    """FLOPs per second out of such a number, or a text such as `"5 GFLOPS"`.
+    """Parses FLOPs per second: a number, or a text such as `"5 GFLOPS"`.
 
     Raises:
-        SplitError: It is neither, or 0 or below.
+        SplitError: The value is neither, or not above 0.
 
     >>> parse_flops_per_second("5 GFLOPS", "speed")
     5000000000.0

@@ -1,4 +1,4 @@
-"""The plan that a placement of a model's graph makes."""
+"""Turns a placement of a model's graph into a plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _METHODS = {
     "closed sets": "dynamic programming over closed sets",
     "bounded path": "shortest path within a bottleneck",
 }
-"""Names for people of the methods that have shorter ones in the planner."""
+"""Readable names of methods whose names in the solver are short."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class _Part:
 
     Attributes:
         device: Name of its device.
-        stage: What it costs.
+        stage: Its costs.
         calls: Its calls, as indices into the profile.
-        crossing: The tensors that cross the cut behind it, as indices into the graph.
-        also: What comes along with these: inputs of the model that both sides use, and masks.
+        crossing: The tensors that cross the cut after it, as indices into the graph.
+        also: Tensors that cross in addition: inputs of the model that both sides use, and masks.
     """
 
     device: str
@@ -42,7 +42,7 @@ class _Part:
 
 
 def plan_of(graph: GraphProblem, found: Placement) -> Plan:
-    """The plan that a placement makes."""
+    """Builds the plan of a placement."""
     task, parts = graph.task, _parts(graph, found.stages)
     return Plan(
         model=task.profile.model,
@@ -60,7 +60,7 @@ def plan_of(graph: GraphProblem, found: Placement) -> Plan:
 
 
 def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
-    """The stages that run calls; equal devices are numbered as they are used."""
+    """Returns the stages that run calls; identical devices are numbered in order of use."""
     task, parts = graph.task, []
     numbered = iter(device_names(task.devices))
     names = [[next(numbered) for _ in range(device.count)] for device in task.devices]
@@ -70,20 +70,18 @@ def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
     for index, stage in enumerate(placed):
         calls = [*masks, *sorted(call for node in stage.nodes for call in graph.members[node])]
         if not calls or (not task.in_blocks and all(task.calls[call] in task.sides.calls for call in calls)):
-            fetched, masks = stage.send, calls  # inputs and masks alone: what follows receives them
+            fetched, masks = stage.send, calls  # only inputs and masks: the next stage receives them
             continue
         before += calls
         masks = []
-        crossing, also = ((), ()) if index == len(placed) - 1 else _crossing_behind(graph, stage, before)
+        crossing, also = ((), ()) if index == len(placed) - 1 else _crossing_after(graph, stage, before)
         stage = replace(stage, receive=stage.receive or fetched)
         parts.append(_Part(names[graph.devices[stage.device][1]].pop(0), stage, calls, crossing, also))
     return parts
 
 
-def _crossing_behind(
-    graph: GraphProblem, stage: Stage, calls: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What crosses behind these calls, which end with this stage, and what comes along."""
+def _crossing_after(graph: GraphProblem, stage: Stage, calls: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the tensors that cross after these calls, which end with this stage, and those that cross in addition."""
     task = graph.task
     if task.in_blocks:
         block = task.profile.blocks[stage.nodes[-1] - graph.first_call]
@@ -114,9 +112,9 @@ def _stage(task: Task, part: _Part) -> PlannedStage:
 
 
 def _possible_cuts(task: Task, chosen: Sequence[_Part]) -> tuple[PossibleCut, ...]:
-    """The cuts of one tensor, and the chosen ones, by the work before them."""
+    """Returns the cuts of one tensor and the chosen ones, ordered by the work before them."""
     calls, blocks = task.work.calls[0], task.work.blocks[0]
-    # On a device that cannot run everything, what it can run.
+    # For a device that cannot run everything, the work that it can run.
     calls, blocks = np.where(np.isinf(calls), 0.0, calls), np.where(np.isinf(blocks), 0.0, blocks)
     total = float(blocks.sum()) or 1.0
     part_before: dict[tuple[int, ...], float] = {}

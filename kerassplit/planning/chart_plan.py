@@ -1,4 +1,4 @@
-"""The picture of a plan: what each device does, and where among all possible cuts the model is cut."""
+"""Chart of a plan: the work of each device, and the chosen cuts among all possible ones."""
 
 import math
 import os
@@ -38,7 +38,7 @@ def plot_plan(plan: PlanData, to_file: str | os.PathLike[str] | None = None) -> 
 
 
 def _draw_stages(axes: Any, plan: PlanData) -> None:
-    """A bar for each stage: receiving, computing, sending. For latency each begins where the one before ends."""
+    """Draws a bar per stage: receiving, computing, sending. For latency, each begins where the previous one ends."""
     in_turn = plan.objective == "latency"
     end = plan.latency if in_turn else plan.bottleneck
     unit, factor = _unit(end, plan.unit)
@@ -88,7 +88,7 @@ def _subtitle(plan: PlanData) -> str:
 
 
 def _draw_cuts(axes: Any, plan: PlanData) -> None:
-    """What crosses at each possible cut, over the part of the work before it (Kang et al., "Neurosurgeon", 2017)."""
+    """Draws bytes crossing each possible cut over the work before it (Kang et al., "Neurosurgeon", 2017)."""
     sizes = [cut.bytes or 0.0 for cut in plan.cuts]
     unit, factor = _scale(max(sizes), _BYTES)
     places = [100 * cut.before for cut in plan.cuts]
@@ -101,7 +101,7 @@ def _draw_cuts(axes: Any, plan: PlanData) -> None:
     last, level = -math.inf, 0
     for place, cut in enumerate(plan.cuts):
         if cut.chosen:
-            # Labels of neighbors stand one above the other.
+            # Labels of close neighbors are stacked.
             level = level + 1 if places[place] - last < _LABEL_WIDTH else 0
             last = places[place]
             _name(axes, places[place], sizes[place] / factor, cut.names, cut.bytes, top, level)

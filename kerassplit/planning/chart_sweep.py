@@ -1,4 +1,4 @@
-"""The picture of a sweep: what the best cut takes at every bandwidth, and latency against throughput."""
+"""Chart of a sweep: the time of the best cut at every bandwidth, and latency against throughput."""
 
 import os
 from typing import Any
@@ -49,7 +49,7 @@ def _draw_ranges(axes: Any, sweep: SweepData) -> None:
 
 
 def _plain_numbers(axis: Any) -> None:
-    """1, 2 and 5 of every decade in place of powers of ten."""
+    """Labels 1, 2 and 5 of every decade instead of powers of ten."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -64,7 +64,7 @@ def _label(sweep: SweepData, place: int) -> str:
 
 
 def _draw_front(axes: Any, sweep: SweepData) -> None:
-    """A staircase: to the upper right of it is what no plan need be."""
+    """Draws the front as a staircase: every point to its upper right is dominated by a plan."""
     latencies = [plan.latency * 1000 for plan in sweep.front]
     bottlenecks = [plan.bottleneck * 1000 for plan in sweep.front]
     axes.step(latencies, bottlenecks, where="post", color=_LINE, linewidth=1.5)

@@ -1,4 +1,4 @@
-"""What a plan is for: devices and the links between them."""
+"""Devices and the links between them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from kerassplit.text import listed, with_short_repr
 @with_short_repr
 @dataclass(frozen=True)
 class Device:
-    """A device that a stage can run on, or several that are alike.
+    """A device that a stage can run on, or several identical ones.
 
     Attributes:
-        name: What to call it.
-        flops_per_second: How fast it computes: FLOPs per second, or a text such as `"50 GFLOPS"`.
-        memory: Bytes that it has, or a text such as `"2 GiB"`. `None`: no limit.
-        seconds: What each block takes there, instead of `flops_per_second`: a profile that was measured there
+        name: Its name.
+        flops_per_second: Its speed: FLOPs per second, or a text such as `"50 GFLOPS"`.
+        memory: Its memory in bytes, or a text such as `"2 GiB"`. `None`: no limit.
+        seconds: Time of each block on it, instead of `flops_per_second`: a profile that was measured there
             (`profile(model, measure=True).save(...)`, then `Profile.load`), or seconds for each block of
             `profile(model)` by name; `float("inf")` for a block that cannot run there.
-        count: How many there are.
+        count: Number of identical devices.
 
     Raises:
-        SplitError: A value makes no sense.
+        SplitError: A value is invalid.
 
     Example:
 
@@ -71,14 +71,14 @@ class Device:
 
 @dataclass(frozen=True)
 class Link:
-    """What it takes to move tensors from one device to another: `latency` + bytes / `bandwidth`.
+    """A link from one device to another: a transfer takes `latency` + bytes / `bandwidth`.
 
     Attributes:
         bandwidth: Bytes per second, or a text such as `"20 Mbit/s"` or `"1 GB/s"`.
-        latency: Seconds that every transfer takes on top, or a text such as `"10 ms"`.
+        latency: Additional seconds for every transfer, or a text such as `"10 ms"`.
 
     Raises:
-        SplitError: A value makes no sense.
+        SplitError: A value is invalid.
 
     Example:
 
@@ -98,25 +98,28 @@ Links = Link | Sequence[Link] | Mapping[tuple[str, str], Link]
 
 
 def read_devices(devices: int | Device | Sequence[Device]) -> tuple[Device, ...]:
-    """The devices that a user gave: a number of them that are alike, one, or several.
+    """Normalizes the devices that a user passed: a number of identical ones, one, or several.
 
     Raises:
-        SplitError: There is none, or two bear one name.
+        SplitError: There are none, or two have the same name.
     """
     if isinstance(devices, Integral) and not isinstance(devices, bool):
         if devices < 1:
-            raise SplitError(f"A plan needs a device or more; got {devices}.")
+            raise SplitError(f"A plan needs at least one device; got {devices}.")
         return (Device("device", count=int(devices)),)
     several: tuple[Any, ...] = (devices,) if isinstance(devices, Device) else _tuple(devices)
     if not several or not all(isinstance(device, Device) for device in several):
-        raise SplitError(f"`devices` is a number of equal devices, a Device or a list of them; got {devices!r}.")
+        raise SplitError(f"`devices` must be a number of identical devices, a Device or a list; got {devices!r}.")
     names = [device.name for device in several]
     twice = [name for name in names if names.count(name) > 1]
     if not twice:
         singles = device_names(several)
         twice = [name for name in singles if singles.count(name) > 1]
     if twice:
-        raise SplitError(f"Two devices are called '{twice[0]}'. Name each, or give equal ones as one with a `count`.")
+        raise SplitError(
+            f"Two devices are called '{twice[0]}'. Give each its own name, or pass identical ones as one Device with a "
+            "`count`."
+        )
     return several
 
 
@@ -128,10 +131,10 @@ def _tuple(values: Any) -> tuple[Any, ...]:
 
 
 def read_links(links: Links | None, devices: Sequence[Device]) -> Links | None:
-    """The links that a user gave, checked against the devices.
+    """Checks the links that a user passed against the devices.
 
     Raises:
-        SplitError: They do not fit.
+        SplitError: The links do not fit the devices.
     """
     if links is None or isinstance(links, Link):
         return links
@@ -150,14 +153,14 @@ def read_links(links: Links | None, devices: Sequence[Device]) -> Links | None:
     count = sum(device.count for device in devices)
     if len(several) != count - 1:
         raise SplitError(
-            f"`links` has {len(several)} links for {count} devices. Expected {count - 1}: one between each and the "
-            "next."
+            f"`links` has {len(several)} links for {count} devices. Expected {count - 1}: one between each device and "
+            "the next."
         )
     return list(several)
 
 
 def device_names(devices: Sequence[Device]) -> list[str]:
-    """A name for each single device: those of a count above 1 are numbered."""
+    """Returns a name for each single device, numbered for a `count` above 1."""
     return [
         device.name if device.count == 1 else f"{device.name} {number}"
         for device in devices

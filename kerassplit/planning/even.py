@@ -1,4 +1,4 @@
-"""Stages of even FLOPs: what `split(model, stages=3)` and `kerassplit split --stages 3` cut."""
+"""Stages with balanced FLOPs, for `split(model, stages=3)` and `kerassplit split --stages 3`."""
 
 import operator
 from typing import Any
@@ -11,22 +11,23 @@ from kerassplit.planning.planner import plan
 
 
 def even_stages(model: keras.Model, stages: int, **options: Any) -> Plan:
-    """The plan for this many equal devices.
+    """Plans for this many identical devices.
 
     Args:
         model: A functional or built Sequential model.
-        stages: How many; at least 2.
-        **options: Those of `plan`.
+        stages: Number of stages; at least 2.
+        **options: Options of `plan`.
 
     Raises:
-        SplitError: It is no such number, or there is no such plan. The message leads to `plan`, which knows more ways.
+        SplitError: `stages` is not such a number, or there is no such plan. The message refers to `plan`, which has
+            more options.
     """
     try:
         count = 0 if isinstance(stages, bool) else operator.index(stages)
     except TypeError:
         count = 0
     if count < 2:
-        raise SplitError(f"`stages` is how many stages to make: a whole number, 2 or more; got {stages!r}.")
+        raise SplitError(f"`stages` must be a whole number, 2 or more; got {stages!r}.")
     try:
         return plan(model, count, **options)
     except SplitError as error:

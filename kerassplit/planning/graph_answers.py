@@ -1,4 +1,4 @@
-"""The answers to the problem that a model makes: dynamic programming, a minimum cut, or search with a bound."""
+"""Solves the placement problem of a model: dynamic programming, a minimum cut, or search with a bound."""
 
 import math
 from dataclasses import replace
@@ -17,19 +17,19 @@ from kerassplit.planning.solver.problem import CutRules, DeviceType, Problem
 from kerassplit.planning.solver.stages import stages_of, value_of
 
 MOST_CUTS = 50_000
-"""The most closed sets of calls that are listed. With more of them, the answer comes with a bound instead of proof."""
+"""The most closed sets of calls that are listed. With more of them, the answer has a bound instead of a proof."""
 FEW_CUTS = 5_000
-"""The most that are listed to have a good plan before the search among all of them."""
+"""The most closed sets that are listed to find a good plan before the search among all of them."""
 
 
 class InGraph(GraphProblem):
-    """The answers to a placement problem."""
+    """Placement problem of a model, with its solutions."""
 
     def solve(self, report: Report = silent) -> Placement:
-        """The best placement that can be found; `report` is told how far the search has come.
+        """Finds the best possible placement; `report` receives the progress of the search.
 
         Raises:
-            PlanError: There is none.
+            PlanError: There is no placement.
         """
         task, limit = self.task, self.task.limits.max_crossing
         if task.holds is not None:
@@ -56,7 +56,7 @@ class InGraph(GraphProblem):
         return replace(best, lower_bound=best.value if optimal else bound, optimal=optimal)
 
     def _is_one_flow(self, problem: Problem) -> bool:
-        """Whether a minimum cut answers: two devices, the least latency, one link, no limit, one end."""
+        """Checks if a minimum cut solves it: latency on two devices over one link, without limits, with one end."""
         task, limits = self.task, self.task.limits
         return (
             task.objective == "latency"
@@ -71,30 +71,30 @@ class InGraph(GraphProblem):
         )
 
     def listed(self) -> Listed | None:
-        """The problem with all cuts that it may make; `None` where any number of tensors may cross, or of too many."""
+        """Lists all allowed cuts; `None` if any number of tensors may cross, or if there are too many cuts."""
         limit = self.task.limits.max_crossing
         table = None if limit is None else self.cuts(limit)
         return None if table is None else listed(self.problem(), MOST_CUTS, table)
 
     def cuts(self, limit: int, most: int | None = None) -> Table | None:
-        """What lies before each cut where at most `limit` tensors cross; `None` if there are more than `most`."""
+        """Returns the nodes before each cut of at most `limit` tensors; `None` if there are more than `most` cuts."""
         table = self.few(limit, MOST_CUTS if most is None else most)
         return None if table is None else self.permitted(table)
 
     def permitted(self, table: Table) -> Table:
-        """Those of some cuts where no more bytes cross than may; and, where it may be, the cut behind all inputs."""
+        """Keeps the cuts within the limit on crossing bytes; adds the cut after all inputs where that is allowed."""
         if self.task.limits.largest_crossing < math.inf:
             table = table[:, self.sent_behind(table) <= self.task.limits.largest_crossing]
-        if self.task.inputs_move and self.task.leave_out:  # the inputs are sent, and nothing runs where they lie
+        if self.task.inputs_move and self.task.leave_out:  # inputs are sent on, and nothing runs on the first device
             table = np.concatenate([table, self.table([()])], axis=1)
         return table
 
     def few_listed(self) -> Listed | None:
-        """The problem with cuts of few tensors: as many as leave few enough cuts to try them all."""
+        """Lists the cuts of few tensors: up to the largest number of tensors with few enough cuts to try them all."""
         return listed(self.problem(), MOST_CUTS, self._widest_family(self.task.limits.max_crossing or 4))
 
     def _best_of_few(self) -> Placement | None:
-        """The best placement with few tensors in each cut; `None` if there is none."""
+        """Finds the best placement with few tensors crossing each cut; `None` if there is none."""
         known = self.few_listed()
         stages = None if known is None else known.best()
         if stages is None:
@@ -103,20 +103,20 @@ class InGraph(GraphProblem):
         return Placement(value, value, True, "closed sets", stages, None)
 
     def least_memory(self) -> float | None:
-        """The least bytes of memory that are enough if all devices have them; `None` if there is no placement."""
+        """Returns the least memory in bytes that suffices if all devices have it; `None` if there is no placement."""
         limit = self.task.limits.max_crossing
         table = None if limit is None else self.cuts(limit)
         return least_memory(self.problem(), cuts=self._widest_family(limit or 4) if table is None else table)
 
     def sizes_of_cuts(self) -> list[float]:
-        """Bytes that cross at cuts of few tensors, each size once, in increasing order."""
+        """Returns the bytes that cross at cuts of few tensors, each size once, in increasing order."""
         limit = self.task.limits.max_crossing or 1
         table = self.few(limit, FEW_CUTS)
         table = self.few(1) if table is None else table
         return [] if table is None else sorted(set(self.sent_behind(table).tolist()))
 
     def _widest_family(self, limit: int) -> Table:
-        """What lies before the cuts of as many tensors as leave few enough of them."""
+        """Returns the nodes before each cut, for the largest number of tensors with few enough cuts."""
         widest = self.table(())
         for most in range(1, limit + 1):
             table = self.cuts(most, FEW_CUTS)
@@ -126,9 +126,9 @@ class InGraph(GraphProblem):
         return widest
 
     def _latency_bound(self) -> float:
-        """No plan has less latency than one on the first device and one that is as fast as the fastest of the others.
+        """Returns a lower bound on latency: with a second device that runs each node as fast as the fastest device.
 
-        Only where inputs lie on the first device and one link connects all.
+        Only if inputs are on the first device and one link connects all devices; otherwise 0.
         """
         task, problem = self.task, self.problem()
         if task.objective != "latency" or not task.inputs_move or not isinstance(task.links, Link):
@@ -146,7 +146,7 @@ class InGraph(GraphProblem):
         return _by_minimum_cut(two).lower_bound
 
     def _smallest(self) -> Placement:
-        """The placement whose largest stage holds as little as can be, and of these one that is even."""
+        """Finds the placement whose largest stage holds as little as possible and, among these, a balanced one."""
         limit = self.task.limits.max_crossing or len(self.tensors)
         everything = self.cuts(limit)
         table = self._widest_family(limit) if everything is None else everything
@@ -156,7 +156,7 @@ class InGraph(GraphProblem):
         try:
             placement = place(replace(problem, devices=tuple(within)), cuts=table)
         except PlanError:
-            placement = place(problem, cuts=table)  # the devices' own limits are in the way, or there is none at all
+            placement = place(problem, cuts=table)  # the devices' own limits prevent it, or there is no placement
         if everything is None or least is None:
             count = sum(device.count for device in problem.devices)
             least = sum(one.memory for one in (*problem.nodes, *problem.weights)) / count

@@ -1,4 +1,4 @@
-"""The placement problem that a model and its devices make: every call of the model, or every block, is a node."""
+"""Placement problem of a model and its devices: every call of the model, or every block, is a node."""
 
 import math
 from collections import defaultdict
@@ -19,17 +19,17 @@ from kerassplit.planning.task import Task
 
 
 class GraphProblem:
-    """A model's calls as nodes, its inputs before them, and the placement problem that they make.
+    """Placement problem of a model: its inputs, then its calls, as nodes.
 
-    Where all cuts lie between blocks (`Task.in_blocks`), the blocks are the nodes.
+    If all cuts lie between blocks (`Task.in_blocks`), the blocks are the nodes.
 
-    What a stage holds is counted in bytes; or, to share them out, in parameters, without what lives while it runs.
+    The memory of a stage is counted in bytes; or, to balance parameters, in parameters, without live activations.
 
     Attributes:
-        task: What is to be planned.
-        devices: (count, index into the task's devices) for each type of devices.
-        first_call: How many nodes are inputs; those of the calls come after them.
-        members: For each node its calls, as indices into the profile.
+        task: The planning task.
+        devices: (count, index into the task's devices) for each device type.
+        first_call: Number of input nodes; the nodes of the calls come after them.
+        members: The calls of each node, as indices into the profile.
         nodes: The nodes.
         tensors: The edges.
     """
@@ -39,7 +39,7 @@ class GraphProblem:
         self.devices = _single_devices(task)
         self._holds = holds
         graph = task.graph
-        # Inputs that are wherever they are needed are no nodes.
+        # Inputs that are available on every device are not nodes.
         inputs = task.used_inputs if task.inputs_move else []
         self.first_call = len(inputs)
         blocks, calls = task.profile.blocks, task.calls
@@ -51,7 +51,7 @@ class GraphProblem:
         self.tensors = self._tensors()
 
     def _nodes(self) -> tuple[Node, ...]:
-        """Inputs take no time. Where they have to be moved, they can only be on the first device."""
+        """Builds the nodes. Inputs take no time; if they have to be moved, they can only be on the first device."""
         task, work = self.task, self.task.work
         rows = [device for _, device in self.devices]
         elsewhere = math.inf if task.leave_out else 0.0
@@ -78,7 +78,7 @@ class GraphProblem:
         return {variable: list(nodes) for variable, nodes in users.items()}
 
     def _live_bytes(self) -> list[float]:
-        """Bytes that live while each call, or block, runs, in a run of the whole model block by block."""
+        """Returns the live bytes during each call, or block, in a run of the whole model block by block."""
         profile = self.task.profile
         if self._holds == "parameters":
             return [0.0] * (len(self.members) - self.first_call)
@@ -96,7 +96,7 @@ class GraphProblem:
     def _tensors(self) -> tuple[Tensor, ...]:
         task, graph = self.task, self.task.graph
         made = []
-        self._sent: list[float] = []  # by cuts, of each tensor; inputs of the model are not counted
+        self._sent: list[float] = []  # bytes over cuts, of each tensor; inputs of the model are not counted
         for index, tensor in enumerate(graph.tensors):
             node = self._node_of.get(tensor.call)
             consumers = () if node is None else sorted({self._node_of[user] for user in tensor.users} - {node})
@@ -110,7 +110,7 @@ class GraphProblem:
         return tuple(made)
 
     def problem(self, max_tensors: int | None = None) -> Problem:
-        """The placement problem, with a limit for the tensors that cross."""
+        """Builds the placement problem, with a limit on the number of crossing tensors."""
         task = self.task
         return Problem(
             nodes=self.nodes,
@@ -136,7 +136,7 @@ class GraphProblem:
             yield DeviceType(kind.name, count, float(kind.memory or 0) if limited else math.inf)
 
     def _links(self) -> tuple[tuple[TypeLink, ...], ...] | None:
-        """A link for each pair of types. What crosses is counted in bytes, so the factor is seconds per byte."""
+        """Returns a link for each pair of types. Crossing is counted in bytes, so the factor is seconds per byte."""
         links, rows = self.task.links, range(len(self.devices))
         if links is None:
             return None
@@ -148,7 +148,7 @@ class GraphProblem:
         return tuple(tuple(_type_link(links[one] if other == one + 1 else None) for other in rows) for one in rows)
 
     def _rules(self, max_tensors: int | None) -> CutRules:
-        """The limits of cuts. What makes no tensor that others use can only be in the last stage: nothing leads on."""
+        """Returns the rules for cuts. A node whose outputs no other node uses can only be in the last stage."""
         limits, graph = self.task.limits, self.task.graph
         first = self.before(limits.first_to) if limits.first_to else set(range(self.first_call))
         last = {self._node_of[user] for tensor in limits.last_from for user in graph.tensors[tensor].users}
@@ -156,7 +156,7 @@ class GraphProblem:
         last |= {node for node in range(self.first_call, len(self.nodes)) if node not in ends}
         forbidden = [before for tensors in limits.must_not_cut if (before := self._before_cut(tensors)) is not None]
         if self.first_call and not self.task.leave_out:
-            forbidden.append(set(range(self.first_call)))  # a stage of nothing but inputs is none
+            forbidden.append(set(range(self.first_call)))  # inputs alone are not a stage
         return CutRules(
             max_tensors=max_tensors,
             max_memory=limits.largest_crossing,
@@ -167,18 +167,18 @@ class GraphProblem:
         )
 
     def before(self, crossing: Iterable[int]) -> set[int]:
-        """The nodes before a cut, given by the tensors that cross it."""
+        """Returns the nodes before a cut, given by the tensors that cross it."""
         before = self.task.graph.ancestors(crossing)
         return {self._node_of[call] for call in before if call in self._node_of} | set(range(self.first_call))
 
     def _before_cut(self, crossing: Iterable[int]) -> set[int] | None:
-        """The same; `None` where the cut parts a node."""
+        """Returns the nodes before a cut; `None` if the cut divides a node."""
         nodes, inside = self.before(crossing), self.task.graph.ancestors(crossing)
         whole = all(self.task.calls[place] in inside for node in nodes for place in self.members[node])
         return nodes if whole else None
 
     def few(self, limit: int, most: int | None = None) -> Table | None:
-        """The nodes before each cut where at most `limit` tensors cross; `None` where there are more than `most`."""
+        """Returns the nodes before each cut with at most `limit` tensors; `None` if there are more than `most` cuts."""
         if self.task.in_blocks and limit == 1:
             count = len(self.nodes)
             if most is not None and count - self.first_call > most:
@@ -188,7 +188,7 @@ class GraphProblem:
         return None if found is None else self.table(found)
 
     def table(self, cuts: Iterable[Iterable[int]]) -> Table:
-        """The nodes before each of several cuts, given by the tensors that cross them; shape (nodes, cuts)."""
+        """Returns the nodes before each of several cuts, given by their crossing tensors; shape (nodes, cuts)."""
         graph, calls = self.task.graph, self._bits_before
         held = (reduce(or_, (calls[graph.tensors[tensor].call] for tensor in cut), 0) for cut in cuts)
         table = table_of_bits(len(self.nodes), held)
@@ -197,7 +197,7 @@ class GraphProblem:
 
     @cached_property
     def _bits_before(self) -> list[int]:
-        """For each call of the graph, the nodes of all that it depends on and its own: bits of an integer."""
+        """For each call of the graph, its own node and those of all its ancestors, as bits of an integer."""
         graph, found = self.task.graph, []
         for index, call in enumerate(graph.calls):
             own = 1 << self._node_of[index] if index in self._node_of else 0
@@ -205,7 +205,7 @@ class GraphProblem:
         return found
 
     def sent_behind(self, table: Table) -> NDArray[np.float64]:
-        """Bytes that cross behind each set of nodes, without inputs of the model, shape (sets,)."""
+        """Returns the bytes that cross after each set of nodes, without inputs of the model; shape (sets,)."""
         sent = np.zeros(table.shape[1])
         for tensor, size in zip(self.tensors, self._sent, strict=True):
             if size:
@@ -214,7 +214,7 @@ class GraphProblem:
 
 
 def _single_devices(task: Task) -> list[tuple[int, int]]:
-    """(count, device) for each type of devices; with links from one device to the next, each is a type of its own."""
+    """Returns (count, device) for each device type; with a list of links, each device is a type of its own."""
     if isinstance(task.links, Sequence):
         return [(1, index) for index, device in enumerate(task.devices) for _ in range(device.count)]
     return [(device.count, index) for index, device in enumerate(task.devices)]

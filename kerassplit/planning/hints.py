@@ -1,4 +1,4 @@
-"""Whether a plan would be much better if two tensors could cross a cut: a sentence for `Plan.hints`."""
+"""Hint for `Plan.hints` if a plan would be much better with two tensors crossing a cut."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ _MOST_CUTS = 5_000  # so that looking for a better plan takes little time
 
 
 def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
-    """What `max_crossing=2` would give, where one tensor may cross and the largest load is far from an even share."""
+    """Returns a hint if `max_crossing=2` beats a plan of one tensor per cut whose largest load is far from even."""
     if task.limits.max_crossing != 1 or task.objective != "throughput" or len(plan.stages) < 2:
         return ()
     even = _even_share(task)
@@ -39,14 +39,14 @@ def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
         return ()
     unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
     return (
-        f"The largest load is {plan.value / even:.1f} times an even share, because few tensors can be cut through "
-        f"alone. With two at a cut (max_crossing=2, --max-crossing 2) it would be "
+        f"The largest load is {plan.value / even:.1f} times an even share, because few cuts have a single tensor. "
+        f"With two tensors per cut (max_crossing=2, --max-crossing 2), it would be "
         f"{format_amount(better, plan.unit)}{unit}.",
     )
 
 
 def _even_share(task: Task) -> float:
-    """The load of each device if the work could be shared out at will, the faster ones taking more."""
+    """Returns the load of each device if the work could be divided freely, with faster devices doing more."""
     blocks = task.work.blocks
     totals = np.where(np.isinf(blocks), 0.0, blocks).sum(axis=1)
     rates = [device.count / total for device, total in zip(task.devices, totals, strict=True) if total]

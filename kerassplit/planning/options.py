@@ -1,4 +1,4 @@
-"""The arguments of `plan` and `plan_sweep`, checked once, and the task that they make."""
+"""Checks the arguments of `plan` and `plan_sweep`, and turns them into a task."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,17 @@ from kerassplit.planning.task import Limits, Task
 from kerassplit.planning.work import Balance, check_compression, needs_measuring, work_of
 
 _REMEDY = (
-    "A cut where several tensors cross is named by all of them, in a list of their own: [{crossing}] (--must-cut A,B), "
-    "and allowed by max_crossing."
+    "To cut where several tensors cross, name all of them in a list of their own: [{crossing}] (--must-cut A,B), and "
+    "allow it with max_crossing."
 )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlanOptions:
-    """What `plan` takes besides the model and its devices, and describes.
+    """Arguments of `plan` besides the model and its devices; documented there.
 
     Raises:
-        SplitError: One of them makes no sense, whatever the model.
+        SplitError: One of them is invalid for any model.
     """
 
     links: Links | None = None
@@ -57,7 +57,7 @@ class PlanOptions:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "PlanOptions":
-        """Those of the arguments of a function that are options."""
+        """Picks the options from the arguments of a function."""
         return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self):
@@ -70,10 +70,10 @@ class PlanOptions:
 
 
 def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: PlanOptions) -> Task:
-    """What these options ask for, for a model and devices.
+    """Builds the task of planning a model for devices with these options.
 
     Raises:
-        SplitError: They do not fit the model or the devices.
+        SplitError: The options do not fit the model or the devices.
     """
     devices, limits = read_devices(devices), _limits_of(graph, options)
     objective, any_order = options.objective, options.any_order
@@ -82,12 +82,12 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
     if isinstance(links, list) and (any_order or leave_out):
         if leave_out and objective == "latency" and not any_order:
             raise SplitError(
-                "Links from each device to the next say nothing of plans that leave one out. Give a Link for all or a "
-                "mapping of pairs of devices, or use all devices with leave_out=False (--use-all)."
+                "A list of links only connects each device to the next, so no device can be left out. Give one Link "
+                "for all or a mapping of pairs of devices, or use all devices with leave_out=False (--use-all)."
             )
         raise SplitError(
-            "Links from each device to the next say nothing of devices in another order, or with some left out. Give "
-            "a Link for all, or a mapping of pairs of devices."
+            "A list of links only connects each device to the next, so none can be left out or change places. Give one "
+            "Link for all, or a mapping of pairs of devices."
         )
     if not [call for call in graph.calls if call.inputs]:
         raise SplitError(f"'{graph.model.name}' computes nothing: there is nothing to plan.")
@@ -95,14 +95,14 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
     work = work_of(costs, devices, options.balance)
     if objective == "latency" and work.unit in ("parameters", "bytes"):
         raise SplitError(
-            f"Latency is a time, and balance='{options.balance}' shares out what stages hold. Take balance='flops' or "
-            "'time', or tell how fast the devices are."
+            f"Latency is a time, but balance='{options.balance}' balances what stages hold. Use balance='flops' or "
+            "'time', or specify how fast the devices are."
         )
     if work.unit == "parameters" and any(device.memory is not None for device in devices):
-        raise SplitError("To keep to the memory of devices, balance bytes: balance='memory' (--balance memory).")
+        raise SplitError("To respect the memory of devices, balance bytes: balance='memory' (--balance memory).")
     if links is not None and work.unit != "seconds":
         raise SplitError(
-            f"Links take seconds, and the work of devices is in {work.unit}: the two cannot be added. Give each Device "
+            f"Links take seconds, but the work of devices is in {work.unit}: the two cannot be added. Give each Device "
             "`flops_per_second` or `seconds`, or measure here with balance='time' (--balance time)."
         )
     return Task(
@@ -122,16 +122,16 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
 
 
 def _costs(graph: Graph, options: PlanOptions, measure: bool) -> Profile:
-    """The model's profile: the given one, if it fits."""
+    """Returns the model's profile: the one that was passed, if it fits, or a new one."""
     given = options.profile
     if given is None:
         sides, verbose = options.open_sides, options.verbose
         return profile_model(graph.model, options.batch_size, open_sides=sides, measure=measure, verbose=verbose)
     if not isinstance(given, Profile):
-        raise SplitError(f"`profile` is what `kerassplit.profile(model)` gives; got a {type(given).__name__}.")
+        raise SplitError(f"`profile` must be the result of `kerassplit.profile(model)`; got a {type(given).__name__}.")
     _require_profile_of(graph, given)
     if options.open_sides is not None:
-        raise SplitError("A profile has its sides already: leave out `open_sides`, or the profile.")
+        raise SplitError("A profile already has all its shapes: pass either `open_sides` or `profile`, not both.")
     samples = batch_or_own(graph, options.batch_size)
     if given.batch_size != samples:
         raise SplitError(
@@ -140,14 +140,14 @@ def _costs(graph: Graph, options: PlanOptions, measure: bool) -> Profile:
         )
     if measure and given.seconds is None:
         raise SplitError(
-            "balance='time' needs seconds, and the profile has none: make it by "
+            "balance='time' needs seconds, but the profile has none: create it with "
             "`kerassplit.profile(model, measure=True)`."
         )
     return given
 
 
 def _require_profile_of(graph: Graph, given: Profile) -> None:
-    """Refuses a profile of another model, or of this one with other sides."""
+    """Refuses a profile of another model, or of this model with other shapes."""
     # Inputs have names of their own in each process.
     theirs = [call.name for call in given.calls]
     if theirs != [call.name for call in graph.calls if call.inputs] or len(given.tensors) != len(graph.tensors):
@@ -163,7 +163,7 @@ def _require_profile_of(graph: Graph, given: Profile) -> None:
 
 
 def _limits_of(graph: Graph, options: PlanOptions) -> Limits:
-    """The limits that were asked for, checked."""
+    """Checks the requested limits and returns them."""
     max_crossing = options.max_crossing
     if max_crossing != "any":
         if not isinstance(max_crossing, Integral) or isinstance(max_crossing, bool) or max_crossing < 1:
@@ -191,7 +191,7 @@ def _is_none(references: Any) -> bool:
 
 
 def _cuts_not_to_make(graph: Graph, at: Any) -> list[list[int]]:
-    """Of what a glob stands for, the split points."""
+    """Resolves forbidden cuts; of the tensors that a glob matches, only the split points count."""
     if _is_none(at):
         return []
     sides = read_sides(graph)

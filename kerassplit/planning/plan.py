@@ -1,4 +1,4 @@
-"""`Plan`: where to cut a model for some devices, and what that is expected to take."""
+"""`Plan`: where to cut a model for some devices, and the expected costs."""
 
 import math
 import os
@@ -16,45 +16,45 @@ from kerassplit.text import printable
 
 @dataclass(frozen=True, repr=False)
 class Plan(PlanData, Shown, Saved):
-    """Where to cut a model, and what each stage is expected to take.
+    """Cuts of a model into stages, with the expected costs of each stage.
 
     Attributes:
         model: The model's name.
-        batch_size: Samples in the batch that all figures are for.
-        objective: `"throughput"`: the largest load is least. `"latency"`: the time of one batch through all is least.
-        unit: Of all loads: `"seconds"`, or what stands for them.
+        batch_size: Samples in the batch that all figures refer to.
+        objective: `"throughput"` minimizes the largest load, `"latency"` the time of one batch through all stages.
+        unit: Unit of all loads: `"seconds"`, `"FLOPs"`, `"parameters"` or `"bytes"`.
         overlap: Whether transfers overlap with computing.
-        stages: In the order in which they run.
-        value: What was made least: the largest load, or the latency.
+        stages: The stages, in the order in which they run.
+        value: The minimized value: the largest load, or the latency.
         lower_bound: No plan within the limits has a lower value.
-        optimal: Whether this is proved to be the best value.
+        optimal: Whether the value is proved to be the best.
         method: The algorithm that found the plan.
-        cuts: The cuts of one tensor that there were to choose from, and those that were chosen.
-        hints: What could be changed about the model or the limits for a better plan, as sentences.
+        cuts: The candidate cuts of one tensor, and the chosen cuts.
+        hints: Suggestions for changing the model or the limits to get a better plan, as sentences.
     """
 
     _columns: ClassVar = ("at", "latency", "bottleneck", "unit", "optimal")
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, for JSON."""
+        """Returns the plan as plain values for JSON."""
         totals = {"at": self.at, "bottleneck": self.bottleneck, "latency": self.latency}
         return {"format_version": self._format_version, **asdict(self), **totals}
 
     def _check(self) -> None:
-        """Raises a `ValueError` where the values make no plan."""
+        """Raises a `ValueError` if the values are not a valid plan."""
         if not self.stages or self.batch_size < 1:
             raise ValueError("there are no stages, or no samples")
         if not all(math.isfinite(number) for number in (self.value, self.lower_bound, self.bottleneck, self.latency)):
             raise ValueError("numbers are too large")
 
     def plot(self, to_file: str | os.PathLike[str] | None = None) -> Chart:
-        """Draws the plan: above, what each device computes and moves; below, what crosses at every possible cut.
+        """Draws the plan: at the top, the load of each device; at the bottom, the bytes that cross every possible cut.
 
         Args:
-            to_file: Where to write it; the extension says how (`png`, `svg`, `pdf`). `None`: nowhere.
+            to_file: File to write; its extension selects the format (`png`, `svg`, `pdf`). `None`: writes no file.
 
         Returns:
-            `Chart`: a notebook shows it; its `figure` is matplotlib's.
+            `Chart`: displayed by notebooks; its `figure` is matplotlib's.
 
         Raises:
             SplitError: matplotlib is not installed, or the file cannot be written.

@@ -48,71 +48,69 @@ def plan(
     time_limit: float = 60.0,
     verbose: bool | None = None,
 ) -> Plan:
-    """Finds the best cuts of a model for some devices, with proof, or a bound on how much better others could be.
+    """Finds the best cuts of a model for some devices, with a proof or a bound on how much better a plan could be.
 
-    What is best: for `objective="throughput"` the stage that takes longest takes as little as possible, transfers
-    counted; for `"latency"` one batch takes the least time through all stages and transfers. Of equally good plans, one
-    with the fewest tensors over its cuts, together, is taken; of these, for throughput, one with the most even loads;
-    of these, one with the fewest bytes over its cuts. That is exact with dynamic programming; a minimum cut looks at
-    values and tensors; local search looks only among the cuts that it came upon. Plans are the same each time, but
-    where a time limit ends the search.
+    `objective="throughput"` minimizes the time of the slowest stage, including transfers; `"latency"` minimizes the
+    time of one batch through all stages and transfers. Ties are broken by the fewest tensors over all cuts; then, for
+    throughput, by the most even loads; then by the fewest bytes over all cuts. Dynamic programming breaks ties exactly;
+    a minimum cut considers value and tensors only; local search considers only the cuts that it visited. Plans are
+    deterministic, unless a time limit ends the search.
 
-    Over links, tensors go from each stage to the next: what a later stage needs passes through those between, and is
-    moved once over each link, however many consumers wait for it. Without links, it goes straight there.
+    Over links, tensors go from each stage to the next: a tensor that a later stage needs passes through the stages in
+    between, and is moved once over each link, however many consumers it has. Without links, it goes there directly.
 
-    The memory of a stage is its weights (those that its layers share once), the most bytes of activations that live at
-    one time in a run of the whole model, the model's inputs among them, and buffers for what crosses at both its ends.
+    The memory of a stage consists of its weights (shared ones count once), the peak bytes of live activations in a run
+    of the whole model, including the model's inputs, and buffers for the tensors that cross at both its ends.
 
-    Measured seconds are those of blocks, scaled so that together they take as long as the whole model; those of the
-    calls within a block are in proportion to their FLOPs. What calling a stage takes by itself (`profile.overhead`) is
-    left out.
+    Measured seconds are those of blocks, scaled so that their sum is the time of the whole model; the seconds of a
+    block are divided among its calls in proportion to their FLOPs. The overhead of calling a stage (`profile.overhead`)
+    is not included.
 
-    Methods: exact dynamic programming over all sets of calls that lie before a cut, while there are at most 50,000 of
-    them (Tarnawski et al., "Efficient Algorithms for Device Placement of DNN Graph Operators", 2020); where there are
-    more, local search, and branch and bound to prove how near it comes. With one tensor at each cut the time grows
-    about linearly up to 3,000 cuts; Keras's longest architecture has 128. For the least latency on two devices with any
-    number of tensors, a minimum cut (Hu et al., "Dynamic adaptive DNN surgery", 2019). `Plan.method` says which it was.
+    Methods: exact dynamic programming over all sets of calls that can lie before a cut, if there are at most 50,000 of
+    them (Tarnawski et al., "Efficient Algorithms for Device Placement of DNN Graph Operators", 2020); otherwise local
+    search, with branch and bound to prove how close to optimal it is. With one tensor per cut, time grows about
+    linearly up to 3,000 cuts; Keras's longest architecture has 128. For latency on two devices with any number of
+    crossing tensors, a minimum cut (Hu et al., "Dynamic adaptive DNN surgery", 2019). `Plan.method` names the method.
 
     Args:
-        model: A functional or built Sequential model. It is left alone.
-        devices: How many equal devices, or a `Device` for each, in the order in which stages use them.
-        links: What connects them: a `Link` for all, one between each device and the next, or a mapping of pairs
-            `("phone", "server")` to links: then only these are connected. `None`: moving takes no time.
+        model: A functional or built Sequential model. It is not changed.
+        devices: The number of identical devices, or a `Device` for each, in the order in which stages use them.
+        links: Links between devices: one `Link` for all, a list with one from each device to the next, or a mapping of
+            pairs `("phone", "server")` to links, which connects only these pairs. `None`: moving takes no time.
         objective: `"throughput"` or `"latency"`.
-        balance: What is shared out where devices do not say how fast they are: `"flops"`; what stages hold, their
-            `"params"` or all their `"memory"` (see above), for throughput; or the `"time"` that calls take here,
-            measured.
+        balance: The quantity to balance if devices have no speed: `"flops"`; what stages hold, their `"params"` or all
+            their `"memory"` (see above), for throughput; or the `"time"` of calls, measured on this machine.
         max_crossing: How many tensors may cross a cut, or `"any"` number; inputs of the model and masks do not count.
-            Where one leaves the largest load far from an even share, `Plan.hints` says what two would give.
-        batch_size: Samples in the batch that all figures are for; by default as many as the model is built for, 1
-            where it takes any number.
+            If one per cut leaves the largest load far from even, `Plan.hints` says what two would achieve.
+        batch_size: Samples in the batch that all figures refer to; by default the batch size that the model is built
+            for, or 1 if it accepts any.
         any_order: Whether the planner may choose the order of the devices.
         leave_out: Whether devices may stay without a stage. By default only for latency.
         overlap: For throughput: transfers run in parallel with computing, so links are stages of the pipeline, too.
-        compression: What is sent is so many times smaller than it is, or floats are sent as this dtype (`"float16"`).
-        largest_crossing: The most that may cross a cut, as it is sent and without the model's inputs: bytes, or a text
-            such as `"512 KiB"`.
-        must_cut: Cuts that must be made, as `split` takes them.
-        must_not_cut: Cuts that must not be made, likewise.
-        first_to: The first stage makes at least this tensor, or these.
-        last_from: All that uses this tensor, or these, is in the last stage.
-        profile: What `profile(model)` gave, to save time: with `measure=True` for `balance="time"`.
-        open_sides: What stands for the sides that the inputs leave open; see `profile`.
-        time_limit: Seconds that local search and its proof may take together, about; 60 by default. Listing cuts and
-            what is exact before that comes on top. Where cuts are few enough to try them all, it does not count.
-        verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds: blocks
-            measured, then the time limit, and what part of the value found is proved that no plan has less.
+        compression: The factor by which sent tensors shrink, or the dtype that floats are sent as (`"float16"`).
+        largest_crossing: The most bytes that may cross a cut, as they are sent and without the model's inputs; a number
+            or a text such as `"512 KiB"`.
+        must_cut: Cuts to make in any case, in the form that `split` accepts.
+        must_not_cut: Cuts that must not be made, in the same form.
+        first_to: Tensor or tensors that the first stage must produce.
+        last_from: Tensor or tensors whose consumers must all be in the last stage.
+        profile: The result of `profile(model)`, to save time; with `measure=True` for `balance="time"`.
+        open_sides: Sizes to assume for unknown (`None`) input dimensions; see `profile`.
+        time_limit: Approximate seconds for local search and its proof together; 60 by default. Listing cuts and exact
+            methods before that take additional time. Has no effect if there are few enough cuts to try them all.
+        verbose: Whether to show progress on standard error; by default on a terminal, once planning takes 2 seconds:
+            blocks measured, then the time limit, and the proved lower bound as a percentage of the value found.
 
-    Where there are links and the order is fixed, the model's inputs lie on the first device: another device that uses
-    them has to receive them, and with `first_to` the first stage is the first device's. In any order, inputs are
+    With links and a fixed order, the model's inputs are on the first device: other devices that use them have to
+    receive them, and with `first_to` the first stage runs on the first device. In any order, inputs are available
     wherever they are needed.
 
     Returns:
-        A `Plan`; its `at`, or the plan itself, goes into `split`.
+        A `Plan`; pass its `at`, or the plan itself, to `split`.
 
     Raises:
-        PlanError: No cuts keep to all limits; says which are in the way and what would be enough.
-        SplitError: An argument makes no sense, or what calls take is not known.
+        PlanError: No cuts satisfy all limits; names the limits that prevent a plan and what would be enough.
+        SplitError: An argument is invalid, or the costs of calls are unknown.
         UnsupportedModelError: The model has no graph.
 
     Example:
@@ -140,7 +138,7 @@ def plan(
 
 
 def solve(task: Task, report: Report = silent) -> Plan:
-    """The best plan, by the method that fits; `report` is told how far the search has come."""
+    """Finds the best plan with the method that fits; `report` receives the progress of the search."""
     from kerassplit.planning.graph_answers import InGraph  # SciPy takes a while
     from kerassplit.planning.refusals import explained, refuse_at_once
 

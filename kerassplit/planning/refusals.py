@@ -1,4 +1,4 @@
-"""Why a model has no plan: which limits are in the way, and what would be enough."""
+"""Explains why a model has no plan: which limits prevent it, and what would be enough."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,17 +14,18 @@ from kerassplit.planning.task import Task
 from kerassplit.text import listed
 
 MORE_DEVICES = 8
-"""So many are added, to see whether that is enough."""
+"""Number of devices that are added to check if more of them help."""
 Lift = Callable[[Task], Task]
 
 
 def explained(error: PlanError, task: Task) -> PlanError:
-    """The error in the words of `plan`.
+    """Rewrites a solver's error as one about the arguments of `plan`.
 
-    Each limit is lifted on its own; where that makes a plan possible, it is in the way. Where none is enough alone, all
-    are lifted, and put back one after another while there is a plan: those left out are in the way together, none of
-    them in vain (the deletion filter of Chinneck and Dravnieks, "Locating Minimal Infeasible Constraint Sets in Linear
-    Programs", 1991, turned round). Where there are too many cuts to list, those of few tensors are tried.
+    Each limit is lifted on its own; if that makes a plan possible, the limit is in the way. If no single one suffices,
+    all are lifted and restored one after another as long as there is a plan: the limits that stay lifted are in the way
+    together, and all of them are necessary (the deletion filter of Chinneck and Dravnieks, "Locating Minimal Infeasible
+    Constraint Sets in Linear Programs", 1991, reversed). If there are too many cuts to list, those of few tensors are
+    tried.
     """
     if error.binding in (("time",), ("any_order",)):
         return error
@@ -53,11 +54,11 @@ def explained(error: PlanError, task: Task) -> PlanError:
 
 
 def refuse_at_once(task: Task) -> None:
-    """Refuses what can be seen to have no plan.
+    """Refuses tasks that clearly have no plan.
 
     Raises:
-        PlanError: No device can run a block, or there are more devices than stages that can be made.
-        SplitError: Where one tensor may cross, a cut of several must be made.
+        PlanError: No device can run a block, or there are more devices than possible stages.
+        SplitError: A required cut has several tensors, but only one may cross.
     """
     devices, stages = _count(task), len(task.profile.blocks)
     too_many = task.is_chain and devices > stages and not task.leave_out
@@ -65,7 +66,7 @@ def refuse_at_once(task: Task) -> None:
         alike = len(task.devices) == 1 and _would_do(task, stages)
         raise PlanError(
             f"'{task.profile.model}' has {stages - 1} split points, so {stages} stages at most, and there "
-            f"are {devices} devices. Take fewer, let some stay without a stage (leave_out=True, --leave-out), or "
+            f"are {devices} devices. Use fewer, let some stay without a stage (leave_out=True, --leave-out), or "
             "let more tensors cross (max_crossing=2, --max-crossing 2).",
             binding=("devices",),
             enough={"devices": stages} if alike else {},
@@ -89,7 +90,7 @@ def _names(task: Task, cut: Sequence[int]) -> list[str]:
 
 
 def _is_possible(task: Task) -> bool:
-    """Whether there is a plan, with as many tensors in a cut as leave few enough cuts to try them all."""
+    """Checks if there is a plan, among the cuts of few tensors that can all be tried."""
     try:
         known = InGraph(task).few_listed()
         return known is not None and known.best() is not None
@@ -98,14 +99,14 @@ def _is_possible(task: Task) -> bool:
 
 
 def _many_devices(task: Task) -> int | None:
-    """How many devices would be enough, where that is many more than there are; `None` if not, or not known."""
+    """Returns how many identical devices would be enough, if more than there are; `None` if not, or if unknown."""
     known = InGraph(task).few_listed() if len(task.devices) == 1 else None
     many = None if known is None else known.fewest_stages()
     return many if many is not None and many > _count(task) and _would_do(task, many) else None
 
 
 def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
-    """For each limit that the task has, how to lift it."""
+    """Yields a function to lift each limit of the task, with the limit's name."""
     limits = task.limits
     if any(device.memory is not None for device in task.devices):
         yield "memory", lambda task: _with_memory(task, math.inf)
@@ -124,7 +125,7 @@ def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
 
 
 def _with_memory(task: Task, least: float) -> Task:
-    """Each device has so many bytes or more."""
+    """Returns the task with at least this many bytes of memory on each device."""
     given = [math.inf if device.memory is None else float(device.memory) for device in task.devices]
     memories = [None if max(memory, least) == math.inf else max(memory, least) for memory in given]
     pairs = zip(task.devices, memories, strict=True)
@@ -132,7 +133,7 @@ def _with_memory(task: Task, least: float) -> Task:
 
 
 def _with_devices(task: Task, more: int, *, leave_out: bool = True) -> Task:
-    """So many devices more, like the one with the most memory."""
+    """Returns the task with more devices, like the one with the most memory."""
     kinds = range(len(task.devices))
     most = max(kinds, key=lambda kind: math.inf if (size := task.devices[kind].memory) is None else float(size))
     devices = list(task.devices)
@@ -146,23 +147,23 @@ def _count(task: Task) -> int:
 
 
 def _would_do(task: Task, count: int) -> bool:
-    """Whether so many devices would be enough, all of them in use if the task wants that."""
+    """Checks if this many devices would be enough, with all of them in use if the task requires that."""
     return _is_possible(_with_devices(task, count - _count(task), leave_out=task.leave_out))
 
 
 def _all_able(task: Task) -> Task:
-    """All devices can run all calls."""
+    """Returns the task with devices that can all run all calls."""
     blocks, calls = (np.where(np.isinf(table), 0.0, table) for table in (task.work.blocks, task.work.calls))
     return replace(task, work=replace(task.work, blocks=blocks, calls=calls))
 
 
 def _enough(name: str, task: Task) -> float | None:
-    """The least that makes a plan possible, the other limits as they are; `None` where that is not a number."""
+    """Returns the least value of a limit that makes a plan possible, other limits kept; `None` if not numeric."""
     if name == "memory":
         least = InGraph(_with_memory(task, math.inf)).least_memory()
         if least is None:
             return None
-        top = math.ceil(least * (1 + 1e-9))  # where all have the same; where some have more already, less may do
+        top = math.ceil(least * (1 + 1e-9))  # if all have the same memory; if some have more already, less may do
         alike = len({device.memory for device in task.devices}) == 1
         return _least(
             math.floor(least * (1 - 1e-9)) if alike else 0, top, lambda size: _is_possible(_with_memory(task, size))
@@ -173,7 +174,7 @@ def _enough(name: str, task: Task) -> float | None:
             _least(0, len(sizes) - 1, lambda place: _is_possible(task.with_limits(largest_crossing=sizes[place])))
         ]
     if name == "devices" and not _is_possible(_with_devices(task, 0)):
-        for more in range(1, MORE_DEVICES + 1):  # all of them in use, if they have to be: more may be too many
+        for more in range(1, MORE_DEVICES + 1):  # if all of them have to be in use, more may be too many
             if _would_do(task, _count(task) + more):
                 return _count(task) + more
         return _count(task) + _least(1, MORE_DEVICES, lambda more: _is_possible(_with_devices(task, more)))
@@ -181,7 +182,7 @@ def _enough(name: str, task: Task) -> float | None:
 
 
 def _least(low: int, high: int, possible: Callable[[int], bool]) -> int:
-    """The least whole number that will do, if `high` will."""
+    """Finds the least integer for which `possible` is true, if it is for `high`, by bisection."""
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if possible(middle) else (middle + 1, high)
@@ -189,7 +190,7 @@ def _least(low: int, high: int, possible: Callable[[int], bool]) -> int:
 
 
 def _way_out(name: str, task: Task, enough: float | None) -> str:
-    """What to do about a limit, as a clause."""
+    """Returns a clause that tells how to loosen a limit."""
     limits = task.limits
     if name == "memory":
         smallest = min(float(device.memory) for device in task.devices if device.memory is not None)
@@ -209,7 +210,7 @@ def _way_out(name: str, task: Task, enough: float | None) -> str:
     if name == "devices":
         leaving = "leave_out=True, --leave-out"
         if enough is None:
-            ways = "take fewer devices"
+            ways = "use fewer devices"
             if not isinstance(task.links, list):
                 ways += f", or let some stay without a stage ({leaving})"
             return f"{ways}: with these limits it cannot be cut into so many stages"
@@ -223,6 +224,6 @@ def _way_out(name: str, task: Task, enough: float | None) -> str:
 
 
 def _size(count: float) -> str:
-    """Bytes to the last one, and as people read them."""
+    """Formats bytes exactly, and with a unit if there are many."""
     whole = math.ceil(count)
     return f"{whole} bytes ({format_bytes(whole)})" if whole >= 1024 else f"{whole} bytes"

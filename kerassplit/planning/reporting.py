@@ -1,4 +1,4 @@
-"""Tells how far the search for a plan has come."""
+"""Reports the progress of the search for a plan."""
 
 import contextlib
 import math
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from kerassplit.display.progress import progress
 
 Report = Callable[[float, float], None]
-"""Takes the best value found so far, `inf` if none is, and what is proved that no plan has less."""
+"""Receives the best value found so far, `inf` if there is none, and the proved lower bound."""
 
 
 def silent(value: float, bound: float) -> None:
@@ -16,12 +16,12 @@ def silent(value: float, bound: float) -> None:
 
 @contextlib.contextmanager
 def reporting(what: str, time_limit: float, verbose: bool | None) -> Iterator[Report]:
-    """A progress bar for searches, with their time limit and the part of the value that is proved, in percent.
+    """Shows a progress bar for searches, with their time limit and the lower bound as a percentage of the value.
 
     Args:
-        what: The work.
+        what: Description of the work.
         time_limit: Seconds that a search may take.
-        verbose: Whether to show it; `None`: on a terminal, after two seconds.
+        verbose: Whether to show the bar; `None`: on a terminal, after two seconds.
     """
     line = f"{what} (a search takes {time_limit:g} s at most); proved, % of the value"
     with progress(line, 100, verbose, unit="") as show:

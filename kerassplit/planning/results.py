@@ -1,4 +1,4 @@
-"""Plans and sweeps as plain data: what tables, charts and sentences are made of."""
+"""Plans and sweeps as plain data, for tables, charts and sentences."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -18,16 +18,16 @@ class PlannedStage:
     Attributes:
         device: Name of the device that it runs on.
         calls: Names of its calls, in execution order.
-        crossing: Names of the tensors that cross the cut behind it; none behind the last one.
-        crossing_bytes: Bytes of these and of `also`, as they are sent.
-        work: What its calls take.
-        receive: What it takes to receive what crosses before it, or the model's inputs where they lie elsewhere.
-        send: What it takes to send what crosses behind it.
-        load: What keeps the device busy: the sum of the three, or the largest where transfers overlap.
+        crossing: Names of the tensors that cross the cut after it; none after the last stage.
+        crossing_bytes: Bytes of `crossing` and `also`, as they are sent.
+        work: Cost of its calls.
+        receive: Cost of receiving the tensors that cross before it, or the model's inputs if they are elsewhere.
+        send: Cost of sending the tensors that cross after it.
+        load: Load of the device: the sum of the three, or the largest of them if transfers overlap.
         parameter_bytes: Bytes of its weights, each once.
-        memory: Bytes that it needs: weights, the most live activations, and buffers for what crosses at both ends.
-            `None` where sizes are not known.
-        also: Names of what comes along with `crossing`: inputs of the model that both sides use, and masks.
+        memory: Bytes that it needs: weights, peak live activations, and buffers for the tensors that cross at both
+            ends. `None` if sizes are unknown.
+        also: Names of tensors that cross in addition to `crossing`: inputs of the model that both sides use, and masks.
     """
 
     device: str
@@ -46,13 +46,13 @@ class PlannedStage:
 @with_short_repr
 @dataclass(frozen=True, slots=True)
 class PossibleCut:
-    """A cut that the plan could have made, or made.
+    """A candidate cut of a plan.
 
     Attributes:
         names: The tensors that cross.
-        bytes: Their bytes and those of what comes along, as they would be sent; `None` where not known.
-        before: The part of the work that lies before it, on the plan's first device: 0 to 1.
-        chosen: Whether the plan makes it.
+        bytes: Bytes of all that crosses, including inputs and masks, as they would be sent; `None` if unknown.
+        before: Share of the work before the cut, on the plan's first device: 0 to 1.
+        chosen: Whether the plan makes this cut.
     """
 
     names: tuple[str, ...]
@@ -63,7 +63,7 @@ class PossibleCut:
 
 @dataclass(frozen=True, repr=False)
 class PlanData:
-    """The figures of a plan; `Plan` describes its attributes."""
+    """Figures of a plan; `Plan` documents the attributes."""
 
     model: str
     batch_size: int
@@ -80,39 +80,39 @@ class PlanData:
 
     @property
     def at(self) -> list[str | list[str]]:
-        """Where to cut, as `split` takes it: a name, or all the names of one crossing, for each cut."""
+        """The cuts in the form that `split` accepts: for each, a name, or all the names of one crossing."""
         crossings = [list(stage.crossing) for stage in self.stages[:-1]]
         return [names[0] if len(names) == 1 else names for names in crossings]
 
     @property
     def bottleneck(self) -> float:
-        """The largest load of a stage; with all devices busy, one batch ends each time so much has passed."""
+        """The largest load of a stage: the time per batch once all devices are busy."""
         return max(stage.load for stage in self.stages)
 
     @property
     def latency(self) -> float:
-        """What one batch takes through all stages, each transfer counted once."""
+        """The time of one batch through all stages, with each transfer counted once."""
         return sum(stage.work + stage.receive for stage in self.stages)
 
     @property
     def gap(self) -> float:
-        """How much better another plan could be at most, relative to the lower bound; 0 where this one is optimal."""
+        """Upper bound on how far the value is above the best, relative to the lower bound; 0 if the plan is optimal."""
         return 0.0 if self.optimal else self.value / self.lower_bound - 1 if self.lower_bound else float("inf")
 
 
 @with_short_repr
 @dataclass(frozen=True, slots=True)
 class SweepRange:
-    """Cuts and the bandwidths at which none are better.
+    """Cuts and the range of bandwidths at which they are the best.
 
     Attributes:
-        low: Bytes per second: from here on, ...
-        high: ... to here.
-        at: Where to cut, as `split` takes it; empty where all runs on one device.
+        low: Lowest bandwidth of the range, in bytes per second.
+        high: Highest bandwidth of the range, in bytes per second.
+        at: The cuts in the form that `split` accepts; empty if everything runs on one device.
         devices: Names of the devices, one for each stage.
-        seconds: What does not depend on the bandwidth, without what `at_least` counts.
+        seconds: Seconds that do not depend on the bandwidth, without what `at_least` counts.
         moved: Bytes that go over links, as they are sent.
-        at_least: Seconds below which no bandwidth brings it: where transfers overlap with computing.
+        at_least: Lower limit in seconds at any bandwidth, if transfers overlap with computing.
         optimal: Whether it is proved that no cuts are better at these bandwidths.
     """
 
@@ -127,13 +127,13 @@ class SweepRange:
     _columns: ClassVar = ("devices", "at", "low", "high", "seconds", "moved", "at_least", "optimal")
 
     def value(self, bandwidth: float | str) -> float:
-        """Seconds at a bandwidth: bytes per second, or a text such as `"20 Mbit/s"`."""
+        """Returns the seconds at a bandwidth: bytes per second, or a text such as `"20 Mbit/s"`."""
         return max(self.at_least, self.seconds + self.moved / parse_bandwidth(bandwidth, "bandwidth"))
 
 
 @dataclass(frozen=True, repr=False)
 class SweepData:
-    """The figures of a sweep; `Sweep` describes its attributes."""
+    """Figures of a sweep; `Sweep` documents the attributes."""
 
     model: str
     batch_size: int

@@ -1,4 +1,4 @@
-"""`Sweep`: the best cuts at every bandwidth, and what latency costs in throughput."""
+"""`Sweep`: the best cuts at every bandwidth, and the tradeoff between latency and throughput."""
 
 import math
 import os
@@ -23,21 +23,21 @@ class Sweep(SweepData, Shown, Saved):
 
     Attributes:
         model: The model's name.
-        batch_size: Samples in the batch that all figures are for.
-        objective: What is least: `"latency"`, or the bottleneck for `"throughput"`.
-        ranges: From the lowest bandwidth to the highest; each begins where the one before ends, and at that breakpoint
-            both are equally good.
-        front_bandwidth: Bytes per second that `front` is for.
+        batch_size: Samples in the batch that all figures refer to.
+        objective: The minimized value: `"latency"`, or the bottleneck for `"throughput"`.
+        ranges: Ranges from the lowest bandwidth to the highest; each begins where the previous one ends, and at that
+            breakpoint both are equally good.
+        front_bandwidth: Bandwidth of `front`, in bytes per second.
         front: Plans that no other beats in both latency and bottleneck, from the least latency to the least bottleneck.
     """
 
     front: tuple[Plan, ...]
 
     def best(self, bandwidth: float | str) -> SweepRange:
-        """The range with this bandwidth: bytes per second, or a text such as `"20 Mbit/s"`.
+        """Returns the range that contains a bandwidth: bytes per second, or a text such as `"20 Mbit/s"`.
 
         Raises:
-            SplitError: It is outside of the sweep.
+            SplitError: The bandwidth is outside the sweep.
         """
         count = parse_bandwidth(bandwidth, "bandwidth")
         for one in self.ranges:
@@ -49,7 +49,7 @@ class Sweep(SweepData, Shown, Saved):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The sweep as plain values, for JSON."""
+        """Returns the sweep as plain values for JSON."""
         return {**asdict(self), "front": [plan.to_dict() for plan in self.front]}
 
     def _check(self) -> None:
@@ -64,10 +64,10 @@ class Sweep(SweepData, Shown, Saved):
         """Draws the seconds of the best cuts over the bandwidth, and latency against bottleneck.
 
         Args:
-            to_file: Where to write it; the extension says how (`png`, `svg`, `pdf`). `None`: nowhere.
+            to_file: File to write; its extension selects the format (`png`, `svg`, `pdf`). `None`: writes no file.
 
         Returns:
-            `Chart`: a notebook shows it; its `figure` is matplotlib's.
+            `Chart`: displayed by notebooks; its `figure` is matplotlib's.
 
         Raises:
             SplitError: matplotlib is not installed, or the file cannot be written.

@@ -61,30 +61,30 @@ def plan_sweep(
 ) -> Sweep:
     """Finds the best cuts at every bandwidth of the links, with exact breakpoints, and the latency/throughput front.
 
-    What a plan takes is a line in seconds per byte; the best at every bandwidth is the lower envelope of the plans'
-    lines. It is found by searching where two lines meet (Eisner and Severance, "Mathematical techniques for efficient
-    record segmentation", 1976), or for two devices in closed form. The front is found by bounding the bottleneck ever
-    more tightly (the epsilon-constraint method: Haimes, Lasdon and Wismer, 1971).
+    The time of a plan is a linear function of seconds per byte; the best time at every bandwidth is the lower envelope
+    of these lines. It is found by planning where two lines intersect (Eisner and Severance, "Mathematical techniques
+    for efficient record segmentation", 1976), or for two devices in closed form. The front is found by tightening a
+    bound on the bottleneck (the epsilon-constraint method: Haimes, Lasdon and Wismer, 1971).
 
     Args:
-        model: A functional or built Sequential model. It is left alone.
-        devices: A `Device` for each, in the order in which stages use them, or how many equal ones.
-        bandwidths: The lowest and the highest: bytes per second, or texts such as `"20 Mbit/s"`.
-        latency: Seconds that every transfer takes on top, or a text such as `"10 ms"`.
+        model: A functional or built Sequential model. It is not changed.
+        devices: A `Device` for each, in the order in which stages use them, or the number of identical devices.
+        bandwidths: The lowest and the highest bandwidth: bytes per second, or texts such as `"20 Mbit/s"`.
+        latency: Additional seconds for every transfer, or a text such as `"10 ms"`.
         objective: `"latency"`; or `"throughput"`, for two devices.
-        front_bandwidth: The bandwidth that the front is for; by default the geometric middle of `bandwidths`. There is
-            a front where one tensor may cross a cut, and the model's split points follow one another, 50,000 at most.
-        time_limit: Seconds for each of the plans that a sweep compares, where one cannot be found exactly; 10 by
-            default. Breakpoints between plans that are not proved to be the best are where these two meet.
+        front_bandwidth: Bandwidth of the front; by default the geometric mean of `bandwidths`. A front requires that
+            one tensor may cross a cut, and that the model's split points follow one another, at most 50,000 of them.
+        time_limit: Seconds for each plan that the sweep compares, if it cannot be found exactly; 10 by default.
+            Breakpoints between plans that are not proved to be the best are where their two lines intersect.
 
     The other arguments are those of `plan`.
 
     Returns:
-        `Sweep`: a table where it is printed; `best(bandwidth)`, `plot`.
+        `Sweep`: prints as a table; has `best(bandwidth)` and `plot`.
 
     Raises:
-        PlanError: No cuts keep to all limits.
-        SplitError: An argument makes no sense, or what calls take is not known in seconds.
+        PlanError: No cuts satisfy all limits.
+        SplitError: An argument is invalid, or the seconds of calls are unknown.
         UnsupportedModelError: The model has no graph.
 
     Example:
@@ -94,10 +94,10 @@ def plan_sweep(
     """
     arguments = locals()
     if not isinstance(bandwidths, (tuple, list)) or len(bandwidths) != 2:
-        raise SplitError(f"`bandwidths` are two, the lowest and the highest; got {bandwidths!r}.")
+        raise SplitError(f"`bandwidths` must be two values, the lowest and the highest; got {bandwidths!r}.")
     low, high = (parse_bandwidth(one, "bandwidth of a sweep") for one in bandwidths)
     if not low < high:
-        raise SplitError(f"The bandwidths of a sweep go from the lowest to the highest; got {bandwidths!r}.")
+        raise SplitError(f"The first of `bandwidths` must be lower than the second; got {bandwidths!r}.")
     middle = math.sqrt(low * high)
     if front_bandwidth is not None:
         middle = parse_bandwidth(front_bandwidth, "bandwidth of the front")
@@ -112,15 +112,15 @@ def plan_sweep(
 
 
 def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:
-    """Two devices in a given order: of all the places to cut the best at every bandwidth."""
+    """Finds the best of all cuts at every bandwidth, for throughput on two devices in a given order."""
     if not task.is_chain:
         raise SplitError(
-            "A sweep for throughput takes a model whose split points follow one another, and max_crossing=1. Sweep the "
+            "A sweep for throughput needs a model whose split points follow one another, and max_crossing=1. Sweep the "
             "latency (objective='latency'), or call `plan` at the bandwidths that matter."
         )
     if sum(device.count for device in task.devices) != 2 or task.any_order:
         raise SplitError(
-            "A sweep for throughput takes two devices in a given order. Sweep the latency (objective='latency'), or "
+            "A sweep for throughput needs two devices in a given order. Sweep the latency (objective='latency'), or "
             "call `plan` at the bandwidths that matter."
         )
     solve(task, report)  # says why where there is no plan
@@ -128,7 +128,7 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
     known = graph.listed()
     if known is None:
         raise SplitError(
-            f"'{task.profile.model}' has too many places to cut for a sweep of throughput, which tries them all: more "
+            f"'{task.profile.model}' has too many cuts for a sweep of throughput, which tries them all: more "
             f"than {MOST_CUTS}. Sweep the latency (objective='latency'), or call `plan` at the bandwidths that matter."
         )
     ranges = lower_envelope(*known.on_two_devices())
@@ -142,7 +142,7 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
 
 
 def _latency_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:
-    """By planning where two plans' lines meet."""
+    """Finds the ranges for latency by planning where the lines of two plans intersect."""
     assert isinstance(task.links, Link)
     latency = float(task.links.latency)
     plans: list[Plan] = []
@@ -159,7 +159,7 @@ def _latency_ranges(task: Task, low: float, high: float, report: Report) -> tupl
 
 
 def _planner(task: Task, report: Report) -> Callable[[float], Plan]:
-    """From a bandwidth to the best plan; where all cuts are listed, that is done once."""
+    """Returns a function from a bandwidth to the best plan; cuts that can be listed are listed only once."""
     assert isinstance(task.links, Link)
     latency = float(task.links.latency)
     solve(task, report)  # says why where there is no plan
@@ -177,7 +177,7 @@ def _range(one: BandwidthRange, plan: Plan) -> SweepRange:
 
 
 def _front(task: Task) -> list[Plan]:
-    """Plans that no other beats; of these only the one at an end of the front has the best value there is."""
+    """Finds the plans on the front; only the one at the end that `objective` minimizes has the optimal value."""
     graph = InGraph(task)
     cuts = graph.cuts(1)
     known = None if cuts is None else listed(replace(graph.problem(), objective="latency"), MOST_CUTS, cuts)
@@ -193,7 +193,7 @@ def _front(task: Task) -> list[Plan]:
 
 
 def _moved(task: Task, plan: Plan) -> float:
-    """Bytes that a plan sends: what crosses, and the model's inputs on their way to where they are used."""
+    """Returns the bytes that a plan sends: crossing tensors, and the model's inputs on their way to their consumers."""
     tensors = task.graph.tensors
     place_of = {name: place for place, stage in enumerate(plan.stages) for name in stage.calls}
     index = {tensor.name: place for place, tensor in enumerate(tensors)}

@@ -1,4 +1,4 @@
-"""Plans and sweeps as tables for people."""
+"""Prints plans and sweeps as tables."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from kerassplit.text import listed
 
 
 def format_amount(amount: float, unit: str) -> str:
-    """An amount in the unit of a plan.
+    """Formats an amount in the unit of a plan.
 
     >>> format_amount(0.0125, "seconds"), format_amount(7.7e9, "FLOPs")
     ('12.5 ms', '7.7 G')
@@ -26,7 +26,7 @@ def format_amount(amount: float, unit: str) -> str:
 
 
 def plan_tables(plan: PlanData) -> Group:
-    """The stages, then what was made least and how good that is."""
+    """Returns the table of the stages, with the minimized value and its quality below."""
     return Group(_stages_table(plan), *(Text(line) for line in _remarks(plan)))
 
 
@@ -37,7 +37,7 @@ def _stages_table(plan: PlanData) -> FittedTable:
     work = ("load", "computes", "moves") if timed else (plan.unit,)
     table = FittedTable(
         f"{plan.model}: {stages}, {samples}",
-        *("device", "cut behind it at"),
+        *("device", "cut after it at"),
         *map(right, (*work, "crosses", "memory", "weights", "calls")),
         whole=2,
     )
@@ -58,7 +58,7 @@ def _stages_table(plan: PlanData) -> FittedTable:
 
 
 def _joined(names: Sequence[str]) -> list[str]:
-    """The names of one crossing, a line each."""
+    """Returns the names of one crossing, one per line."""
     return [f"{name} +" for name in names[:-1]] + list(names[-1:])
 
 
@@ -78,14 +78,14 @@ def _remarks(plan: PlanData) -> Sequence[str]:
         how_good = f"no plan has less than {bound}{unit}, so at most {plan.gap:.1%} could be gained"
     lines = [f"{what}: {value}{unit}; {how_good} ({plan.method})."]
     if len(plan.stages) == 1:
-        lines.append("There is nothing to cut: all of it runs on one device.")
+        lines.append("There is nothing to cut: everything runs on one device.")
     else:
         lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
     return [*lines, *plan.hints]
 
 
 def sweep_tables(sweep: SweepData) -> Group:
-    """The ranges as sentences, then the front."""
+    """Returns the table of the ranges, then the front."""
     lines = []
     for place, one in enumerate(sweep.ranges):
         start = "From" if place else "Below" if len(sweep.ranges) > 1 else "At every bandwidth"
@@ -106,7 +106,7 @@ def sweep_tables(sweep: SweepData) -> Group:
         table.add_row(*line)
     parts: list[FittedTable | Text] = [table]
     if not all(one.optimal for one in sweep.ranges):
-        parts.append(Text("Not all of these are proved to be the best: there may be better cuts than some of them."))
+        parts.append(Text("Not all of these are proved to be the best: some may have better cuts."))
     if sweep.front:
         parts.append(_front_table(sweep))
     return Group(*parts)
@@ -115,7 +115,7 @@ def sweep_tables(sweep: SweepData) -> Group:
 def _front_table(sweep: SweepData) -> FittedTable:
     table = FittedTable(
         f"Latency against throughput at {format_bandwidth(sweep.front_bandwidth)}",
-        *(right("latency"), right("bottleneck"), "device", "cut behind it at"),
+        *(right("latency"), right("bottleneck"), "device", "cut after it at"),
         whole=4,
     )
     for plan in sweep.front:
@@ -127,7 +127,7 @@ def _front_table(sweep: SweepData) -> FittedTable:
 
 
 def place_of(one: SweepRange, separator: str = ", ") -> str:
-    """Where the stages of a range run, in words.
+    """Describes the cuts of a range in words.
 
     >>> place_of(SweepRange(0.0, 1.0, (), ("phone",), 1.0, 0.0, 0.0, True))
     "keep all on 'phone'"

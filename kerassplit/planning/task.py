@@ -1,4 +1,4 @@
-"""What is to be planned, in one place: the model, its costs, the devices and all limits."""
+"""The complete planning task: the model, its costs, the devices and all limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from kerassplit.planning.work import OPEN_SIDES, Work, wire_bytes
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """What a plan must keep to, besides the memory of the devices. Tensors are indices into the graph.
+    """Limits of a plan besides the memory of the devices. Tensors are indices into the graph.
 
     Attributes:
         max_crossing: The most tensors that may cross a cut; `None`: any number.
         largest_crossing: The most bytes that may cross a cut, as they are sent.
-        must_cut: Cuts that must be made: for each the tensors that cross.
-        must_not_cut: Cuts that must not be made.
-        first_to: The first stage makes at least these tensors.
-        last_from: The last stage holds all that uses these tensors.
+        must_cut: Required cuts, each given by its crossing tensors.
+        must_not_cut: Forbidden cuts.
+        first_to: Tensors that the first stage must produce.
+        last_from: Tensors whose consumers must all be in the last stage.
     """
 
     max_crossing: int | None
@@ -39,21 +39,21 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """All that decides what the best plan is.
+    """Everything that determines the best plan.
 
     Attributes:
-        graph: The model's graph. Its tensors have the indices that they have in the profile.
-        profile: What the model costs.
+        graph: The model's graph. Its tensors have the same indices as in the profile.
+        profile: The costs of the model.
         devices: The devices.
-        work: What everything takes on them.
-        links: What connects them; `None` where moving takes nothing.
-        objective: What is to be least.
+        work: The costs of calls and blocks on the devices.
+        links: The links between the devices; `None` if moving is free.
+        objective: The value to minimize.
         overlap: Whether transfers overlap with computing.
         compression: How tensors are sent.
         any_order: Whether devices may be used in any order.
         leave_out: Whether devices may be left out.
         limits: The limits.
-        time_limit: Seconds for what is not exact dynamic programming.
+        time_limit: Seconds for everything but exact dynamic programming.
     """
 
     graph: Graph
@@ -71,20 +71,20 @@ class Task:
 
     @property
     def sizes_count(self) -> bool:
-        """Whether the bytes of activations play a part."""
+        """True if the bytes of activations matter."""
         memory = any(device.memory is not None for device in self.devices)
         return memory or self.links is not None or self.limits.largest_crossing < float("inf")
 
     @property
     def inputs_move(self) -> bool:
-        """Whether the model's inputs lie on the first device and have to be moved where another one uses them."""
+        """True if the model's inputs are on the first device and have to be moved to others that use them."""
         return self.links is not None and not self.any_order
 
     @cached_property
     def is_chain(self) -> bool:
-        """Whether at each cut one tensor crosses, and no input of the model has to be moved.
+        """True if one tensor crosses each cut, and no input of the model has to be moved.
 
-        It is no chain where towers lie side by side, or where inputs go to later stages by way of the earlier ones.
+        False if towers lie side by side, or if inputs reach later stages through earlier ones.
         """
         late = {max(self.graph.tensors[one].users) for one in self.used_inputs}
         blocks = [call.block for call, index in zip(self.profile.calls, self.calls, strict=True) if index in late]
@@ -96,9 +96,9 @@ class Task:
 
     @cached_property
     def in_blocks(self) -> bool:
-        """Whether it is a chain whose cuts are those between blocks: what lies before each is whole blocks.
+        """True if it is a chain whose cuts all lie between blocks, so that whole blocks lie before each.
 
-        It is not where a mask goes from block to block, or where outputs of the model are made on the way.
+        False if a mask goes from block to block, or if a block before the last produces outputs of the model.
         """
         if not self.is_chain:
             return False
@@ -114,17 +114,17 @@ class Task:
         return True
 
     def with_limits(self, **limits: object) -> "Task":
-        """The same with other limits; what is known of the graph stays."""
+        """Returns the same task with other limits; keeps what is cached about the graph."""
         task = replace(self, limits=replace(self.limits, **limits))
         known = {name: self.__dict__[name] for name in ("sides", "calls", "used_inputs") if name in self.__dict__}
         task.__dict__.update(known)
         return task
 
     def require_sizes(self) -> None:
-        """Raises where the bytes of a tensor are not known and memory plays a part.
+        """Checks that the bytes of all tensors are known, if memory matters.
 
         Raises:
-            SplitError: Names the tensor.
+            SplitError: The bytes of a tensor, which the message names, are unknown.
         """
         if self.holds == "bytes" or any(device.memory is not None for device in self.devices):
             for index, tensor in enumerate(self.profile.tensors):
@@ -133,12 +133,12 @@ class Task:
 
     @property
     def holds(self) -> Literal["bytes", "parameters"] | None:
-        """What is shared out, where that is what stages hold."""
+        """The unit of what stages hold, if that is balanced; otherwise `None`."""
         unit = self.work.unit
         return unit if unit in ("bytes", "parameters") else None
 
     def known_size(self, tensor: int) -> float | None:
-        """Bytes of a tensor as it is sent, of a mask no more than of the inputs it is made of; `None` where unknown."""
+        """Returns the bytes of a tensor as sent, for a mask at most those of its source inputs; `None` if unknown."""
         size = wire_bytes(self.profile.tensors[tensor], self.compression)
         if self.in_blocks or tensor not in self.sides.users or self.sides.is_input(tensor):
             return size
@@ -147,10 +147,10 @@ class Task:
         return min(sizes, default=None)
 
     def sent(self, tensor: int) -> float:
-        """Bytes of a tensor as it is sent; 0 where they are not known and play no part.
+        """Returns the bytes of a tensor as it is sent; 0 if they are unknown and do not matter.
 
         Raises:
-            SplitError: They play a part and are not known.
+            SplitError: The bytes matter and are unknown.
         """
         size = self.known_size(tensor)
         if size is None and self.sizes_count:
@@ -160,20 +160,22 @@ class Task:
     def _unknown_size(self, tensor: int) -> SplitError:
         cost = self.profile.tensors[tensor]
         if cost.dtype != "string":
-            return SplitError(f"The bytes of '{cost.name}' are not known. {OPEN_SIDES}")
-        return SplitError(f"The bytes of '{cost.name}' are not known: it holds strings. {behind_strings(self.graph)}")
+            return SplitError(f"The size of '{cost.name}' in bytes is unknown. {OPEN_SIDES}")
+        return SplitError(
+            f"The size of '{cost.name}' in bytes is unknown: it holds strings. {behind_strings(self.graph)}"
+        )
 
     @cached_property
     def sides(self) -> Sides:
-        """The inputs and masks that cross cuts without being counted."""
+        """The inputs and masks, which cross cuts without being counted."""
         return read_sides(self.graph)
 
     @cached_property
     def calls(self) -> list[int]:
-        """The calls of the graph that the profile's calls are, in the same order."""
+        """The graph's index of each call of the profile, in the same order."""
         return [index for index, call in enumerate(self.graph.calls) if call.inputs]
 
     @cached_property
     def used_inputs(self) -> list[int]:
-        """The model's inputs that some call uses, as tensors."""
+        """The model's inputs that some call uses, as indices of tensors."""
         return [tensor for tensor in self.profile.inputs if self.graph.tensors[tensor].users]

@@ -1,4 +1,4 @@
-"""What the calls and blocks of a model take on each device: the numbers that a plan balances."""
+"""Costs of a model's calls and blocks on each device: the numbers that a plan balances."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ _REMEDY_TIME = "balance='time' (--balance time) measures here, "
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What everything takes on each device.
+    """Costs of calls and blocks on each device.
 
     Attributes:
-        unit: Of all numbers.
-        blocks: For each device (rows) what each block of the profile takes.
-        calls: For each device (rows) what each call takes. Seconds are measured for blocks only: those of its calls
-            are in proportion to their FLOPs.
+        unit: Unit of all numbers.
+        blocks: Cost of each block of the profile on each device, shape (devices, blocks).
+        calls: Cost of each call on each device, shape (devices, calls). Seconds are measured for blocks only, and
+            divided among their calls in proportion to FLOPs.
     """
 
     unit: Unit
@@ -41,25 +41,25 @@ class Work:
 
 
 def needs_measuring(devices: Sequence[Device], balance: Balance) -> bool:
-    """Whether the model has to be run here to know what it takes."""
+    """Checks if the model has to be measured on this machine."""
     return balance == "time" and any(device.flops_per_second is None and device.seconds is None for device in devices)
 
 
 def work_of(profile: Profile, devices: Sequence[Device], balance: Balance) -> Work:
-    """What the calls and blocks take on each device.
+    """Computes the costs of calls and blocks on each device.
 
     Raises:
-        SplitError: It is not known for some of them, or in different units.
+        SplitError: Some of them are unknown, or in different units.
     """
     if not isinstance(balance, str) or balance not in _UNITS:
-        raise SplitError(f"`balance` is {listed(_UNITS)}; got {balance!r}.")
+        raise SplitError(f"`balance` must be one of {listed(_UNITS)}; got {balance!r}.")
     own = [device for device in devices if device.flops_per_second is not None or device.seconds is not None]
     without = [device.name for device in devices if device not in own]
     if own and without and balance != "time":
         raise SplitError(
-            f"Of {listed(device.name for device in own)} it is known what a block takes in seconds, of "
-            f"{listed(without)} it is not. Give {'it' if len(without) == 1 else 'them'} `flops_per_second` or "
-            "`seconds`; or take balance='time' (--balance time): then what has none is like this machine."
+            f"The speed of {listed(device.name for device in own)} is known, but not that of {listed(without)}. Give "
+            f"{'it' if len(without) == 1 else 'them'} `flops_per_second` or `seconds`; or use balance='time' "
+            "(--balance time), which assumes the speed of this machine."
         )
     pairs = [_on_device(profile, device, balance) for device in devices]
     unit: Unit = "seconds" if own else _UNITS[balance]
@@ -90,20 +90,20 @@ def _summed(profile: Profile, calls: Array) -> Array:
 
 def _flops(profile: Profile) -> Array:
     if profile.unknown:
-        strings = any(profile.tensors[one].dtype == "string" for one in profile.inputs)  # which cannot be measured
+        strings = any(profile.tensors[one].dtype == "string" for one in profile.inputs)  # these cannot be measured
         remedy = _REMEDY_FLOPS.format(time="" if strings else _REMEDY_TIME)
         names, opening = _uncounted(profile)
-        said = " Say what stands for them, with open_sides=128 (--open-sides 128)." if strings else ""
-        sides = f"What {listed(opening)} makes has open sides, on which the FLOPs behind it depend.{said} "
+        said = " Set the size to assume with open_sides=128 (--open-sides 128)." if strings else ""
+        sides = f"The output of {listed(opening)} has open sides, on which later FLOPs depend.{said} "
         raise SplitError(
-            f"The FLOPs of {listed(names or opening)} in '{profile.model}' are not known, so they cannot be shared out "
-            f"evenly. {sides if opening else ''}{remedy}"
+            f"The FLOPs of {listed(names or opening)} in '{profile.model}' are unknown, so they cannot be balanced. "
+            f"{sides if opening else ''}{remedy}"
         )
     return np.array([call.flops for call in profile.calls], dtype=np.float64)
 
 
 def _uncounted(profile: Profile) -> tuple[list[str], list[str]]:
-    """Calls whose FLOPs are not known although all their sides are, and those that make open sides of such as are."""
+    """Returns calls with known shapes and unknown FLOPs, and calls whose outputs but not inputs have open sides."""
 
     def is_open(tensors: Sequence[int]) -> bool:
         return any(None in profile.tensors[tensor].shape for tensor in tensors)
@@ -114,24 +114,24 @@ def _uncounted(profile: Profile) -> tuple[list[str], list[str]]:
 
 
 def _weights(profile: Profile, in_bytes: bool) -> Array:
-    """Parameters of each call, or bytes of weights and of what it makes; a shared weight counts at its first call."""
+    """Returns parameters, or bytes of weights and outputs, of each call; shared weights count at their first call."""
     counted: set[int] = set()
     found = []
     for call in profile.calls:
         own = [profile.variables[variable] for variable in call.variables if variable not in counted]
         counted.update(call.variables)
         if in_bytes and call.activation_bytes is None:
-            raise SplitError(f"The bytes of what '{call.name}' makes are not known. {OPEN_SIDES}")
+            raise SplitError(f"The size of the output of '{call.name}' in bytes is unknown. {OPEN_SIDES}")
         made = call.activation_bytes or 0
         found.append(sum(weight.bytes for weight in own) + made if in_bytes else sum(w.parameters for w in own))
     return np.array(found, dtype=np.float64)
 
 
-OPEN_SIDES = "Say what stands for open sides, with open_sides=128 (--open-sides 128), or a shape for each input."
+OPEN_SIDES = "Set the size of open sides with open_sides=128 (--open-sides 128), or with a shape for each input."
 
 
 def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[str, float]) -> Array:
-    """Seconds of each block out of a profile or a table; its names must be those of the model's blocks."""
+    """Reads the seconds of each block from a profile or a table; the names must be those of the model's blocks."""
     names = [block.name for block in profile.blocks]
     if isinstance(given, Profile):
         if given.batch_size != profile.batch_size:
@@ -142,8 +142,8 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
             )
         if [(one.shape, one.dtype) for one in given.tensors] != [(one.shape, one.dtype) for one in profile.tensors]:
             raise SplitError(
-                f"The profile of device '{device.name}' is of another model, or of '{profile.model}' with other sides: "
-                "their tensors differ. Profile this model there, with the same input shape."
+                f"The profile of device '{device.name}' is of another model, or of '{profile.model}' with other "
+                "shapes: their tensors differ. Profile this model there, with the same input shape."
             )
         table = dict(zip(names, measured_seconds(given).tolist(), strict=True))
     else:
@@ -153,8 +153,8 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
     if missing or unknown:
         what = f"no seconds for {listed(missing[:3])}" if missing else f"seconds for {listed(unknown[:3])}"
         raise SplitError(
-            f"Device '{device.name}' has {what}. Expected the {len(names)} blocks of `profile(model)` of "
-            f"'{profile.model}', by the names that it gives them."
+            f"Device '{device.name}' has {what}. Expected seconds for the {len(names)} blocks of '{profile.model}', by "
+            "their names in `profile(model)`."
         )
     seconds = [table[name] for name in names]
     wrong = [name for name in names if not _is_time(table[name])]
@@ -164,10 +164,10 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
 
 
 def measured_seconds(profile: Profile) -> Array:
-    """Seconds of each block of a measured profile, scaled so that together they take as long as the whole model.
+    """Returns the seconds of each block of a measured profile, scaled so that their sum is the whole model's time.
 
-    A stage is nearer to that than to its blocks apart: between them a compiler can do more, and the overhead of a call
-    is never known exactly, which counts once for each block.
+    A stage is closer to that than to the sum of its separate blocks: a compiler optimizes across blocks, and errors in
+    the overhead of a call, which is never known exactly, add up over the blocks.
     """
     seconds = np.array([block.seconds for block in profile.blocks], dtype=np.float64)
     total, whole = seconds.sum(), profile.whole_seconds
@@ -179,7 +179,7 @@ def _is_time(value: object) -> bool:
 
 
 def _shared_out(profile: Profile, seconds: Array) -> Array:
-    """Seconds of blocks shared out among their calls."""
+    """Divides the seconds of blocks among their calls."""
     shares = np.array([float(call.flops or 0) for call in profile.calls])
     totals = _summed(profile, shares)
     block_of = np.array([call.block for call in profile.calls])
@@ -191,7 +191,7 @@ def _shared_out(profile: Profile, seconds: Array) -> Array:
 
 
 def wire_bytes(tensor: TensorCost, compression: float | str | None) -> float | None:
-    """Bytes of a tensor as it is sent: divided by a factor, or as floats of another dtype."""
+    """Returns the bytes of a tensor as it is sent: divided by a factor, or as floats of another dtype."""
     if tensor.bytes is None or compression is None:
         return tensor.bytes
     if not isinstance(compression, str):
@@ -205,7 +205,7 @@ _FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "
 
 
 def check_compression(compression: float | str | None) -> None:
-    """Refuses what is neither a factor nor a dtype.
+    """Checks that the compression is a factor or a dtype.
 
     Raises:
         SplitError: It is neither.
@@ -215,6 +215,6 @@ def check_compression(compression: float | str | None) -> None:
     number = float(compression) if isinstance(compression, Real) and not isinstance(compression, bool) else 0.0
     if not 1 <= number < math.inf:
         raise SplitError(
-            f"`compression` is {compression!r}. Expected a factor of 1 or more, or what floats are sent as: "
+            f"`compression` is {compression!r}. Expected a factor of 1 or more, or a dtype to send floats as: "
             f"{listed(_FLOAT_BYTES)}."
         )

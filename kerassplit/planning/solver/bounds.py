@@ -1,12 +1,12 @@
-"""How much work a device can do while no load is above a bound, and so how far devices can have come.
+"""Bounds on the work that devices can do while no load is above a bound, and so on the closed sets they can reach.
 
-For each type of device there is a rate. A node's work is what no type does faster than its rate: the least, over types,
-of rate × time. So a device whose load is at most B does at most rate × B of work, and devices that have done less than
-what a closed set takes, or have too little left for the rest, cannot be there. Any rates give a valid bound. Those used
-here give the best bound on the whole: they are the dual solution of the linear program that spreads the nodes over the
-devices in fractions (Lenstra, Shmoys and Tardos, "Approximation Algorithms for Scheduling Unrelated Parallel Machines",
-1990). What crosses a boundary over a link is work as well: some device has to send it, and some device behind has to
-receive it.
+Each device type has a rate. The work of a node is defined so that no type does it faster than its rate: the minimum,
+over types, of rate × time. So a device whose load is at most B does at most rate × B of work. A state of the devices is
+impossible at a closed set if the devices so far cannot do the work of the set, or those left cannot do the rest. Any
+rates give a valid bound. The rates used here give the best bound on the whole: they are the dual solution of the linear
+program that spreads the nodes over the devices in fractions (Lenstra, Shmoys and Tardos, "Approximation Algorithms for
+Scheduling Unrelated Parallel Machines", 1990). Sending tensors over a link is work as well: some device before the
+boundary has to send them, and some device after it has to receive them.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from kerassplit.planning.solver.device_orders import DeviceOrders
 from kerassplit.planning.solver.problem import Problem
 
 SLACK = 1 + 1e-9  # for rounding
-NO_MEMORY = 1e-200  # bytes that stand for none: shares of it are huge, but numbers
+NO_MEMORY = 1e-200  # bytes, used in place of 0: shares of it are huge, but finite
 
 
 def device_rates(problem: Problem) -> NDArray[np.float64]:
-    """The most work that each type of device does in a second, shape (types,).
+    """Returns the most work per second of each device type, shape (types,).
 
-    For throughput all devices together do at most 1 a second, so that all the work is a lower bound on the largest
-    load. For latency every rate is 1: the work is a lower bound on the time of all.
+    For throughput, all devices together do at most 1 per second, so the total work is a lower bound on the largest
+    load. For latency, every rate is 1: the total work is a lower bound on the total time.
     """
     counts = np.array([float(device.count) for device in problem.devices])
     if problem.objective == "latency":
@@ -38,7 +38,7 @@ def device_rates(problem: Problem) -> NDArray[np.float64]:
     seconds = np.array([node.seconds for node in problem.nodes])
     totals = seconds.sum(axis=0)
     if totals.all() and np.isfinite(totals).all() and np.allclose(seconds / totals, (seconds / totals)[:, :1]):
-        return 1 / totals / (counts / totals).sum()  # each type takes so many times as long for all nodes
+        return 1 / totals / (counts / totals).sum()  # the ratio between types is the same for all nodes
     nodes, types = np.nonzero(np.isfinite(seconds))
     rows = np.arange(len(nodes))
     # Variables are the work of each node and the rate of each type: work <= rate × time.
@@ -64,13 +64,13 @@ def device_rates(problem: Problem) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Least work on both sides of each closed set, what crosses counted in; for latency least times.
+    """Least work before and after each closed set, including transfers; for latency, least times.
 
     Attributes:
-        ahead: Of the devices that have had their stage, shape (sets,).
-        behind: Of those that have not, shape (sets,).
+        ahead: Least work of the devices that already have a stage, shape (sets,).
+        behind: Least work of the devices that do not have one yet, shape (sets,).
         total: Least time of a placement with a cut here, for latency, shape (sets,).
-        rates: The rate of each type.
+        rates: The rate of each device type.
         latency: Whether the objective is latency.
     """
 
@@ -81,10 +81,10 @@ class Sides:
     latency: bool
 
     def allowed(self, orders: DeviceOrders, bound: float) -> NDArray[np.bool_]:
-        """Which sets each state can be in while no load (for latency: not the value) is above a bound.
+        """Returns the sets that each state can be in while no load (for latency: the value) is above a bound.
 
         Returns:
-            Shape (states, sets).
+            Booleans, shape (states, sets).
         """
         if bound == np.inf:
             return np.ones((len(orders.arcs), len(self.ahead)), dtype=np.bool_)
@@ -95,7 +95,7 @@ class Sides:
 
 
 def sides_of(family: Family) -> Sides:
-    """The bounds for all sets of a family."""
+    """Computes the bounds for all sets of a family."""
     problem, rates = family.problem, family.rates
     sending = receiving = moving = np.zeros(len(family))
     if problem.links is not None:
@@ -113,7 +113,7 @@ def sides_of(family: Family) -> Sides:
 
 
 def in_order_of_memory(family: Family) -> Family:
-    """The same sets in order of the memory of their nodes: this is their work now, and a device's memory its rate."""
+    """Returns the same sets ordered by the memory of their nodes, which becomes their work; memories become rates."""
     order = np.lexsort((family.inside.sum(axis=0), family.memory))
     limits = np.array([device.memory for device in family.problem.devices])
     rates = np.clip(limits, NO_MEMORY, max(family.memory[-1], NO_MEMORY))
@@ -122,13 +122,13 @@ def in_order_of_memory(family: Family) -> Family:
 
 
 def memory_sides_of(family: Family) -> Sides:
-    """The bounds for shares of memory of at least 1, for a family in order of memory."""
-    behind = np.maximum(family.work[-1] - family.work, 0.0)
-    return Sides(family.work, behind, family.work, family.rates, False)
+    """Computes the bounds for shares of memory of at least 1, for a family in order of memory."""
+    left = np.maximum(family.work[-1] - family.work, 0.0)
+    return Sides(family.work, left, family.work, family.rates, False)
 
 
 def _over_links(family: Family, rates: NDArray[np.float64]):
-    """Over the best of all links; for the sender, the receiver, and once."""
+    """Returns least transfer costs over the best of all links: work to send, work to receive, and seconds to move."""
     links = family.problem.links or ()
     crosses = family.crossing.any(axis=0)
     sending, receiving, moving = (np.full(len(family), np.inf) for _ in range(3))

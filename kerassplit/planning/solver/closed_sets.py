@@ -1,7 +1,7 @@
-"""Sets of nodes that are closed under predecessors: every cut has one before it.
+"""Sets of nodes that are closed under predecessors: the nodes before a cut are such a set.
 
-A family of such sets is kept as a table of booleans, a row for each node and a column for each set, so that one row
-tells for a thousand sets at once whether they hold a node.
+A family of sets is stored as a table of booleans with a row per node and a column per set, so that one row shows for
+thousands of sets at once if they contain a node.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -19,10 +19,10 @@ Table = NDArray[np.bool_]
 
 
 def closed_sets(problem: Problem, limit: int) -> Table | None:
-    """All sets closed under predecessors, shape (nodes, sets); `None` if there are more than `limit`.
+    """Returns all sets closed under predecessors, shape (nodes, sets); `None` if there are more than `limit`.
 
-    Nodes are taken in topological order. With each, every set found so far that holds all that the node uses is found
-    once more with the node in it. Every table on the way is a part of the last, so it ends early if there are too many.
+    Nodes are added in topological order: each found set that contains all predecessors of the node is copied with the
+    node added. Sets are never removed, so the search can stop as soon as there are too many.
     """
     count = len(problem.nodes)
     before = predecessors_of(count, problem.tensors)
@@ -43,7 +43,7 @@ def closed_sets(problem: Problem, limit: int) -> Table | None:
 
 
 def table_of(count: int, sets: Sequence[Collection[int]]) -> Table:
-    """Sets of nodes as a table, shape (count, sets)."""
+    """Converts sets of nodes to a table, shape (count, sets)."""
     table = np.zeros((count, len(sets)), dtype=np.bool_)
     for index, nodes in enumerate(sets):
         table[list(nodes), index] = True
@@ -51,14 +51,14 @@ def table_of(count: int, sets: Sequence[Collection[int]]) -> Table:
 
 
 def table_of_bits(count: int, sets: Iterable[int]) -> Table:
-    """Sets of nodes, each the bits of an integer, as a table, shape (count, sets)."""
+    """Converts sets of nodes, each the bits of an integer, to a table, shape (count, sets)."""
     length = (count + 7) // 8
     packed = np.frombuffer(b"".join(one.to_bytes(length, "little") for one in sets), dtype=np.uint8)
     return np.unpackbits(packed.reshape(-1, length).T, axis=0, count=count, bitorder="little").astype(np.bool_)
 
 
 def distinct(table: Table) -> Table:
-    """Each column once, in the order in which they come first."""
+    """Returns each distinct column once, in order of first occurrence."""
     packed = np.packbits(table, axis=0)
     keys = np.ascontiguousarray(packed.T).view(f"V{len(packed)}").ravel()
     _, first = np.unique(keys, return_index=True)
@@ -67,13 +67,13 @@ def distinct(table: Table) -> Table:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Closed sets, the empty one first and that of all nodes last, every set behind all that it holds.
+    """Closed sets, from the empty set to the set of all nodes; every set comes after its subsets.
 
     Attributes:
-        problem: The problem they belong to; without classes.
-        inside: Which nodes (rows) each set (columns) holds.
-        work: For each set a measure of its work that never falls from one to the next.
-        rates: The most work that each type of device does in a second, shape (types,).
+        problem: The problem that they belong to; without classes.
+        inside: Whether each set (columns) contains each node (rows).
+        work: Work of each set; it never decreases from one set to the next.
+        rates: The most work per second of each device type, shape (types,).
     """
 
     problem: Problem
@@ -85,38 +85,38 @@ class Family:
         return self.inside.shape[1]
 
     def restricted(self, sets: NDArray[np.int64]) -> "Family":
-        """The family of some of these sets, given in increasing order."""
+        """Returns the family of some of these sets, given in increasing order."""
         return Family(self.problem, np.ascontiguousarray(self.inside[:, sets]), self.work[sets], self.rates)
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
-        """How many nodes each set holds, shape (sets,)."""
+        """Number of nodes in each set, shape (sets,)."""
         return self.inside.sum(axis=0)
 
     @cached_property
     def is_chain(self) -> bool:
-        """Whether each set holds all that come before it, its nodes in order: so stages are stretches of nodes."""
+        """True if every set is a prefix of the nodes, so that stages are ranges of nodes."""
         return bool((self.inside == (np.arange(len(self.inside))[:, None] < self.sizes)).all())
 
     @cached_property
     def seconds(self) -> NDArray[np.float64]:
-        """Time of each set on each type of device, shape (types, sets), without nodes that cannot run there."""
+        """Seconds of each set on each device type, shape (types, sets), without nodes that cannot run there."""
         return self.sums_of(np.where(np.isfinite(self._node_seconds), self._node_seconds, 0.0))
 
     @cached_property
     def barred(self) -> NDArray[np.float64] | None:
-        """How many of its nodes cannot run on each type, shape (types, sets); `None` where all can run anywhere."""
+        """Number of nodes of each set that cannot run on each type, shape (types, sets); `None` if all can."""
         finite = np.isfinite(self._node_seconds)
         return None if finite.all() else self.sums_of((~finite).astype(np.float64))
 
     @cached_property
     def memory(self) -> NDArray[np.float64]:
-        """Bytes that the nodes of each set keep, without what they share, shape (sets,)."""
+        """Bytes that the nodes of each set keep, without shared weights, shape (sets,)."""
         return self.sums_of(np.array([[node.memory] for node in self.problem.nodes]))[0]
 
     @cached_property
     def used(self) -> NDArray[np.uint16]:
-        """How many consumers of each tensor each set holds, shape (tensors, sets)."""
+        """Number of consumers of each tensor in each set, shape (tensors, sets)."""
         tensors = self.problem.tensors
         used = self.inside[[tensor.consumers[0] if tensor.consumers else 0 for tensor in tensors]].astype(np.uint16)
         for index, tensor in enumerate(tensors):
@@ -126,23 +126,23 @@ class Family:
 
     @cached_property
     def users(self) -> NDArray[np.uint16]:
-        """How many consumers each tensor has, shape (tensors,)."""
+        """Number of consumers of each tensor, shape (tensors,)."""
         return np.array([len(tensor.consumers) for tensor in self.problem.tensors], dtype=np.uint16)
 
     @cached_property
     def crossing(self) -> Table:
-        """Which tensors are made in a set and used outside, shape (tensors, sets)."""
+        """True where a tensor is produced in a set and used outside it, shape (tensors, sets)."""
         producers = [tensor.producer for tensor in self.problem.tensors]
         return self.inside[producers] & (self.used < self.users[:, None])
 
     @cached_property
     def crossing_lists(self) -> list[NDArray[np.int64]]:
-        """For each set the tensors that cross."""
+        """Indices of the tensors that cross after each set."""
         return columns_of(self.crossing)
 
     @cached_property
     def tops(self) -> list[NDArray[np.int64]]:
-        """For each set its nodes that none of its others uses: a closed set with these holds all of it."""
+        """Nodes of each set that no other node of it uses: a closed set that contains them contains the whole set."""
         top = self.inside.copy()
         for tensor in self.problem.tensors:
             for user in tensor.consumers:
@@ -151,27 +151,27 @@ class Family:
 
     @cached_property
     def crossing_seconds(self) -> NDArray[np.float64]:
-        """Seconds of all that crosses behind each set, shape (sets,)."""
+        """Seconds of all tensors that cross after each set, shape (sets,)."""
         return self._crossing_sums([tensor.seconds for tensor in self.problem.tensors])
 
     @cached_property
     def crossing_memory(self) -> NDArray[np.float64]:
-        """Bytes of all that crosses behind each set, shape (sets,)."""
+        """Bytes of all tensors that cross after each set, shape (sets,)."""
         return self._crossing_sums([tensor.memory for tensor in self.problem.tensors])
 
     @cached_property
     def crossing_count(self) -> NDArray[np.float64]:
-        """How many tensors cross behind each set, of those that count, shape (sets,)."""
+        """Number of counted tensors that cross after each set, shape (sets,)."""
         counted = np.array([tensor.counts for tensor in self.problem.tensors], dtype=np.bool_)
         return self.crossing[counted].sum(axis=0).astype(np.float64)
 
     @cached_property
     def crossing_bytes(self) -> NDArray[np.float64]:
-        """Bytes that cross behind each set; where nothing has room, what stands for them, shape (sets,)."""
+        """Bytes that cross after each set, shape (sets,); seconds in their place if no tensor has a size in bytes."""
         return self.crossing_memory if self.crossing_memory.any() else self.crossing_seconds
 
     def supersets(self, index: int, low: int, high: int) -> NDArray[np.int64]:
-        """Those of the sets `low` to `high` (not itself included) that hold all of this one."""
+        """Returns the sets from `low` to `high` (excluded) that contain this one."""
         if self.is_chain or not len(self.tops[index]):
             return np.arange(low, high)
         tops = self.tops[index]
@@ -195,23 +195,23 @@ class Family:
         return np.bincount(sets, np.array(values)[tensors], minlength=len(self)).astype(np.float64, copy=False)
 
     def sums_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sums over the nodes of each set, for values of shape (nodes, kinds)."""
+        """Sums values of shape (nodes, kinds) over the nodes of each set, shape (kinds, sets)."""
         if self.is_chain:
             return np.concatenate([np.zeros((1, values.shape[1])), values]).cumsum(axis=0)[self.sizes].T
         sums = np.zeros((values.shape[1], len(self)))
-        for node, row in enumerate(values):  # node by node: equal sets of times give equal sums, to the last bit
+        for node, row in enumerate(values):  # node by node: equal times have equal sums, to the last bit
             for kind in np.flatnonzero(row):
                 sums[kind] += row[kind] * self.inside[node]
         return sums
 
 
 def family_of(problem: Problem, table: Table, rates: NDArray[np.float64]) -> Family:
-    """The closed sets of a table that the rules allow as cuts, in order of work.
+    """Builds the family of the closed sets of a table that the rules allow as cuts, in order of work.
 
     Args:
         problem: A problem without classes.
-        table: Closed sets, shape (nodes, sets), each once. The empty set and that of all nodes are added if need be.
-        rates: For each type of device, how much work a second of its time is at the most (`device_rates`).
+        table: Closed sets, shape (nodes, sets). The empty set and the set of all nodes are added if missing.
+        rates: The most work per second of each device type (`device_rates`).
 
     Raises:
         PlanError: A required cut is not allowed.
@@ -232,7 +232,7 @@ def family_of(problem: Problem, table: Table, rates: NDArray[np.float64]) -> Fam
 
 
 def node_work(problem: Problem, rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The work of each node: no device does it faster than its rate."""
+    """Returns the work of each node: no device does it faster than its rate."""
     with np.errstate(invalid="ignore"):  # 0 × inf: a node that a device without a rate cannot run
         return np.nanmin(np.array([node.seconds for node in problem.nodes]) * rates, axis=1)
 
@@ -249,7 +249,7 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
         allowed &= inside[node]
     for node in rules.last:
         allowed &= ~inside[node]
-    for cut in rules.required:  # cuts are made one behind the other: each holds the required one or lies in it
+    for cut in rules.required:  # cuts are nested: each contains the required one or is contained in it
         member = np.isin(np.arange(len(inside)), list(cut))
         allowed &= inside[member].all(axis=0) | ~inside[~member].any(axis=0)
     for cut in rules.forbidden:
@@ -259,7 +259,7 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
 
 
 def columns_of(table: Table) -> list[NDArray[np.int64]]:
-    """For each column the rows where it is true."""
+    """Returns, for each column, the rows where it is true."""
     columns, rows = np.nonzero(np.ascontiguousarray(table.T))
     ends = np.searchsorted(columns, np.arange(table.shape[1] + 1)).tolist()
     return [rows[start:end] for start, end in pairwise(ends)]

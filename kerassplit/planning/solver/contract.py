@@ -1,10 +1,10 @@
-"""Nodes that must be in one stage, or that may as well be, become one node.
+"""Merges nodes that must be, or may as well be, in one stage.
 
-- A class stays together. So do the nodes of a cycle that classes close: if class A feeds class B and B feeds A, neither
+- A class stays together. So do the nodes of a cycle between classes: if class A feeds class B and B feeds A, neither
   can come before the other.
-- What must be in the first stage takes all that it depends on along; what must be in the last, all that depends on it.
-- A node that takes no time and no memory may join its only producer, or its only consumer, when what crosses where they
-  part never costs more for it. In any placement it can then be moved there without any stage's getting worse.
+- Nodes that must be in the first stage pull all their predecessors in; nodes that must be in the last, all successors.
+- A node that takes no time and no memory may join its only producer, or its only consumer, if that never makes a cut
+  between them more expensive. In any placement, the node can then be moved there without making any stage worse.
 """
 
 import math
@@ -36,8 +36,8 @@ class Contraction:
 
     Attributes:
         problem: The smaller problem. Its nodes are in topological order.
-        members: For each of its nodes, the nodes of the original problem.
-        home: For each node of the original problem, its node in the smaller one.
+        members: Original nodes of each of its nodes.
+        home: Node of the smaller problem for each original node.
     """
 
     problem: Problem
@@ -45,19 +45,19 @@ class Contraction:
     home: tuple[int, ...]
 
     def parts(self, parts: Sequence[tuple[int, Collection[int]]]) -> list[tuple[int, list[int]]]:
-        """The same stages in nodes of the original problem."""
+        """Translates stages to nodes of the original problem."""
         return [(device, sorted(node for group in nodes for node in self.members[group])) for device, nodes in parts]
 
 
 def contract(problem: Problem, *, fold: bool = True) -> Contraction:
-    """The problem with all that stays together made one node.
+    """Merges all nodes that stay together into one node.
 
     Args:
         problem: Any problem.
-        fold: Also let nodes without time join their neighbors, where that is known to lose nothing.
+        fold: Also let nodes without time join their neighbors, if that is known to lose nothing.
 
     Raises:
-        PlanError: A required cut parts what must stay together, or no device can run what must stay together.
+        PlanError: A required cut divides nodes that must stay together, or no device can run all of them.
     """
     home = _home(problem, problem.classes)
     _check_runs(problem, home, "must stay in one stage", "devices")
@@ -74,16 +74,16 @@ def contract(problem: Problem, *, fold: bool = True) -> Contraction:
 
 
 def contract_by(problem: Problem, cuts: Table) -> tuple[Contraction, Table]:
-    """The problem with all nodes that no cut parts made one node, and the cuts of the smaller problem.
+    """Merges all nodes that no cut divides, and returns the cuts of the smaller problem as well.
 
     Args:
         problem: Any problem.
-        cuts: The closed sets that may be cuts, shape (nodes, cuts). Those that part what must stay together are left
-            out; those that must be made are added.
+        cuts: The closed sets that may be cuts, shape (nodes, cuts). Cuts that divide nodes that must stay together are
+            left out; required cuts are added.
 
     Raises:
-        PlanError: A required cut parts what must stay together, or no device can run what no cut parts.
-        ValueError: A cut holds a node without all that it depends on.
+        PlanError: A required cut divides nodes that must stay together, or no device can run nodes that no cut divides.
+        ValueError: A cut contains a node without all that it depends on.
     """
     count = len(problem.nodes)
     cuts = np.concatenate([cuts, table_of(count, problem.rules.required)], axis=1)
@@ -91,7 +91,7 @@ def contract_by(problem: Problem, cuts: Table) -> tuple[Contraction, Table]:
     edges = [(tensor.producer, user) for tensor in problem.tensors for user in tensor.consumers]
     makers, users = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     if (rows[users] & ~rows[makers]).any():
-        raise ValueError("One of `cuts` holds a node without all that the node depends on.")
+        raise ValueError("One of `cuts` contains a node without all that the node depends on.")
     for nodes in problem.classes:
         cuts = cuts[:, (cuts[list(nodes)] == cuts[nodes[0]]).all(axis=0)]
     home = list(range(count))
@@ -100,13 +100,13 @@ def contract_by(problem: Problem, cuts: Table) -> tuple[Contraction, Table]:
         home[node] = first.setdefault(row.tobytes(), node)
     _check_runs(problem, home, "must stay in one stage", "devices")
     roots = list(first.values())
-    # What a node depends on lies in at least as many sets as the node.
+    # The predecessors of a node are in at least as many sets as the node.
     order = [roots[place] for place in np.argsort(-cuts[roots].sum(axis=1), kind="stable")]
     return _contraction(_without_idle_memory(problem), home, order), cuts[order]
 
 
 def _without_idle_memory(problem: Problem) -> Problem:
-    """The problem without what nodes hold, where every device could hold everything."""
+    """Drops the memory of nodes if every device could hold everything."""
     held = sum(node.memory for node in problem.nodes) + sum(weight.memory for weight in problem.weights)
     held += sum(tensor.memory for tensor in problem.tensors) + max(node.workspace for node in problem.nodes)
     if held > min(device.memory for device in problem.devices):
@@ -115,7 +115,7 @@ def _without_idle_memory(problem: Problem) -> Problem:
 
 
 def _ends(problem: Problem) -> list[list[int]]:
-    """What has to be in the first stage, and what in the last, with all that goes with it."""
+    """Returns the nodes of the first stage and those of the last by the rules, with all that must join them."""
     count, tensors, rules = len(problem.nodes), problem.tensors, problem.rules
     return [
         sorted(_reached(rules.first, predecessors_of(count, tensors))),
@@ -134,7 +134,7 @@ def _reached(start: Collection[int], following: Sequence[Sequence[int]]) -> set[
 
 
 def _joined(count: int, sets: Collection[Collection[int]]) -> list[int]:
-    """For each node one node that stands for all those joined with it: the smallest."""
+    """Returns a representative of each node's group: the smallest of the nodes that are joined."""
     root = list(range(count))
 
     def find(node: int) -> int:
@@ -151,22 +151,22 @@ def _joined(count: int, sets: Collection[Collection[int]]) -> list[int]:
 
 
 def _home(problem: Problem, sets: Collection[Collection[int]]) -> list[int]:
-    """For each node one node that stands for all that is in its stage where these sets stay together."""
+    """Returns a representative of each node's group if these sets stay together."""
     return _without_cycles(_joined(len(problem.nodes), sets), problem.tensors)
 
 
 def _check_runs(problem: Problem, home: Sequence[int], why: str, binding: str) -> None:
-    """Raises `PlanError` where no type of device can run a group."""
+    """Raises a `PlanError` if no device type can run a whole group."""
     members: dict[int, list[int]] = defaultdict(list)
     for node, group in enumerate(home):
         members[group].append(node)
     for nodes in members.values():
         if min(_merged([problem.nodes[node] for node in nodes]).seconds) == math.inf:
-            raise PlanError(f"The nodes {nodes} {why}, and no type of device can run all of them.", binding=(binding,))
+            raise PlanError(f"The nodes {nodes} {why}, and no type of device can run them all.", binding=(binding,))
 
 
 def _without_cycles(home: list[int], tensors: Sequence[Tensor]) -> list[int]:
-    """The same with each strongly connected set of groups made one group."""
+    """Merges each strongly connected set of groups into one group."""
     count = len(home)
     edges = [(tensor.producer, user) for tensor in _between(home, tensors) for user in tensor.consumers]
     rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
@@ -179,7 +179,7 @@ def _without_cycles(home: list[int], tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _between(home: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors between groups; those that stay inside one are gone."""
+    """Returns the tensors between groups, without those inside one group."""
     kept = []
     for tensor in tensors:
         producer = home[tensor.producer]
@@ -190,7 +190,7 @@ def _between(home: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _contraction(problem: Problem, home: Sequence[int], order: Sequence[int] | None = None) -> Contraction:
-    """The smaller problem for nodes that have been given to groups; `order`, of the groups, is a topological one."""
+    """Builds the smaller problem from nodes assigned to groups; `order` is a topological order of the groups."""
     if order is None:
         roots = set(home)
         order = [group for group in topological_order(len(home), _between(home, problem.tensors)) if group in roots]
@@ -226,14 +226,14 @@ def _merged(nodes: Sequence[Node]) -> Node:
 
 def _rules(rules: CutRules, members: Sequence[Sequence[int]], home: Sequence[int]) -> CutRules:
     def closed_set(nodes: Collection[int]) -> frozenset[int] | None:
-        """The same closed set in groups; `None` where it parts one."""
+        """Translates a closed set to groups; `None` if it divides one."""
         groups = frozenset(home[node] for node in nodes)
         return groups if sum(len(members[group]) for group in groups) == len(set(nodes)) else None
 
     required = [closed_set(cut) for cut in rules.required]
     if None in required:
-        raise PlanError("A required cut parts nodes that must stay in one stage.", binding=("cuts",))
-    forbidden = [closed_set(cut) for cut in rules.forbidden]  # those that part groups cannot be made anyway
+        raise PlanError("A required cut divides nodes that must stay in one stage.", binding=("cuts",))
+    forbidden = [closed_set(cut) for cut in rules.forbidden]  # cuts that divide groups are impossible anyway
     return replace(
         rules,
         first=frozenset(home[node] for node in rules.first),
@@ -244,9 +244,9 @@ def _rules(rules: CutRules, members: Sequence[Sequence[int]], home: Sequence[int
 
 
 def _may_fold(problem: Problem) -> bool:
-    """Whether moving a node without time can be seen to break no rule.
+    """Checks that moving a node without time cannot break a rule.
 
-    It may leave a stage empty, and so bring two devices together that no link, or a slower one, connects.
+    It may leave a stage empty, and so make two devices neighbors that no link, or a slower one, connects.
     """
     rules = problem.rules
     alike = problem.links is None or len({link for row in problem.links for link in row}) == 1
@@ -254,7 +254,7 @@ def _may_fold(problem: Problem) -> bool:
 
 
 def _foldable(problem: Problem) -> list[tuple[int, int]]:
-    """Pairs of a node without time and the neighbor that it may join; no node is in two pairs."""
+    """Returns pairs of a node without time and the neighbor that it may join; no node is in two pairs."""
     sharing = {node for weight in problem.weights for node in weight.nodes}
     made: list[list[Tensor]] = [[] for _ in problem.nodes]
     used: list[list[Tensor]] = [[] for _ in problem.nodes]
@@ -283,7 +283,7 @@ def _foldable(problem: Problem) -> list[tuple[int, int]]:
 
 
 def _no_more(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether these tensors can cross where those did at no more cost, of any kind."""
+    """Checks that these tensors cost no more than the others at a cut: in count, seconds and memory."""
     return (
         sum(tensor.counts for tensor in some) <= sum(tensor.counts for tensor in others)
         and sum(tensor.seconds for tensor in some) <= sum(tensor.seconds for tensor in others)

@@ -1,7 +1,7 @@
-"""In which order stages may take devices: states, and the arcs between them that one stage each goes along.
+"""Orders in which stages may use devices, as an automaton: each arc from state to state is one stage.
 
-Devices of one type are alike, so a state counts how many of each type have had a stage, and no more. Where links differ
-between types, a state also tells the type of the last stage and that of the next: what a stage takes depends on both.
+Devices of one type are identical, so a state only counts how many of each type have a stage. If links differ between
+types, a state also includes the type of the last stage and that of the next: the cost of a stage depends on both.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,12 @@ State = tuple[tuple[int, ...], int | None, int | None]  # devices used, type of 
 
 @dataclass(frozen=True)
 class Kind:
-    """What, besides its nodes, decides what a stage costs.
+    """Device type and links of a stage; together with its nodes, they determine its cost.
 
     Attributes:
-        device: The type that it runs on.
-        receives: The link over which it receives, and `sends`, over which it sends; without meaning where the problem
-            has no links.
-        sends: See `receives`.
+        device: The device type that it runs on.
+        receives: The link over which it receives; meaningless if the problem has no links.
+        sends: The link over which it sends; meaningless if the problem has no links.
     """
 
     device: int
@@ -35,24 +34,24 @@ class Kind:
 
 @dataclass(frozen=True)
 class Arc:
-    """A stage of this kind leads from one state to another."""
+    """A stage of this kind, which leads from one state to another."""
 
     source: int
     target: int
     kind: Kind
 
 
-MOST_STATES = 2**16  # each is searched with all closed sets
+MOST_STATES = 2**16  # each is combined with all closed sets
 
 
 @dataclass(frozen=True)
 class DeviceOrders:
-    """All ways to take devices, as an automaton.
+    """All orders of devices, as an automaton.
 
     Attributes:
-        arcs: All arcs, by state: `arcs[state]` are those that leave it.
-        counts: How many devices of each type have had a stage in each state, shape (states, types).
-        left: How many may still have one, shape (states, types).
+        arcs: All arcs by state: `arcs[state]` are the arcs that leave it.
+        counts: Number of devices of each type that have a stage in each state, shape (states, types).
+        left: Number of devices of each type that may still get one, shape (states, types).
         starts: States in which nothing has been placed.
         ends: States in which everything may have been placed.
         between: States in which something may be left to place.
@@ -67,26 +66,26 @@ class DeviceOrders:
 
 
 def device_orders(problem: Problem) -> DeviceOrders:
-    """The automaton for a problem's devices and links.
+    """Builds the automaton for a problem's devices and links.
 
     Raises:
-        PlanError: It has too many states.
+        PlanError: The automaton has too many states.
     """
     counts = tuple(device.count for device in problem.devices)
     nothing: tuple[int, ...] = (0,) * len(counts)
     differ = problem.links is not None and len({link for row in problem.links for link in row}) > 1
-    # The types are in the state only where links differ.
+    # A state includes types only if links differ.
     starts: list[State] = (
         [(nothing, None, device) for device in range(len(counts))] if differ else [(nothing, None, None)]
     )
     number = {key: index for index, key in enumerate(starts)}
     keys = list(number)
     arcs: list[tuple[Arc, ...]] = []
-    for key in keys:  # grows on the way
+    for key in keys:  # grows during the loop
         if len(keys) > MOST_STATES:
             raise PlanError(
-                f"There are too many orders of {sum(counts)} devices to try them all. Take fewer devices, give those "
-                "that are alike as one with a `count`, or state their order (any_order=False).",
+                f"There are too many orders of {sum(counts)} devices to try them all. Use fewer devices, pass "
+                "identical ones as one with a `count`, or fix their order (any_order=False).",
                 binding=("any_order",),
             )
         leaving = []
@@ -111,7 +110,7 @@ def device_orders(problem: Problem) -> DeviceOrders:
 
 
 def _stages_after(problem: Problem, key: State, differ: bool) -> Iterator[tuple[State, Kind]]:
-    """Where one more stage leads to from a state, and of which kind it is."""
+    """Yields the states that one more stage can lead to, with the kind of that stage."""
     used, last, chosen = key
     links = problem.links or ()
     for device, after in _steps(problem, used):
@@ -126,9 +125,9 @@ def _stages_after(problem: Problem, key: State, differ: bool) -> Iterator[tuple[
 
 
 def _steps(problem: Problem, used: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """The types that may come next, each with what has been used then.
+    """Yields the types that may come next, each with the devices used after it.
 
-    In order, devices that are left out count as used: so there are few states.
+    With a fixed order, skipped devices count as used, which keeps the number of states small.
     """
     for device, count in enumerate(_left(problem, used)):
         skipped = used[:device]
@@ -141,6 +140,6 @@ def _steps(problem: Problem, used: tuple[int, ...]) -> Iterator[tuple[int, tuple
 
 
 def _left(problem: Problem, used: tuple[int, ...]) -> list[int]:
-    """How many devices of each type may still come."""
+    """Returns how many devices of each type may still be used."""
     latest = max((device for device, count in enumerate(used) if count), default=0) if problem.in_order else 0
     return [0 if index < latest else device.count - used[index] for index, device in enumerate(problem.devices)]

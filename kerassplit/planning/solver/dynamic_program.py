@@ -1,9 +1,9 @@
-"""The best chain of closed sets, exactly: dynamic programming over pairs of a closed set and a state of the devices.
+"""Finds the exact best chain of closed sets: dynamic programming over pairs of a closed set and a device state.
 
-One closed set J is taken at a time, in order of work, and all closed sets I that may follow it at once: what the stage
-I \\ J costs is the time of its nodes plus what crosses J's boundary into it plus what crosses I's boundary out of it.
-Only a window of sets can follow: the others make a stage, or leave others, with more work than the best value known
-allows. (The recurrence is that of Tarnawski et al., NeurIPS 2020; the windows and bounds are this project's.)
+Closed sets J are processed in order of work, each with all closed sets I that may follow it at once: the cost of the
+stage I \\ J is the time of its nodes plus that of tensors that cross J's boundary into it and I's boundary out of it.
+Only a window of sets can follow: with the others, this stage or the remaining ones would have more work than the best
+known value allows. (The recurrence is from Tarnawski et al., NeurIPS 2020; the windows and bounds are this project's.)
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from kerassplit.planning.solver.closed_sets import Family
 from kerassplit.planning.solver.device_orders import Arc, DeviceOrders, device_orders
 from kerassplit.planning.solver.stage_costs import ROUNDING, Goal, StageCosts
 
-FEW, FEW_IN_CHAIN = 2000, 300  # closed sets for which no upper bound has to be found first
-MOST_PAIRS = 2**18  # of sets, taken at once
+FEW, FEW_IN_CHAIN = 2000, 300  # closed sets that need no upper bound first
+MOST_PAIRS = 2**18  # of sets, processed at once
 SLACK = 1 + 1e-9  # sums of the same numbers differ in the last bits
 
 
@@ -27,8 +27,8 @@ class Chain:
     """Stages that follow one another.
 
     Attributes:
-        value: What the search was for: the largest load, say, or the time of all.
-        parts: For each stage the type of its device and its nodes.
+        value: The minimized value, such as the largest load or the total time.
+        parts: Device type and nodes of each stage.
     """
 
     value: float
@@ -36,10 +36,10 @@ class Chain:
 
 
 def best_chain(family: Family, bound: float = np.inf) -> Chain | None:
-    """The best chain in a family for its problem's objective; `None` if none is as good as the bound.
+    """Finds the best chain in a family for its problem's objective; `None` if none is as good as the bound.
 
-    Of equally good chains, one with the fewest tensors crossing its cuts; of these, for throughput, the most even one
-    (the least sum of squares of loads); of these one with the fewest bytes crossing.
+    Ties are broken by the fewest tensors over all cuts; then, for throughput, by the most even loads (the least sum of
+    squares); then by the fewest crossing bytes.
     """
     orders = device_orders(family.problem)
     goal = "sum" if family.problem.objective == "latency" else "largest"
@@ -57,9 +57,9 @@ def best_chain(family: Family, bound: float = np.inf) -> Chain | None:
 
 
 def upper_bound(family: Family, orders: DeviceOrders, goal: Goal) -> float:
-    """The value of a good chain among few of the sets: of those with equal work, more or less, where least is moved.
+    """Returns the value of a good chain among few sets: those with the least crossing in each range of work.
 
-    `inf` if that is not worth while, or if there is none.
+    `inf` if the search would not pay off, or if there is no such chain.
     """
     if len(family) <= (FEW_IN_CHAIN if family.is_chain else FEW):
         return np.inf
@@ -78,7 +78,7 @@ def upper_bound(family: Family, orders: DeviceOrders, goal: Goal) -> float:
 
 
 def _useful(family: Family, orders: DeviceOrders, bound: float) -> Family:
-    """The sets at which some state can be within a bound."""
+    """Returns the sets at which some state can be within a bound."""
     if bound == np.inf or family.is_chain:
         return family
     useful = np.logical_or.reduce(sides_of(family).allowed(orders, bound))
@@ -87,7 +87,7 @@ def _useful(family: Family, orders: DeviceOrders, bound: float) -> Family:
 
 
 def search(family: Family, orders: DeviceOrders, goal: Goal, bound: float, most: float = np.inf) -> Chain | None:
-    """The best chain for a goal; see `ways_of`."""
+    """Finds the best chain for a goal; see `ways_of`."""
     return _trace(family, orders, ways_of(family, orders, goal, bound, most))
 
 
@@ -99,18 +99,19 @@ def ways_of(
     most: float = np.inf,
     tight: "Ways | None" = None,
 ) -> "Ways":
-    """The best ways through a family for a goal.
+    """Finds the best ways through a family for a goal.
 
     Args:
         family: The closed sets.
-        orders: The ways to take the devices.
-        goal: "largest": the least largest load. "sum": the least time of all. "even": the fewest tensors crossing, then
-            the least sum of squares of loads, then the fewest bytes. "small": the fewest tensors, then bytes.
-            "memory": the least largest share of its device's memory that a stage needs, whatever it costs.
-            "stages": the fewest stages. The last two want a family in order of memory (`in_order_of_memory`).
-        bound: What no load or share (for "sum": not the value) may be above.
-        most: What no load may be above, for "sum".
-        tight: The best ways for "sum": only steps of these are taken.
+        orders: The orders of the devices.
+        goal: "largest": minimizes the largest load. "sum": minimizes the total time. "even": minimizes crossing
+            tensors, then the sum of squares of loads, then bytes. "small": minimizes crossing tensors, then bytes.
+            "memory": minimizes the largest share of its device's memory that a stage needs, regardless of cost.
+            "stages": minimizes the number of stages. The last two need a family in order of memory
+            (`in_order_of_memory`).
+        bound: Upper limit of every load or share (for "sum": of the value).
+        most: Upper limit of every load, for "sum".
+        tight: The best ways for "sum": only their steps are allowed.
     """
     allowed, rest = _allowed(family, orders, goal, bound)
     ranks = {"even": 3, "small": 2}.get(goal, 1)
@@ -128,16 +129,16 @@ def ways_of(
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """The best way to each set in each state, as far as it is known.
+    """The best known way to each set in each state.
 
     Attributes:
         family: The closed sets.
-        goal: What is best.
-        bound: What no load may be above; for "sum" not the value.
-        value: Of the best ways, shape (ranks, states, sets): a later rank decides where the earlier ones are equal.
-        came_from: Their last steps: the states and the sets before, shape (2, states, sets).
-        rest: The least that is left to be added behind each set, for "sum".
-        tight: Ways whose steps alone may be taken.
+        goal: The value to minimize.
+        bound: Upper limit of every load; for "sum", of the value.
+        value: Values of the best ways, shape (ranks, states, sets): later ranks break ties of earlier ones.
+        came_from: Their last steps: previous states and previous sets, shape (2, states, sets).
+        rest: Least time that remains to be added after each set, for "sum".
+        tight: Ways whose steps are the only ones allowed.
     """
 
     family: Family
@@ -149,12 +150,12 @@ class Ways:
     tight: "Ways | None"
 
     def open(self, allowed: NDArray[np.bool_], states, sets) -> NDArray[np.int64]:
-        """Of some states in a set, or of a state in some sets, those from which ways may go on."""
+        """Returns the indices of those states in a set, or sets of a state, from which ways may continue."""
         value, limit = self.value[0, states, sets], self.bound if self.goal in ("largest", "sum", "memory") else np.inf
         return np.flatnonzero(allowed[states, sets] & (value + self.rest[sets] <= limit) & (value < np.inf))
 
     def values(self, arc: Arc, sets, later: NDArray[np.int64], load: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """The values of ways with a stage more, rank by rank, the first `inf` where the stage is above the bound."""
+        """Returns the values of ways with one more stage, by rank; the first is `inf` if that exceeds the bound."""
         start = [value[arc.source, sets] for value in self.value]
         if np.ndim(sets):
             start = [value[:, None] for value in start]
@@ -175,7 +176,7 @@ class Ways:
         return [np.where(fits, reached[0], np.inf)]
 
     def keep(self, arc: Arc, sets, later: NDArray[np.int64], reached: Sequence[NDArray[np.float64]]) -> None:
-        """Keep what is better than the best known ways, from these sets along an arc to those later ones."""
+        """Keeps the ways from these sets along an arc to later ones that are better than the best known ones."""
         less, equal = np.zeros(len(later), dtype=np.bool_), np.ones(len(later), dtype=np.bool_)
         for new, known in zip(reached, self.value[:, arc.target, later], strict=True):
             less |= equal & (new < known)
@@ -190,7 +191,7 @@ class Ways:
 
 
 def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[np.bool_], costs: StageCosts) -> None:
-    """One set at a time, with all that may follow it."""
+    """Processes one set at a time, with all sets that may follow it."""
     reachable = _windows(family, orders, allowed)
     for index in range(len(family) - 1):
         arcs = [arc for state in ways.open(allowed, slice(None), index) for arc in orders.arcs[state]]
@@ -207,9 +208,9 @@ def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[
 
 
 def _by_states(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[np.bool_], costs: StageCosts) -> None:
-    """One state at a time, with all its sets: in a chain, all pairs of sets are stages."""
+    """Processes one state at a time, with all its sets: in a chain, all pairs of sets are stages."""
     caps = _caps(family)
-    for source in np.argsort(orders.counts.sum(axis=1), kind="stable"):  # every stage takes a device
+    for source in np.argsort(orders.counts.sum(axis=1), kind="stable"):  # every stage uses a device
         sets = ways.open(allowed, source, slice(-1))
         for arc in orders.arcs[source] if len(sets) else ():
             later = np.flatnonzero(allowed[arc.target, sets[0] + 1 :]) + sets[0] + 1
@@ -223,7 +224,7 @@ def _by_states(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArra
 
 
 def _least(ranks: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
-    """For each column the row of the least number; where rows are equal, the next rank decides."""
+    """Returns the row of the least number in each column; the next rank breaks ties."""
     first, *others = ranks
     for other in others:
         first = np.where(first == first.min(axis=0), other, np.inf)
@@ -233,7 +234,7 @@ def _least(ranks: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
 def _allowed(
     family: Family, orders: DeviceOrders, goal: Goal, bound: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which states may be in which sets, and the least time of what is left there for "sum" (else 0)."""
+    """Returns the sets that each state may be in, and the least remaining time at each set for "sum" (else 0)."""
     rest = np.zeros(len(family))
     if goal == "stages":
         allowed = np.ones((len(orders.arcs), len(family)), dtype=np.bool_)
@@ -247,29 +248,29 @@ def _allowed(
 
 @dataclass(frozen=True)
 class Windows:
-    """The first and the last set in which each state may be, and how far each set's successors may lie."""
+    """The first set and the end of the sets in which each state may be, and the end of each set's successors."""
 
     first: NDArray[np.int64]
-    behind: NDArray[np.int64]
+    end: NDArray[np.int64]
     caps: NDArray[np.int64]
 
     def low(self, arcs: Sequence[Arc]) -> int:
         return min((int(self.first[arc.target]) for arc in arcs), default=0)
 
     def high(self, arcs: Sequence[Arc], index: int) -> int:
-        return min(int(self.caps[index]), max((int(self.behind[arc.target]) for arc in arcs), default=0))
+        return min(int(self.caps[index]), max((int(self.end[arc.target]) for arc in arcs), default=0))
 
 
 def _windows(family: Family, orders: DeviceOrders, allowed: NDArray[np.bool_]) -> Windows:
     sets = len(family)
     some = allowed.any(axis=1)
     first = np.where(some, allowed.argmax(axis=1), sets)
-    behind = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
-    return Windows(first, behind, _caps(family))
+    end = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
+    return Windows(first, end, _caps(family))
 
 
 def _caps(family: Family) -> NDArray[np.int64]:
-    """The end of what a stage may reach from each set: it goes over no cut that must be made."""
+    """Returns the end of the sets that a stage may reach from each set: stages do not skip required cuts."""
     caps = np.full(len(family), len(family))
     for place in family.required:
         caps[:place] = np.minimum(caps[:place], place + 1)
@@ -277,7 +278,7 @@ def _caps(family: Family) -> NDArray[np.int64]:
 
 
 def _trace(family: Family, orders: DeviceOrders, ways: Ways) -> Chain | None:
-    """The stages that led to the best value; of values that are equal but for rounding, that of the fewest devices."""
+    """Traces back the stages of the best value; values that differ by rounding only are tied, and fewer devices win."""
     ends, value = orders.ends, ways.value
     for earlier in (ways.tight, ways):
         for rank in () if earlier is None else earlier.value:

@@ -1,9 +1,10 @@
-"""How little can cross a cut, of all cuts with work between two limits: minimum cuts, made exact by price.
+"""Bounds the least crossing of all cuts with work between two limits: minimum cuts with a price on work.
 
-A closed set is the source side of a flow network: each tensor has an arc that costs moving it, and arcs that cannot be
-cut lead from users back to makers (Picard, "Maximal closure of a graph", 1976). The limits on work are priced: at every
-price a minimum cut finds the least, over closed sets, of what crosses plus price × work. The best price gives the lower
-convex hull of crossing over work, at a limit: the Lagrangian bound (Everett, 1963). It is found corner by corner.
+A closed set is the source side of a flow network: each tensor has an arc whose capacity is the cost of moving it, and
+arcs that cannot be cut lead from consumers back to producers (Picard, "Maximal closure of a graph", 1976). The limits
+on work are priced: at every price, a minimum cut finds the least crossing plus price × work over closed sets. The best
+price yields the lower convex hull of crossing over work at a limit: the Lagrangian bound (Everett, 1963). It is found
+corner by corner.
 """
 
 from dataclasses import dataclass
@@ -16,18 +17,18 @@ from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from kerassplit.planning.solver.problem import Problem, predecessors_of, topological_order
 
 Nodes = NDArray[np.bool_]
-ROUNDING = 1e-9  # share of all work by which sums may be wrong
-UNITS = 2.0**29  # finite capacities add up to this: SciPy's flows are of 32 bits
+ROUNDING = 1e-9  # rounding error of sums, as a share of the total work
+UNITS = 2.0**29  # sum of the finite capacities: SciPy's flows have 32 bits
 
 
 @dataclass(frozen=True, eq=False)
 class Least:
-    """A bound on what crosses.
+    """Lower bound on crossing.
 
     Attributes:
-        seconds: No closed set has less that crosses; `inf` where there is no closed set.
-        below: A closed set with little that crosses and no more work than the limits allow, shape (nodes,).
-        above: Likewise, with no less work. It holds all of `below`.
+        seconds: No closed set has less crossing; `inf` if there is no closed set.
+        below: A closed set with little crossing and no more work than the limits allow, shape (nodes,).
+        above: A closed set with little crossing and no less work, shape (nodes,). Contains `below`.
     """
 
     seconds: float
@@ -40,8 +41,8 @@ class Crossings:
 
     Attributes:
         work: The work of each node, shape (nodes,).
-        total: The sum.
-        before: `before[a, b]` is 1 where b is a, or a depends on it, shape (nodes, nodes).
+        total: The total work.
+        before: `before[a, b]` is 1 if b is a or a predecessor of a, direct or not, shape (nodes, nodes).
     """
 
     def __init__(self, problem: Problem, work: NDArray[np.float64]):
@@ -73,22 +74,22 @@ class Crossings:
         self._first = np.cumsum([0, *(len(tensor.consumers) for tensor in moved)])[:-1]
 
     def seconds(self, nodes: Nodes) -> float:
-        """Seconds of what crosses behind a closed set."""
+        """Returns the seconds of the tensors that cross after a closed set."""
         if not len(self._makers):
             return 0.0
         used = np.logical_or.reduceat(~nodes[self._users], self._first)
         return float(self._seconds @ (nodes[self._makers] & used))
 
     def decided(self, inside: Nodes, outside: Nodes, low: float, high: float) -> tuple[Nodes, Nodes] | None:
-        """All nodes known to be in, and out of, each closed set that has these in and out and work in the limits.
+        """Finds all nodes that must be inside, and all that must be outside, given these nodes and limits on work.
 
-        `None` if there is no such set.
+        Returns `None` if there is no such closed set.
         """
         while True:
             free = ~(inside | outside)
             least, most = self.work @ inside, self.total - self.work @ outside
             work = np.where(free, self.work, 0.0)
-            # With a node comes all before it; without it, all behind it stays out.
+            # With a node come all before it; without it, all after it stay out.
             taken = inside | (free & (most - work @ self.before < low - self.slack))
             left = outside | (free & (least + self.before @ work > high + self.slack))
             if (taken & left).any() or least > high + self.slack or most < low - self.slack:
@@ -98,7 +99,7 @@ class Crossings:
             inside, outside = taken, left
 
     def least(self, inside: Nodes, outside: Nodes, low: float, high: float) -> Least:
-        """The least that crosses, of closed sets with these nodes in and out and work in the limits."""
+        """Bounds the crossing of closed sets with these nodes inside and outside and work within the limits."""
         network = _Network(self, inside, outside)
         best, found = network.cut(0.0)
         if found is None:
@@ -112,7 +113,7 @@ class Crossings:
             return Least(best, found, found)
         while above.work - below.work > self.slack:
             price = (above.crossing - below.crossing) / (above.work - below.work)
-            price = sign * max(sign * price, 0.0)  # beyond the limit it costs no less
+            price = sign * max(sign * price, 0.0)  # beyond the limit, crossing is not cheaper
             bound, found = network.cut(price)
             if found is None:
                 break
@@ -133,7 +134,7 @@ class _Corner:
 
 
 class _Network:
-    """The flow network of the nodes that are not decided: what is in is the source (0), what is out the sink (1)."""
+    """Flow network of the undecided nodes: nodes inside form the source (0), nodes outside the sink (1)."""
 
     def __init__(self, crossings: Crossings, inside: Nodes, outside: Nodes):
         self._crossings, self._inside = crossings, inside
@@ -149,7 +150,7 @@ class _Network:
         tails = np.concatenate([ends, free, tails[kept]])
         heads = np.concatenate([free, ends + 1, heads[kept]])
         costs = crossings.costs[kept]
-        # Each pair of nodes once, and in both directions: so that flows have the same places.
+        # Each pair of nodes once in both directions, so that the flow has the same sparse structure.
         pairs = np.concatenate([tails * size + heads, heads * size + tails])
         pairs, self._slot = np.unique(pairs, return_inverse=True)
         self._slot = self._slot[: len(tails)]
@@ -163,9 +164,9 @@ class _Network:
         self._decided_work = float(crossings.work @ inside)
 
     def cut(self, price: float) -> tuple[float, Nodes | None]:
-        """The least, over closed sets, of what crosses less price × work, rounded down; and the smallest such set.
+        """Returns the least crossing minus price × work over closed sets, rounded down, and the smallest such set.
 
-        `None` where no set is closed.
+        The set is `None` if there is no closed set.
         """
         taken, left = max(-price, 0.0) * self._work, max(price, 0.0) * self._work
         constant = -price * self._decided_work - float(left.sum())

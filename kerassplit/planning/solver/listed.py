@@ -1,4 +1,4 @@
-"""Problems whose closed sets are listed, and what is exact about them: the best placement, and all worth a choice."""
+"""Problems with listed closed sets, and their exact solutions: the best placement, and the front of tradeoffs."""
 
 import copy
 import math
@@ -27,8 +27,8 @@ class Listed:
 
     Attributes:
         problem: The problem.
-        contraction: The problem in fewer nodes.
-        family: The closed sets of these.
+        contraction: The problem with merged nodes.
+        family: The closed sets of the merged nodes.
     """
 
     problem: Problem
@@ -36,28 +36,28 @@ class Listed:
     family: Family
 
     def best(self) -> tuple[Stage, ...] | None:
-        """The stages of the best placement, the most even of them; `None` if there is no placement."""
+        """Finds the stages of the best placement, with ties broken as in `best_chain`; `None` if there is none."""
         chain = best_chain(self.family)
         return None if chain is None else self._stages(chain.parts)
 
     def least_load(self, most: float) -> float | None:
-        """The least largest load of a stage; `None` if it is above a limit."""
+        """Returns the smallest possible bottleneck; `None` if it is above a limit."""
         chain = search(self.family, device_orders(self.family.problem), "largest", most)
         return None if chain is None else chain.value
 
     def front(self) -> list[tuple[Stage, ...]]:
-        """The placements that no other beats in both the time of all and the largest load; the first is the fastest.
+        """Finds the placements that no other beats in both latency and bottleneck; the first has the least latency.
 
-        The bottleneck is bounded ever more tightly, and each time the least latency within that bound is found (the
+        A bound on the bottleneck is tightened step by step, and each time the least latency within it is found (the
         epsilon-constraint method: Haimes, Lasdon and Wismer, 1971). The problem's objective must be "latency"; with
-        `overlap` the loads overlap.
+        `overlap`, the parts of a load overlap.
         """
         found: list[tuple[Stage, ...]] = []
         orders, most = device_orders(self.family.problem), math.inf
         while (chain := search(self.family, orders, "sum", math.inf, most / ROUNDING)) is not None:
             stages = self._stages(chain.parts)
             largest = max(stage.load for stage in stages)
-            if largest >= most:  # the same but for rounding
+            if largest >= most:  # the same except for rounding
                 break
             # The same latency with a smaller bottleneck takes the place of the last one.
             if found and value_of(self.problem, stages) <= value_of(self.problem, found[-1]) * ROUNDING:
@@ -67,17 +67,17 @@ class Listed:
         return found
 
     def fewest_stages(self) -> int | None:
-        """How many devices of its one type the problem needs, if any number is enough; `None` if not."""
+        """Returns how many devices of its only type the problem needs; `None` if no number is enough."""
         family = in_order_of_memory(self.family)
         link = next((row[0] for row in self.problem.links or ()), NO_LINK)
-        # One state, to which every stage comes back: however many devices there are.
+        # One state, to which every stage returns: for any number of devices.
         counts = np.zeros((1, 1), dtype=np.int64)
         orders = DeviceOrders(((Arc(0, 0, Kind(0, link, link)),),), counts, counts + 1, (0,), (0,), (0,))
         chain = search(family, orders, "stages", 1.0)
         return None if chain is None else round(chain.value)
 
     def over(self, link: Link) -> "Listed":
-        """The same with another link between all devices; what is known of the closed sets stays."""
+        """Returns the same problem with another link between all devices; keeps what is cached about closed sets."""
         rows = tuple((link,) * len(self.problem.devices) for _ in self.problem.devices)
         family = copy.copy(self.family)
         object.__setattr__(family, "problem", replace(family.problem, links=rows))
@@ -85,10 +85,10 @@ class Listed:
         return Listed(replace(self.problem, links=rows), contraction, family)
 
     def on_two_devices(self) -> tuple[Numbers, Numbers, Numbers]:
-        """For each closed set the largest load with that on the first device and the rest on the second one.
+        """Returns the bottleneck for each closed set if it runs on the first device and the rest on the second.
 
-        It is the larger of the first number and of the second plus the third × the link's factor, shape (sets,) each;
-        `inf` where the placement is not possible. All on one device are the placements of the last and the first set.
+        The bottleneck is the larger of the first result and of the second plus the third × the link's factor, shape
+        (sets,) each; `inf` for an impossible placement. The last and the first set run everything on one device.
         """
         family, problem = self.family, self.family.problem
         first, second, link = 0, len(problem.devices) - 1, (problem.links or ((Link(),),))[0][0]
@@ -99,7 +99,7 @@ class Listed:
         for index in range(last):
             possible[index] &= costs.between(index, np.array([last]), {other})[other][0] < np.inf
         possible[[0, -1]] &= not problem.use_all
-        possible[0] &= first != second  # equal devices: the same as all on the first one
+        possible[0] &= first != second  # identical devices: the same as everything on the first one
         for cut in family.required:
             possible &= np.arange(len(family)) == cut
         latency = np.where(family.crossing.any(axis=0), link.latency, 0.0)
@@ -117,13 +117,13 @@ class Listed:
 
 
 def listed(problem: Problem, limit: int, cuts: Cuts | None = None) -> Listed | None:
-    """The problem with its closed sets, or some of them; `None` if there are more than a limit.
+    """Lists the closed sets of a problem, or uses the given cuts; `None` if there are more than a limit.
 
-    Nodes that none of the given cuts parts become one, so a chain of blocks has as many nodes as blocks.
+    Nodes that none of the given cuts divides are merged, so a chain of blocks has as many nodes as blocks.
 
     Raises:
-        PlanError: What must stay together cannot.
-        ValueError: One of `cuts` holds a node without all that it depends on.
+        PlanError: Nodes that must stay together cannot.
+        ValueError: One of `cuts` contains a node without all that it depends on.
     """
     if cuts is None:
         contraction = contract(problem)

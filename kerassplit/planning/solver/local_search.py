@@ -1,9 +1,9 @@
-"""A good placement where there are too many closed sets to list: an upper bound, with nothing proved.
+"""Finds a good placement if there are too many closed sets to list: an upper bound, without a proof.
 
-The best chain is found exactly among few closed sets: those that are a start of one of three topological orders. Then
-the search goes on around the cuts of the best chain so far. Closed sets near them, reached by taking nodes in or out
-one at a time, with little that crosses first, join the few, and the best chain is found again, until nothing better
-turns up, not even among more of them.
+The exact best chain is found among few closed sets: prefixes of three topological orders. Then the search continues
+around the cuts of the best chain so far. Closed sets near them, reached by adding or removing nodes one at a time, with
+the least crossing first, are added, and the best chain is found again, until there is no improvement, not even among
+more of them.
 """
 
 import heapq
@@ -22,21 +22,21 @@ from kerassplit.planning.solver.least_crossing import Nodes
 from kerassplit.planning.solver.problem import Problem, Tensor, predecessors_of, successors_of, topological_order
 
 STARTS = 600  # closed sets of each order
-NEAR = 1500  # most closed sets around the cuts of a chain, at first and at the end
-NEAREST = 200
+NEAR = 1500  # most closed sets around the cuts of a chain, at the end
+NEAREST = 200  # likewise, at first
 
 
 def local_search(problem: Problem, time_limit: float = 10.0, sets: Sequence[Nodes] = ()) -> Chain | None:
-    """A good chain for a problem without classes; `None` if none was found.
+    """Finds a good chain for a problem without classes; `None` if none was found.
 
     Args:
         problem: The problem.
-        time_limit: Seconds after which the search takes no further round. The answer then depends on the machine.
-        sets: More closed sets to begin with.
+        time_limit: Seconds after which no further round begins. The result then depends on the machine.
+        sets: Additional closed sets to start with.
     """
     deadline = time.monotonic() + time_limit
     rates = device_rates(problem)
-    neighbors = _Neighbours(problem, node_work(problem, rates) / (max(rates) or 1.0))
+    neighbors = _Neighbors(problem, node_work(problem, rates) / (max(rates) or 1.0))
     given = np.array(sets, dtype=np.bool_).reshape(-1, len(problem.nodes)).T
     starts = distinct(np.concatenate([given, *(neighbors.starts(order) for order in _orders(problem))], axis=1))
     orders, goal = device_orders(problem), "sum" if problem.objective == "latency" else "largest"
@@ -56,7 +56,7 @@ def local_search(problem: Problem, time_limit: float = 10.0, sets: Sequence[Node
 
 
 def best_among(problem: Problem, best: Chain | None, sets: Sequence[Nodes]) -> Chain | None:
-    """The best chain of some closed sets and the cuts of a chain: `best`, that chain, if there is no better one."""
+    """Finds the best chain of some closed sets and the cuts of a chain; returns that chain if none is better."""
     cuts = [] if best is None else [np.isin(np.arange(len(problem.nodes)), nodes) for _, nodes in best.parts]
     table = np.array([*np.logical_or.accumulate(cuts), *sets], dtype=np.bool_).reshape(-1, len(problem.nodes)).T
     value = math.inf if best is None else best.value
@@ -65,7 +65,7 @@ def best_among(problem: Problem, best: Chain | None, sets: Sequence[Nodes]) -> C
 
 
 def _orders(problem: Problem) -> Iterator[list[int]]:
-    """Three topological orders: one branch after another, the same from the end, and all branches side by side."""
+    """Yields three topological orders: branch after branch, the same from the end, and all branches in parallel."""
     count = len(problem.nodes)
     yield topological_order(count, problem.tensors)
     reverse = [Tensor(user, (tensor.producer,)) for tensor in problem.tensors for user in tensor.consumers]
@@ -76,8 +76,8 @@ def _orders(problem: Problem) -> Iterator[list[int]]:
     yield sorted(range(count), key=lambda node: (depth[node], node))
 
 
-class _Neighbours:
-    """Closed sets found one from another. Here a set is the bits of an integer."""
+class _Neighbors:
+    """Generates closed sets from others. A set is the bits of an integer here."""
 
     def __init__(self, problem: Problem, work: NDArray[np.float64]):
         count = len(problem.nodes)
@@ -92,7 +92,7 @@ class _Neighbours:
                 self._near[node].append(index)
 
     def starts(self, order: Sequence[int]) -> Table:
-        """Starts of an order: where there are many, of each stretch those with the least that crosses."""
+        """Returns prefixes of an order; if there are many, those with the least crossing in each stretch."""
         held, seconds, crossing = 0, 0.0, []
         for node in order:
             seconds += self._change(held, node)
@@ -108,7 +108,7 @@ class _Neighbours:
         return np.argsort(np.asarray(order))[:, None] < np.array([0, *sorted(best)])[None, :]
 
     def around(self, chain: Chain, most: int) -> Table:
-        """Closed sets near the cuts of a chain, at most so many."""
+        """Returns at most about `most` closed sets near the cuts of a chain."""
         found, held = {}, 0
         for _, nodes in chain.parts[:-1]:
             held |= _bits(nodes)
@@ -116,7 +116,7 @@ class _Neighbours:
         return table_of_bits(self._count, found)
 
     def _nearest(self, start: int, most: int) -> list[int]:
-        """A set and others that differ little from it in work and have little that crosses."""
+        """Returns a set and others that differ little from it in work and have little crossing."""
         seen, found = {start}, []
         waiting = [(0.0, 0, start, 0.0, 0.0, self._steps(start, range(self._count)))]
         while waiting and len(found) < most:
@@ -135,7 +135,7 @@ class _Neighbours:
         return found
 
     def _steps(self, held: int, nodes: Iterable[int]) -> list[int]:
-        """Those of the nodes that can be taken in or out."""
+        """Returns the nodes that can be added to or removed from a set."""
         return [
             node
             for node in dict.fromkeys(nodes)
@@ -143,7 +143,7 @@ class _Neighbours:
         ]
 
     def _change(self, held: int, node: int) -> float:
-        """By how many seconds more crosses when a set takes a node in."""
+        """Returns the change in crossing seconds when a node is added to a set."""
         change, with_node = 0.0, held | 1 << node
         for index in self._near[node]:
             tensor, users = self._tensors[index], self._users[index]

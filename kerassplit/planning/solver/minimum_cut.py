@@ -1,11 +1,11 @@
-"""The least latency of a whole graph on two devices, where tensors go one way only: a minimum cut.
+"""Minimizes the latency of a graph on two devices, with tensors going one way only: a minimum cut.
 
-The construction is that of DADS (Hu, Bao, Wang and Liu, "Dynamic adaptive DNN surgery for inference acceleration on the
-edge", INFOCOM 2019). Source side: runs on the first device; sink side: on the second. An arc from the source to a node
-costs the node's seconds on the second device, and one from the node to the sink those on the first. A tensor is a node
-of its own, after its producer with an arc that costs moving it, and before its consumers with arcs that cannot be cut:
-it is paid once, however many of its consumers are on the second device. Arcs that cannot be cut, from consumers back to
-producers, see to it that nothing comes back.
+The construction is from DADS (Hu, Bao, Wang and Liu, "Dynamic adaptive DNN surgery for inference acceleration on the
+edge", INFOCOM 2019). The source side runs on the first device, the sink side on the second. An arc from the source to a
+node costs the node's seconds on the second device, and an arc from the node to the sink those on the first. A tensor is
+a node of its own, after its producer with an arc that costs moving it, and before its consumers with arcs that cannot
+be cut: it is moved once, however many of its consumers are on the second device. Arcs that cannot be cut, from
+consumers back to producers, ensure that nothing returns to the first device.
 
 networkx (3.6) finds the same cuts, exactly, in 11 (`preflow_push`) to 13 times (`boykov_kolmogorov`) the time of
 `minimum_cut` for 313 calls, and nothing else here needs it.
@@ -26,15 +26,15 @@ _ENDLESS = 2**62
 
 
 def on_first_device(problem: Problem) -> NDArray[np.bool_] | None:
-    """The nodes on the first of two devices in a placement of the least latency; `None` if there is no placement.
+    """Returns the nodes on the first of two devices in a placement of least latency; `None` if there is no placement.
 
-    Exact: times are counted in whole numbers (a second is a power of two of them, the sum of all below 2^59), and the
-    flow is a maximum to the last one. Of several best placements, one that moves nothing before one that does, then one
-    with the fewest tensors moved, then one with the fewest nodes on the first device.
+    Exact: times are counted in integer ticks (a second is a power of two of them, and the sum of all is below 2^59),
+    and the flow is maximal to the last tick. Among best placements, those that move nothing come first, then those that
+    move the fewest tensors, then those with the fewest nodes on the first device.
 
     Args:
-        problem: Latency on two devices in order, with a link from the first to the second. Neither memory nor rules
-            count, and a device may stay without nodes.
+        problem: Latency on two devices in order, with a link from the first to the second. Memory and rules are
+            ignored, and a device may stay without nodes.
 
     Example:
 
@@ -59,7 +59,7 @@ def on_first_device(problem: Problem) -> NDArray[np.bool_] | None:
         return found
     crossing = [found[one.producer] and not found[list(one.consumers)].all() for one in problem.tensors]
     if any(crossing):
-        # The latency is no part of the cut: the other candidate is the best placement that moves nothing.
+        # The link's latency is not part of the cut: the other candidate is the best placement that moves nothing.
         still = _best_side(ticks, np.full(len(moving), _ENDLESS), problem.tensors)
         moved = round(link.latency * scale) * unit + int(moving_ticks[crossing].sum())
         if still is not None and _ticks(still, ticks) <= _ticks(found, ticks) + moved:
@@ -74,7 +74,7 @@ def _ticks(first: NDArray[np.bool_], ticks: NDArray[np.int64]) -> int:
 def _best_side(
     ticks: NDArray[np.int64], moving: NDArray[np.int64], tensors: Sequence[Tensor]
 ) -> NDArray[np.bool_] | None:
-    """The nodes on the first device in a minimum cut; `None` if every cut is endless."""
+    """Returns the nodes on the first device in a minimum cut; `None` if every cut is infinite."""
     nodes = ticks.shape[1]
     arcs = [(_SOURCE, 2 + node, int(ticks[1][node])) for node in range(nodes)]
     arcs += [(2 + node, _SINK, int(ticks[0][node])) for node in range(nodes)]
@@ -88,18 +88,18 @@ def _best_side(
 
 
 def minimum_cut(nodes: int, arcs: Sequence[tuple[int, int, int]]) -> NDArray[np.bool_] | None:
-    """The smallest source side of the minimum cuts between node 0 and node 1.
+    """Finds the smallest source side of the minimum cuts between node 0 and node 1.
 
-    scipy's flows are of 32 bits. A maximum flow of the capacities' first bits is found, doubled, and raised to a
-    maximum with more of their bits, until all are in (scaling: Gabow, "Scaling algorithms for network problems", 1985).
-    What a step can add is no more than the last step's cut gains by the new bits, so that it stays within 32.
+    SciPy's flows have 32 bits. A maximum flow for the capacities' leading bits is found, scaled up, and augmented to a
+    maximum flow for more of their bits, until all are used (Gabow, "Scaling algorithms for network problems", 1985).
+    A step adds at most what the new bits add to the last step's cut, so it stays within 32 bits.
 
     Args:
-        nodes: How many.
-        arcs: From, to, and capacity; 2^62 for one that cannot be cut. The others add up to less than 2^60.
+        nodes: Number of nodes.
+        arcs: From, to, and capacity; 2^62 for an arc that cannot be cut. The others add up to less than 2^60.
 
     Returns:
-        For each node whether it is on the source's side; `None` if every cut is endless.
+        For each node whether it is on the source side; `None` if every cut is infinite.
 
     Example:
 
@@ -131,7 +131,7 @@ def minimum_cut(nodes: int, arcs: Sequence[tuple[int, int, int]]) -> NDArray[np.
 
 
 def _both_ways(nodes: int, arcs: Sequence[tuple[int, int, int]]) -> tuple[NDArray, NDArray, NDArray[np.int64]]:
-    """Each pair of nodes once in each direction, with the sum of the capacities."""
+    """Returns each pair of nodes once in each direction, with the sum of its capacities."""
     capacities: dict[tuple[int, int], int] = {}
     for tail, head, capacity in arcs:
         capacities[tail, head] = min(_ENDLESS, capacities.get((tail, head), 0) + capacity)
@@ -141,7 +141,7 @@ def _both_ways(nodes: int, arcs: Sequence[tuple[int, int, int]]) -> tuple[NDArra
 
 
 def _reached(nodes: int, tails: NDArray, heads: NDArray, passable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What can be reached from the source over passable arcs."""
+    """Returns the nodes that can be reached from the source over passable arcs."""
     graph = csr_array((np.ones(int(passable.sum())), (tails[passable], heads[passable])), shape=(nodes, nodes))
     reached = np.zeros(nodes, dtype=bool)
     reached[breadth_first_order(graph, _SOURCE, return_predecessors=False)] = True

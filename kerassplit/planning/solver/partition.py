@@ -1,11 +1,11 @@
-"""Lower bounds where closed sets are too many to list: dynamic programming over a partition of them, refined.
+"""Lower bounds if there are too many closed sets to list: dynamic programming over a partition, which is refined.
 
-A cell stands for all closed sets that hold some nodes, do without others, and have work between two limits. What
-crosses behind any of them is bounded by minimum cuts (`least_crossing`), what a stage between two cells costs by what
-it holds in any case (`stage_bounds`). The best chain of cells is no worse than the best chain of closed sets: its value
-is a lower bound. Then the cells that it goes through are split, by work or by a node, and the best chain is found
-again, until it is no better than the best placement known: counterexample-guided abstraction refinement (Clarke,
-Grumberg, Jha, Lu and Veith, CAV 2000) as branch and bound. In the end cells are single closed sets, and all is exact.
+A cell stands for all closed sets that contain some nodes, exclude others, and have work between two limits. Their
+crossing is bounded by minimum cuts (`least_crossing`), and the cost of a stage between two cells by the nodes that it
+contains in any case (`stage_bounds`). The best chain of cells is no worse than the best chain of closed sets, so its
+value is a lower bound. Its cells are split, by work or by a node, and the best chain is found again, until it is no
+better than the best known placement: counterexample-guided abstraction refinement (Clarke, Grumberg, Jha, Lu and Veith,
+CAV 2000) as branch and bound. In the end, cells are single closed sets, and everything is exact.
 
 Archer et al. ("Practical Performance Guarantees for Pipelined DNN Inference", ICML 2024) bound the same problem by
 relaxations of a mixed integer program.
@@ -28,11 +28,11 @@ from kerassplit.planning.solver.least_crossing import Crossings, Nodes
 from kerassplit.planning.solver.problem import Problem
 from kerassplit.planning.solver.stage_bounds import Cell, StageBounds
 
-START = 64  # cells at first, of equal shares of the work
+START = 64  # initial cells, with equal shares of the work
 CHAINS = 4  # chains whose cells are split before the best chain is found again
-NEAR = 1.003  # those of no more than so many times the bound
-NARROW = 0.02  # of the bound: cells with less work, in seconds, are split by nodes
-MOST = 4 * 10**6  # pairs of cells, for each type of device and every few ways to take devices
+NEAR = 1.003  # times the bound: largest value of these chains
+NARROW = 0.02  # share of the bound: cells with a narrower range of work, in seconds, are split by nodes
+MOST = 4 * 10**6  # pairs of cells, fewer with many kinds of stages
 SURE = 1 - 1e-9  # for rounding
 Split = tuple[Nodes, Nodes, float, float]  # nodes inside, nodes outside, least work, most work
 
@@ -42,9 +42,9 @@ class _Best:
     """The best chain of cells.
 
     Attributes:
-        value: What it was searched for.
+        value: The minimized value.
         cells: Indices of the cells between its ends.
-        reached: The least value of the start of a chain, up to each cell.
+        reached: The least value of a partial chain that ends at each cell.
     """
 
     value: float
@@ -53,13 +53,13 @@ class _Best:
 
 
 class Partition:
-    """Cells that hold all closed sets that chains better than the best known one can go through.
+    """Cells that cover all closed sets of chains better than the best known one.
 
     Args:
         problem: A problem without classes.
 
     Attributes:
-        sets: Closed sets with little that crosses: where good cuts are.
+        sets: Closed sets with little crossing: candidates for good cuts.
     """
 
     def __init__(self, problem: Problem):
@@ -68,7 +68,7 @@ class Partition:
         self._crossings = Crossings(problem, node_work(problem, self._rates))
         self._costs = StageBounds(problem, self._rates, self._crossings)
         self._latency = problem.objective == "latency"
-        self._least = self._crossings.total if self._latency else 0.0  # what counts apart from the stages
+        self._least = self._crossings.total if self._latency else 0.0  # counted apart from the stages
         self.sets: list[Nodes] = []
         kinds = [arc.kind for arcs in self._orders.arcs for arc in arcs]
         self._kinds = set(kinds)
@@ -89,17 +89,17 @@ class Partition:
     def refine(
         self, best: float, deadline: float, improve: Callable[[Sequence[Nodes]], float], report: Report = silent
     ) -> float:
-        """Split cells until the bound is the best known value, or a deadline on `time.monotonic` has come.
+        """Splits cells until the bound reaches the best known value, or until a deadline on `time.monotonic`.
 
         Args:
             best: The best known value; `inf` if none is known.
             deadline: When to stop.
-            improve: Looks for a better placement among closed sets, and gives the best known value. Called each time
-                that twice as many have been found, the newest last.
-            report: Is told the best known value and the bound, each time that cells have been split.
+            improve: Searches closed sets for a better placement and returns the best known value. Called each time the
+                number of sets has doubled, with the newest last.
+            report: Receives the best known value and the bound in every round.
 
         Returns:
-            A value that no placement is below; `inf` if there is no placement.
+            A lower bound on the value of all placements; `inf` if there is no placement.
         """
         bound = self._crossings.total * SURE
         known = len(self.sets)
@@ -121,7 +121,7 @@ class Partition:
         return bound
 
     def _splits(self, value: float, limit: float) -> dict[int, list[Split]]:
-        """The cells of a few chains within a limit that share none, each in two."""
+        """Splits in two each cell of a few chains within a limit that share no cells."""
         splits: dict[int, list[Split]] = {}
         used: list[int] = []
         for _ in range(CHAINS):
@@ -135,7 +135,7 @@ class Partition:
         return splits
 
     def _replace(self, gone: Sequence[int], splits: Sequence[Split]) -> None:
-        """Put cells in the place of others."""
+        """Replaces cells with others."""
         new = [cell for split in splits if (cell := self._cell(*split)) is not None]
         kept = np.setdiff1d(np.arange(len(self._cells)), gone)
         old = [self._cells[index] for index in kept]
@@ -145,7 +145,7 @@ class Partition:
         self._table = np.concatenate([table, self._costs.between(new, self._cells)], axis=1)
 
     def _cell(self, inside: Nodes, outside: Nodes, low: float, high: float) -> Cell | None:
-        """A cell; `None` where it is known to have no closed set that may be a cut."""
+        """Builds a cell; `None` if it certainly has no closed set that may be a cut."""
         crossings = self._crossings
         decided = crossings.decided(inside, outside, low, high)
         if decided is None:
@@ -163,7 +163,7 @@ class Partition:
         return cell
 
     def _halves(self, cell: Cell, narrow: float) -> list[Split]:
-        """A cell in two: by work, where its range may cost more than what is unknown of the crossing; or by a node."""
+        """Splits a cell in two: by work, if its range matters more than the uncertain crossing; otherwise by a node."""
         crossings, inside, outside = self._crossings, cell.inside, cell.outside
         factor = max((link.factor for row in self._problem.links or () for link in row), default=1.0)
         unknown = min(crossings.seconds(cell.below), crossings.seconds(cell.above)) - cell.crossing
@@ -180,9 +180,9 @@ class Partition:
         return [(inside | with_node, outside, cell.low, cell.high), (inside, outside | without, cell.low, cell.high)]
 
     def _best(self, limit: float, squares: bool, without: Sequence[int] = ()) -> _Best:
-        """The chain with the least largest cost, or, of those within a limit, the least sum of squares of costs.
+        """Finds the chain with the smallest bottleneck, or the least sum of squared costs with costs within a limit.
 
-        For latency: with the least sum of costs.
+        For latency: the chain with the least sum of costs.
         """
         orders, count = self._orders, len(self._cells)
         reached = np.full((len(orders.arcs), count), np.inf)
@@ -192,7 +192,7 @@ class Partition:
         between = np.isin(np.arange(len(orders.arcs)), orders.between)
         open_ = np.setdiff1d(np.arange(count), without)
         costs = {kind: self._costs.over_links(kind, self._cells, self._table) for kind in self._kinds}
-        for source in np.argsort(orders.counts.sum(axis=1), kind="stable"):  # every stage takes a device
+        for source in np.argsort(orders.counts.sum(axis=1), kind="stable"):  # every stage uses a device
             if not between[source]:
                 reached[source, np.arange(count) != 1] = np.inf
             rows = open_[reached[source, open_] < np.inf if squares else reached[source, open_] <= limit]
@@ -215,7 +215,7 @@ class Partition:
 
 
 def _trace(came_from: NDArray[np.int64], state: int) -> Iterator[int]:
-    """The cells of a chain, from the last to the first, without its ends."""
+    """Yields the cells of a chain, from the last to the first, without its ends."""
     state, cell = came_from[:, state, 1]
     while cell:
         yield int(cell)

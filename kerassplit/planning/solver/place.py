@@ -1,4 +1,4 @@
-"""The door to placement: which method answers, and what it has proved."""
+"""Entry point of the solver: chooses the method and reports what it proved."""
 
 import math
 import time
@@ -21,23 +21,23 @@ from kerassplit.planning.solver.problem import Problem
 from kerassplit.planning.solver.stages import Stage, stages_of, value_of
 
 Method = Literal["closed sets", "local search", "minimum cut", "bounded path"]
-LARGEST = 4000  # nodes: tables of pairs of them have room
-NEWEST = 2000  # closed sets from the proof that local search begins with
+LARGEST = 4000  # nodes: tables of pairs of them fit into memory
+NEWEST = 2000  # latest closed sets of the proof that are searched for a better placement
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the nodes go.
+    """Assignment of the nodes to devices.
 
     Attributes:
         value: For "throughput" the largest load of a stage, for "latency" the time of all stages and moves.
-        lower_bound: No placement has a lower value; `value` itself where the placement is optimal.
+        lower_bound: No placement has a lower value; equals `value` if the placement is optimal.
         optimal: Whether it is proved that no placement is better.
-        method: Which method answered. Exact are "closed sets", "minimum cut" and "bounded path" (see `Listed.front`);
-            beside "local search" there is a bound, which a partition of the closed sets proves (`partition`), or for
-            more than 4,000 nodes the work that there is.
-        stages: In the order in which they run.
-        closed_sets: How many closed sets there were to choose from; `None` if too many to be listed.
+        method: The method that found it. "closed sets", "minimum cut" and "bounded path" (see `Listed.front`) are
+            exact; "local search" comes with a bound, which is proved by a partition of the closed sets (`partition`),
+            or for more than 4,000 nodes by the total work.
+        stages: The stages, in the order in which they run.
+        closed_sets: Number of closed sets to choose from; `None` if there were too many to list.
     """
 
     value: float
@@ -58,31 +58,30 @@ def place(
     verbose: bool | None = None,
     report: Report | None = None,
 ) -> Placement:
-    """The best placement of a graph's nodes on devices.
+    """Finds the best placement of a graph's nodes on devices.
 
-    Of placements with the same largest load, one with the least sum of squares of loads is taken. Answers to equal
-    problems are equal, but those that a time limit ends.
+    Among placements with the same largest load, one with the least sum of squares of loads is chosen. Results are
+    deterministic, unless a time limit ends the search.
 
     Args:
         problem: The nodes, tensors, devices and limits.
-        method: `None` chooses: dynamic programming over all closed sets while there are at most `limit` of them, else
-            local search, and branch and bound to prove that nothing is better. Naming a method takes that one.
+        method: The method to use. `None` chooses: dynamic programming over all closed sets if there are at most `limit`
+            of them; otherwise local search, with branch and bound to prove that nothing is better.
         limit: The most closed sets to list.
-        time_limit: Seconds for local search, a quarter at most, and the proof together, about.
-        cuts: The closed sets that may be cuts, if not all: each with the nodes before the cut; or a table,
-            shape (nodes, cuts). Those that part nodes that must stay together are left out. There is only the exact
-            method then.
+        time_limit: Approximate seconds for local search, which uses a quarter at most, and the proof together.
+        cuts: The closed sets that may be cuts, if not all: the nodes before each cut; or a table, shape (nodes, cuts).
+            Cuts that divide nodes that must stay together are left out. Implies the exact method.
         verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
-        report: Is told how far the search has come, in place of showing it.
+        report: Receives the progress of the search instead of showing it.
 
     Returns:
         A `Placement`.
 
     Raises:
-        PlanError: There is no placement within the limits; or, where a time limit ended the search, none was
-            found (`binding` is "time").
-        ValueError: There are more closed sets than `limit` and the method "closed sets" was asked for; or a cut holds a
-            node without all that it depends on.
+        PlanError: There is no placement within the limits; or a time limit ended the search before one was found
+            (`binding` is "time").
+        ValueError: There are more closed sets than `limit` and the method "closed sets" was requested; or a cut
+            contains a node without all that it depends on.
 
     Example:
 
@@ -99,9 +98,7 @@ def place(
     if known is not None:
         return best_listed(known)
     if method == "closed sets":
-        raise ValueError(
-            f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` to be chosen."
-        )
+        raise ValueError(f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` unset.")
     if report is not None:
         return _with_bound(problem, contract(problem), time_limit, report)
     with reporting(f"Placing {len(problem.nodes)} nodes", time_limit, verbose) as show:
@@ -109,15 +106,15 @@ def place(
 
 
 def no_placement() -> PlanError:
-    """The error of a problem that has no placement; `kerassplit.planning.refusals` says why."""
-    return PlanError("No placement keeps to all limits of memory, cuts and devices.")
+    """Returns the error of a problem without a placement; `kerassplit.planning.refusals` explains it."""
+    return PlanError("No placement satisfies all limits of memory, cuts and devices.")
 
 
 def best_listed(known: Listed) -> Placement:
-    """The best placement of a problem whose closed sets are listed.
+    """Returns the best placement of a problem with listed closed sets.
 
     Raises:
-        PlanError: There is none.
+        PlanError: There is no placement.
     """
     stages = known.best()
     if stages is None:
@@ -127,15 +124,15 @@ def best_listed(known: Listed) -> Placement:
 
 
 def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = None) -> float | None:
-    """The least memory with which there is a placement, if all devices have the same.
+    """Finds the least memory with which there is a placement, if all devices have the same.
 
     Args:
-        problem: As for `place`; the memory of its devices does not count.
+        problem: As for `place`; the memory of its devices is ignored.
         limit: The most closed sets to list.
         cuts: As for `place`.
 
     Returns:
-        Bytes; `None` where there is no placement at all, or there are more closed sets than `limit`.
+        Bytes; `None` if there is no placement at all, or more closed sets than `limit`.
 
     Example:
 
@@ -147,7 +144,7 @@ def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = N
     everything += sum(one.memory for one in (*problem.weights, *problem.tensors))
     if not everything:
         return 0.0
-    # The search is for the least share of a device's memory, for shares of more than 1.
+    # The search minimizes the share of a device's memory, for shares of more than 1.
     unit = everything * 1e-9
     small = replace(problem, devices=tuple(replace(device, memory=unit) for device in problem.devices))
     known = listed(small, limit, cuts)
@@ -160,7 +157,7 @@ def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = N
 
 
 def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, report: Report) -> Placement:
-    """The best placement that local search finds, and what a partition of the closed sets proves."""
+    """Finds a placement by local search, and proves a bound with a partition of the closed sets."""
     smaller, deadline = contraction.problem, time.monotonic() + time_limit
     partition = Partition(smaller) if len(smaller.nodes) <= LARGEST else None
     bound = float(node_work(smaller, device_rates(smaller)).sum())
@@ -177,7 +174,7 @@ def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, r
         if bound == math.inf:
             raise no_placement()
         raise PlanError(
-            f"No placement was found in {time_limit:g} s, and it is not known whether there is one. "
+            f"No placement was found within {time_limit:g} s, but there may be one. "
             "Allow more time, more memory or more devices.",
             binding=("time",),
         )

@@ -1,10 +1,10 @@
-"""What a placement problem is.
+"""Definition of placement problems.
 
-Nodes of a graph without cycles are put on devices. The nodes of one device are a stage: the difference of two sets of
+Nodes of an acyclic graph are assigned to devices. The nodes of one device are a stage: the difference of two sets of
 nodes that are closed under predecessors, so that the stages run one after another (Tarnawski, Phanishayee, Devanur,
 Mahajan and Nina Paravecino, "Efficient Algorithms for Device Placement of DNN Graph Operators", NeurIPS 2020).
 
-All times are in seconds and all memory in bytes, but nothing depends on that: any units that agree will do.
+All times are in seconds and all memory in bytes, but nothing depends on that: any consistent units will do.
 """
 
 import math
@@ -17,10 +17,10 @@ Objective = Literal["throughput", "latency"]
 
 @dataclass(frozen=True)
 class Node:
-    """Something that runs on one device.
+    """A node, which runs on one device.
 
     Attributes:
-        seconds: Its time on each type of device; `math.inf` where it cannot run.
+        seconds: Its time on each device type; `math.inf` where it cannot run.
         memory: Bytes that it keeps on its device, such as parameters.
         workspace: Bytes that it needs only while it runs. A stage needs the most that any of its nodes needs.
     """
@@ -32,14 +32,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Tensor:
-    """What one node makes and others use.
+    """A tensor that one node produces and others use.
 
     Attributes:
-        producer: The node that makes it.
+        producer: The node that produces it.
         consumers: The nodes that use it.
         seconds: Time to move it, before the factors of devices and links.
-        memory: Bytes of room that it takes on a device that receives it or sends it.
-        counts: Whether it is among the tensors of which only so many may cross a cut.
+        memory: Bytes that it occupies on a device that receives or sends it.
+        counts: Whether it counts toward the limit on crossing tensors (`CutRules.max_tensors`).
     """
 
     producer: int
@@ -51,7 +51,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Weight:
-    """Memory that several nodes share: a stage with any of these nodes holds it once."""
+    """Memory shared by several nodes: a stage with any of them holds it once."""
 
     nodes: tuple[int, ...]
     memory: float
@@ -59,14 +59,14 @@ class Weight:
 
 @dataclass(frozen=True)
 class DeviceType:
-    """Devices that are alike.
+    """A type of identical devices.
 
     Attributes:
-        name: What to call them.
-        count: How many there are.
-        memory: Bytes that one of them has.
-        send: Without links: the factor on the time to move a tensor out of one of them; 0 where that is free.
-        receive: Without links: the factor on the time to move a tensor in.
+        name: Name of the type.
+        count: Number of devices.
+        memory: Bytes of memory of one device.
+        send: Without links: the factor on the time to move a tensor out of a device; 0 if that is free.
+        receive: Without links: the factor on the time to move a tensor into a device.
     """
 
     name: str
@@ -78,9 +78,9 @@ class DeviceType:
 
 @dataclass(frozen=True)
 class Link:
-    """A link between two types of devices. What crosses a cut takes `latency` + `factor` × the sum of its seconds.
+    """A link between two device types. The tensors of a cut take `latency` + `factor` × the sum of their seconds.
 
-    Where nothing crosses, there is no latency either. A latency of `math.inf` stands for a link that is not there.
+    If nothing crosses, there is no latency either. A latency of `math.inf` means that there is no link.
     """
 
     latency: float = 0.0
@@ -89,10 +89,10 @@ class Link:
 
 @dataclass(frozen=True)
 class CutRules:
-    """Which cuts may be made. A cut is the closed set of all nodes before it.
+    """Rules for the allowed cuts. A cut is given by the closed set of all nodes before it.
 
     Attributes:
-        max_tensors: The most tensors that may cross a cut, of those that count.
+        max_tensors: The most counted tensors that may cross a cut.
         max_memory: The most bytes that may cross a cut.
         first: Nodes that must be in the first stage.
         last: Nodes that must be in the last stage.
@@ -110,31 +110,32 @@ class CutRules:
 
 @dataclass(frozen=True)
 class Problem:
-    """A graph, devices, and what the placement should be good at.
+    """A graph, devices, and the objective of the placement.
 
-    Without `links`, the device that makes a tensor that is used elsewhere pays once to send it, and each device that
-    uses it pays once to receive it, however many of its nodes use it. With `links`, all that crosses a cut goes over
-    the link between the two stages beside the cut, once, also what a later stage needs.
+    Without `links`, the device that produces a tensor pays once to send it, if it is used elsewhere, and each device
+    that uses it pays once to receive it, however many of its nodes use it. With `links`, all tensors that cross a cut
+    go over the link between the two stages at the cut, once, including those that only a later stage needs.
 
-    The load of a stage is the time of its nodes, of what it receives and of what it sends: their sum, or with
-    `overlap` the largest of the three. For "throughput" the largest load counts, for "latency" the time of all stages
-    and all moves one after another (a move over a link counts once).
+    The load of a stage is the time of its nodes, of receiving and of sending: the sum, or with `overlap` the largest of
+    the three. "throughput" minimizes the largest load, "latency" the time of all stages and all moves one after another
+    (a move over a link counts once).
 
     Attributes:
-        nodes: The nodes. Indices into this tuple stand for them everywhere.
+        nodes: The nodes. They are referred to by their indices in this tuple.
         tensors: The edges.
-        devices: The types of devices.
+        devices: The device types.
         classes: Sets of nodes, each of which must stay in one stage.
         weights: Memory that nodes share.
         links: `links[a][b]` is the link from type a to type b; or `None`.
         objective: "throughput" or "latency".
-        overlap: Devices receive, compute and send at the same time.
-        in_order: The stages take the devices in the order of `devices`; some may be left out. Otherwise in any order.
-        use_all: Every device must have a stage. Otherwise some may stay without.
-        rules: Which cuts may be made.
+        overlap: Whether devices receive, compute and send at the same time.
+        in_order: Whether the stages use the devices in the order of `devices`; some may be left out. Otherwise in any
+            order.
+        use_all: Whether every device must have a stage. Otherwise some may stay without.
+        rules: Rules for the allowed cuts.
 
-    Numbers are 0 or more, and finite but for times, memories and latencies. Each node can run on some type of device,
-    the graph has no cycle, and required cuts are closed sets: all this is so for what `graph_problem` makes.
+    Numbers are 0 or more, and finite except for times, memories and latencies. Each node can run on some device type,
+    the graph has no cycle, and required cuts are closed sets: `graph_problem` ensures all of this.
 
     Example:
 
@@ -159,7 +160,7 @@ class Problem:
 
 
 def successors_of(count: int, tensors: Iterable[Tensor]) -> list[list[int]]:
-    """For each node the nodes that use what it makes, each once, in increasing order."""
+    """Returns the direct successors of each node, each once, in increasing order."""
     after: list[set[int]] = [set() for _ in range(count)]
     for tensor in tensors:
         after[tensor.producer].update(tensor.consumers)
@@ -167,7 +168,7 @@ def successors_of(count: int, tensors: Iterable[Tensor]) -> list[list[int]]:
 
 
 def predecessors_of(count: int, tensors: Iterable[Tensor]) -> list[list[int]]:
-    """For each node the nodes that make what it uses, each once, in increasing order."""
+    """Returns the direct predecessors of each node, each once, in increasing order."""
     before: list[set[int]] = [set() for _ in range(count)]
     for tensor in tensors:
         for consumer in tensor.consumers:
@@ -176,9 +177,9 @@ def predecessors_of(count: int, tensors: Iterable[Tensor]) -> list[list[int]]:
 
 
 def topological_order(count: int, tensors: Sequence[Tensor]) -> list[int]:
-    """The nodes in an order in which all that a node uses comes before it: depth first, so branches stay together.
+    """Returns the nodes in topological order: depth first, so that branches stay together.
 
-    Shorter than `count` where the graph has a cycle: nodes on it and behind it are not in it.
+    Shorter than `count` if the graph has a cycle: nodes on the cycle and after it are missing.
     """
     after = successors_of(count, tensors)
     waits = [len(makers) for makers in predecessors_of(count, tensors)]

@@ -1,6 +1,6 @@
-"""What stages cost at least, from any closed set of one cell to any of another: exact where a cell is one set.
+"""Lower bounds on the costs of stages from any closed set of one cell to any of another; exact for cells of one set.
 
-A stage holds at least the nodes that are out of the first cell and in the second.
+A stage contains at least the nodes that are outside the first cell and inside the second.
 """
 
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from kerassplit.planning.solver.problem import Link, Problem
 from kerassplit.planning.solver.stage_costs import ROUNDING
 
 Numbers = NDArray[np.float64]
-WORKSPACES = 8  # sizes of workspaces that are told apart; others are rounded down to one of these
+WORKSPACES = 8  # distinct workspace sizes; others are rounded down to one of these
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """The closed sets that hold some nodes, do without others, and have work between two limits.
+    """The closed sets that contain some nodes, exclude others, and have work between two limits.
 
     Attributes:
-        inside: Nodes that all of them hold, shape (nodes,).
-        outside: Nodes that none of them holds.
+        inside: Nodes that all of them contain, shape (nodes,).
+        outside: Nodes that none of them contains, shape (nodes,).
         low: The least work.
         high: The most work.
-        crossing: The least seconds of what crosses.
-        crosses: Whether something crosses behind all of them.
-        below: A closed set with little that crosses, within the limits or below them.
-        above: Likewise, within the limits or above them.
+        crossing: Lower bound on the crossing, in seconds.
+        crosses: Whether some tensor certainly crosses after each of them.
+        below: A closed set with little crossing, within the limits or below them.
+        above: A closed set with little crossing, within the limits or above them.
     """
 
     inside: Nodes
@@ -46,17 +46,17 @@ class Cell:
 
     @property
     def free(self) -> Nodes:
-        """Nodes that only some of the sets hold: none where there is one set."""
+        """Nodes that only some of the sets may contain: none if the cell is a single set."""
         return ~(self.inside | self.outside)
 
 
 class StageBounds:
-    """Tables of least costs of stages between cells.
+    """Computes tables of least costs of stages between cells.
 
     Args:
         problem: A problem without classes.
-        rates: For each type of device, the most work that it does in a second.
-        crossings: The graph and its work.
+        rates: The most work per second of each device type.
+        crossings: Minimum cuts of the graph, with its work.
     """
 
     def __init__(self, problem: Problem, rates: Numbers, crossings: Crossings):
@@ -78,7 +78,7 @@ class StageBounds:
         self._uses = csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(self._users), len(problem.nodes)))
 
     def between(self, firsts: Sequence[Cell], seconds: Sequence[Cell]) -> Numbers:
-        """Least costs without what goes over links, `inf` where there is no stage; shape (types, firsts, seconds)."""
+        """Returns least costs without transfers over links, `inf` for no stage; shape (types, firsts, seconds)."""
         problem, first, second = self._problem, _Stack(firsts, self), _Stack(seconds, self)
         work = (first.outside * self._crossings.work) @ second.inside.T
         rest = second.low[None, :] - first.high[:, None] - work - self._crossings.slack
@@ -90,7 +90,7 @@ class StageBounds:
             problem.devices, self._seconds.T, self._barred.T, self._rates, strict=True
         ):
             compute = (first.outside * seconds_each) @ second.inside.T
-            if problem.objective == "latency":  # the work of all nodes counts apart
+            if problem.objective == "latency":  # the total work is counted separately
                 compute = np.maximum(compute - work, 0.0)
             else:
                 compute += np.maximum(rest, 0.0) / rate if rate > 0 else np.where(rest > 0, np.inf, 0.0)
@@ -104,7 +104,7 @@ class StageBounds:
         return np.array(loads)
 
     def over_links(self, kind: Kind, cells: Sequence[Cell], table: Numbers) -> Numbers:
-        """The costs of a table with what goes over links, for one kind of stage; shape (cells, cells)."""
+        """Adds transfers over links to the costs of a table, for one kind of stage; shape (cells, cells)."""
         load = table[kind.device]
         if self._problem.links is None:
             return load
@@ -118,11 +118,11 @@ class StageBounds:
         return load + receive[:, None] + send[None, :]
 
     def crossing(self, inside: Numbers, outside: Numbers) -> Numbers:
-        """1 for each tensor that is known to cross behind the sets of a cell, else 0; shape (..., tensors)."""
+        """Returns 1 for each tensor that certainly crosses after the sets of a cell, else 0; shape (..., tensors)."""
         return inside[..., self._makers] * ((self._uses @ outside.T) > 0).T
 
     def is_cut(self, cell: Cell, crossing: NDArray[np.bool_]) -> bool:
-        """Whether one of the closed sets may be a cut, for all that is known of them and of what crosses."""
+        """Checks if one of the closed sets may be a cut, given what is known of them and of their crossing."""
         rules, inside, outside = self._problem.rules, cell.inside, cell.outside
         if inside.all() or outside.all():
             return False
@@ -137,7 +137,7 @@ class StageBounds:
         return bool(cell.free.any()) or not any((inside == _members(cut, inside)).all() for cut in rules.forbidden)
 
     def _impossible(self, first: "_Stack", second: "_Stack") -> NDArray[np.bool_]:
-        """Where no set of the second cell holds one of the first and more, or a required cut would be left out."""
+        """Marks pairs of cells without a stage between them: no strict superset, or a required cut is skipped."""
         none = first.inside @ second.outside.T > 0
         none |= first.low[:, None] > second.high[None, :] + self._crossings.slack
         none |= (1 - first.inside) @ (1 - second.outside).T == 0  # no node can be in the stage
@@ -148,7 +148,7 @@ class StageBounds:
         return none
 
     def _moved(self, first: "_Stack", second: "_Stack", values: Numbers) -> tuple[Numbers, Numbers]:
-        """Sums of what a stage receives, and of what it sends, without links."""
+        """Returns the sums over the tensors that a stage receives, and over those that it sends, without links."""
         sent = (first.outside[:, self._makers] * values) @ second.crossing.T
         received = np.zeros_like(sent)
         one = np.array([len(users) == 1 for users in self._users], dtype=np.bool_) & (values > 0)
@@ -180,7 +180,7 @@ class StageBounds:
 
 
 class _Stack:
-    """Several cells as tables of numbers, a row for each."""
+    """Several cells as tables of numbers, with one row per cell."""
 
     def __init__(self, cells: Sequence[Cell], bounds: StageBounds):
         shape = (len(cells), len(bounds._held))
@@ -191,7 +191,7 @@ class _Stack:
 
     @cached_property
     def crossing(self) -> Numbers:
-        """What is known to cross, shape (cells, tensors)."""
+        """The tensors that certainly cross, shape (cells, tensors)."""
         return self.bounds.crossing(self.inside, self.outside)
 
 
@@ -200,7 +200,7 @@ def _members(cut: frozenset[int], like: NDArray) -> NDArray[np.bool_]:
 
 
 def _over(link: Link, seconds: Numbers, crosses: NDArray[np.bool_]) -> Numbers:
-    """Seconds over a link, at least."""
+    """Returns the least seconds over a link."""
     if link.latency == np.inf:
         return np.where(crosses, np.inf, 0.0)
     return np.where(crosses, link.latency + link.factor * seconds, 0.0)

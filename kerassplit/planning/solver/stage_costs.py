@@ -1,4 +1,4 @@
-"""What the stages between one closed set and many others cost."""
+"""Costs of the stages between one closed set and many others."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -17,17 +17,17 @@ ROUNDING = 1 + 1e-12
 
 
 class StageCosts:
-    """The costs of stages between sets of a family.
+    """Computes the costs of stages between sets of a family.
 
-    What is moved between the sets before J and those after I concerns only tensors that cross J: these are few, and all
-    else is a difference of two sums that are known for every set.
+    For a stage from J to I, only the tensors that cross J have to be looked at: these are few, and everything else is
+    a difference of two sums that are known for every set.
 
     Args:
         family: The closed sets.
-        goal: "largest" and "even" want loads, "sum" and "small" the times of computing and moving with each move
-            counted once, "memory" the share of its device's memory that the stage needs, "stages" counts 1 for each;
-            these two for a family in order of memory.
-        most: The largest load that there may be, for "sum".
+        goal: "largest" and "even" use loads; "sum" and "small" the times of computing and moving, with each move
+            counted once; "memory" the share of its device's memory that the stage needs; "stages" 1 for each stage. The
+            last two need a family in order of memory.
+        most: Upper limit of every load, for "sum".
     """
 
     def __init__(self, family: Family, goal: Goal, most: float = np.inf):
@@ -48,7 +48,7 @@ class StageCosts:
         self._moves = problem.links is None and bool(self._seconds.any())
 
     def last(self, devices: Collection[int], index: int, bound: float) -> int:
-        """The end of the sets that one of these types of devices can reach from this set with a load within a bound."""
+        """Returns the end of the sets that one of these device types can reach from a set within a bound on load."""
         if bound == np.inf or self._goal in ("sum", "small"):
             return len(self._family)
         most = max((self._rates[device] for device in devices), default=0.0)
@@ -56,7 +56,7 @@ class StageCosts:
         return int(np.searchsorted(work, (work[index] + most * bound) * (1 + 1e-9), side="right"))
 
     def between(self, index: int, later: NDArray[np.int64], kinds: Collection[Kind]) -> dict[Kind, Numbers]:
-        """What the stages from one set to others that hold it cost, for each kind; `inf` where they cannot be."""
+        """Returns the costs of stages from a set to supersets of it, for each kind; `inf` for impossible stages."""
         touched, still = self._crossing(index, later)
         received = sent = np.zeros(len(later))
         if self._moves:
@@ -67,19 +67,19 @@ class StageCosts:
 
     @property
     def simple(self) -> bool:
-        """Whether all pairs of sets can be taken at once: in a chain where nothing with room crosses several sets."""
+        """True if all pairs of sets can be processed at once: no tensor that matters crosses several sets."""
         if self._moves or not self._memory_binds:
             return not self._moves
         return self._family.is_chain and not self._room[self._family.crossing.sum(axis=1) > 1].any()
 
     def between_all(self, sets: NDArray[np.int64], later: NDArray[np.int64], kind: Kind) -> Numbers:
-        """The same from each of several sets, where costs are simple and the family is a chain; shape (sets, later)."""
+        """Returns costs from each of several sets, for simple costs and a chain family; shape (sets, later)."""
         nothing = np.zeros(1)
         memory = self._memory_of_all(sets[:, None], later) if self._memory_binds else None
         return self._cost(kind, sets[:, None], later, nothing, nothing, memory)
 
     def _memory_of_all(self, sets: NDArray[np.int64], later: NDArray[np.int64]) -> Numbers:
-        """Bytes that stages from each of several sets need, where costs are simple; shape (sets, later)."""
+        """Returns the bytes that stages from each of several sets need, for simple costs; shape (sets, later)."""
         family, workspace = self._family, np.zeros(len(self._family))
         memory = (
             family.memory[later] - family.memory[sets] + family.crossing_memory[later] + family.crossing_memory[sets]
@@ -89,11 +89,11 @@ class StageCosts:
         for size, node in self._workspaces:
             first = int(family.inside[node].argmax())
             workspace[first] = max(workspace[first], size)
-        behind = np.where(np.arange(len(family)) > sets, workspace, 0.0)
-        return memory + np.maximum.accumulate(behind, axis=1)[:, later]
+        used = np.where(np.arange(len(family)) > sets, workspace, 0.0)
+        return memory + np.maximum.accumulate(used, axis=1)[:, later]
 
     def _crossing(self, index: int, later: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Of the tensors that cross the first set: which the stage uses, and which cross the later set, too."""
+        """Returns which tensors that cross the first set the stage uses, and which of them cross the later set."""
         family = self._family
         tensors = family.crossing_lists[index]
         if not (self._moves or self._memory_binds) or not len(tensors):
@@ -125,13 +125,13 @@ class StageCosts:
         return np.where(cost < np.inf, 1.0, np.inf) if self._goal == "stages" else cost
 
     def _over_link(self, link: Link, sets) -> Numbers:
-        """Seconds that what crosses a set, or each of several, takes over a link."""
+        """Returns the seconds over a link of the tensors that cross a set, or each of several."""
         if link.latency == np.inf:
             return np.where(self._crosses[sets], np.inf, 0.0)
         return np.where(self._crosses[sets], link.latency + link.factor * self._family.crossing_seconds[sets], 0.0)
 
     def _memory(self, index: int, later: NDArray[np.int64], touched, still) -> Numbers:
-        """Bytes that each stage needs."""
+        """Returns the bytes that each stage needs."""
         family = self._family
         room = self._room[family.crossing_lists[index]]
         received = family.crossing_memory[index] if self._problem.links is not None else room @ touched
@@ -146,7 +146,7 @@ class StageCosts:
         return memory
 
     def _workspace(self, index: int, later: NDArray[np.int64]) -> Numbers:
-        """The largest workspace of the nodes of each stage: the nodes are tried from the one with the most."""
+        """Returns the largest workspace of the nodes of each stage: tries nodes from the one with the most."""
         inside, largest, open_ = self._family.inside, np.zeros(len(later)), np.arange(len(later))
         for workspace, node in self._workspaces:
             if not len(open_):
@@ -159,7 +159,7 @@ class StageCosts:
 
 
 class _SharedMemory:
-    """Bytes of the weights that nodes share, for every stage once."""
+    """Bytes of the weights that nodes share, counted once per stage."""
 
     def __init__(self, family: Family):
         weights = family.problem.weights
@@ -175,7 +175,7 @@ class _SharedMemory:
         self.everything = float(self._memory.sum())
 
     def between(self, index: int, later: NDArray[np.int64]) -> Numbers:
-        """What the stages from one set to others hold: what the later has begun on, less what they leave alone."""
+        """Returns the shared bytes of stages from a set to others: weights used so far minus those they do not use."""
         partly = self._partly[index]
         more = self.count[partly[:, None], later] > self.count[partly, index][:, None]
         return self._begun[later] - self._over[index] - self._memory[partly] @ ~more

@@ -1,4 +1,4 @@
-"""What the stages of a placement cost, straight from the definitions: what is handed out is computed here."""
+"""Costs of the stages of a placement, directly from the definitions; all returned figures are computed here."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,14 +9,14 @@ from kerassplit.planning.solver.problem import Link, Problem, Tensor
 
 @dataclass(frozen=True)
 class Stage:
-    """What one device does.
+    """A stage: the nodes of one device and their costs.
 
     Attributes:
-        device: Index of its type in `Problem.devices`.
+        device: Index of the device's type in `Problem.devices`.
         nodes: Its nodes, in increasing order.
-        compute: Seconds that its nodes take.
-        receive: Seconds to receive what it needs.
-        send: Seconds to send what others need.
+        compute: Seconds of its nodes.
+        receive: Seconds to receive tensors.
+        send: Seconds to send tensors.
         load: The sum of the three; with `overlap` the largest.
         memory: Bytes that it needs.
     """
@@ -31,7 +31,7 @@ class Stage:
 
 
 def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> tuple[Stage, ...]:
-    """What each part costs: the stages for pairs of a type of device and its nodes, in the order in which they run."""
+    """Computes the stages for pairs of a device type and its nodes, in the order in which they run."""
     place = {node: index for index, (_, nodes) in enumerate(parts) for node in nodes}
     moved = [(place[tensor.producer], [place[user] for user in tensor.consumers], tensor) for tensor in problem.tensors]
     stages = []
@@ -60,7 +60,7 @@ def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> t
 
 
 def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
-    """The largest load, or the time of all stages and moves one after another."""
+    """Returns the largest load, or for latency the time of all stages and moves one after another."""
     if problem.objective == "throughput":
         return max(stage.load for stage in stages)
     moves = [stage.receive + (0.0 if problem.links is not None else stage.send) for stage in stages]

@@ -1,8 +1,8 @@
-"""Which plan is best at which bandwidth, with exact breakpoints.
+"""Finds the best plan at every bandwidth, with exact breakpoints.
 
-What a plan takes is a line in seconds per byte, the inverse of the bandwidth: the seconds of computing and of latency,
-plus the bytes moved times the seconds per byte. (With transfers that overlap it is the larger of a constant and a
-line.) The best at every bandwidth is the lower envelope of all the plans' lines.
+The time of a plan is a linear function of seconds per byte, the inverse of the bandwidth: the seconds of computing and
+of latency, plus the bytes moved times the seconds per byte. (If transfers overlap, it is the larger of a constant and a
+line.) The best time at every bandwidth is the lower envelope of all the plans' lines.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class BandwidthRange:
-    """A plan and the bandwidths at which it is the best one.
+    """A plan and the range of bandwidths at which it is the best.
 
     Attributes:
-        low: Bytes per second: from here on, ...
-        high: ... to here.
-        plan: Number of the plan.
-        seconds: What does not depend on the bandwidth; without what `at_least` counts.
+        low: Lowest bandwidth of the range, in bytes per second.
+        high: Highest bandwidth of the range, in bytes per second.
+        plan: Index of the plan.
+        seconds: Seconds that do not depend on the bandwidth, without what `at_least` counts.
         moved: Bytes that go over the link.
-        at_least: Seconds below which no bandwidth brings it: the slowest stage's computing, where transfers overlap.
+        at_least: Lower limit in seconds at any bandwidth: the slowest stage's computing, if transfers overlap.
     """
 
     low: float
@@ -35,7 +35,7 @@ class BandwidthRange:
     at_least: float = 0.0
 
     def value(self, bandwidth: float) -> float:
-        """Seconds at a bandwidth in bytes per second.
+        """Returns the seconds at a bandwidth in bytes per second.
 
         >>> BandwidthRange(1e3, 1e6, 0, seconds=0.5, moved=1e4).value(1e5)
         0.6
@@ -44,26 +44,26 @@ class BandwidthRange:
 
 
 def sweep_lines(solve: Callable[[float], BandwidthRange], low: float, high: float) -> tuple[BandwidthRange, ...]:
-    """The lower envelope of plans that are lines, from a function that gives a best one at a bandwidth.
+    """Finds the lower envelope of plans whose times are lines, with a function that finds a best plan at a bandwidth.
 
-    Two plans' lines meet at one point; if no plan is better there, it is a breakpoint, else there is one more on each
-    side (Eisner and Severance, "Mathematical techniques for efficient record segmentation", 1976). So it takes two
-    searches for each range.
+    The lines of two plans intersect at one point; if no plan is better there, it is a breakpoint; otherwise there is
+    another one on each side (Eisner and Severance, "Mathematical techniques for efficient record segmentation", 1976).
+    So each range needs two searches.
 
     Args:
-        solve: From a bandwidth to a best plan there; its `low` and `high` do not count.
-        low: Lowest bandwidth, bytes per second, more than 0.
-        high: Highest bandwidth.
+        solve: Returns a best plan at a bandwidth; its `low` and `high` are ignored.
+        low: Lowest bandwidth in bytes per second, more than 0.
+        high: Highest bandwidth in bytes per second.
 
     Returns:
         Ranges from `low` to `high`.
 
     Raises:
-        ValueError: The bandwidths are no range.
+        ValueError: The bandwidths are not a range.
     """
     if not 0 < low < high:
         raise ValueError(
-            f"The bandwidths from {low} to {high} are no range. Both must be more than 0, the second more."
+            f"The bandwidths from {low} to {high} are not a range. Both must be above 0, the second above the first."
         )
     plans = [solve(low)]
     points = [low]
@@ -71,7 +71,7 @@ def sweep_lines(solve: Callable[[float], BandwidthRange], low: float, high: floa
     while waiting:
         slow, fast = plans[-1], waiting[-1]
         if not slow.moved < fast.moved or not fast.seconds < slow.seconds:
-            # The same line, or two that differ by rounding only.
+            # The same line, or two lines that differ by rounding only.
             waiting.pop()
             continue
         meet = (fast.moved - slow.moved) / (slow.seconds - fast.seconds)
@@ -91,16 +91,16 @@ def sweep_lines(solve: Callable[[float], BandwidthRange], low: float, high: floa
 
 
 def lower_envelope(flat: Numbers, fixed: Numbers, moved: Numbers) -> list[BandwidthRange]:
-    """The best of some plans at every bandwidth, each the larger of `flat` and `fixed` + `moved` × seconds per byte.
+    """Finds the best plan at every bandwidth, for times of max(`flat`, `fixed` + `moved` × seconds per byte).
 
     Args:
         flat: Seconds, shape (plans,).
-        fixed: Seconds; `inf` where there is no such plan.
-        moved: Bytes.
+        fixed: Seconds, shape (plans,); `inf` if there is no such plan.
+        moved: Bytes, shape (plans,).
 
     Returns:
-        Ranges from bandwidth 0 to infinity, each beginning where the one before ends. At a breakpoint both are equally
-        good. None where there is no plan.
+        Ranges from bandwidth 0 to infinity, each beginning where the previous one ends. At a breakpoint both are
+        equally good. Empty if there is no plan.
 
     Example:
 
@@ -113,7 +113,7 @@ def lower_envelope(flat: Numbers, fixed: Numbers, moved: Numbers) -> list[Bandwi
     if not len(plans):
         return made
     flat, fixed, moved = flat[plans], fixed[plans], moved[plans]
-    # From infinite bandwidth to none.
+    # From infinite bandwidth down to 0.
     inverse, rises = 0.0, np.where(fixed >= flat, moved, 0.0)
     here = int(np.lexsort((np.arange(len(flat)), moved, rises, np.maximum(flat, fixed)))[0])
     while True:
@@ -128,11 +128,11 @@ def lower_envelope(flat: Numbers, fixed: Numbers, moved: Numbers) -> list[Bandwi
 
 
 def _next(flat: Numbers, fixed: Numbers, moved: Numbers, here: int, inverse: float) -> tuple[int | None, float]:
-    """The plan that takes over from this one, and at how many seconds per byte."""
+    """Returns the plan that is better next as seconds per byte grow, and where that begins."""
     slope, start = moved[here], fixed[here]
     if slope == 0:
         return None, np.inf
-    # It can only be undercut where it rises; by a plan while that is flat, or by one that rises less.
+    # It can only be beaten where it rises: by a plan that is still flat there, or by one that rises less.
     rises = max(inverse, (flat[here] - start) / slope)
     at_flat = np.maximum((flat - start) / slope, rises)
     flat_there = (fixed + moved * at_flat < flat) & (flat >= start + slope * rises)

@@ -87,7 +87,7 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
         (("--devices", 2, "--compression", "zip"), "`compression` is 'zip'"),
         (("--devices", 99), "or let more tensors cross (--max-crossing 2)."),
         (("--devices", 2, "--must-cut", "nothing"), "no tensor 'nothing'"),
-        (("--devices", 2, "--must-cut", "block_2_expand"), "named by all of them, in a list of their own"),
+        (("--devices", 2, "--must-cut", "block_2_expand"), "name all of them in a list of their own"),
         (("--devices", 2, "-o", "/nowhere/plan.json"), "'/nowhere/plan.json' cannot be written"),
         (("--devices", 2, "--plot", "plan.gif"), "Charts are written as .png, .svg, .pdf; got 'plan.gif'."),
     ],
@@ -111,7 +111,7 @@ def test_a_split_takes_one_way_to_say_where(tmp_path):
     error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
     assert "The plan was made for 'resnet50', and 'mobilenetv2_1.00_224' has other layers." in error
     error = run("split", "MobileNetV2", "--weights", "random", "--stages", 99, "-o", out, status=2).stderr
-    assert "so 75 stages at most, and there are 99 devices. Take fewer, " in error
+    assert "so 75 stages at most, and there are 99 devices. Use fewer, " in error
     assert "those of `kerassplit plan`: pass what it writes with --plan." in error
     error = run("split", "MobileNetV2", "--at", 3, "--max-crossing", 2, "-o", out, status=2).stderr
     assert "--max-crossing is for choosing cuts: it belongs to --stages." in error
@@ -121,7 +121,10 @@ def test_a_split_takes_one_way_to_say_where(tmp_path):
 def test_even_stages_may_let_two_tensors_cross(tmp_path):
     model, out = tmp_path / "uneven.keras", tmp_path / "out"
     uneven().save(model)
-    assert "With two at a cut (--max-crossing 2) it would be" in run("split", model, "--stages", 2, "-o", out).stderr
+    assert (
+        "With two tensors per cut (--max-crossing 2), it would be"
+        in run("split", model, "--stages", 2, "-o", out).stderr
+    )
     run("split", model, "--stages", 2, "--max-crossing", 2, "-o", out, "--overwrite")
     (crossing,) = ks.load(out).crossings
     assert [tensor.name for tensor in crossing.tensors] == ["first", "middle2"]

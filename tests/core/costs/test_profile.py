@@ -332,8 +332,8 @@ class TestMistakes:
             with pytest.raises(ks.SplitError) as error:
                 method(first, last)
             assert str(error.value) == (
-                f"Blocks {first} to {last} are no stage of 'residual'. Expected two of its blocks, which are numbered "
-                "0 to 3, the first one first."
+                f"Blocks {first} to {last} are not a stage of 'residual'. Expected the numbers of its first and last "
+                "block: the blocks are numbered 0 to 3."
             )
 
     def test_a_model_without_a_graph_has_no_profile(self):
@@ -412,7 +412,7 @@ class TestShown:
             assert ks.Profile.from_json(text) == profile
         with (
             pytest.warns(DeprecationWarning, match="from_json"),
-            pytest.raises(ks.SplitError, match=r"This is no profile\. Expected the text that `Profile.to_json"),
+            pytest.raises(ks.SplitError, match=r"This is not a profile\. Expected the text that `Profile.to_json"),
         ):
             ks.Profile.from_json("{}")
 
@@ -440,7 +440,7 @@ class TestShown:
             assert item.name in printed
         assert ("GlobalAveragePooling2D" in printed) == (of == "calls")
         assert "Multiply-adds of matrix products" in printed
-        with pytest.raises(ks.SplitError, match="`of` is 'blocks' or 'calls'; got 'layers'"):
+        with pytest.raises(ks.SplitError, match="`of` must be 'blocks' or 'calls'; got 'layers'"):
             profile.summary("layers")
 
     @pytest.mark.skipif(OLD_KERAS, reason="Keras 3.13 makes no such model")
@@ -467,7 +467,7 @@ class TestShown:
         assert blocks.loc["stem", "crossing"] == "stem"
         assert calls["flops"].sum() == profile.flops
         assert calls.loc["sum", "inputs"] == "stem, inner"
-        with pytest.raises(ks.SplitError, match="`of` is 'blocks' or 'calls'; got 'layers'"):
+        with pytest.raises(ks.SplitError, match="`of` must be 'blocks' or 'calls'; got 'layers'"):
             profile.to_pandas("layers")
 
     @pytest.mark.parametrize(

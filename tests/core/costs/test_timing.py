@@ -85,21 +85,21 @@ class TestRemarks:
         count = len(profile.blocks)
         assert self.remarks(with_times(profile, 1.0, 1.1 / count)) == [
             f"Measured on cpu:0 with {profile.backend}. The whole model takes 1 s; the blocks together 1.1 s, 10% "
-            "more: apart, they cannot be compiled as one. To each call of a stage add 1 ms; ± is half of what lies "
-            "between the quartiles."
+            "more: apart, they cannot be compiled as one. Each call of a stage adds 1 ms; ± is half the interquartile "
+            "range."
         ]
 
     @pytest.mark.parametrize(("factor", "words"), [(0.9, "900 ms, 10% less."), (1.001, "1 s, as long.")])
     def test_blocks_that_take_less_have_no_reason_to(self, small, factor, words):
         profile = ks.profile(small)
         (line,) = self.remarks(with_times(profile, 1.0, factor / len(profile.blocks)))
-        assert f"The whole model takes 1 s; the blocks together {words} To each call of a stage add 1 ms;" in line
+        assert f"The whole model takes 1 s; the blocks together {words} Each call of a stage adds 1 ms;" in line
 
     @pytest.mark.parametrize("factor", [0.8, 1.2])
     def test_blocks_far_from_the_whole_are_not_to_be_trusted(self, small, factor):
         profile = ks.profile(small)
         _, doubt = self.remarks(with_times(profile, 1.0, factor / len(profile.blocks)))
-        assert doubt == f"Whole and blocks do not fit together, {self.AGAIN}"
+        assert doubt == f"The whole model and its blocks disagree, {self.AGAIN}"
 
     def test_blocks_that_are_too_short_are_counted(self, small):
         profile = ks.profile(small)
@@ -111,8 +111,8 @@ class TestRemarks:
         profile = ks.profile(small)
         line, doubt = self.remarks(with_times(profile, 0.0, 0.0))
         assert line == (
-            f"Measured on cpu:0 with {profile.backend}. The whole model takes 0 µs. To each call of a stage add 1 ms; "
-            "± is half of what lies between the quartiles."
+            f"Measured on cpu:0 with {profile.backend}. The whole model takes 0 µs. Each call of a stage adds 1 ms; "
+            "± is half the interquartile range."
         )
         assert doubt == f"The whole model is too short to tell, {self.AGAIN}"
 

@@ -79,7 +79,7 @@ def test_where_to_cut_is_said_in_one_way(small):
         with pytest.raises(ks.SplitError, match=rf"whole number, 2 or more; got {stages!r}"):
             ks.split(small, stages=stages)
     with pytest.raises(
-        ks.SplitError, match=r"there are 99 devices. Take fewer, (.|\n)* those of `kerassplit.plan`: pass the"
+        ks.SplitError, match=r"there are 99 devices. Use fewer, (.|\n)* those of `kerassplit.plan`: pass the"
     ):
         ks.split(small, stages=99)
 

@@ -494,9 +494,7 @@ def test_what_nobody_can_count_is_unknown_and_never_nothing():
     assert profile.flops is None
     assert profile.multiply_adds is None
     assert profile.known_flops == sum(call.flops for call in profile.calls if call.name != name) > 0
-    assert f"FLOPs of 1 call are unknown, so the totals are too ('>' tells those that are known): '{name}'." in str(
-        profile
-    )
+    assert f"FLOPs of 1 call are unknown, so the totals are too ('>' marks the known part): '{name}'." in str(profile)
     assert "unknown" in str(profile)
 
 

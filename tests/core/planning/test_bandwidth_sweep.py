@@ -198,5 +198,5 @@ def _beats(one, other):
 
 
 def test_bandwidths_must_be_a_range():
-    with pytest.raises(ValueError, match=r"The bandwidths from 2.0 to 1.0 are no range."):
+    with pytest.raises(ValueError, match=r"The bandwidths from 2.0 to 1.0 are not a range."):
         sweep_lines(_solver(_two_devices(0)), 2.0, 1.0)

@@ -549,7 +549,7 @@ def test_only_the_given_cuts_are_made():
 
 
 def test_a_given_cut_that_is_not_closed_is_refused():
-    with pytest.raises(ValueError, match="One of `cuts` holds a node without all that the node depends on"):
+    with pytest.raises(ValueError, match="One of `cuts` contains a node without all that the node depends on"):
         place(chain_of([1.0, 1.0, 1.0]), cuts=[{1}])
 
 
@@ -574,7 +574,7 @@ def test_a_problem_without_a_placement_is_refused():
     assert place(never).value == 1.0
     assert place(replace(in_turn, devices=(DeviceType("a", 2), DeviceType("b")))).value == 1.0
     for problem in (in_turn, chain_of([1.0, 1.0], use_all=True, rules=CutRules(max_tensors=0))):
-        with pytest.raises(PlanError, match="^No placement keeps to all limits of memory, cuts and devices"):
+        with pytest.raises(PlanError, match="^No placement satisfies all limits of memory, cuts and devices"):
             place(problem)
 
 
