@@ -1032,8 +1032,8 @@ def foreign(module: str) -> Any:
 @pytest.mark.parametrize(
     ("thing", "texts"),
     [
-        (foreign("tf_keras.src.engine.functional"), ["is a model of Keras 2 (`tf_keras`)", "Save it as `m.h5`"]),
-        (foreign("tensorflow.python.keras.engine.training"), ["is a model of Keras 2"]),
+        (foreign("tf_keras.src.engine.functional"), ["is a Keras 2 model (`tf_keras`)", "Save it as `m.h5`"]),
+        (foreign("tensorflow.python.keras.engine.training"), ["is a Keras 2 model"]),
         (foreign("torch.nn.modules.module"), ["is a PyTorch module", "`keras.layers.TorchModuleWrapper(part)`"]),
         (foreign("flax.linen.module"), ["is a JAX model", "`keras.layers.JaxLayer`"]),
         (foreign("tensorflow.python.trackable"), ["is a TensorFlow object", "`keras.layers.TFSMLayer(path)`"]),
