@@ -612,6 +612,6 @@ class TestCommand:
         model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
         model.save(tmp_path / "text.keras")
         message = self.run(tmp_path / "text.keras", status=2).stderr
-        assert "Pass --open-sides 128, one number for all of them" in message
+        assert "Pass --open-sides 128, one size for all of them" in message
         data = json.loads(self.run(tmp_path / "text.keras", "--open-sides", 7, "--json").stdout)
         assert data["totals"]["multiply_adds"] == 7 * 4 * 2
