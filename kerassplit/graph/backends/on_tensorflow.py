@@ -27,7 +27,7 @@ class TensorFlow(Backend):
         waits = wait and tf.config.list_logical_devices("GPU")
 
         def any_batch(tensor: Any, symbol: keras.KerasTensor) -> Any:
-            """Leaves the batch unknown where Keras does; other dimensions are as in the first batch, as `predict` traces."""
+            """Leaves the batch unknown where Keras does; other dimensions are the first batch's, as in `predict`."""
             if not isinstance(tensor, tf.Tensor) or symbol.shape[:1] != (None,) or not tensor.shape.rank:
                 return tensor
             return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)

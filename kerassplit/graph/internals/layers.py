@@ -12,7 +12,7 @@ from kerassplit.graph.unsupported import own_methods, replaces
 
 
 def opened(operation: Any) -> Functional | None:
-    """Returns the functional model inside a nested model; `None` for anything else, or if it overrides how it is called."""
+    """Returns the functional model inside a nested model; `None` for anything else, or if it overrides its call."""
     return functional_of(operation) if isinstance(operation, keras.Model) else None
 
 

@@ -71,7 +71,7 @@ def _check_memory(config: str | bytes, held: int, build: Callable[[Any], Any]) -
     ):
         if wanted > most_bytes(usual):
             raise ValueError(
-                f"its config asks for {wanted:,} bytes of {what}, but the file has only {held:,} bytes. If this is "
+                f"its config asks for {wanted:,} bytes of {what}, but the file has {held:,} bytes. If this is "
                 f"intended, set the environment variable {BYTES} to that number"
             )
 
