@@ -56,7 +56,7 @@ def read_graph(model: keras.Model) -> Graph:
     try:
         many = too_many_calls(_calls_in(functional))
         if many:
-            raise UnsupportedModelError(f"'{model.name}' is not read: {many}.")
+            raise UnsupportedModelError(f"'{model.name}' cannot be read: {many}.")
         graph = _Reader(model, functional).read()
     except AttributeError as error:
         if str(error.name).startswith("_"):

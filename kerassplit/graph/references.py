@@ -31,7 +31,7 @@ def resolve(graph: Graph, reference: TensorRef) -> int:
     if isinstance(reference, keras.Operation):
         return _only(graph, _outputs_of(graph, lambda operation, _: operation is reference), reference.name)
     raise SplitError(
-        f"A tensor is named by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
+        f"Name a tensor by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
         f"of type {type(reference).__name__}."
     )
 
@@ -91,7 +91,7 @@ def several_of(references: Any) -> list[Any]:
         SplitError: It is a set, which has no order, or a mapping, half of which would be lost.
     """
     if isinstance(references, (set, frozenset, Mapping)):
-        raise SplitError(f"Expected one or a list of them, got a {type(references).__name__}: {references!r}.")
+        raise SplitError(f"Expected a single item or a list, got a {type(references).__name__}: {references!r}.")
     one = isinstance(references, (str, keras.KerasTensor)) or not isinstance(references, Iterable)
     return [references] if one else list(references)
 

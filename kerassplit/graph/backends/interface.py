@@ -115,7 +115,7 @@ class Backend:
 
     def _unknown(self, what: str) -> SplitError:
         return SplitError(
-            f"Keras runs on '{self.name}' here, on which kerassplit does not {what}.\n"
+            f"Keras runs on '{self.name}' here, and kerassplit cannot {what} on that backend.\n"
             "Set KERAS_BACKEND to 'tensorflow', 'jax' or 'torch'."
         )
 
