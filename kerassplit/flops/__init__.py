@@ -1,9 +1,9 @@
-"""Arithmetic of calls, by formulas of shapes: the same on every backend.
+"""Arithmetic of calls, computed from shapes by formulas: the same on every backend.
 
-count: counts, and what activations and Einstein's notation cost.
+count: counts, and the cost of activations and of einsum.
 operations: formulas of `keras.ops`.
-layers: formulas of Keras's layers, out of those of operations.
-recurrent: layers that run other layers or cells.
-formulas: the formula of any call, and FLOPs of a whole graph by formulas alone.
-inside: any call, layers without a formula by the calls inside them.
+layers: formulas of Keras's layers, built from those of operations.
+recurrent: formulas of layers that run other layers or cells.
+formulas: finds the formula of any call, and computes the FLOPs of a whole graph by formulas alone.
+inside: counts any call; layers without a formula are counted by the calls inside them.
 """

@@ -1,4 +1,4 @@
-"""Counts of arithmetic, and what elementary functions cost."""
+"""Counts of arithmetic, and the cost of elementary functions."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import keras
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Arithmetic of a call.
+    """The arithmetic of a call.
 
     Attributes:
-        multiply_adds: Multiply-adds of matrix products and convolutions; each is two FLOPs.
-        others: All other FLOPs: one for each elementary operation on one number (`+`, `*`, `/`, `max`, a comparison,
-            `exp`, `sqrt`, `tanh`, `sigmoid`, ...), as XLA's cost analysis counts them.
+        multiply_adds: Multiply-adds of matrix products and convolutions, two FLOPs each.
+        others: All other FLOPs: one per elementary operation on an element (`+`, `*`, `/`, `max`, a comparison, `exp`,
+            `sqrt`, `tanh`, `sigmoid`, ...), as in XLA's cost analysis.
     """
 
     multiply_adds: int = 0
@@ -23,14 +23,14 @@ class Count:
 
     @property
     def flops(self) -> int:
-        """All of it in FLOPs."""
+        """Total FLOPs."""
         return 2 * self.multiply_adds + self.others
 
     def __add__(self, other: "Count") -> "Count":
         return Count(self.multiply_adds + other.multiply_adds, self.others + other.others)
 
     def times(self, number: int) -> "Count":
-        """The same, this many times."""
+        """Returns the count multiplied by `number`."""
         return Count(self.multiply_adds * number, self.others * number)
 
 
@@ -38,11 +38,11 @@ NOTHING = Count()
 
 
 class UnknownCountError(Exception):
-    """No formula knows what this costs."""
+    """Raised if no formula covers a call."""
 
 
 def size(shape: Sequence[int | None]) -> int:
-    """The number of elements of a tensor."""
+    """Returns the number of elements of a tensor; raises `UnknownCountError` if a dimension is unknown."""
     if None in shape:
         raise UnknownCountError
     return math.prod(side for side in shape if side is not None)
@@ -82,13 +82,13 @@ _ACTIVATIONS: dict[Any, int] = {
 
 
 def activation(function: Any, elements: int) -> Count:
-    """An activation of `keras.activations` on this many elements.
+    """Counts an activation of `keras.activations` on this many elements.
 
-    The costs are those of the functions' definitions; `gelu` after Hendrycks and Gimpel (2016), `selu` after Klambauer
-    et al. (2017), `silu` after Elfwing et al. (2018), `mish` after Misra (2019).
+    Costs follow the definitions of the functions; `gelu`: Hendrycks and Gimpel (2016), `selu`: Klambauer et al. (2017),
+    `silu`: Elfwing et al. (2018), `mish`: Misra (2019).
 
     Raises:
-        UnknownCountError: It is another function.
+        UnknownCountError: It is some other function.
     """
     if function is None:
         return NOTHING
@@ -98,9 +98,9 @@ def activation(function: Any, elements: int) -> Count:
 
 
 def einsum(equation: str, shapes: Sequence[Sequence[int | None]]) -> Count:
-    """A product of two tensors in Einstein's notation: one multiply-add for each combination of its indices.
+    """Counts an einsum of two tensors: one multiply-add per combination of its indices.
 
-    Where it sums over none of them, each combination is one multiplication.
+    If it sums over none of them, each combination is one multiplication.
 
     >>> einsum("abc,cd->abd", [(2, 3, 4), (4, 5)]).multiply_adds
     120
@@ -108,7 +108,7 @@ def einsum(equation: str, shapes: Sequence[Sequence[int | None]]) -> Count:
     6
 
     Raises:
-        UnknownCountError: More than two tensors (the order of products decides then), or an unknown notation.
+        UnknownCountError: More than two tensors (the cost then depends on the order of products), or unknown notation.
     """
     terms, arrow, right = equation.replace(" ", "").partition("->")
     left = terms.split(",")
@@ -120,7 +120,7 @@ def einsum(equation: str, shapes: Sequence[Sequence[int | None]]) -> Count:
         hidden = len(shape) - len(before) - len(after)
         if hidden < 0 or (hidden and not dots):
             raise UnknownCountError
-        middle = [f"...{place}" for place in range(hidden, 0, -1)]  # aligned at their ends, as in broadcasting
+        middle = [f"...{place}" for place in range(hidden, 0, -1)]  # aligned at the end, as in broadcasting
         for label, side in zip([*before, *middle, *after], shape, strict=True):
             if side is None:
                 raise UnknownCountError

@@ -1,6 +1,6 @@
-"""The formula of any call, and the FLOPs of a whole graph by formulas alone: no layer runs.
+"""Finds the formula of any call, and computes the FLOPs of a whole graph by formulas alone: no layer runs.
 
-Like the formulas themselves this imports nothing but the graph, so that split points can tell their FLOPs.
+Like the formulas themselves, this imports only the graph package, so that split points can report their FLOPs.
 """
 
 from typing import Any
@@ -24,10 +24,10 @@ def by_formula(call: ConcreteCall, inside: Counter | None = None) -> Count:
 
     Args:
         call: The call.
-        inside: Counts calls inside of it; by default formulas do.
+        inside: Counts calls inside it; by default, formulas.
 
     Raises:
-        UnknownCountError: There is none, it does not know an option of the call, or a tensor has open sides.
+        UnknownCountError: There is no formula, it does not cover an option of the call, or a dimension is unknown.
     """
     if not call.is_known:
         raise UnknownCountError
@@ -37,22 +37,22 @@ def by_formula(call: ConcreteCall, inside: Counter | None = None) -> Count:
             return WRAPPERS[kind](call, inside or by_formula)
         formula = LAYERS.get(kind) or OPERATIONS[keras_operation_name(call.operation) or ""]
         return formula(call)
-    except Exception as error:  # a formula meets values that users make: an activation without a hash, say
+    except Exception as error:  # user-supplied values may raise anything: an activation without a hash, say
         raise UnknownCountError from error
 
 
 def flops_per_sample(graph: Graph) -> list[int | None]:
-    """FLOPs of each call of a graph for one sample; `None` where no formula knows them or sides are open.
+    """Returns the FLOPs of each call for one sample; `None` if no formula covers it or a dimension is unknown.
 
-    Linear in the calls. Shapes behind a layer without a formula are those that Keras recorded: asking such a layer
-    could run code of the user's.
+    Linear in the calls. Shapes after a layer without a formula are those that Keras recorded: asking such a layer could
+    run user code.
     """
-    samples = batch_or_own(graph, None)  # a model of fixed batches takes no single sample
+    samples = batch_or_own(graph, None)  # a model with a fixed batch size accepts no single sample
     recorded = {tensor: graph.tensors[tensor].symbol.shape for tensor in graph.flat_inputs()}
     inputs = {tensor: (shape[0] or samples, *shape[1:]) if shape else () for tensor, shape in recorded.items()}
     try:
         shapes = concrete_shapes(graph, inputs, may_ask=_has_formula)
-    except SplitError:  # it takes no batch of one
+    except SplitError:  # it accepts no batch of one
         return [None if call.inputs else 0 for call in graph.calls]
     flops: list[int | None] = []
     for call in graph.calls:
@@ -71,7 +71,7 @@ def _has_formula(operation: Any) -> bool:
 
 
 def _kind(operation: Any) -> type:
-    """The class whose formula tells what a layer does: its own, or one that it takes its `call` and all else from."""
+    """Returns the class whose formula applies: the operation's own, or one that it inherits all its code from."""
     for kind in type(operation).__mro__:
         if kind in LAYERS or kind in WRAPPERS:
             return kind

@@ -1,9 +1,9 @@
-"""Arithmetic of any call: by its formula, else as the sum of the calls inside it.
+"""Counts the arithmetic of any call: by its formula, else as the sum of the calls inside it.
 
-A layer without a formula (a composite one, one of another package) is traced: its `call` runs on symbolic tensors, and
-what it calls is counted in turn. So the count is the same on every backend. Arithmetic on constants alone is not in it:
-a compiler does that once. Where a layer cannot be traced (it decides by numbers, or calls the backend by itself), or
-calls an operation without a formula, the whole is unknown: a part would be a guess.
+A layer without a formula (a composite layer, or one of another package) is traced: its `call` runs on symbolic tensors,
+and the calls it makes are counted in turn. So the count is the same on every backend. Arithmetic on constants alone is
+excluded: a compiler does it once. If a layer cannot be traced (it depends on values, or calls the backend directly) or
+calls an operation without a formula, the total is unknown: a partial sum would be a guess.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def count_call(call: ConcreteCall) -> Count:
     """Counts a call.
 
     Raises:
-        UnknownCountError: Nobody can count it.
+        UnknownCountError: It has no formula and cannot be traced.
     """
     try:
         return by_formula(call, count_call)
@@ -38,9 +38,9 @@ def count_call(call: ConcreteCall) -> Count:
 
 
 def _calls_inside(call: ConcreteCall) -> list[ConcreteCall]:
-    """What a layer calls in inference."""
+    """Returns the calls that a layer makes in inference."""
     layer = call.operation
-    if has_own(layer, "__call__") or getattr(layer, "quantization_mode", None):  # then more runs than its `call`
+    if has_own(layer, "__call__") or getattr(layer, "quantization_mode", None):  # then not only its `call` runs
         raise UnknownCountError
     with lock, _specs_by_calling(layer), _symbolic_weights(layer) as weights:
         inputs: list[keras.KerasTensor] = []
@@ -55,7 +55,7 @@ def _calls_inside(call: ConcreteCall) -> list[ConcreteCall]:
         kwargs.pop("training", None)
         try:
             recording = record(layer, [*inputs, *weights], args, kwargs, training=False)
-        except Exception as error:  # a user's `call` raises what it likes
+        except Exception as error:  # a user's `call` may raise anything
             raise UnknownCountError from error
         return [_concrete(one) for one in recording.calls if id(one.operation) not in recording.constants]
 
@@ -68,9 +68,9 @@ def _concrete(call: Recorded) -> ConcreteCall:
 
 @contextlib.contextmanager
 def _specs_by_calling(layer: keras.Layer) -> Iterator[None]:
-    """Has layers inside called for their shapes where what they declare may not hold.
+    """Context in which the shapes of layers inside come from calling them if their declared shapes may be wrong.
 
-    That is the word of code that is not Keras's, and of `EinsumDense`, which gives the sides of its build.
+    These are the layers that are not Keras's own, and `EinsumDense`, which declares the dimensions it was built with.
     """
     inner = [one for one in all_layers(layer) if one is not layer]
     inner = [one for one in inner if declares(one) or isinstance(one, keras.layers.EinsumDense)]
@@ -85,7 +85,7 @@ def _specs_by_calling(layer: keras.Layer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _symbolic_weights(layer: keras.Layer) -> Iterator[list[keras.KerasTensor]]:
-    """Puts symbolic tensors in the place of a layer's own variables: what is done to these is counted, too."""
+    """Replaces a layer's own variables by symbolic tensors, so that arithmetic on them is counted, too."""
     attributes = vars(layer)
     variables = {name: value for name, value in attributes.items() if isinstance(value, keras.Variable)}
     try:

@@ -1,14 +1,13 @@
-"""Arithmetic of Keras's layers, as a table from their classes to the formulas of operations (`operations.py`).
+"""Arithmetic of Keras's layers: a table from their classes to the formulas of operations (`operations.py`).
 
-What is counted is inference: what dropout and the like do in training costs nothing here. Positions of zero padding
-count like all others. Masks that recurrent layers follow do not: with a mask they compute every step, too.
+Counts are for inference: dropout and the like, active only in training, cost nothing. Zero-padded positions count like
+all others. Masks of recurrent layers save nothing: with a mask, they still compute every step.
 
-Sources, beside those of the operations: normalization by group, Wu and He (2018); attention, Luong et al. (2015),
-Bahdanau et al. (2015), Ainslie et al., "GQA" (2023); adapters of low rank, Hu et al., "LoRA" (2021); integers of 8
-bits, Dettmers et al., "LLM.int8()" (2022); rectifiers, Nair and Hinton (2010), leaky ones, Maas et al. (2013), with
-learned slopes, He et al., "Delving deep into rectifiers" (2015), exponential ones, Clevert et al. (2016). What is not
-among these (EinsumDense, Rescaling, merging layers, UnitNormalization) is counted from the definition in Keras's
-documentation.
+Sources, besides those of the operations: group normalization, Wu and He (2018); attention, Luong et al. (2015),
+Bahdanau et al. (2015), Ainslie et al., "GQA" (2023); low-rank adapters, Hu et al., "LoRA" (2021); 8-bit integers,
+Dettmers et al., "LLM.int8()" (2022); ReLU, Nair and Hinton (2010), leaky ReLU, Maas et al. (2013), PReLU, He et al.,
+"Delving deep into rectifiers" (2015), ELU, Clevert et al. (2016). All others (EinsumDense, Rescaling, merging layers,
+UnitNormalization) are counted from the definition in Keras's documentation.
 """
 
 import math
@@ -55,9 +54,9 @@ def _einsum_dense(call: ConcreteCall) -> Count:
 
 
 def _quantized(layer: Any, given: int, made: int) -> Count:
-    """Dynamic quantization to integers of 8 bits: the inputs scaled, rounded and clipped, the outputs scaled back.
+    """Counts dynamic quantization to 8-bit integers: inputs are scaled, rounded and clipped, outputs scaled back.
 
-    The product itself counts as that of floats does: its multiply-adds are as many.
+    The matrix product itself counts like a floating-point one: it has the same number of multiply-adds.
     """
     if layer.quantization_mode not in (None, "int8"):
         raise UnknownCountError
@@ -65,10 +64,10 @@ def _quantized(layer: Any, given: int, made: int) -> Count:
 
 
 def _low_rank(layer: Any, call: ConcreteCall, left: Shape, right: Shape) -> Count:
-    """An adapter of low rank: Keras multiplies its two factors and adds them to the kernel in every call."""
+    """Counts a low-rank adapter: Keras multiplies its two factors and adds them to the kernel in every call."""
     if not layer.lora_enabled:
         return NOTHING
-    if layer.quantization_mode:  # then the inputs go through both factors one after the other
+    if layer.quantization_mode:  # then the inputs are multiplied by both factors in turn
         rows = size(call.made[0]) // size(right)
         return Count(rows * layer.lora_rank * (size(left) + size(right)), 2 * size(call.made[0]))
     kernel = size(left) * size(right)
@@ -76,7 +75,7 @@ def _low_rank(layer: Any, call: ConcreteCall, left: Shape, right: Shape) -> Coun
 
 
 def _after(layer: Any, bias: bool, elements: int) -> Count:
-    """The bias and the activation of a layer."""
+    """Counts the bias and the activation of a layer."""
     return Count(others=elements if bias else 0) + activation(layer.activation, elements)
 
 
@@ -156,21 +155,21 @@ def _dot(call: ConcreteCall) -> Count:
 
 
 def _embedding(call: ConcreteCall) -> Count:
-    """Rows of a table; integers are scaled back and adapters multiplied: these calls are traced."""
+    """Counts an embedding, which only copies rows; quantized ones and ones with adapters compute, and are traced."""
     if call.operation.quantization_mode or call.operation.lora_enabled:
         raise UnknownCountError
     return NOTHING
 
 
 def _lookup(call: ConcreteCall) -> Count:
-    """Words or numbers become indices: they are compared and hashed, and no arithmetic is done on them."""
+    """Counts a lookup: words or numbers become indices by comparing and hashing, without arithmetic."""
     if getattr(call.operation, "output_mode", "int") != "int":
         raise UnknownCountError
     return NOTHING
 
 
 def _attention(call: ConcreteCall) -> Count:
-    """Scores of all pairs, their softmax, and the values weighted with it."""
+    """Counts the scores of all pairs, their softmax, and the weighted sum of the values."""
     layer = call.operation
     query, value, *key = (symbol.shape for symbol in keras.tree.flatten(call.argument("inputs")))
     width = (key[0] if key else value)[-1]
@@ -207,7 +206,7 @@ def _multi_head_attention(call: ConcreteCall) -> Count:
         count += Count(size(shape) * units, size(shape[:-1]) * units if config["use_bias"] else 0)
     masks = len(call.given) - len({"query", "value"}) - (call.argument("key") is not None)
     masked = masks > 0 or bool(call.argument("use_causal_mask"))
-    count += attention(pairs, width, value_width, 1 + masked)  # scaled; a choice between the score and minus infinity
+    count += attention(pairs, width, value_width, 1 + masked)  # scaling; selecting the score or minus infinity
     made = size(call.made[0])
     return count + Count(rows * heads * value_width * (made // rows), made if config["use_bias"] else 0)
 
@@ -259,4 +258,4 @@ LAYERS: dict[type, Formula] = {
     **dict.fromkeys((layers.RandomFlip, layers.RandomRotation, layers.RandomZoom, layers.RandomTranslation), free),
     **dict.fromkeys((layers.RandomContrast, layers.RandomBrightness), free),
 }
-"""From a layer's class to its formula. A formula raises `UnknownCountError` for options that it does not know."""
+"""From a layer's class to its formula. A formula raises `UnknownCountError` for options that it does not cover."""

@@ -1,15 +1,15 @@
-"""Arithmetic of `keras.ops`, as a table from the names of operations; layers map to these formulas (`layers.py`).
+"""Arithmetic of `keras.ops`: a table from the names of operations to formulas, which layers use, too (`layers.py`).
 
-Keras has no public names for the classes of operations that it records; the names of the classes are those of the
-functions in capitals.
+Keras has no public names for the classes of operations that it records; the class names are those of the functions in
+CamelCase.
 
-Sources: convolutions, Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016); separable ones,
-Howard et al., "MobileNets" (2017); normalization by batch, Ioffe and Szegedy (2015), by layer, Ba et al. (2016), by
-root mean square, Zhang and Sennrich (2019); attention, Vaswani et al., "Attention is all you need" (2017); cubic
-interpolation, Keys (1981), by Lanczos windows, Duchon (1979); selection, Kislitsyn (1964) in Knuth, "The Art of
-Computer Programming", volume 3, section 5.3.3; Fourier transforms, the customary 5 N log2 N of Cooley and Tukey (1965)
-as Frigo and Johnson, "The design and implementation of FFTW3" (2005), use it, half of that for real numbers.
-What is not among these is counted from the operation's definition in Keras's documentation.
+Sources: convolution, Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016); separable
+convolution, Howard et al., "MobileNets" (2017); batch normalization, Ioffe and Szegedy (2015); layer normalization, Ba
+et al. (2016); RMS normalization, Zhang and Sennrich (2019); attention, Vaswani et al., "Attention is all you need"
+(2017); bicubic interpolation, Keys (1981); Lanczos interpolation, Duchon (1979); selection, Kislitsyn (1964) in Knuth,
+"The Art of Computer Programming", volume 3, section 5.3.3; Fourier transforms, the customary 5 N log2 N of Cooley and
+Tukey (1965) as in Frigo and Johnson, "The design and implementation of FFTW3" (2005), half of that for real numbers.
+All others are counted from the operation's definition in Keras's documentation.
 """
 
 import math
@@ -29,7 +29,7 @@ _FREE = """
     Roll Rot90 Shape Size Slice SliceUpdate SpaceToDepth Split Squeeze Stack StopGradient Swapaxes Take TakeAlongAxis
     Tile Transpose Tril Triu Unfold Unstack View ViewAsComplex ViewAsReal Vsplit Vstack ZerosLike
 """
-"""These move numbers, or name them anew."""
+"""Operations that only move data or reinterpret it."""
 
 _ELEMENTWISE = """
     Abs Absolute Add Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh BitwiseAnd BitwiseInvert BitwiseLeftShift
@@ -54,27 +54,27 @@ _ACTIVATIONS = """
 
 
 def each(flops: int) -> Formula:
-    """`flops` per output element."""
+    """Returns the formula for `flops` per output element."""
     return lambda call: Count(others=flops * size(call.made[0]))
 
 
 def each_given(flops: int) -> Formula:
-    """`flops` per element of the first input."""
+    """Returns the formula for `flops` per element of the first input."""
     return lambda call: Count(others=flops * size(call.given[0]))
 
 
 def free(_: ConcreteCall) -> Count:
-    """Numbers are moved."""
+    """Counts nothing: data is only moved."""
     return NOTHING
 
 
 def products(made: int, *taps: int | None) -> Count:
-    """`made` numbers, each a sum over as many products as the sides `taps` have combinations."""
+    """Counts `made` outputs, each a sum of as many products as the sizes `taps` multiplied."""
     return Count(multiply_adds=made * size(taps))
 
 
 def reduction(call: ConcreteCall) -> Count:
-    """A sum or a maximum: one operation less than numbers for each number made."""
+    """Counts a sum or a maximum: for each output, one operation less than the elements reduced."""
     return Count(others=max(size(call.given[0]) - size(call.made[0]), 0))
 
 
@@ -95,9 +95,9 @@ def _einsum(call: ConcreteCall) -> Count:
 
 
 def _contraction(call: ConcreteCall) -> Count:
-    """Two tensors, some sides of which are multiplied and summed: for all of them m·k and k·n make m·n numbers.
+    """Counts a contraction of two tensors: with m·k and k·n elements and m·n outputs, it takes m·k·n multiply-adds.
 
-    Where k is 1, nothing is summed.
+    If k is 1, nothing is summed.
     """
     made = size(call.made[0])
     products = math.isqrt(size(_shape(call, "x1")) * size(_shape(call, "x2")) * made)
@@ -105,7 +105,7 @@ def _contraction(call: ConcreteCall) -> Count:
 
 
 def _shape(call: ConcreteCall, name: str) -> Any:
-    """The shape of an argument: a symbolic tensor, a variable, an array or a number."""
+    """Returns the shape of an argument: a symbolic tensor, a variable, an array or a number."""
     return tuple(getattr(call.argument(name), "shape", ()))
 
 
@@ -122,24 +122,24 @@ def _separable_convolution(call: ConcreteCall) -> Count:
 
 
 def separable(made: int, depthwise: Shape, filters: int) -> Count:
-    """A depthwise convolution with a kernel of this shape, and one of a single position into `filters`."""
+    """Counts a depthwise convolution with a kernel of this shape, and a pointwise one into `filters` channels."""
     *sides, channels, multiplier = depthwise
     middle = made // filters * size((channels, multiplier))
     return products(middle, *sides) + products(middle, filters)
 
 
 def _transposed_convolution(call: ConcreteCall) -> Count:
-    """Every input number goes, through the kernel, into every filter: the backward pass of a convolution."""
+    """Counts a convolution's backward pass: every input element goes through the kernel into every filter."""
     return products(size(call.given[0]), *_shape(call, "kernel")[:-1])
 
 
 def average_pooling(call: ConcreteCall) -> Count:
-    """Of a layer or an operation: a sum over each window, and a division."""
+    """Counts average pooling of a layer or an operation: a sum over each window, and a division."""
     return Count(others=size(call.made[0]) * _window(call))
 
 
 def max_pooling(call: ConcreteCall) -> Count:
-    """Of a layer or an operation."""
+    """Counts max pooling of a layer or an operation."""
     return Count(others=size(call.made[0]) * (_window(call) - 1))
 
 
@@ -149,27 +149,27 @@ def _window(call: ConcreteCall) -> int:
 
 
 def _gelu(call: ConcreteCall) -> Count:
-    # Hendrycks and Gimpel (2016); the approximation has a cube, a tanh and five products and sums more.
+    # Hendrycks and Gimpel (2016); the approximation takes a cube, a tanh, and five more products and sums.
     return Count(others=(9 if call.operation.approximate else FLOPS_OF_ACTIVATION["gelu"]) * size(call.made[0]))
 
 
 def batch_normalization(call: ConcreteCall) -> Count:
-    """`x * a + b`, where `a` and `b` come out of statistics and weights of each channel."""
+    """Counts `x * a + b`, where `a` and `b` are computed per channel from statistics and weights."""
     return Count(others=2 * size(call.given[0]) + 5 * (call.given[0][call.operation.axis] or 0))
 
 
 def by_moments(call: ConcreteCall, groups: int, weights: int) -> Count:
-    """Mean, difference, square, mean, product, of each group; then `gamma` and `beta`, so many of them as there are."""
+    """Counts mean, difference, square, mean, product in each group; then `gamma` and `beta`, `weights` of them."""
     return Count(others=(5 + weights) * size(call.given[0]) + 4 * groups)
 
 
 def by_root_mean_square(call: ConcreteCall, weights: int) -> Count:
-    """Square, mean, product; then `scale`, where there is one."""
+    """Counts square, mean, product; then `scale` if `weights` is 1."""
     return Count(others=(3 + weights) * size(call.given[0]) + 3 * normalized_groups(call))
 
 
 def normalized_groups(call: ConcreteCall) -> int:
-    """How many times a layer or an operation normalizes along its axes."""
+    """Returns the number of groups that a layer or an operation normalizes along its axes."""
     axes = call.operation.axis
     axes = [axes] if isinstance(axes, int) else axes
     return size(call.given[0]) // size([call.given[0][axis] for axis in axes])
@@ -184,17 +184,17 @@ def _rms_normalization(call: ConcreteCall) -> Count:
 
 
 def _given(call: ConcreteCall, *names: str) -> int:
-    """How many of these arguments are given."""
+    """Returns the number of these arguments that are given."""
     return sum(call.argument(name) is not None for name in names)
 
 
 def attention(pairs: int, width: int | None, value_width: int | None, more: int) -> Count:
-    """Scores of all pairs, their softmax and `more` operations on each, and the values weighted."""
+    """Counts the scores of all pairs, their softmax, `more` operations on each, and the weighted sum of the values."""
     return products(pairs, width) + products(pairs, value_width) + Count(others=(5 + more) * pairs)
 
 
 def _dot_product_attention(call: ConcreteCall) -> Count:
-    """Scores are scaled; a mask and a bias take one operation each."""
+    """Counts attention with scaled scores; a mask and a bias take one operation per score each."""
     query, key, value = (_shape(call, name) for name in ("query", "key", "value"))
     more = 1 + _given(call, "bias", "mask") + bool(call.operation.is_causal)
     more += 0 if call.operation.attn_logits_soft_cap is None else 3
@@ -205,19 +205,19 @@ _TAPS = {"bicubic": 4, "lanczos3": 6, "lanczos5": 10}
 
 
 def resized(call: ConcreteCall) -> Count:
-    """Images interpolated by a layer or an operation, rows first, then columns.
+    """Counts the interpolation of images by a layer or an operation, rows first, then columns.
 
-    What the weights of rows and columns cost is not counted: they are the same for all images and channels.
+    The weights of rows and columns are not counted: they are the same for all images and channels.
     """
     method = getattr(call.operation, "interpolation", "nearest")
     if getattr(call.operation, "antialias", False) or not (method in ("nearest", "bilinear") or method in _TAPS):
-        raise UnknownCountError  # with antialiasing, there are as many taps as the image shrinks
+        raise UnknownCountError  # with antialiasing, the number of taps grows with the reduction
     if method == "nearest":
         return NOTHING
     if method == "bilinear":
         return each(9)(call)  # three times a + (b - a) * weight
     taps = _TAPS[method]
-    return each((taps + 1) * (2 * taps - 1))(call)  # for each tap a row, then the column: products and sums
+    return each((taps + 1) * (2 * taps - 1))(call)  # one row per tap, then the column: products and sums
 
 
 def _scatter_update(call: ConcreteCall) -> Count:
@@ -226,11 +226,11 @@ def _scatter_update(call: ConcreteCall) -> Count:
 
 
 def _scatter(call: ConcreteCall) -> Count:
-    return Count(others=size(_shape(call, "values")))  # numbers of one place are added up
+    return Count(others=size(_shape(call, "values")))  # values at the same position are summed
 
 
 def selection(count: int, largest: int) -> int:
-    """Comparisons to find the `largest` of `count` numbers in order, by a tournament.
+    """Returns the comparisons that a tournament needs to find the `largest` of `count` numbers, in order.
 
     >>> selection(10, 1), selection(4, 4)
     (9, 5)
@@ -272,7 +272,7 @@ def _fourier(number: int, flops: float = 5) -> int:
 
 
 def _fourier_transform(axes: int) -> Formula:
-    """Of complex numbers, along the last axes."""
+    """Returns the formula for a transform of complex numbers along the last `axes` axes."""
 
     def formula(call: ConcreteCall) -> Count:
         number = size(call.given[0][-axes:])
@@ -282,14 +282,14 @@ def _fourier_transform(axes: int) -> Formula:
 
 
 def _real_fourier_transform(call: ConcreteCall) -> Count:
-    """From real numbers or back to them."""
+    """Counts a transform from real numbers or back to them."""
     last = (call.made if type(call.operation).__name__ == "IRFFT" else call.given)[0][-1]
     number = call.operation.fft_length or last or 0
     return Count(others=size(call.given[0][:-1]) * _fourier(number, 2.5))
 
 
 def _short_time_fourier_transform(call: ConcreteCall) -> Count:
-    """Each frame times a window, where there is one, and transformed."""
+    """Counts each frame multiplied by the window, if any, and transformed."""
     operation = call.operation
     window = 0 if operation.window is None else operation.fft_length
     return Count(others=size(call.made[0][:-1]) * (window + _fourier(operation.fft_length, 2.5)))

@@ -1,7 +1,7 @@
-"""Arithmetic of layers that run other layers or cells: recurrent ones, `TimeDistributed`, `Bidirectional`.
+"""Arithmetic of layers that run other layers or cells: recurrent layers, `TimeDistributed`, `Bidirectional`.
 
 Sources: Hochreiter and Schmidhuber, "Long short-term memory" (1997); Cho et al. (2014) for the gated recurrent unit,
-its variant `reset_after` as in cuDNN; Shi et al., "Convolutional LSTM network" (2015); Schuster and Paliwal,
+with `reset_after` as in cuDNN; Shi et al., "Convolutional LSTM network" (2015); Schuster and Paliwal,
 "Bidirectional recurrent neural networks" (1997); Miyato et al., "Spectral normalization" (2018).
 """
 
@@ -21,7 +21,7 @@ Counter = Callable[[ConcreteCall], Count]
 
 
 def recurrent(call: ConcreteCall, counter: Counter) -> Count:
-    """A layer that runs a cell once for each step."""
+    """Counts a layer that runs a cell once per step."""
     layer, (batch, steps, *sides) = call.operation, call.given[0]
     if isinstance(layer, (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)):
         return _convolutional_step(layer, call).times(steps or 0)
@@ -29,7 +29,7 @@ def recurrent(call: ConcreteCall, counter: Counter) -> Count:
 
 
 def bidirectional(call: ConcreteCall, counter: Counter) -> Count:
-    """Both directions, and how their outputs come together."""
+    """Counts both directions, and the merging of their outputs."""
     layer = call.operation
     operations = {"concat": 0, None: 0, "sum": 1, "mul": 1, "ave": 2}[layer.merge_mode]
     both = [counter(replace(call, operation=one)) for one in (layer.forward_layer, layer.backward_layer)]
@@ -37,18 +37,18 @@ def bidirectional(call: ConcreteCall, counter: Counter) -> Count:
 
 
 def time_distributed(call: ConcreteCall, counter: Counter) -> Count:
-    """The layer inside, once for each step."""
+    """Counts the layer inside, once per step."""
     batch, steps, *sides = call.given[0]
     return counter(layer_call(call.operation.layer, [(batch, *sides)])).times(steps or 0)
 
 
 def wrapped(call: ConcreteCall, counter: Counter) -> Count:
-    """The layer inside, once: all that `SpectralNormalization` adds happens in training."""
+    """Counts the layer inside, once: `SpectralNormalization` adds arithmetic only in training."""
     return counter(replace(call, operation=call.operation.layer))
 
 
 def _step(cell: Any, shape: Shape, counter: Counter) -> Count:
-    """One step of a cell on an input of this shape."""
+    """Counts one step of a cell on an input of this shape."""
     if type(cell) is layers.StackedRNNCells:
         total = NOTHING
         for one in cell.cells:
@@ -78,13 +78,13 @@ def _long_short_term_step(cell: Any, inputs: int) -> Count:
 
 
 def _carry(cell: Any, elements: int) -> Count:
-    """Three gates, the candidate and the output; the state is `f * c + i * g`, the output `o * activation(c)`."""
+    """Counts three gates, candidate and output: the state is `f * c + i * g`, the output `o * activation(c)`."""
     gates = activation(cell.recurrent_activation, 3 * elements) + activation(cell.activation, 2 * elements)
     return gates + Count(others=4 * elements)
 
 
 def _gated_step(cell: Any, inputs: int) -> Count:
-    """Two gates and a candidate; the state is `z * h + (1 - z) * candidate`, and the gate `r` takes a product more."""
+    """Counts two gates and a candidate: the state is `z * h + (1 - z) * candidate`, and gate `r` adds one product."""
     units = cell.units
     biases = (6 if cell.reset_after else 3) if cell.use_bias else 0
     product = Count(3 * units * (inputs + units), (3 + biases) * units)
@@ -110,7 +110,7 @@ _CELLS: dict[type, Callable[[Any, int], Count]] = {
     layers.LSTMCell: _long_short_term_step,
     layers.GRUCell: _gated_step,
 }
-"""One step for one sample, from the cell and the width of its input."""
+"""From a cell's class to a function of the cell and its input width that counts one step for one sample."""
 
 WRAPPERS: dict[type, Callable[[ConcreteCall, Counter], Count]] = {
     **dict.fromkeys((layers.RNN, layers.SimpleRNN, layers.LSTM, layers.GRU), recurrent),
@@ -119,4 +119,4 @@ WRAPPERS: dict[type, Callable[[ConcreteCall, Counter], Count]] = {
     layers.TimeDistributed: time_distributed,
     layers.SpectralNormalization: wrapped,
 }
-"""From a layer's class to its formula, which may count what is inside."""
+"""From a layer's class to its formula, which may count the layer or cell inside."""

@@ -1,33 +1,33 @@
-"""Models as graphs of calls: read, named, built anew, traced, compiled; the only room that knows Keras's internals.
+"""Models as graphs of calls: reads, names, rebuilds, traces and compiles them; only this package uses Keras internals.
 
 In reading order:
 
-- `model_graph`: calls, tensors and the calls of nested models as data.
-- `reading`: a Keras model into that.
-- `nested_calls`: one call of a nested model, as it is read.
+- `model_graph`: calls, tensors and calls of nested models as data.
+- `reading`: reads a Keras model into that.
+- `nested_calls`: one call of a nested model while it is read.
 - `naming`: names of calls and tensors that survive saving.
-- `unused_calls`: calls that lead to no output, taken out.
-- `declared`: layers that give other shapes than they say.
-- `limits`: how much a model may ask for.
-- `unsupported`: why an object has no graph, and what to do.
-- `references`: which tensors a user means.
-- `inside`: why what is inside a layer has no name.
+- `unused_calls`: removes calls that lead to no output.
+- `declared`: finds layers whose outputs do not have the shapes they declare.
+- `limits`: limits on the size of a model.
+- `unsupported`: explains why an object has no graph, and what to do.
+- `references`: finds the tensors that a user names.
+- `inside`: explains why layers inside another layer have no names.
 - `sizes`: bytes of tensors.
 - `shapes`: shapes of all tensors for a batch.
-- `sides`: inputs and masks, which go beside the model's way.
-- `dominators`: for each call, where all paths from it come together again.
+- `sides`: side tensors (inputs and masks), which do not count as crossing a cut.
+- `dominators`: the post-dominator tree of a graph.
 - `masks`: masks as edges of a graph.
-- `packing`: the calls of a part, nested models whole where they can be.
-- `building`: a graph and a boundary into a Keras model.
-- `copying`: layers and models with variables of their own.
-- `assembling`: whole models out of graphs.
+- `packing`: the calls of a part, with nested models kept whole where possible.
+- `building`: builds a Keras model from a graph and a boundary.
+- `copying`: copies layers and models, with variables of their own.
+- `assembling`: builds whole models from graphs.
 - `compiling`: a model as a compiled function.
-- `changes`: whether the layers have changed since.
-- `compile_options`: what a model is compiled with for training, made again for a part of it.
-- `tensor_marks`: what Keras hangs on the tensors of a running model.
-- `fingerprint`: what tells one model from another.
+- `changes`: detects changes in the layers since a model was compiled.
+- `compile_options`: compiles a part of a model for training as the model is compiled.
+- `tensor_marks`: masks and logits that Keras attaches to the tensors of a running model.
+- `fingerprint`: digests that identify a model.
 - `strings`: models that take strings.
-- `tracing/`: subclassed models and composite layers into graphs.
-- `backends/`: what TensorFlow, JAX and torch each do in a way of their own.
-- `internals/`: the inside of Keras.
+- `tracing/`: turns subclassed models and composite layers into graphs.
+- `backends/`: the differences between TensorFlow, JAX and torch.
+- `internals/`: everything that touches the internals of Keras.
 """

@@ -1,4 +1,4 @@
-"""Whole models out of graphs: pieces joined, operations exchanged."""
+"""Builds whole models from graphs: joins pieces, replaces operations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,20 +18,20 @@ from kerassplit.text import safe_name, unique
 
 
 def whole(graph: Graph, apart: Iterable[int] = ()) -> list[Call | Nest]:
-    """All the calls of a model, its nested models as one call each, but for those that hold calls to stand `apart`."""
+    """Returns all calls of a model, with nested models as one call each, except those that contain calls in `apart`."""
     calls = [index for index, call in enumerate(graph.calls) if call.inputs]
     return packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), apart)
 
 
 def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Model:
-    """The model itself, giving these of its own tensors (a list, also for one); by Keras alone, no node is made."""
+    """Rebuilds a model with these of its own tensors as outputs (a list, also for one), by Keras alone."""
     own = graph.own_symbols()
     with deep_recursion():
         return keras.Model([own[tensor] for tensor in graph.flat_inputs()], list(symbols), name=graph.model.name)
 
 
 def graph_of_call(layer: keras.Layer, inputs: Any) -> Graph:
-    """The graph of one call of a layer, which builds it. The call is taken out of the layer again."""
+    """Returns the graph of one call of a layer. The call builds the layer and is removed from it again."""
     with lock:
         count = len(layer._inbound_nodes)
         try:
@@ -41,9 +41,9 @@ def graph_of_call(layer: keras.Layer, inputs: Any) -> Graph:
 
 
 def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Operation]) -> keras.Model:
-    """The same model with other operations in the place of some, which are named as their calls are, without numbers.
+    """Rebuilds a model with some operations replaced, given by the names of their calls without numbers.
 
-    Nested models that hold such are inlined.
+    Nested models that contain such calls are inlined.
     """
     graph = read_graph(model)
     replaced = {
@@ -74,21 +74,21 @@ def joined(
     name: str,
     unused: Sequence[Any] = (),
 ) -> tuple[keras.Model, dict[str, keras.KerasTensor]]:
-    """One model out of pieces that hand each other tensors by name, in the order in which they run.
+    """Joins pieces that pass tensors to each other by name, in execution order, into one model.
 
     Args:
-        pieces: For each its graph, and the names of its inputs and outputs in Keras's order.
-        inputs: Names of the model's inputs, in the structure it takes.
+        pieces: For each piece, its graph and the names of its inputs and outputs in Keras's order.
+        inputs: Names of the model's inputs, in the structure it accepts.
         outputs: Names of its outputs, likewise.
         name: Its name.
-        unused: Inputs that no piece takes, each with name, shape and dtype.
+        unused: Inputs that no piece uses, each with name, shape and dtype.
 
     Returns:
-        It, and by name its symbolic tensors.
+        The model, and its symbolic tensors by name.
 
     Raises:
-        UnsupportedModelError: The pieces do not fit, or hold different layers of one name. Equal ones, such as the
-            copies of a layer that several saved stages share, become one, and so do masks that several stages make.
+        UnsupportedModelError: The pieces do not fit, or contain different layers with the same name. Equal layers, such
+            as copies of a layer that several saved stages share, become one; so do masks that several stages compute.
     """
     wholes = [whole(graph) for graph, _, _ in pieces]
     operations = _tied([call for calls in wholes for call in calls])
@@ -112,7 +112,7 @@ def joined(
         for key in keras.tree.flatten((inputs, outputs)):
             if key not in named:
                 raise UnsupportedModelError(
-                    f"The pieces cannot be joined into '{name}': none of them takes or gives '{key}'."
+                    f"The pieces cannot be joined into '{name}': none of them has an input or output '{key}'."
                 )
         model = builder.model(
             keras.tree.map_structure(named.__getitem__, inputs),
@@ -124,7 +124,7 @@ def joined(
 
 
 def _repeatable(graph: Graph, calls: Sequence[Call | Nest]) -> list[Call]:
-    """Those of the calls that several stages may make: of inputs alone, without variables."""
+    """Returns the calls that several stages may repeat: on inputs alone, without variables."""
     of_inputs = {id(graph.calls[index]) for index in read_sides(graph).of_inputs}
     return [call for call in calls if isinstance(call, Call) and id(call) in of_inputs]
 
@@ -135,7 +135,7 @@ def _made_before(
     operations: Mapping[int, keras.Operation],
     made: Mapping[Any, Sequence[keras.KerasTensor]],
 ) -> set[int]:
-    """Of these calls the `id`s of those that an earlier piece has made; `symbols` grows by what they give."""
+    """Returns the `id`s of the calls that an earlier piece has made, and adds their outputs to `symbols`."""
     found = set()
     for call in calls:
         if symbols.keys() >= set(call.inputs):
@@ -149,7 +149,7 @@ def _made_before(
 def _key(
     call: Call, symbols: Mapping[int, keras.KerasTensor], operations: Mapping[int, keras.Operation]
 ) -> tuple[Any, ...]:
-    """Equal for calls of one operation on the same tensors and equal constants."""
+    """Returns a key that is equal for calls of one operation on the same tensors and equal constants."""
 
     def plain(leaf: Any) -> Any:
         if isinstance(leaf, keras.KerasTensor):
@@ -165,7 +165,7 @@ def _key(
 
 
 def _tied(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
-    """For each operation that equals an earlier one of the same name, that one."""
+    """Maps each operation that equals an earlier one of the same name to that one, by `id`."""
     first: dict[str, keras.Operation] = {}
     tied: dict[int, keras.Operation] = {}
     for call in calls:
@@ -176,7 +176,7 @@ def _tied(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
 
 
 def _equal(one: keras.Operation, other: keras.Operation) -> bool:
-    """Whether two operations are the same object, or equal in configuration and weights."""
+    """True if two operations are the same object, or equal in configuration and weights."""
     if one is other:
         return True
     if type(one) is not type(other) or one.get_config() != other.get_config():

@@ -1,11 +1,11 @@
-"""From a graph and a boundary to a `keras.Model`: the only place that makes Keras nodes.
+"""Builds a `keras.Model` from a graph and a boundary: the only place that creates Keras nodes.
 
-Calling every layer again would run shape inference again and might add state. A `Node` can be made without calling its
-layer: with the layer's arguments of the original call, the tensors in them replaced. So the calls keep their training
+Calling every layer again would repeat shape inference and might add state. A `Node` can be created without calling its
+layer: from the arguments of the original call, with the tensors in them replaced. So the calls keep their training
 flags, nested structures, masks and positional constants, and the layers stay the model's own objects.
 
-Nodes stand in lists that belong to the shared layers. Those of a sub-model are taken out again when its output tensors
-are garbage-collected: the model, and whatever was built on it, hold these.
+Nodes are kept in lists that belong to the shared layers. Those of a sub-model are removed again when its output tensors
+are garbage-collected; the model, and whatever was built on it, hold references to these.
 """
 
 import weakref
@@ -28,18 +28,18 @@ from kerassplit.text import listed, safe_name, unique
 
 
 class _Anchor:
-    """Lives as long as any output tensor of a sub-model does."""
+    """Object that lives as long as any output tensor of a sub-model."""
 
 
 class Builder:
-    """Builds one model out of calls of other models.
+    """Builds one model from calls of other models.
 
-    Add calls in an order in which every call follows those it depends on, then take the `model`. Left without one
-    (`with` ends early, or an error), it takes its nodes back out of the shared layers.
+    Add calls in topological order, then get the `model`. If the `with` block ends without one (early, or by an error),
+    the builder removes its nodes from the shared layers.
 
     Args:
-        only_to_run: Whether the model is never saved or built upon, so that two layers may bear one name.
-        copies: What to do to get copies of layers, whose names differ; for the message that two bear one name.
+        only_to_run: If true, the model is never saved or built upon, so two layers may have the same name.
+        copies: How to get copies of layers, with distinct names; for the message that two layers have the same name.
     """
 
     def __init__(self, only_to_run: bool = False, copies: str = "") -> None:
@@ -66,16 +66,16 @@ class Builder:
         symbols: dict[int, keras.KerasTensor],
         operations: Mapping[int, keras.Operation] | None = None,
     ) -> None:
-        """Repeats calls of `graph`.
+        """Adds calls of `graph` on other tensors.
 
         Args:
-            graph: Where the calls are.
-            calls: They, in execution order.
-            symbols: From its tensors to the new ones; grows by the outputs of the calls.
-            operations: From the `id` of an operation to another that is called in its place.
+            graph: The graph of the calls.
+            calls: The calls, in execution order.
+            symbols: From its tensors to the new symbolic ones; the outputs of the calls are added.
+            operations: From the `id` of an operation to another one to call instead.
 
         Raises:
-            UnsupportedModelError: Two different layers bear one name. Operations of one name get different ones.
+            UnsupportedModelError: Two different layers have the same name. (Operations with the same name are renamed.)
         """
         masked = masked_tensors(graph, calls, symbols)
         other_operations = operations or {}
@@ -101,14 +101,14 @@ class Builder:
             if not isinstance(operation, keras.Layer):
                 operation = self._operation_of_its_own_name(operation, call)
             self._shared.add(operation, args, kwargs, outputs)
-        for twin, symbol, call in with_masks:  # a mask may be made by a later call than what it masks
+        for twin, symbol, call in with_masks:  # a mask may be computed by a later call than the tensor it belongs to
             set_mask(twin, mask_of_twin(symbol, call, symbols))
 
     def add_copies(self, graph: Graph, calls: Sequence[Call | Nest], symbols: dict[int, keras.KerasTensor]) -> None:
-        """The same with copies of the operations: variables of their own, equal values, new names where two are one.
+        """Like `add_calls`, with copies of the operations: own variables with equal values, and distinct names.
 
         Raises:
-            UnsupportedModelError: Two layers share a variable; copies would not.
+            UnsupportedModelError: Two layers share a variable, which copies would not.
         """
         copies = copies_of(calls)
         masked = masked_tensors(graph, calls, symbols)
@@ -120,13 +120,13 @@ class Builder:
         copy_state(calls, copies)
 
     def add_dead_end(self, symbol: keras.KerasTensor) -> None:
-        """A call that leads nowhere: Keras 3.13 refuses an input of a model that no call at all takes."""
+        """Adds a call that leads nowhere: Keras 3.13 refuses a model input that no call uses."""
         self._shared.add(keras.layers.Identity(), (symbol,), {}, [bare(symbol)])
 
     def _filled_in(
         self, graph: Graph, call: Call | Nest, symbols: Mapping[int, keras.KerasTensor], masked: set[int]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call with other tensors; a tensor that nobody made becomes `None`."""
+        """Returns the arguments of a call with the new tensors; a tensor without one becomes `None`."""
         known = {}
         hung = hung_masks(graph, call)
         for symbol in call.arguments.keras_tensors:
@@ -138,7 +138,7 @@ class Builder:
         return call.arguments.fill_in(known)
 
     def _with_mask(self, symbol: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
-        """The tensor with a mask hung on it for a layer that looks for it there: a nested model does that in Keras."""
+        """Attaches a mask to a tensor for a layer that looks for it there: in Keras, a nested model can do that."""
         key = id(symbol), id(mask)
         if key not in self._with_masks:
             name = unique(f"{symbol._keras_history.operation.name}{MASKED}", self._names_of_masked)
@@ -152,18 +152,18 @@ class Builder:
         return self._with_masks[key]
 
     def _check_name(self, operation: keras.Operation, name: str) -> None:
-        """Keras takes a name only once in one model."""
+        """Checks that a layer's name is not taken: Keras requires unique names in a model."""
         other, known_as = self._named.setdefault(operation.name, (operation, name))
         if other is not operation and not self._only_to_run:
             which = "" if name == known_as else f" ({listed([known_as, name])})"
             raise UnsupportedModelError(
-                f"Two different layers are called '{operation.name}'{which}, and a Keras model takes a name only "
+                f"Two different layers are called '{operation.name}'{which}, and a Keras model accepts a name only "
                 "once. Keep them in different models or stages, or rename one of them (`layer.name = ...`)"
                 f"{self._copies}."
             )
 
     def _operation_of_its_own_name(self, operation: keras.Operation, call: Call | Nest) -> keras.Operation:
-        """The operation, which is no layer; where another one bears its name, a twin named after its whole path."""
+        """Returns an operation (not a layer), or if its name is taken, a twin named after its whole path."""
         if id(operation) in self._twins:
             return self._twins[id(operation)][1]
         other, _ = self._named.setdefault(operation.name, (operation, call.name))
@@ -175,11 +175,11 @@ class Builder:
         return twin
 
     def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
-        """The `keras.Model` from `inputs` to `outputs`, with the dtype policy of `like`."""
+        """Returns the `keras.Model` from `inputs` to `outputs`, with the dtype policy of `like`."""
         with fast_map_graph(outputs):
             model = keras.Model(inputs, outputs, name=name)
         strategy = backend().strategy_of(model)
-        if strategy is not None:  # Keras takes note of it only where a model is made in its scope
+        if strategy is not None:  # Keras sets it only when a model is created in its scope
             model._distribute_strategy = strategy
         if model.dtype_policy != like.dtype_policy:
             model.dtype_policy = like.dtype_policy

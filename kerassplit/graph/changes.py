@@ -1,8 +1,8 @@
-"""Whether the layers of a model have changed since it was compiled.
+"""Detects changes in the layers of a model since it was compiled.
 
-A compiled program keeps what Python gave it when it was traced: activations, rates, dtypes, the very variables. Keras's
-`predict` goes on with that until `compile`, `quantize` or another batch size makes it trace anew. A stage is a model of
-its own, which Keras does not tell of a change in the layers that it shares, so it has to look for itself.
+A compiled program keeps the Python state it was traced with: activations, rates, dtypes, the variable objects. Keras's
+`predict` keeps using it until `compile`, `quantize` or another batch size causes a retrace. A stage is a model of its
+own, which Keras does not notify of changes in the layers that it shares, so it has to check for itself.
 """
 
 from collections.abc import Iterator
@@ -38,17 +38,17 @@ _BOOKKEEPING = frozenset(
         "quantize",
     ]
 )
-"""What changes without changing the numbers, such as when a layer is called or used in another model."""
+"""Attributes that change without affecting results, such as when a layer is called or used in another model."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _LIBRARIES = frozenset(["builtins", "inspect", "jax", "jaxlib", "keras", "keras_hub", "numpy", "tensorflow", "torch"])
 _DEEPEST, _LONGEST = 6, 10_000
 
 
 def snapshot(model: keras.Model) -> list[Any]:
-    """All that a program can have kept of a model's layers, to compare with `is_changed`; time grows with the layers.
+    """Collects everything that a program may have kept of a model's layers, for `is_changed`; linear in the layers.
 
-    These are the attributes of layers and operations, followed into containers, arrays and objects of the user's own
-    classes, and those classes' attributes. What a function has closed over and global variables are not seen.
+    That is the attributes of layers and operations, followed into containers, arrays and objects of the user's own
+    classes, and those classes' attributes. Closures and global variables are not covered.
     """
     seen: list[Any] = []
     known: set[int] = set()
@@ -56,14 +56,14 @@ def snapshot(model: keras.Model) -> list[Any]:
         seen.append(one)
         known.add(id(one))
         if isinstance(one, keras.Model) and package_of(type(one)) in ("keras", "keras_hub"):
-            seen.append(getattr(one, "_jit_compile", None))  # what else it has is about training
+            seen.append(getattr(one, "_jit_compile", None))  # its other attributes concern training
             continue
         _attributes(one, seen, known, 0)
     return seen
 
 
 def is_changed(before: list[Any], now: list[Any]) -> bool:
-    """Whether two snapshots differ."""
+    """True if two snapshots differ."""
     return len(before) != len(now) or any(
         one is not other and not (type(one) is type(other) and isinstance(one, _PLAIN) and one == other)
         for one, other in zip(before, now, strict=True)
@@ -105,5 +105,5 @@ def _add(value: Any, seen: list[Any], known: set[int], depth: int) -> None:
         seen.append(value)
         if hasattr(value, "__dict__") and not isinstance(value, type) and package_of(type(value)) not in _LIBRARIES:
             known.add(id(value))
-            if not isinstance(value, keras.Layer):  # it comes by itself
+            if not isinstance(value, keras.Layer):  # it has its own turn
                 _attributes(value, seen, known, depth)

@@ -1,4 +1,4 @@
-"""What a model is compiled with, made again for a part of it."""
+"""Compile options of a model, recreated for a part of it."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,13 @@ from kerassplit.graph.internals.keras_src import SafeModeScope
 
 
 def compile_like(part: keras.Model, model: keras.Model) -> None:
-    """Compiles a part of a model as the model is compiled.
+    """Compiles a part of a model as the whole model is compiled.
 
-    It gets an optimizer of its own, of the same configuration and without steps behind it, the same losses and weights
-    of losses, and metrics of its own.
+    The part gets a fresh optimizer of the same configuration, the same losses and loss weights, and metrics of its
+    own.
 
     Raises:
-        UnsupportedModelError: The optimizer or a metric cannot be made again from its configuration.
+        UnsupportedModelError: The optimizer or a metric cannot be recreated from its configuration.
     """
     config = dict(model._compile_config.config)
     strategy = backend().strategy_of(part)
@@ -29,14 +29,14 @@ def compile_like(part: keras.Model, model: keras.Model) -> None:
             config[name] = keras.tree.map_structure(
                 lambda one: made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
             )
-        part.compile(**config, auto_scale_loss=False)  # where losses are scaled, the optimizer does it already
+        part.compile(**config, auto_scale_loss=False)  # if losses are scaled, the optimizer already does it
 
 
 def made_again(one: Any, what: str) -> Any:
-    """An optimizer or a metric of the same configuration.
+    """Recreates an optimizer or a metric from its configuration.
 
     Raises:
-        UnsupportedModelError: It cannot be made again from that.
+        UnsupportedModelError: The configuration does not allow that.
     """
     kinds = {type(inner).__name__: type(inner) for inner in (one, getattr(one, "_learning_rate", None))}
     try:
@@ -44,15 +44,15 @@ def made_again(one: Any, what: str) -> Any:
             return type(one).from_config(one.get_config())
     except Exception as error:
         raise UnsupportedModelError(
-            f"The {what} '{one.name}' ({type(one).__name__}) cannot be made again from its configuration: "
-            f"{type(error).__name__}: {error}. Mend its `get_config`, or take another one."
+            f"The {what} '{one.name}' ({type(one).__name__}) cannot be recreated from its configuration: "
+            f"{type(error).__name__}: {error}. Fix its `get_config`, or use another {what}."
         ) from error
 
 
 def is_built_for_others(
     optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable], *, exactly: bool = False
 ) -> bool:
-    """Whether an optimizer has been used, and not for these variables; `exactly`: nor for more than these."""
+    """True if an optimizer has been built for variables that do not include these; `exactly`: for any other set."""
     known, wanted = {id(one) for one in optimizer._trainable_variables}, {id(one) for one in variables}
     return optimizer.built and not (wanted == known if exactly else wanted <= known)
 
@@ -60,12 +60,12 @@ def is_built_for_others(
 def out_of_weight_decay(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
 ) -> list[keras.Variable]:
-    """Those of the variables that an optimizer was told to leave out of weight decay; its configuration is silent."""
+    """Returns the variables that an optimizer excludes from weight decay, which its configuration does not tell."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     return [variable for variable in variables if not optimizer._use_weight_decay(variable)]
 
 
 def keep_out_of_weight_decay(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
-    """Tells an optimizer that has not been used to leave these variables out of weight decay."""
+    """Excludes these variables from the weight decay of an unused optimizer."""
     if variables:
         getattr(optimizer, "inner_optimizer", optimizer).exclude_from_weight_decay(var_list=variables)

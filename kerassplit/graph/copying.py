@@ -1,4 +1,4 @@
-"""Layers and models copied: of the same configuration, with variables and a state of their own."""
+"""Copies layers and models: same configuration, with variables and state of their own."""
 
 import contextlib
 import tempfile
@@ -20,7 +20,7 @@ from kerassplit.text import listed, package_of, unique
 
 @contextlib.contextmanager
 def copying(models: Sequence[keras.Model], name: str) -> Iterator[None]:
-    """Around Keras's copying of models.
+    """Context in which Keras copies models; names the model in errors.
 
     Raises:
         UnsupportedModelError: Keras cannot copy them.
@@ -36,13 +36,13 @@ def copying(models: Sequence[keras.Model], name: str) -> Iterator[None]:
         except Exception as error:
             raise UnsupportedModelError(
                 f"Keras cannot copy '{name}': {type(error).__name__}: {error}\n"
-                "Mend the `get_config` of the layer at fault, and register classes of your own with "
+                "Fix the `get_config` of the layer at fault, and register classes of your own with "
                 "`keras.saving.register_keras_serializable()`."
             ) from error
 
 
 def copies_of(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
-    """For each operation, by its `id`, one of the same configuration; the second of a name gets a new one."""
+    """Returns a copy of each operation, by the original's `id`; the second of two with one name gets a new name."""
     copies: dict[int, keras.Operation] = {}
     owners: dict[int, Call | Nest] = {}
     taken: set[str] = set()
@@ -57,14 +57,14 @@ def copies_of(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
         if replaced_calls(operation):
             raise UnsupportedModelError(
                 f"The `call` of {listed(replaced_calls(operation))} has been replaced, and a copy would have the one "
-                "of its class. Build without copy_weights=True, or make it a layer of a class of its own."
+                "of its class. Build without copy_weights=True, or define a layer class with the new `call`."
             )
         for variable in operation.variables:
             owner = owners.setdefault(id(variable), call)
             if owner is not call:
                 raise UnsupportedModelError(
                     f"{listed([owner.name, call.name])} share the variable '{variable.path}', and copies of these "
-                    "layers would not.\nBuild without `copy_weights`; what is saved and loaded is a copy, too."
+                    "layers would not.\nBuild without `copy_weights`; saving and loading makes a copy, too."
                 )
         kind = type(operation)
         try:
@@ -73,26 +73,26 @@ def copies_of(calls: Sequence[Call | Nest]) -> dict[int, keras.Operation]:
         except Exception as error:
             raise UnsupportedModelError(
                 f"'{call.name}' ({kind.__name__}) cannot be copied from its configuration: {type(error).__name__}: "
-                f"{error}.\nMend its `get_config`, or build without `copy_weights`."
+                f"{error}.\nFix its `get_config`, or build without `copy_weights`."
             ) from error
         copies[id(operation)].name = name
     return copies
 
 
 def copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operation]) -> None:
-    """Gives copies that are built the originals' values: variables, vocabularies, what is frozen."""
+    """Copies the values of the originals to built copies: variables, vocabularies, `trainable` flags."""
     for operation in {id(call.operation): call.operation for call in calls}.values():
         if not isinstance(operation, keras.Layer):
             continue
         copy = copies[id(operation)]
         if [variable.shape for variable in copy.variables] != [variable.shape for variable in operation.variables]:
             raise UnsupportedModelError(
-                f"'{operation.name}' ({type(operation).__name__}) makes other variables when it is built "
-                "anew, so it cannot be copied.\nBuild without `copy_weights`; what is saved and loaded is a copy, too."
+                f"'{operation.name}' ({type(operation).__name__}) creates different variables when it is built "
+                "again, so it cannot be copied.\nBuild without `copy_weights`; saving and loading makes a copy, too."
             )
         for ours, theirs in zip(copy._flatten_layers(), operation._flatten_layers(), strict=True):
             ours._trainable = theirs._trainable
-            if type(theirs).load_own_variables is not keras.Layer.load_own_variables:  # it may derive more from them
+            if type(theirs).load_own_variables is not keras.Layer.load_own_variables:  # may derive more from them
                 store: dict[str, Any] = {}
                 theirs.save_own_variables(store)
                 ours.load_own_variables(store)
@@ -103,4 +103,4 @@ def copy_state(calls: Sequence[Call | Nest], copies: Mapping[int, keras.Operatio
                         ours.load_assets(folder)
         for ours, theirs in zip(copy.variables, operation.variables, strict=True):
             ours.trainable = theirs.trainable
-            ours.assign(keras.ops.copy(theirs.value))  # JAX would share the array, and its training deletes those
+            ours.assign(keras.ops.copy(theirs.value))  # JAX would share the array, and training deletes it

@@ -1,8 +1,8 @@
-"""Layers that declare what they give, and whether they keep it.
+"""Finds layers whose outputs differ from what they declare.
 
-Keras takes the word of a `compute_output_shape`; the shape only matters where an Input takes a tensor's place, which
-then refuses what the layer really gives. So layers that are not Keras's own are asked once: their call is run without
-numbers, as Keras itself does for layers that declare nothing.
+Keras trusts `compute_output_shape`; a wrong shape only matters where an Input replaces a tensor, because the Input
+then rejects the layer's real output. So layers that are not Keras's own are checked once: their call is run on symbolic
+tensors, as Keras itself does for layers that declare nothing.
 """
 
 import warnings
@@ -19,14 +19,14 @@ _known: weakref.WeakKeyDictionary[Any, dict[Any, list[Any] | None]] = weakref.We
 
 
 def broken(operation: keras.Operation, arguments: Any, outputs: Sequence[keras.KerasTensor]) -> dict[int, Any]:
-    """The outputs of a call that are not as declared: for their places the shape and dtype that fit what it gives.
+    """Finds the outputs of a call that are not as declared; returns the fitting shape and dtype by position.
 
-    A side that is another than declared is open.
+    A dimension that differs from the declared one is left unknown (`None`).
 
     Args:
-        operation: What is called.
-        arguments: Its `args` and `kwargs`, with symbolic tensors.
-        outputs: Keras's record of what it gives.
+        operation: The layer or operation.
+        arguments: The `args` and `kwargs` of the call, with symbolic tensors.
+        outputs: The outputs that Keras recorded.
     """
     if not declares(operation):
         return {}
@@ -37,7 +37,7 @@ def broken(operation: keras.Operation, arguments: Any, outputs: Sequence[keras.K
     found = {}
     for place, (declared, real) in enumerate(zip(outputs, really, strict=True)):
         if not isinstance(real, keras.KerasTensor):
-            continue  # `None` where the layer declares a tensor that nobody takes
+            continue  # `None`, though a tensor is declared that nobody uses
         fitting = _fitting(declared.shape, real.shape, closed), real.dtype
         if fitting != (tuple(declared.shape), declared.dtype):
             found[place] = fitting
@@ -45,11 +45,11 @@ def broken(operation: keras.Operation, arguments: Any, outputs: Sequence[keras.K
 
 
 def declares(operation: keras.Operation) -> bool:
-    """Whether Keras takes the word of code that is not its own for what an operation gives."""
+    """True if Keras trusts code that is not its own for the shapes of an operation's outputs."""
     kind = type(operation)
     if isinstance(operation, keras.layers.Lambda):
         return True
-    if kind.__module__.startswith(_KERAS):  # the most common case, and all that it inherits is Keras's, too
+    if kind.__module__.startswith(_KERAS):  # the most common case; all it inherits is Keras's
         return False
     by_running = kind.compute_output_spec in (keras.Layer.compute_output_spec, keras.Operation.compute_output_spec)
     shape, default = (getattr(one, "compute_output_shape", None) for one in (kind, keras.Layer))
@@ -61,7 +61,7 @@ def declares(operation: keras.Operation) -> bool:
 
 
 def given_really(operation: keras.Operation, arguments: Any) -> list[Any] | None:
-    """What a call gives, run without numbers; `None` where it cannot be."""
+    """Runs a call on symbolic tensors and returns its real outputs; `None` if it fails."""
     args, kwargs = arguments.args, arguments.kwargs
     key = _key((args, kwargs))
     known = _known.setdefault(operation, {})
@@ -71,13 +71,13 @@ def given_really(operation: keras.Operation, arguments: Any) -> list[Any] | None
             try:
                 outputs = compute_output_spec(operation, *args, **kwargs)  # called, with Keras's casts
                 known[key] = keras.tree.flatten(outputs)
-            except Exception:  # the user's code, on tensors that it was not made for: its word is all there is
+            except Exception:  # user code on symbolic tensors: its declaration is all there is
                 known[key] = None
     return known[key]
 
 
 def _key(structure: Any) -> Any:
-    """What the shapes and dtypes of a call's outputs depend on; `None` where that cannot be compared."""
+    """Returns a key for everything that output shapes and dtypes depend on; `None` if a value cannot be compared."""
     values = []
     for value in keras.tree.flatten(structure):
         if isinstance(value, keras.KerasTensor):
@@ -90,7 +90,10 @@ def _key(structure: Any) -> Any:
 
 
 def _fitting(declared: Sequence[int | None], real: Sequence[int | None], closed: bool) -> tuple[int | None, ...]:
-    """The declared shape, open where the real one is another; Keras may not know a side whatever the inputs are."""
+    """Returns the declared shape with `None` where the real one differs.
+
+    Keras may leave a dimension unknown whatever the inputs are.
+    """
     if len(declared) != len(real):
         return tuple(real)
     return tuple(

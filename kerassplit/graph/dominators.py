@@ -1,7 +1,7 @@
-"""The post-dominator tree of a graph: for each call, where all its paths to the end come together again.
+"""The post-dominator tree of a graph: for each call, the next call that all paths from it to the end share.
 
-One backward pass lets each call's users meet in the tree built so far (Cooper, Harvey and Kennedy, "A Simple, Fast
-Dominance Algorithm", 2001); jump pointers (Myers, "An Applicative Random-Access Stack", 1983) keep each meeting
+One backward pass intersects each call's users in the tree built so far (Cooper, Harvey and Kennedy, "A Simple, Fast
+Dominance Algorithm", 2001); jump pointers (Myers, "An Applicative Random-Access Stack", 1983) make each intersection
 logarithmic.
 """
 
@@ -14,8 +14,8 @@ class PostDominators:
     """The post-dominator tree of a graph's calls.
 
     Attributes:
-        parent: For each call the nearest one that lies on all paths from it to the end; the number of calls stands
-            for the end itself.
+        parent: The immediate post-dominator of each call: the nearest call on all paths from it to the end. The number
+            of calls stands for the end itself.
     """
 
     def __init__(self, graph: Graph):
@@ -33,7 +33,7 @@ class PostDominators:
             self._jump[call] = far if equal else parent
 
     def meet(self, calls: Iterable[int]) -> int:
-        """The nearest call on all paths from these calls to the end, themselves counted."""
+        """Returns the nearest common post-dominator of these calls, each of which counts as its own."""
         depth, parent, jump = self._depth, self.parent, self._jump
         iterator = iter(calls)
         one = next(iterator)
@@ -51,7 +51,7 @@ class PostDominators:
 
 
 def subtrees(tree: PostDominators) -> tuple[list[int], list[int]]:
-    """The place of each call in a walk of the tree that goes through whole subtrees, and the size of its subtree."""
+    """Returns the preorder position of each call in the tree, and the size of its subtree."""
     end = len(tree.parent) - 1
     size = [1] * (end + 1)
     for call in range(end):

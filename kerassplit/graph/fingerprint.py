@@ -1,4 +1,4 @@
-"""What tells one model from another: its calls, and its weights."""
+"""Digests that identify a model: of its calls and of its weights."""
 
 import hashlib
 import json
@@ -12,41 +12,41 @@ from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 
 _NO_MATTER = frozenset(["compile_config", "seed", "shared_object_id", "trainable"])
-"""What a config says and inference does not depend on."""
+"""Keys of a config that do not affect inference."""
 _NAMES = frozenset(["input_layers", "keras_history", "name", "output_layers"])
-"""Where a config names a layer."""
+"""Keys of a config whose values are names of layers."""
 
 
 def digest_of_calls(model: keras.Model) -> str:
-    """The SHA-256 of a model's layers, operations and how they are connected.
+    """Returns the SHA-256 of a model's layers, its operations and how they are connected.
 
-    Names do not count: Keras numbers those that it gives itself through the whole process, so the same code gives
-    others when it is run again.
+    Names do not count: Keras numbers automatic names across the whole process, so running the same code again
+    produces different ones.
     """
     graph = read_graph(model)
     operations = [*all_layers(model), *(call.operation for call in graph.calls)]
     try:
         config = json.loads(model.to_json())
-    except Exception:  # layers without a configuration of their own
+    except Exception:  # a layer has no `get_config` of its own
         config = _outline(graph)
     plain = _without_names(config, {operation.name for operation in operations}, {})
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
 def digest_of_weights(model: keras.Model) -> str:
-    """The SHA-256 of all weights, the statistics of batch normalization among them, and of vocabularies."""
+    """Returns the SHA-256 of all weights, including batch normalization statistics, and of vocabularies."""
     digest = hashlib.sha256()
     for variable in model.weights:
         digest.update(f"{variable.dtype} {tuple(variable.shape)}".encode())
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).view("uint8").data)
     for layer in all_layers(model):
-        if hasattr(layer, "get_vocabulary"):  # what it was adapted to is neither a weight nor in its configuration
+        if hasattr(layer, "get_vocabulary"):  # neither a weight nor in the configuration
             digest.update(json.dumps([str(word) for word in layer.get_vocabulary()]).encode())
     return digest.hexdigest()
 
 
 def _without_names(value: Any, names: set[str], numbers: dict[str, int], key: str = "") -> Any:
-    """A config with a number for each name of a layer, in the order in which they occur."""
+    """Replaces each name of a layer in a config by a number, in order of occurrence."""
     if isinstance(value, dict):
         kept = {one: inner for one, inner in value.items() if one not in _NO_MATTER}
         return {one: _without_names(inner, names, numbers, one) for one, inner in kept.items()}
@@ -57,7 +57,7 @@ def _without_names(value: Any, names: set[str], numbers: dict[str, int], key: st
 
 
 def _outline(graph: Graph) -> list[Any]:
-    """The calls by their kinds, with the numbers of the tensors that they take and give."""
+    """Lists the calls by class, with the indices of their input and output tensors."""
     return [
         [
             type(call.operation).__name__,

@@ -1,4 +1,4 @@
-"""Why layers inside another layer, such as a wrapper, have no names in a graph, and how to get at what they compute."""
+"""Explains why layers inside another layer, such as a wrapper, have no names, and how to reach their outputs."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from kerassplit.text import listed, package_of
 
 
 def why_closed(graph: Graph, name: str) -> str | None:
-    """Why no tensor bears the name (or glob) of something inside a layer, and the way out; `None` for other names."""
+    """Explains that what a name (or glob) refers to is inside a layer, and what to do; `None` for other names."""
     *_, last = given = name.split("/")
     under = [call for call in graph.calls if _leads_into(call.name.split("/"), given)]
     found = [(call, inner) for call in under or graph.calls if (inner := _inner(call.operation, last))]
@@ -22,24 +22,24 @@ def why_closed(graph: Graph, name: str) -> str | None:
     if not found:
         return None
     call, inner = found[0]
-    what = f"'{call.name}' is a layer with others inside"
+    what = f"'{call.name}' is a layer with other layers inside"
     if inner is not None:
         pair = _pair(call.operation, last)
-        what = f"'{last if pair else inner.name}' is inside of '{call.name}'{f' as {listed(pair)}' if pair else ''}"
+        what = f"'{last if pair else inner.name}' is inside '{call.name}'{f' as {listed(pair)}' if pair else ''}"
     return (
-        f"{what} ({type(call.operation).__name__}), which is closed: one call of the model, inside of which nothing "
-        f"can be tapped or cut.\n{_way_out(graph, call, inner)}"
+        f"{what} ({type(call.operation).__name__}), which is closed: it is one call of the model, and nothing inside "
+        f"it can be tapped or cut.\n{_way_out(graph, call, inner)}"
     )
 
 
 def _leads_into(path: Sequence[str], given: Sequence[str]) -> bool:
-    """Whether a name begins with a call's, with or without the nested models that it is in."""
+    """True if a name begins with a call's name, with or without its nested models."""
     ends = [path[start:] for start in range(len(path))]
     return any(len(given) > len(end) and all(map(_is_meant, end, given)) for end in ends)
 
 
 def _inner(layer: Any, last: str) -> keras.Layer | None:
-    """The layer inside that the last part of a name or glob means."""
+    """Returns the inner layer that the last part of a name or glob refers to."""
     if not is_composite(layer):
         return None
     names = [last, *_pair(layer, last)]
@@ -49,7 +49,7 @@ def _inner(layer: Any, last: str) -> keras.Layer | None:
 
 
 def _pair(layer: Any, name: str) -> list[str]:
-    """What `Bidirectional` calls the two layers that it makes of one of that name."""
+    """Returns the names that `Bidirectional` gives to its two copies of a layer called `name`."""
     if not isinstance(layer, keras.layers.Bidirectional):
         return []
     names = [one.name for one in (layer.forward_layer, layer.backward_layer)]
@@ -65,7 +65,7 @@ def _way_out(graph: Graph, call: Call, inner: keras.Layer | None) -> str:
     takes = f"on {listed(graph.names(call.inputs[:1]))}, with `layer` for '{call.name}'"
     if isinstance(layer, keras.layers.TimeDistributed):
         if inner is not None and inner is layer.layer:
-            return f"What '{inner.name}' gives for all steps together is the tensor '{call.name}': name that."
+            return f"The output of '{inner.name}' for all steps together is the tensor '{call.name}': use that name."
         if opened(layer.layer) is not None:
             names = [tensor.name for tensor in read_graph(layer.layer).tensors]
             end = inner.name if inner is not None and inner.name in names else "..."
@@ -76,7 +76,7 @@ def _way_out(graph: Graph, call: Call, inner: keras.Layer | None) -> str:
     if isinstance(layer, keras.layers.Bidirectional):
         return f"Call `layer.forward_layer` or `layer.backward_layer` {takes}."
     if isinstance(layer, keras.layers.RNN):
-        return "It runs its cell in a loop; made with return_sequences=True, it gives what the cell gives in each step."
-    where = ", where Keras's code of it allows that" if package_of(type(layer)) == "keras" else ""
+        return "It runs its cell in a loop; with return_sequences=True, it returns the output of the cell at each step."
+    where = ", if its Keras code allows that" if package_of(type(layer)) == "keras" else ""
     opening = f"kerassplit.trace(model, open='{plain_name(call)}')"
-    return f"Open it{where}: `{opening}` is the same model with names for what is inside."
+    return f"Open it{where}: `{opening}` returns the same model with names for the layers inside."

@@ -1,4 +1,4 @@
-"""Masks as edges of a graph, and which of them hang on a tensor without our doing."""
+"""Masks as edges of a graph, and which masks Keras attaches to a tensor by itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,24 +9,24 @@ from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import inner_calls, naturally_masked
 
 MASKED = "_with_mask"
-"""How the names of the nested models end that hang a mask on a tensor."""
+"""Suffix of the names of the nested models that attach a mask to a tensor."""
 
 
 def index_of_mask(symbol: keras.KerasTensor, call: Call | Nest) -> int:
-    """The tensor that is the mask of one that `call` makes; -1 where none is."""
+    """Returns the index of the mask of a tensor that `call` produces; -1 if it has none."""
     mask = mask_of(symbol)
     return -1 if mask is None else call.scope.get(id(mask), call.scope.get(id(original(mask)), -1))
 
 
 def tensor_of_mask(graph: Graph, tensor: int) -> int | None:
-    """The mask that Keras lets travel with a tensor, where it is a tensor of the graph: where some layer takes it."""
+    """Returns the mask that Keras attaches to a tensor; `None` if it is not in the graph because no layer uses it."""
     found = graph.tensors[tensor]
     mask = index_of_mask(found.symbol, graph.calls[found.call])
     return mask if mask >= 0 else None
 
 
 def hung_masks(graph: Graph, call: Call | Nest) -> dict[int, int]:
-    """The masks that a call, or a call inside of it, looks for on the tensors that it is given, by tensor."""
+    """Returns the masks that a call, or a call inside it, looks for on its input tensors, by tensor."""
     if isinstance(call, Call) and not call.masks:
         return {}
     return {one.scope.get(symbol, -1): mask for one in inner_calls(graph, call) for symbol, mask in one.masks.items()}
@@ -35,9 +35,9 @@ def hung_masks(graph: Graph, call: Call | Nest) -> dict[int, int]:
 def mask_of_twin(
     symbol: keras.KerasTensor, call: Call | Nest, symbols: Mapping[int, keras.KerasTensor]
 ) -> keras.KerasTensor | None:
-    """The new mask of the twin of `symbol`.
+    """Returns the new mask of the twin of `symbol`.
 
-    A copy with the same history: the twin lives as long as its layer, and must not keep an output of the model alive.
+    It is a copy with the same history: the twin lives as long as its layer and must not keep a model output alive.
     """
     tensor = index_of_mask(symbol, call)
     if tensor not in symbols:
@@ -48,9 +48,9 @@ def mask_of_twin(
 
 
 def masked_tensors(graph: Graph, calls: Sequence[Call | Nest], given: Iterable[int]) -> set[int]:
-    """The tensors that have their masks without our doing, but for those whose masks are given and not used else.
+    """Returns the tensors that Keras masks by itself, except those whose masks are given and not used otherwise.
 
-    To hang those on again changes nothing, and Keras 3.13 refuses an input that nothing takes.
+    Attaching those again changes nothing, and Keras 3.13 refuses an input that nothing uses.
     """
     masked = naturally_masked(graph, calls)
     if not masked:
@@ -65,7 +65,7 @@ def masked_tensors(graph: Graph, calls: Sequence[Call | Nest], given: Iterable[i
 
 
 def hands_masks_on(model: keras.Model) -> keras.Model:
-    """The model, loaded from a file: Keras does not save that those nested models support masks."""
+    """Makes the nested models of a loaded model support masks again, which Keras does not save; returns the model."""
     for layer in model.layers:
         if layer.name.endswith(MASKED):
             layer.supports_masking = True

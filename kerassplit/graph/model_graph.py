@@ -17,7 +17,7 @@ class Tensor:
     Attributes:
         name: Its name in this model.
         symbol: A `KerasTensor` with its shape and dtype.
-        call: Index of the call that makes it.
+        call: Index of the call that produces it.
         users: Indices of the calls that receive it, each once, in execution order.
     """
 
@@ -35,11 +35,11 @@ class Call:
         name: The operation's name; `relu@1` for the second call of one that is called several times,
             `backbone/relu` inside a nested model.
         operation: The layer or operation.
-        arguments: What it is called with, as Keras's `SymbolicArguments`.
+        arguments: Its arguments, as Keras's `SymbolicArguments`.
         scope: From the `id` of a symbolic tensor among the arguments to the tensor's index.
         inputs: The tensors it receives, each once; empty for an input of the model.
-        outputs: The tensors it makes.
-        masks: The masks that it looks for on its arguments themselves: from the `id` of a symbolic tensor to a tensor.
+        outputs: The tensors it produces.
+        masks: The masks that it looks for on its arguments: from the `id` of a symbolic tensor to the mask's index.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Nest:
     Attributes:
         name: `backbone`, `tower@1`, `outer/tower`.
         operation: The nested model.
-        arguments: What it is called with, as Keras's `SymbolicArguments`.
+        arguments: Its arguments, as Keras's `SymbolicArguments`.
         scope: From the `id` of a symbolic tensor among the arguments and symbols to the tensor's index.
-        symbols: Those that Keras recorded for what it gives.
-        given: The tensors that its inputs are given; -1 for one that it does not use.
+        symbols: The symbolic tensors that Keras recorded for its outputs.
+        given: The tensors passed to its inputs; -1 for one that it does not use.
         outer: Index of the nest around it, or `None`.
-        calls: Indices of the calls inside, those of nests within included.
+        calls: Indices of the calls inside, including those in nests within.
         inner: From the `id` of a symbolic tensor inside to the tensor's index.
     """
 
@@ -80,19 +80,19 @@ class Nest:
 
 @dataclass(slots=True)
 class Graph:
-    """The calls of a model in execution order, and the tensors between them; both are referred to by index.
+    """The calls of a model in execution order, and the tensors between them; both are identified by index.
 
     Attributes:
         model: The model that was read.
-        calls: Every call after those it depends on. The model's inputs count as calls that receive nothing. Nested
-            models are no calls: those inside them are.
-        tensors: In the order in which they are made.
+        calls: In topological order. The model's inputs count as calls that receive nothing. A nested model is not a
+            call: the calls inside it are.
+        tensors: In the order in which they are produced.
         nests: The calls of nested models, each after the one around it.
         inputs: The model's inputs, in its own structure (tensor, list, dict, ...) with indices for tensors.
         outputs: The model's outputs, likewise.
         scope: From the `id` of a `KerasTensor` of the model itself, not of its nests, to the tensor's index.
         kept: Symbolic tensors that must live as long as the graph.
-        made: Names of operations that Keras does not count among the model's: masks, casts at the doors of nests.
+        made: Names of operations that Keras does not count among the model's: those of masks, and casts at nest inputs.
     """
 
     model: keras.Model
@@ -114,7 +114,7 @@ class Graph:
         symbols: Sequence[keras.KerasTensor],
         masks: dict[int, int] | None = None,
     ) -> Call:
-        """Adds a call and the tensors that it makes, for which `symbols` stand; its arguments are in `scope`, they now.
+        """Adds a call and its output tensors (`symbols`). Its arguments must be in `scope`; its outputs are added.
 
         For the other parameters, see `Call`.
         """
@@ -132,7 +132,7 @@ class Graph:
         return call
 
     def new_input(self, tensor: int, name: str | None = None) -> keras.KerasTensor:
-        """A fresh `keras.Input` in the place of a tensor."""
+        """Creates a `keras.Input` that replaces a tensor."""
         symbol = self.tensors[tensor].symbol
         return keras.Input(
             batch_shape=symbol.shape,
@@ -144,35 +144,35 @@ class Graph:
         )
 
     def results(self, call: Call | Nest) -> list[tuple[int, keras.KerasTensor]]:
-        """The tensors that a call gives, -1 for those nobody uses, each with the symbolic one that Keras recorded."""
+        """Returns a call's outputs (-1 for unused ones), each with the symbolic tensor that Keras recorded."""
         if isinstance(call, Nest):
             return [(call.scope.get(id(symbol), -1), symbol) for symbol in call.symbols]
         return [(tensor, self.tensors[tensor].symbol) for tensor in call.outputs]
 
     def names(self, tensors: Iterable[int]) -> list[str]:
-        """The names of these tensors."""
+        """Returns the names of these tensors."""
         return [self.tensors[tensor].name for tensor in tensors]
 
     def flat_inputs(self) -> list[int]:
-        """The model's inputs in the order in which Keras takes them."""
+        """Returns the model's inputs in Keras's order."""
         return keras.tree.flatten(self.inputs)
 
     def flat_outputs(self) -> list[int]:
-        """The model's outputs in the order in which Keras gives them; a tensor given out twice is there twice."""
+        """Returns the model's outputs in Keras's order; a tensor that is returned twice is listed twice."""
         return keras.tree.flatten(self.outputs)
 
     def output_symbols(self) -> list[keras.KerasTensor]:
-        """Symbolic tensors with the shapes and dtypes of the model's outputs, also where its layers declare others."""
+        """Returns symbols with the real shapes and dtypes of the model's outputs, whatever its layers declare."""
         return [self.tensors[tensor].symbol for tensor in self.flat_outputs()]
 
     def around(self, nest: int | None) -> Iterator[int]:
-        """A nest, by its index, and those around it, the innermost first."""
+        """Yields a nest, by its index, and those around it, innermost first."""
         while nest is not None:
             yield nest
             nest = self.nests[nest].outer
 
     def ancestors(self, tensors: Iterable[int], given: Collection[int] = ()) -> set[int]:
-        """The calls that these tensors depend on, those that make them included, where the `given` ones are there."""
+        """Returns the calls that these tensors depend on, including their makers, if the `given` ones are available."""
         waiting = [tensor for tensor in tensors if tensor not in given]
         found: set[int] = set()
         while waiting:
@@ -183,30 +183,30 @@ class Graph:
         return found
 
     def is_sparse(self, tensor: int) -> bool:
-        """Whether a tensor can be sparse: Keras marks `x * 2` so, too, where `x` is dense."""
+        """True if a tensor can be sparse: Keras marks `x * 2` as sparse even if `x` is dense."""
         waiting = [tensor] if self.tensors[tensor].symbol.sparse else []
         seen = set(waiting)
         while waiting:
             call = self.calls[self.tensors[waiting.pop()].call]
             sparse = {other for other in call.inputs if self.tensors[other].symbol.sparse}
             if not sparse and isinstance(call.operation, keras.Layer):
-                return True  # an Input, or a layer that makes sparse tensors
+                return True  # an Input, or a layer that produces sparse tensors
             waiting += sparse - seen
             seen |= sparse
         return False
 
     def own_symbols(self) -> dict[int, keras.KerasTensor]:
-        """What Keras itself recorded in the model, not in its nests: the symbolic tensor for each of these tensors."""
+        """Returns the symbolic tensors that Keras recorded in the model itself, not in its nests, by tensor."""
         functional = functional_of(self.model)
         own: dict[int, keras.KerasTensor] = {}
         for node in nodes_of(functional):
             for symbol in node.outputs:
                 if id(symbol) in self.scope:
-                    own.setdefault(self.scope[id(symbol)], symbol)  # a nested model may give what it is given
+                    own.setdefault(self.scope[id(symbol)], symbol)  # a nested model may return its input
         return own
 
     def by_symbol(self, symbol: keras.KerasTensor) -> list[int]:
-        """The tensors that a `KerasTensor` stands for: several where a nested model is called several times."""
+        """Returns the tensors that a `KerasTensor` refers to: several if a nested model is called several times."""
         scopes = [self.scope, *(nest.inner for nest in self.nests)]
         found = dict.fromkeys(scope[id(symbol)] for scope in scopes if id(symbol) in scope)
         operation, place, position = getattr(symbol, "_keras_history", (None, 0, 0))

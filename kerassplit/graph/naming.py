@@ -12,10 +12,10 @@ from kerassplit.graph.model_graph import Graph
 
 
 def call_names(nodes: Sequence[Any], outputs: Sequence[keras.KerasTensor]) -> list[str]:
-    """One name per node: the operation's, with `@0`, `@1`, ... where it is called several times.
+    """Returns one name per node: the operation's, with `@0`, `@1`, ... if it is called several times.
 
-    The numbers follow a walk from the outputs, first arguments first: an order that the graph alone decides, so it
-    survives saving and joining.
+    The numbers follow a depth-first walk from the outputs, arguments in order. The graph alone determines this order,
+    so it survives saving and joining.
     """
     of_operation = defaultdict(list)
     for index, node in enumerate(nodes):
@@ -31,12 +31,12 @@ def call_names(nodes: Sequence[Any], outputs: Sequence[keras.KerasTensor]) -> li
 
 
 def check_names(graph: Graph) -> None:
-    """Names with `@` or `:` of the user's own can be those of other tensors."""
+    """Checks that no two tensors have the same name: names of the user's own with `@` or `:` can clash."""
     seen: set[str] = set()
     for tensor in graph.tensors:
         if tensor.name in seen:
             raise UnsupportedModelError(
                 f"Two tensors of model '{graph.model.name}' are called '{tensor.name}'. kerassplit numbers the calls "
-                "of a layer with '@' and its outputs with ':'; rename the layer whose own name has such a sign."
+                "of a layer with '@' and its outputs with ':'; rename the layer whose own name contains one of these."
             )
         seen.add(tensor.name)

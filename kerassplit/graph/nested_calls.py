@@ -1,4 +1,4 @@
-"""One call of a nested model: what its inputs are given, and what its tensors stand for inside."""
+"""One call of a nested model: the tensors that its inputs receive, and what its symbolic tensors stand for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from kerassplit.graph.internals.keras_src import Functional, SymbolicArguments
 
 @dataclass(eq=False)
 class Scope:
-    """One functional model as it is called once: its symbolic tensors and what they stand for.
+    """One call of a functional model: its symbolic tensors and the tensors that they stand for.
 
     Attributes:
-        prefix: What names begin with in it: `""`, `"backbone/"`.
+        prefix: Prefix of the names in it: `""`, `"backbone/"`.
         nest: Its nest; `None` for the model itself.
-        training: What its call fixes `training` to; `None` where it leaves it open.
+        training: The value that its call fixes `training` to; `None` if it does not.
         tensors: From the `id` of a symbolic tensor to the tensor's index.
-        changed: From the `id` of a symbolic tensor to one that tells better what is there in this call: another shape,
-            another dtype, or a mask that comes from outside.
+        changed: From the `id` of a symbolic tensor to one that describes this call better: another shape, another
+            dtype, or a mask from outside.
         probes: Copies without a history, to call layers with.
-        unread: Keras's records of its calls that are not read yet, with their names.
+        unread: Keras nodes of its calls that are not read yet, with their names.
     """
 
     prefix: str = ""
@@ -34,7 +34,7 @@ class Scope:
 
 
 def as_called(node: Any, scope: Scope) -> Any:
-    """The arguments of a call, `training` as the call of the nested model around it fixes it."""
+    """Returns the arguments of a call, with `training` as the call of the surrounding nested model fixes it."""
     arguments = node.arguments
     if scope.training is None or "training" not in getattr(node.operation, "_call_context_args", ()):
         return arguments
@@ -42,9 +42,9 @@ def as_called(node: Any, scope: Scope) -> Any:
 
 
 def given_inputs(node: Any, functional: Functional) -> list[tuple[keras.KerasTensor, keras.KerasTensor | None]] | None:
-    """What the call of a nested model gives each of its inputs, and the mask it sets on it.
+    """Returns, for each input of a nested model, the tensor that a call passes and the mask that it sets on it.
 
-    `None` where this cannot be said: an optional input left out, a constant, arguments of other kinds.
+    `None` if that is not clear: an optional input left out, a constant, arguments of other kinds.
     """
     arguments = dict(zip(("inputs", "training", "mask"), node.arguments.args, strict=False)) | node.arguments.kwargs
     if any(value is not None for name, value in arguments.items() if name not in ("inputs", "training", "mask")):
@@ -65,7 +65,7 @@ def given_inputs(node: Any, functional: Functional) -> list[tuple[keras.KerasTen
 
 
 def conversions(symbol: keras.KerasTensor, model: Any, own: keras.KerasTensor) -> list[Callable[[Any], Any]]:
-    """What Keras does to a tensor that it hands to the Input of a nested model: casts, an axis of 1 more or less."""
+    """Returns how Keras converts a tensor passed to the Input of a nested model: casts, axis of 1 added or dropped."""
     dtypes = [own.dtype]
     if model._convert_input_args and model.autocast and "float" in symbol.dtype and "float" in model.input_dtype:
         dtypes.insert(0, model.input_dtype)

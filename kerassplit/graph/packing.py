@@ -1,4 +1,4 @@
-"""Calls of a part of a model as they are put into a new one: nested models whole where they can be."""
+"""Selects the calls to repeat when a part of a model is built: nested models stay whole where possible."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,21 +8,21 @@ from kerassplit.graph.model_graph import Call, Graph, Nest
 
 
 def plain_name(call: Call | Nest) -> str:
-    """Its name without the numbers of calls: the name of its operation in the model."""
+    """Returns a call's name without call numbers: the name of its operation in the model."""
     return "/".join(part.partition("@")[0] for part in call.name.split("/"))
 
 
 def packed(
     graph: Graph, calls: Sequence[int], given: Iterable[int], wanted: Iterable[int], apart: Iterable[int] = ()
 ) -> list[Call | Nest]:
-    """Calls in execution order, those of a nested model as its one call where it is whole and nobody looks inside.
+    """Returns calls in execution order; a nested model becomes its single call if it is complete and unobserved inside.
 
     Args:
-        graph: Where the calls are.
+        graph: The graph of the calls.
         calls: Their indices, in execution order.
-        given: The tensors that are there without them.
-        wanted: The tensors that somebody else uses.
-        apart: Calls that are to stand by themselves.
+        given: Tensors that are available without them.
+        wanted: Tensors that are used elsewhere.
+        apart: Calls that must stay separate.
     """
     if not graph.nests:
         return [graph.calls[call] for call in calls]
@@ -33,7 +33,7 @@ def packed(
         for index, nest in enumerate(graph.nests)
         if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen)
     }
-    # Keras cannot load a file where a layer stands in a nested model and beside it, or in another one.
+    # Keras cannot load a file in which a layer is both in a nested model and outside it, or in two nested models.
     before = -1
     while len(whole) != before:
         before = len(whole)
@@ -67,7 +67,7 @@ def packed(
 
 
 def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool:
-    """Whether all calls of a nested model are ours, and nothing but its arguments goes in, but its results out."""
+    """True if all calls of a nested model are ours, only its arguments enter it, and only its results leave it."""
     inside = set(nest.calls)
     results = {tensor for tensor, _ in graph.results(nest)}
     given = {nest.scope.get(id(symbol)) for symbol in nest.arguments.keras_tensors}
@@ -88,7 +88,7 @@ def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool
 
 
 def naturally_masked(graph: Graph, calls: Iterable[Call | Nest]) -> set[int]:
-    """The tensors on which Keras hangs a mask when just these calls run: they make it, or are given it."""
+    """Returns the tensors that Keras attaches a mask to when just these calls run: they compute or receive the mask."""
     masked: set[int] = set()
     if not any(has_mask(tensor.symbol) for tensor in graph.tensors):
         return masked
@@ -101,5 +101,5 @@ def naturally_masked(graph: Graph, calls: Iterable[Call | Nest]) -> set[int]:
 
 
 def inner_calls(graph: Graph, call: Call | Nest) -> list[Call]:
-    """The calls inside of a nested model's call; of any other call it alone."""
+    """Returns the calls inside a nested model's call; for any other call, the call itself."""
     return [graph.calls[index] for index in call.calls] if isinstance(call, Nest) else [call]

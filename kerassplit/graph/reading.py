@@ -1,7 +1,7 @@
-"""A Keras model as a graph of calls and tensors, nested models opened.
+"""Reads a Keras model as a graph of calls and tensors, with nested models opened.
 
-`model.layers` is no graph: a layer may be called twice, `x + y` is a call without a layer, and a mask is an edge that
-no layer shows. Keras keeps the calls themselves as `Node`s. This module reads them, goes on inside the nested models,
+`model.layers` is not a graph: a layer may be called twice, `x + y` is a call without a layer, and a mask is an edge
+that no layer shows. Keras keeps the calls themselves as `Node`s. This module reads them, descends into nested models,
 and gives every tensor a name that survives saving.
 """
 
@@ -44,11 +44,11 @@ from kerassplit.text import safe_name, unique
 
 
 def read_graph(model: keras.Model) -> Graph:
-    """Reads the graph of a functional or built Sequential model. Leaves the model alone; takes linear time.
+    """Reads the graph of a functional or built Sequential model, in linear time and without changing the model.
 
     Raises:
-        UnsupportedModelError: The model has no graph: it is subclassed, not built, or no Keras model; or it makes too
-            many calls.
+        UnsupportedModelError: The model has no graph (it is subclassed, not built, or not a Keras model), or it makes
+            too many calls.
     """
     functional = functional_of(model)
     if functional is None:
@@ -56,7 +56,7 @@ def read_graph(model: keras.Model) -> Graph:
     try:
         many = too_many_calls(_calls_in(functional))
         if many:
-            raise UnsupportedModelError(f"'{model.name}' is not read: {many}.")
+            raise UnsupportedModelError(f"'{model.name}' cannot be read: {many}.")
         graph = _Reader(model, functional).read()
     except AttributeError as error:
         if str(error.name).startswith("_"):
@@ -67,7 +67,7 @@ def read_graph(model: keras.Model) -> Graph:
 
 
 def _calls_in(functional: Functional) -> int:
-    """The calls that a model makes, those in nested ones each time that these are called. Each is looked at once."""
+    """Counts the calls of a model, those in nested models once per call of these; looks at each node once."""
     counts: dict[int, int] = {}
     waiting = [functional]
     while waiting:
@@ -83,17 +83,17 @@ def _calls_in(functional: Functional) -> int:
 class _Reader:
     """Reads a functional model into calls and tensors.
 
-    A nested model is read as if its calls stood in the place of its own. Where what it is given differs from what it
-    was built on (a shape known only now, a mask), and where a mask leaves it that Keras follows only when the model
-    runs, Keras is asked for its layers' outputs anew, and the nodes of that are taken out of the layers again.
+    The calls inside a nested model are read in place of its own call. If its inputs differ from those that it was
+    built on (a shape that is known only now, a mask), or if it returns a mask that Keras follows only when the model
+    runs, Keras computes the outputs of its layers again, and the resulting nodes are removed from the layers.
     """
 
     def __init__(self, model: keras.Model, functional: Functional):
         self.graph = Graph(model)
         self.functional = functional
-        self.asked: dict[int, int] = {}  # the scope of what Keras was asked anew
+        self.asked: dict[int, int] = {}  # the scope of the calls that Keras computed again
         self.taken: set[str] = set()  # names of operations, once one needs a new name
-        self.broken = False  # whether some layer gives another shape than it declares
+        self.broken = False  # true if the output of some layer is not as declared
 
     def read(self) -> Graph:
         graph = self.graph
@@ -107,7 +107,7 @@ class _Reader:
         nodes = nodes_of(functional)
         scope.unread = dict(zip(nodes, call_names(nodes, functional.outputs), strict=True))
         for node in nodes:
-            if node in scope.unread:  # else it made a mask, and was read before what that masks
+            if node in scope.unread:  # else it computes a mask and was read before the tensor that the mask belongs to
                 self._read_node(node, scope)
 
     def _read_node(self, node: Any, scope: Scope) -> None:
@@ -138,7 +138,7 @@ class _Reader:
             self._take_masks(node, scope)
 
     def _keep_to_word(self, call: Call, symbols: Sequence[keras.KerasTensor]) -> bool:
-        """Lets other symbolic tensors stand for outputs of a call that are not what its layer declares, if any."""
+        """Replaces the symbols of outputs that are not as their layer declares; true if there are any."""
         found = broken(call.operation, call.arguments, symbols)
         for place, (shape, dtype) in found.items():
             tensor, symbol = call.outputs[place], symbols[place]
@@ -147,7 +147,7 @@ class _Reader:
         return bool(found)
 
     def _copy(self, symbol: keras.KerasTensor, tensor: int, mask: keras.KerasTensor | None = None) -> keras.KerasTensor:
-        """A symbolic tensor with the shape and dtype of `symbol` and this mask, without history, for a tensor."""
+        """Returns a symbol for `tensor`, without history: the shape and dtype of `symbol`, and this mask."""
         copy = bare(symbol)
         set_mask(copy, mask)
         self.asked[id(copy)] = tensor
@@ -155,7 +155,7 @@ class _Reader:
         return copy
 
     def _take_masks(self, node: Any, scope: Scope) -> None:
-        """`MultiHeadAttention` takes the masks off the tensors it is given, so that later layers do not find them."""
+        """Drops the masks of `MultiHeadAttention`'s inputs, as the layer does: later layers do not find them."""
         if not isinstance(node.operation, keras.layers.MultiHeadAttention):
             return
         given = [*node.arguments.args[:3], *(node.arguments.kwargs.get(name) for name in ("query", "value", "key"))]
@@ -166,11 +166,11 @@ class _Reader:
     def _with_masks(
         self, operation: keras.Operation, arguments: Any, known: dict[int, int], scope: Scope
     ) -> tuple[Any, dict[int, int]]:
-        """The arguments and the masks that Keras finds on the tensors when the model runs.
+        """Returns the arguments with the masks that Keras fills in when the model runs, and those the layer looks for.
 
-        Those that a layer was called with are among the arguments already, but Keras leaves them out of its record
-        where the layer is called with a keyword, and where the tensor comes out of a nested model. Besides, the masks
-        that the layer looks for itself on the tensors it is given, if it is one that does.
+        Masks that a layer was called with are among the arguments already, but Keras omits them from its record if the
+        layer is called with keywords or if the tensor comes from a nested model. The second result has the masks that
+        the layer itself looks for on its input tensors, if it is a layer that does so.
         """
         if not isinstance(operation, keras.Layer):
             return arguments, {}
@@ -204,7 +204,7 @@ class _Reader:
         return self.graph.add_call(name, operation, arguments, known, symbols, masks)
 
     def _open(self, node: Any, functional: Functional, name: str, scope: Scope) -> bool:
-        """Reads the calls inside a nested model; `False` where the way it is called leaves that to Keras alone."""
+        """Reads the calls inside a nested model; false if it is called in a way that only Keras can handle."""
         model = node.operation
         given = given_inputs(node, functional)
         if given is None:
@@ -235,14 +235,14 @@ class _Reader:
             better = inner.changed.get(id(own), own)
             mask = mask_of(symbol)
             if mask is not None and "compute_mask" in vars(model) and self._add_made(mask, scope.tensors, scope):
-                plain = self._probe(own, inner)  # a traced layer: it hangs a mask on what it gives
+                plain = self._probe(own, inner)  # a traced layer: it attaches a mask to its outputs
                 scope.changed[id(symbol)] = self._copy(plain, inner.tensors[id(own)], self._probe(mask, scope))
             elif differs(better, symbol):
                 scope.changed[id(symbol)] = self._probe(own, inner)
         return True
 
     def _probe(self, symbol: keras.KerasTensor, scope: Scope) -> keras.KerasTensor:
-        """A symbolic tensor without history that stands for `symbol` in this scope: with its shape, dtype and mask."""
+        """Returns a symbolic tensor without history for `symbol`, with its shape, dtype and mask in this scope."""
         if id(symbol) in scope.changed:
             return scope.changed[id(symbol)]
         if id(symbol) not in scope.probes:
@@ -253,7 +253,7 @@ class _Reader:
         return scope.probes[id(symbol)]
 
     def _ask(self, node: Any, arguments: Any, scope: Scope) -> Any:
-        """Keras's record of a call with what is there in this scope; its outputs have no history."""
+        """Calls an operation on the tensors of this scope; returns Keras's node, whose outputs have no history."""
         args, kwargs = arguments.convert(
             lambda value: self._probe(value, scope) if isinstance(value, keras.KerasTensor) else value
         )
@@ -272,7 +272,7 @@ class _Reader:
         return made
 
     def _unknown(self, node: Any, arguments: Any) -> Any:
-        """A call that Keras takes only with the shapes that a layer before declares: what it really gives, or any."""
+        """Stands in for `_ask` if Keras accepts only an earlier layer's declared shapes: real or unknown outputs."""
         real = given_really(node.operation, arguments) or ()
         outputs = [shaped(symbol, (None,) * len(symbol.shape), symbol.dtype) for symbol in node.outputs]
         if len(real) == len(outputs) and all(isinstance(one, keras.KerasTensor) for one in real):
@@ -281,12 +281,12 @@ class _Reader:
         return SimpleNamespace(arguments=arguments, outputs=outputs)
 
     def _add_made(self, symbol: keras.KerasTensor, known: dict[int, int], scope: Scope) -> bool:
-        """Adds the calls that make a tensor which is not read yet, such as a mask, out of `known` ones.
+        """Adds the calls that compute a tensor that is not read yet, such as a mask, from `known` ones.
 
-        A mask may be made by calls of the model's own that come later, or by none of them.
+        A mask may be computed by later calls of the model, or by none of its calls.
 
         Returns:
-            Whether there is a way.
+            True if it can be computed.
         """
         if id(symbol) not in known and id(original(symbol)) in known:
             known[id(symbol)] = known[id(original(symbol))]
@@ -303,13 +303,13 @@ class _Reader:
             self.graph.made.add(operation.name)
             self._add_call(operation.name, operation, node.arguments, known, node.outputs, scope)
             self.graph.kept += node.outputs
-        if id(symbol) not in known:  # a copy of what was read just now
+        if id(symbol) not in known:  # a copy of a tensor that was read just now
             known[id(symbol)] = known[id(original(symbol))]
             self.graph.kept.append(symbol)
         return True
 
     def _renamed(self, operation: keras.Operation, scope: Scope) -> keras.Operation:
-        """The same operation under a name that the graph alone decides: Keras numbers such ones as they come."""
+        """Renames an operation by the graph alone: Keras numbers these operations in the order they are created."""
         if not self.taken:
             self.taken = operation_names(self.functional)
         base = safe_name(scope.prefix).replace(".", "_") + re.sub(r"_\d+$", "", operation.name)

@@ -1,4 +1,4 @@
-"""How a user names tensors, and which tensors of a graph are meant."""
+"""Resolves the user's references to tensors: names, globs, layers and symbolic tensors."""
 
 import difflib
 import fnmatch
@@ -14,15 +14,15 @@ from kerassplit.graph.model_graph import Graph, Nest
 from kerassplit.text import listed
 
 TensorRef = str | keras.Layer | keras.KerasTensor
-"""How a user names a tensor: by its name, by the layer that makes it, or by the symbolic tensor itself."""
+"""A user's reference to a tensor: its name, the layer that produces it, or the symbolic tensor itself."""
 
 
 def resolve(graph: Graph, reference: TensorRef) -> int:
-    """The tensor that a name, a layer or a `KerasTensor` stands for.
+    """Returns the index of the tensor that a name, a layer or a `KerasTensor` refers to.
 
     Raises:
         UnknownTensorError: The model has no such tensor.
-        AmbiguousTensorError: The name or layer stands for several.
+        AmbiguousTensorError: The name or layer refers to several.
     """
     if isinstance(reference, str):
         return _by_name(graph, reference)
@@ -31,17 +31,17 @@ def resolve(graph: Graph, reference: TensorRef) -> int:
     if isinstance(reference, keras.Operation):
         return _only(graph, _outputs_of(graph, lambda operation, _: operation is reference), reference.name)
     raise SplitError(
-        f"A tensor is named by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
+        f"Name a tensor by a string, a keras.Layer or a KerasTensor of the model; got {reference!r} "
         f"of type {type(reference).__name__}."
     )
 
 
 def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
-    """All the tensors whose names match a glob such as `conv3_*_out`; for anything else the one it stands for.
+    """Returns all tensors whose names match a glob such as `conv3_*_out`; for anything else, the one it refers to.
 
     Raises:
         UnknownTensorError: Nothing matches.
-        AmbiguousTensorError: It is no glob and stands for several.
+        AmbiguousTensorError: It is not a glob and refers to several.
     """
     if not isinstance(reference, str) or not set("*?[") & set(reference):
         return [resolve(graph, reference)]
@@ -55,13 +55,13 @@ def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """As in a shell, `*` does not cross a `/`."""
+    """True if a name matches a pattern; as in a shell, `*` does not match a `/`."""
     parts, patterns = name.split("/"), pattern.split("/")
     return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
 def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
-    """The one call of a nested model that a name or the nested model itself stands for, or `None`."""
+    """Returns the single call of a nested model that a name or the nested model itself refers to, or `None`."""
     if isinstance(reference, str):
         if any(tensor.name == reference for tensor in graph.tensors):
             return None
@@ -80,18 +80,18 @@ def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
 
 
 def given_by(graph: Graph, nest: Nest) -> list[int]:
-    """The tensors that the call of a nested model gives, but for those that nothing uses."""
+    """Returns the outputs of a nested model's call, except those that nothing uses."""
     return [tensor for tensor, _ in graph.results(nest) if tensor >= 0]
 
 
 def several_of(references: Any) -> list[Any]:
-    """What a user gave as one or several: any iterable but a string or a tensor is several.
+    """Returns a single reference or an iterable of them as a list; a string or a tensor counts as one.
 
     Raises:
-        SplitError: It is a set, which has no order, or a mapping, of which half would be lost.
+        SplitError: It is a set, which has no order, or a mapping, half of which would be lost.
     """
     if isinstance(references, (set, frozenset, Mapping)):
-        raise SplitError(f"Expected one or a list of them, got a {type(references).__name__}: {references!r}.")
+        raise SplitError(f"Expected a single item or a list, got a {type(references).__name__}: {references!r}.")
     one = isinstance(references, (str, keras.KerasTensor)) or not isinstance(references, Iterable)
     return [references] if one else list(references)
 
@@ -104,7 +104,7 @@ def _by_name(graph: Graph, name: str) -> int:
 
 
 def _outputs_of(graph: Graph, meant: Callable[[keras.Operation, str], bool]) -> list[int]:
-    """The outputs of the calls, nested models' included, whose operation and name are `meant`."""
+    """Returns the outputs of the calls (nested models included) for which `meant(operation, name)` is true."""
     found = [tensor for call in graph.calls if meant(call.operation, call.name) for tensor in call.outputs]
     for nest in graph.nests:
         if meant(nest.operation, nest.name):
@@ -113,7 +113,7 @@ def _outputs_of(graph: Graph, meant: Callable[[keras.Operation, str], bool]) -> 
 
 
 def _is_name(given: str, name: str) -> bool:
-    """Whether a user may call a call by this name: `tower/relu` is the second one, `tower@0/relu@1`, too."""
+    """True if a user may refer to a call by the name `given`: `tower/relu` matches `tower@0/relu@1`, too."""
     givens, names = given.split("/"), name.split("/")
     return len(givens) == len(names) and all(
         one in (whole, whole.partition("@")[0]) for one, whole in zip(givens, names, strict=True)
@@ -134,7 +134,7 @@ def _only(graph: Graph, candidates: Sequence[int], name: str) -> int:
 
 
 def unknown_tensor(graph: Graph, name: str) -> UnknownTensorError:
-    """The error for a name that the model does not have: what it may stand for, or why nothing has that name."""
+    """Returns the error for a name that the model does not have: what it may refer to, or why nothing has that name."""
     said = f"Model '{graph.model.name}' has no tensor '{name}'"
     names = [tensor.name for tensor in graph.tensors]
     matches = [one for one in names if _ends_with(one, name)]
@@ -149,7 +149,7 @@ def unknown_tensor(graph: Graph, name: str) -> UnknownTensorError:
 def _unknown(
     graph: Graph, said: str, name: str, matches: Sequence[str], close: Sequence[str] = ()
 ) -> UnknownTensorError:
-    """The error with what may be meant: `matches`, else something inside of a closed layer, else `close` names."""
+    """Returns the error with suggestions: `matches`, else something inside a closed layer, else `close` names."""
     if not matches and (closed := why_closed(graph, name)):
         return UnknownTensorError(f"{said}: {closed}", name=name)
     found = matches or close
@@ -158,7 +158,7 @@ def _unknown(
 
 
 def _unmatched(graph: Graph, glob: str) -> UnknownTensorError:
-    """The error for a glob that matches nothing."""
+    """Returns the error for a glob that matches nothing."""
     said = f"No tensor of model '{graph.model.name}' matches '{glob}'"
     count = glob.count("/") + 1
     inside = [one.split("/") for one in graph.names(range(len(graph.tensors))) if one.count("/") >= count]
@@ -167,7 +167,7 @@ def _unmatched(graph: Graph, glob: str) -> UnknownTensorError:
 
 
 def _ends_with(name: str, given: str) -> bool:
-    """Whether a user may call a tensor so where they look only at the nested model that it is in."""
+    """True if a user who looks only at the nested model around a tensor may call it `given`."""
     names, count = name.split("/"), given.count("/") + 1
     return len(names) > count and all(
         one in (whole, whole.partition("@")[0], whole.partition(":")[0])

@@ -1,8 +1,8 @@
-"""The calls of a graph with every side of every tensor known: what the formulas count with.
+"""Concrete shapes of all tensors of a graph, which the FLOP formulas need.
 
-Keras leaves the batch open, and some models leave more sides open. Here a batch size (and, where the model asks for
-it, the open sides) is put in and goes through the model call by call: a `Reshape` of batch and time into one side, say,
-is followed rather than guessed.
+Keras leaves the batch size unknown, and some models leave more dimensions unknown. Here a batch size (and, if needed,
+sizes for the open sides) is propagated through the model call by call, so that a `Reshape` of batch and time into one
+dimension, say, is followed rather than guessed.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from kerassplit.graph.model_graph import Call, Graph
 from kerassplit.graph.sizes import Shape
 from kerassplit.text import enumerated, listed
 
-_NAME = "concrete"  # of every symbolic tensor made here: without one, Keras would count on in its automatic names
+_NAME = "concrete"  # of every symbolic tensor created here: otherwise Keras's automatic names would advance
 
 OpenSides = int | Mapping[str, Sequence[int]] | None
 MayAsk = Callable[[Any], bool]
@@ -32,9 +32,9 @@ class ConcreteCall:
 
     Attributes:
         operation: The layer or operation.
-        arguments: Makes `args` and `kwargs`, which most formulas do without.
+        arguments: Creates `args` and `kwargs`, which most formulas do not need.
         given: Shapes of the tensors among the arguments, in order.
-        made: Shapes of the tensors that it makes.
+        made: Shapes of the output tensors.
     """
 
     operation: Any
@@ -48,7 +48,7 @@ class ConcreteCall:
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Its arguments in order; a `KerasTensor` of known shape for each tensor."""
+        """Its positional arguments, with a `KerasTensor` of known shape for each tensor."""
         return self._made_arguments[0]
 
     @property
@@ -57,7 +57,7 @@ class ConcreteCall:
         return self._made_arguments[1]
 
     def argument(self, name: str, default: Any = None) -> Any:
-        """The argument that the parameter `name` of the operation's `call` gets; `default` where it is left out."""
+        """Returns the argument for the parameter `name` of the operation's `call`, or `default` if it is left out."""
         if name in self.kwargs:
             return self.kwargs[name]
         names = list(inspect.signature(self.operation.call).parameters)
@@ -66,12 +66,12 @@ class ConcreteCall:
 
     @property
     def is_known(self) -> bool:
-        """Whether no side of any tensor is open: an operation such as `keras.ops.nonzero` decides only as it runs."""
+        """True if all dimensions are known: an operation such as `keras.ops.nonzero` decides one only when it runs."""
         return not any(None in shape for shape in self.given + self.made)
 
 
 def layer_call(layer: Any, given: Sequence[Shape], made: Sequence[Shape] | None = None) -> ConcreteCall:
-    """A call of a layer inside another one, on tensors of these shapes."""
+    """Returns a call of a layer inside another layer, on tensors of these shapes."""
     if made is None:
         made = [tuple(layer.compute_output_shape(given[0]))]
     return ConcreteCall(layer, lambda: (tuple(map(_concrete, given)), {}), tuple(given), tuple(made))
@@ -82,10 +82,10 @@ def _concrete(shape: Shape, dtype: str = "float32") -> keras.KerasTensor:
 
 
 def batch_or_own(graph: Graph, batch_size: int | None) -> int:
-    """Samples in a batch: as many as are asked for; for `None` as many as the model is built for, or 1.
+    """Returns the batch size: `batch_size`, or for `None` the one that the model is built for, else 1.
 
     Raises:
-        SplitError: It is no such number, or not the one that the model is built for.
+        SplitError: It is not a positive whole number, or not the batch size that the model is built for.
     """
     if batch_size is None:
         return fixed_batch(symbol.shape for symbol in graph.model.inputs) or 1
@@ -103,28 +103,28 @@ def batch_or_own(graph: Graph, batch_size: int | None) -> int:
 
 
 def input_shapes(graph: Graph, samples: int, open_sides: OpenSides) -> dict[int, Shape]:
-    """The shapes of the model's inputs, by tensor.
+    """Returns the shapes of the model's inputs, by tensor.
 
     Args:
-        graph: The model.
-        samples: In the batch, of inputs that are not built for batches of one size.
+        graph: The graph of the model.
+        samples: Batch size of the inputs that are not built for a fixed one.
         open_sides: See `profile`.
 
     Raises:
-        SplitError: Sides are open and not given.
+        SplitError: Sizes of open sides are missing.
     """
     tensors = list(dict.fromkeys(graph.flat_inputs()))
     given = open_sides if isinstance(open_sides, Mapping) else {}
     unknown = [name for name in given if name not in graph.names(tensors)]
     if unknown:
         raise SplitError(
-            f"`open_sides` names {listed(unknown)}, and the inputs of '{graph.model.name}' are "
+            f"`open_sides` names {listed(unknown)}, but the inputs of '{graph.model.name}' are "
             f"{listed(graph.names(tensors))}."
         )
     if not isinstance(open_sides, Mapping) and open_sides is not None and _side(open_sides) is None:
         raise SplitError(
-            "`open_sides` is one whole number for all open sides, or a shape without the batch for each input, such "
-            f"as {{'{graph.tensors[tensors[0]].name}': (224, 224, 3)}}; got {open_sides!r}."
+            "`open_sides` must be one whole number for all open sides, or a shape without the batch for each input, "
+            f"such as {{'{graph.tensors[tensors[0]].name}': (224, 224, 3)}}; got {open_sides!r}."
         )
     shapes = {tensor: _input_shape(graph, tensor, samples, open_sides) for tensor in tensors}
     _refuse_open(graph, shapes)
@@ -132,7 +132,7 @@ def input_shapes(graph: Graph, samples: int, open_sides: OpenSides) -> dict[int,
 
 
 def _input_shape(graph: Graph, tensor: int, samples: int, open_sides: OpenSides) -> Shape:
-    """The shape of an input; `None` for sides that are open and not given."""
+    """Returns the shape of an input; `None` for open sides whose sizes are not given."""
     name, shape = graph.tensors[tensor].name, tuple(graph.tensors[tensor].symbol.shape)
     if not shape:
         return ()
@@ -157,7 +157,7 @@ def _input_shape(graph: Graph, tensor: int, samples: int, open_sides: OpenSides)
 
 
 def _refuse_open(graph: Graph, shapes: Mapping[int, Shape]) -> None:
-    """Refuses sides that are open and not given, and names all that have to be given."""
+    """Refuses inputs with open sides whose sizes are not given, and names all that must be given."""
     names = [graph.tensors[tensor].name for tensor, shape in shapes.items() if None in shape]
     if not names:
         return
@@ -170,14 +170,14 @@ def _refuse_open(graph: Graph, shapes: Mapping[int, Shape]) -> None:
     shapes_are = f"{'their shapes are' if names[1:] else 'its shape is'} {enumerated([str(own[one]) for one in names])}"
     what = f"Input{'s' * bool(names[1:])} {listed(names)} of '{graph.model.name}' {'have' if names[1:] else 'has'}"
     raise SplitError(
-        f"{what} open sides: {shapes_are}. Say what stands for them. "
-        "Pass open_sides=128 (--open-sides 128), one number for all of them; or in Python, for each input, a shape "
+        f"{what} open sides: {shapes_are}. "
+        "Pass open_sides=128 (--open-sides 128), one size for all of them; or in Python, for each input, a shape "
         f"without the batch: open_sides={wanted!r}."
     )
 
 
 def _side(value: Any) -> int | None:
-    """A whole number of at least 1, NumPy's ones included, as an `int`; `None` for all else."""
+    """Returns a positive whole number (NumPy's included) as an `int`; `None` for anything else."""
     try:
         number = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -191,16 +191,17 @@ def concrete_shapes(
     may_ask: MayAsk = lambda _: True,
     open_sides: OpenSides = None,
 ) -> list[Shape]:
-    """The shape of every tensor of the graph for these inputs; `None` for sides that only running the model decides.
+    """Returns the shape of every tensor for these inputs; `None` for dimensions that only running the model determines.
 
     Args:
-        graph: The model.
+        graph: The graph of the model.
         inputs: Shapes of its inputs, by tensor.
-        may_ask: Whether an operation may be asked what it makes; of others the batch is put into Keras's record.
-        open_sides: One number stands for how many words a layer makes of strings, too, where it leaves that open.
+        may_ask: True for operations whose shape inference may run; for others, the batch size is put into Keras's
+            record.
+        open_sides: If one number, it also stands for the number of words that a layer splits strings into.
 
     Raises:
-        SplitError: A call cannot take such shapes: a convolution is larger than what it is given, say.
+        SplitError: A call does not accept these shapes: a convolution is larger than its input, say.
     """
     shapes: list[Shape] = [tuple(tensor.symbol.shape) for tensor in graph.tensors]
     batch_size, length = next((shape[0] for shape in inputs.values() if shape), 1), _side(open_sides)
@@ -221,7 +222,7 @@ def _filled(shape: Shape, batch_size: int | None, length: int) -> Shape:
 
 
 def concrete_call(call: Call, shapes: Sequence[Shape]) -> ConcreteCall:
-    """A call of the graph with the shapes that `concrete_shapes` found."""
+    """Returns a call of the graph with the shapes that `concrete_shapes` found."""
     scope = call.scope
     given = tuple([shapes[scope[id(symbol)]] for symbol in call.arguments.keras_tensors])
     made = tuple([shapes[tensor] for tensor in call.outputs])
@@ -238,7 +239,7 @@ def _arguments(call: Call, shapes: Sequence[Shape]) -> tuple[Any, Any]:
 
 
 def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | None, may_ask: MayAsk) -> list[Shape]:
-    """The shapes that a call makes of concrete tensors; where Keras cannot tell, its record with the batch put in."""
+    """Returns a call's output shapes for concrete inputs; if Keras cannot infer them, its record with the batch."""
     recorded = [shapes[tensor] for tensor in call.outputs]
     batches = {shapes[tensor][:1] for tensor in call.inputs}
     if _keeps_batch(call, recorded, batches):
@@ -247,14 +248,14 @@ def _made(graph: Graph, call: Call, shapes: Sequence[Shape], batch_size: int | N
     if not may_ask(call.operation):
         return best
     failures: list[Exception] = []
-    # What a layer says of its shapes; where it leaves sides open all the same, what its `call` does.
+    # The shapes that a layer declares; if these leave dimensions unknown, those that its `call` produces.
     inferences = (type(call.operation).compute_output_spec, keras.Operation.compute_output_spec)
     if any(None in shape[1:] for shape in recorded) and declares(call.operation):
-        inferences = inferences[::-1]  # the record is open where a layer does not keep to what it says
+        inferences = inferences[::-1]  # unknown in the record where a layer breaks its declaration
     for infer in inferences:
         try:
             found = _inferred(infer, call, shapes)
-        except Exception as error:  # layers of all kinds raise what they like
+        except Exception as error:  # a layer may raise anything
             failures.append(error)
             continue
         if len(found) == len(recorded) and all(map(_agrees, found, recorded)):
@@ -284,7 +285,7 @@ _MERGES = tuple(
 
 
 def _keeps_batch(call: Call, recorded: Sequence[Shape], batches: Collection[Shape]) -> bool:
-    """Whether only the batch is open, and known to be that of what is given: asking Keras takes much longer."""
+    """True if only the batch size is unknown and surely that of the inputs: asking Keras takes much longer."""
     if len(recorded) != 1 or len(batches) != 1 or None in recorded[0][1:]:
         return False
     kind = type(call.operation)
@@ -299,10 +300,10 @@ def _inferred(infer: Callable[..., Any], call: Call, shapes: Sequence[Shape]) ->
 
 
 def _check_that_shapes_fit(graph: Graph, call: Call, shapes: Sequence[Shape], failure: Exception) -> None:
-    """Finds out whether the shapes are why Keras cannot tell what a call makes: with those on record it then can.
+    """Checks that the shapes are not the reason why Keras cannot infer the outputs: with those on record, can it?
 
     Raises:
-        SplitError: They are.
+        SplitError: They are the reason.
     """
     given = [shapes[tensor] for tensor in call.inputs]
     if any(None in shape for shape in given):
@@ -320,13 +321,13 @@ def _check_that_shapes_fit(graph: Graph, call: Call, shapes: Sequence[Shape], fa
 
 
 def _agrees(found: Shape, recorded: Shape) -> bool:
-    """Whether a shape is what Keras recorded, with fewer open sides."""
+    """True if a shape is the recorded one, with fewer unknown dimensions."""
     return len(found) == len(recorded) and all(
         theirs is None or ours == theirs for ours, theirs in zip(found, recorded, strict=True)
     )
 
 
 def fixed_batch(shapes: Iterable[Sequence[int | None]]) -> int | None:
-    """How many rows a batch must have, from the shapes of a model's inputs; `None`: any number."""
+    """Returns the fixed batch size of a model, from the shapes of its inputs; `None` if any size works."""
     sizes = {shape[0] for shape in shapes if shape and shape[0] is not None}
     return sizes.pop() if len(sizes) == 1 else None

@@ -1,8 +1,8 @@
-"""Side tensors, which go along with a cut and do not count as crossing it: inputs of the model, and masks.
+"""Side tensors (inputs of the model, and masks), which accompany a cut and do not count as crossing it.
 
-A transformer gives its `padding_mask` to every layer, so something besides the hidden state crosses wherever it is cut.
-But whoever has the model's inputs has this one too, and a mask is made again in no time. Where a model can be cut
-is therefore decided on its main graph, without the side tensors.
+A transformer passes its `padding_mask` to every layer, so something besides the hidden state crosses every possible
+cut. But whoever has the model's inputs has this one too, and a mask is cheap to recompute. Cut points are therefore
+found on the main graph, without the side tensors.
 """
 
 import math
@@ -18,7 +18,7 @@ from kerassplit.graph.model_graph import Call, Graph, Tensor
 from kerassplit.graph.sizes import bytes_per_sample
 from kerassplit.text import package_of
 
-_OPEN_SIDE = 128  # stands for an open dimension where the bytes of two tensors are compared
+_OPEN_SIDE = 128  # assumed for unknown dimensions when the bytes of two tensors are compared
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Sides:
         graph: The graph.
         main: The same graph, with the same indices, without side tensors: no call receives one, and no side call
             receives anything.
-        calls: Indices of the side calls: those that make inputs and masks, or something that only masks are made of.
-        of_inputs: Indices of all calls that can be made again anywhere: of Keras's operations, or of its layers without
-            variables, on inputs and such alone. (Layers of a user's own may draw random numbers.)
+        calls: Indices of the side calls: those that produce inputs, masks, or tensors that only masks depend on.
+        of_inputs: Indices of all calls that can be repeated anywhere: Keras operations, and Keras layers without
+            variables, on inputs and on the outputs of such calls. (A user's own layers may draw random numbers.)
         users: For each side tensor that calls outside of `calls` receive, these calls in execution order.
-        sources: For each of these tensors and of the results the inputs of the model that it is, or is made of.
-        results: Masks that are outputs of the model. They are made as soon as their inputs are there.
+        sources: For each of these tensors and each of the results, the model inputs that it is or is computed from.
+        results: Masks that are outputs of the model. They are computed as soon as their inputs are available.
     """
 
     graph: Graph
@@ -46,37 +46,38 @@ class Sides:
     results: frozenset[int]
 
     def is_input(self, tensor: int) -> bool:
-        """Whether a tensor is an input of the model."""
+        """True if a tensor is an input of the model."""
         return not self.graph.calls[self.graph.tensors[tensor].call].inputs
 
     def along(self, is_before: Callable[[int], bool], named: Iterable[int]) -> list[int]:
-        """The side tensors that go along with a cut, in execution order.
+        """Returns the side tensors that accompany a cut, in execution order.
 
-        These are the inputs of the model that both sides use, and what the masks that the rest uses are best made of: a
-        mask can be sent, or one of the tensors that it is made of, or the rest makes it of inputs of the model.
-        Whichever takes the fewest bytes is taken; masks that are made of the same inputs are weighed together.
+        These are the model inputs that both parts use, and the cheapest tensors to compute the masks of the second part
+        from: the mask itself can be sent, or a tensor that it is computed from, or the second part computes it from
+        model inputs. The option with the fewest bytes wins; masks computed from the same inputs are considered
+        together.
 
         Args:
-            is_before: Whether a call outside of `calls` lies before the cut.
-            named: Tensors that the rest is given anyway: what can be made of them is not sent.
+            is_before: True for a call outside of `calls` that lies before the cut.
+            named: Tensors that the second part receives anyway: what can be computed from them is not sent.
         """
         return self.chosen({tensor: sum(map(is_before, users)) for tensor, users in self.users.items()}, named)
 
     def chosen(self, before: dict[int, int], named: Iterable[int]) -> list[int]:
-        """The same, given how many users of each side tensor lie before the cut."""
+        """Like `along`, given how many users of each side tensor lie before the cut."""
         late = {tensor for tensor, users in self.users.items() if before[tensor] < len(users)}.difference(named)
         if not late and not self.results:
             return []
         given = set(named)
         early = {source for tensor, count in before.items() if count for source in self.sources[tensor]}
         masks = {tensor for tensor in late if not self.is_input(tensor) and self.sources[tensor] <= early}
-        behind = {tensor: self._inputs_behind(tensor, given) for tensor in late}
-        known = given.union(*(behind[tensor] for tensor in late - masks))
+        origins = {tensor: self._inputs_of(tensor, given) for tensor in late}
+        known = given.union(*(origins[tensor] for tensor in late - masks))
         known.update(*(self.sources[result] for result in self.results if not self.sources[result] <= early))
         sent: list[int] = []
-        for sources in sorted({behind[mask] for mask in masks}, key=lambda one: (len(one), sorted(one))):
-            alike, extra = sorted(mask for mask in masks if behind[mask] == sources), sources - known
-            # The earliest of equals: what is made of it may lie within nested models, which stay whole then.
+        for sources in sorted({origins[mask] for mask in masks}, key=lambda one: (len(one), sorted(one))):
+            alike, extra = sorted(mask for mask in masks if origins[mask] == sources), sources - known
+            # The earliest of equals: what is computed from it may lie within nested models, which then stay whole.
             ways = [*([one] for one in self._bottlenecks(alike, extra)), alike, sorted(extra)]
             best = min(ways, key=lambda tensors: _weight(self.graph, tensors))
             if best == ways[-1]:
@@ -85,18 +86,18 @@ class Sides:
                 sent += best
         return sorted([*sent, *(known & early - given)])
 
-    def _inputs_behind(self, tensor: int, given: set[int]) -> frozenset[int]:
-        """The inputs of the model that a side tensor is made of, where these tensors are given."""
+    def _inputs_of(self, tensor: int, given: set[int]) -> frozenset[int]:
+        """Returns the model inputs that a side tensor is computed from if these tensors are given."""
         if not any(self.graph.tensors[one].call in self.of_inputs and not self.is_input(one) for one in given):
             return self.sources[tensor]
         calls = [self.graph.calls[call] for call in self.graph.ancestors([tensor], given)]
         return frozenset(one for call in calls if not call.inputs for one in call.outputs)
 
     def _bottlenecks(self, masks: Sequence[int], inputs: Iterable[int]) -> list[int]:
-        """Side tensors of which, each by itself, these masks can be made without these inputs of the model.
+        """Finds the side tensors that each suffice to compute these masks without these model inputs.
 
-        A sweep over what the masks are made of, in execution order: where one tensor alone is used further on, it is
-        one.
+        Sweeps over the ancestors of the masks in execution order: a tensor is a bottleneck where it is the only one
+        that is used later.
         """
         order = sorted(call for call in self.graph.ancestors(masks) if self.graph.calls[call].inputs)
         last_use = {tensor: call for call in order for tensor in self.graph.calls[call].inputs}
@@ -110,7 +111,7 @@ class Sides:
         return list(dict.fromkeys(found))
 
     def describe(self, tensor: int) -> str:
-        """How a side tensor is called for people: the mask of what it masks, an input by its name."""
+        """Describes a side tensor in words: an input by its name, a mask by the tensor that it masks."""
         name = self.graph.tensors[tensor].name
         if self.is_input(tensor):
             return f"the input '{name}'"
@@ -126,11 +127,11 @@ class Sides:
 
 
 def read_sides(graph: Graph, counted: Iterable[int] = ()) -> Sides:
-    """The side tensors of a graph. Takes linear time, but for masks that are made of many inputs.
+    """Finds the side tensors of a graph, in linear time except for masks that depend on many inputs.
 
     Args:
         graph: The graph.
-        counted: Inputs of the model that are to count like any other tensor, as indices of their calls.
+        counted: Model inputs that count like any other tensor, as indices of their calls.
     """
     of_inputs = _of_inputs(graph)
     calls = _side_calls(graph, of_inputs).difference(counted)
@@ -157,7 +158,7 @@ def read_sides(graph: Graph, counted: Iterable[int] = ()) -> Sides:
 
 
 def _of_inputs(graph: Graph) -> set[int]:
-    """The calls that compute the same whenever they are made, inputs among them, and depend on such calls alone."""
+    """Finds the calls that always compute the same (inputs included) and depend only on such calls."""
     found: set[int] = set()
     for index, call in enumerate(graph.calls):
         of_inputs = all(graph.tensors[tensor].call in found for tensor in call.inputs)
@@ -167,7 +168,7 @@ def _of_inputs(graph: Graph) -> set[int]:
 
 
 def _is_repeatable(operation: keras.Operation) -> bool:
-    """Whether an operation surely has no state and draws no random numbers: it is Keras's own, without variables."""
+    """True if an operation certainly has no state and draws no random numbers: Keras's own, without variables."""
     if not isinstance(operation, keras.Layer):
         return keras_operation_name(operation) is not None
     own = package_of(type(operation)) == "keras" and not isinstance(operation, keras.layers.Lambda)
@@ -175,7 +176,7 @@ def _is_repeatable(operation: keras.Operation) -> bool:
 
 
 def _side_calls(graph: Graph, of_inputs: set[int]) -> set[int]:
-    """Inputs, calls of these that make boolean tensors, and those that lead to such alone."""
+    """Finds the inputs, the calls on inputs that produce boolean tensors, and the calls that lead only to these."""
     sides = {
         index
         for index in of_inputs
@@ -190,7 +191,7 @@ def _side_calls(graph: Graph, of_inputs: set[int]) -> set[int]:
 
 
 def _without(graph: Graph, sides: set[int]) -> Graph:
-    """The main graph: its calls receive what calls outside of `sides` make, and its tensors have no other users."""
+    """Returns the main graph: no call receives a side tensor, and side calls receive nothing."""
 
     def main_call(index: int, call: Call) -> Call:
         kept = [tensor for tensor in call.inputs if graph.tensors[tensor].call not in sides]
@@ -206,7 +207,7 @@ def _without(graph: Graph, sides: set[int]) -> Graph:
 
 
 def _sources(graph: Graph, of_inputs: set[int]) -> dict[int, frozenset[int]]:
-    """For each tensor that these calls make the inputs of the model that it is, or is made of."""
+    """Returns, for each output of these calls, the model inputs that it is or is computed from."""
     sources: dict[int, frozenset[int]] = {}
     for index in sorted(of_inputs):
         call = graph.calls[index]
@@ -216,7 +217,7 @@ def _sources(graph: Graph, of_inputs: set[int]) -> dict[int, frozenset[int]]:
 
 
 def _weight(graph: Graph, tensors: Iterable[int]) -> float:
-    """Bytes of one sample of these tensors, open dimensions taken as equal; infinite for strings."""
+    """Returns the bytes of one sample of these tensors, unknown dimensions assumed equal; infinity for strings."""
     total = 0.0
     for tensor in tensors:
         symbol = graph.tensors[tensor].symbol

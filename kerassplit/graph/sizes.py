@@ -10,7 +10,7 @@ Shape = tuple[int | None, ...]
 
 
 def tensor_bytes(shape: Shape, dtype: str) -> int | None:
-    """Bytes of a tensor; `None` where a side is open or the dtype has no size (strings).
+    """Returns the bytes of a tensor; `None` if a dimension is unknown or the dtype has no size (strings).
 
     >>> tensor_bytes((8, 28, 28, 512), "float32")
     12845056
@@ -21,12 +21,12 @@ def tensor_bytes(shape: Shape, dtype: str) -> int | None:
 
 @cache
 def _bits(dtype: str) -> int | None:
-    """Bits of a number; `None` for strings."""
+    """Returns the bits per element; `None` for strings."""
     return 8 if dtype == "bool" else next(iter(map(int, re.findall(r"\d+", dtype))), None)
 
 
 def bytes_per_sample(shape: Shape, dtype: str) -> int | None:
-    """Bytes of one sample of a tensor (the first dimension is the batch); `None` where another dimension is open.
+    """Returns the bytes of one sample of a tensor (without its batch dimension); `None` if a dimension is unknown.
 
     >>> bytes_per_sample((None, 28, 28, 512), "float32")
     1605632
@@ -35,11 +35,11 @@ def bytes_per_sample(shape: Shape, dtype: str) -> int | None:
 
 
 def bytes_in(variables: Iterable[Any]) -> int:
-    """Bytes of variables or of symbolic tensors without open sides; strings take none."""
+    """Returns the bytes of variables or of symbolic tensors without unknown dimensions; strings count as zero."""
     return sum(tensor_bytes(tuple(one.shape), one.dtype) or 0 for one in variables)
 
 
 def total(values: Iterable[Any]) -> Any:
-    """The sum; `None` where one of the values is."""
+    """Returns the sum; `None` if one of the values is `None`."""
     values = list(values)
     return None if None in values else sum(values)

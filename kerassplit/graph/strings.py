@@ -1,4 +1,4 @@
-"""Models that take strings, of which nobody can draw random ones or tell the bytes: which they are, and the way out."""
+"""Models with string inputs, which have no random values and no fixed size in bytes: finds them, and what to do."""
 
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
@@ -6,36 +6,36 @@ from kerassplit.text import listed
 
 
 def string_inputs(graph: Graph) -> list[str]:
-    """Names of the model's inputs that are strings."""
+    """Returns the names of the model's string inputs."""
     return [graph.tensors[one].name for one in graph.flat_inputs() if _is_string(graph, one)]
 
 
 def behind_strings(graph: Graph) -> str:
-    """What to do where strings are in the way: the part of the model that takes the numbers made of them."""
+    """Explains what to do about strings: use the part of the model after they are turned into numbers."""
     start = _numbers(graph)
     if start is None:
-        return "No part of the model is without them."
-    return f"Take the part behind them: build_submodel(model, start={start})."
+        return "Every part of the model has them."
+    return f"Use the part after them: build_submodel(model, start={start})."
 
 
 def refuse_strings(graph: Graph, then: str) -> None:
-    """Sees that features of a model can be cached, for which its data must be numbers.
+    """Checks that the features of a model can be cached, which requires numeric data.
 
     Args:
-        graph: The model's.
-        then: What to do with the part behind the strings.
+        graph: The graph of the model.
+        then: What to do with the part after the strings.
 
     Raises:
-        SplitError: It takes strings.
+        SplitError: The model has string inputs.
     """
     names, start = string_inputs(graph), _numbers(graph)
     if not names:
         return
     raise SplitError(
-        f"{listed(names)} of '{graph.model.name}' takes strings, and features are cached of data that is numbers. "
+        f"{listed(names)} of '{graph.model.name}' takes strings, and features can only be cached for numeric data. "
         + (
-            f"Take the part behind them: `kerassplit.build_submodel(model, start={start})`; {then}, with what "
-            f"`kerassplit.build_submodel(model, end={start})` makes of the texts in their place."
+            f"Use the part after them: `kerassplit.build_submodel(model, start={start})`; {then}, with the output of "
+            f"`kerassplit.build_submodel(model, end={start})` in place of the texts."
             if start
             else behind_strings(graph)
         )
@@ -43,7 +43,7 @@ def refuse_strings(graph: Graph, then: str) -> None:
 
 
 def _numbers(graph: Graph) -> str | None:
-    """The numbers made of strings, as text for a program."""
+    """Returns the names of the numeric tensors computed from strings, as source code."""
     numbers = [
         graph.tensors[made].name
         for call in graph.calls

@@ -1,4 +1,4 @@
-"""Calls that lead to no output, taken out of a graph."""
+"""Removes calls that lead to no output from a graph."""
 
 import keras
 
@@ -6,7 +6,10 @@ from kerassplit.graph.model_graph import Graph
 
 
 def without_unused_calls(graph: Graph, asked: dict[int, int]) -> Graph:
-    """The graph without calls that lead to none of the model's outputs: a nested model may have such."""
+    """Removes the calls that lead to none of the model's outputs, as a nested model may contain.
+
+    Changes the graph in place and returns it.
+    """
     live = graph.ancestors(graph.flat_outputs())
     live.update(call for call, found in enumerate(graph.calls) if not found.inputs)
     if len(live) == len(graph.calls):

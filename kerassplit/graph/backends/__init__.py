@@ -1,9 +1,9 @@
-"""What TensorFlow, JAX and torch each do in a way of their own, behind one interface; nothing else asks which one runs.
+"""The differences between TensorFlow, JAX and torch, under one interface; no other code asks which backend runs.
 
 In reading order:
 
-- `interface`: the interface, with what holds wherever a backend has no way of its own.
-- `on_tensorflow`, `on_jax`, `on_torch`: one backend each. A file is imported when Keras runs on its backend.
+- `interface`: the interface, with defaults for what a backend does not override.
+- `on_tensorflow`, `on_jax`, `on_torch`: one backend each. A file is imported only if Keras runs on its backend.
 """
 
 from functools import cache
@@ -18,6 +18,6 @@ _HERE = {"tensorflow": "on_tensorflow", "jax": "on_jax", "torch": "on_torch"}
 
 @cache
 def backend() -> Backend:
-    """The backend that Keras runs on in this process."""
+    """Returns the backend that Keras runs on in this process."""
     name = keras.backend.backend()
     return import_module(f"{__name__}.{_HERE[name]}").HERE if name in _HERE else Backend(name)

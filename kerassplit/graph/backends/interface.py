@@ -1,4 +1,4 @@
-"""The interface of a backend, with what holds wherever one has no way of its own."""
+"""The interface of a backend, with defaults for what a backend does not override."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -9,21 +9,21 @@ import keras
 from kerassplit.errors import SplitError
 
 Run = Callable[[Sequence[Any]], list[Any]]
-"""A model as a function from its inputs in order to its outputs in order."""
+"""A model as a function from its inputs to its outputs, both in order."""
 Forward = Callable[[list[Any]], tuple[list[Any], Any]]
-"""Takes tensors; gives tensors that gradients can come back to, and a structure of others (and `None`)."""
+"""A function of tensors that returns its differentiable outputs, and a structure of the others (and `None`)."""
 Slopes = list[Any]
-"""A gradient for each of some tensors; `None` where nothing depends on it."""
+"""A gradient for each of some tensors; `None` for a tensor that nothing depends on."""
 
 
 class Recording(NamedTuple):
-    """What a function gave, and the way back through it.
+    """The outputs of a function, and its backward pass.
 
     Attributes:
-        results: The tensors that gradients can come back to, as another process would receive them.
-        others: What else it gave.
+        results: The differentiable outputs, as another process would receive them.
+        others: Its other outputs.
         back: From the gradients of a loss with respect to `results` (`None` for those that it does not depend on) to
-            those with respect to the variables and to the watched tensors. To be called once.
+            those with respect to the variables and to the watched tensors. Call it once.
     """
 
     results: list[Any]
@@ -34,7 +34,7 @@ class Recording(NamedTuple):
 def slopes_of(
     results: Sequence[Any], gradients: Sequence[Any], sources: Sequence[Any], pull: Callable[..., Any]
 ) -> Slopes:
-    """Gradients of a loss with respect to `sources`, given those with respect to `results`, by a backend's `pull`."""
+    """Returns gradients of a loss with respect to `sources`, given those for `results`, by a backend's `pull`."""
     known = [(result, one) for result, one in zip(results, gradients, strict=True) if one is not None]
     if not known or not sources:
         return [None] * len(sources)
@@ -55,7 +55,7 @@ class Backend:
     def compiled(
         self, model: keras.Model, jit_compile: bool, stateful: bool, wait: bool, on_trace: Callable[[], None]
     ) -> Run:
-        """A compiled model; see `kerassplit.graph.compiling.compiled`."""
+        """Compiles a model; see `kerassplit.graph.compiling.compiled`."""
         raise self._unknown("compile")
 
     def record(
@@ -66,27 +66,27 @@ class Backend:
         variables: Sequence[keras.Variable] = (),
         states: Sequence[keras.Variable] = (),
     ) -> Recording:
-        """Runs a function once and keeps what the way back needs: a vector-Jacobian product.
+        """Runs a function once and keeps what its backward pass (a vector-Jacobian product) needs.
 
         Args:
-            run: The function. What it assigns to variables stays assigned.
-            tensors: What it takes.
-            watched: The places of those, all floating-point, that gradients should go back to.
-            variables: The variables that gradients should go back to.
+            run: The function. Its assignments to variables persist.
+            tensors: Its arguments.
+            watched: The indices of the tensors, all floating-point, to compute gradients for.
+            variables: The variables to compute gradients for.
             states: All other variables that the function may assign to.
         """
         raise self._unknown("train")
 
     def without_recording(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which nothing is kept for a way back, as an optimizer wants it."""
+        """Returns a context in which nothing is recorded for a backward pass, for the steps of an optimizer."""
         return contextlib.nullcontext()
 
     def dense(self, gradient: Any) -> Any:
-        """A gradient as one tensor, or `None`."""
+        """Returns a gradient as one dense tensor, or `None`."""
         return gradient
 
     def devices(self) -> tuple[str, ...]:
-        """The devices of this machine, GPUs first, such as `("gpu:0", "gpu:1", "cpu:0")`."""
+        """Returns the devices of this machine, GPUs first, such as `("gpu:0", "gpu:1", "cpu:0")`."""
         gpus = [name for name in map(str.lower, keras.distribution.list_devices()) if not name.startswith("cpu")]
         return (*gpus, *self._cpus())
 
@@ -94,33 +94,33 @@ class Backend:
         return ["cpu:0"]
 
     def device_name(self) -> str:
-        """The first device, by the backend's name for it."""
+        """Returns the backend's name for the first device."""
         names = keras.distribution.list_devices()
         return ([name for name in names if not name.startswith("cpu")] or names or ["cpu:0"])[0]
 
     def moved(self, value: Any, device: str) -> Any:
-        """A value on a device, where functions do not fetch what they take."""
+        """Moves a value to a device, if the backend's functions do not transfer their arguments themselves."""
         return value
 
     def keep_on(self, model: keras.Model, device: str) -> None:
-        """Moves variables to a device where they stay with the value they were made of."""
+        """Moves a model's variables to a device, on backends where they stay on the device of their initial value."""
 
     def strategy_of(self, model: keras.Model) -> Any:
-        """The `tf.distribute` strategy that variables of a model were made under, or `None`."""
+        """Returns the `tf.distribute` strategy that variables of a model were created under, or `None`."""
         return None
 
     def logits_behind(self, tensor: Any) -> Any:
-        """What a softmax or sigmoid made a tensor of, where Keras's cross-entropies take that in its place."""
+        """Returns the logits that a softmax or sigmoid was applied to, if Keras's cross-entropies use them instead."""
         return None
 
     def _unknown(self, what: str) -> SplitError:
         return SplitError(
-            f"Keras runs on '{self.name}' here, on which kerassplit does not {what}.\n"
+            f"Keras runs on '{self.name}' here, and kerassplit cannot {what} on that backend.\n"
             "Set KERAS_BACKEND to 'tensorflow', 'jax' or 'torch'."
         )
 
 
 def outputs_of(model: keras.Model, stateful: bool, tensors: Sequence[Any]) -> list[Any]:
-    """The outputs of a model for its inputs, both in order; what it assigns is kept or not."""
+    """Returns the outputs of a model for its inputs, both in order; keeps its assignments only if `stateful`."""
     with contextlib.nullcontext() if stateful else keras.StatelessScope():
         return keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, tensors), training=False))

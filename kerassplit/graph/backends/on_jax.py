@@ -72,7 +72,7 @@ def _variables(model: keras.Model) -> list[Any]:
 
 
 def _assigned(model: keras.Model) -> list[Any]:
-    """What a call may change. Keras does not count states of recurrent layers, and its `predict` loses them on JAX."""
+    """Returns the variables that a call may change, with recurrent states, which Keras's `predict` loses on JAX."""
     known = {id(variable) for variable in model.variables}
     return [*model.non_trainable_variables, *(state for state in recurrent_states(model) if id(state) not in known)]
 

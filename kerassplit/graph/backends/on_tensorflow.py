@@ -20,14 +20,14 @@ class TensorFlow(Backend):
             on_trace()
             return outputs_of(model, stateful, tensors)
 
-        # Keras 3.15 takes the batch for the length in a `TimeDistributed` that is traced with an open one
+        # Keras 3.15 mistakes the batch for the length in a `TimeDistributed` that is traced with an unknown length
         by_sides = any(isinstance(layer, keras.layers.TimeDistributed) for layer in all_layers(model))
         compute = tf.function(traced_outputs, jit_compile=jit_compile, autograph=False, reduce_retracing=not by_sides)
         traced: set[Any] = set()
         waits = wait and tf.config.list_logical_devices("GPU")
 
         def any_batch(tensor: Any, symbol: keras.KerasTensor) -> Any:
-            """Open where Keras opens the batch; all other sides are as in the first batch, as `predict` traces them."""
+            """Leaves the batch unknown where Keras does; other dimensions are the first batch's, as in `predict`."""
             if not isinstance(tensor, tf.Tensor) or symbol.shape[:1] != (None,) or not tensor.shape.rank:
                 return tensor
             return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)
@@ -36,7 +36,7 @@ class TensorFlow(Backend):
             tensors = [tf.convert_to_tensor(one) if isinstance(one, np.ndarray) else one for one in tensors]
             sides = tuple(tuple(one.shape[1:]) for one in tensors if one is not None) if by_sides else ()
             with name_scopes_kept():
-                if sides not in traced:  # once for batches of all sizes
+                if sides not in traced:  # once for all batch sizes
                     compute.get_concrete_function(list(map(any_batch, tensors, model.inputs)))
                     traced.add(sides)
                 results = compute(tensors)
@@ -54,20 +54,20 @@ class TensorFlow(Backend):
 
         def back(gradients: Sequence[Any]) -> tuple[Slopes, Slopes]:
             found = slopes_of(results, gradients, sources, tape.gradient)
-            # The rows of an embedding stay apart, as the optimizer gets them from Keras; a crossing is one tensor.
+            # Embedding gradients stay sparse, as Keras passes them to the optimizer; a crossing is one dense tensor.
             return found[: len(variables)], [self.dense(one) for one in found[len(variables) :]]
 
         return Recording(results, others, back)
 
     def dense(self, gradient: Any) -> Any:
-        """That of an embedding is rows apart, the same one perhaps twice."""
+        """Densifies a gradient: that of an embedding consists of separate rows, perhaps with duplicates."""
         return None if gradient is None else tf.convert_to_tensor(gradient)
 
     def _cpus(self) -> list[str]:
         return [f"cpu:{number}" for number in range(len(tf.config.list_logical_devices("CPU")))]
 
     def strategy_of(self, model: keras.Model) -> Any:
-        # Not `variable.value`: that would draw new numbers where a variable has no value yet.
+        # Not `variable.value`: that would draw random numbers for a variable without a value.
         found = (getattr(variable._value, "distribute_strategy", None) for variable in model.variables)
         return next((strategy for strategy in found if strategy is not None), None)
 

@@ -19,7 +19,7 @@ class Torch(Backend):
         compute = torch.compile(_copy(outputs_of)) if jit_compile else outputs_of
         waits = wait and torch.cuda.is_available()
         if jit_compile:
-            on_trace()  # torch itself looks whether what it has compiled still holds
+            on_trace()  # torch itself checks that compiled code is still valid
 
         def run(tensors: Sequence[Any]) -> list[Any]:
             with torch.no_grad():
@@ -59,7 +59,7 @@ class Torch(Backend):
 
 
 def _copy(function: Any) -> Any:
-    """The same function with code of its own: torch compiles a piece of code a few times only, whatever the model."""
+    """Copies a function with its code: torch compiles a piece of code only a few times, whatever the model."""
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 

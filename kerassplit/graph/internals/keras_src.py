@@ -1,6 +1,6 @@
-"""Every private name of Keras that kerassplit takes, in one place, and the error for a Keras that lacks one."""
+"""Every private Keras name that kerassplit uses, in one place, and the error for a Keras that lacks one."""
 
-# ruff: noqa: F401 (others take them from here)
+# ruff: noqa: F401 (imported from here elsewhere)
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ _TESTED = "3.13 to 3.15"
 
 
 def unknown_keras(missing: str) -> UnsupportedModelError:
-    """The error for a Keras that lacks something private which kerassplit needs."""
+    """Returns the error for a Keras that lacks a private name that kerassplit needs."""
     return UnsupportedModelError(
         f"Keras {keras.__version__} has no {missing}, which kerassplit {__version__} needs; it was tested with Keras "
         f"{_TESTED}. Install one of these (pip install 'keras<3.16'), or a newer kerassplit."
@@ -41,4 +41,4 @@ except ImportError as error:
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Keras has no types: without this, pyright would not find what the others import from here."""
+        """Keeps pyright quiet about imports from here: Keras has no type information."""

@@ -1,4 +1,4 @@
-"""What is asked of layers and other operations: what is inside them, and how Keras calls them."""
+"""Queries about layers and other operations: what is inside them, and how Keras calls them."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from kerassplit.graph.unsupported import own_methods, replaces
 
 
 def opened(operation: Any) -> Functional | None:
-    """The functional model inside a nested model; `None` for everything else, and for one called in its own way."""
+    """Returns the functional model inside a nested model; `None` for anything else, or if it overrides its call."""
     return functional_of(operation) if isinstance(operation, keras.Model) else None
 
 
 def functional_of(model: Any) -> Functional | None:
-    """The functional model whose graph says what `model` computes, or `None`."""
+    """Returns the functional model whose graph describes what `model` computes, or `None`."""
     if isinstance(model, keras.Model) and own_methods(model, ("call", "__call__")):
         return None
     if isinstance(model, keras.Sequential):
@@ -29,45 +29,45 @@ def functional_of(model: Any) -> Functional | None:
 
 
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
-    """A layer and all the layers inside it, at any depth."""
+    """Returns a layer and all layers inside it, at any depth."""
     return layer._flatten_layers()
 
 
 def numbers_in(variable: Any) -> int:
-    """How many numbers a variable holds; its `shape` is made anew on TensorFlow each time that it is asked for."""
+    """Returns the number of elements of a variable; its `shape` is created anew on each access on TensorFlow."""
     return math.prod(variable._shape)
 
 
 def is_composite(operation: Any) -> bool:
-    """Whether there are layers inside."""
+    """True if an operation contains layers."""
     return isinstance(operation, keras.Layer) and bool(operation._layers)
 
 
 def replaced_calls(layer: keras.Layer) -> list[str]:
-    """Names of the layers in a layer or model whose `call` is replaced on the instance, which no file or copy has."""
+    """Returns the names of the layers inside whose `call` is replaced on the instance, which files and copies lose."""
     return [one.name for one in all_layers(layer) if replaces(one, "call")]
 
 
 def stateful_layer(model: keras.Model) -> str | None:
-    """The name of a layer of a model that keeps a state from batch to batch, if there is one."""
+    """Returns the name of a layer that keeps state between batches, or `None`."""
     return next((layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)), None)
 
 
 def recurrent_states(model: keras.Model) -> list[Any]:
-    """What recurrent layers keep from batch to batch. Keras does not count it among a model's variables."""
+    """Returns the states that recurrent layers keep between batches, which Keras does not count as model variables."""
     layers = [one for one in all_layers(model) if isinstance(one, keras.layers.RNN) and one.stateful]
     return [state for layer in layers for state in keras.tree.flatten(layer.states)]
 
 
 def keras_operation_name(operation: Any) -> str | None:
-    """The class name of an operation of `keras.ops`; `None` for layers and for operations of others."""
+    """Returns the class name of a `keras.ops` operation; `None` for layers and for other operations."""
     kind = type(operation)
     own = kind.__module__.startswith("keras.src.ops.") and not isinstance(operation, keras.Layer)
     return kind.__name__ if own else None
 
 
 def operation_names(functional: Functional) -> set[str]:
-    """The names of all operations in a model and in the models nested in it."""
+    """Returns the names of all operations in a model and in its nested models."""
     names: set[str] = set()
     for operation in functional._operations:
         names.add(operation.name)
@@ -78,7 +78,7 @@ def operation_names(functional: Functional) -> set[str]:
 
 
 def renamed(operation: keras.Operation, name: str) -> keras.Operation:
-    """The same operation, which is no layer, under another name and with no calls yet."""
+    """Returns a copy of an operation (not a layer) under another name, without calls."""
     twin = object.__new__(type(operation))
     twin.__dict__.update(operation.__dict__)
     twin._inbound_nodes, twin._outbound_nodes = [], []
@@ -87,7 +87,7 @@ def renamed(operation: keras.Operation, name: str) -> keras.Operation:
 
 
 def found_masks(layer: keras.Layer, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The mask arguments that Keras fills in when it calls a layer on masked tensors, by name."""
+    """Returns the mask arguments that Keras fills in when it calls a layer on masked tensors, by name."""
     spec = CallSpec(layer._call_signature, layer._call_context_args, args, {**kwargs})
     masks = {}
     for argument, value in spec.tensor_arguments_dict.items():
@@ -100,7 +100,7 @@ def found_masks(layer: keras.Layer, args: Sequence[Any], kwargs: dict[str, Any])
 
 
 def looks_for_masks(layer: keras.Layer) -> bool:
-    """Whether a layer may look for masks on its arguments itself: some of Keras's do, and all others can."""
+    """True if a layer may look for masks on its arguments itself: some Keras layers do, and any other layer may."""
     kinds = ("MultiHeadAttention", "Multiply", "Maximum", "Minimum", "Pipeline")
     return isinstance(layer, tuple(getattr(keras.layers, kind) for kind in kinds)) or not type(
         layer
@@ -108,7 +108,7 @@ def looks_for_masks(layer: keras.Layer) -> bool:
 
 
 def as_converted(layer: keras.Layer, value: Any) -> Any:
-    """An argument as `layer(...)` hands it to `layer.call`: cast to the layer's dtype."""
+    """Returns an argument as `layer(...)` passes it to `layer.call`: cast to the layer's dtype."""
     if not layer._convert_input_args:
         return value
     converted = layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)

@@ -1,4 +1,4 @@
-"""Models out of open files, by Keras's own reader, and how much memory a file may ask for."""
+"""Loads models from open files with Keras's own reader, and limits the memory that a file may ask for."""
 
 import json
 import os
@@ -22,18 +22,18 @@ from kerassplit.graph.internals.process_state import deep_recursion, uninitializ
 from kerassplit.graph.limits import BYTES, most_bytes
 from kerassplit.graph.sizes import bytes_in
 
-_FEW_BYTES = 2**20  # for the states of random generators and the like, which a file may leave out
-_BYTES_OF_STATES = 2**28  # of recurrent layers, which no file holds: they are as large as a batch
+_FEW_BYTES = 2**20  # for states of random generators and the like, which a file may omit
+_BYTES_OF_STATES = 2**28  # of recurrent layers; no file contains them, and they are as large as a batch
 
 
 def load_file(file: BinaryIO, safe_mode: bool) -> Any:
-    """What Keras makes of an open `.keras` file, not compiled; its public function opens a path once more.
+    """Loads an open `.keras` file, not compiled; Keras's public function would open the path again.
 
-    With `safe_mode`, also where the user has turned Keras's own off for the whole process.
+    `safe_mode` holds even if the user has turned Keras's own off for the whole process.
 
     Raises:
-        ValueError: With `safe_mode`, the model would take more memory than the file can fill: asked for so much, JAX
-            ends the process.
+        ValueError: With `safe_mode`, the model would need more memory than the file can fill; JAX would abort the
+            process on such a request.
     """
     with deep_recursion():
         if safe_mode:
@@ -42,13 +42,13 @@ def load_file(file: BinaryIO, safe_mode: bool) -> Any:
             with SafeModeScope(True):
                 _check_memory(config, file.seek(0, os.SEEK_END), keras.saving.deserialize_keras_object)
             file.seek(0)
-        # Keras turns it on for the config only: KerasHub's tokenizers would refuse the file's own vocabulary.
+        # Keras enables it for the config only: KerasHub's tokenizers would refuse the file's own vocabulary.
         with SafeModeScope(None):
             return load_model(file, compile=False, safe_mode=safe_mode)
 
 
 def load_h5_file(file: BinaryIO, safe_mode: bool) -> Any:
-    """What Keras makes of an open `.h5` file, as `load_file` does of a `.keras` file."""
+    """Loads an open `.h5` file, as `load_file` loads a `.keras` file."""
     with deep_recursion(), SafeModeScope(safe_mode), h5py.File(file, "r") as content:
         config = content.attrs.get("model_config")
         if safe_mode and config is not None:
@@ -63,7 +63,7 @@ def _from_old_config(config: dict[str, Any]) -> Any:
 
 
 def _check_memory(config: str | bytes, held: int, build: Callable[[Any], Any]) -> None:
-    """Refuses a model with more variables than a file can fill; none of them is made."""
+    """Refuses a model with more variables than the file can fill, without creating any of them."""
     variables, states = _bytes_of(config, build)
     for wanted, usual, what in (
         (variables, 2 * held + _FEW_BYTES, "variables"),
@@ -71,17 +71,17 @@ def _check_memory(config: str | bytes, held: int, build: Callable[[Any], Any]) -
     ):
         if wanted > most_bytes(usual):
             raise ValueError(
-                f"its config asks for {wanted:,} bytes of {what}, and all of it has {held:,} bytes. If it is meant so, "
-                f"set the environment variable {BYTES} to that number"
+                f"its config asks for {wanted:,} bytes of {what}, but the file has {held:,} bytes. If this is "
+                f"intended, set the environment variable {BYTES} to that number"
             )
 
 
 def _bytes_of(text: str | bytes, build: Callable[[Any], Any]) -> tuple[int, int]:
-    """What the variables of the model with this config would take, and the states of its recurrent layers."""
+    """Returns the bytes of the variables of the model with this config, and of the states of its recurrent layers."""
     stateful: set[str] = set()
 
     def without_states(config: dict[str, Any]) -> dict[str, Any]:
-        if config.get("stateful"):  # they would be made at once
+        if config.get("stateful"):  # the states would be created at once
             stateful.add(str(config.get("name")))
         return {**config, "stateful": False} if "stateful" in config else config
 
@@ -100,12 +100,12 @@ def _bytes_of(text: str | bytes, build: Callable[[Any], Any]) -> tuple[int, int]
     except ValueError as error:
         if "stateless scope" not in str(error):
             raise
-        return 0, 0  # a layer of the user's own, registered, makes a variable at once: none of Keras's does
+        return 0, 0  # a registered layer of the user's creates a variable at once; none of Keras's does
     return bytes_in(model.variables), bytes_in(states)
 
 
 def _states_of(layer: keras.layers.RNN) -> list[keras.KerasTensor]:
-    """What a recurrent layer keeps from batch to batch, as symbols."""
+    """Returns the states that a recurrent layer keeps between batches, as symbolic tensors."""
     shape = keras.tree.flatten(layer.get_build_config())
     batch = shape[0] if shape and isinstance(shape[0], int) else 1
     return keras.tree.flatten(compute_output_spec(lambda: layer.get_initial_state(batch)))

@@ -1,4 +1,4 @@
-"""How Keras finds the calls of a new model, in linear time and without recursion."""
+"""A replacement for Keras's `map_graph`, which finds the calls of a new model: linear time, no recursion."""
 
 import contextlib
 from collections import defaultdict
@@ -17,9 +17,9 @@ _keras_map_graph = keras_function.map_graph
 
 @contextlib.contextmanager
 def fast_map_graph(outputs: Any) -> Iterator[None]:
-    """While it lasts, Keras maps the graph that ends in `outputs` by `map_graph` below.
+    """Context in which Keras maps the graph that ends in `outputs` with `map_graph` below.
 
-    Models that other threads build at the same time go Keras's way.
+    Models that other threads build at the same time use Keras's own function.
     """
     ours = [id(symbol) for symbol in keras.tree.flatten(outputs)]
 
@@ -38,14 +38,14 @@ def fast_map_graph(outputs: Any) -> Iterator[None]:
 def map_graph(
     inputs: Sequence[keras.KerasTensor], outputs: Sequence[keras.KerasTensor]
 ) -> tuple[set[str], dict[int, Any], list[Any], dict[int, Any]]:
-    """What Keras's own `map_graph` returns for a graph that a `Builder` has built: the same things in the same order.
+    """Returns the same as Keras's own `map_graph`, in the same order, for a graph that a `Builder` has built.
 
-    Keras finds the nodes by recursion, one Python frame a call, and compares each operation's name with each other's,
-    in time that grows with the square of their number. This takes linear time and no recursion. The order counts:
-    Keras stores weights by the place of a layer among those of its depth.
+    Keras finds the nodes by recursion, with one Python frame per call, and compares the names of all pairs of
+    operations, in quadratic time. This takes linear time and no recursion. The order matters: Keras stores weights by
+    the position of a layer among those of its depth.
 
     Returns:
-        The keys of the nodes; the nodes by depth (the longest way to an output); the operations, the deepest first and
+        The keys of the nodes; the nodes by depth (the longest path to an output); the operations, deepest first and
         within a depth in the order of a walk from the outputs; the operations by depth.
     """
     nodes, first_met = walk(outputs)
@@ -62,7 +62,7 @@ def map_graph(
     for node in unused:
         node_depth[node] = operation_depth[node.operation] = 0
         first_met[node.operation] = -1
-    # As in Keras, `defaultdict`s: TensorFlow wraps and tracks all that is in a plain dict.
+    # `defaultdict`s, as in Keras: TensorFlow wraps and tracks everything in a plain dict.
     nodes_by_depth: dict[int, list[Node]] = defaultdict(list)
     for node, depth in node_depth.items():
         nodes_by_depth[depth].append(node)
@@ -76,10 +76,10 @@ def map_graph(
 
 
 def keep_order(model: keras.Model, nodes: Sequence[Node]) -> None:
-    """Lets the calls of a model run in the order of these nodes.
+    """Makes the calls of a model run in the order of these nodes.
 
-    Keras goes by their distance from the outputs, which a cut changes. Calls of one layer would draw random numbers and
-    update statistics in another order.
+    Keras orders them by their distance from the outputs, which a cut changes: calls of one layer would draw random
+    numbers and update statistics in a different order.
     """
     by_depth = model._nodes_by_depth
     present = {node for some in by_depth.values() for node in some}

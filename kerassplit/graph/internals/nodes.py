@@ -1,4 +1,4 @@
-"""Keras's records of calls, its `Node`s: those of a model, and those that lead to a tensor."""
+"""Keras's records of calls, its `Node`s: those of a model, and those that a tensor depends on."""
 
 import contextlib
 import threading
@@ -14,13 +14,13 @@ from kerassplit.graph.internals.symbols import maker_of
 
 
 def nodes_of(functional: Functional) -> list[Any]:
-    """Keras's records of a model's calls, each after those it depends on."""
+    """Returns the nodes of a model's calls in topological order."""
     by_depth = functional._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
 def node_of_call(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Keras's record of one more call, taken out of the operation again; the model was built and warned of it."""
+    """Calls an operation and returns the new node, removed from it; warnings were already shown when it was built."""
     with lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         operation(*args, **kwargs)
@@ -29,10 +29,10 @@ def node_of_call(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
 
 @contextlib.contextmanager
 def observed(functional: Functional, symbols: Iterable[keras.KerasTensor]) -> Iterator[dict[int, Any]]:
-    """While it lasts, notes what a model makes for some of its symbolic tensors, by `id`, when this thread calls it.
+    """Context that records the values of some symbolic tensors, by `id`, when this thread calls the model.
 
-    Keras fills in the arguments of each call as the model runs: there, those of one call that takes such a tensor are
-    looked at. What no call takes is not seen, nor what two threads observe at once: ask whether it is there.
+    Keras fills in the arguments of each call as the model runs; the values are read there, at one call that uses each
+    tensor. A tensor that no call uses, or that two threads observe at once, may be missing: check that it is there.
     """
     left = {id(symbol) for symbol in symbols}
     seen: dict[int, Any] = {}
@@ -65,10 +65,10 @@ def walk(
     known: Container[int] = (),
     received_by: Callable[[Any], Iterable[keras.KerasTensor]] = lambda node: node.input_tensors,
 ) -> tuple[list[Any], dict[Any, int]]:
-    """The Keras nodes that lead to the outputs, and when each operation was first met.
+    """Returns the Keras nodes that the outputs depend on, and the order in which operations were first met.
 
-    Depth first and without recursion, arguments in their order. Each node comes after those it depends on. The walk
-    stops at tensors whose `id` is among `known`, and goes on at those that are `received_by` each node.
+    The walk is depth-first, without recursion, arguments in order; the nodes are in topological order. It stops at
+    tensors whose `id` is in `known`, and continues with those that `received_by` returns for each node.
     """
     nodes: list[Any] = []
     first_met: dict[Any, int] = {}

@@ -1,4 +1,4 @@
-"""What belongs to the whole process: the lock around it, Python's recursion limit, and Keras's own global state."""
+"""Process-wide state: the lock around it, Python's recursion limit, and Keras's own global state."""
 
 import contextlib
 import copy
@@ -13,7 +13,7 @@ import keras
 from kerassplit.graph.internals.keras_src import CallContext, global_state
 
 lock = threading.RLock()
-"""Around what is the whole process's: the nodes of shared layers, a function of Keras's, Python's recursion limit."""
+"""Guards process-wide state: the nodes of shared layers, a patched Keras function, Python's recursion limit."""
 
 
 _RECURSION_LIMIT = 1_000_000
@@ -21,7 +21,7 @@ _RECURSION_LIMIT = 1_000_000
 
 @contextlib.contextmanager
 def deep_recursion() -> Iterator[None]:
-    """Lets Keras recurse once per call where it builds or loads a `Model`; Python's own limit stops it near 1,000."""
+    """Lets Keras recurse once per call while it builds or loads a `Model`; Python's own limit stops it near 1,000."""
     with lock:
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
@@ -31,12 +31,12 @@ def deep_recursion() -> Iterator[None]:
             sys.setrecursionlimit(limit)
 
 
-_CALL_CONTEXT = "current_call_ctx"  # Keras keeps the call that is under way there
+_CALL_CONTEXT = "current_call_ctx"  # where Keras keeps the call in progress
 
 
 @contextlib.contextmanager
 def calling(layer: keras.Layer, training: Any) -> Iterator[None]:
-    """As if `layer(..., training=training)` were under way: layers inside inherit `training`."""
+    """Context as inside `layer(..., training=training)`: layers inside inherit `training`."""
     context = CallContext(entry_layer=layer)
     context.set_value("training", training)
     before = global_state.get_global_attribute(_CALL_CONTEXT)
@@ -48,28 +48,28 @@ def calling(layer: keras.Layer, training: Any) -> Iterator[None]:
 
 
 def is_directly_in(scope: keras.StatelessScope) -> bool:
-    """Whether this thread is in a stateless scope, and in none that Keras has opened further in."""
+    """True if this thread's innermost stateless scope is this one, and not one that Keras has opened within it."""
     return global_state.get_global_attribute("stateless_scope") is scope
 
 
 def names_kept() -> contextlib.AbstractContextManager[None]:
-    """What is made meanwhile does not count: the next layer is called as if it had not been there."""
+    """Context that restores Keras's automatic name counters: layers created inside do not affect later names."""
     return _kept("object_name_uids", defaultdict(int))
 
 
 def name_scopes_kept() -> contextlib.AbstractContextManager[None]:
-    """Leaves Keras's name scopes as they were: an error in entering one, on TensorFlow, leaves another one open."""
+    """Context that restores Keras's name scopes: on TensorFlow, an error on entering one leaves another one open."""
     return _kept("name_scope_stack", [])
 
 
 def uninitialized_kept() -> contextlib.AbstractContextManager[None]:
-    """Forgets the variables that are left without values meanwhile: the next scope to end would initialize them."""
+    """Context that forgets variables left uninitialized inside: the next scope to end would initialize them."""
     return _kept("uninitialized_variables", [])
 
 
 @contextlib.contextmanager
 def _kept(name: str, empty: list[Any] | dict[Any, Any]) -> Iterator[None]:
-    """Leaves a list or dict of Keras's global state as it was; `empty` is what Keras begins with."""
+    """Context that restores a list or dict of Keras's global state; `empty` is its initial value in Keras."""
     before = copy.copy(global_state.get_global_attribute(name, default=empty, set_to_default=True))
     try:
         yield

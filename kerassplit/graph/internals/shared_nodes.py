@@ -1,7 +1,8 @@
-"""Calls of operations that several models share, and how they go when the model does.
+"""Nodes of operations that several models share, and their release when a model is garbage-collected.
 
-Keras keeps each call of a layer, a `Node`, in a list of the layer for ever, and finds the maker of a tensor by its
-place in that list. So places never move: the node of a dead sub-model leaves its place empty, and the next takes it.
+Keras keeps each call of a layer, a `Node`, in a list of the layer forever, and finds the node that produced a tensor by
+its position in that list. So positions never change: the node of a dead sub-model leaves an empty place, which the next
+node fills.
 """
 
 import contextlib
@@ -20,9 +21,9 @@ AnyNode = TypeVar("AnyNode", bound=Node)
 
 
 class _Empty(Node):
-    """What stands in an empty place of a list of nodes.
+    """Placeholder for an empty place in a list of nodes.
 
-    Keras reads how many tensors an operation gives from the first node of its list, so that one tells it still.
+    Keras reads the number of an operation's outputs from the first node of its list, so a placeholder there keeps them.
     """
 
     def __init__(self, outputs: list[Any]) -> None:
@@ -36,7 +37,7 @@ class _Empty(Node):
 
 
 class _WeakArguments:
-    """A call's arguments that refer only weakly to some of the tensors."""
+    """A call's arguments, with only weak references to some of the tensors."""
 
     def __init__(self, arguments: SymbolicArguments, released: set[int]):
         self._args, self._kwargs = arguments.convert(lambda x: weakref.ref(x) if id(x) in released else x)
@@ -51,15 +52,15 @@ class _WeakArguments:
 class SharedNode(Node):
     """A call in a sub-model of an operation that other models share.
 
-    Its layer holds the node as long as the sub-model lives, so the node must not hold the sub-model's outputs, or they
-    would never die: it refers to them weakly.
+    Its layer keeps the node alive as long as the sub-model lives, so the node references the sub-model's outputs only
+    weakly: otherwise they would never be collected.
     """
 
     alike: tuple[Any, ...] = ()  # tensors like its outputs, if it is the first in its list
     _weak: tuple[tuple[int, Any], ...] = ()
 
     def weaken_refs(self, symbols: set[int]) -> None:
-        """From now on refers only weakly to the tensors whose `id` is among `symbols`."""
+        """Makes the references to the tensors whose `id` is in `symbols` weak."""
         kept = self._outputs
         self._weak = tuple((i, weakref.ref(symbol)) for i, symbol in enumerate(kept) if id(symbol) in symbols)
         for place, _ in self._weak:
@@ -84,11 +85,11 @@ class SharedNode(Node):
 class SharedNodes:
     """The nodes of one sub-model, in the order of its calls.
 
-    Those of one operation stay in that order in its list, as Keras's saved configurations need it.
+    Nodes of the same operation keep that order in its list, as Keras's saved configurations require.
     """
 
     def __init__(self) -> None:
-        self._makers: dict[SharedNode, list[keras.Operation]] = {}  # of what each node receives
+        self._makers: dict[SharedNode, list[keras.Operation]] = {}  # of the tensors that each node receives
         self._last: dict[int, int] = {}  # the place of the last node in the list of its operation, by its `id`
 
     @property
@@ -96,7 +97,7 @@ class SharedNodes:
         return [*self._makers]
 
     def add(self, operation: keras.Operation, args: Sequence[Any], kwargs: dict[str, Any], outputs: list[Any]) -> None:
-        """Notes a call: the outputs get their history by it."""
+        """Adds a call, which sets the history of the outputs."""
         with lock:
             node = SharedNode(operation, call_args=args, call_kwargs=kwargs, outputs=outputs)
             place = self._last[id(operation)] = _into_empty_place(node, self._last.get(id(operation), -1) + 1)
@@ -106,21 +107,21 @@ class SharedNodes:
         _release_waiting()
 
     def release(self) -> None:
-        """Takes the nodes out of their operations."""
+        """Removes the nodes from their operations."""
         release(self._makers)
 
 
 _waiting: deque[Mapping[Any, Sequence[keras.Operation]]] = deque()
-"""Nodes to be released as soon as no other thread changes lists of nodes."""
+"""Nodes to release as soon as no other thread is changing lists of nodes."""
 
 
 def release(makers: Mapping[AnyNode, Sequence[keras.Operation]]) -> None:
-    """Takes nodes out of their operations, at once or when the thread that is changing their lists has done so.
+    """Removes nodes from their operations, now or when the thread that is changing their lists is done.
 
-    Garbage collection calls this in any thread at any time: waiting for that thread could last for ever.
+    Garbage collection calls this in any thread at any time, so waiting for that thread could deadlock.
 
     Args:
-        makers: For each node the operations that make what it receives.
+        makers: For each node, the operations that produce the tensors it receives.
     """
     _waiting.append(makers)
     _release_waiting()
@@ -129,14 +130,14 @@ def release(makers: Mapping[AnyNode, Sequence[keras.Operation]]) -> None:
 def _release_waiting() -> None:
     while _waiting and lock.acquire(blocking=False):
         try:
-            with contextlib.suppress(IndexError):  # taken by a collection within this one
+            with contextlib.suppress(IndexError):  # taken by a nested garbage collection
                 _release(_waiting.popleft())
         finally:
             lock.release()
 
 
 def _release(makers: Mapping[Any, Sequence[keras.Operation]]) -> None:
-    """Between any two of these steps, another collection may release other nodes in this thread."""
+    """Removes nodes; between any two steps, another garbage collection may release other nodes in this thread."""
     for node in reversed([*makers]):
         for maker in makers[node]:
             with contextlib.suppress(ValueError):
@@ -153,7 +154,7 @@ def _release(makers: Mapping[Any, Sequence[keras.Operation]]) -> None:
 
 
 def forget_calls_on(inputs: Sequence[keras.KerasTensor]) -> None:
-    """Takes all nodes that the inputs lead to out of their operations, also those that lead to no output."""
+    """Removes all nodes reachable from the inputs from their operations, including those that lead to no output."""
     found: dict[Any, None] = {}
     waiting = list(inputs)
     while waiting:
@@ -166,18 +167,18 @@ def forget_calls_on(inputs: Sequence[keras.KerasTensor]) -> None:
 
 
 def makers_of(nodes: Iterable[AnyNode]) -> dict[AnyNode, list[keras.Operation]]:
-    """The operations that make what each of these receives."""
+    """Returns the operations that produce the tensors each of these nodes receives."""
     return {node: [symbol._keras_history.operation for symbol in node.input_tensors] for node in nodes}
 
 
 def _into_empty_place(node: Node, first: int) -> int:
-    """Moves a node from the end of its list into an empty place, from one on, if there is any; gives where it is."""
+    """Moves a node from the end of its list to the first empty place from `first` on, if any; returns its place."""
     inbound = node.operation._inbound_nodes
     place = next((place for place in range(first, len(inbound)) if isinstance(inbound[place], _Empty)), None)
     if place is None:
         return len(inbound) - 1
     inbound[place] = node
-    inbound.pop()  # it is still the last: whoever releases nodes takes off empty places alone
+    inbound.pop()  # still the last: releasing nodes only drops empty places
     for symbol in node.outputs:
         symbol._keras_history = symbol._keras_history._replace(node_index=place)
     return place
@@ -188,5 +189,5 @@ def _alike(node: Node) -> list[keras.KerasTensor]:
 
 
 def _place_of(node: Node, nodes: Sequence[Node]) -> int | None:
-    """The place of a node, which is most likely near the end."""
+    """Returns the place of a node, searching from the end, where it most likely is."""
     return next((place for place in range(len(nodes) - 1, -1, -1) if nodes[place] is node), None)

@@ -1,14 +1,14 @@
-"""Subclassed models and composite layers as graphs: what their `call` does to symbolic tensors, recorded and built.
+"""Turns subclassed models and composite layers into graphs: records what `call` does to symbolic tensors.
 
 In reading order:
 
-- `trace`: the function for users.
-- `level`: the inside of one layer, recorded, checked, and built with what is opened in it.
-- `recording`: what `call` does, as plain calls.
-- `constants`: layers that are called on constants; open sides of shapes.
-- `call_forms`: with which tensors in which places a layer is called.
-- `checks`: what a recorded `call` must be to become a graph.
-- `open_patterns`: which layers a user wants opened.
-- `rebuilt`: the functional model of what was recorded.
-- `blame`: which line of a user's code is at fault, and the way out.
+- `trace`: the public function.
+- `level`: one layer: records its `call`, checks the record, and builds it with the opened layers inside.
+- `recording`: records what `call` does as plain calls.
+- `constants`: layers called on constants; unknown dimensions of shapes.
+- `call_forms`: the arguments that a layer is called with, and the positions of tensors among them.
+- `checks`: the requirements on a recorded `call`.
+- `open_patterns`: the layers that a user wants opened.
+- `rebuilt`: builds a functional model from a record.
+- `blame`: finds the line of user code at fault, and what to do.
 """

@@ -1,4 +1,4 @@
-"""Which line of a user's code is at fault when a `call` cannot be traced, why, and what to do about it."""
+"""Finds the line of user code at fault when a `call` cannot be traced, the reason, and what to do."""
 
 import inspect
 import linecache
@@ -15,10 +15,10 @@ _LIBRARIES = frozenset(
     {"keras", "kerassplit", "tensorflow", "tf_keras", "jax", "jaxlib", "flax", "torch", "torchvision", "numpy", "scipy"}
     | {"ml_dtypes", "optree", "tree", "torchtree", "einops", "absl", "h5py"}
 )
-OWN_LAYER = "or put this line into a keras.Layer of its own, which stays one call and may compute as it likes."
-OPEN_SIDE = "It computes with a side of a shape that is open (`None`)."
+OWN_LAYER = "or move this line into a keras.Layer of its own, which stays one call and may compute anything."
+OPEN_SIDE = "It computes with an unknown dimension of a shape (`None`)."
 _NATIVE = (
-    "It hands a symbolic tensor to a function of {library}, which computes numbers, and tracing has none.",
+    "It passes a symbolic tensor to a function of {library}, which needs values, and tracing has none.",
     f"Use its counterpart in `keras.ops`, {OWN_LAYER}",
 )
 _NATIVE_ERRORS = (
@@ -30,7 +30,7 @@ _NATIVE_ERRORS = (
 _KNOWN = (
     (
         r"cannot be used as a boolean|cannot convert it to an? (int|float)|as a Python `bool`|TracerBoolConversion",
-        "It decides by the numbers in a tensor (`if`, `while`, `int()`, `float()`), and tracing has none.",
+        "It depends on the values of a tensor (`if`, `while`, `int()`, `float()`), and tracing has none.",
         f"Use `keras.ops.where`, {OWN_LAYER}",
     ),
     (
@@ -40,17 +40,17 @@ _KNOWN = (
     ),
     (
         r"All operation outputs must be tensors",
-        "What it calls there gives back something that is no tensor, and a graph has tensors only.",
-        "Let that layer return tensors only.",
+        "The layer that it calls there returns something that is not a tensor, and a graph has only tensors.",
+        "Make that layer return only tensors.",
     ),
     (
         r"Could not automatically infer the output shape",
-        "Keras cannot infer the shape of what it calls there.",
+        "Keras cannot infer the output shape of the layer that it calls there.",
         "Give that layer a `compute_output_shape` (or `compute_output_spec`).",
     ),
     (
         r"'KerasTensor' object has no attribute",
-        "It asks a symbolic tensor for what only tensors with numbers have.",
+        "It uses an attribute that symbolic tensors do not have.",
         f"Use its counterpart in `keras.ops`, {OWN_LAYER}",
     ),
     (
@@ -58,13 +58,13 @@ _KNOWN = (
         r"|value \(None\)|of integer type, got \(None|must be tuple of ints, (not tuple|but found element.*None)"
         r"|OpenSide",
         OPEN_SIDE,
-        f"State that side in `inputs` (the first is the batch), write -1 where it is a new shape, {OWN_LAYER}",
+        f"State that dimension in `inputs` (the first is the batch), write -1 in a new shape, {OWN_LAYER}",
     ),
 )
 
 
 class Refusal(Exception):  # noqa: N818
-    """Raised where a user's `call` does what no graph can hold. Says why, the way out, and perhaps the place."""
+    """Raised if a user's `call` does what a graph cannot represent. Has the reason, the remedy, perhaps the place."""
 
     def __init__(self, reason: str, remedy: str, place: str | None = None):
         super().__init__(reason)
@@ -72,7 +72,7 @@ class Refusal(Exception):  # noqa: N818
 
 
 def blamed(error: Exception, layer: keras.Layer) -> tuple[str, str, str]:
-    """Why `layer.call` failed on symbolic tensors, what to do about it, and the place."""
+    """Returns why `layer.call` failed on symbolic tensors, what to do about it, and the place."""
     frames, below = _users_frames(error)
     place = _quoted(*frames[-1]) if frames else where(layer)
     refusal = next((one for one in _chain(error) if isinstance(one, Refusal)), None)
@@ -87,25 +87,25 @@ def blamed(error: Exception, layer: keras.Layer) -> tuple[str, str, str]:
             return reason, remedy, place
     return (
         f"It raises {type(error).__name__}: {_gist(error)}",
-        f"Where it does so on data, too, mend it; else {OWN_LAYER[3:]}",
+        f"If it does so on data, too, fix it; otherwise {OWN_LAYER[3:]}",
         place,
     )
 
 
 def _gist(error: Exception) -> str:
-    """The first line that says something; Keras puts one in front that does not, and colors."""
+    """Returns the first informative line of an error; Keras prepends one that is not, and terminal colors."""
     lines = without_terminal_codes(str(error)).splitlines()
     said = [line.strip() for line in lines if line.strip() and not line.startswith("Exception encountered when")]
-    return f"{said[0].rstrip('.')}." if said else "(it says no more)."
+    return f"{said[0].rstrip('.')}." if said else "(no message)."
 
 
 def where(layer: keras.Layer) -> str:
-    """The place of a layer's `call`."""
+    """Returns the location of a layer's `call`."""
     return line_with(layer, r"\bdef\b")
 
 
 def line_with(layer: keras.Layer, pattern: str, last: bool = False) -> str:
-    """The place of the first (or last) line of a layer's `call` that a pattern is found in; else its beginning."""
+    """Returns the location of the first (or last) line of a layer's `call` that matches a pattern, else its start."""
     call = inspect.unwrap(type(layer).call)
     try:
         lines, start = inspect.getsourcelines(call)
@@ -124,7 +124,7 @@ def _quoted(filename: str, number: int) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """Yields an error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -133,9 +133,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _users_frames(error: Exception) -> tuple[list[tuple[str, int]], list[str]]:
-    """The frames of the user's code that lead to an error, and the libraries of those below the last of them.
+    """Returns the frames of user code that lead to an error, and the libraries of the frames below the last of them.
 
-    Keras raises some errors anew, from where their cause is no longer seen: the cause that reaches deepest counts.
+    Keras re-raises some errors from frames that hide the cause, so the innermost cause with user frames counts.
     """
     for one in reversed(list(_chain(error))):
         frames: list[tuple[str, int]] = []
@@ -153,7 +153,7 @@ def _users_frames(error: Exception) -> tuple[list[tuple[str, int]], list[str]]:
 
 
 def _native_library(text: str, below: list[str]) -> str | None:
-    """The library that was handed a symbolic tensor, in words; `None` when that is not what happened."""
+    """Returns the name of the library that received a symbolic tensor; `None` if that is not what happened."""
     if not re.search(r"KerasTensor|__jax_array__|NumPy array", text):
         return None
     names = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch", "numpy": "NumPy"}

@@ -1,4 +1,4 @@
-"""How a layer is called: with which tensors in which places."""
+"""Call forms: the arguments that a layer is called with, and the positions of tensors among them."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from kerassplit.graph.tracing.recording import symbols_in
 
 @dataclass(frozen=True)
 class Place:
-    """Stands for a tensor among the arguments of a call: the number of the tensor."""
+    """Placeholder for a tensor among the arguments of a call, with the number of the tensor."""
 
     number: int
 
 
 @dataclass
 class Form:
-    """How a layer is called: what its calls have in common.
+    """The arguments that all calls of a layer have in common.
 
     Attributes:
-        args: The arguments with `Place`s for tensors.
-        kwargs: Likewise.
-        specs: A `KerasTensor` for each of these and their masks, with the shape that fits all calls.
-        masks: For each of them the number of the tensor that is its mask, or `None`.
+        args: The positional arguments, with `Place`s for tensors.
+        kwargs: The keyword arguments, likewise.
+        specs: A `KerasTensor` for each of these tensors and their masks, with a shape that fits all calls.
+        masks: For each of them, the number of the tensor that is its mask, or `None`.
     """
 
     args: tuple[Any, ...]
@@ -37,7 +37,7 @@ class Form:
 
     @staticmethod
     def of(calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> "Form | None":
-        """The form of these calls; `None` when they differ in more than shapes."""
+        """Returns the form of these calls; `None` if they differ in more than shapes."""
         forms = [Form._of_one(*call) for call in calls]
         first = forms[0]
         if any(not first._is_like(form) for form in forms):
@@ -64,7 +64,7 @@ class Form:
         return any(isinstance(x, Place) for x in keras.tree.flatten(self.kwargs))
 
     def fresh(self) -> tuple[list[keras.KerasTensor], tuple[Any, ...], dict[str, Any]]:
-        """New Inputs, and the arguments made of them."""
+        """Returns new Inputs, and the arguments with these."""
         inputs = [
             keras.Input(batch_shape=spec.shape, dtype=spec.dtype, sparse=spec.sparse, ragged=spec.ragged)
             for spec in self.specs
@@ -75,11 +75,11 @@ class Form:
         return inputs, filled(self.args, inputs), filled(self.kwargs, inputs)
 
     def bound(self, layer: keras.Layer) -> dict[str, Any]:
-        """The arguments by the names that `layer.call` has for them."""
+        """Returns the arguments by their parameter names in `layer.call`."""
         return inspect.signature(layer.call).bind(*self.args, **self.kwargs).arguments
 
     def names(self, layer: keras.Layer) -> list[str]:
-        """A name for each tensor: that of the argument, with its place in it; in a dict the key."""
+        """Returns a name for each tensor: the argument's name and the tensor's position in it, or its key in a dict."""
         names: dict[int, str] = {}
 
         def give(value: Any, name: str) -> None:
@@ -103,7 +103,7 @@ class Form:
 
 @dataclass
 class Masking:
-    """`compute_mask` of a layer for the model that stands for it."""
+    """A layer's `compute_mask` for the model that replaces the layer."""
 
     layer: keras.Layer
     form: Form
@@ -122,10 +122,10 @@ class Masking:
 
 
 def specs(model: keras.Layer, inputs: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of `call` with `KerasTensor`s for all that is to be an input."""
+    """Returns the arguments of `call`, with `KerasTensor`s for everything that becomes an input."""
     if inputs is None:
         raise SplitError(
-            f"'{model.name}' ({type(model).__name__}) computes in its own `call`: say in `inputs` what it takes, as "
+            f"'{model.name}' ({type(model).__name__}) computes in its own `call`: pass its inputs in `inputs`, as "
             "arrays, KerasTensors, or shapes such as (None, 224, 224, 3)."
         )
     kwargs = {
@@ -136,7 +136,7 @@ def specs(model: keras.Layer, inputs: Any, arguments: dict[str, Any]) -> tuple[t
 
 
 def _spec(value: Any, name: str) -> Any:
-    """A `KerasTensor`, or a structure of them, for an array, a `KerasTensor`, a shape, or a structure of these."""
+    """Converts an array, a `KerasTensor`, a shape, or a structure of these to `KerasTensor`s."""
     if isinstance(value, keras.KerasTensor):
         return keras.KerasTensor(value.shape, dtype=value.dtype, sparse=value.sparse, ragged=value.ragged)
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -151,12 +151,12 @@ def _spec(value: Any, name: str) -> Any:
         return type(value)(_spec(one, f"{name}[{place}]") for place, one in enumerate(value))
     raise SplitError(
         f"`{name}` is {value!r} ({type(value).__name__}): expected an array, a KerasTensor, or a shape as a tuple such "
-        "as (None, 224, 224, 3), in the structure that `call` takes."
+        "as (None, 224, 224, 3), in the structure that `call` accepts."
     )
 
 
 def same(ours: Any, theirs: Any, pairs: dict[int, keras.KerasTensor]) -> bool:
-    """Whether two structures hold the same; `pairs` leads from the `id` of our symbolic tensors to theirs."""
+    """True if two structures have the same contents; `pairs` maps the `id` of our symbolic tensors to theirs."""
     try:
         keras.tree.assert_same_structure(ours, theirs)
     except (ValueError, TypeError):
@@ -181,7 +181,7 @@ def _same_value(one: Any, other: Any, pairs: dict[int, keras.KerasTensor]) -> bo
 
 
 def same_operation(ours: keras.Operation, theirs: keras.Operation) -> bool:
-    """Whether two operations are one, or alike and made by `call` itself."""
+    """True if two operations are the same object, or equal and created by `call` itself."""
     if ours is theirs:
         return True
     if type(ours) is not type(theirs) or isinstance(ours, keras.Layer):
@@ -194,18 +194,18 @@ def same_operation(ours: keras.Operation, theirs: keras.Operation) -> bool:
 
 
 def with_masks(args: Any, kwargs: Any) -> list[keras.KerasTensor]:
-    """The symbolic tensors among arguments, and their masks; each once."""
+    """Returns the symbolic tensors among arguments, and their masks, each once."""
     symbols = symbols_in((args, kwargs))
     masks = [mask for symbol in symbols if (mask := mask_of(symbol)) is not None]
     return list({id(symbol): symbol for symbol in [*symbols, *masks]}.values())
 
 
 def filled(structure: Any, symbols: Any) -> Any:
-    """A structure with tensors in their places."""
+    """Returns a structure with its `Place`s replaced by tensors."""
     return keras.tree.map_structure(lambda x: symbols[x.number] if isinstance(x, Place) else x, structure)
 
 
 def _common(symbols: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
-    """A tensor that stands for all of these: where their shapes differ, the side is open."""
+    """Returns a tensor that fits all of these: dimensions in which they differ are unknown."""
     sides = [one[0] if len(set(one)) == 1 else None for one in zip(*(symbol.shape for symbol in symbols), strict=True)]
     return keras.KerasTensor(sides, dtype=symbols[0].dtype, sparse=symbols[0].sparse, ragged=symbols[0].ragged)

@@ -1,4 +1,4 @@
-"""What a recorded `call` must be to become a graph, and the names of what it makes itself."""
+"""Checks that a recorded `call` can become a graph, and names the operations that it creates itself."""
 
 import inspect
 import re
@@ -14,20 +14,20 @@ from kerassplit.text import listed, snake_case, unique
 
 
 def check_outputs(layer: keras.Layer, recording: Recording) -> None:
-    """A graph gives tensors that are made of its inputs, and nothing else."""
+    """Checks the outputs: a graph returns only tensors that are computed from its inputs."""
     outputs = keras.tree.flatten(recording.outputs)
     wrong = [value for value in outputs if not isinstance(value, keras.KerasTensor)]
     if wrong or not outputs:
         what = "nothing" if not outputs or wrong[0] is None else f"a {type(wrong[0]).__name__}"
         raise Refusal(
-            f"It gives back {what} where a graph gives a tensor made of the inputs.",
-            "Let it return such tensors only, in lists, tuples or dicts.",
+            f"It returns {what} where a graph returns a tensor computed from the inputs.",
+            "Make it return only such tensors, in lists, tuples or dicts.",
             line_with(layer, r"\breturn\b", last=True),
         )
 
 
 def check_arguments(layer: keras.Layer, recording: Recording) -> None:
-    """What an operation is given stays in the graph: variables and functions would be out of sight there."""
+    """Checks the arguments of operations, which a graph keeps: variables and functions would be hidden there."""
     for call in recording.calls:
         own = {} if isinstance(call.operation, keras.Layer) else vars(call.operation)
         for value in keras.tree.flatten((call.args, call.kwargs, list(own.values()))):
@@ -37,27 +37,27 @@ def check_arguments(layer: keras.Layer, recording: Recording) -> None:
             if inspect.isroutine(value) and not isinstance(call.operation, keras.Layer):
                 name = snake_case(type(call.operation).__name__)
                 raise Refusal(
-                    f"It hands a function to `keras.ops.{name}`, and what that calls would not be in the graph.",
-                    "Put this line into a keras.Layer of its own, which stays one call.",
+                    f"It passes a function to `keras.ops.{name}`, and what that calls would not be in the graph.",
+                    "Move this line into a keras.Layer of its own, which stays one call.",
                     line_with(layer, rf"\b{name}\("),
                 )
     if layer.activity_regularizer is not None:
         raise Refusal(
-            "It has an `activity_regularizer`, and no graph has one.",
-            "Give it to the layer inside that makes the output.",
+            "It has an `activity_regularizer`, and a graph has none.",
+            "Pass it to the layer inside that produces the output.",
         )
 
 
 def name_operations(layer: keras.Layer, recording: Recording, made: set[int]) -> None:
-    """Names what `call` itself makes, raw operations above all: Keras numbers these through the whole process."""
+    """Names the operations that `call` itself creates: Keras numbers their names across the whole process."""
     taken = {call.operation.name for call in recording.calls if id(call.operation) not in made}
     for operation in {id(call.operation): call.operation for call in recording.calls}.values():
         if id(operation) not in made:
             continue
         if isinstance(operation, keras.Layer) and operation.variables:
             raise Refusal(
-                f"It makes a new {type(operation).__name__} with variables each time.",
-                "Make that layer once, in `__init__`.",
+                f"It creates a new {type(operation).__name__} with variables each time.",
+                "Create that layer once, in `__init__`.",
                 line_with(layer, rf"\b{type(operation).__name__}\("),
             )
         name = "constant" if id(operation) in recording.constants else snake_case(type(operation).__name__)
@@ -65,7 +65,7 @@ def name_operations(layer: keras.Layer, recording: Recording, made: set[int]) ->
 
 
 def operations_by_name(layer: keras.Layer, path: Sequence[str], recording: Recording) -> dict[str, keras.Operation]:
-    """What is called here, by name."""
+    """Returns the operations that are called, by name; checks that layer names are unique."""
     operations: dict[str, keras.Operation] = {}
     for call in recording.calls:
         other = operations.setdefault(call.operation.name, call.operation)
@@ -76,33 +76,33 @@ def operations_by_name(layer: keras.Layer, path: Sequence[str], recording: Recor
             )
             raise UnsupportedModelError(
                 f"Two different layers of '{'/'.join(path) or layer.name}' are called "
-                f"'{call.operation.name}' ({both}), and Keras takes a name only once in one model. Give one of "
-                "them another: pass `name=...` where it is made."
+                f"'{call.operation.name}' ({both}), and Keras accepts a name only once in a model. Give one of "
+                "them another name: pass `name=...` where it is created."
             )
     return operations
 
 
 def check_keys(layer: keras.Layer, names: Sequence[str], operations: dict[str, keras.Operation]) -> None:
-    """The Inputs of a model that takes a dict bear the names of its keys, and these none of a layer's."""
+    """Checks the keys of a dict of inputs, which become names of Inputs: unique, and not names of layers."""
     for place, name in enumerate(names):
         if name in operations or name in names[:place]:
             raise UnsupportedModelError(
-                f"Two inputs of '{layer.name}', or an input and a layer, are called '{name}', and Keras takes "
-                "a name only once in one model. Rename one of them."
+                f"Two inputs of '{layer.name}', or an input and a layer, are called '{name}', and Keras accepts "
+                "a name only once in a model. Rename one of them."
             )
 
 
 def check_used(unused: Sequence[str]) -> None:
-    """Refuses inputs, given by what they are called, that `call` computes nothing with."""
+    """Refuses inputs, given by their names, that `call` does not use."""
     if unused:
         raise Refusal(
-            f"It computes nothing with {listed(unused)}, and a Keras model takes no input that leads nowhere.",
-            "Leave that out of `inputs`, and let `call` do without.",
+            f"It computes nothing with {listed(unused)}, and a Keras model accepts no unused inputs.",
+            "Omit that from `inputs`, and make it optional in `call`.",
         )
 
 
 def _attribute(layer: keras.Layer, value: Any) -> str | None:
-    """The attribute of a layer that holds a value, itself or in a list, tuple or dict."""
+    """Returns the attribute of a layer that holds a value, directly or in a list, tuple or dict."""
     for name, held in (vars(layer) | vars(layer).get("_modules", {})).items():  # PyTorch keeps layers apart
         if held is value:
             return name

@@ -1,11 +1,11 @@
-"""Layers that are called on constants, and constants as long as a tensor is, inside a traced `call`.
+"""Layers called on constants, and constants whose length is that of a tensor, inside a traced `call`.
 
-`self.position(keras.ops.arange(6))` makes no symbolic tensor: Keras would compute numbers there, and the layer's
-variables would be frozen into the graph. So the layer is given a symbolic tensor that always holds the constant. A
-Keras graph has none that depends on no input: it chooses, by what an input holds, between the constant and itself.
-`keras.ops.arange` of an open side of a shape becomes operations on the tensor that the side is of.
+`self.position(keras.ops.arange(6))` involves no symbolic tensor: Keras would compute values there and freeze the
+layer's variables into the graph. So the layer receives a symbolic tensor that always equals the constant. Every tensor
+of a Keras graph depends on an input, so this one selects, by the value of an input, between the constant and itself.
+`keras.ops.arange` of an unknown dimension becomes operations on the tensor with that dimension.
 
-All of it is plain Keras, so that files with such graphs load without kerassplit.
+All of it is plain Keras, so files with such graphs load without kerassplit.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ from kerassplit.graph.tracing.blame import OPEN_SIDE, OWN_LAYER, Refusal
 
 
 class SideUnknown(Refusal):
-    """The refusal of an open side that `call` computes with."""
+    """Refusal: `call` computes with an unknown dimension."""
 
-    def __init__(self, remedy: str = "write -1 where it is a new shape"):
-        super().__init__(OPEN_SIDE, f"State that side in `inputs` (the first is the batch), {remedy}, {OWN_LAYER}")
+    def __init__(self, remedy: str = "write -1 in a new shape"):
+        super().__init__(OPEN_SIDE, f"State that dimension in `inputs` (the first is the batch), {remedy}, {OWN_LAYER}")
 
 
 class OpenSide:
-    """Stands for an open side of a tensor's shape, with a number added to it.
+    """Stand-in for an unknown dimension of a tensor, plus an offset.
 
     Attributes:
         symbol: The tensor.
-        axis: The side.
-        offset: The number.
+        axis: The axis of the dimension.
+        offset: The number added to it.
     """
 
     def __init__(self, symbol: keras.KerasTensor, axis: int, offset: int = 0):
@@ -48,7 +48,7 @@ class OpenSide:
         return self + -number if type(number) is int else NotImplemented
 
     def refuse(self, *_: Any) -> Any:
-        """Any other operation on a number that is not known."""
+        """Refuses any other operation on the unknown number."""
         raise SideUnknown
 
     __mul__ = __rmul__ = __truediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rsub__ = __neg__ = refuse
@@ -56,7 +56,7 @@ class OpenSide:
     __hash__ = object.__hash__
 
     def positions(self) -> keras.KerasTensor:
-        """The numbers from 0 to below the side, the added number left out."""
+        """Returns the numbers from 0 up to the dimension (exclusive), without the offset."""
         others = [axis for axis in range(len(self.symbol.shape)) if axis != self.axis]
         ones = ops.sum(ops.zeros_like(self.symbol, dtype="int32"), axis=others) + 1
         return ops.cumsum(ones) - 1
@@ -64,16 +64,16 @@ class OpenSide:
 
 @contextlib.contextmanager
 def made_symbolic(inputs: Sequence[keras.KerasTensor], scope: Any, *, open_sides: bool) -> Iterator[set[int]]:
-    """While it lasts, layers with variables that are called on constants alone are called on symbolic tensors.
+    """Context in which layers with variables that are called only on constants receive symbolic tensors instead.
 
     Args:
-        inputs: The symbolic tensors that the traced layer is given.
-        scope: The stateless scope that the trace runs in: what happens elsewhere, in other threads and where Keras
-            infers shapes, goes its own way.
-        open_sides: Whether `keras.ops.shape` gives `OpenSide`s for sides that are not known, but for the batch.
+        inputs: The symbolic inputs of the traced layer.
+        scope: The stateless scope that the trace runs in; calls elsewhere, in other threads or in Keras's shape
+            inference, are not affected.
+        open_sides: If true, `keras.ops.shape` returns `OpenSide`s for unknown dimensions other than the batch.
 
     Yields:
-        The `id`s of the operations that make constants symbolic; they grow.
+        The `id`s of the operations that make constants symbolic; the set grows during the trace.
     """
     call, shape, arange = keras.Layer.__call__, ops.shape, ops.arange
     made: set[int] = set()
@@ -82,7 +82,7 @@ def made_symbolic(inputs: Sequence[keras.KerasTensor], scope: Any, *, open_sides
     def symbolic(value: Any) -> Any:
         if not hasattr(value, "shape") or not hasattr(value, "dtype") or isinstance(value, keras.Variable):
             return value
-        if 0 in value.shape:  # `arange(0, None)` is empty where it is not ours
+        if 0 in value.shape:  # Keras's own `arange(0, None)` is empty
             raise SideUnknown("take it from `keras.ops.shape`")
         if not chooser:
             chooser.append(_choosing(inputs))
@@ -115,7 +115,7 @@ def made_symbolic(inputs: Sequence[keras.KerasTensor], scope: Any, *, open_sides
 
 
 def _arange(start: Any, *more: Any, **named: Any) -> keras.KerasTensor | None:
-    """`keras.ops.arange` up to an `OpenSide`; `None` where it is given only numbers."""
+    """Computes `keras.ops.arange` up to an `OpenSide`; `None` if all arguments are numbers."""
     given = dict(zip(("stop", "step", "dtype"), more, strict=False)) | named
     first, stop = (start, given["stop"]) if "stop" in given else (0, start)
     if stop is None or first is None:
@@ -126,13 +126,13 @@ def _arange(start: Any, *more: Any, **named: Any) -> keras.KerasTensor | None:
         raise SideUnknown("count from 0 in steps of 1")
     numbers = stop.positions()
     if first:
-        numbers = numbers + first if stop.offset else numbers[first:,]  # Keras takes slices in tuples only
+        numbers = numbers + first if stop.offset else numbers[first:,]  # Keras accepts slices only in tuples
     dtype = given.get("dtype") or numbers.dtype
     return numbers if dtype == numbers.dtype else ops.cast(numbers, dtype)
 
 
 def open_sides_in(structure: Any) -> bool:
-    """Whether there is an `OpenSide` in a structure or in a slice in it."""
+    """True if a structure, or a slice in it, contains an `OpenSide`."""
     for value in keras.tree.flatten(structure):
         parts = (value.start, value.stop, value.step) if isinstance(value, slice) else (value,)
         if any(isinstance(part, OpenSide) for part in parts):
@@ -141,7 +141,7 @@ def open_sides_in(structure: Any) -> bool:
 
 
 def _choosing(inputs: Sequence[keras.KerasTensor]) -> keras.KerasTensor:
-    """A boolean made of an input: it does not matter what it is."""
+    """Returns a boolean computed from an input; its value does not matter."""
     dense = [symbol for symbol in inputs if not symbol.sparse] or inputs
     symbol = next((symbol for symbol in dense if symbol.dtype != "string"), dense[0])
     return ops.any(ops.equal(symbol, symbol) if symbol.dtype == "string" else symbol)

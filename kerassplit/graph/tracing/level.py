@@ -1,4 +1,4 @@
-"""The inside of one layer: recorded, checked, and built with what is opened in it."""
+"""The inside of one layer: records it, checks it, and builds it with the opened layers inside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,20 +33,20 @@ from kerassplit.graph.tracing.recording import (
 from kerassplit.graph.unsupported import has_own, why_no_graph
 from kerassplit.text import package_of, snake_case, unique
 
-_ONE_MODE = "ask for the graph of one mode: `kerassplit.trace(model, inputs, training=False)`."
+_ONE_MODE = "trace a single mode: `kerassplit.trace(model, inputs, training=False)`."
 
 
 @dataclass
 class Level:
-    """The inside of one layer: what its `call` calls.
+    """The inside of one layer: the calls that its `call` makes.
 
     Attributes:
         layer: The layer.
-        path: The names that lead to it; none for what `trace` was given.
-        form: How it is called; `None` for a functional model, which knows that itself.
-        patterns: What to open inside.
-        mode: `training` for the graph of one mode; `None` for one that serves both.
-        default: What `training` is in this layer when nobody says.
+        path: The names that lead to it; empty for the layer passed to `trace`.
+        form: The arguments it is called with; `None` for a functional model, which defines its own.
+        patterns: Patterns of the layers to open inside.
+        mode: The value of `training` for a graph of one mode; `None` for a graph of both.
+        default: The default of `training` in this layer.
     """
 
     layer: Any
@@ -57,13 +57,13 @@ class Level:
     default: bool | None
 
     def build(self, keyed: bool = False) -> Opened:
-        """The layer as a functional model.
+        """Builds the layer as a functional model.
 
         Args:
-            keyed: Whether it takes a dict of all its inputs.
+            keyed: If true, the model takes a dict of all its inputs.
 
         Raises:
-            UnsupportedModelError: `call` does what no graph can hold.
+            UnsupportedModelError: `call` does something that a graph cannot represent.
         """
         try:
             return self.built(keyed)
@@ -104,20 +104,20 @@ class Level:
         return Opened(model, takes)
 
     def refused(self, reason: str, remedy: str, place: str | None = None) -> UnsupportedModelError:
-        """The error for a `call` that no graph can hold."""
+        """Returns the error for a `call` that a graph cannot represent."""
         kind = "Model" if isinstance(self.layer, keras.Model) else "Layer"
         name = "/".join(self.path) or self.layer.name
         if self.path and package_of(type(self.layer)) == "keras":
-            remedy = f"Keras's own layers can seldom be opened: take '{name}' out of `open`."
+            remedy = f"Keras's own layers can seldom be opened: remove '{name}' from `open`."
         elif self.path:
-            remedy += f" Or leave '{name}' closed: take it out of `open`."
+            remedy += f" Or leave '{name}' closed: remove it from `open`."
         return UnsupportedModelError(
             f"{kind} '{name}' ({type(self.layer).__name__}) cannot be traced. {place or where(self.layer)}\n"
             f"{reason} {remedy}"
         )
 
     def recorded(self) -> Recording:
-        """What `call` calls, `training` settled and all names settled that are not the user's."""
+        """Records what `call` calls, with `training` resolved and names assigned to all but the user's layers."""
         functional = opened(self.layer)
         if functional is not None:
             recording = record_graph(functional)
@@ -145,10 +145,10 @@ class Level:
             raise self.refused(reason, remedy, place) from failure.error
 
     def agreed(self, first: Recording, second: Recording, modes: tuple[bool, bool]) -> set[int]:
-        """Checks that both runs call the same, and settles `training`.
+        """Checks that both runs make the same calls, and resolves `training`.
 
         Returns:
-            The `id`s of the operations that `call` makes itself: they are new in each run.
+            The `id`s of the operations that `call` creates itself: they are new in each run.
         """
         pairs = {id(ours): theirs for ours, theirs in zip(first.inputs, second.inputs, strict=True)}
         made: set[int] = set()
@@ -162,19 +162,19 @@ class Level:
             if not alike:
                 break
             pairs |= {id(one): other for one, other in zip(ours.outputs, theirs.outputs, strict=True)}
-            self.settle(ours, values, modes)
+            self.resolve_training(ours, values, modes)
         if alike and same(first.outputs, second.outputs, pairs):
             return made
         if self.mode is not None:
-            raise Refusal("Run twice, it calls different things.", "Let it call the same layers every time.")
+            raise Refusal("Run twice, it makes different calls.", "Make it call the same layers every time.")
         raise Refusal(
-            "It computes something else in training than in inference, and a graph is one and the same.",
-            f"Let layers such as `keras.layers.Dropout` tell the two apart, or {_ONE_MODE}",
+            "It computes something different in training than in inference, and a graph cannot.",
+            f"Let layers such as `keras.layers.Dropout` make the difference, or {_ONE_MODE}",
             line_with(self.layer, r"\b(if|while)\b.*\btraining\b"),
         )
 
-    def settle(self, call: Recorded, values: Sequence[Any], modes: tuple[bool, bool]) -> None:
-        """Leaves `training` open where it follows the model's, and states it where the layer has another default."""
+    def resolve_training(self, call: Recorded, values: Sequence[Any], modes: tuple[bool, bool]) -> None:
+        """Leaves `training` unset if it follows the model's, and sets it if the layer has a different default."""
         minding = _minding(call.operation)
         if not minding:
             return
@@ -183,7 +183,7 @@ class Level:
         elif (bool(values[0]), bool(values[1])) != modes:
             raise Refusal(
                 f"It calls '{call.operation.name}' with training={values[0]} whatever the model's own `training` is, "
-                "and a functional model tells all its layers the same.",
+                "and a functional model passes the same value to all its layers.",
                 f"Pass `training` on, or {_ONE_MODE}",
                 line_with(self.layer, r"\btraining\s*=\s*(True|False|None|0|1)\s*[,)]"),
             )
@@ -191,7 +191,7 @@ class Level:
             call.kwargs["training"] = self.default
 
     def opened_inside(self, calls: Sequence[Recorded]) -> dict[int, Opened]:
-        """The nested models in the place of layers, by these layers' `id`."""
+        """Returns the nested models that replace opened layers, by the `id` of the layer."""
         of_layer: dict[int, list[Recorded]] = {}
         for call in calls:
             if isinstance(call.operation, keras.Layer):
@@ -213,7 +213,7 @@ class Level:
         name = "/".join(path)
         if not is_composite(layer):
             raise UnsupportedModelError(
-                f"'{name}' ({type(layer).__name__}) in `open` has no layers inside: it is one call. Take it out."
+                f"'{name}' ({type(layer).__name__}) in `open` has no layers inside: it is one call. Remove it."
             )
         if not layer.built:
             raise UnsupportedModelError(f"'{name}' cannot be opened: {why_no_graph(layer)}")
@@ -224,8 +224,8 @@ class Level:
             form = Form.of(plain)
             if form is None or len(modes) > 1:
                 raise UnsupportedModelError(
-                    f"'{name}' is called {len(calls)} times, not always in one way (other arguments, dtypes or masks): "
-                    "opened it would be one nested model. Take it out of `open`."
+                    f"'{name}' is called {len(calls)} times, with different arguments, dtypes or masks, but opened it "
+                    "would be a single nested model. Remove it from `open`."
                 )
             mode = None if mode is None else modes.pop()
         default = default_training(layer) if self.default is None else self.default
@@ -233,7 +233,7 @@ class Level:
 
 
 def _take_training(call: Recorded, inherited: bool) -> Any:
-    """Takes `training` out of a call's arguments; what it is."""
+    """Removes `training` from a call's arguments and returns its value."""
     if isinstance(call.operation, keras.Layer) and len(call.args) > 1:
         names = list(call_parameters(call.operation))[: len(call.args)]
         if "training" in names:
@@ -244,12 +244,12 @@ def _take_training(call: Recorded, inherited: bool) -> Any:
 
 
 def _minding(operation: keras.Operation) -> list[keras.Layer]:
-    """The layers in an operation, itself included, whose behavior depends on `training`."""
+    """Returns the layers in an operation (itself included) whose behavior depends on `training`."""
     inside = all_layers(operation) if isinstance(operation, keras.Layer) else []
     return [layer for layer in inside if opened(layer) is None and "training" in call_parameters(layer)]
 
 
 def default_training(layer: keras.Layer) -> bool | None:
-    """The default of `training` in a layer's `call`."""
+    """Returns the default of `training` in a layer's `call`."""
     parameter = call_parameters(layer).get("training")
     return None if parameter is None or parameter.default in (None, parameter.empty) else bool(parameter.default)

@@ -1,4 +1,4 @@
-"""What was recorded inside a layer, built as a functional model."""
+"""Builds a functional model from what was recorded inside a layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from kerassplit.graph.tracing.recording import Recorded, Recording
 
 @dataclass
 class Opened:
-    """A layer as a functional model.
+    """A layer opened as a functional model.
 
     Attributes:
-        model: It.
-        takes: Numbers of the tensors it takes, as `with_masks` counts them; `None`: what the layer itself takes.
+        model: The model.
+        takes: Numbers of its input tensors, as `with_masks` counts them; `None` if the inputs are those of the layer.
     """
 
     model: keras.Model
     takes: list[int] | None
 
     def arguments(self, call: Recorded) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call of the layer as arguments of the model."""
+        """Converts the arguments of a call of the layer to arguments of the model."""
         if self.takes is None:
             return call.args, call.kwargs
         training = call.kwargs.get("training")
@@ -44,15 +44,15 @@ def rebuilt(
     names: Sequence[str],
     structure: Any,
 ) -> keras.Model:
-    """The functional model of the recorded calls.
+    """Builds the functional model of the recorded calls.
 
     Args:
-        layer: The layer that they are the inside of.
-        recording: They.
-        nested: The models that stand for layers.
-        inputs: The symbolic tensors that the model takes.
+        layer: The layer that makes the calls.
+        recording: The recorded calls.
+        nested: The models that replace layers, by the `id` of the layer.
+        inputs: The symbolic input tensors of the model.
         names: The names of its Inputs.
-        structure: The `inputs` as it takes them.
+        structure: The `inputs` in the structure that the model accepts.
     """
     graph = Graph(layer)  # type: ignore[arg-type]
 

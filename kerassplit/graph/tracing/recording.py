@@ -1,7 +1,7 @@
-"""What a layer's `call` does to symbolic tensors, recorded as calls of what is inside it.
+"""Records what a layer's `call` does to symbolic tensors, as calls of layers and operations inside it.
 
-Keras records the inner calls itself when `call` gets symbolic tensors. Here they are read off and at once taken out of
-the layers again, so that nothing of the recording stays behind, whether it ends well or not.
+Keras records the inner calls itself when `call` receives symbolic tensors. Here they are read and immediately removed
+from the layers, so the recording leaves no trace, whether it succeeds or not.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ class Recorded:
     Attributes:
         operation: The layer or operation that is called.
         args: Its positional arguments.
-        kwargs: Its keyword arguments; those that Keras filled in by itself may be among them.
-        outputs: The symbolic tensors that it gives, in Keras's order.
+        kwargs: Its keyword arguments, possibly including those that Keras filled in.
+        outputs: Its symbolic outputs, in Keras's order.
     """
 
     operation: keras.Operation
@@ -38,23 +38,23 @@ class Recorded:
     outputs: list[keras.KerasTensor]
 
     def tensors(self) -> list[keras.KerasTensor]:
-        """The symbolic tensors among the arguments."""
+        """Returns the symbolic tensors among the arguments."""
         return symbols_in((self.args, self.kwargs))
 
     def holds_open_side(self) -> bool:
-        """Whether there is an `OpenSide` among the arguments, or in the operation itself."""
+        """True if the arguments or the operation itself contain an `OpenSide`."""
         own = [] if isinstance(self.operation, keras.Layer) else list(vars(self.operation).values())
         return open_sides_in((self.args, self.kwargs, own))
 
 
 @dataclass(slots=True)
 class Recording:
-    """The calls inside a layer, each after those it depends on.
+    """The calls inside a layer, in topological order.
 
     Attributes:
-        inputs: The symbolic tensors that the layer was given.
-        calls: What it calls on the way to its outputs.
-        outputs: What it gives, in its own structure.
+        inputs: The symbolic inputs of the layer.
+        calls: The calls that its outputs depend on.
+        outputs: Its outputs, in its own structure.
         constants: The `id`s of the operations that make constants symbolic.
     """
 
@@ -65,7 +65,7 @@ class Recording:
 
 
 class CallFailed(Exception):  # noqa: N818
-    """A user's `call` raised an error, or is at fault for one, where it calls an operation."""
+    """A user's `call` raised an error, or caused one where it calls an operation."""
 
     def __init__(self, error: Exception, operation: keras.Operation | None = None):
         super().__init__(str(error))
@@ -73,13 +73,13 @@ class CallFailed(Exception):  # noqa: N818
 
 
 class OutsideLayer(Refusal):
-    """The refusal of a variable that `call` itself computes with."""
+    """Refusal: `call` itself computes with a variable."""
 
     def __init__(self, variable: Any, place: str | None = None):
         super().__init__(
-            f"It computes with the variable '{variable.path}' outside of any layer, and a graph holds variables "
+            f"It computes with the variable '{variable.path}' outside of any layer, and a graph has variables "
             "only in layers.",
-            "Put this line into a keras.Layer of its own that holds the variable.",
+            "Move this line into a keras.Layer of its own that holds the variable.",
             place,
         )
 
@@ -90,12 +90,12 @@ def record(layer: keras.Layer, inputs: list[keras.KerasTensor], args: Any, kwarg
     Args:
         layer: A built layer or model.
         inputs: Fresh `keras.Input`s.
-        args: The arguments, made of these.
-        kwargs: Likewise, without `training`.
-        training: For `call` and for all inside that is not told otherwise.
+        args: The positional arguments, with these inputs.
+        kwargs: The keyword arguments, likewise, without `training`.
+        training: The value of `training` for `call`, and for everything inside that is not called with another one.
 
     Raises:
-        CallFailed: `call` did.
+        CallFailed: `call` failed.
     """
     with lock:
         try:
@@ -109,7 +109,7 @@ def record(layer: keras.Layer, inputs: list[keras.KerasTensor], args: Any, kwarg
 def _record(
     layer: keras.Layer, inputs: list[keras.KerasTensor], args: Any, kwargs: Any, training: Any, *, open_sides: bool
 ) -> Recording:
-    """`record`, with or without numbers in the place of open sides of shapes."""
+    """Does the work of `record`, with or without `OpenSide`s for unknown dimensions."""
     watch = _Watch()
     try:
         with (
@@ -136,23 +136,23 @@ def _record(
 
 
 def record_graph(functional: Any) -> Recording:
-    """The calls that a functional model consists of."""
+    """Returns the calls of a functional model as a recording."""
     return Recording(list(functional.inputs), _calls_behind(functional.outputs), functional.output)
 
 
 def symbols_in(structure: Any) -> list[keras.KerasTensor]:
-    """The symbolic tensors in a structure, each once, in order."""
+    """Returns the symbolic tensors in a structure, each once, in order."""
     found = {id(value): value for value in keras.tree.flatten(structure) if isinstance(value, keras.KerasTensor)}
     return list(found.values())
 
 
 def call_parameters(layer: keras.Layer) -> dict[str, inspect.Parameter]:
-    """The parameters of a layer's `call`, by name."""
+    """Returns the parameters of a layer's `call`, by name."""
     return dict(inspect.signature(layer.call).parameters)
 
 
 def _calls_behind(symbols: Sequence[keras.KerasTensor]) -> list[Recorded]:
-    """The calls that lead to these tensors, masks included, each after those it depends on; without recursion."""
+    """Returns the calls that these tensors (masks included) depend on, in topological order; without recursion."""
     calls: dict[Any, Recorded] = {}
 
     def received_by(node: Any) -> list[keras.KerasTensor]:
@@ -163,7 +163,7 @@ def _calls_behind(symbols: Sequence[keras.KerasTensor]) -> list[Recorded]:
 
 
 def _recorded(node: Any) -> Recorded:
-    """A node as plain data, with the masks that its layer finds on its tensors among the arguments."""
+    """Returns a node as plain data, with the masks that its layer finds on its inputs among the arguments."""
     args, kwargs = tuple(node.arguments.args), dict(node.arguments.kwargs)
     if isinstance(node.operation, keras.Layer) and any(mask_of(symbol) is not None for symbol in node.input_tensors):
         kwargs |= found_masks(node.operation, args, kwargs)
@@ -171,32 +171,32 @@ def _recorded(node: Any) -> Recorded:
 
 
 class _Watch(keras.StatelessScope):
-    """While it lasts, no variable is changed, and none is read: its value would be frozen into the graph."""
+    """Scope in which variables can be neither changed nor read: their values would be frozen into the graph."""
 
     def get_current_value(self, variable: Any) -> Any:
         if "seed_generator" in variable.path:
             raise Refusal(
-                "It draws random numbers, which would stay the same for ever in a graph.",
-                "Use a layer for it (`keras.layers.Dropout`), or put it into a keras.Layer of its own.",
+                "It draws random numbers, which would never change in a graph.",
+                "Use a layer for that (`keras.layers.Dropout`), or move it into a keras.Layer of its own.",
             )
         raise OutsideLayer(variable)
 
     def add_update(self, update: tuple[Any, Any]) -> None:
         raise Refusal(
             f"It changes the variable '{update[0].path}', and a graph can do so only in a layer.",
-            "Put this line into a keras.Layer of its own that holds the variable.",
+            "Move this line into a keras.Layer of its own that holds the variable.",
         )
 
 
 @contextlib.contextmanager
 def _building_refused(layer: keras.Layer) -> Iterator[None]:
-    """While it lasts, layers inside that are not built yet refuse to be."""
+    """Context in which unbuilt layers inside refuse to be built."""
 
     def refusing(name: str) -> Any:
         def build(input_shape: Any) -> None:
             raise Refusal(
                 f"Layer '{name}' is not built yet, and tracing builds nothing.",
-                "Call the model on data once before (if only training gets here, with `training=True`).",
+                "Call the model on data once first (with `training=True` if only training reaches this layer).",
             )
 
         return build

@@ -1,8 +1,8 @@
-"""Subclassed models and composite layers as graphs.
+"""Turns subclassed models and composite layers into graphs.
 
-Their `call` is run on symbolic tensors, once for inference and once for training, and what it calls is recorded. Where
+Their `call` runs on symbolic tensors, once for inference and once for training, and the calls it makes are recorded. If
 the two runs agree, the record is the graph: it is built from Keras nodes like every sub-model, on the same layers.
-A composite layer inside stays one call; opened, it becomes a nested functional model of the same name.
+A composite layer inside stays one call; if opened, it becomes a nested functional model of the same name.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ def trace(
 ) -> keras.Model:
     """Turns a subclassed model or a composite layer into a functional model on the same layers and variables.
 
-    Its `call` is run on symbolic tensors: every layer and every `keras.ops` operation that it calls becomes a call of
-    the graph, and what kerassplit does with a functional model it now does with this one. The original is left alone.
+    Its `call` runs on symbolic tensors: every layer and every `keras.ops` operation that it calls becomes a call of the
+    graph, and everything kerassplit does with functional models works with the result. The original is not changed.
     Operations get names that are the same in every process (`add`, `add_1`); layers keep theirs.
 
-    A composite layer inside stays one call unless it is named in `open`: then it becomes a nested functional model of
+    A composite layer inside stays one call unless it is named in `open`: then it becomes a nested functional model with
     its name, and its calls are named `block_1/dense`.
 
     Args:
-        model: A built layer or model. A functional or Sequential one is a graph already: it keeps its own Inputs, and
-            only what `open` names is traced.
-        inputs: What `call` takes as its first argument, in the structure it takes: arrays, `KerasTensor`s, or shapes as
-            tuples with the batch first and `None` for what is open (these mean float32). The batch of an array is
-            left open.
-        open: Names or globs of the composite layers to open; `*` does not cross a `/`. `"encoder/block_*"` opens
-            `encoder`, too. Globs pass over Keras's own layers (`MultiHeadAttention`, `LSTM`): name these in full.
-        training: `None`: one graph for both, as is usual. Refused where `call` does something else in training than in
-            inference, or fixes `training` for a layer, which no functional model can say. `False` (or `True`) then
-            gives the graph of that one mode; call it without `training`.
-        **arguments: Further arguments of `call`. Arrays and `KerasTensor`s become inputs: the traced model takes one
-            dict of all its inputs then, by the names of the arguments. Anything else is passed on as it is.
+        model: A built layer or model. A functional or Sequential model is a graph already: it keeps its own Inputs, and
+            only the layers named in `open` are traced.
+        inputs: The first argument of `call`, in the structure that it accepts: arrays, `KerasTensor`s, or shapes as
+            tuples (of float32) with the batch first and `None` for unknown dimensions. The batch size of an array is
+            left unknown.
+        open: Names or globs of the composite layers to open; `*` does not match a `/`. `"encoder/block_*"` opens
+            `encoder`, too. Globs skip Keras's own layers (`MultiHeadAttention`, `LSTM`): give their full names.
+        training: `None` (usual): one graph for both modes. Refused if `call` does something different in training than
+            in inference, or fixes `training` for a layer, which a functional model cannot express. `False` (or `True`):
+            the graph of that one mode; call it without `training`.
+        **arguments: Further arguments of `call`. Arrays and `KerasTensor`s become inputs, and the traced model then
+            accepts one dict of all its inputs, by argument name. Anything else is passed on unchanged.
 
     Returns:
-        A functional `keras.Model` of the same name. It takes and gives the structures that `call` does.
+        A functional `keras.Model` of the same name. It accepts and returns the same structures as `call`.
 
     Raises:
-        UnsupportedModelError: `model` is not built, or no Keras layer; or `call` does what no graph can hold. The
-            message names the line at fault and the way out.
+        UnsupportedModelError: `model` is not built or not a Keras layer, or `call` does something that a graph cannot
+            represent. The message names the line at fault and what to do.
         UnknownTensorError: `open` names no layer of the model.
 
     Example:
@@ -71,7 +71,7 @@ def trace(
     globs = several_of(open)
     for glob in globs:
         if not isinstance(glob, str):
-            raise SplitError(f"`open` takes names and globs of layers, as strings; got {glob!r}.")
+            raise SplitError(f"`open` accepts names and globs of layers, as strings; got {glob!r}.")
     patterns = [Pattern(tuple(glob.split("/"))) for glob in globs]
     form = None if opened(model) is not None else Form.of([specs(model, inputs, arguments)])
     with lock:

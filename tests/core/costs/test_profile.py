@@ -257,8 +257,8 @@ class TestMistakes:
         with pytest.raises(ks.SplitError) as error:
             ks.profile(model)
         assert str(error.value) == (
-            "Input 'x' of 'text' has open sides: its shape is (None, None, 4). Say what stands for them. "
-            "Pass open_sides=128 (--open-sides 128), one number for all of them; or in Python, for each input, a shape "
+            "Input 'x' of 'text' has open sides: its shape is (None, None, 4). "
+            "Pass open_sides=128 (--open-sides 128), one size for all of them; or in Python, for each input, a shape "
             "without the batch: open_sides={'x': (128, 4)}."
         )
         assert ks.profile(model, open_sides=7).multiply_adds == 7 * 4 * 2
@@ -267,7 +267,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("open_sides", "message"),
         [
-            ({"y": (5, 4)}, "`open_sides` names 'y', and the inputs of 'text' are 'x'."),
+            ({"y": (5, 4)}, "`open_sides` names 'y', but the inputs of 'text' are 'x'."),
             (
                 {"x": (5, 3)},
                 r"`open_sides` gives 'x' the shape \(5, 3\), which does not fit its own, \(None, None, 4\).",
@@ -275,8 +275,8 @@ class TestMistakes:
             ({"x": (5,)}, "does not fit its own"),
             ({"x": 5}, r"`open_sides` gives 'x' 5. Expected a shape without the batch: its own is \(None, None, 4\)."),
             ({"x": None}, "`open_sides` gives 'x' None. Expected a shape without the batch"),
-            (0, r"`open_sides` is one whole number .* such as \{'x': \(224, 224, 3\)\}; got 0."),
-            ("7", "`open_sides` is one whole number"),
+            (0, r"`open_sides` must be one whole number .* such as \{'x': \(224, 224, 3\)\}; got 0."),
+            ("7", "`open_sides` must be one whole number"),
         ],
     )
     def test_open_sides_that_do_not_fit_are_refused(self, open_sides, message):
@@ -612,6 +612,6 @@ class TestCommand:
         model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
         model.save(tmp_path / "text.keras")
         message = self.run(tmp_path / "text.keras", status=2).stderr
-        assert "Pass --open-sides 128, one number for all of them" in message
+        assert "Pass --open-sides 128, one size for all of them" in message
         data = json.loads(self.run(tmp_path / "text.keras", "--open-sides", 7, "--json").stdout)
         assert data["totals"]["multiply_adds"] == 7 * 4 * 2

@@ -705,7 +705,7 @@ def test_what_is_no_piece_is_refused():
         ([layers.Dense], "Piece 0 is the class Dense; expected"),
         (5, "Piece 0 is the int 5; expected"),
         (None, "Piece 0 is the NoneType None; expected"),
-        ({passing((None, 4))}, "Expected one or a list of them, got a set"),
+        ({passing((None, 4))}, "Expected a single item or a list, got a set"),
         ([passing((None, 4)), ks.split(two_layers(), "one")], r"Piece 1 is a Split. Put its stages there: .*\*split"),
         (
             [layers.Dense(3, name="first")],

@@ -100,7 +100,7 @@ def test_a_failure_while_building_takes_the_nodes_back():
     model = keras.Model(inputs, keras.layers.Dense(4, name="b")(keras.layers.Dense(4, name="a")(inputs)))
     stages = (ks.Stage("one", model, ("x",), ("b",)),)
     before = fingerprint(model)
-    with pytest.raises(ks.UnsupportedModelError, match="none of them takes or gives 'missing'"):
+    with pytest.raises(ks.UnsupportedModelError, match="none of them has an input or output 'missing'"):
         ks.Split(stages, "x", "missing", "broken").join()  # found when the calls have been made
     assert fingerprint(model) == before
 

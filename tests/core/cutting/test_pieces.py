@@ -177,7 +177,7 @@ def test_a_tap_that_is_not_there_is_refused(resnet):
         tap(resnet, [])
     with pytest.raises(ks.UnknownTensorError, match="Did you mean 'conv4_block6_out'"):
         tap(resnet, "conv4_block6_outt")
-    with pytest.raises(ks.SplitError, match="Expected one or a list of them, got a set: {'conv1_relu'}"):
+    with pytest.raises(ks.SplitError, match="Expected a single item or a list, got a set: {'conv1_relu'}"):
         tap(resnet, {"conv1_relu"})
     with pytest.raises(ks.UnknownTensorError, match="matches 'nothing_\\*'"):
         tap(resnet, ["conv1_relu", "nothing_*"])

@@ -125,7 +125,7 @@ def test_random_input_has_the_sides_that_are_said():
         assert receipt.comparisons[-1].shape == (2, 12, 2)
     with pytest.raises(ks.SplitError, match="(?s)with 32 for open dimensions, .*Say what stands .* open_sides=N"):
         split.verify()
-    with pytest.raises(ks.SplitError, match="`open_sides` names 'y', and the inputs of 'twelve' are 'x'"):
+    with pytest.raises(ks.SplitError, match="`open_sides` names 'y', but the inputs of 'twelve' are 'x'"):
         split.verify(open_sides={"y": (12, 4)})
 
 

@@ -129,7 +129,7 @@ def test_cuts_that_make_no_sense_are_refused_with_the_reason(resnet):
         ks.split(resnet, [resnet.input])
     with pytest.raises(ks.UnknownTensorError, match="Did you mean 'conv4_block6_out'"):
         ks.split(resnet, ["conv4_block6_ot"])
-    with pytest.raises(ks.SplitError, match="Expected one or a list of them, got a dict: {'conv4_block6_out': 1}"):
+    with pytest.raises(ks.SplitError, match="Expected a single item or a list, got a dict: {'conv4_block6_out': 1}"):
         ks.split(resnet, {"conv4_block6_out": 1})
     with pytest.raises(ks.SplitError, match="1 cut makes 2 stages; `names` has 1: '5'"):
         ks.split(resnet, "conv4_block6_out", names=5)

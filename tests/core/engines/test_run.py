@@ -787,7 +787,7 @@ def test_a_prediction_of_the_models_own_is_not_passed_over(tmp_path):
     out = keras.layers.Dense(2, "softmax", name="out")(keras.layers.Dense(4, name="a")(x))
     model = Sharpened(x, out, name="sharpened")
     rows = np.ones((3, 4), "float32")
-    message = "'sharpened' has its own `predict_step`, which its stages do not run: they give what `model(x)` gives"
+    message = "'sharpened' has its own `predict_step`, which its stages do not run: they return what `model(x)` returns"
     split = ks.split(model, [["a"]])
     with pytest.warns(UserWarning, match=re.escape(message)):
         split.predict(rows)

@@ -43,9 +43,9 @@ def test_another_backend_is_refused_by_name():
     """Keras has more backends; models can be cut on them, but not run in stages."""
     openvino = Backend("openvino")
     assert openvino.strategy_of(keras.Sequential()) is None
-    with pytest.raises(kerassplit.SplitError, match="^Keras runs on 'openvino' here, on which kerassplit does not com"):
+    with pytest.raises(kerassplit.SplitError, match="^Keras runs on 'openvino' here, and kerassplit cannot com"):
         openvino.compiled(keras.Sequential(), False, True, False, lambda: None)
-    with pytest.raises(kerassplit.SplitError, match="'openvino' here, on which kerassplit does not train"):
+    with pytest.raises(kerassplit.SplitError, match="'openvino' here, and kerassplit cannot train"):
         openvino.record(lambda tensors: (tensors, None), [])
 
 

@@ -33,13 +33,13 @@ def refused(model, reference, call=ks.tap):
     return str(caught.value).partition(": ")[2]
 
 
-CLOSED = " which is closed: one call of the model, inside of which nothing can be tapped or cut.\n"
+CLOSED = " which is closed: it is one call of the model, and nothing inside it can be tapped or cut.\n"
 
 
 def test_a_name_inside_of_time_distributed_says_how_to_get_all_steps(frames):
     backbone = frames.get_layer("video").get_layer("per_frame").layer
     message = (
-        f"'features' is inside of 'video/per_frame' (TimeDistributed),{CLOSED}For all steps at once, call "
+        f"'features' is inside 'video/per_frame' (TimeDistributed),{CLOSED}For all steps at once, call "
         "`keras.layers.TimeDistributed(kerassplit.build_submodel(layer.layer, end='features'))` on 'video/stem', with "
         "`layer` for 'video/per_frame'."
     )
@@ -53,20 +53,21 @@ def test_a_name_inside_of_time_distributed_says_how_to_get_all_steps(frames):
     made = layers.TimeDistributed(ks.build_submodel(layer.layer, end="features"))(stem)
     for step in range(3):
         assert same_bits(made[:, step], backbone.get_layer("features")(stem[:, step]))
-    assert refused(frames, "video/per_frame/*").startswith("'video/per_frame' is a layer with others inside (Time")
+    message = refused(frames, "video/per_frame/*")
+    assert message.startswith("'video/per_frame' is a layer with other layers inside (Time")
 
 
 def test_the_model_in_time_distributed_is_named_by_the_wrapper(frames):
     assert refused(frames, "backbone") == (
-        f"'backbone' is inside of 'video/per_frame' (TimeDistributed),{CLOSED}What 'backbone' gives for all steps "
-        "together is the tensor 'video/per_frame': name that."
+        f"'backbone' is inside 'video/per_frame' (TimeDistributed),{CLOSED}The output of 'backbone' for all "
+        "steps together is the tensor 'video/per_frame': use that name."
     )
     assert ks.tap(frames, "video/per_frame")(X)["video/per_frame"].shape == (2, 3, 4)
 
 
 def test_a_direction_of_bidirectional_is_called_by_itself(frames):
     assert refused(frames, "video/both_ways/forward_lstm") == (
-        f"'forward_lstm' is inside of 'video/both_ways' (Bidirectional),{CLOSED}Call `layer.forward_layer` or "
+        f"'forward_lstm' is inside 'video/both_ways' (Bidirectional),{CLOSED}Call `layer.forward_layer` or "
         "`layer.backward_layer` on 'video/per_frame', with `layer` for 'video/both_ways'."
     )
     given = ks.tap(frames, ["video/per_frame", "video/both_ways"])(X)
@@ -77,8 +78,8 @@ def test_a_direction_of_bidirectional_is_called_by_itself(frames):
 
 def test_a_cell_in_a_loop_is_told(frames):
     assert refused(frames, "gru_cell") == (
-        f"'gru_cell' is inside of 'video/gru' (GRU),{CLOSED}It runs its cell in a loop; made with "
-        "return_sequences=True, it gives what the cell gives in each step."
+        f"'gru_cell' is inside 'video/gru' (GRU),{CLOSED}It runs its cell in a loop; with "
+        "return_sequences=True, it returns the output of the cell at each step."
     )
 
 
@@ -92,8 +93,8 @@ def test_composite_layers_are_opened_by_trace(frames):
             return x * self.inside(x)
 
     assert refused(frames, "video/attention/query") == (
-        f"'query' is inside of 'video/attention' (MultiHeadAttention),{CLOSED}Open it, where Keras's code of it allows "
-        "that: `kerassplit.trace(model, open='video/attention')` is the same model with names for what is inside."
+        f"'query' is inside 'video/attention' (MultiHeadAttention),{CLOSED}Open it, if its Keras code allows that: "
+        "`kerassplit.trace(model, open='video/attention')` returns the same model with names for the layers inside."
     )
     opened = ks.trace(frames, open="video/attention")
     assert ks.tap(opened, "video/attention/query")(X)["video/attention/query"].shape == (2, 3, 1, 2)
@@ -101,8 +102,8 @@ def test_composite_layers_are_opened_by_trace(frames):
     gate = Gate(name="gate")
     model = keras.Model(x, layers.Dense(2, name="last")(gate(gate(x))))
     assert refused(model, "gate/inside") == (
-        f"'inside' is inside of 'gate@0' (Gate),{CLOSED}Open it: `kerassplit.trace(model, open='gate')` is the same "
-        "model with names for what is inside."
+        f"'inside' is inside 'gate@0' (Gate),{CLOSED}Open it: `kerassplit.trace(model, open='gate')` returns the "
+        "same model with names for the layers inside."
     )
     opened = ks.trace(model, open="gate")
     assert same_bits(ks.tap(opened, "gate@0/inside")(X[:, 0])["gate@0/inside"], gate.inside(X[:, 0]))
@@ -122,13 +123,13 @@ def readers():
 @pytest.mark.parametrize(
     ("reference", "start"),
     [
-        ("inner/l2/lstm_cell", "'lstm_cell' is inside of 'inner/l2' (LSTM)"),
-        ("l2/lstm_cell", "'lstm_cell' is inside of 'inner/l2' (LSTM)"),
-        ("l3/lstm_cell", "'lstm_cell' is inside of 'l3' (LSTM)"),
-        ("l3/*cell", "'lstm_cell' is inside of 'l3' (LSTM)"),
-        ("l3/other", "'l3' is a layer with others inside (LSTM)"),
-        ("bi/lstm_cell", "'lstm_cell' is inside of 'inner/bi' (Bidirectional)"),
-        ("gru_*", "'gru_cell' is inside of 'last' (GRU)"),
+        ("inner/l2/lstm_cell", "'lstm_cell' is inside 'inner/l2' (LSTM)"),
+        ("l2/lstm_cell", "'lstm_cell' is inside 'inner/l2' (LSTM)"),
+        ("l3/lstm_cell", "'lstm_cell' is inside 'l3' (LSTM)"),
+        ("l3/*cell", "'lstm_cell' is inside 'l3' (LSTM)"),
+        ("l3/other", "'l3' is a layer with other layers inside (LSTM)"),
+        ("bi/lstm_cell", "'lstm_cell' is inside 'inner/bi' (Bidirectional)"),
+        ("gru_*", "'gru_cell' is inside 'last' (GRU)"),
     ],
 )
 def test_a_path_that_begins_with_a_layer_is_about_that_one(readers, reference, start):
@@ -145,9 +146,9 @@ def test_what_is_not_inside_of_the_layer_that_is_named_is_not_looked_for_in_othe
 
 @pytest.mark.parametrize("reference", ["lstm", "bi/lstm", "inner/bi/lstm", "lst*"])
 def test_the_layer_in_bidirectional_is_found_by_the_name_that_the_user_gave(readers, reference):
-    told = "'lstm' is inside of 'inner/bi' as 'forward_lstm' and 'backward_lstm'"
+    told = "'lstm' is inside 'inner/bi' as 'forward_lstm' and 'backward_lstm'"
     if reference == "lst*":
-        told = "'lstm_cell' is inside of 'inner/bi'"
+        told = "'lstm_cell' is inside 'inner/bi'"
     assert refused(readers, reference).startswith(
         f"{told} (Bidirectional),{CLOSED}Call `layer.forward_layer` or `layer.backward_layer` on 'outer', with `layer` "
     )
@@ -156,6 +157,6 @@ def test_the_layer_in_bidirectional_is_found_by_the_name_that_the_user_gave(read
         layers.LSTM(3, name="ahead"), backward_layer=layers.GRU(3, go_backwards=True, name="back")
     )
     model = keras.Model(x, own(x))
-    assert refused(model, "ahead").startswith("'ahead' is inside of 'bidirectional")
+    assert refused(model, "ahead").startswith("'ahead' is inside 'bidirectional")
     assert " as 'forward_ahead' (Bidirectional)," in refused(model, "ahead")
-    assert refused(model, "back").startswith("'back' is inside of 'bidirectional")
+    assert refused(model, "back").startswith("'back' is inside 'bidirectional")

@@ -246,7 +246,7 @@ def test_where_names_collide_both_ways_out_that_the_message_names_work(build):
     with pytest.raises(ks.UnsupportedModelError) as caught:
         build(model, "one/a", "two/b")
     assert str(caught.value).endswith(
-        "and a Keras model takes a name only once. Keep them in different models or stages, or rename one of them "
+        "and a Keras model accepts a name only once. Keep them in different models or stages, or rename one of them "
         "(`layer.name = ...`); or take `kerassplit.flatten(model, copy_weights=True)` in the model's place, which has "
         "layers of its own: layers of one name get new ones."
     )

@@ -19,7 +19,7 @@ from kerassplit.cutting.crossing import CrossingTensor
 pytestmark = NEEDS_STRINGS
 
 TEXTS = np.array(["the cat sat", "a cat", "sat", "the the"])
-BEHIND = "Take the part behind them: build_submodel(model, start='ids')."
+BEHIND = "Use the part after them: build_submodel(model, start='ids')."
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +239,9 @@ def test_features_of_strings_are_refused_with_a_way_out_that_works(tune, mixed, 
     taken = "word" if mixed else "text"
     then = "compile that as the model is and fine-tune it" if tune else "cache what that gives"
     assert str(caught.value) == (
-        f"'{taken}' of '{head.name}' takes strings, and features are cached of data that is numbers. Take the part "
-        f"behind them: `kerassplit.build_submodel(model, start='{start}')`; {then}, with what "
-        f"`kerassplit.build_submodel(model, end='{start}')` makes of the texts in their place."
+        f"'{taken}' of '{head.name}' takes strings, and features can only be cached for numeric data. Use the part "
+        f"after them: `kerassplit.build_submodel(model, start='{start}')`; {then}, with the output of "
+        f"`kerassplit.build_submodel(model, end='{start}')` in place of the texts."
     )
     tail, reader = (eval(code, {"kerassplit": ks, "model": head}) for code in re.findall("`(.+?)`", str(caught.value)))
     numbers = reader(keras.ops.convert_to_tensor(texts))

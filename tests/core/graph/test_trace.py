@@ -599,14 +599,14 @@ def test_constants_as_long_as_an_input_are_so_whether_its_length_is_known_or_not
     [
         (lambda ids: ops.arange(ids.shape[1]), "ops.arange(ids.shape[1])", "take it from `keras.ops.shape`"),
         (lambda ids: ops.arange(0, ops.shape(ids)[1], 2)[:1], "ops.shape(ids)[1], 2)", "count from 0 in steps of 1"),
-        (lambda ids: ops.arange(ops.shape(ids)[1] * 2)[:6], "[1] * 2)", "state that side in `inputs`"),
-        (lambda ids: ops.arange(6)[: ops.shape(ids)[1] + 1], "[1] + 1]", "state that side in `inputs`"),
+        (lambda ids: ops.arange(ops.shape(ids)[1] * 2)[:6], "[1] * 2)", "state that dimension in `inputs`"),
+        (lambda ids: ops.arange(6)[: ops.shape(ids)[1] + 1], "[1] + 1]", "state that dimension in `inputs`"),
     ],
 )
 def test_what_cannot_be_counted_along_an_open_side_is_refused_with_its_line(places, line, remedy):
     model = built(Counting(places), TOKENS)
     with pytest.raises(
-        UnsupportedModelError, match=r"computes with a side of a shape that is open \(`None`\)"
+        UnsupportedModelError, match=r"computes with an unknown dimension of a shape \(`None`\)"
     ) as caught:
         trace(model, keras.KerasTensor((None, None), "int32"))
     assert line in str(caught.value)
@@ -674,7 +674,7 @@ def test_a_call_that_does_something_else_in_training_needs_to_be_told_which():
     with pytest.raises(UnsupportedModelError) as caught:
         trace(model, x)
     assert at(Deciding.call, "if training:") in str(caught.value)
-    assert "computes something else in training than in inference" in str(caught.value)
+    assert "computes something different in training than in inference" in str(caught.value)
     assert "`kerassplit.trace(model, inputs, training=False)`" in str(caught.value)
     assert same_bits(trace(model, x, training=False)(x), model(x, training=False))
     assert same_bits(trace(model, x, training=True)(x), model(x, training=True))
@@ -830,29 +830,29 @@ def new_layer_each_time(self, x):
     return layers.Dense(3)(self.dense(x))
 
 
-NUMBERS = "decides by the numbers in a tensor"
-LAYER_OF_ITS_OWN = "put this line into a keras.Layer of its own"
+NUMBERS = "depends on the values of a tensor"
+LAYER_OF_ITS_OWN = "move this line into a keras.Layer of its own"
 LIBRARY = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}[BACKEND]
 FAULTS = {
-    native: (f"# {BACKEND}", f"hands a symbolic tensor to a function of {LIBRARY}", "`keras.ops`"),
-    numpy_function: ("np.tanh", "hands a symbolic tensor to a function of NumPy", "`keras.ops`"),
+    native: (f"# {BACKEND}", f"passes a symbolic tensor to a function of {LIBRARY}", "`keras.ops`"),
+    numpy_function: ("np.tanh", "passes a symbolic tensor to a function of NumPy", "`keras.ops`"),
     if_on_a_value: ("if ops.sum", NUMBERS, "`keras.ops.where`"),
     int_of_a_value: ("int(", NUMBERS, LAYER_OF_ITS_OWN),
     loop_over_a_tensor: ("for row in x", "iterates over a symbolic tensor", "`keras.ops.unstack`"),
-    method_of_real_tensors: ("x.mean()", "what only tensors with numbers have", "`keras.ops`"),
+    method_of_real_tensors: ("x.mean()", "an attribute that symbolic tensors do not have", "`keras.ops`"),
     random_numbers: ("keras.random.normal", "draws random numbers", "`keras.layers.Dropout`"),
     random_dropout: ("keras.random.dropout", "", "keras.Layer of its own"),
-    variable_in_an_operation: ("y * self.scale", "a graph holds variables only in layers", "that holds the variable"),
-    variable_before_an_operation: ("ops.exp(self.scale)", "a graph holds variables only in layers", "Put this line"),
+    variable_in_an_operation: ("y * self.scale", "a graph has variables only in layers", "that holds the variable"),
+    variable_before_an_operation: ("ops.exp(self.scale)", "a graph has variables only in layers", "Move this line"),
     variable_changed: ("assign(2.0)", "changes the variable", "that holds the variable"),
-    function_in_an_operation: ("vectorized_map(", "hands a function to `keras.ops.vectorized_map`", "Put this line"),
-    no_tensor_given_back: ("return y, 3.5", "gives back a float", "return such tensors only"),
-    nothing_given_back: ("def ", "gives back nothing", "return such tensors only"),
-    constant_given_back: ("return ops.ones", "gives back a", "made of the inputs"),
-    open_side: ("range(x.shape[0])", "a side of a shape that is open (`None`)", "State that side in `inputs`"),
+    function_in_an_operation: ("vectorized_map(", "passes a function to `keras.ops.vectorized_map`", "Move this line"),
+    no_tensor_given_back: ("return y, 3.5", "returns a float", "return only such tensors"),
+    nothing_given_back: ("def ", "returns nothing", "return only such tensors"),
+    constant_given_back: ("return ops.ones", "It returns a", "computed from the inputs"),
+    open_side: ("range(x.shape[0])", "an unknown dimension of a shape (`None`)", "State that dimension in `inputs`"),
     error_of_its_own: ("raise KeyError", "It raises KeyError: 'missing piece'.", "on data, too"),
     error_further_in: ("# it has 4", "It raises ", "on data, too"),
-    new_layer_each_time: ("layers.Dense(3)", "makes a new Dense with variables each time", "in `__init__`"),
+    new_layer_each_time: ("layers.Dense(3)", "creates a new Dense with variables each time", "in `__init__`"),
 }
 
 
@@ -888,7 +888,7 @@ def test_a_closed_layer_may_compute_as_it_likes_and_opened_it_is_refused():
     model = built(Holding(), x)
     graph = trace(model, x)
     assert same_bits(graph(x), model(x))
-    with pytest.raises(UnsupportedModelError, match=r"Or leave 'mine' closed: take it out of `open`\.$"):
+    with pytest.raises(UnsupportedModelError, match=r"Or leave 'mine' closed: remove it from `open`\.$"):
         trace(model, x, open="mine")
 
 
@@ -896,7 +896,7 @@ def test_keras_own_layers_that_cannot_be_opened_are_to_stay_closed():
     x = floats(2, 5, 3)
     layer = built(Holder(layers.TimeDistributed(layers.Dense(2), name="each"), name="holder"), x)
     assert same_bits(trace(layer, x)(x), layer(x))
-    with pytest.raises(UnsupportedModelError, match=r"can seldom be opened: take 'each' out of `open`\.$"):
+    with pytest.raises(UnsupportedModelError, match=r"can seldom be opened: remove 'each' from `open`\.$"):
         trace(layer, x, open="each")
 
 
@@ -910,7 +910,9 @@ def test_an_input_that_nothing_is_computed_with_is_refused():
             return self.dense(data["used"]), data["idle"]
 
     x = {"used": floats(2, 3), "idle": floats(2, 3)}
-    with pytest.raises(UnsupportedModelError, match="computes nothing with 'idle', and a Keras model takes no input"):
+    with pytest.raises(
+        UnsupportedModelError, match="computes nothing with 'idle', and a Keras model accepts no unused"
+    ):
         trace(built(Idle(), x), x)
 
 
@@ -928,8 +930,8 @@ def test_two_layers_of_one_name_are_named_both_with_their_attributes():
     with pytest.raises(UnsupportedModelError) as caught:
         trace(model, x)
     assert str(caught.value) == (
-        "Two different layers of 'clash' are called 'dense' (Dense self.first and Dense self.others), and Keras takes "
-        "a name only once in one model. Give one of them another: pass `name=...` where it is made."
+        "Two different layers of 'clash' are called 'dense' (Dense self.first and Dense self.others), and Keras "
+        "accepts a name only once in a model. Give one of them another name: pass `name=...` where it is created."
     )
 
 
@@ -956,7 +958,7 @@ def test_globs_that_open_nothing_are_answered_with_what_there_is():
         "'late_stag' in `open` matches no composite layer that 'deep' calls. Did you mean 'late_stage'?"
     )
     assert caught.value.matches == ("late_stage",)
-    with pytest.raises(UnknownTensorError, match=r"Such are 'stage', 'stage/one', 'stage/other' and 'late_stage'\."):
+    with pytest.raises(UnknownTensorError, match=r"It calls 'stage', 'stage/one', 'stage/other' and 'late_stage'\."):
         trace(model, x, open="stage/*x*y*z")
     with pytest.raises(UnknownTensorError, match=r"It calls none\."):
         trace(*perceptron(), open="*")
@@ -976,7 +978,7 @@ def test_an_opened_layer_called_in_two_ways_is_refused():
     x = floats(2, 4)
     model = built(Ways(), x)
     assert same_bits(trace(model, x)(x), model(x))
-    with pytest.raises(UnsupportedModelError, match="'block' is called 2 times, not always in one way"):
+    with pytest.raises(UnsupportedModelError, match="'block' is called 2 times, with different arguments"):
         trace(model, x, open="block")
 
 
@@ -1032,8 +1034,8 @@ def foreign(module: str) -> Any:
 @pytest.mark.parametrize(
     ("thing", "texts"),
     [
-        (foreign("tf_keras.src.engine.functional"), ["is a model of Keras 2 (`tf_keras`)", "Save it as `m.h5`"]),
-        (foreign("tensorflow.python.keras.engine.training"), ["is a model of Keras 2"]),
+        (foreign("tf_keras.src.engine.functional"), ["is a Keras 2 model (`tf_keras`)", "Save it as `m.h5`"]),
+        (foreign("tensorflow.python.keras.engine.training"), ["is a Keras 2 model"]),
         (foreign("torch.nn.modules.module"), ["is a PyTorch module", "`keras.layers.TorchModuleWrapper(part)`"]),
         (foreign("flax.linen.module"), ["is a JAX model", "`keras.layers.JaxLayer`"]),
         (foreign("tensorflow.python.trackable"), ["is a TensorFlow object", "`keras.layers.TFSMLayer(path)`"]),

@@ -311,7 +311,7 @@ def test_the_tail_is_compiled_as_the_model_is(digits, tmp_path):
             return 0.0
 
     with pytest.raises(
-        ks.UnsupportedModelError, match=r"The metric 'strange' \(Strange\) cannot be made again from its"
+        ks.UnsupportedModelError, match=r"The metric 'strange' \(Strange\) cannot be recreated from its"
     ):
         fine_tuned(chain(metrics=[Strange(1)]), "middle", (images, labels), tmp_path / "other")
 
