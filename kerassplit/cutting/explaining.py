@@ -118,10 +118,10 @@ def _reason(sides: Sides, tensors: Sequence[int], crossing: Sequence[int], also:
         return False, f"It gives {len(tensors)} tensors: {names}."
     tensor = graph.tensors[tensors[0]]
     if not graph.calls[tensor.call].inputs:
-        return False, f"{names} is an input of the model: there is nothing before it to cut off."
+        return False, f"{names} is an input of the model: nothing comes before it."
     if not tensor.users:
         what = "an output of the model" if tensors[0] in graph.flat_outputs() else "used by no call of the model"
-        return False, f"{names} is {what}: there is nothing behind it to cut off."
+        return False, f"{names} is {what}: nothing comes after it."
     if tensor.call in sides.calls:
         return False, (
             f"{names} is made of inputs of the model to mask other tensors ({sides.describe(tensors[0])}): it goes "

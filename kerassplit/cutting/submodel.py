@@ -220,7 +220,7 @@ def _outputs_behind(graph: Graph, starts: Sequence[int]) -> list[int]:
     if not behind:
         name = graph.tensors[starts[0]].name
         raise NotConnectedError(
-            f"'{name}' is an output of the model: there is nothing behind it. Start from an earlier tensor.", name=name
+            f"'{name}' is an output of the model: nothing comes after it. Start from an earlier tensor.", name=name
         )
     return behind
 

@@ -56,8 +56,8 @@ def test_the_first_stage_that_differs_is_named(chain):
     assert receipt.first_difference == "stage_1"
     assert receipt.max_difference > 0.01
     assert receipt.problems == (
-        "Variable 'b/kernel' has other values in its stage than in the model.",
-        "Variable 'b/bias' has other values in its stage than in the model.",
+        "Variable 'b/kernel' has different values in its stage and in the model.",
+        "Variable 'b/bias' has different values in its stage and in the model.",
     )
     with pytest.raises(ks.VerificationError, match="'stage_1' is the first stage that differs") as error:
         receipt.check()
@@ -83,7 +83,7 @@ def test_a_call_that_is_in_no_stage_is_found(chain):
     assert not receipt.ok
     assert receipt.problems == (
         "'d' is called 1 times in the model and 0 times in the stages.",
-        "No stage makes the model's output 'd'.",
+        "No stage computes the model's output 'd'.",
     )
 
 
@@ -418,4 +418,6 @@ def test_variables_that_keras_loads_in_another_order_are_compared_by_name(mode, 
     assert (receipt.problems, receipt.weights_equal) == ((), len(chain.weights))
     bias = next(one for one in loaded[1].model.get_layer("c").weights if one.name == "bias")
     bias.assign(bias + 1)
-    assert ks.verify(chain, loaded).problems == ("Variable 'c/bias' has other values in its stage than in the model.",)
+    assert ks.verify(chain, loaded).problems == (
+        "Variable 'c/bias' has different values in its stage and in the model.",
+    )
