@@ -162,9 +162,9 @@ class _Joint:
         keys = {tensor.key for tensor in found if tensor}
         if ways and not exact and keys and not keys & last and not keys <= self.given.waiting.keys():
             raise SplitError(
-                f"{wanted[0].giver} takes {_counted(names)}: by name what an earlier piece has taken already, by "
-                f"position what {self.last[0].giver} before it gives ({listed(one.name for one in ways[0])}). "
-                f"{SAY_IT}"
+                f"{wanted[0].giver} takes {_counted(names)}: by name, tensors that an earlier piece has already used; "
+                f"by position, those that {self.last[0].giver} before it gives "
+                f"({listed(one.name for one in ways[0])}). {SAY_IT}"
             )
         if keys or (exact and any(tensor.name in self._stage_inputs(place + 1) for tensor in self.last)):
             return found, True

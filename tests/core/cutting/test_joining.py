@@ -222,7 +222,7 @@ def test_a_layer_that_makes_one_of_several_tensors_stands_for_each_but_not_for_t
     with pytest.raises(ks.SplitError) as caught:
         join([head, merged, tail])
     assert str(caught.value).startswith(
-        f"'{tail.name}' takes 'branch' and 'stem', and 'merged' gives one tensor, 'merged', in the place of both. "
+        f"'{tail.name}' takes 'branch' and 'stem', but 'merged' gives one tensor, 'merged', in place of both. "
     )
 
 
@@ -362,9 +362,10 @@ def test_where_names_and_positions_disagree_a_model_is_refused():
     with pytest.raises(ks.SplitError) as caught:
         join([head, middle, tail])
     assert str(caught.value) == (
-        f"'{tail.name}' takes 2 tensors ('branch' and 'stem'): by name what an earlier piece has taken already, by "
-        "position what 'middle' before it gives ('stem_twice' and 'branch_twice'). Name the Inputs after what they "
-        "take, or say it by a `kerassplit.Stage(name, model, inputs, outputs)`: its names always count."
+        f"'{tail.name}' takes 2 tensors ('branch' and 'stem'): by name, tensors that an earlier piece has already "
+        "used; by position, those that 'middle' before it gives ('stem_twice' and 'branch_twice'). Name the Inputs "
+        "after the tensors that they receive, or pass a `kerassplit.Stage(name, model, inputs, outputs)`: its names "
+        "always count."
     )
     order = [one.name for one in tail.inputs]
     given = head(values((3, 8)))
@@ -389,8 +390,8 @@ def test_a_name_that_several_pieces_give_is_refused():
     with pytest.raises(ks.SplitError) as caught:
         join([head, ks.Stage("m", middle, ("k",), ("h", "v")), tail])
     assert str(caught.value) == (
-        "'tail' takes 'h', and several pieces give a tensor of that name: 'head' and 'm'. Give one of these another "
-        "name for it, by a `kerassplit.Stage(name, model, inputs, outputs)` in its place."
+        "'tail' takes 'h', but several pieces give a tensor of that name: 'head' and 'm'. Rename it in one of them: "
+        "pass a `kerassplit.Stage(name, model, inputs, outputs)` in its place."
     )
     x = {"x": values((3, 8)), "z": values((3, 8))}
     given = head(x["x"])
@@ -723,7 +724,7 @@ def test_names_that_do_not_say_what_goes_where_are_refused():
         join([passing((None, 4), name="head"), tail])
     assert str(caught.value).startswith(
         "'tail' takes 2 tensors ('p' and 'q'), and 'head' before it gives 1 tensor ('head_out'): no name is on both "
-        "sides. Name the Inputs after what they take"
+        "sides. Name the Inputs after the tensors that they receive"
     )
     told = ks.Stage("told", tail, ("head_out", "q"), ("sum",))
     assert sorted(join([passing((None, 4), name="head"), told]).input) == ["head_in", "q"]
