@@ -15,7 +15,7 @@ Kind = TypeVar("Kind", bound=type)
 _BRIEF = reprlib.Repr()
 _BRIEF.maxtuple, _BRIEF.maxdict, _BRIEF.maxstring, _BRIEF.maxother = 4, 2, 60, 60
 _PACKAGE = str(Path(__file__).parent) + os.sep
-_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories to escape: controls, invisible formatting (such as direction marks), surrogates, line breaks."""
 
 
@@ -33,7 +33,7 @@ def printable(text: str, kept: str = "\n\t") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(one if one in kept or unicodedata.category(one) not in _ACTING else _escape(one) for one in text)
+    return "".join(one if one in kept or unicodedata.category(one) not in _ESCAPED else _escape(one) for one in text)
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

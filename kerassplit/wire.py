@@ -104,7 +104,7 @@ def pack(tensors: Mapping[str, np.ndarray], dtype: Form = "float32") -> bytes:
     header = json.dumps([asdict(entry) for entry in entries]).encode()
     if len(header) > _LONGEST_HEADER:
         raise SplitError(
-            f"The header of {len(entries)} tensors has {len(header)} bytes; {_LONGEST_HEADER} can be sent."
+            f"The header of {len(entries)} tensors has {len(header)} bytes; at most {_LONGEST_HEADER} can be sent."
         )
     return b"".join([_MAGIC, struct.pack("<I", len(header)), header, *parts])
 

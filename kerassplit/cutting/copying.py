@@ -88,10 +88,10 @@ def _is_part(stage: Stage, graph: Graph) -> bool:
     if not names.issuperset((*stage.inputs, *stage.outputs)):
         return False
     calls, inputs, _ = _between(graph, stage.inputs, stage.outputs)
-    return set(graph.names(inputs)) == set(stage.inputs) and _whats(graph, calls) == _whats(read_graph(stage.model))
+    return set(graph.names(inputs)) == set(stage.inputs) and _counts(graph, calls) == _counts(read_graph(stage.model))
 
 
-def _whats(graph: Graph, calls: Sequence[int] | None = None) -> Counter[Any]:
+def _counts(graph: Graph, calls: Sequence[int] | None = None) -> Counter[Any]:
     """Counts the calls of each layer, or class of operation; not of masks, which layers compute inside a stage."""
     chosen = graph.calls if calls is None else [graph.calls[call] for call in calls]
     return Counter(

@@ -101,7 +101,7 @@ def resolve_cuts(
         given += [tensor for tensor in cut if tensor in outputs]
         if not allow_crossing:
             whole = list(dict.fromkeys([*cut, *given]))
-            before = _naming_outputs(sides.main, cut, given) if beside else ""
+            before = _outputs_advice(sides.main, cut, given) if beside else ""
             require_whole_crossing(sides, whole, before + remedy, named=cut)
     return cuts
 
@@ -136,7 +136,7 @@ def _crossing_of(graph: Graph, cut: Sequence[int], beside: bool) -> list[int]:
     return crossing
 
 
-def _naming_outputs(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> str:
+def _outputs_advice(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> str:
     """Returns advice if computing outputs of the model before the cut would leave only `cut` crossing, else `""`."""
     head = graph.ancestors([*cut, *given])
     crossing, helping = set(leaving(graph, head)), []

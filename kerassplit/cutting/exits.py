@@ -212,8 +212,8 @@ def _check_names(graph: Graph, key: str, one: _Exit, there: set[int], taken: set
         if isinstance(operation, keras.Layer) and id(operation) not in there and operation.name in taken:
             raise UnsupportedModelError(
                 f"A layer of the exit at '{key}' is called '{operation.name}', and so is another one in "
-                f"'{graph.model.name}' or its exits. A Keras model takes a name only once: give this one another, "
-                f"such as `name='exit_{operation.name}'`."
+                f"'{graph.model.name}' or its exits. Names of layers must be unique in a Keras model: rename this "
+                f"one, such as `name='exit_{operation.name}'`."
             )
         there.add(id(operation))
         taken.add(operation.name)

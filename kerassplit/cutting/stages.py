@@ -202,7 +202,7 @@ class Stages:
     def __rich__(self) -> FittedTable:
         notes = [f"{path} is shared by {listed(stages)}." for path, stages in self.shared_variables.items()]
         if self.preprocessor is not None:
-            notes.append(f"What `predict` gets goes through {self.preprocessor} in the model, and in no stage.")
+            notes.append(f"The model's `predict` applies {self.preprocessor} to its input; no stage contains it.")
         table = FittedTable(
             f"{self.name} in {len(self)} stages",
             *("stage", "gives to later stages", right("per sample"), right("shape"), "dtype"),

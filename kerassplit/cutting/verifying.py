@@ -84,7 +84,7 @@ def verify(
             given, seen = _given_by_call(graph, made, values)
             expected = given | seen | _computed_by(graph, [one for one in made if one not in given | seen], values)
         except Exception as error:
-            raise _not_run(model, tensors, error, x is None, open_sides) from error
+            raise _run_error(model, tensors, error, x is None, open_sides) from error
         show(1, 1)
         for name, value in given_back.items():
             compare(name, _NO_STAGE, value)
@@ -96,7 +96,7 @@ def verify(
                     compare(name, stage.name, value)
                 show(place + 2, place + 2)
     shared, equal, problems = compare_structure(graph, split)
-    problems = [*_another_call(graph, values, given, comparisons, counterparts), *problems]
+    problems = [*_call_problems(graph, values, given, comparisons, counterparts), *problems]
     return Receipt(
         model=model.name,
         comparisons=tuple(comparisons),
@@ -109,7 +109,7 @@ def verify(
     )
 
 
-def _not_run(model: keras.Model, tensors: Any, error: Exception, is_random: bool, open_sides: OpenSides) -> Exception:
+def _run_error(model: keras.Model, tensors: Any, error: Exception, is_random: bool, open_sides: OpenSides) -> Exception:
     """Returns the error to raise if the model does not run on these inputs: a better explanation, or its own error."""
     wrong = wrong_batch(tensors, fixed_batch(symbol.shape for symbol in model.inputs), model.name)
     if wrong is not None:
@@ -139,7 +139,7 @@ def _given_by_call(graph: Graph, wanted: Iterable[int], values: Sequence[Any]) -
     return given, {one: seen[id(symbol)] for one, symbol in inner.items() if id(symbol) in seen}
 
 
-def _another_call(
+def _call_problems(
     graph: Graph,
     values: Sequence[Any],
     given: dict[int, Any],

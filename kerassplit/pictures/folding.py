@@ -58,7 +58,7 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     for group in groups:
         _count_parts(group, names)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
-    _tell_blocks(graph, groups)
+    _mark_blocks(graph, groups)
     groups = merge_along(graph, groups, lambda one, other: _alike(graph, one, other), _fold)
     return _merge_rows(graph, automatic, groups)
 
@@ -208,7 +208,7 @@ def _join_numbered(one: Group, other: Group) -> None:
     one.subs = frozenset()
 
 
-def _tell_blocks(graph: Graph, groups: Sequence[Group]) -> None:
+def _mark_blocks(graph: Graph, groups: Sequence[Group]) -> None:
     """Marks enough layers in a row as a block, in a family of several such, as in VGG, mostly without sub-blocks.
 
     Also marks layers of a class that is not Keras's own, such as whole transformer layers, if there are several.
@@ -264,14 +264,14 @@ def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) ->
             group.key = group.key or graph.calls[group.calls[0]].operation.name
     if len({extent(graph, group.last) for group in groups} - {()}) >= _SIZES:
         return merge_along(graph, groups, lambda one, other: _one_size(graph, one, other), _join, any_sides=True)
-    groups = merge_along(graph, groups, lambda one, other: not _weighs(graph, other), _join)
+    groups = merge_along(graph, groups, lambda one, other: not _starts_box(graph, other), _join)
     groups = merge_along(graph, groups, lambda one, other: _alike_rows(graph, one, other), _fold)
     if len(groups) <= _FEW:
         return groups
     return merge_along(graph, groups, lambda one, other: one.count == other.count == 1, _join)
 
 
-def _weighs(graph: Graph, group: Group) -> bool:
+def _starts_box(graph: Graph, group: Group) -> bool:
     """True if a new box begins here: with a layer that has weights and is not a normalization."""
     first = graph.calls[group.calls[0]].operation
     return type(first).__name__ not in SHAPING and bool(getattr(first, "weights", ()))
