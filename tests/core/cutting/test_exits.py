@@ -162,7 +162,7 @@ EXITS = {
     "ignore:Layer '.*' .* was passed an input with a mask:UserWarning",
     "ignore:'.*' keeps a state, and the stages call it in another order:UserWarning",
     "ignore:In '.*' a loss on '.*' is masked:UserWarning",
-    "ignore:'.*' carries a mask that its exit takes:UserWarning",
+    "ignore:'.*' carries a mask that its exit uses:UserWarning",
 )
 @random_graphs.examples(12)
 @given(random_graphs.recipes | random_graphs.whole, st.lists(random_graphs.places, min_size=1, max_size=3))
