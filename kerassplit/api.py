@@ -266,7 +266,8 @@ def split(
         at: Where to cut, in any order: tensors (names, layers or `KerasTensor`s), globs for several cuts,
             `split_points(model)` or indices into it. To cut where several tensors cross, pass a list of them within
             the list, or one of `crossings(model)`. Such a list may also name outputs of the model: these are computed
-            before the cut, and outputs that no cut names or needs in the last stage. Or a `plan` for this model.
+            before the cut. Anything that no cut names or needs is computed in the last stage. Or a `plan` for this
+            model.
         stages: Number of stages with even FLOPs to cut into, in place of `at`, as `plan(model, stages)` finds them.
         allow_crossing: Allow cuts inside a branch, and carry all tensors that cross there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...

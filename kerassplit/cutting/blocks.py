@@ -42,15 +42,15 @@ def regions(graph: Graph) -> list[Region]:
     crossing: list[list[int]] = [[] for _ in groups]
     for index, tensor in enumerate(graph.tensors):
         users = {place_of[user] for user in tensor.users}
-        behind = max((place_of[user] for user in sides.main.tensors[index].users), default=-1)
+        last_use = max((place_of[user] for user in sides.main.tensors[index].users), default=-1)
         maker = place_of.get(tensor.call)  # `None` for an input of the model
         for user in users:
             if user != maker:
                 found[user][0].add(index)
         if maker is not None and (index in outputs or users - {maker}):
             found[maker][1].add(index)
-        if behind >= 0:
-            for place in range(place_of[tensor.call], behind):
+        if last_use >= 0:
+            for place in range(place_of[tensor.call], last_use):
                 crossing[place].append(index)
     return [
         Region(end, tuple(calls), tuple(sorted(given)), tuple(sorted(made)), tuple(across), tuple(also))

@@ -94,7 +94,7 @@ def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]
     calls = graph.calls
     used = [any(graph.tensors[tensor].users for tensor in call.outputs) for call in calls]
     may_be_before = [one and call not in sides.calls for call, one in enumerate(used)]
-    received = _received_behind(graph, used)
+    received = _received_later(graph, used)
     apart, leaving = _heads(graph, received)
     found = []
     for last, call in enumerate(calls):
@@ -118,7 +118,7 @@ def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]
     return sorted(found, key=lambda cut: cut[::-1])
 
 
-def _received_behind(graph: Graph, used: Sequence[bool]) -> list[int]:
+def _received_later(graph: Graph, used: Sequence[bool]) -> list[int]:
     """Returns, for each call, the tensors computed so far that a later call receives, or a call that is not `used`.
 
     Unused calls never lie before a cut: nothing depends on them, so their outputs cannot cross.
@@ -126,12 +126,12 @@ def _received_behind(graph: Graph, used: Sequence[bool]) -> list[int]:
     newest = len(graph.tensors) - 1
     unused = [call for call, one in zip(graph.calls, used, strict=True) if not one]
     received = _bits(newest - tensor for call in unused for tensor in call.inputs)
-    behind = []
+    later = []
     for call in reversed(graph.calls):
-        behind.append(received)
+        later.append(received)
         received |= _bits(call.outputs[-1] - tensor for tensor in call.inputs)
         received >>= len(call.outputs)
-    return behind[::-1]
+    return later[::-1]
 
 
 def _heads(graph: Graph, received: list[int]) -> tuple[list[int], list[int]]:

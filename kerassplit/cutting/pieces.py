@@ -175,11 +175,11 @@ def _block_stages(model: keras.Model) -> dict[str, Stage]:
     """Builds the blocks as stages, keyed by the name of the tensor that each ends at."""
     graph = read_graph(model)
     ends = _block_ends(split_points(model))
-    if ends and all(_is_shaping(graph.calls[call].operation) for call in _calls_behind(graph, ends[-1])):
+    if ends and all(_is_shaping(graph.calls[call].operation) for call in _calls_after(graph, ends[-1])):
         ends.pop()
     outputs = list(dict.fromkeys(graph.flat_outputs()))
-    behind = _calls_behind(graph, ends[-1] if ends else None)
-    last = next((tensor for tensor in outputs if graph.tensors[tensor].call in behind), outputs[0])
+    after = _calls_after(graph, ends[-1] if ends else None)
+    last = next((tensor for tensor in outputs if graph.tensors[tensor].call in after), outputs[0])
     names = [*(point.name for point in ends), graph.tensors[last].name]
     labels = _names_of_stages(names)
     if ends:
@@ -188,7 +188,7 @@ def _block_stages(model: keras.Model) -> dict[str, Stage]:
 
 
 def _block_ends(points: Sequence[SplitPoint]) -> list[SplitPoint]:
-    """Returns the split points that end blocks: for each merge, the last of it and the activations that follow it."""
+    """Returns the split points that end blocks: for each merge, the last of it and the `SHAPING` layers after it."""
     ends: list[SplitPoint] = []
     for point in points:
         if point.after_merge:
@@ -202,7 +202,7 @@ def _is_shaping(operation: keras.Operation) -> bool:
     return type(operation).__name__ in SHAPING
 
 
-def _calls_behind(graph: Graph, point: SplitPoint | None) -> set[int]:
+def _calls_after(graph: Graph, point: SplitPoint | None) -> set[int]:
     """Returns the calls that a split point does not depend on; all calls for `None`."""
     sides = read_sides(graph)
     before = sides.calls | (sides.main.ancestors([resolve(graph, point.name)]) if point else set())

@@ -134,8 +134,8 @@ class Stages:
         made = {name: symbol for stage in self.stages for name, symbol in _symbols(stage)}
         crossings = []
         for cut in range(1, len(self.stages)):
-            before, behind = self.stages[:cut], self.stages[cut:]
-            used = {name for stage in behind for name in stage.inputs}
+            before, after = self.stages[:cut], self.stages[cut:]
+            used = {name for stage in after for name in stage.inputs}
             ours = dict.fromkeys(name for stage in before for name in (*stage.inputs, *stage.outputs))
             crossings.append(Crossing(tuple(crossing_tensor(name, made[name]) for name in ours if name in used)))
         return Records(crossings)

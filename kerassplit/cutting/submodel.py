@@ -73,7 +73,7 @@ def build_submodel(
     if starts and ends is None:
         require_whole_crossing(read_sides(graph), starts, _CARRY)
     if ends is None:
-        ends = _outputs_behind(graph, starts or [])
+        ends = _outputs_after(graph, starts or [])
     elif starts:
         _require_all_needed(graph, starts, ends)
     calls, inputs = part(graph, starts or [], ends)
@@ -213,17 +213,17 @@ def _structure(graph: Graph, tensors: Sequence[int], own: Any, names: dict[int, 
     return {names.get(tensor) or unique(safe_name(graph.tensors[tensor].name), taken): tensor for tensor in tensors}
 
 
-def _outputs_behind(graph: Graph, starts: Sequence[int]) -> list[int]:
+def _outputs_after(graph: Graph, starts: Sequence[int]) -> list[int]:
     """Returns the model's outputs that depend on `starts`, or all of them if there are no starts."""
     reached = _reached(graph, starts, range(len(graph.calls)))
     outputs = list(dict.fromkeys(graph.flat_outputs()))
-    behind = [tensor for tensor in outputs if not starts or tensor in reached - set(starts)]
-    if not behind:
+    after = [tensor for tensor in outputs if not starts or tensor in reached - set(starts)]
+    if not after:
         name = graph.tensors[starts[0]].name
         raise NotConnectedError(
             f"'{name}' is an output of the model: nothing comes after it. Start from an earlier tensor.", name=name
         )
-    return behind
+    return after
 
 
 def _require_all_needed(graph: Graph, starts: Sequence[int], ends: Sequence[int]) -> None:
@@ -235,9 +235,9 @@ def _require_all_needed(graph: Graph, starts: Sequence[int], ends: Sequence[int]
     before = sides.main.ancestors(starts)
     calls, first = part(sides.main, starts, ends)
     needed_calls = {*calls, *(graph.tensors[tensor].call for tensor in first if tensor not in starts)}
-    behind = needed_calls - before
-    if behind < needed_calls:
-        needed = [one for one in crossing_at(sides, starts) if behind.intersection(graph.tensors[one].users)]
+    after = needed_calls - before
+    if after < needed_calls:
+        needed = [one for one in crossing_at(sides, starts) if after.intersection(graph.tensors[one].users)]
         require_whole_crossing(sides, starts, _CARRY, among=needed)
 
 

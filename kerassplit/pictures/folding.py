@@ -44,8 +44,8 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     for nest in repeated_nests(graph):
         for call in nest.calls:
             names[call], automatic[call] = block_name(nest.name), False
-    told = [None if automatic[call] else name for call, name in enumerate(names)]
-    parts = [open_region(graph, region, told) for region in find_regions(graph)]
+    named = [None if automatic[call] else name for call, name in enumerate(names)]
+    parts = [open_region(graph, region, named) for region in find_regions(graph)]
     groups = [_group(graph, names, automatic, region, len(opened) > 1) for opened in parts for region in opened]
     groups.sort(key=lambda group: group.last)
     if few:
@@ -116,10 +116,10 @@ def _group(
     """Makes a group of a region, or of a part of one that was opened, with the block that most names indicate."""
     group = Group([region], is_block=opened or branches(graph, region))
     # From the end: of equally frequent names, the last one wins.
-    told = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
-    [(key, count)] = Counter(name.key for name in told).most_common(1) or [(None, 0)]
-    if key is not None and count * _SHARE >= len(told):
-        name = next(name for name in told if name.key == key)
+    named = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
+    [(key, count)] = Counter(name.key for name in named).most_common(1) or [(None, 0)]
+    if key is not None and count * _SHARE >= len(named):
+        name = next(name for name in named if name.key == key)
         group.key, group.family, group.number = name.key, name.family, name.number
     elif group.is_block and not opened:
         end = graph.calls[region[-1]].operation
@@ -170,13 +170,13 @@ def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
     """Counts the sub-blocks that layer names indicate, where the layers of a region agree on one."""
     branches = [region for region in group.regions if len(region) > 1]
     if not branches:
-        told = (names[region[0]] for region in group.regions)
-        group.subs = frozenset(name.sub for name in told if name is not None) - {""}
+        named = (names[region[0]] for region in group.regions)
+        group.subs = frozenset(name.sub for name in named if name is not None) - {""}
         return
     calls_of: Counter[str] = Counter()
     for region in group.regions:
-        told = (names[call] for call in region)
-        subs = {name.sub for name in told if name is not None and name.key == group.key} - {""}
+        named = (names[call] for call in region)
+        subs = {name.sub for name in named if name is not None and name.key == group.key} - {""}
         if len(subs) == 1:
             calls_of[subs.pop()] += len(region)
     group.subs = frozenset(sub for sub, calls in calls_of.items() if calls > 1)

@@ -39,11 +39,11 @@ def open_region(graph: Graph, region: list[int], names: Sequence[BlockName | Non
         region: Calls in execution order.
         names: The block of each call of the graph; `None` if its name does not say.
     """
-    told = [name for call in region if (name := names[call]) is not None]
-    keys = {name.key for name in told}
-    if len(told) * 2 > len(region):
+    named = [name for call in region if (name := names[call]) is not None]
+    keys = {name.key for name in named}
+    if len(named) * 2 > len(region):
         parts = _intervals(region, [name.key if (name := names[call]) else None for call in region])
-        siblings = len(keys) > len({name.family for name in told})
+        siblings = len(keys) > len({name.family for name in named})
         if len(parts) == len(keys) and (len(keys) == 1 or siblings):
             return parts
     sizes = [_size(graph, call) for call in region]

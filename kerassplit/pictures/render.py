@@ -13,7 +13,7 @@ from kerassplit.text import warn
 
 _PIXELS = 1600  # the width of a PNG
 _SMALLEST, _LARGEST = 60.0, 200.0  # dots per inch
-_TALL = 8000  # pixels; the resolution is reduced, at most to that of a screen, to keep a PNG below this height
+_TALL = 8000  # pixels; a taller PNG gets a lower resolution, though not below that of a screen
 _SCREEN = 72.0  # dots per inch
 _TALLEST = 32000  # pixels; Cairo cannot draw larger bitmaps
 _PROBE = 'digraph { a [label="text", fontname="Helvetica"] }'
@@ -28,7 +28,7 @@ def render(source: str, extension: str) -> bytes:
 
     Args:
         source: Graphviz source.
-        extension: `svg`, `png` or `pdf`. A PNG is about 1600 pixels wide; small pictures are narrower, not enlarged.
+        extension: `svg`, `png` or `pdf`. A PNG is about 1600 pixels wide, or narrower at 200 dots per inch.
 
     Returns:
         The contents of the file. On one machine, the same source produces the same bytes: they contain no time.
