@@ -112,7 +112,7 @@ def plot(
         title: The first line; by default the model's or stage's name.
 
     Returns:
-        A `Drawing`: notebooks display it, and `print` shows it as text.
+        `Drawing`: notebooks display it, and `print` shows it as text.
 
     Raises:
         SplitError: The format is unknown, the folder does not exist, or Graphviz or fonts are missing. If Graphviz is
