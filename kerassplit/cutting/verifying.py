@@ -54,7 +54,7 @@ def verify(
         verbose: Show progress on standard error; by default only on a terminal, after 2 seconds.
 
     Returns:
-        A `Receipt`. Differing numbers do not raise an error: check `receipt.ok`, or call `receipt.check()`.
+        A `Receipt`. It does not raise if numbers differ; check `receipt.ok`, or call `receipt.check()`.
 
     Raises:
         SplitError: `x` does not fit the model's inputs, or the split is not one of this model.
