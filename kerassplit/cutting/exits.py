@@ -51,10 +51,10 @@ def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Seq
             the result. Unbuilt layers are built for the shape of the tensor. Exits may share layers.
 
     Returns:
-        A `keras.Model` with the model's name and inputs. It returns a dict: the model's outputs under the names of
-        their tensors (or their keys, if the model returns a dict), and each exit under the name of the tensor that it
-        starts from, as given in `exits`. `loss`, `metrics`, `loss_weights` and targets use these names (with metrics,
-        Keras requires targets for all of them).
+        A `keras.Model` with the model's name and inputs. It returns a dict of the model's outputs, under the names of
+        their tensors (or their keys, if the model returns a dict), and the exits, each under the name of the tensor
+        that it starts from, as given in `exits`. `loss`, `metrics`, `loss_weights` and targets use these names (with
+        metrics, Keras requires targets for all of them).
 
     Raises:
         UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.

@@ -31,7 +31,7 @@ def render(source: str, extension: str) -> bytes:
         extension: `svg`, `png` or `pdf`. A PNG is about 1600 pixels wide, or narrower at 200 dots per inch.
 
     Returns:
-        The contents of the file. On one machine, the same source produces the same bytes: they contain no time.
+        The contents of the file. On one machine, the same source produces the same bytes, which contain no time.
 
     Raises:
         NoLayoutError: Graphviz is not installed.
