@@ -1,4 +1,4 @@
-"""The public names, and where each has its home: `__init__.py` imports it from there when it is first asked for."""
+"""Public names and the modules that define them; `__init__.py` imports each name on first use."""
 
 from .api import (
     Split as Split,

@@ -1,4 +1,4 @@
-"""`python -m kerassplit` is the command `kerassplit`."""
+"""Runs the `kerassplit` command as `python -m kerassplit`."""
 
 from kerassplit.cli import main
 

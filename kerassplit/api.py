@@ -1,4 +1,4 @@
-"""`Split`, with all that a user does with one, and what gives one: `split`, `load`."""
+"""`Split` and its methods, and the functions that return one: `split` and `load`."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from kerassplit.text import warn
 class Split(Stages):
     """A model cut into stages; call it like the model.
 
-    `split[0]` and `split["features"]` are its stages, in the order in which they run.
+    Index it for a stage, by number or name: `split[0]`, `split["features"]`.
 
     Attributes:
-        stages: The stages.
-        inputs: The model's inputs by tensor name, in the structure in which the model takes them.
-        outputs: The model's outputs, likewise.
+        stages: The stages, in execution order.
+        inputs: Tensor names of the model's inputs, in the structure that the model accepts.
+        outputs: Tensor names of the model's outputs, in the structure that the model returns.
         name: The model's name.
-        original: The model that was cut; `None` once loaded.
-        unused_inputs: The model's inputs that no stage takes.
-        preprocessor: What the model's own `predict` puts its input through first, such as KerasHub's
-            `"ResNetImageClassifierPreprocessor"`: it is in no stage, and `predict` says so. `None`: nothing.
-        unknown: What a later kerassplit has written into the manifest of the folder that this split was loaded from:
-            it is saved again. Under `""` what it says of the split, under a stage's name what it says of that.
-        own_prediction: Of a loaded split: the methods, such as `predict_step`, by which its model predicted in a way of
-            its own, which stages do not have.
+        original: The model that was cut; `None` for a loaded split.
+        unused_inputs: The model's inputs that no stage uses.
+        preprocessor: The preprocessor that the model's own `predict` applies first, such as KerasHub's
+            `"ResNetImageClassifierPreprocessor"`; `None` if there is none. No stage contains it, and `predict` says so.
+        unknown: Manifest entries written by a later version of kerassplit, kept so that they are saved again. The key
+            `""` holds those about the split, a stage's name those about that stage.
+        own_prediction: For a loaded split, the methods that the model had overridden, such as `predict_step`. The
+            stages do not have them.
     """
 
     def predict(
@@ -68,36 +68,36 @@ class Split(Stages):
         """Runs arrays, files or a dataset through the stages in batches, each stage compiled.
 
         Args:
-            x: Arrays in the structure of the model's inputs, the samples along the first dimension (sparse tensors
-                become dense); the path of a folder of images, of an image, or of a `.npy` or `.npz` file; a
-                `tf.data.Dataset`; or any iterable of batches or of single samples in that structure. Of a tuple, the
-                first element is the input, as in Keras.
-            batch_size: Samples a batch. The batches of an iterable stay as they are. A model that is built for batches
-                of one size gets these: what is left over is filled up, and cut off again, where that changes nothing.
-            verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
-            output: A `.npy` file to write the results to while they are computed; several outputs get a file each,
-                `NAME.TENSOR.npy`. Memory stays the same however many rows there are. `NAME.json` says what the run was
-                and, for images, which row is which file.
-            resume: Whether to go on with a run into `output` that was interrupted, at the first batch that it had not
-                finished. An iterable is read from its beginning again.
-            overwrite: Whether `output` may be replaced.
-            preprocess: For images: the architecture whose `preprocess_input` they get, such as `"ResNet50"`; by default
-                the one that bears the model's name. `"none"`: pixels from 0 to 255; or, for what is no image, that it
-                has been through the preprocessor of a model that has one, as KerasHub's tasks do.
-            exif: Whether images are turned as their camera says. Keras's own loader does not: `False` gives its
+            x: Arrays in the structure of the model's inputs, with samples along the first dimension (sparse tensors
+                become dense); the path of an image, a folder of images, or a `.npy` or `.npz` file; a
+                `tf.data.Dataset`; or any iterable of batches or single samples in that structure. As in Keras, the
+                first element of a tuple is the input.
+            batch_size: Samples per batch. An iterable keeps its own batches. A model built for a fixed batch size gets
+                batches of that size: the last one is padded and the padding removed again, if that changes nothing.
+            verbose: Show progress on standard error; by default only on a terminal, after 2 seconds.
+            output: A `.npy` file to write results to as they are computed; with several outputs, one file each, named
+                `NAME.TENSOR.npy`. Memory use does not depend on the number of rows. `NAME.json` describes the run and,
+                for images, lists the file of each row.
+            resume: Continue an interrupted run into `output` at the first unfinished batch. An iterable is read from
+                the beginning again.
+            overwrite: Allow `output` to be replaced.
+            preprocess: For images: the architecture whose `preprocess_input` to apply, such as `"ResNet50"`; by default
+                the one with the model's name. `"none"` keeps pixels from 0 to 255. For other input, `"none"` states
+                that it has already been through the model's preprocessor, if it has one (KerasHub's tasks do).
+            exif: Rotate images as their EXIF orientation says. Keras's own loader does not: `False` reproduces its
                 numbers.
-            engine: `"local"`: in this process. `"ray"`: each stage in a process of its own, here or on a cluster; needs
-                `pip install "kerassplit[ray]"`.
-            options: Of the engine: see `kerassplit.engines.local.LocalOptions` (`devices`) and
+            engine: `"local"` runs in this process. `"ray"` runs each stage in a process of its own, here or on a
+                cluster; it needs `pip install "kerassplit[ray]"`.
+            options: Options of the engine: see `kerassplit.engines.local.LocalOptions` (`devices`) and
                 `kerassplit.engines.ray.engine.RayOptions` (`replicas`, `num_cpus`, `num_gpus`, `max_restarts`,
                 `max_retries`, `in_flight`, `address`).
 
         Returns:
-            NumPy arrays in the structure of the model's outputs; memory maps of the files where there is `output`.
+            NumPy arrays in the structure of the model's outputs; memory maps of the files if `output` is given.
 
         Raises:
             SplitError: The input does not fit the model or cannot be read, or results would be lost.
-            RunError: A stage fails on a batch. What was finished stays beside `output`, to go on with.
+            RunError: A stage fails on a batch. Finished batches are kept next to `output`, for `resume`.
 
         Example:
 
@@ -131,36 +131,35 @@ class Split(Stages):
         exif: bool = True,
         verbose: bool | None = None,
     ) -> EarlyExits:
-        """Runs batches through the stages until an exit is confident of each row; the stages behind are not run.
+        """Runs batches through the stages until an exit is confident of every row, and skips the remaining stages.
 
-        After each stage that gives an output of the model, its exit, the rows that this is confident of have their
-        answer. A batch goes on whole to the next stage while one of its rows has none; the final output answers for
-        the rows that no exit is confident of. Smaller batches end earlier, larger ones take less time for each row.
+        An exit is an output of the model that a stage before the last computes. It answers the rows that it is
+        confident of. A batch goes to the next stage whole while any of its rows lacks an answer; the final output
+        answers the rows left over. Smaller batches exit earlier; larger ones take less time per row.
 
         The algorithm is BranchyNet's (Teerapittayanon, McDanel and Kung, ICPR 2016), by batches, with the largest
-        probability as confidence; `measure` takes others, such as the entropy.
+        probability as confidence; `measure` replaces that, for example by the entropy.
 
         Args:
-            x: What `predict` takes: arrays, a folder of images, a file, a dataset.
-            confidence: How sure an exit must be of a row to answer: its largest probability (of one alone, `p` or
-                `1 - p`), from 0 to 1. A dict has a number for each exit, by its output's name.
-            measure: How sure an exit is, where that is not its largest probability: a function from what it gives
-                (an array, rows × classes) to one number for each row, which is compared with `confidence`.
-            final: The output that answers when no exit is confident, where the last stage gives several.
-            batch_size: Samples a batch. The batches of an iterable stay as they are. A model that is built for batches
-                of one size gets these: what is left over is filled up, and cut off again, where that changes nothing.
+            x: Any input of `predict`: arrays, a folder of images, a file, a dataset.
+            confidence: Smallest confidence for an exit to answer a row: its largest probability (for a single
+                probability, the larger of `p` and `1 - p`), from 0 to 1. A dict sets one per exit, by output name.
+            measure: Confidence to use in place of the largest probability: a function from an exit's output (an array,
+                rows × classes) to one number per row, which is compared with `confidence`.
+            final: The output that answers the rows left over, if the last stage has several.
+            batch_size: Samples per batch; see `predict`.
             preprocess: For images; see `predict`.
             exif: For images; see `predict`.
-            verbose: Whether to show progress; see `predict`.
+            verbose: Show progress; see `predict`.
 
         Returns:
-            `EarlyExits`: the `outputs`, rows × classes; `exits`, the name of the output that answered, for each row;
-            `ran`, the batches that each stage ran. Printed, it is a table.
+            `EarlyExits`: `outputs`, rows × classes; `exits`, the name of the output that answered each row; `ran`, the
+            number of batches that each stage ran. It prints as a table.
 
         Raises:
-            SplitError: No stage before the last gives an output, or an exit gives another shape than the final output,
-                or no probabilities (then say how sure it is with `measure`, or end it in a softmax); or the input does
-                not fit the model.
+            SplitError: No stage before the last computes an output of the model; or an exit's shape differs from that
+                of the final output; or an exit does not return probabilities (pass `measure`, or end the exit in a
+                softmax); or the input does not fit the model.
             RunError: A stage fails on a batch.
 
         Example:
@@ -184,54 +183,54 @@ class Split(Stages):
         )
 
     def verify(self, x: Any = None, **options: Any) -> Receipt:
-        """Compares the stages with the model; see `kerassplit.verify`."""
+        """Verifies that the stages compute what the model computes; see `kerassplit.verify`."""
         return verifying.verify(self.model, self, x, **options)
 
     def plot(self, to_file: Any = None, **options: Any) -> Any:
-        """Draws the stages and what crosses; see `kerassplit.plot`."""
+        """Draws the stages and the tensors that cross the cuts; see `kerassplit.plot`."""
         return pictures.plot(self, to_file, **options)
 
     def save(self, directory: Any, *, overwrite: bool = False) -> None:
         """Writes one `.keras` file per stage and `kerassplit.json`.
 
-        A process that is killed meanwhile leaves the old split or the new one. It may leave a folder `.kerassplit.*`
-        besides, which the next save into the same place removes, and, where it was overwriting, files of stages that
-        the manifest does not name.
+        If the process is killed while saving, the folder holds either the old split or the new one. A folder
+        `.kerassplit.*` may be left next to it, which the next save to the same place removes; after overwriting, files
+        of stages that the manifest does not name may be left in it.
 
         Args:
-            directory: The folder. It appears whole or not at all. A stage's file bears its name; the manifest has the
-                last word, because a split that is overwritten keeps its files until the new ones are complete.
-            overwrite: Whether a folder that holds a split may be replaced. No other folder ever is.
+            directory: The folder; it appears complete or not at all. Each file is named after its stage, but the
+                manifest decides: the files of a split that is being overwritten stay until the new ones are complete.
+            overwrite: Allow a folder that holds a split to be replaced. No other folder ever is.
 
         Raises:
-            StoreError: The folder is not empty, cannot be written (what was there is still there then), or another
-                process is overwriting it.
+            StoreError: The folder is not empty, cannot be written (its contents are then unchanged), or is being
+                overwritten by another process.
         """
         saving.save(self, directory, overwrite=overwrite)
 
     def export(self, directory: Any, *, format: str, **options: Any) -> ExportReceipt:  # noqa: A002 (as Keras has it)
-        """Writes every stage in the format of another runtime, runs them there, and says how far the numbers are off.
+        """Exports every stage to the format of another runtime, runs the result there and compares the numbers.
 
-        Beside the stages is `kerassplit-export.json`: which file is which stage, and how inputs and outputs of each
-        are called in its file and in the model. They bear the names of their tensors (`/`, `@` and `:` become `.`,
-        `_` and `_`), and the batch dimension stays open. `kerassplit.exported.run_exported` runs such a folder.
+        `kerassplit-export.json` in the same folder lists the file of each stage and the names of its inputs and
+        outputs, in the file and in the model. They are named after their tensors (`/`, `@` and `:` become `.`, `_` and
+        `_`), and the batch dimension stays open. `kerassplit.exported.run_exported` runs such a folder.
 
         Args:
-            directory: The folder. It appears whole or not at all.
+            directory: The folder; it appears complete or not at all.
             format: `"savedmodel"` (also `"tf_saved_model"`, as Keras calls it), `"onnx"`, `"litert"` or `"openvino"`.
-            **options: `verify=False` writes without running anything. `x` is the input to compare on, by default a
-                photograph and its mirror image where the model is an architecture of `keras.applications`, else two
-                random samples (drawn with `seed`, by default 0, with `open_sides` for open dimensions, by default 32).
-                `tolerance` is the largest difference to allow, relative to the largest number of its tensor, by default
-                0.0001 for float32. `overwrite=True` replaces
-                a folder that holds an export; no other folder ever is. `verbose` is that of `predict`.
+            **options: `verify=False` writes without running anything. `x` is the input to compare on; by default a
+                photograph and its mirror image if the model is an architecture of `keras.applications`, else two random
+                samples (drawn with `seed`, by default 0, with `open_sides` for open dimensions, by default 32).
+                `tolerance` is the largest difference to allow, relative to the largest number in its tensor; by default
+                0.0001 for float32. `overwrite=True` replaces a folder that holds an export; no other folder ever is
+                replaced. `verbose` is that of `predict`.
 
         Returns:
             An `ExportReceipt`.
 
         Raises:
             SplitError: A package is missing (the message says what to install), or a stage cannot be converted.
-            VerificationError: What the exported stages compute differs by more than the tolerance.
+            VerificationError: The outputs of the exported stages differ by more than the tolerance.
             StoreError: The folder is not empty, or cannot be written. In all these cases nothing is written.
 
         Example:
@@ -263,13 +262,14 @@ def split(
     """Cuts a model into stages that, run one after another, compute what the model computes.
 
     Args:
-        model: A functional or built Sequential model. It is left alone; the stages share its layers.
+        model: A functional or built Sequential model. It is not changed; the stages share its layers.
         at: Where to cut, in any order: tensors (names, layers or `KerasTensor`s), globs for several cuts,
-            `split_points(model)` or indices into it. All the tensors of one crossing are named by a list within the
-            list, or one of `crossings(model)`. Such a list may name outputs of the model, too: these are computed
-            before the cut, and what no cut names and needs is computed in the last stage. Or a `plan` for this model.
-        stages: In place of `at`: how many stages of even FLOPs to make, as `plan(model, stages)` finds them.
-        allow_crossing: Whether to cut inside a branch and carry all that crosses there.
+            `split_points(model)` or indices into it. To cut where several tensors cross, pass a list of them within
+            the list, or one of `crossings(model)`. Such a list may also name outputs of the model: these are computed
+            before the cut. Anything that no cut names or needs is computed in the last stage. Or a `plan` for this
+            model.
+        stages: Number of stages with even FLOPs to cut into, in place of `at`, as `plan(model, stages)` finds them.
+        allow_crossing: Allow cuts inside a branch, and carry all tensors that cross there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...
 
     Returns:
@@ -277,9 +277,9 @@ def split(
 
     Raises:
         InsideBranchError: More than the named tensors cross there, and `allow_crossing` is off.
-        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
-        SplitError: A cut is named twice, or is an input or output of the model, or nothing lies between two cuts; or
-            so many even stages cannot be made.
+        UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.
+        SplitError: A cut is named twice, or is an input or output of the model; or nothing lies between two cuts; or
+            the model cannot be cut into that many even stages.
 
     Example:
 
@@ -291,7 +291,7 @@ def split(
         got = "none" if at is None else "both"
         raise SplitError(
             f"Say where to cut with `at`, or how many stages to make with `stages`; got {got}. "
-            "`kerassplit.split_points(model)` lists the places."
+            "`kerassplit.split_points(model)` lists where the model can be cut."
         )
     if stages is not None:
         at = even_stages(model, stages)
@@ -301,8 +301,8 @@ def split(
     made = _as_split(cut(model, at, allow_crossing=allow_crossing, names=names))
     if isinstance(at, int | np.integer) and at > 0:  # 0 and below can only be places
         warn(
-            f"at={at} cuts at split point {at}, '{split_points(model)[at].name}', and makes two stages. For even "
-            f"stages pass how many, stages={max(at, 2)}; to cut here, at=[{at}]."
+            f"at={at} cuts at split point {at}, '{split_points(model)[at].name}', and makes two stages. For stages "
+            f"of even FLOPs, pass their number, stages={max(at, 2)}; to cut here, at=[{at}]."
         )
     return made
 
@@ -312,22 +312,22 @@ def load(
 ) -> Split:
     """Loads a split, or some of its stages, from a folder that `Split.save` wrote.
 
-    Neither the model nor the other stages are needed in order to load one. Nothing but `kerassplit.json` and the files
-    of these stages is read, and none of them through a link. Where another process overwrites the folder meanwhile, it
-    is the old split or the new one.
+    Loading a stage needs neither the model nor the other stages. Only `kerassplit.json` and the files of these stages
+    are read, and none through a link. If another process overwrites the folder meanwhile, the result is either the old
+    split or the new one.
 
     Args:
         directory: The folder.
-        stages: Which stages to load, by number or name; by default all. A `Split` of some stages takes the tensors that
-            they need and gives those that they make for others, by tensor name.
-        safe_mode: Whether Keras refuses to run code that the files carry (such as Lambda layers), and kerassplit files
-            with anything in them that `Split.save` never writes. Turn it off only for files that you trust.
+        stages: Stages to load, by number or name; by default all. A `Split` of some stages accepts the tensors that
+            they need and returns those that they compute for others, by tensor name.
+        safe_mode: Refuse files that contain code (such as Lambda layers) or anything else that `Split.save` never
+            writes. Turn it off only for files that you trust.
 
     Returns:
         A `Split` whose `model` is the stages joined.
 
     Raises:
-        StoreError: The folder, its manifest or a stage is missing, damaged or of a later version.
+        StoreError: The folder, its manifest or a stage is missing, damaged or from a later version.
 
     Example:
 
@@ -342,12 +342,12 @@ def _as_split(stages: Stages) -> Split:
 
 
 def _planned(plan: Plan, graph: Graph) -> Sequence[Cut]:
-    """The cuts of a plan that was made for this model."""
+    """Returns the cuts of a plan; refuses a plan for another model, and one with a single stage."""
     theirs = sorted(name for stage in plan.stages for name in stage.calls)
     if theirs != sorted(call.name for call in graph.calls if call.inputs):
         raise SplitError(
-            f"The plan was made for '{plan.model}', and '{graph.model.name}' has other layers. Plan for this model, "
-            "or cut where the plan says with at=plan.at."
+            f"The plan was made for '{plan.model}', but '{graph.model.name}' has other layers. Plan for this model, "
+            "or pass at=plan.at to cut it at the same tensors."
         )
     if len(plan.stages) == 1:
         raise SplitError(

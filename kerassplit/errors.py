@@ -1,4 +1,4 @@
-"""The errors. Each message says what happened, what was expected and how to mend it; the data is on attributes too."""
+"""The exceptions. Each message says what happened, what was expected and how to fix it; attributes hold the data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ from kerassplit.text import printable
 
 
 def without_terminal_codes(text: str) -> str:
-    """A text without the codes that color it on a terminal: Keras writes parts of its errors in bold."""
+    """Removes terminal color codes from a text: Keras prints parts of its errors in bold."""
     return re.sub(r"\x1b(?:\[[0-9;?]*[A-Za-z]?)?", "", text)
 
 
 def without_graph_trace(text: str) -> str:
-    """A text without the files and lines that TensorFlow puts before what went wrong in a graph."""
+    """Removes the stack of files and lines that TensorFlow prints before the actual error in a graph."""
     return re.sub(r"Graph execution error:\s.*\n\s*File \"[^\n]*\n\s*", "", text, flags=re.DOTALL)
 
 
@@ -22,22 +22,22 @@ def _plain(message: str) -> str:
 
 
 class SplitError(ValueError):
-    """What kerassplit raises for a mistake it can explain. All its other errors are kinds of this one."""
+    """Base class of all kerassplit errors: a mistake that the message can explain."""
 
     def __init__(self, *args: object):
         super().__init__(*(_plain(one) if isinstance(one, str) else one for one in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (type(self), self.args), vars(self)  # Python's own way knows no arguments by keyword
+        return restored, (type(self), self.args), vars(self)  # the default drops keyword arguments
 
 
 def restored(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
-    """An error out of its arguments, whatever its `__init__` takes; copying and unpickling then set its attributes."""
+    """Rebuilds an error from its `args`, bypassing `__init__`; copying and unpickling then set its attributes."""
     return kind.__new__(kind, *args)
 
 
 class _NameError(SplitError):
-    """A name does not stand for one tensor of the model."""
+    """A name does not stand for exactly one tensor of the model."""
 
     def __init__(self, message: str, *, name: str, matches: Sequence[str] = ()):
         super().__init__(message)
@@ -46,11 +46,11 @@ class _NameError(SplitError):
 
 
 class UnknownTensorError(_NameError):
-    """No tensor of the model bears this name.
+    """No tensor of the model has this name.
 
     Attributes:
         name: The name that was asked for.
-        matches: Names of the model close to it, the closest first; empty when none is close.
+        matches: Similar names in the model, closest first; may be empty.
     """
 
 
@@ -59,16 +59,16 @@ class AmbiguousTensorError(_NameError):
 
     Attributes:
         name: The name that was asked for.
-        matches: The tensors it can stand for, by their full names.
+        matches: Full names of the tensors that it can stand for.
     """
 
 
 class InsideBranchError(SplitError):
-    """More tensors cross at this place than were named.
+    """More tensors cross here than were named.
 
     Attributes:
-        name: The tensors that were named, joined by commas.
-        crossing: Names of all tensors that cross there, in execution order.
+        name: Names of the tensors that were named, joined by commas.
+        crossing: Names of all tensors that cross here, in execution order.
         before: The nearest split point before, or `None`.
         after: The nearest split point after, or `None`.
     """
@@ -82,10 +82,10 @@ class InsideBranchError(SplitError):
 
 
 class NotConnectedError(SplitError):
-    """The end of a sub-model does not follow from its start.
+    """The end of a sub-model does not depend on its start.
 
     Attributes:
-        name: The tensor that is out of place.
+        name: The offending tensor.
     """
 
     def __init__(self, message: str, *, name: str):
@@ -94,19 +94,19 @@ class NotConnectedError(SplitError):
 
 
 class UnsupportedModelError(SplitError):
-    """The model is no graph that can be read, or the pieces make none."""
+    """The model has no graph that can be read, or the pieces do not form one."""
 
 
 class PlanError(SplitError):
-    """No cuts keep to all the limits that a plan was asked to keep to.
+    """No plan satisfies all the limits.
 
     Attributes:
-        binding: The limits in the way, such as `"memory"`, `"largest_crossing"`, `"devices"` (too few or too many of
-            them), `"must_cut"`, `"must_not_cut"`, `"first_to"`, `"last_from"`, `"links"`, `"seconds"` (what no device
-            in its place can run), `"cuts"` (rules for cuts, not told apart), `"time"` (none was found in time; there
-            may be one). Where there are several, the message says whether one of them or all have to be loosened.
-        enough: What would be enough, the other limits as they are: for `"memory"` bytes on each device, for
-            `"largest_crossing"` bytes, for `"devices"` how many. Only what is known.
+        binding: The limits that rule out a plan, such as `"memory"`, `"largest_crossing"`, `"devices"` (too few or too
+            many), `"must_cut"`, `"must_not_cut"`, `"first_to"`, `"last_from"`, `"links"`, `"seconds"` (a part that no
+            device in its position can run), `"cuts"` (some of the rules for cuts), `"time"` (no plan was found
+            in time; there may be one). If there are several, the message says whether to relax one of them or all.
+        enough: Values that would be enough with the other limits unchanged, as far as they are known: for `"memory"`
+            the bytes on each device, for `"largest_crossing"` the bytes, for `"devices"` their number.
     """
 
     def __init__(self, message: str, *, binding: Sequence[str] = (), enough: Mapping[str, float] | None = None):
@@ -128,12 +128,12 @@ class StoreError(SplitError):
 
 
 class RunError(SplitError):
-    """A stage fails on a batch, also when it is tried again.
+    """A stage failed on a batch, even when retried.
 
     Attributes:
         stage: The stage's name.
-        batch: The number of the batch, counted from 0.
-        rows: The rows in it, as numbers of the first and of the one after the last.
+        batch: Index of the batch, from 0.
+        rows: Range of its rows, as the first and the one after the last.
     """
 
     def __init__(self, message: str, *, stage: str, batch: int, rows: tuple[int, int]):
@@ -147,7 +147,7 @@ class VerificationError(SplitError):
     """A split does not compute what the model computes.
 
     Attributes:
-        receipt: The `Receipt` with all that was compared.
+        receipt: The `Receipt` with every comparison.
     """
 
     def __init__(self, message: str, *, receipt: object):

@@ -1,4 +1,4 @@
-"""Exported stages run with NumPy and the runtime of their format, without Keras."""
+"""Runs exported stages with NumPy and the runtime of their format, without Keras."""
 
 from kerassplit.storage.exports.running import run_exported
 

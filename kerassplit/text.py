@@ -1,4 +1,4 @@
-"""Names as text: made safe, made unique, listed in a sentence; the names of packages."""
+"""Text helpers: escaping for terminals, safe and unique names, lists in sentences, package names."""
 
 import os
 import re
@@ -15,29 +15,29 @@ Kind = TypeVar("Kind", bound=type)
 _BRIEF = reprlib.Repr()
 _BRIEF.maxtuple, _BRIEF.maxdict, _BRIEF.maxstring, _BRIEF.maxother = 4, 2, 60, 60
 _PACKAGE = str(Path(__file__).parent) + os.sep
-_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Categories of characters: controls, unseen ones (such as those that turn the direction), surrogates, breaks."""
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories to escape: controls, invisible formatting (such as direction marks), surrogates, line breaks."""
 
 
 def printable(text: str, kept: str = "\n\t") -> str:
-    r"""A text without what a terminal acts on or nobody sees: such characters become escapes.
+    r"""Escapes the characters that a terminal acts on or that are invisible.
 
-    Whatever comes out of a file (names of models, layers, tensors, devices) goes through this where it is shown.
+    Anything read from a file (names of models, layers, tensors, devices) goes through this before it is shown.
 
     Args:
         text: The text.
-        kept: Characters that stay: ends of lines and tabs, unless the text is to be on one line.
+        kept: Characters to keep: by default newlines and tabs; `""` puts the text on one line.
 
     >>> printable("layer\x1b[2J")
     'layer\\x1b[2J'
     """
     if text.isprintable():
         return text
-    return "".join(one if one in kept or unicodedata.category(one) not in _ACTING else _escape(one) for one in text)
+    return "".join(one if one in kept or unicodedata.category(one) not in _ESCAPED else _escape(one) for one in text)
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
-    """`warnings.warn` at the line that called this package, with the names in the text as they can be shown."""
+    """Warns at the line that called this package; the text is made printable."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
@@ -45,7 +45,7 @@ def warn(text: str, category: type[Warning] = UserWarning) -> None:
 
 
 def in_words(kind: str) -> str:
-    """The name of a class in words.
+    """Returns the name of a class in words.
 
     >>> in_words("SplitPoint")
     'split point'
@@ -54,13 +54,13 @@ def in_words(kind: str) -> str:
 
 
 def shortened(text: str, most: int = 199) -> str:
-    """A text on one line of at most so many characters, as a `repr` should be."""
+    """Returns a text on one line of at most `most` characters, as for a `repr`."""
     line = printable(text, kept="")
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def with_short_repr(kind: Kind) -> Kind:
-    """Decorates a dataclass: its `repr` is one short line, without fields that have their default values."""
+    """Decorates a dataclass with a one-line `repr` that omits fields with their default values."""
 
     def short(self: Any) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.repr}
@@ -77,12 +77,12 @@ def _escape(character: str) -> str:
 
 
 def listed(names: Iterable[str], conjunction: str = "and") -> str:
-    """Names as a list in a sentence, at most eight of them: `'a', 'b' and 'c'`."""
+    """Lists quoted names in a sentence, shortened beyond eight: `'a', 'b' and 'c'`."""
     return enumerated([f"'{printable(name)}'" for name in names], conjunction)
 
 
 def enumerated(things: Sequence[str], conjunction: str = "and") -> str:
-    """Things in a sentence, at most eight of them: `a, b and c`."""
+    """Lists things in a sentence, shortened beyond eight: `a, b and c`."""
     if len(things) > 8:
         things = [*things[:7], f"{len(things) - 7} more"]
     if len(things) < 2:
@@ -91,12 +91,12 @@ def enumerated(things: Sequence[str], conjunction: str = "and") -> str:
 
 
 def safe_name(name: str) -> str:
-    """A tensor's name as the name of an Input or the key of a dict: `/`, `@` and `:` become `.`, `_` and `_`."""
+    """Turns a tensor's name into the name of an Input or the key of a dict: `/`, `@`, `:` become `.`, `_`, `_`."""
     return name.replace("/", ".").replace("@", "_").replace(":", "_")
 
 
 def package_of(thing: Any) -> str:
-    """The package that a class or function comes from.
+    """Returns the name of the package that defines a class or function.
 
     >>> package_of(Path)
     'pathlib'
@@ -105,7 +105,7 @@ def package_of(thing: Any) -> str:
 
 
 def snake_case(name: str) -> str:
-    """As Keras names an operation after its class.
+    """Returns a class name in snake case, as Keras names operations.
 
     >>> snake_case("Conv2D"), snake_case("GetItem")
     ('conv2d', 'get_item')
@@ -114,7 +114,7 @@ def snake_case(name: str) -> str:
 
 
 def unique(name: str, taken: set[str], key: Callable[[str], str] = str) -> str:
-    """`name`, or `name_1`, `name_2`, ...: the first whose `key` is not `taken`; it is now."""
+    """Returns the first of `name`, `name_1`, `name_2`, ... whose `key` is not in `taken`, and adds it there."""
     candidate, number = name, 0
     while key(candidate) in taken:
         number += 1

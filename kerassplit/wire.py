@@ -1,9 +1,8 @@
-"""Tensors as bytes and back, whole or with fewer bits: what crosses from one machine to another.
+"""Serializes tensors to send them from one machine to another, unchanged or with fewer bits.
 
-The bytes: `kswire1\\n`, the length of a header (4 bytes), the header (JSON: name, shape, dtype and form of each
-tensor), then the values one after another; all numbers little-endian. A header says exactly how many bytes there must
-be, so bytes from a stranger cannot make `unpack` take more memory than a few times their own number; and no code is in
-them.
+Format: `kswire1\\n`, the length of the header (4 bytes), the header (JSON: name, shape, dtype and form of each tensor),
+then the values of one tensor after another; all numbers are little-endian. The header determines the exact number of
+bytes, so untrusted bytes cannot make `unpack` allocate more than a few times their own length. They contain no code.
 """
 
 import json
@@ -21,7 +20,7 @@ from kerassplit.files.untrusted_json import loads, read_record
 from kerassplit.text import listed
 
 Form = Literal["float32", "float16", "int8"]
-"""Form in which floating-point tensors are sent: unchanged, with half the bits, or as one byte a value."""
+"""Form in which floating-point tensors are sent: unchanged, with half the bits, or as one byte per value."""
 FORMS: tuple[Form, ...] = get_args(Form)
 
 _MAGIC = b"kswire1\n"
@@ -30,13 +29,13 @@ _LARGEST_HALF = 65504.0
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 _PLAIN = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *_FLOATS)
 _SENT_FROM = {"as it is": _PLAIN, "float16": ("float32", "float64"), "int8": _FLOATS}
-"""By form, the types that are sent in it."""
-_FEW = 32  # a channel with fewer values shares its range with the others: two more numbers for it would not pay
+"""For each form, the dtypes that can be sent in it."""
+_FEW = 32  # channels with fewer values share one range: two more numbers per channel would not pay off
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor in the header."""
+    """Header entry of one tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +44,7 @@ class _Entry:
 
     @property
     def ranges(self) -> tuple[int, ...]:
-        """The shape of the smallest values (and of the steps) of a tensor sent as bytes."""
+        """Shape of the minima (and of the steps) of a tensor sent as int8."""
         inner = self.shape[1:-1]
         by_channel = math.prod(inner) >= _FEW
         return (self.shape[0], *(1 for _ in inner), self.shape[-1] if by_channel else 1)
@@ -59,24 +58,24 @@ class _Entry:
 
 
 def pack(tensors: Mapping[str, np.ndarray], dtype: Form = "float32") -> bytes:
-    """Tensors as bytes.
+    """Serializes tensors to bytes.
 
-    Only floating-point tensors with more bits than asked for change; all others, and vectors, go as they are.
+    Only floating-point tensors with more bits than asked for are changed; all others, and vectors, are sent unchanged.
 
     - `"float32"`: nothing changes.
-    - `"float16"`: `|x - x'| <= |x| / 2048 + s * 2**-25`, where s is 1 if no value is beyond 65504, the largest float16.
-      Otherwise all values of the tensor are divided by s, the smallest power of two that makes them fit: none becomes
-      infinite. Infinities and NaN stay what they are.
-    - `"int8"`: `|x - x'| <= s / 2` (and the rounding of float32), where s is 1/255 of the range from the smallest to
-      the largest value of each channel (last dimension) of each sample; of each sample where its channels have fewer
-      than 32 values. `q = round((x - smallest) / s)`, `x' = smallest + s * q`: the affine quantisation of Jacob et al.,
+    - `"float16"`: `|x - x'| <= |x| / 2048 + s * 2**-25`, where s is 1 if no value exceeds 65504, the largest float16.
+      Otherwise all values of the tensor are divided by s, the smallest power of two that makes them fit, so none
+      overflows to infinity. Infinities and NaN are preserved.
+    - `"int8"`: `|x - x'| <= s / 2` (plus the rounding of float32), where s is 1/255 of the range from the smallest to
+      the largest value, per sample and channel (last dimension), or per sample if its channels have fewer than 32
+      values. `q = round((x - smallest) / s)`, `x' = smallest + s * q`: the affine quantization of Jacob et al.,
       "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1,
       with the smallest value itself in place of an integer zero point. A sample's numbers do not depend on the others
       in its batch.
 
     Args:
-        tensors: Arrays by name, the samples along the first dimension.
-        dtype: How to send floating-point tensors.
+        tensors: Arrays by name, with samples along the first dimension.
+        dtype: Form in which to send floating-point tensors.
 
     Returns:
         The bytes, for `unpack`.
@@ -96,23 +95,25 @@ def pack(tensors: Mapping[str, np.ndarray], dtype: Form = "float32") -> bytes:
     for name, tensor in tensors.items():
         array = np.asarray(tensor)
         if array.dtype.name not in _PLAIN:
-            raise SplitError(f"'{name}' holds values of type {array.dtype}, which cannot be sent; numbers can.")
+            raise SplitError(
+                f"'{name}' holds values of type {array.dtype}, which cannot be sent. Convert them to numbers."
+            )
         form = dtype if dtype != "float32" and _shrinks(array, dtype) else "as it is"
         entries.append(_Entry(name, array.shape, array.dtype.name, form))
         parts.append({"as it is": _as_it_is, "float16": _halves, "int8": _levels}[form](array, entries[-1]))
     header = json.dumps([asdict(entry) for entry in entries]).encode()
     if len(header) > _LONGEST_HEADER:
         raise SplitError(
-            f"The header of {len(entries)} tensors has {len(header)} bytes; {_LONGEST_HEADER} can be sent."
+            f"The header of {len(entries)} tensors has {len(header)} bytes; at most {_LONGEST_HEADER} can be sent."
         )
     return b"".join([_MAGIC, struct.pack("<I", len(header)), header, *parts])
 
 
 def unpack(data: bytes) -> dict[str, np.ndarray]:
-    """Tensors from bytes that `pack` made, in their own dtypes.
+    """Restores tensors from the bytes that `pack` returned, in their original dtypes.
 
     Raises:
-        SplitError: The bytes are damaged or something else.
+        SplitError: The bytes are damaged, or do not come from `pack`.
 
     Example:
 
@@ -121,21 +122,21 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
     """
     start = len(_MAGIC) + 4
     if len(data) < start or not data.startswith(_MAGIC):
-        raise SplitError("These bytes are no tensors: expected what kerassplit.wire.pack makes.")
+        raise SplitError("These bytes are not tensors: expected the output of kerassplit.wire.pack.")
     (length,) = struct.unpack_from("<I", data, len(_MAGIC))
     if length > min(_LONGEST_HEADER, len(data) - start):
-        raise SplitError(f"The tensors are cut off: a header of {length} bytes, and {len(data) - start} bytes follow.")
+        raise SplitError(f"The tensors are cut off: their header has {length} bytes, but {len(data) - start} follow.")
     entries = _entries(data[start : start + length])
     expected, there = sum(entry.bytes for entry in entries), len(data) - start - length
     if expected != there:
-        raise SplitError(f"The tensors should take {expected} bytes, and {there} are there: cut off, or damaged.")
+        raise SplitError(f"The tensors should take {expected} bytes, but {there} follow: they are cut off, or damaged.")
     tensors, place = {}, start + length
     for entry in entries:
         part = memoryview(data)[place : place + entry.bytes]
         read = {"as it is": _from_itself, "float16": _from_halves, "int8": _from_levels}[entry.form]
         try:
             tensors[entry.name] = read(part, entry)
-        except (ValueError, OverflowError) as error:  # a shape without numbers can have sides that NumPy does not take
+        except (ValueError, OverflowError) as error:  # an empty shape can have dimensions that NumPy refuses
             raise SplitError(f"'{entry.name}' is damaged: its shape is {entry.shape}. {error}.") from error
         place += entry.bytes
     return tensors
@@ -169,7 +170,7 @@ def _from_halves(part: memoryview, entry: _Entry) -> np.ndarray:
         values = np.frombuffer(part[4:], "<f2").astype(np.float64)
     if not (math.isfinite(scale) and scale >= 1):
         raise SplitError(f"The scale of '{entry.name}' is {scale}: the tensors are damaged.")
-    most = float(np.finfo(entry.dtype).max)  # the largest values may have been rounded to more
+    most = float(np.finfo(entry.dtype).max)  # the largest values may have been rounded beyond it
     with np.errstate(invalid="ignore"):
         values = np.where(np.isfinite(values), np.clip(values * scale, -most, most), values)
         return values.astype(entry.dtype).reshape(entry.shape)
@@ -208,7 +209,7 @@ def _entries(header: bytes) -> list[_Entry]:
             "The header of the tensors cannot be read: it is damaged, or not from kerassplit.wire.pack."
         ) from error
     if not all(map(_is_sound, entries)) or len({entry.name for entry in entries}) < len(entries):
-        raise SplitError("The header of the tensors makes no sense: it is damaged, or not from kerassplit.wire.pack.")
+        raise SplitError("The header of the tensors is inconsistent: it is damaged, or not from kerassplit.wire.pack.")
     return list(entries)
 
 

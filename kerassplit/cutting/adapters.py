@@ -1,4 +1,4 @@
-"""Whether one tensor fits where another is expected, and the layers that make it fit, as text for a program."""
+"""Checks if a tensor fits where another is expected, and suggests layers, as source code, that make it fit."""
 
 import contextlib
 import math
@@ -13,24 +13,24 @@ from kerassplit.text import listed
 
 
 def fits(given: Shape, wanted: Shape) -> bool:
-    """Whether a tensor of one shape can stand for one of the other: an open dimension fits anything."""
+    """True if a tensor of one shape can be used where the other is expected; open dimensions match any size."""
     return len(given) == len(wanted) and all(map(_same, given, wanted))
 
 
 def adapters(
     given: Shape, given_dtype: str, wanted: Shape, wanted_dtype: str, data_format: str | None = None
 ) -> list[str]:
-    """Expressions for Keras layers that, one after another, turn a tensor into one of another shape and dtype.
+    """Returns expressions for Keras layers that, one after another, convert a tensor to another shape and dtype.
 
     Args:
-        given: The shape of the tensor, the batch dimension first.
+        given: The shape of the tensor, with the batch dimension first.
         given_dtype: Its dtype.
-        wanted: The shape that is needed.
-        wanted_dtype: The dtype that is needed.
-        data_format: Where images have their channels; by default where Keras's configuration says.
+        wanted: The required shape.
+        wanted_dtype: The required dtype.
+        data_format: Image data format, as in Keras; by default Keras's configured one.
 
     Returns:
-        The expressions; none when both agree, or when no layers are known that would fit.
+        The expressions; empty if both agree, or if no suitable layers are known.
 
     Example:
 
@@ -60,10 +60,10 @@ def adapters(
 
 @contextlib.contextmanager
 def fitting(layer: keras.Layer, takes: Sequence[PieceTensor], masks: Sequence[PieceTensor] = ()) -> Iterator[None]:
-    """Around the call of a layer on what it is handed, but for masks: an error says who gives what, and what would fit.
+    """Context for calling a layer on `takes`, without `masks`: errors say which piece gives what, and what would fit.
 
     Raises:
-        UnsupportedModelError: The layer cannot be called on that.
+        UnsupportedModelError: The layer cannot be called on these tensors.
     """
     wanted = _wanted(layer, takes[0]) if len(takes) == 1 else None
     if wanted and not fits(takes[0].shape, wanted.shape):
@@ -75,40 +75,40 @@ def fitting(layer: keras.Layer, takes: Sequence[PieceTensor], masks: Sequence[Pi
         if masks:
             ends = ", ".join(map(_input, [*takes, *masks]))
             remedy = (
-                f"\n{listed(one.name for one in masks)}, given too, passes by layers, as masks do. For a layer that "
-                f"takes all, put a model there whose Inputs bear the names: `x = [{ends}]` and "
+                f"\n{listed(one.name for one in masks)}, given too, passes by layers, as masks do. To pass all of them "
+                f"to the layer, use a model whose Inputs have these names: `x = [{ends}]` and "
                 "`keras.Model(x, layer(x))`."
             )
         elif len(takes) > 1:
             remedy = (
-                f"\nFor one of them, put a model there whose Input bears its name: `x = {_input(takes[0])}` and "
+                f"\nTo pass one of them, use a model whose Input has its name: `x = {_input(takes[0])}` and "
                 "`keras.Model(x, layer(x))`."
             )
         raise UnsupportedModelError(
-            f"{takes[0].giver} gives {', '.join(map(str, takes))}, and the layer '{layer.name}' behind it cannot be "
+            f"{takes[0].giver} gives {', '.join(map(str, takes))}, but the layer '{layer.name}' after it cannot be "
             f"called on that: {error}{remedy}"
         ) from error
 
 
 def _input(tensor: PieceTensor) -> str:
-    """An Input for a tensor, of its name, as text for a program."""
+    """Returns source code for an Input like a tensor, with its name."""
     dtype = "" if tensor.dtype == keras.config.floatx() else f", dtype='{tensor.dtype}'"
     return f"keras.Input({tuple(tensor.shape[1:])}, name='{tensor.name}'{dtype})"
 
 
 def misfit(given: PieceTensor, wanted: PieceTensor, alone: bool, data_format: str | None) -> UnsupportedModelError:
-    """The error for a tensor that does not fit, with what would make it fit; `alone`: a piece between them would."""
+    """Builds the error for a tensor that does not fit, with layers that would help, placed between if `alone`."""
     layers = ", ".join(adapters(given.shape, given.dtype, wanted.shape, wanted.dtype, data_format))
-    remedy = "No Keras layers are known to make one of the other: bring it there by layers of your own."
+    remedy = "No Keras layers are known that would convert it: use layers of your own."
     if layers:
-        remedy = f"To fit, put between them: `{layers}`."
+        remedy = f"To make it fit, put between them: `{layers}`."
         if not alone:
-            remedy = f"To fit, send '{given.name}' at the end of {given.giver} through: `{layers}`."
-    return UnsupportedModelError(f"{given.giver} gives {given}, and {wanted.giver} takes {wanted}.\n{remedy}")
+            remedy = f"To make it fit, pass '{given.name}' at the end of {given.giver} through: `{layers}`."
+    return UnsupportedModelError(f"{given.giver} gives {given}, but {wanted.giver} takes {wanted}.\n{remedy}")
 
 
 def data_format_of(operations: Iterable[Any]) -> str | None:
-    """Where the first of these that works on images has its channels."""
+    """Returns the image data format of the first of these operations that has one."""
     return next((form for one in operations if (form := getattr(one, "data_format", None))), None)
 
 
@@ -116,7 +116,7 @@ _IMAGES = frozenset({"Conv2D", "GlobalAveragePooling2D", "Resizing"})
 
 
 def _wanted(layer: keras.Layer, given: PieceTensor) -> PieceTensor | None:
-    """What a layer that is built takes, as far as it says so."""
+    """Returns the input that a built layer requires, as far as its `input_spec` says; `None` if unknown."""
     spec = layer.input_spec
     rank = len(given.shape)
     if not isinstance(spec, keras.InputSpec) or not layer.built or rank < (spec.min_ndim or 0):
@@ -133,7 +133,7 @@ def _same(one: int | None, other: int | None) -> bool:
 
 
 def _casts(from_float: bool, wanted: str) -> list[str]:
-    """Keras has no layer that casts, but every layer casts floats to its dtype, and `Rescaling` casts integers too."""
+    """Returns layers that cast: Keras has no such layer, but all layers cast floats, and `Rescaling` casts integers."""
     if from_float:
         return [f'keras.layers.Identity(dtype="{wanted}")']
     if wanted == "bool":
@@ -142,7 +142,7 @@ def _casts(from_float: bool, wanted: str) -> list[str]:
 
 
 def _reshaping(given: Shape, wanted: Shape, channels_first: bool) -> list[tuple[str, str]] | None:
-    """Names and arguments of layers that change the shape; `None` where none are known."""
+    """Returns the names and arguments of layers that change the shape; `None` if none are known."""
     if fits(given, wanted):
         return []
     if not given or not wanted or not _same(given[0], wanted[0]):
@@ -181,7 +181,7 @@ def _image(given: Shape, wanted: Shape, channels_first: bool) -> list[tuple[str,
 
 
 def _reshaped(given: Shape, wanted: Shape) -> tuple[str, str] | None:
-    """`Reshape`, where the numbers of elements agree; one dimension may be open."""
+    """Returns `Reshape` and its argument if the numbers of elements agree; one dimension may be open."""
     known = [side for side in wanted[1:] if side is not None]
     if None in given[1:] or len(known) < len(wanted) - 2:
         return None

@@ -1,4 +1,4 @@
-"""What a model is given and gives: structures of arrays, and the same by tensor name."""
+"""Inputs and outputs of a model: converts between structures of arrays and dicts by tensor name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from kerassplit.errors import SplitError
 
 
 def named_tensors(x: Any, inputs: Any, model: str) -> dict[str, Any]:
-    """What a caller passes as a model's input, by tensor name.
+    """Returns the input that a caller passes to a model by tensor name.
 
     Args:
         x: Arrays or tensors.
-        inputs: Names of tensors in the structure in which the model takes them.
-        model: Its name, for messages.
+        inputs: Tensor names in the structure of the model's inputs.
+        model: The model's name, for messages.
     """
     names = keras.tree.flatten(inputs)
     x = keras.tree.traverse(_without_dok, x)
@@ -33,24 +33,24 @@ def named_tensors(x: Any, inputs: Any, model: str) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise SplitError(
             f"The input does not have the structure that '{model}' takes, {inputs!r}. "
-            f"Expected arrays or tensors in the places of the names; got {_outline(x)}."
+            f"Expected arrays or tensors in place of the names; got {_outline(x)}."
         ) from error
     return dict(zip(names, keras.tree.flatten(x), strict=True))
 
 
 def _without_dok(value: Any) -> Any:
-    """One of SciPy's sparse arrays as CSR where it is a dict (DOK); `None`, "leave it", for all else."""
+    """Converts a SciPy sparse array in DOK format, which is a dict, to CSR; `None` leaves all else as it is."""
     return value.tocsr() if issparse(value) and value.format == "dok" else None
 
 
 def packed_tensors(tensors: Mapping[str, Any], outputs: Any) -> Any:
-    """Tensors by name in the structure of a model's outputs."""
+    """Packs tensors by name into the structure of a model's outputs."""
     packed = keras.tree.map_structure(tensors.__getitem__, outputs)
     return packed[0] if isinstance(packed, (list, tuple)) and len(packed) == 1 else packed
 
 
 def as_taken(value: Any, taken: CrossingTensor | keras.KerasTensor) -> Any:
-    """What a caller passes as one input of a model, as Keras hands it to the layers: of its dtype and rank."""
+    """Converts one input of a model to the dtype and rank that its layers receive, as Keras does."""
     if value is None:
         return None
     tensor = keras.ops.convert_to_tensor(value, dtype=taken.dtype, sparse=getattr(taken, "sparse", None))
@@ -61,7 +61,7 @@ def as_taken(value: Any, taken: CrossingTensor | keras.KerasTensor) -> Any:
 
 
 def wrong_batch(tensors: Mapping[str, Any], size: int | None, model: str) -> str | None:
-    """What to say where a model that is built for batches of one size got other ones, and failed on them."""
+    """Returns an error message if a model built for a fixed batch size got another number of rows, else `None`."""
     given = {np.shape(value)[0] for value in tensors.values() if np.ndim(value)}
     if size is None or given == {size}:
         return None
@@ -69,5 +69,5 @@ def wrong_batch(tensors: Mapping[str, Any], size: int | None, model: str) -> str
 
 
 def _outline(x: Any) -> str:
-    """A structure with the types of its leaves: short enough for a message."""
+    """Describes a structure by the types of its leaves, short enough for a message."""
     return repr(keras.tree.map_structure(lambda leaf: type(leaf).__name__, x))

@@ -1,4 +1,4 @@
-"""The blocks of a model: the calls between one split point and the next, in the order in which a split runs them."""
+"""Regions of a model: the calls between one split point and the next, in the order in which a split runs them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,12 @@ class Region:
     """The calls between two neighboring split points.
 
     Attributes:
-        end: The tensor that it ends at: a split point; for the last one an output of the model.
+        end: The tensor that it ends at: a split point, or an output of the model for the last region.
         calls: Indices of its calls in execution order.
         given: Tensors that it receives, inputs of the model included.
-        made: Tensors that it makes and that later ones, or the model's user, receive.
-        crossing: All the tensors that cross when the model is cut behind it, those that pass over it among them. Empty
-            for the last one.
-        also: What comes along with these: inputs of the model that both sides use, and masks.
+        made: Tensors that it computes for later regions or as outputs of the model.
+        crossing: All tensors that cross a cut after it, including those that pass over it. Empty for the last region.
+        also: Side tensors sent along with these: inputs of the model that both sides use, and masks.
     """
 
     end: int
@@ -31,9 +30,9 @@ class Region:
 
 
 def regions(graph: Graph) -> list[Region]:
-    """The model between its split points: cut there, `split` makes stages of whole numbers of regions.
+    """Divides a model at its split points; stages cut at split points consist of whole regions.
 
-    Takes linear time, but for what crosses: tensors that pass over regions are listed for each.
+    Takes linear time, plus the length of `crossing`: a tensor that passes over regions is listed for each of them.
     """
     sides = read_sides(graph)
     groups = _groups(graph, sides)
@@ -43,15 +42,15 @@ def regions(graph: Graph) -> list[Region]:
     crossing: list[list[int]] = [[] for _ in groups]
     for index, tensor in enumerate(graph.tensors):
         users = {place_of[user] for user in tensor.users}
-        behind = max((place_of[user] for user in sides.main.tensors[index].users), default=-1)
+        last_use = max((place_of[user] for user in sides.main.tensors[index].users), default=-1)
         maker = place_of.get(tensor.call)  # `None` for an input of the model
         for user in users:
             if user != maker:
                 found[user][0].add(index)
         if maker is not None and (index in outputs or users - {maker}):
             found[maker][1].add(index)
-        if behind >= 0:
-            for place in range(place_of[tensor.call], behind):
+        if last_use >= 0:
+            for place in range(place_of[tensor.call], last_use):
                 crossing[place].append(index)
     return [
         Region(end, tuple(calls), tuple(sorted(given)), tuple(sorted(made)), tuple(across), tuple(also))
@@ -62,14 +61,14 @@ def regions(graph: Graph) -> list[Region]:
 
 
 def _along(sides: Sides, place_of: dict[int, int], crossing: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """What goes along with a cut behind each region but the last, where these tensors cross."""
+    """Yields the side tensors sent along with a cut after each region, given what crosses; none for the last."""
     for place, across in enumerate(crossing):
         last = place == len(crossing) - 1
         yield [] if last else sides.along(lambda call, place=place: place_of[call] <= place, across)
 
 
 def _groups(graph: Graph, sides: Sides) -> list[tuple[int, list[int]]]:
-    """The calls of each region, after the tensor that it ends at."""
+    """Returns, for each region, the tensor that it ends at and its calls."""
     ends = split_tensors(sides)
     calls: list[list[int]] = [[] for _ in (*ends, None)]
     for call, first in enumerate(first_cuts(graph, [[end] for end in ends])):

@@ -1,4 +1,4 @@
-"""How far two arrays of numbers are apart."""
+"""Compares two arrays of numbers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from kerassplit.text import with_short_repr
 
 @dataclass(frozen=True)
 class ComparedTensor:
-    """One tensor, computed twice."""
+    """Largest difference between two computations of one tensor."""
 
     tensor: str
     stage: str
@@ -22,25 +22,25 @@ class ComparedTensor:
 
     @property
     def label(self) -> str:
-        """Its name in a table."""
+        """Name of the tensor in a table."""
         return self.tensor + (" (output)" if self.is_output else "")
 
 
 @with_short_repr
 @dataclass(frozen=True)
 class Comparison(ComparedTensor):
-    """One tensor, as the stages and as the model compute it.
+    """Comparison of one tensor as computed by the stages and by the model.
 
     Attributes:
         tensor: Its name.
-        stage: The stage that makes it; `"(input)"` for an input of the model that is an output, too.
-        is_output: Whether it is an output of the model.
-        shape: The shape of the computed arrays.
-        dtype: Such as `"float32"`.
-        max_difference: The largest absolute difference of two numbers; 0 when all are equal, infinite when one is not
-            a number and the other is.
-        identical: Whether all bits are equal.
-        numbers: How many numbers were compared. Those that are NaN on both sides do not count: they show nothing.
+        stage: The stage that computes it; `"(input)"` for an input that is also an output of the model.
+        is_output: True if it is an output of the model.
+        shape: Shape of the computed arrays.
+        dtype: Dtype, such as `"float32"`.
+        max_difference: Largest absolute difference of two numbers: 0 if all are equal, infinite if a number is NaN on
+            one side only.
+        identical: True if all bits are equal.
+        numbers: Number of numbers compared. Those that are NaN on both sides do not count: they show nothing.
     """
 
     identical: bool
@@ -48,7 +48,7 @@ class Comparison(ComparedTensor):
 
 
 def compared(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> Comparison:
-    """Two tensors, bit by bit."""
+    """Compares two tensors, bit for bit and by their largest difference."""
     one, other = keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
     if "O" in (one.dtype.kind, other.dtype.kind):  # texts
         identical = np.array_equal(one, other)
@@ -60,14 +60,14 @@ def compared(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> 
 
 
 def numbers_in(one: np.ndarray, other: np.ndarray) -> int:
-    """How many numbers a comparison of two arrays rests on: not those that are NaN in both."""
+    """Counts the numbers that a comparison of two arrays rests on, without those that are NaN in both."""
     if one.shape != other.shape or "O" in (one.dtype.kind, other.dtype.kind):
         return one.size
     return one.size - int(np.count_nonzero((one != one) & (other != other)))
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest absolute difference of two arrays; infinite where only one has a number, or their shapes differ."""
+    """Returns the largest absolute difference; infinite if the shapes differ or a number is NaN in one array only."""
     if one.shape != other.shape:
         return float("inf")
     wide = [array.astype("complex128" if array.dtype.kind == "c" else "float64") for array in (one, other)]

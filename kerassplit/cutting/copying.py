@@ -1,8 +1,8 @@
-"""Copies and pickles of splits: whole, and with no variable in common with the original.
+"""Copies and pickles splits, completely and without sharing variables with the original.
 
-A split shares layers with its model, and its stages can share layers with each other. So the model is copied once, by
-Keras, and the stages are cut out of the copy again; what is not a part of the model (a loaded split has none) is copied
-stage by stage, and layers that several of these share are tied again, as in `load`.
+A split shares layers with its model, and its stages can share layers with each other. So Keras copies the model once,
+and the stages are cut out of the copy again. Stages that are not part of the model (a loaded split has none) are copied
+one by one, and layers that several of them share are tied again, as in `load`.
 """
 
 import copy
@@ -27,20 +27,20 @@ from kerassplit.text import listed
 
 AnyStages = TypeVar("AnyStages", bound=Stages)
 Ends = tuple[str, tuple[str, ...], tuple[str, ...]]
-"""A stage without its model: its name, and the names of the tensors it takes and gives."""
+"""A stage without its model: its name, and the names of its inputs and outputs."""
 
 
 def reduced(split: AnyStages) -> tuple[Callable[..., AnyStages], tuple[Any, ...]]:
-    """A split as a function that makes it and what that takes, as `copy` and `pickle` want it.
+    """Reduces a split to a function that rebuilds it and its arguments, as `copy` and `pickle` expect.
 
     Raises:
-        UnsupportedModelError: It has layers whose `call` is replaced, which a copy would not have.
+        UnsupportedModelError: The `call` of a layer has been replaced, which a copy would lose.
     """
     replaced = [name for model in _models(split) for name in replaced_calls(model)]
     if replaced:
         raise UnsupportedModelError(
-            f"The `call` of {listed(dict.fromkeys(replaced))} has been replaced, and a copy would have the one of its "
-            "class. Make it a layer of a class of its own."
+            f"The `call` of {listed(dict.fromkeys(replaced))} has been replaced, and a copy would have that of its "
+            "class. Define a layer class with this `call` instead."
         )
     graph = None if split.original is None else read_graph(split.original)
     stages = [
@@ -53,7 +53,7 @@ def reduced(split: AnyStages) -> tuple[Callable[..., AnyStages], tuple[Any, ...]
 
 
 def deep_copy(split: AnyStages, memo: dict[int, Any]) -> AnyStages:
-    """A copy for `copy.deepcopy`, which knows classes that Keras could not find by their names."""
+    """Copies a split for `copy.deepcopy`, which also handles classes that Keras cannot find by name."""
     restore, arguments = reduced(split)
     with copying(_models(split), split.name):
         return restore(*copy.deepcopy(arguments, memo))
@@ -76,23 +76,23 @@ def _restored(
 
 
 def _between(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-    """The calls between the ends of a stage, the tensors that they set out from, and those that it gives."""
+    """Returns the calls between a stage's inputs and outputs, the tensors that they start from, and the outputs."""
     places = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
     starts, ends = ([places[name] for name in names] for names in (inputs, outputs))
     return (*part(graph, starts, ends), ends)
 
 
 def _is_part(stage: Stage, graph: Graph) -> bool:
-    """Whether a stage is what would be cut out of a model between its ends."""
+    """True if cutting the model between the stage's inputs and outputs would result in this stage."""
     names = {tensor.name for tensor in graph.tensors}
     if not names.issuperset((*stage.inputs, *stage.outputs)):
         return False
     calls, inputs, _ = _between(graph, stage.inputs, stage.outputs)
-    return set(graph.names(inputs)) == set(stage.inputs) and _whats(graph, calls) == _whats(read_graph(stage.model))
+    return set(graph.names(inputs)) == set(stage.inputs) and _counts(graph, calls) == _counts(read_graph(stage.model))
 
 
-def _whats(graph: Graph, calls: Sequence[int] | None = None) -> Counter[Any]:
-    """How often which layer, or operation of which class, is called; without masks, which a stage leaves to layers."""
+def _counts(graph: Graph, calls: Sequence[int] | None = None) -> Counter[Any]:
+    """Counts the calls of each layer, or class of operation; not of masks, which layers compute inside a stage."""
     chosen = graph.calls if calls is None else [graph.calls[call] for call in calls]
     return Counter(
         id(call.operation) if isinstance(call.operation, keras.Layer) else type(call.operation)

@@ -1,4 +1,4 @@
-"""What crosses a cut."""
+"""Tensors that cross a cut: `CrossingTensor`, `Crossing`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,13 +14,13 @@ from kerassplit.text import printable, shortened, with_short_repr
 @with_short_repr
 @dataclass(frozen=True)
 class CrossingTensor:
-    """A tensor that goes from one stage to a later one.
+    """A tensor passed from one stage to a later one.
 
     Attributes:
         name: Its name in the whole model.
-        shape: With the batch dimension first; `None` for open dimensions.
-        dtype: Such as `"float32"`.
-        bytes: Bytes of one sample; `None` where a dimension other than the batch is open.
+        shape: Shape with the batch dimension first; `None` for open dimensions.
+        dtype: Dtype, such as `"float32"`.
+        bytes: Bytes per sample; `None` if a dimension other than the batch is open.
     """
 
     name: str
@@ -34,12 +34,12 @@ class CrossingTensor:
 
 @dataclass(frozen=True, repr=False)
 class Crossing:
-    """All that goes over one cut.
+    """All tensors that cross one cut.
 
     Attributes:
-        tensors: What the stages before the cut receive or make and a stage behind it uses.
-        also: Of a crossing that `crossings` has found: what comes along without being counted. Those of a `Split` have
-            all among their `tensors`.
+        tensors: Tensors that a stage before the cut receives or computes and a stage after it uses.
+        also: For the result of `crossings`: tensors sent along without being counted (inputs of the model and masks).
+            Empty for the crossings of a `Split`, whose `tensors` include them.
     """
 
     tensors: tuple[CrossingTensor, ...]
@@ -48,7 +48,7 @@ class Crossing:
 
     @property
     def bytes(self) -> int | None:
-        """Bytes of one sample of all that crosses; `None` where a tensor has an open dimension."""
+        """Bytes per sample of everything that crosses; `None` if a dimension other than the batch is open."""
         return total(tensor.bytes for tensor in (*self.tensors, *self.also))
 
     def __str__(self) -> str:
@@ -60,5 +60,5 @@ class Crossing:
 
 
 def crossing_tensor(name: str, symbol: keras.KerasTensor) -> CrossingTensor:
-    """What crosses, described."""
+    """Describes a symbolic tensor as a `CrossingTensor`."""
     return CrossingTensor(name, tuple(symbol.shape), symbol.dtype, bytes_per_sample(symbol.shape, symbol.dtype))

@@ -1,10 +1,10 @@
-"""All the places where a model can be cut and few tensors cross.
+"""Enumerates all cuts that few tensors cross.
 
-What lies before a cut holds, with each call, all that this call depends on. The search goes backwards through the
-execution order and decides for each call whether it lies before the cut. So a tensor's users are decided before the
-call that makes it, what is found to cross stays so, and once too much crosses, the search turns back. Compilers find
-groups of instructions with few results in this way (Atasu, Pozzi and Ienne, "Automatic Application-Specific
-Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
+The calls before a cut are closed under dependencies: with each call, they contain all its ancestors. The search goes
+backwards through the execution order and decides for each call whether it lies before the cut. A tensor's users are
+therefore decided before the call that computes it, a tensor once found to cross stays so, and the search backtracks as
+soon as too many cross. Compilers find groups of instructions with few results in this way (Atasu, Pozzi and Ienne,
+"Automatic Application-Specific Instruction-Set Extensions under Microarchitectural Constraints", DAC 2003).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from kerassplit.graph.sides import Sides, read_sides
 
 
 def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
-    """All the places where a model can be cut and at most `max_tensors` tensors cross, in execution order.
+    """Finds all places where a model can be cut so that at most `max_tensors` tensors cross, in execution order.
 
-    Where one tensor crosses is a split point. Models that have few of those, such as NASNet and U-Nets, can be cut in
-    many more places when two or three tensors may cross. Inputs of the model and masks do not count:
-    `Crossing.also` tells which of them come along. Each `Crossing` is something for `split` to cut at.
+    A place where one tensor crosses is a split point. Models with few split points, such as NASNet and U-Nets, have
+    many more places where two or three tensors cross. Inputs of the model and masks do not count; `Crossing.also`
+    lists those that are sent along. `split` accepts each `Crossing` as a cut.
 
-    Takes about linear time for chains of blocks. Two parallel towers of n calls have n * n cuts of two tensors, and
-    all of them are given.
+    The time is about linear for chains of blocks. Two parallel towers of n calls have n * n cuts of two tensors, and
+    all of them are returned.
 
     Args:
         model: A functional or built Sequential model.
-        max_tensors: How many tensors may cross; at least 1.
+        max_tensors: Largest number of tensors that may cross; at least 1.
 
     Returns:
-        A `Crossing` for each cut, in the order of the last calls before the cuts; the tuple prints as a table.
+        A tuple with a `Crossing` for each cut, in the order of the last call before each cut; it prints as a table.
 
     Raises:
         SplitError: `max_tensors` is not a whole number above 0.
@@ -63,7 +63,7 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
     place_of = {call: place for place, call in enumerate(sorted(set(chain(*sides.users.values()))))}
     using = {tensor: _bits(place_of[call] for call in users) for tensor, users in sides.users.items()}
     every = (1 << len(place_of)) - 1
-    before: list[int] = []  # for each call: which users of side tensors it depends on, itself included
+    before: list[int] = []  # for each call, the users of side tensors among its ancestors and itself
     for index, call in enumerate(sides.main.calls):
         own = 1 << place_of[index] if index in place_of else 0
         before.append(reduce(or_, (before[graph.tensors[tensor].call] for tensor in call.inputs), own))
@@ -79,22 +79,22 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
 
 
 def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]] | None:
-    """All cuts where at most `limit` tensors cross: for each the tensors, as indices, in execution order.
+    """Finds all cuts that at most `limit` tensors cross; returns the tensor indices of each, in execution order.
 
-    `None` where there are more than `most`.
+    Returns `None` if there are more than `most` cuts.
 
-    For each call the search starts from all that it depends on, as if it were the last before the cut. It then goes
-    back through the calls that are left. One that is taken in brings all that it depends on, and a tensor of its own
-    that crosses; one that is left out makes what it receives cross.
+    For each call, the search starts from it and its ancestors, as if it were the last call before the cut. It then
+    goes back through the remaining calls. Including a call includes all its ancestors, and one of its own tensors
+    crosses; excluding a call makes the tensors that it receives cross.
 
-    Sets are bits of integers. Calls and tensors count backwards from the last call before the cut and the newest
-    tensor it makes, so the integers are as short as the branches that they tell of.
+    Sets are stored as bits of integers. Calls and tensors are counted backwards from the last call before the cut and
+    its last output, so the integers are only as long as the branches that they describe.
     """
     graph = sides.main
     calls = graph.calls
     used = [any(graph.tensors[tensor].users for tensor in call.outputs) for call in calls]
     may_be_before = [one and call not in sides.calls for call, one in enumerate(used)]
-    received = _received_behind(graph, used)
+    received = _received_later(graph, used)
     apart, leaving = _heads(graph, received)
     found = []
     for last, call in enumerate(calls):
@@ -118,24 +118,24 @@ def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]
     return sorted(found, key=lambda cut: cut[::-1])
 
 
-def _received_behind(graph: Graph, used: Sequence[bool]) -> list[int]:
-    """For each call: of the tensors made until then, those that later calls receive, or calls that are never inside.
+def _received_later(graph: Graph, used: Sequence[bool]) -> list[int]:
+    """Returns, for each call, the tensors computed so far that a later call receives, or a call that is not `used`.
 
-    Nothing depends on these, which are not `used`: their outputs cannot cross.
+    Unused calls never lie before a cut: nothing depends on them, so their outputs cannot cross.
     """
     newest = len(graph.tensors) - 1
     unused = [call for call, one in zip(graph.calls, used, strict=True) if not one]
     received = _bits(newest - tensor for call in unused for tensor in call.inputs)
-    behind = []
+    later = []
     for call in reversed(graph.calls):
-        behind.append(received)
+        later.append(received)
         received |= _bits(call.outputs[-1] - tensor for tensor in call.inputs)
         received >>= len(call.outputs)
-    return behind[::-1]
+    return later[::-1]
 
 
 def _heads(graph: Graph, received: list[int]) -> tuple[list[int], list[int]]:
-    """For each call: the earlier calls that it does not depend on, and what leaves it and those it depends on."""
+    """Returns, for each call, the earlier calls that are not its ancestors, and the tensors leaving it and these."""
     apart: list[int] = []
     leaving: list[int] = []
     for index, call in enumerate(graph.calls):
@@ -151,7 +151,7 @@ def _heads(graph: Graph, received: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _without_covered(graph: Graph, last: int, left: int, crossing: int, outside: int) -> int:
-    """What crosses, without the tensors that neither calls that are left nor those known to be outside receive."""
+    """Removes from `crossing` the tensors that no undecided call and no call known to be outside receives."""
     newest = graph.calls[last].outputs[-1]
     for place in _places(crossing & ~outside):
         if not any(left >> last - user & 1 for user in graph.tensors[newest - place].users):
@@ -167,7 +167,7 @@ def _bits(places: Iterable[int]) -> int:
 
 
 def _places(bits: int) -> Iterator[int]:
-    """The places of the bits that are set, the lowest first."""
+    """Yields the positions of the set bits, lowest first."""
     while bits:
         yield (bits & -bits).bit_length() - 1
         bits &= bits - 1

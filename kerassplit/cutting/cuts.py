@@ -1,4 +1,4 @@
-"""Cutting a model into stages."""
+"""Cuts a model into stages."""
 
 from collections.abc import Callable, Sequence, Set
 from functools import cache, partial
@@ -59,7 +59,7 @@ def cut(
 
 
 def own_preprocessor(model: keras.Model) -> str | None:
-    """What the model's `predict` puts its input through, as that of KerasHub's tasks does."""
+    """Returns the name of the preprocessor that the model's own `predict` applies (as in KerasHub's tasks), if any."""
     found = getattr(model, "preprocessor", None)
     if not callable(found) or type(model).predict is keras.Model.predict:
         return None
@@ -74,20 +74,20 @@ def resolve_cuts(
     *,
     beside: bool = True,
 ) -> list[list[int]]:
-    """The tensors of each cut, checked, in the order in which the cuts are reached.
+    """Resolves cuts to their tensors, checks them, and sorts them by execution order.
 
     Args:
         sides: The model's graph.
         at: See `split`.
         allow_crossing: See `split`.
-        remedy: What to do about a cut inside a branch.
-        beside: Whether outputs of the model may be named beside what crosses.
+        remedy: Advice for the error about a cut inside a branch.
+        beside: Allow outputs of the model to be named along with the tensors that cross.
     """
     graph = sides.graph
     wanted = list(at) if isinstance(at, Set) else several_of(at)
     if not wanted or any(isinstance(one, (list, tuple)) and not one for one in wanted):
         raise SplitError("`at` is empty: name at least one tensor to cut at.")
-    points = cache(partial(split_tensors, sides))  # only numbers ask for them
+    points = cache(partial(split_tensors, sides))  # needed for indices only
     found: list[tuple[tuple[int, int], list[int]]] = []
     for cut in [cut for one in wanted for cut in _cuts_at(graph, points, one)]:
         if any(cut == other for _, other in found):
@@ -96,18 +96,18 @@ def resolve_cuts(
         found.append(((max(graph.tensors[tensor].call for tensor in crossing), len(cut)), cut))
     cuts = [cut for _, cut in sorted(found, key=lambda one: one[0])]
     outputs = set(graph.flat_outputs())
-    given: list[int] = []  # outputs that this cut or an earlier one names
+    given: list[int] = []  # outputs named by this or an earlier cut
     for cut in cuts:
         given += [tensor for tensor in cut if tensor in outputs]
         if not allow_crossing:
             whole = list(dict.fromkeys([*cut, *given]))
-            before = _naming_outputs(sides.main, cut, given) if beside else ""
+            before = _outputs_advice(sides.main, cut, given) if beside else ""
             require_whole_crossing(sides, whole, before + remedy, named=cut)
     return cuts
 
 
 def _crossing_of(graph: Graph, cut: Sequence[int], beside: bool) -> list[int]:
-    """Those of a cut's tensors that cross there; refuses others, but for outputs of the model where these may be."""
+    """Returns the tensors of a cut that cross it; refuses others, except outputs of the model if these are allowed."""
     names, outputs = graph.names(cut), set(graph.flat_outputs())
     left = set(leaving(graph, graph.ancestors(cut)))
     crossing = [tensor for tensor in cut if tensor in left]
@@ -118,26 +118,26 @@ def _crossing_of(graph: Graph, cut: Sequence[int], beside: bool) -> list[int]:
         crosses = f"{listed(graph.names(sorted(left)))} would" if left else "nothing would"
         raise SplitError(
             f"With {listed(graph.names(ends))} computed before the cut, {listed(graph.names(used))} would not cross "
-            f"it; {crosses}. Name what does."
+            f"it; {crosses}. Name a tensor that does."
         )
     for tensor, name in zip(cut, names, strict=True):
         if len(cut) == 1 and not graph.calls[graph.tensors[tensor].call].inputs:
-            raise SplitError(f"'{name}' is an input of the model: there is nothing before it to cut off.")
+            raise SplitError(f"'{name}' is an input of the model: nothing comes before it. Cut at a later tensor.")
         if not graph.tensors[tensor].users and tensor not in may_be_there:
             what = "an output of the model" if tensor in outputs else "used by no call of the model"
-            raise SplitError(f"'{name}' is {what}: there is nothing behind it to cut off. Cut at an earlier tensor.")
+            raise SplitError(f"'{name}' is {what}: nothing comes after it. Cut at an earlier tensor.")
     for tensor, name in zip(cut, names, strict=True):
         if tensor not in left and tensor not in may_be_there:
             others = [other for other in names if other != name]
             raise SplitError(
                 f"'{name}' does not cross where {listed(others)} {'does' if len(others) == 1 else 'do'}. Name only "
-                "what crosses together; for several cuts, name each apart."
+                "tensors that cross together; for several cuts, list each separately."
             )
     return crossing
 
 
-def _naming_outputs(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> str:
-    """What to say where no more than `cut` would cross if outputs of the model were computed before it."""
+def _outputs_advice(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> str:
+    """Returns advice if computing outputs of the model before the cut would leave only `cut` crossing, else `""`."""
     head = graph.ancestors([*cut, *given])
     crossing, helping = set(leaving(graph, head)), []
     if crossing <= set(cut):
@@ -152,14 +152,14 @@ def _naming_outputs(graph: Graph, cut: Sequence[int], given: Sequence[int]) -> s
     names = graph.names(helping)
     them = "it" if len(names) == 1 else "them"
     text = (
-        f"To compute {listed(names)} before the cut, so that nothing else crosses, name {them} in one list with what "
-        f"does: at=[{[*graph.names(cut), *names]!r}]. "
+        f"To compute {listed(names)} before the cut, so that nothing else crosses, name {them} in the same list: "
+        f"at=[{[*graph.names(cut), *names]!r}]. "
     )
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def _cuts_at(graph: Graph, points: Callable[[], list[int]], one: Cut) -> list[list[int]]:
-    """The cuts that one item of `at` stands for, each as its tensors: several for a glob, else one."""
+    """Resolves one item of `at` to its cuts, each a list of tensors: several for a glob, else one."""
     several = [tensor.name for tensor in one.tensors] if isinstance(one, Crossing) else several_of(one)
     tensors = [tensor for reference in several for tensor in _cut_tensors(graph, points, reference)]
     if several == [one]:
@@ -187,9 +187,9 @@ def _cut_tensors(
 
 
 def _warn_of_another_order(graph: Graph, parts: Sequence[StagePart]) -> None:
-    """Warns of layers that keep a state and whose calls the stages run in another order than the model.
+    """Warns of stateful layers whose calls the stages run in another order than the model.
 
-    A moving average after two updates, and what a generator of random numbers draws, depend on the order.
+    A moving average after two updates, and the numbers that a random generator draws, depend on the order.
     """
     last: dict[int, int] = {}
     for call, place in sorted((call, place) for place, one in enumerate(parts) for call in one.calls):
@@ -201,12 +201,11 @@ def _warn_of_another_order(graph: Graph, parts: Sequence[StagePart]) -> None:
         if before > place and changes_in_training(layer):
             warn(
                 f"'{layer.name}' keeps a state, and the stages call it in another order than '{graph.model.name}' "
-                "does. In training mode its state and what it computes may differ. Cut where all its calls lie on one "
-                "side."
+                "does. In training mode its state and its outputs may differ. Cut where all its calls lie on one side."
             )
 
 
 def changes_in_training(layer: keras.Layer) -> bool:
-    """Whether a call in training mode changes variables of a layer: moving averages, states of random generators."""
+    """True if a call in training mode changes variables of a layer: moving averages, states of random generators."""
     generators = [variable for variable in layer.variables if not any(variable is weight for weight in layer.weights)]
     return bool(generators) or (layer.trainable and bool(layer.non_trainable_weights))

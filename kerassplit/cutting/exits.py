@@ -1,4 +1,4 @@
-"""A model with trained exits: small classifiers at intermediate tensors, beside the outputs that it has."""
+"""Adds exits to a model: small classifiers at intermediate tensors, in addition to its own outputs."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ from kerassplit.text import listed, safe_name, unique, warn
 
 
 def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Sequence[keras.Layer]]) -> keras.Model:
-    """Adds outputs to a model: exits, which are layers that take an intermediate tensor and have losses of their own.
+    """Adds exits to a model: outputs computed by extra layers from intermediate tensors, with losses of their own.
 
-    The result is the model and its exits in one: one pass computes all of it, `compile` and `fit` train it. Layers and
-    variables are the model's own, nothing is copied, and the model is left alone. (A nested model with a tap inside is
-    opened in the result: its layers stand there by themselves, under their own names.) Training the result trains
-    these layers, so the model learns too, unless it is frozen:
+    The result contains the model and its exits: one pass computes everything, and `compile` and `fit` train it. The
+    layers and variables are the model's own; nothing is copied, and the model is not changed. (A nested model with an
+    exit inside is opened in the result: its layers appear individually, under their own names.) Training the result
+    trains the model's layers, too, unless they are frozen:
 
-    - Only the exits: `model.trainable = False` before `compile`. The model then computes to the bit what it did, the
-      statistics of its batch normalization included. Leave its own outputs out of `loss`: that saves time.
-    - All together, as in BranchyNet (Teerapittayanon, McDanel and Kung, ICPR 2016): a loss for each output, and
-      `loss_weights` to say how much each counts. The early layers learn to serve the exits, too.
+    - Only the exits: set `model.trainable = False` before `compile`. The model then still computes the same bits,
+      including the statistics of its batch normalization. Leave its own outputs out of `loss` to save time.
+    - All together, as in BranchyNet (Teerapittayanon, McDanel and Kung, ICPR 2016): a loss for each output, weighted
+      by `loss_weights`. The early layers learn to serve the exits, too.
 
-    To run no more of the model than an exit needs, cut it and use `Split.predict_early`. A cut computes an exit before
-    it where it is told to: `ks.split(result, at=[["conv3_block4_out", "exit_softmax"]])` names the tensor that crosses
-    and the exit's last tensor.
+    To run no more of the model than an exit needs, cut it and use `Split.predict_early`. To compute an exit before a
+    cut, name it there: `ks.split(result, at=[["conv3_block4_out", "exit_softmax"]])` names the tensor that crosses and
+    the exit's last tensor.
 
     Args:
         model: A functional or built Sequential model.
-        exits: For each exit, by the tensor that it takes (a name, also inside a nested model, a layer or a
-            `KerasTensor`), its layers: one, several to be called one after another, or a model, which stays a nested
-            model in the result. They are built on the shape of the tensor, unless they are built. A layer may serve
-            several exits.
+        exits: A dict from the tensor that each exit starts from (a name, also inside a nested model, a layer or a
+            `KerasTensor`) to its layers: one layer, several to be called in order, or a model, which stays nested in
+            the result. Unbuilt layers are built for the shape of the tensor. Exits may share layers.
 
     Returns:
-        A `keras.Model` of the model's name and inputs. It gives a dict, the model's outputs by the names of their
-        tensors (by their keys where the model gives a dict), and each exit by the name of the tensor it takes, as it
-        stands in `exits`. `loss`, `metrics`, `loss_weights` and targets go by these names (with metrics, Keras wants
-        targets for all of them).
+        A `keras.Model` with the model's name and inputs. It returns a dict of the model's outputs, under the names of
+        their tensors (or their keys, if the model returns a dict), and the exits, each under the name of the tensor
+        that it starts from, as given in `exits`. `loss`, `metrics`, `loss_weights` and targets use these names (with
+        metrics, Keras requires targets for all of them).
 
     Raises:
-        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
-        UnsupportedModelError: Layers of an exit do not fit the tensor; the message suggests an adapter that would. Or
-            they bear the name of another layer.
-        SplitError: There are no exits, one has no layers, or layers of the model itself, or the name of an output.
+        UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.
+        UnsupportedModelError: The layers of an exit do not fit the tensor (the message suggests an adapter), or have
+            the name of another layer.
+        SplitError: There are no exits; or an exit has no layers, layers of the model itself, or the name of another
+            output.
 
     Example:
 
@@ -90,7 +90,7 @@ def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Seq
         key = reference if isinstance(reference, str) else graph.tensors[tensor].name
         if key in own or key in made:
             raise SplitError(
-                f"The exit at '{key}' would bear the name of another output; there are {listed([*own, *made])}. Tap "
+                f"The exit at '{key}' would have the name of another output; there are {listed([*own, *made])}. Use "
                 "another tensor, or rename the layer or the output."
             )
         made[key] = _exit(graph, key, tensor, _layers(graph, key, layers))
@@ -102,8 +102,8 @@ class _Exit:
     """An exit as a graph of its own.
 
     Attributes:
-        graph: Its calls.
-        takes: From its inputs to the tensors of the model that they stand for.
+        graph: The graph of its calls.
+        takes: From the inputs of `graph` to the tensors of the model that they stand for.
     """
 
     graph: Graph
@@ -111,7 +111,7 @@ class _Exit:
 
 
 def _own_outputs(graph: Graph) -> dict[str, int]:
-    """The model's outputs by the keys that it gives them, or by the names of their tensors."""
+    """Returns the model's outputs by their keys, or by the names of their tensors if it does not return a dict."""
     given = graph.outputs
     if isinstance(given, dict) and all(isinstance(tensor, int) for tensor in given.values()):
         return dict(given)
@@ -119,7 +119,7 @@ def _own_outputs(graph: Graph) -> dict[str, int]:
 
 
 def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
-    """The layers of an exit, if that is what was given, and none is the model's."""
+    """Returns the layers of an exit; refuses anything else, and layers of the model itself."""
     layers = [given] if isinstance(given, keras.Layer) else several_of(given)
     if not layers:
         raise SplitError(f"The exit at '{key}' has no layers: give a layer, a list of layers or a model.")
@@ -127,7 +127,7 @@ def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
     for layer in layers:
         if not isinstance(layer, keras.Layer):
             kind = f"class {layer.__name__}" if isinstance(layer, type) else f"{type(layer).__name__} {layer!r:.80}"
-            raise SplitError(f"The exit at '{key}' has the {kind} in it; expected keras layers, or a model.")
+            raise SplitError(f"The exit at '{key}' contains the {kind}; expected keras layers, or a model.")
         for inner in all_layers(layer):
             if id(inner) in ours:
                 raise SplitError(
@@ -139,7 +139,7 @@ def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
 
 
 def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) -> _Exit:
-    """Calls the layers on an Input like the tensor, with a mask where it has one, and reads what that makes."""
+    """Calls the layers on an Input like the tensor, with its mask if it has one, and reads the graph."""
     mask, made_mask = mask_of(graph.tensors[tensor].symbol), tensor_of_mask(graph, tensor)
     taken = graph.new_input(tensor)
     inputs, tensors = [taken], [tensor]
@@ -154,11 +154,11 @@ def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) ->
             pairs = [pair for pair in zip(inputs, tensors, strict=True) if maker_of(pair[0]) in used]
             if (inputs[-1], -1) in pairs:
                 warn(
-                    f"'{key}' carries a mask that its exit takes and no layer of '{graph.model.name}' does, so that it "
-                    "cannot cross a cut. The exit is masked where it runs in one stage with what makes "
-                    f"'{key}': name the exit's last tensor at the cut behind it."
+                    f"'{key}' carries a mask that its exit uses but no layer of '{graph.model.name}' does, so it "
+                    "cannot cross a cut. The exit is masked if it runs in the stage that computes "
+                    f"'{key}': name the exit's last tensor at the cut after it."
                 )
-                set_mask(taken, None)  # Keras hangs it on the tensor when the model runs
+                set_mask(taken, None)  # Keras attaches it to the tensor when the model runs
                 x, pairs = _called(key, layers, taken), pairs[:1]
             found = read_graph(keras.Model([one for one, _ in pairs], x))
         finally:
@@ -167,15 +167,15 @@ def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) ->
 
 
 def _called(key: str, layers: Sequence[keras.Layer], x: keras.KerasTensor) -> keras.KerasTensor:
-    """What the layers, called one after another, make of a tensor."""
+    """Calls the layers one after another on a tensor, and returns the result."""
     giver = f"The tensor '{key}', where the exit begins,"
     for layer in layers:
         with fitting(layer, [PieceTensor("", "", giver, x.shape, x.dtype)]):
             x = layer(x)
         if not isinstance(x, keras.KerasTensor):
             raise SplitError(
-                f"'{layer.name}' in the exit at '{key}' gives {len(keras.tree.flatten(x))} tensors, and an exit goes "
-                "from one tensor to one."
+                f"'{layer.name}' in the exit at '{key}' returns {len(keras.tree.flatten(x))} tensors. Use layers that "
+                "return one."
             )
         giver = f"'{layer.name}' in the exit at '{key}'"
     return x
@@ -204,16 +204,16 @@ def _built(graph: Graph, own: Mapping[str, int], exits: Mapping[str, _Exit]) -> 
 
 
 def _check_names(graph: Graph, key: str, one: _Exit, there: set[int], taken: set[str]) -> None:
-    """Refuses layers of an exit that bear a name of others. Adds its operations to those `there`, their names to taken.
+    """Refuses layers of an exit that have the name of other layers; adds its operations to `there`, names to `taken`.
 
-    Operations that are no layers get other names from the `Builder`.
+    Operations that are not layers get other names from the `Builder`.
     """
     for operation in (item.operation for item in whole(one.graph)):
         if isinstance(operation, keras.Layer) and id(operation) not in there and operation.name in taken:
             raise UnsupportedModelError(
                 f"A layer of the exit at '{key}' is called '{operation.name}', and so is another one in "
-                f"'{graph.model.name}' or its exits. A Keras model takes a name only once: give this one another, "
-                f"such as `name='exit_{operation.name}'`."
+                f"'{graph.model.name}' or its exits. Names of layers must be unique in a Keras model: rename this "
+                f"one, such as `name='exit_{operation.name}'`."
             )
         there.add(id(operation))
         taken.add(operation.name)

@@ -1,4 +1,4 @@
-"""`explain`: whether a model can be cut at a tensor, and why."""
+"""`explain`: says if a model can be cut at a tensor, and why."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from kerassplit.text import enumerated, listed, printable, shortened
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """Whether a model can be cut at a tensor, and why.
+    """Answer to whether a model can be cut at a tensor, with the reason.
 
     Attributes:
         name: The tensor's name.
-        is_split_point: Whether it is one.
-        crossing: Names of all the tensors that would cross there, in execution order, but for what comes along.
-        reason: One sentence.
-        before: The nearest split point before it, or `None`.
-        after: The nearest split point after it, or `None`.
-        inside: Names of the split points inside, where `name` is that of a nested model.
-        also: Names of what comes along with a cut there: inputs of the model that both sides use, and masks.
-        advice: Where most of the model is in one layer that no cut divides (`largest_layer.py`): how to open it.
-            `None` where there is no such layer, and at split points outside of it.
+        is_split_point: True if it is a split point.
+        crossing: Names of all tensors that would cross there, in execution order, without those in `also`.
+        reason: The reason, in one sentence.
+        before: Name of the nearest split point before it, or `None`.
+        after: Name of the nearest split point after it, or `None`.
+        inside: If `name` is a nested model: names of the split points inside it.
+        also: Names of the tensors sent along with a cut there: inputs of the model that both sides use, and masks.
+        advice: If one layer that no cut divides contains most of the model (`largest_layer.py`): how to open it.
+            `None` if there is no such layer, and at split points outside it.
     """
 
     name: str
@@ -53,18 +53,18 @@ class Explanation:
 
 
 def explain(model: keras.Model, name: TensorRef) -> Explanation:
-    """Says whether a model can be cut at a tensor, what crosses there, and where the nearest split points are.
+    """Says if a model can be cut at a tensor, what crosses there, and where the nearest split points are.
 
     Args:
         model: A functional or built Sequential model.
-        name: The tensor: its name, the layer that makes it, or its `KerasTensor`. A nested model stands for the tensors
-            it gives.
+        name: The tensor: its name, the layer that computes it, or its `KerasTensor`. A nested model stands for its
+            outputs.
 
     Returns:
-        An `Explanation`; printed, it reads as two sentences. That of a nested model says what is inside, too.
+        An `Explanation`, which prints as two sentences. For a nested model, it also describes the inside.
 
     Raises:
-        UnknownTensorError, AmbiguousTensorError: `name` is not one tensor of the model.
+        UnknownTensorError, AmbiguousTensorError: `name` does not stand for exactly one tensor of the model.
 
     Example:
 
@@ -103,29 +103,29 @@ def explain(model: keras.Model, name: TensorRef) -> Explanation:
 
 
 def _advice(graph: Graph, tensors: Sequence[int], is_split_point: bool) -> str | None:
-    """What to say of a layer that most of the model is in, but for split points that it does not make."""
+    """Returns advice about a layer that contains most of the model, except at split points that it does not compute."""
     name, advice = closed_layer(graph) or (None, None)
     made_by_it = any(plain_name(graph.calls[graph.tensors[tensor].call]) == name for tensor in tensors)
     return None if is_split_point and not made_by_it else advice
 
 
 def _reason(sides: Sides, tensors: Sequence[int], crossing: Sequence[int], also: Sequence[int]) -> tuple[bool, str]:
-    """Whether these tensors (several only for a nested model) are a split point, and why."""
+    """Returns if these tensors (several only for a nested model) are a split point, and why."""
     graph = sides.graph
     names = listed(graph.names(tensors))
     others = graph.names(other for other in crossing if other not in tensors)
     if len(tensors) > 1:
-        return False, f"It gives {len(tensors)} tensors: {names}."
+        return False, f"It returns {len(tensors)} tensors: {names}."
     tensor = graph.tensors[tensors[0]]
     if not graph.calls[tensor.call].inputs:
-        return False, f"{names} is an input of the model: there is nothing before it to cut off."
+        return False, f"{names} is an input of the model: nothing comes before it."
     if not tensor.users:
         what = "an output of the model" if tensors[0] in graph.flat_outputs() else "used by no call of the model"
-        return False, f"{names} is {what}: there is nothing behind it to cut off."
+        return False, f"{names} is {what}: nothing comes after it."
     if tensor.call in sides.calls:
         return False, (
-            f"{names} is made of inputs of the model to mask other tensors ({sides.describe(tensors[0])}): it goes "
-            "along with a cut or is made again behind it, and is no place to cut."
+            f"{names} is computed from inputs of the model to mask other tensors ({sides.describe(tensors[0])}): it is "
+            "sent along with a cut, or computed again after it, and is no place to cut."
         )
     if others:
         verb = "crosses" if len(others) == 1 else "cross"
@@ -133,5 +133,5 @@ def _reason(sides: Sides, tensors: Sequence[int], crossing: Sequence[int], also:
     if also:
         come = "comes" if len(also) == 1 else "come"
         along = enumerated([sides.describe(tensor) for tensor in also])
-        return True, f"{names} is a split point: cut there, and it alone crosses; {along} {come} along."
-    return True, f"{names} is a split point: cut there, and it alone crosses."
+        return True, f"{names} is a split point: it alone crosses a cut there; {along} {come} along."
+    return True, f"{names} is a split point: it alone crosses a cut there."

@@ -1,7 +1,8 @@
-"""What crosses where a graph is cut, in numbers of tensors.
+"""Finds the tensors that cross where a graph is cut, as tensor indices.
 
-A tensor is a split point when nothing else that its ancestors make is used outside of them: when the call that makes it
-post-dominates every call it depends on. Inputs of the model and masks (`sides.py`) do not count: they go along.
+A tensor is a split point if no other output of its ancestors is used outside of them, that is, if the call that
+computes it post-dominates all its ancestors. Inputs of the model and masks (`sides.py`) do not count: they are sent
+along with the cut.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from kerassplit.text import listed
 
 
 def split_tensors(sides: Sides, tree: PostDominators | None = None) -> list[int]:
-    """The split points as indices of tensors, in execution order; `tree` is that of the main graph."""
+    """Returns the split points as tensor indices, in execution order; `tree` is that of the main graph."""
     graph = sides.main
     tree = PostDominators(graph) if tree is None else tree
-    top = list(range(len(graph.calls)))  # where all that a call depends on comes together again
+    top = list(range(len(graph.calls)))  # the call in which all paths from a call and its ancestors meet again
     found = []
     for index, call in enumerate(graph.calls):
         if index not in sides.calls:
@@ -29,7 +30,7 @@ def split_tensors(sides: Sides, tree: PostDominators | None = None) -> list[int]
 
 
 def first_cuts(graph: Graph, cuts: Sequence[Sequence[int]]) -> list[int]:
-    """For each call the number of the first of these cuts that depends on it; for the others as many as there are."""
+    """Returns, for each call, the index of the first cut that depends on it, or `len(cuts)` if none does."""
     first = [len(cuts)] * len(graph.calls)
     for place in reversed(range(len(cuts))):
         for tensor in cuts[place]:
@@ -42,7 +43,7 @@ def first_cuts(graph: Graph, cuts: Sequence[Sequence[int]]) -> list[int]:
 
 
 def leaving(graph: Graph, calls: set[int]) -> list[int]:
-    """The tensors that these calls make and others use, in execution order."""
+    """Returns the tensors that these calls compute and other calls use, in execution order."""
     return [
         tensor
         for call in sorted(calls)
@@ -52,15 +53,15 @@ def leaving(graph: Graph, calls: set[int]) -> list[int]:
 
 
 def crossing_at(sides: Sides, tensors: Sequence[int]) -> list[int]:
-    """What crosses when the model is cut at these tensors: they, and what else their ancestors give the rest.
+    """Returns what crosses a cut at these tensors: they, and all else that the rest uses of their ancestors.
 
-    Side tensors, which go along, are not among it.
+    Side tensors, which are sent along, are not included.
     """
     return sorted({*tensors, *leaving(sides.main, sides.main.ancestors(tensors))})
 
 
 def nearest_split_points(sides: Sides, tensors: Sequence[int]) -> tuple[str | None, str | None]:
-    """The nearest split points before and after these tensors, by name; `None` where there is none."""
+    """Returns the names of the nearest split points before and after these tensors; `None` if there is none."""
     graph = sides.main
     tree = PostDominators(graph)
     by_call = {graph.tensors[tensor].call: tensor for tensor in split_tensors(sides, tree)}
@@ -85,14 +86,15 @@ def require_whole_crossing(
     named: Sequence[int] | None = None,
     among: Sequence[int] | None = None,
 ) -> None:
-    """Raises `InsideBranchError` unless these tensors are all that crosses where they are.
+    """Raises `InsideBranchError` unless these tensors are all that crosses a cut at them.
 
     Args:
         sides: The model's graph.
-        tensors: They; outputs of the model among them that do not cross are computed before the cut, too.
-        named: Those that the user has named at this place, for the message; by default all.
-        remedy: What the user can do about it, as the last sentence; `{crossing}` stands for the tensors' names.
-        among: What of the crossing is needed; by default all of it.
+        tensors: The tensors; outputs of the model among them that do not cross are computed before the cut, too.
+        remedy: Advice to the user, as the last sentence; `{crossing}` stands for the names of the tensors that cross,
+            `{carried}` for their number in words.
+        named: The tensors that the user named here, for the message; by default all.
+        among: The tensors of the crossing that are needed; by default all of them.
     """
     graph = sides.graph
     needed = crossing_at(sides, tensors) if among is None else among
@@ -118,7 +120,7 @@ def require_whole_crossing(
 
 
 def nearest(before: str | None, after: str | None) -> str:
-    """The nearest split points in a sentence."""
+    """Names the nearest split points in a sentence."""
     first = f"'{before}' before" if before else "none before"
     second = f"'{after}' after" if after else "none after"
     return f"Nearest split points: {first}, {second}."

@@ -1,4 +1,4 @@
-"""Joining sub-models, stages and layers into one flat model."""
+"""Joins sub-models, stages and layers into one flat model."""
 
 from __future__ import annotations
 
@@ -24,37 +24,40 @@ Piece = keras.Model | Stage | keras.Layer
 
 
 def join(pieces: Iterable[Piece]) -> keras.Model:
-    """Joins sub-models, stages and layers, in the order in which they run, into one flat model.
+    """Joins sub-models, stages and layers, in execution order, into one flat model.
 
-    Each piece takes tensors by name (of its Inputs; of the tensors that earlier pieces gave, or their keys in a dict),
-    else what the piece before it gives, by position, where the counts agree. A layer takes all that the piece before it
-    gives. Of a `Stage` the names of its tensors count, always.
+    The inputs of each piece are connected by name: the names of its Inputs are matched with the names of the tensors
+    that earlier pieces output, or with their keys in a dict. If no name matches, they are connected by position to the
+    outputs of the piece before it, if the counts agree. A layer receives all outputs of the piece before it. The names
+    of a `Stage` are its `inputs` and `outputs`, and always take precedence.
 
-    Masks, which are boolean, and that of which a later piece makes nothing but masks pass by: layers do not take them,
-    nor models that take as many tensors by position as there are without them. A layer that takes a mask as an input
-    goes into a model whose Inputs bear the names.
+    Masks (boolean tensors), and tensors from which a later piece computes only masks, pass by: layers do not receive
+    them, nor do models whose number of inputs, by position, matches without them. To pass a mask to a layer as an
+    input, wrap the layer in a model whose Inputs have the names.
 
-    A layer or model that takes one tensor and gives one (masks and inputs of the joined model do not count) gives it in
-    the place of what it took: later pieces get it by the name of that, unless they ask for it by its own name. So does
-    a tensor that bears the name of one that its piece took, and each that a layer gives in a list as long as what it
-    took.
+    If a layer or model has one input and one output (masks and inputs of the joined model do not count), its output
+    replaces its input: later pieces get the output by the input's name, unless they ask for it by its own name. An
+    output with the same name as an input of its piece replaces that input, too, as does each output of a layer that
+    returns a list as long as its inputs.
 
-    What no piece gives becomes an input of the joined model; what no piece takes, one of its outputs: with a warning
-    where nothing that a model or layer gives is taken, since it may have been meant for a later piece.
+    Tensors that no piece outputs become inputs of the joined model; tensors that no piece uses become outputs. If no
+    output of a model or layer is used, a warning says so, since it may have been meant for a later piece.
 
     Args:
-        pieces: Models, `Stage`s and layers, built or not. The first says what it takes: a model, a `Stage` or a
+        pieces: Models, `Stage`s and layers, built or not. The first must define its inputs: a model, a `Stage` or a
             `keras.Input`. Models without a graph (subclassed ones) count as layers. A `Split` is joined as a whole.
 
     Returns:
-        A `keras.Model`. It shares the layers and variables of the pieces, which are left alone, but for layers that
-        were not built: now they are. Its inputs have the structure of the first piece's, its outputs that of the last
-        one's; where others come to them, dicts keyed by tensor names. Nested models inside the pieces stay nested.
+        A `keras.Model`. It shares the layers and variables of the pieces. The pieces are not changed, except that
+        unbuilt layers are built. Its inputs have the structure of the first piece's inputs, its outputs that of the
+        last piece's outputs; if there are others, dicts keyed by tensor names. Nested models inside the pieces stay
+        nested.
 
     Raises:
-        UnsupportedModelError: Two pieces do not fit; the message suggests an adapter that would. Or they hold
-            different layers of one name.
-        SplitError: There are no pieces, or one is no model, stage or layer, or the names do not say what goes where.
+        UnsupportedModelError: Two pieces do not fit (the message suggests an adapter), or they contain different layers
+            of the same name.
+        SplitError: There are no pieces; or one is not a model, stage or layer; or the names do not determine the
+            connections.
 
     Example:
 
@@ -74,11 +77,11 @@ def join(pieces: Iterable[Piece]) -> keras.Model:
 
 
 class _Joint:
-    """The pieces added so far, and what they give.
+    """The pieces added so far, and their outputs.
 
     Attributes:
-        last: What the last piece gives.
-        around: The same, and the masks that passed it by, in their order.
+        last: Outputs of the last piece.
+        around: The same with the masks that passed it by, in order.
     """
 
     def __init__(self, pieces: Sequence[Any]):
@@ -95,7 +98,7 @@ class _Joint:
         self.around: list[PieceTensor] = []
 
     def add(self, place: int, piece: Any) -> None:
-        """Adds the next piece."""
+        """Adds the next piece and connects its inputs."""
         graph, label = self.graphs[place], f"'{piece.name}'"
         if isinstance(piece, keras.KerasTensor):
             name = maker_of(piece).operation.name
@@ -124,9 +127,9 @@ class _Joint:
         self.last = gives
 
     def model(self) -> keras.Model:
-        """The joined model."""
+        """Builds the joined model."""
         if not self.parts:
-            raise SplitError("There is nothing behind the `keras.Input` to join: add a model, a Stage or a layer.")
+            raise SplitError("There is nothing to join after the `keras.Input`: add a model, a Stage or a layer.")
         self._warn_of_idle_pieces()
         (first, takes, _), (last, _, gives) = self.parts[0], self.parts[-1]
         inputs = _in_structure(first.flat_inputs(), takes, first.inputs)
@@ -139,20 +142,20 @@ class _Joint:
         return joined(self.parts, inputs, outputs, "joined")[0]
 
     def _warn_of_idle_pieces(self) -> None:
-        """Warns of models and layers between others that later pieces pass by."""
+        """Warns of models and layers before the last whose outputs no later piece uses."""
         pieces = self.pieces[len(self.pieces) - len(self.parts) :]
         for piece, (_, _, gives) in list(zip(pieces, self.parts, strict=True))[:-1]:
             idle = [self.given.waiting[key] for key in gives if key in self.given.waiting]
             if len(idle) == len(gives) and not isinstance(piece, Stage):
                 names = [tensor.name for tensor in idle]
                 warn(
-                    f"No piece behind {idle[0].giver} takes what it gives ({listed(names)}), so that this becomes an "
-                    "output of the joined model. If a later piece is to take it, name an Input there after it; if it "
-                    "is to be an output, say so by a `kerassplit.Stage(name, model, inputs, outputs)` in its place."
+                    f"No piece after {idle[0].giver} uses what it gives ({listed(names)}), so it becomes an output of "
+                    "the joined model. If a later piece should use it, name an Input there after it; if it should be "
+                    "an output, pass a `kerassplit.Stage(name, model, inputs, outputs)` in its place."
                 )
 
     def _matched(self, place: int, wanted: Sequence[PieceTensor]) -> tuple[list[PieceTensor | None], bool]:
-        """For each tensor that a piece takes the one it gets, `None` for inputs of the joined model; if by name."""
+        """Returns the tensor for each input of a piece (`None`: an input of the joined model), and if names decided."""
         if not place:
             return [None] * len(wanted), False
         exact = isinstance(self.pieces[place], Stage)
@@ -162,21 +165,21 @@ class _Joint:
         keys = {tensor.key for tensor in found if tensor}
         if ways and not exact and keys and not keys & last and not keys <= self.given.waiting.keys():
             raise SplitError(
-                f"{wanted[0].giver} takes {_counted(names)}: by name what an earlier piece has taken already, by "
-                f"position what {self.last[0].giver} before it gives ({listed(one.name for one in ways[0])}). "
-                f"{SAY_IT}"
+                f"{wanted[0].giver} takes {_counted(names)}: by name, tensors that an earlier piece has already used; "
+                f"by position, those that {self.last[0].giver} before it gives "
+                f"({listed(one.name for one in ways[0])}). {SAY_IT}"
             )
         if keys or (exact and any(tensor.name in self._stage_inputs(place + 1) for tensor in self.last)):
             return found, True
         if ways:
             return [*ways[0]], False
         raise SplitError(
-            f"{wanted[0].giver} takes {_counted(names)}, and {self.last[0].giver} before it gives "
-            f"{_counted([tensor.name for tensor in self.last])}: no name is on both sides. {SAY_IT}"
+            f"{wanted[0].giver} takes {_counted(names)}, but {self.last[0].giver} before it gives "
+            f"{_counted([tensor.name for tensor in self.last])}: no names match. {SAY_IT}"
         )
 
     def _stage_inputs(self, place: int) -> set[str]:
-        """What stages from there on take: a tensor that waits for them is not for a stage of other names."""
+        """Returns the inputs of the stages from `place` on: tensors of these names are meant for them."""
         return {name for piece in self.pieces[place:] if isinstance(piece, Stage) for name in piece.inputs}
 
     def _connected(self, given: PieceTensor | None, wanted: PieceTensor, graph: Graph) -> PieceTensor:
@@ -187,21 +190,21 @@ class _Joint:
         return given
 
     def _input(self, wanted: PieceTensor) -> PieceTensor:
-        """The input of the joined model for a tensor that no piece gives; one of that name is the same."""
+        """Returns the input of the joined model for a tensor that no piece outputs; equal names share one input."""
         there = self.inputs.get(wanted.name)
         if there is None:
             key = unique(safe_name(wanted.name), self.taken)
             there = self.inputs[wanted.name] = PieceTensor(key, wanted.name, wanted.giver, wanted.shape, wanted.dtype)
         elif tuple(there.shape) != tuple(wanted.shape) or there.dtype != wanted.dtype:
             raise UnsupportedModelError(
-                f"{there.giver} takes {there}, and {wanted.giver} takes {wanted}: of one name, they would be one input "
-                "of the joined model. Give them different names, or the same shape and dtype."
+                f"{there.giver} takes {there}, and {wanted.giver} takes {wanted}: with the same name, they would be "
+                "one input of the joined model. Give them different names, or the same shape and dtype."
             )
         return there
 
 
 def _graph_of(place: int, piece: Any) -> Graph | None:
-    """The graph of a model or stage; `None` for a layer and a `keras.Input`."""
+    """Returns the graph of a model or stage; `None` for a layer or a `keras.Input`."""
     if isinstance(piece, Stage):
         return read_graph(piece.model)
     if _is_input(piece) and not place:
@@ -219,7 +222,7 @@ def _graph_of(place: int, piece: Any) -> Graph | None:
                 raise
     if not place:
         raise SplitError(
-            f"The first piece, layer '{piece.name}', does not say what it takes. Put a `keras.Input(shape)` before it: "
+            f"The first piece, layer '{piece.name}', does not define its input. Put a `keras.Input(shape)` before it: "
             "`kerassplit.join([keras.Input(shape), layer, ...])`."
         )
     return None
@@ -236,7 +239,7 @@ def _is_input(piece: Any) -> bool:
 def _in_place(
     around: Sequence[PieceTensor], takes: Sequence[PieceTensor], gives: Sequence[PieceTensor]
 ) -> list[PieceTensor]:
-    """What a piece gives, in the midst of the masks that it did not take if it gives as many as it took."""
+    """Returns the outputs of a piece and the masks that passed it by, in their old places if the counts match."""
     stay = [one for one in around if one.passes_by and one not in takes]
     if len(gives) != len(around) - len(stay):
         return [*gives, *stay]
@@ -247,7 +250,7 @@ def _in_place(
 def _described(
     graph: Graph, tensors: Sequence[int], structure: Any, names: Sequence[str] | None, prefix: str, giver: str
 ) -> list[PieceTensor]:
-    """Tensors that a piece takes or gives: they are called what a Stage calls them, else by their names and keys."""
+    """Describes inputs or outputs of a piece, with the names that a Stage gives them or else their names and keys."""
     keys: dict[int, set[str]] = {}
     if names is None and isinstance(structure, dict):
         for key, tensor in structure.items():
@@ -263,7 +266,7 @@ def _described(
 
 
 def _for_masks(piece: Any, graph: Graph | None) -> set[str]:
-    """Names of what a piece makes nothing but masks of: a cut sends that where it is smaller."""
+    """Returns the names of the inputs from which a piece computes only masks: a cut sends these if they are smaller."""
     tensors = graph.flat_inputs() if graph else []
     if graph is None or len(tensors) < 2:
         return set()
@@ -274,22 +277,22 @@ def _for_masks(piece: Any, graph: Graph | None) -> set[str]:
 
 
 def _called(layer: keras.Layer, takes: Sequence[PieceTensor], masks: Sequence[PieceTensor]) -> Graph:
-    """A graph of one call of a layer, which builds it."""
+    """Calls a layer, which builds it, and returns the graph of that call."""
     inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in takes]
     with fitting(layer, takes, masks):
         graph = graph_of_call(layer, inputs[0] if len(inputs) == 1 else inputs)
         declared = len(graph.flat_outputs())
         if declared > 1 and len(takes) > 1 and (made := _made(layer, takes, declared)) != declared:
-            raise ValueError(f"it declares {declared} tensors and gives {made}.")
+            raise ValueError(f"it declares {declared} tensors but returns {made}.")
     return graph
 
 
 def _made(layer: keras.Layer, takes: Sequence[PieceTensor], declared: int) -> int:
-    """How many tensors a layer gives when it runs: `Rescaling` and its like stack a list, and declare as many."""
+    """Counts the tensors that a layer really returns: `Rescaling` declares as many as it gets, but stacks them."""
     try:
         zeros = [keras.ops.zeros([side or 1 for side in tensor.shape], tensor.dtype) for tensor in takes]
         return len(keras.tree.flatten(layer(zeros)))
-    except Exception:  # strings; a 1 in the place of an open side that is too few
+    except Exception:  # strings, or an open dimension for which 1 is too small
         return declared
 
 

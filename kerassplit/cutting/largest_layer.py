@@ -1,7 +1,7 @@
-"""A layer that most of a model is in: to the graph it is one call, so that no cut divides it, but it may be opened.
+"""Finds a layer that contains most of a model: it is one call in the graph, so no cut divides it, but it may be opened.
 
-The criterion: a layer with layers inside that is not one of Keras's own (`trace` can seldom open these), and that holds
-more than half of the model's parameters, or does more than half of its FLOPs where all of these were counted.
+Criterion: the layer has layers inside, is not one of Keras's own (`trace` can seldom open these), and has more than
+half of the model's parameters or, if all FLOPs were counted, more than half of its FLOPs.
 """
 
 import shlex
@@ -19,11 +19,11 @@ _MOST = 0.5
 
 
 def closed_layer(graph: Graph, flops: Mapping[int, int | None] | None = None) -> tuple[str, str] | None:
-    """The layer by the name that `trace(model, open=...)` takes, and what to say of it; `None` where there is none.
+    """Returns the layer's name, as for `trace(model, open=...)`, and advice to the user; `None` if there is none.
 
     Args:
         graph: The model.
-        flops: FLOPs of its calls, by their indices, where they were counted.
+        flops: FLOPs of its calls by index, if they were counted.
     """
     calls: dict[int, list[int]] = {}
     for index, call in enumerate(graph.calls):
@@ -49,7 +49,7 @@ def closed_layer(graph: Graph, flops: Mapping[int, int | None] | None = None) ->
 
 
 def _parameters(operations: list[Any]) -> int:
-    """Numbers in the weights of layers, each once."""
+    """Counts the parameters of layers; shared weights count once."""
     layers = {id(one): one for one in operations if isinstance(one, keras.Layer)}
     weights = {id(weight): weight for layer in layers.values() for weight in layer.weights}
     return sum(map(numbers_in, weights.values()))

@@ -1,4 +1,4 @@
-"""Tensors that pieces of a model hand each other, and which of them a name means."""
+"""Tensors passed between pieces of a model, and how names refer to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from kerassplit.text import listed
 Shape = Sequence[int | None]
 
 SAY_IT = (
-    "Name the Inputs after what they take, or say it by a `kerassplit.Stage(name, model, inputs, outputs)`: its names "
-    "always count."
+    "Name the Inputs after the tensors that they receive, or pass a `kerassplit.Stage(name, model, inputs, outputs)`: "
+    "its names always count."
 )
 
 
@@ -19,13 +19,13 @@ class PieceTensor:
     """A tensor between pieces.
 
     Attributes:
-        key: Its name for `joined`: the Input's, or a unique one.
-        name: Its name in the piece that gives it.
+        key: Its name for `joined`: that of the Input, or a unique one.
+        name: Its name in the piece that outputs it.
         giver: That piece, in words.
         shape: Its shape.
         dtype: Its dtype.
-        names: What another piece may call it.
-        for_masks: Whether a piece makes masks of it and nothing else.
+        names: Names by which other pieces may refer to it.
+        for_masks: True if a piece computes only masks from it.
     """
 
     key: str
@@ -38,7 +38,7 @@ class PieceTensor:
 
     @property
     def passes_by(self) -> bool:
-        """Whether layers leave it to others: masks, which are boolean, or what they are made of."""
+        """True if layers pass it by: it is a mask (boolean), or masks are computed from it."""
         return self.dtype == "bool" or self.for_masks
 
     def __str__(self) -> str:
@@ -47,24 +47,24 @@ class PieceTensor:
 
 
 def values_of(tensors: Sequence[PieceTensor]) -> Sequence[PieceTensor]:
-    """These tensors without masks, unless there are only such."""
+    """Returns the tensors that are not masks, or all if there are only masks."""
     return [tensor for tensor in tensors if not tensor.passes_by] or tensors
 
 
 class Given:
-    """What the pieces so far give.
+    """Outputs of the pieces added so far.
 
     Attributes:
-        waiting: What no piece has taken yet, by key.
+        waiting: The outputs that no piece has used yet, by key.
     """
 
     def __init__(self):
         self.waiting: dict[str, PieceTensor] = {}
         self._by_name: dict[str, list[PieceTensor]] = {}
-        self._newer: dict[str, PieceTensor] = {}  # by the key of a tensor, what a piece gave in the place of it
+        self._newer: dict[str, PieceTensor] = {}  # tensor key -> the output of a piece that replaces it
 
     def add(self, takes: Sequence[PieceTensor], gives: Sequence[PieceTensor]) -> None:
-        """Adds what a piece gives, and what it takes for that."""
+        """Adds the outputs of a piece, and marks its inputs as used."""
         for tensor in takes:
             self.waiting.pop(tensor.key, None)
         for tensor in gives:
@@ -75,13 +75,13 @@ class Given:
     def replace(
         self, old: Sequence[PieceTensor], gives: Sequence[PieceTensor], in_order: bool, only_names: bool
     ) -> None:
-        """Notes what a piece gives in the place of what it took of earlier pieces.
+        """Records which outputs of a piece replace the tensors that it received from earlier pieces.
 
         Args:
-            old: What it took; `names`: before and in the piece.
-            gives: What it gives.
-            in_order: Whether it has no names: then all goes into its one tensor, or into as many in their order.
-            only_names: Whether only tensors of one name count.
+            old: Its inputs; their `names` are those before and inside the piece.
+            gives: Its outputs.
+            in_order: Match without names: all inputs to a single output, or as many inputs as outputs in order.
+            only_names: Match tensors with the same name only.
         """
         values = values_of(old)
         pairs: list[tuple[PieceTensor, PieceTensor]] = []
@@ -95,13 +95,13 @@ class Given:
         self._newer.update({tensor.key: new for tensor, new in (named if only_names else pairs + named)})
 
     def named(self, wanted: Sequence[PieceTensor]) -> list[PieceTensor | None]:
-        """For each tensor that a piece takes the one of that name, or what was given in its place.
+        """Returns, for each input of a piece, the tensor of that name or its replacement, if there is one.
 
         Raises:
-            SplitError: One name means several tensors, or two names one.
+            SplitError: A name stands for several tensors, or two names stand for one.
         """
         found: list[PieceTensor | None] = []
-        meant: dict[str, tuple[str, str]] = {}  # by the key of what was found: its name here, and what it stands for
+        meant: dict[str, tuple[str, str]] = {}  # key of the tensor found -> its name here, and the tensor it replaces
         for one in wanted:
             others = {name for other in wanted if other is not one for name in other.names} - one.names
             end, source = self._meant(one, others)
@@ -109,13 +109,16 @@ class Given:
             name, other = meant.setdefault(end.key, (one.name, source)) if end else ("", source)
             if end and other != source:
                 raise SplitError(
-                    f"{one.giver} takes '{name}' and '{one.name}', and {end.giver} gives one tensor, '{end.name}', in "
-                    f"the place of both. {SAY_IT}"
+                    f"{one.giver} takes '{name}' and '{one.name}', but {end.giver} gives one tensor, '{end.name}', in "
+                    f"place of both. {SAY_IT}"
                 )
         return found
 
     def _meant(self, wanted: PieceTensor, others: set[str]) -> tuple[PieceTensor | None, str]:
-        """What a piece means that asks for `others` by their own names, and the key of what that stands for."""
+        """Finds the tensor that an input of a piece refers to, and the key of the tensor that it replaces.
+
+        Replacement stops at a tensor whose own name is among `others`, the names of the piece's other inputs.
+        """
         ends: dict[str, tuple[PieceTensor, str]] = {}
         for tensor in [tensor for name in wanted.names for tensor in self._by_name.get(name, ())]:
             end = tensor
@@ -127,8 +130,8 @@ class Given:
         if len(ends) > 1:
             givers = sorted(end.giver.strip("'") for end, _ in ends.values())
             raise SplitError(
-                f"{wanted.giver} takes '{wanted.name}', and several pieces give a tensor of that name: "
-                f"{listed(givers)}. Give one of these another name for it, by a `kerassplit.Stage(name, model, inputs, "
-                "outputs)` in its place."
+                f"{wanted.giver} takes '{wanted.name}', but several pieces give a tensor of that name: "
+                f"{listed(givers)}. Rename it in one of them: pass a `kerassplit.Stage(name, model, inputs, outputs)` "
+                "in its place."
             )
         return next(iter(ends.values()), (None, ""))

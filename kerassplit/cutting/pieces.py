@@ -1,4 +1,4 @@
-"""Pieces that people ask for: intermediate tensors, the blocks of a model, the blocks as a Sequential model."""
+"""Common pieces of models: intermediate tensors, blocks, and a Sequential model of the blocks."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def tap(
     *,
     keep_outputs: bool = False,
 ) -> keras.Model:
-    """Builds a model that gives intermediate tensors of another, all in one pass.
+    """Builds a model that returns intermediate tensors of another, all in one pass.
 
-    The tensors need not be split points: any will do, also inside branches and nested models. Layers and variables are
-    the model's own, nothing is copied, and the model is left alone.
+    The tensors need not be split points: any will do, including those inside branches and nested models. The layers
+    and variables are the model's own; nothing is copied, and the model is not changed.
 
     Args:
         model: A functional or built Sequential model.
         names: One tensor or several: names, globs, layers or `KerasTensor`s; `tensors(model)` lists them. A tensor
-            that is named twice, such as by two globs, is given once. A dict from tensors to what to call them in the
-            result renames them.
-        keep_outputs: Whether the model's own outputs are given too.
+            named twice, for example by two globs, is returned once. A dict renames tensors: from each tensor to its
+            name in the result.
+        keep_outputs: Return the model's own outputs, too.
 
     Returns:
-        A `keras.Model` that gives a dict from names to tensors, also for one tensor. It takes the inputs that
-        these tensors depend on, as `build_submodel(model, end=names)` does: all of the model's inputs in their own
-        structure; else one plain tensor, or a dict keyed by their names.
+        A `keras.Model` that returns a dict from names to tensors, even for one tensor. Its inputs are those that the
+        tensors depend on, as in `build_submodel(model, end=names)`: all of the model's inputs in the model's structure;
+        else one plain tensor, or a dict keyed by tensor names.
 
     Raises:
-        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
+        UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.
         NotConnectedError: Only inputs of the model are named.
-        SplitError: No tensor is named, or two would be called the same.
+        SplitError: No tensor is named, or two would get the same name.
 
     Example:
 
@@ -72,13 +72,13 @@ def tap(
     if not calls:
         name = graph.tensors[tensors[0]].name
         raise NotConnectedError(
-            f"'{name}' is an input of the model: there is nothing to compute. Tap a tensor behind it, too.", name=name
+            f"'{name}' is an input of the model: there is nothing to compute. Tap a later tensor, too.", name=name
         )
     return build_part(graph, calls, inputs, tensors, f"{model.name}_tapped", results=results)[0]
 
 
 def _called(graph: Graph, names: TensorRef | Sequence[TensorRef] | Mapping[TensorRef, str]) -> dict[int, str]:
-    """The tensors that a user names, with what they are to be called."""
+    """Resolves the tensors that a user names; returns each with its name in the result."""
     references = list(names) if isinstance(names, Mapping) else several_of(names)
     if not references:
         raise SplitError("`names` is empty: name at least one tensor to tap.")
@@ -91,28 +91,29 @@ def _called(graph: Graph, names: TensorRef | Sequence[TensorRef] | Mapping[Tenso
             raise SplitError(f"`names` says what to call a tensor, such as {{'relu': 'features'}}; got {name!r}.")
         if len(several) > 1 or several[0] in called:
             raise SplitError(
-                f"One tensor gets one name, and '{name}' is to be that of {listed(graph.names(several))}"
-                + (f", which is called '{called[several[0]]}'." if several[0] in called else ".")
+                f"Each tensor gets one name, but '{name}' is given to {listed(graph.names(several))}"
+                + (f", which is already called '{called[several[0]]}'." if several[0] in called else ".")
             )
         called[several[0]] = name
     return called
 
 
 def blocks(model: keras.Model) -> dict[str, keras.Model]:
-    """Cuts a model behind each merge (`Add`, `Concatenate`, ...): the pieces that most architectures are made of.
+    """Cuts a model after each merge (`Add`, `Concatenate`, ...), into the blocks that most architectures consist of.
 
-    A merge belongs to the block that it ends, and so do the activations and normalizations that follow it. A block
-    ends only at a split point: a merge inside a branch, such as a squeeze-and-excite gate, ends none unless nothing
-    else crosses there. What comes before the first merge is in the first block; what comes behind the last one is the
-    last block. A model without such merges is one block.
+    A merge belongs to the block that it ends, as do the activations and normalizations that follow it. A block ends
+    only at a split point: a merge inside a branch, such as a squeeze-and-excite gate, does not end a block unless
+    nothing else crosses there. The first block includes all that comes before the first merge; the last block is all
+    that comes after the last merge. A model without such merges is one block.
 
     Args:
-        model: A functional or built Sequential model. It is left alone; the blocks share its layers.
+        model: A functional or built Sequential model. It is not changed; the blocks share its layers.
 
     Returns:
-        The blocks in execution order, by the name of the tensor that each ends at; the last one by the first of the
-        model's outputs that it makes. Called one after another, they compute the model bit for bit. Each takes and
-        gives one plain tensor; where inputs come late or outputs early, dicts keyed by tensor names.
+        A dict of the blocks in execution order. Each key is the name of the tensor that the block ends at; for the last
+        block, the first of the model's outputs that it computes. Called one after another, the blocks compute the model
+        bit for bit. Each block maps one plain tensor to another; if inputs enter late or outputs leave early, dicts
+        keyed by tensor names.
 
     Raises:
         UnsupportedModelError: The model has no graph.
@@ -130,17 +131,17 @@ def to_sequential(model: keras.Model) -> keras.Sequential:
     """Turns a model into a `keras.Sequential` of its blocks, those of `blocks(model)`.
 
     Residual connections stay inside the blocks. The layers and variables are the model's own, the outputs are equal
-    bit for bit, and the model is left alone. Where several blocks share a layer, a warning says that Keras cannot load
+    bit for bit, and the model is not changed. If several blocks share a layer, a warning says that Keras cannot load
     the result from a file.
 
     Args:
         model: A functional or built Sequential model with one input and one output.
 
     Returns:
-        A built `keras.Sequential` with one nested model per block, named like it.
+        A built `keras.Sequential` with one nested model per block, named after the block.
 
     Raises:
-        SplitError: More than one tensor goes into the model, out of it, or from one block to another.
+        SplitError: The model has several inputs or outputs, or several tensors cross from one block to the next.
 
     Example:
 
@@ -149,19 +150,19 @@ def to_sequential(model: keras.Model) -> keras.Sequential:
     ['conv2_block1_out', 'conv2_block2_out']
     """
     graph = read_graph(model)
-    for verb, tensors in (("takes", graph.flat_inputs()), ("gives", graph.flat_outputs())):
+    for verb, tensors in (("takes", graph.flat_inputs()), ("returns", graph.flat_outputs())):
         if len(tensors) != 1:
             raise SplitError(
-                f"Model '{model.name}' {verb} {len(tensors)} tensors ({listed(graph.names(tensors))}), and a "
-                "keras.Sequential hands on one. Use `kerassplit.split(model, at=...)`: it routes several."
+                f"Model '{model.name}' {verb} {len(tensors)} tensors ({listed(graph.names(tensors))}), but a "
+                "keras.Sequential passes on only one. Use `kerassplit.split(model, at=...)`, which routes several."
             )
     stages = list(_block_stages(model).values())
     for stage, following in pairwise(stages):
         crossing = dict.fromkeys((*stage.outputs, *following.inputs))
         if len(crossing) != 1:
             raise SplitError(
-                f"Behind block '{stage.name}' of model '{model.name}', {listed(crossing)} cross, and a "
-                "keras.Sequential hands on one tensor. Use `kerassplit.split(model, at=...)`: it routes several."
+                f"After block '{stage.name}' of model '{model.name}', {listed(crossing)} cross, but a "
+                "keras.Sequential passes on only one. Use `kerassplit.split(model, at=...)`, which routes several."
             )
     _warn_of_shared_layers(model, stages)
     [source] = graph.flat_inputs()
@@ -171,14 +172,14 @@ def to_sequential(model: keras.Model) -> keras.Sequential:
 
 
 def _block_stages(model: keras.Model) -> dict[str, Stage]:
-    """The blocks as stages, by the name of the tensor that each ends at."""
+    """Builds the blocks as stages, keyed by the name of the tensor that each ends at."""
     graph = read_graph(model)
     ends = _block_ends(split_points(model))
-    if ends and all(_is_shaping(graph.calls[call].operation) for call in _calls_behind(graph, ends[-1])):
+    if ends and all(_is_shaping(graph.calls[call].operation) for call in _calls_after(graph, ends[-1])):
         ends.pop()
     outputs = list(dict.fromkeys(graph.flat_outputs()))
-    behind = _calls_behind(graph, ends[-1] if ends else None)
-    last = next((tensor for tensor in outputs if graph.tensors[tensor].call in behind), outputs[0])
+    after = _calls_after(graph, ends[-1] if ends else None)
+    last = next((tensor for tensor in outputs if graph.tensors[tensor].call in after), outputs[0])
     names = [*(point.name for point in ends), graph.tensors[last].name]
     labels = _names_of_stages(names)
     if ends:
@@ -187,7 +188,7 @@ def _block_stages(model: keras.Model) -> dict[str, Stage]:
 
 
 def _block_ends(points: Sequence[SplitPoint]) -> list[SplitPoint]:
-    """The split points behind merges; of a merge and the activations and normalizations behind it the last one."""
+    """Returns the split points that end blocks: for each merge, the last of it and the `SHAPING` layers after it."""
     ends: list[SplitPoint] = []
     for point in points:
         if point.after_merge:
@@ -201,15 +202,15 @@ def _is_shaping(operation: keras.Operation) -> bool:
     return type(operation).__name__ in SHAPING
 
 
-def _calls_behind(graph: Graph, point: SplitPoint | None) -> set[int]:
-    """The calls that a split point does not depend on; all of them for `None`."""
+def _calls_after(graph: Graph, point: SplitPoint | None) -> set[int]:
+    """Returns the calls that a split point does not depend on; all calls for `None`."""
     sides = read_sides(graph)
     before = sides.calls | (sides.main.ancestors([resolve(graph, point.name)]) if point else set())
     return {index for index, call in enumerate(graph.calls) if call.inputs and index not in before}
 
 
 def _names_of_stages(names: Sequence[str]) -> list[str]:
-    """Tensor names as names of stages: of plain characters, and different also in small letters."""
+    """Turns tensor names into names of stages: plain characters only, and distinct even in lower case."""
     taken: set[str] = set()
     labels = []
     for name in names:
@@ -221,7 +222,7 @@ def _names_of_stages(names: Sequence[str]) -> list[str]:
 
 
 def _warn_of_shared_layers(model: keras.Model, stages: Sequence[Stage]) -> None:
-    """On loading, Keras looks for each call of a layer among its first ones, which are those of another block."""
+    """Warns of layers that several blocks share: loading, Keras mistakes a later block's call for the first block's."""
     blocks_of: dict[keras.Operation, list[str]] = {}
     for stage in stages:
         for operation in dict.fromkeys(call.operation for call in read_graph(stage.model).calls if call.inputs):
@@ -230,14 +231,14 @@ def _warn_of_shared_layers(model: keras.Model, stages: Sequence[Stage]) -> None:
         if len(names) > 1:
             warn(
                 f"Blocks {listed(names)} of model '{model.name}' share the layer '{operation.name}'. The Sequential "
-                "model computes and trains as it should, but once saved, Keras cannot load it. To save the pieces, use "
-                "`kerassplit.split(model, at=...).save(directory)`."
+                "model computes and trains correctly, but Keras cannot load it once it is saved. To save the pieces, "
+                "use `kerassplit.split(model, at=...).save(directory)`."
             )
             return
 
 
 def _plain(model: keras.Model) -> keras.Model:
-    """A model of one input and one output that takes and gives plain tensors, not lists or dicts of one."""
+    """Makes a model with one input and one output accept and return plain tensors, not lists or dicts of one."""
     if not keras.tree.is_nested(model.input) and not keras.tree.is_nested(model.output):
         return model
     with deep_recursion():

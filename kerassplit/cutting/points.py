@@ -1,4 +1,4 @@
-"""`split_points`: where a model can be cut, and what lies before and behind."""
+"""`split_points`: finds where a model can be cut, and measures what lies before and after."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ SHAPING = frozenset(
     | {"Elu", "Gelu", "HardSigmoid", "HardSilu", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Silu", "Softplus"}
     | {"Softsign", "Tanh"}
 )
-"""Classes of activations and normalizations: they belong to what comes before them."""
+"""Classes of activations and normalizations, which belong to the layer before them."""
 
 
 @dataclass(frozen=True, repr=False)
 class SplitPoint:
-    """A tensor where the model can be cut and nothing else crosses but inputs of the model and masks.
+    """A tensor at which the model can be cut so that nothing else crosses, except inputs of the model and masks.
 
     Attributes:
         name: The tensor's name.
-        layer: The layer or operation that makes it.
-        shape: With the batch dimension first; `None` for open dimensions.
-        dtype: Such as `"float32"`.
-        bytes: Bytes of one sample of all that crosses, `also` included; `None` where a dimension other than the batch
+        layer: The layer or operation that computes it.
+        shape: Shape with the batch dimension first; `None` for open dimensions.
+        dtype: Dtype, such as `"float32"`.
+        bytes: Bytes per sample of everything that crosses, `also` included; `None` if a dimension other than the batch
             is open.
-        after_merge: Whether it follows a merge (`Add`, `Concatenate`, ...), directly or through activations and
-            normalization only: the end of a block in most architectures.
+        after_merge: True if it follows a merge (`Add`, `Concatenate`, ...), directly or through activations and
+            normalizations only. Most architectures end a block there.
         params_before: Parameters of the layers that it depends on.
         params_after: Parameters of the other layers. A layer with calls on both sides counts on both.
-        index: Its place among the model's split points, in execution order.
-        also: Names of what comes along: inputs of the model that both sides use, such as a `padding_mask`, and masks.
-            A mask that takes more bytes than the inputs it is made of is made again instead.
+        index: Its index among the model's split points, in execution order.
+        also: Names of the tensors sent along with it: inputs of the model that both sides use, such as a
+            `padding_mask`, and masks. A mask with more bytes than the inputs it depends on is recomputed instead.
     """
 
     _columns: ClassVar = (
@@ -74,17 +74,17 @@ class SplitPoint:
 
     @property
     def flops_before(self) -> int | None:
-        """FLOPs of the calls that it depends on, for one sample; a multiply-add is two.
+        """FLOPs per sample of the calls that it depends on; a multiply-add counts as two.
 
-        `None` where they are not known: dimensions other than the batch are open, or one of these calls is of a layer
-        without a formula, such as a layer of one's own (`profile` looks inside of those, too). FLOPs are counted when
-        those of any of the model's split points are asked for first; until then, the points hold the model.
+        `None` if unknown: a dimension other than the batch is open, or one of these layers has no formula, such as a
+        custom layer (`profile` looks inside those, too). The FLOPs of all of a model's split points are counted the
+        first time that any are asked for; until then, the points keep the model alive.
         """
         return self._flops.sums()[0][self._call]
 
     @property
     def flops_after(self) -> int | None:
-        """FLOPs of the other calls, likewise. Masks, which either side can make, are in neither."""
+        """FLOPs per sample of the other calls. Masks, which either side can compute, count on neither."""
         return self._flops.sums()[1][self._call]
 
     def __repr__(self) -> str:
@@ -96,18 +96,18 @@ class SplitPoint:
 
 
 class _Flops:
-    """FLOPs before and after the calls of a graph, counted once they are asked for: few ask, and it takes long."""
+    """FLOPs before and after each call of a graph, counted on first use: counting is slow and seldom needed."""
 
     def __init__(self, sides: Sides, tree: PostDominators):
         self._source: tuple[Sides, PostDominators] | None = (sides, tree)
 
     def sums(self) -> tuple[list[int | None], list[int | None]]:
-        """For each call that post-dominates all it depends on: the FLOPs of these calls, and of all the others.
+        """Returns, for each call that post-dominates its ancestors, the FLOPs of these and of all other calls.
 
-        Sums over subtrees, as in `_parameters`; `None` where one of the calls summed is not known.
+        Sums over subtrees, as in `_parameters`; `None` if the FLOPs of one of the calls are unknown.
         """
         source = self._source
-        if source is not None:  # no lock: of two threads, both count the same
+        if source is not None:  # no lock: two threads would get the same result
             self._sums = self._counted(*source)
             self._source = None
         return self._sums
@@ -124,23 +124,23 @@ class _Flops:
         return before, after
 
     def __getstate__(self) -> dict[str, Any]:
-        self.sums()  # a copy or a pickle has no use for the graph
+        self.sums()  # so that a copy or pickle does not contain the graph
         return vars(self)
 
 
 def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
-    """The tensors where a model can be cut and nothing else crosses, in execution order.
+    """Finds the tensors at which a model can be cut so that nothing else crosses, in execution order.
 
-    Inputs of the model that the rest needs, such as a `padding_mask`, and masks (boolean tensors that operations
-    without weights make of inputs) do not count: `SplitPoint.also` names those that come along. The model's inputs, its
-    masks and its final outputs are not among the split points. Takes time linear in the calls of the model (times a
-    logarithm where branches nest).
+    Two kinds of tensors do not count as crossing: inputs of the model that the rest needs, such as a `padding_mask`,
+    and masks (boolean tensors that operations without weights compute from inputs). `SplitPoint.also` names those that
+    are sent along. The model's inputs, masks and final outputs are not split points. The time is linear in the number
+    of calls (times a logarithm if branches nest).
 
     Args:
         model: A functional or built Sequential model.
 
     Returns:
-        One `SplitPoint` per tensor; the tuple prints as a table.
+        A tuple with one `SplitPoint` per tensor, which prints as a table.
 
     Raises:
         UnsupportedModelError: The model has no graph.
@@ -184,7 +184,7 @@ def split_points(model: keras.Model) -> tuple[SplitPoint, ...]:
 
 
 def _along_points(sides: Sides, tree: PostDominators, points: Iterable[int]) -> Iterator[list[int]]:
-    """What goes along with a cut at each of these split points: the calls before it are a subtree."""
+    """Yields the side tensors sent along with a cut at each split point; the calls before it form a subtree."""
     if not sides.users and not sides.results:
         yield from ([] for _ in points)
         return
@@ -210,10 +210,10 @@ def _after_merge(graph: Graph) -> list[bool]:
 
 
 def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int]]:
-    """For each call that post-dominates all it depends on: the parameters of these calls, and of all the others.
+    """Returns, for each call that post-dominates its ancestors, the parameters of these and of all other calls.
 
-    There, the calls it depends on are its subtree of the post-dominator tree: sums over subtrees do. A variable used
-    by several calls counts once: it is taken off again wherever two of its calls meet.
+    For such a call, its ancestors are its subtree of the post-dominator tree, so sums over subtrees suffice. A variable
+    used by several calls counts once: it is subtracted again wherever two of its calls meet.
     """
     calls_of: dict[int, list[int]] = defaultdict(list)
     sizes: dict[int, int] = {}

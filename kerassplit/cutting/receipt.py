@@ -1,4 +1,4 @@
-"""`Receipt`: what verifying a split found, and what all receipts have."""
+"""`Receipt`: the result of verifying a split; and `AnyReceipt`, the base of all receipts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from kerassplit.errors import VerificationError
 from kerassplit.files.saved import Saved
 from kerassplit.text import listed, printable, shortened
 
-_TOLD_PROBLEMS = 5  # in a sentence; all are in `Receipt.problems`
+_SHOWN_PROBLEMS = 5  # in the verdict; all are in `Receipt.problems`
 
 
 class AnyReceipt(Shown, Saved):
-    """What came of comparing numbers. It is true where it is `ok`.
+    """Result of comparing numbers. It is truthy if `ok`.
 
     Attributes:
-        comparisons: What was compared.
-        ok: Whether it is as it should be.
+        comparisons: The comparisons made.
+        ok: True if everything is as it should be.
     """
 
     comparisons: tuple[Any, ...]
     ok: Any
-    _totals: ClassVar[tuple[str, ...]]  # properties that `to_dict` tells, too
+    _totals: ClassVar[tuple[str, ...]]  # properties that `to_dict` includes
     _unbounded: ClassVar = ("max_difference", "scale", "allowed", "tolerance")
 
     def __bool__(self) -> bool:
@@ -39,39 +39,39 @@ class AnyReceipt(Shown, Saved):
 
     @property
     def compared(self) -> bool:
-        """Whether any number of the model's outputs was compared (not on 0 rows, nor where all of them are NaN)."""
+        """True if any number of the model's outputs was compared (none is with 0 rows, or if all are NaN)."""
         return any(one.numbers for one in self.comparisons if one.is_output)
 
     def check(self) -> Self:
-        """Returns the receipt itself, or raises `VerificationError` where it is not ok."""
+        """Returns the receipt itself, or raises `VerificationError` if it is not ok."""
         if not self.ok:
             raise VerificationError(self.verdict(), receipt=self)
         return self
 
     def verdict(self) -> str:
-        """What the receipt says, in a sentence or two."""
+        """Returns the result in a sentence or two."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """The receipt as plain values, for JSON."""
+        """Returns the receipt as plain values, for JSON."""
         return super().to_dict() | {name: getattr(self, name) for name in self._totals}
 
 
 @dataclass(frozen=True, repr=False)
 class Receipt(AnyReceipt):
-    """The result of verifying a split against a model. It is true where it is `ok`: `assert split.verify(x)`.
+    """Result of verifying a split against a model. It is truthy if `ok`: `assert split.verify(x)`.
 
     Attributes:
         model: The model's name.
-        comparisons: The model's inputs that are its outputs, too, and every tensor that a stage gives out, in the order
-            in which they are made.
-        num_calls: Calls of the model's graph, its inputs not counted.
-        weights_shared: Variables that stages and model have in common (the same objects).
-        weights_equal: Variables that a stage has of its own, with the model's values.
-        shared_variables: Variables that several stages use, by path, with the names of these stages.
-        problems: What is wrong with the structure: calls that are missing or in two stages, weights that differ; a
-            model that computes something other than its graph when it is called.
-        tolerance: The largest difference that was allowed.
+        comparisons: One comparison for each input that is also an output of the model, and for each output of a stage,
+            in execution order.
+        num_calls: Number of calls in the model's graph, without inputs.
+        weights_shared: Number of variables that the stages share with the model (the same objects).
+        weights_equal: Number of variables of which a stage has its own copy, with the model's values.
+        shared_variables: Variables that several stages use: variable path -> names of these stages.
+        problems: Problems with the structure: calls that are missing or in two stages, weights that differ, or a
+            model that, when called, computes something other than its graph.
+        tolerance: Largest difference allowed.
     """
 
     model: str
@@ -86,26 +86,26 @@ class Receipt(AnyReceipt):
 
     @property
     def ok(self) -> bool:
-        """Whether the structure is right, numbers were compared, and no difference is larger than the tolerance."""
+        """True if the structure is right, numbers were compared, and no difference exceeds the tolerance."""
         return not self.problems and self.compared and self.first_difference is None
 
     @property
     def identical(self) -> bool:
-        """Whether numbers were compared, and all are equal bit for bit."""
+        """True if numbers were compared and all are equal bit for bit."""
         return self.compared and all(comparison.identical for comparison in self.comparisons)
 
     @property
     def max_difference(self) -> float:
-        """The largest difference of all."""
+        """Largest absolute difference of all comparisons."""
         return max((comparison.max_difference for comparison in self.comparisons), default=0.0)
 
     @property
     def first_difference(self) -> str | None:
-        """The first stage whose numbers differ by more than the tolerance."""
+        """Name of the first stage whose numbers differ by more than the tolerance, or `None`."""
         return next((one.stage for one in self.comparisons if not one.max_difference <= self.tolerance), None)
 
     def verdict(self) -> str:
-        """What the receipt says, in a sentence or two."""
+        """Returns the result in a sentence or two."""
         if self.first_difference is not None:
             numbers = (
                 f"The stages do not compute what '{self.model}' computes: '{self.first_difference}' is the first stage "
@@ -120,12 +120,12 @@ class Receipt(AnyReceipt):
                 f"The stages compute what '{self.model}' computes; the largest difference is {self.max_difference:.3g} "
                 f"({self.tolerance:g} allowed)."
             )
-        further = len(self.problems) - _TOLD_PROBLEMS
+        further = len(self.problems) - _SHOWN_PROBLEMS
         more = [f"(And {further} more problems.)"] if further > 0 else []
         empty = [one.tensor for one in self.comparisons if one.is_output and not one.numbers]
         if self.compared and empty:
-            more.append(f"Of {listed(empty)} nothing was compared: no numbers, or NaN only.")
-        return printable(" ".join([numbers, *self.problems[:_TOLD_PROBLEMS], *more]))
+            more.append(f"Nothing was compared of {listed(empty)}: no numbers, or NaN only.")
+        return printable(" ".join([numbers, *self.problems[:_SHOWN_PROBLEMS], *more]))
 
     def __rich__(self) -> Group:
         table = FittedTable(
@@ -145,7 +145,7 @@ class Receipt(AnyReceipt):
 
 
 def nothing_compared(model: str, comparisons: Iterable[Any]) -> str:
-    """What a receipt says where no number of the model's outputs was compared."""
+    """Returns the verdict for the case that no number of the model's outputs was compared."""
     empty = any(0 in one.shape for one in comparisons)
     why = "hold no numbers (0 rows?)" if empty else "are all NaN"
     return f"Nothing was compared: on this input, the outputs of '{model}' {why}. Give another input as `x`."

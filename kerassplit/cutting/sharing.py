@@ -1,4 +1,4 @@
-"""Layers that several stages of a split use: a file each has a copy; loaded together, they are one again."""
+"""Layers shared by several stages of a split: each stage's file has a copy; loaded together, they become one again."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from kerassplit.graph.reading import read_graph
 
 
 def shared_layers(split: Stages) -> list[dict[str, str]]:
-    """For each layer with variables that several stages use: by the name of the stage, the layer's name in it."""
+    """Finds the layers with variables that several stages use; for each, stage name -> the layer's name in it."""
     found: dict[int, dict[str, str]] = {}
     for stage in split:
         for name, place in _layers(read_graph(stage.model)).items():
@@ -22,7 +22,7 @@ def shared_layers(split: Stages) -> list[dict[str, str]]:
 
 
 def tie(stages: Sequence[Stage], shared: Sequence[Mapping[str, str]]) -> tuple[Stage, ...]:
-    """The stages with one layer in the place of the copies that `shared` names."""
+    """Replaces the copies of layers that `shared` names by one layer, and returns the stages."""
     layers = {stage.name: _layers(read_graph(stage.model)) for stage in stages} if shared else {}
     others: dict[str, dict[str, keras.Operation]] = {}
     for names in shared:
@@ -41,5 +41,5 @@ def tie(stages: Sequence[Stage], shared: Sequence[Mapping[str, str]]) -> tuple[S
 
 
 def _layers(graph: Graph) -> dict[str, keras.Operation]:
-    """The layers with variables, those inside nested models too."""
+    """Returns the layers with variables by name, including those inside nested models."""
     return {plain_name(call): call.operation for call in graph.calls if getattr(call.operation, "variables", None)}

@@ -1,4 +1,4 @@
-"""What can name the stages of a split; Keras is not needed for it."""
+"""Rules for the names of stages; importing this does not import Keras."""
 
 import re
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from kerassplit.errors import SplitError
 from kerassplit.text import listed
 
 STAGE_NAME = re.compile(r"[A-Za-z_][\w.-]*")
-"""What can name a stage: it names a file, too."""
+"""Pattern for the name of a stage, which also names a file."""
 
 
 def stage_names(labels: Sequence[str] | None, count: int) -> list[str]:
-    """The names of so many stages: the given ones, or `stage_0`, `stage_1`, ...
+    """Returns the names of `count` stages: `labels`, or `stage_0`, `stage_1`, ...
 
     Raises:
-        SplitError: They are too few or too many, equal, or no names.
+        SplitError: The labels are too few, too many, not distinct, or not valid names.
     """
     if labels is None:
         return [f"stage_{place}" for place in range(count)]
@@ -24,9 +24,9 @@ def stage_names(labels: Sequence[str] | None, count: int) -> list[str]:
     for label in labels:
         if not isinstance(label, str) or not STAGE_NAME.fullmatch(label):
             raise SplitError(
-                f"{label!r} cannot name a stage: a name is made of letters, digits, '_', '-' and '.' and begins with "
+                f"{label!r} cannot name a stage: a name consists of letters, digits, '_', '-' and '.', and begins with "
                 "a letter or '_'."
             )
     if len({label.lower() for label in labels}) < count:
-        raise SplitError(f"The names of stages must differ (also in more than capitals); got {listed(labels)}.")
+        raise SplitError(f"The names of stages must differ (in more than upper and lower case); got {listed(labels)}.")
     return list(labels)

@@ -1,4 +1,4 @@
-"""Which calls each stage of a split holds, which tensors it takes and gives, and the stage built of them."""
+"""Assigns calls and tensors to the stages of a split, and builds the stages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class StagePart:
 
     Attributes:
         calls: Its calls, in execution order.
-        inputs: The tensors it takes.
-        outputs: The tensors it gives.
+        inputs: Its input tensors.
+        outputs: Its output tensors.
     """
 
     calls: list[int]
@@ -28,10 +28,10 @@ class StagePart:
 
 
 def stage_parts(sides: Sides, cuts: Sequence[Sequence[int]]) -> list[StagePart]:
-    """What each stage holds, takes and gives.
+    """Determines the calls, inputs and outputs of each stage.
 
-    A mask is made in the first stage that uses it or sends it. A later one receives it where it is sent over all the
-    cuts between, and else makes it again.
+    A mask is computed in the first stage that uses or sends it. A later stage receives it if it is sent over all the
+    cuts between them, and recomputes it otherwise.
     """
     graph = sides.graph
     first_in = _stage_of_calls(sides, cuts)
@@ -41,7 +41,7 @@ def stage_parts(sides: Sides, cuts: Sequence[Sequence[int]]) -> list[StagePart]:
             own[place].append(call)
     sent = [_sent(sides, first_in, place, cut) for place, cut in enumerate(cuts)]
     results = set(graph.flat_outputs())
-    there: set[int] = set()  # inputs of the model that the stages so far take
+    there: set[int] = set()  # inputs of the model that the stages so far use
     parts: list[tuple[list[int], list[int]]] = []
     for place, calls in enumerate(own):
         made = {tensor for call in calls for tensor in graph.calls[call].outputs}
@@ -76,15 +76,15 @@ def stage_parts(sides: Sides, cuts: Sequence[Sequence[int]]) -> list[StagePart]:
 
 
 def build_stage(graph: Graph, calls: Sequence[int], inputs: Sequence[int], outputs: Sequence[int], name: str) -> Stage:
-    """The stage of these calls."""
+    """Builds the stage with these calls."""
     model, taken, made = build_part(graph, calls, inputs, outputs, name)
     return Stage(name, model, tuple(graph.names(taken)), tuple(graph.names(made)))
 
 
 def _stage_of_calls(sides: Sides, cuts: Sequence[Sequence[int]]) -> list[int | None]:
-    """For each call the stage it runs in: the first whose cut depends on it; the last for all the others.
+    """Returns the stage of each call: the first whose cut depends on it, or the last stage if none does.
 
-    `None` for side calls, which run where they are needed, but for those whose masks a cut names.
+    `None` for side calls, which run wherever they are needed, unless a cut names their masks.
     """
     graph = sides.graph
     stage_of = [
@@ -102,7 +102,7 @@ def _stage_of_calls(sides: Sides, cuts: Sequence[Sequence[int]]) -> list[int | N
 
 
 def _sent(sides: Sides, stage_of: Sequence[int | None], place: int, cut: Sequence[int]) -> set[int]:
-    """The masks that are sent over a cut: those that it names, and those that take few bytes."""
+    """Returns the tensors sent over a cut: those that it names, and the side tensors sent along."""
 
     def is_before(call: int) -> bool:
         stage = stage_of[call]
@@ -114,7 +114,7 @@ def _sent(sides: Sides, stage_of: Sequence[int | None], place: int, cut: Sequenc
 def _is_received(
     sides: Sides, first_in: Sequence[int | None], sent: Sequence[set[int]], tensor: int, place: int
 ) -> bool:
-    """Whether a stage receives a tensor, which other calls make, from an earlier stage."""
+    """True if a stage receives a tensor, which calls outside it compute, from an earlier stage."""
     call = sides.graph.tensors[tensor].call
     first = first_in[call]
     if call not in sides.calls:

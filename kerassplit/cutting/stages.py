@@ -32,13 +32,13 @@ _PROGRAM = "_program"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Stage:
-    """One piece of a split; call it like its model.
+    """One stage of a split; call it like its model.
 
     Attributes:
         name: Its name, also that of its model.
-        model: From `inputs` to `outputs`, sharing the layers of the model it was cut from.
-        inputs: Names of the tensors it takes, in the order of `model.inputs`.
-        outputs: Names of the tensors it gives, in the order of `model.outputs`.
+        model: Its model, from `inputs` to `outputs`; it shares the layers of the model that was cut.
+        inputs: Names of its input tensors, in the order of `model.inputs`.
+        outputs: Names of its output tensors, in the order of `model.outputs`.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Stage:
         return self.model(*arguments, **options)
 
     def predict(self, *arguments: Any, **options: Any) -> Any:
-        """What its model's `predict` gives; the arguments are those of `keras.Model.predict`."""
+        """Calls its model's `predict`; the arguments are those of `keras.Model.predict`."""
         return self.model.predict(*arguments, **options)
 
     def summary(self, **options: Any) -> None:
@@ -65,7 +65,7 @@ class Stage:
         )
 
     def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
-        """Runs the stage on named tensors (all it takes must be there) and gives its outputs by name."""
+        """Runs the stage on tensors by name, which must include all its inputs, and returns its outputs by name."""
         values = [as_received(tensors[name]) for name in self.inputs]
         return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
 
@@ -73,7 +73,8 @@ class Stage:
     def compiled(self) -> Run:
         """The stage as a function of its inputs in order, compiled as `predict` compiles a model.
 
-        Compiled once, and again when its layers have changed. Looking takes a moment: ask once for all batches.
+        It is compiled once, and again when its layers have changed. Checking for changes takes a moment, so read this
+        property once for all batches.
         """
         program = vars(self).get(_PROGRAM)
         if program is None or not program.is_current():
@@ -81,7 +82,7 @@ class Stage:
         return program
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != _PROGRAM}  # it computes with this model
+        return {name: value for name, value in vars(self).items() if name != _PROGRAM}  # it is bound to this model
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -99,7 +100,7 @@ class Stage:
 class Stages:
     """A model cut into stages; call it like the model.
 
-    `kerassplit.Split`, which users get, is this with all that uses other rooms; its docstring describes the attributes.
+    Base of `kerassplit.Split`, which adds the methods that depend on other packages and documents the attributes.
     """
 
     stages: tuple[Stage, ...]
@@ -116,35 +117,35 @@ class Stages:
 
     @property
     def model(self) -> keras.Model:
-        """The original model or, once loaded, the stages joined into one."""
+        """The original model or, for a loaded split, the stages joined into one."""
         return self._joined[0] if self.original is None else self.original
 
     def notes_on_prediction(self) -> list[str]:
-        """What to warn of where the stages predict and `model.predict` would give something else."""
+        """Returns warnings to show when the stages predict, if `model.predict` would return something else."""
         return told_of_own_prediction(self.name, self.own_methods_of_prediction())
 
     def own_methods_of_prediction(self) -> tuple[str, ...]:
-        """The methods, such as `predict_step`, by which the model predicts in a way of its own."""
+        """Returns the prediction methods that the model overrides, such as `predict_step`."""
         return self.own_prediction if self.original is None else own_prediction(self.original)
 
     @property
     def crossings(self) -> tuple[Crossing, ...]:
-        """What crosses each cut; `crossings[0]` is between stages 0 and 1."""
+        """The tensors that cross each cut; `crossings[0]` is between stages 0 and 1."""
         made = {name: symbol for stage in self.stages for name, symbol in _symbols(stage)}
         crossings = []
         for cut in range(1, len(self.stages)):
-            before, behind = self.stages[:cut], self.stages[cut:]
-            used = {name for stage in behind for name in stage.inputs}
+            before, after = self.stages[:cut], self.stages[cut:]
+            used = {name for stage in after for name in stage.inputs}
             ours = dict.fromkeys(name for stage in before for name in (*stage.inputs, *stage.outputs))
             crossings.append(Crossing(tuple(crossing_tensor(name, made[name]) for name in ours if name in used)))
         return Records(crossings)
 
     @property
     def shared_variables(self) -> dict[str, tuple[str, ...]]:
-        """The variables that several stages use, by path, with the names of these stages."""
+        """Variables that several stages use: variable path -> names of these stages."""
         stages_of: dict[int, tuple[str, list[str]]] = {}
         for stage in self.stages:
-            for variable in stage.model.variables:  # the states of random generators among them
+            for variable in stage.model.variables:  # including the states of random generators
                 stages_of.setdefault(id(variable), (variable.path, []))[1].append(stage.name)
         taken: set[str] = set()
         return {unique(path, taken): tuple(stages) for path, stages in stages_of.values() if len(stages) > 1}
@@ -166,11 +167,11 @@ class Stages:
         )
 
     def __call__(self, x: Any, training: bool | None = None) -> Any:
-        """Runs the stages one after another: takes and gives what the model takes and gives.
+        """Runs the stages one after another; inputs and outputs are those of the model.
 
         Args:
-            x: Tensors or arrays in the structure of the model's inputs; a dict by input name is taken too.
-            training: Whether layers run in training mode, as in calling the model.
+            x: Tensors or arrays in the structure of the model's inputs, or a dict by input name.
+            training: Run layers in training mode, as when calling the model.
         """
         tensors = self.named_inputs(x)
         for stage in self.stages:
@@ -178,11 +179,11 @@ class Stages:
         return packed_tensors(tensors | self.given_back(tensors), self.outputs)
 
     def join(self) -> keras.Model:
-        """The stages as one model that shares their layers."""
+        """Joins the stages into one model that shares their layers."""
         return self._join()[0]
 
     def symbols_in(self, model: keras.Model) -> dict[str, keras.KerasTensor] | None:
-        """By tensor name, the symbolic tensors of `model` where that is the stages joined."""
+        """Returns the symbolic tensors of `model` by tensor name if it is the stages joined, else `None`."""
         built = vars(self).get("_joined", (None, None))
         return built[1] if built[0] is model else None
 
@@ -195,13 +196,13 @@ class Stages:
         return joined(pieces, self.inputs, self.outputs, self.name, self.unused_inputs)
 
     def summary(self) -> None:
-        """Prints the stages and what crosses each cut as a table."""
+        """Prints a table of the stages and the tensors that cross each cut."""
         SafeConsole().print(self)
 
     def __rich__(self) -> FittedTable:
         notes = [f"{path} is shared by {listed(stages)}." for path, stages in self.shared_variables.items()]
         if self.preprocessor is not None:
-            notes.append(f"What `predict` gets goes through {self.preprocessor} in the model, and in no stage.")
+            notes.append(f"The model's `predict` applies {self.preprocessor} to its input; no stage contains it.")
         table = FittedTable(
             f"{self.name} in {len(self)} stages",
             *("stage", "gives to later stages", right("per sample"), right("shape"), "dtype"),
@@ -231,16 +232,16 @@ class Stages:
         return printable(f"<Split of {self.name}: {', '.join(stage.name for stage in self.stages)}>")
 
     def named_inputs(self, x: Any) -> dict[str, Any]:
-        """What a caller passes as the model's input, by tensor name.
+        """Returns the model's input by tensor name; SciPy's sparse arrays become dense.
 
         Raises:
-            SplitError: It does not have the structure of the model's inputs.
+            SplitError: `x` does not have the structure of the model's inputs.
         """
         tensors = named_tensors(x, self.inputs, self.name)
         return {name: value.toarray() if issparse(value) else value for name, value in tensors.items()}
 
     def given_back(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's inputs that are its outputs, too, as the model gives them."""
+        """Returns the inputs that are also outputs of the model, as the model returns them."""
         known = {one.name: one for one in self.unused_inputs} | {
             name: symbol for stage in self for name, symbol in zip(stage.inputs, stage.model.inputs, strict=True)
         }

@@ -1,4 +1,4 @@
-"""Whether stages have the calls and the weights of a model."""
+"""Checks that stages have the calls and weights of a model."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from kerassplit.text import safe_name
 
 
 def compare_structure(graph: Graph, split: Stages) -> tuple[int, int, list[str]]:
-    """How many variables are shared and how many equal, and what is wrong with calls and weights."""
+    """Returns how many variables are shared, how many are equal copies, and the problems with calls and weights."""
     ours: Counter[str] = Counter()
     stages_of: dict[str, list[str]] = {}
     operations: dict[int, Any] = {}
     own = {call.operation.name for call in graph.calls if call.inputs} - graph.made
     carrier = f"{MASKED}/"
-    renamed = {  # where operations of nested models bear one name
+    renamed = {  # if operations of nested models have the same name
         safe_name(plain_name(call)): call.operation.name
         for call in graph.calls
         if not isinstance(call.operation, keras.Layer)
@@ -36,7 +36,7 @@ def compare_structure(graph: Graph, split: Stages) -> tuple[int, int, list[str]]
                 stages_of.setdefault(name, []).append(stage.name)
                 operations[id(call.operation)] = call.operation
     theirs = Counter(call.operation.name for call in graph.calls if call.operation.name in own)
-    again = {graph.calls[call].operation.name for call in read_sides(graph).of_inputs}  # stages may all make a mask
+    again = {graph.calls[call].operation.name for call in read_sides(graph).of_inputs}  # stages may all compute a mask
     made = {name for stage in split for name in (*stage.inputs, *stage.outputs)} | {*keras.tree.flatten(split.inputs)}
     problems = [
         f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
@@ -45,7 +45,7 @@ def compare_structure(graph: Graph, split: Stages) -> tuple[int, int, list[str]]
         if ours[name] != theirs[name] and not (name in again and ours[name] > theirs[name])
     ]
     outputs = dict.fromkeys(graph.names(graph.flat_outputs()))
-    problems += [f"No stage makes the model's output '{name}'." for name in outputs if name not in made]
+    problems += [f"No stage computes the model's output '{name}'." for name in outputs if name not in made]
     shared: set[int] = set()
     equal = 0
     originals = {id(call.operation): call.operation for call in graph.calls}
@@ -53,7 +53,7 @@ def compare_structure(graph: Graph, split: Stages) -> tuple[int, int, list[str]]
         if id(operation) in originals:
             shared.update(id(variable) for variable in _variables(operation))
             continue
-        # Layers of different nested models can bear one name.
+        # Layers of different nested models can have the same name.
         namesakes = [other for other in originals.values() if other.name == operation.name]
         results = [_compare_variables(operation, other) for other in namesakes]
         same, wrong = min(results, key=lambda result: len(result[1]), default=(0, []))
@@ -71,14 +71,14 @@ def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:
         if mine.shape == its.shape and np.array_equal(*map(keras.ops.convert_to_numpy, (mine, its)), equal_nan=True):
             equal += 1
         else:
-            problems.append(f"Variable '{its.path}' has other values in its stage than in the model.")
+            problems.append(f"Variable '{its.path}' has different values in its stage and in the model.")
     return equal, problems
 
 
 def _in_order_of(ours: Sequence[Any], theirs: Sequence[Any]) -> Sequence[Any]:
-    """The model's variables in the order in which a stage has them: Keras loads some layers in another than it makes.
+    """Returns the model's variables in a stage's order: some layers have another order once Keras has loaded them.
 
-    By path, or by name where paths begin differently; as they are where neither tells them apart.
+    Matches them by path, or by name if paths begin differently; keeps the order if neither is unique.
     """
     for tells in ("path", "name"):
         by_key = {getattr(variable, tells): variable for variable in theirs}
@@ -89,5 +89,5 @@ def _in_order_of(ours: Sequence[Any], theirs: Sequence[Any]) -> Sequence[Any]:
 
 
 def _variables(operation: Any) -> list[Any]:
-    # Not `layer.variables`: the states of random generators are among them, and Keras does not restore these.
+    # Not `layer.variables`, which includes the states of random generators: Keras does not restore these.
     return operation.weights if isinstance(operation, keras.Layer) else []

@@ -1,4 +1,4 @@
-"""Sub-models: a part of a model as a model of its own."""
+"""Builds sub-models: a part of a model as a model of its own."""
 
 from __future__ import annotations
 
@@ -33,32 +33,33 @@ def build_submodel(
 ) -> keras.Model:
     """Builds the part of a model from `start` to `end` as a model of its own.
 
-    The sub-model has fresh Inputs named after the tensors whose place they take, the layers and variables of the model
-    (the very same objects), and each call with the arguments of the original. The layer that makes `start` is not in
-    it. The model is left alone.
+    The sub-model has new Inputs, named after the tensors that they replace; the same layer and variable objects as the
+    model; and the same calls with the same arguments. The layer that computes `start` is not part of it. The model is
+    not changed.
 
-    To go on inside a sub-model, build from it again. `tail.get_layer(name).output` is a tensor of the model it was cut
-    from, because the layers are shared.
+    To take a part of a sub-model, build from it again: `tail.get_layer(name).output` is a tensor of the original model,
+    because the layers are shared.
 
     Args:
         model: A functional or built Sequential model.
-        start: The tensor, or the several tensors, to start from: names, globs, layers or `KerasTensor`s. `None`: the
-            model's own inputs. Inputs of the model that the part needs besides `start`, such as a `padding_mask`, stay
-            inputs. Masks are made again of these or of `start`; one that is named in `start` is an input instead.
-        end: The tensor, or the several tensors, to stop at; any will do, also one inside a branch or one output of
-            several. `None`: those of the model's own outputs that lie behind `start`.
-        copy_weights: Whether the sub-model gets layers and variables of its own, with equal values.
-        name: Name of the sub-model; by default made of the model's name and the ends.
+        start: The tensor or tensors to start from: names, globs, layers or `KerasTensor`s. `None`: the model's inputs.
+            Inputs of the model that the part needs besides `start`, such as a `padding_mask`, stay inputs. Masks are
+            recomputed from these or from `start`; a mask named in `start` becomes an input instead.
+        end: The tensor or tensors to end at: any tensor, including one inside a branch or one of several outputs.
+            `None`: the model's outputs that come after `start`.
+        copy_weights: Give the sub-model its own layers and variables, with equal values.
+        name: Name of the sub-model; by default derived from the model's name and the ends.
 
     Returns:
-        A `keras.Model`. Its inputs (and outputs) are the model's own, in their own structure, where it has all of
-        them; else one plain tensor, or a dict keyed by tensor names (with `/`, `@`, `:` as in the Inputs' names).
+        A `keras.Model`. If it has all of the model's inputs, it accepts them in the model's structure; else one plain
+        tensor, or a dict keyed by tensor names (with `/`, `@`, `:` replaced as in the Inputs' names). The same holds
+        for its outputs.
 
     Raises:
         InsideBranchError: More tensors cross at `start`, and are needed, than were named.
-        NotConnectedError: An end does not depend on a start, or a start leads nowhere.
-        SplitError: `name` cannot name a model.
-        UnknownTensorError, AmbiguousTensorError: A name is not one tensor of the model.
+        NotConnectedError: An end does not depend on any start, or a start leads to no end.
+        SplitError: `name` is not a valid model name.
+        UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.
 
     Example:
 
@@ -72,7 +73,7 @@ def build_submodel(
     if starts and ends is None:
         require_whole_crossing(read_sides(graph), starts, _CARRY)
     if ends is None:
-        ends = _outputs_behind(graph, starts or [])
+        ends = _outputs_after(graph, starts or [])
     elif starts:
         _require_all_needed(graph, starts, ends)
     calls, inputs = part(graph, starts or [], ends)
@@ -89,22 +90,22 @@ def build_submodel(
 
 
 def flatten(model: keras.Model, *, copy_weights: bool = False) -> keras.Model:
-    """Builds the same model with the models nested in it inlined, at any depth.
+    """Builds the same model with its nested models inlined, at any depth.
 
-    A mask that a nested model is given, or gives, is an argument of the layers that use it, and what Keras does to the
-    inputs of a nested model (a cast, an axis of 1) is a call of its own.
+    A mask that a nested model receives or returns becomes an argument of the layers that use it. Whatever Keras does to
+    the inputs of a nested model (a cast, an axis of size 1) becomes a call of its own.
 
     Args:
-        model: A functional or built Sequential model. It is left alone.
-        copy_weights: Whether the flat model gets layers and variables of its own, with equal values. It shares the
-            model's else.
+        model: A functional or built Sequential model. It is not changed.
+        copy_weights: Give the flat model its own layers and variables, with equal values, instead of sharing the
+            model's.
 
     Returns:
-        A `keras.Model` with the model's name, inputs and outputs, in their own structure.
+        A `keras.Model` with the model's name, inputs and outputs, in the same structure.
 
     Raises:
-        UnsupportedModelError: Layers of different nested models bear one name, which Keras refuses in one model;
-            copies get new names.
+        UnsupportedModelError: Layers of different nested models have the same name, which Keras refuses in one model.
+            Copies get new names.
 
     Example:
 
@@ -119,14 +120,14 @@ def flatten(model: keras.Model, *, copy_weights: bool = False) -> keras.Model:
 
 
 def model_name(name: Any) -> str:
-    """`name`, if Keras takes it for a model."""
+    """Returns `name`; refuses one that Keras does not accept for a model."""
     if not isinstance(name, str) or not name or "/" in name:
         raise SplitError(f"{name!r} cannot name a model: give a string without '/', or leave `name` out.")
     return name
 
 
 def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], what: str) -> list[int]:
-    """One or several references as tensors; refuses none at all and the same one twice."""
+    """Resolves one or several references to tensors; refuses an empty list and duplicates."""
     several = several_of(references)
     if not several:
         raise SplitError(f"`{what}` is empty: name at least one tensor, or leave it out.")
@@ -138,7 +139,7 @@ def resolve_several(graph: Graph, references: TensorRef | Sequence[TensorRef], w
 
 
 def part(graph: Graph, starts: Sequence[int], ends: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The calls that make `ends` out of `starts` and inputs of the model, and all the tensors they set out from."""
+    """Returns the calls that compute `ends` from `starts` and inputs of the model, and the tensors they start from."""
     given = set(starts)
     calls = sorted(call for call in graph.ancestors(ends, given) if graph.calls[call].inputs)
     used = {*ends, *(tensor for call in calls for tensor in graph.calls[call].inputs)}
@@ -158,13 +159,13 @@ def build_part(
     results: Any = None,
     copies: str = FLAT_COPIES,
 ) -> tuple[keras.Model, list[int], list[int]]:
-    """The model that makes `outputs` out of `inputs` by `calls`, sharing the layers or with copies of them.
+    """Builds the model that computes `outputs` from `inputs` by `calls`, with shared or copied layers.
 
-    A nested model that lies whole within stays one layer, unless `nested` is off. For the others see `Builder`.
-    `results` is the structure in which it gives the outputs, for another than that of `build_submodel`.
+    A nested model that is wholly inside stays one layer, unless `nested` is off. `results` is the structure of the
+    outputs, by default that of `build_submodel`. For `only_to_run` and `copies` see `Builder`.
 
     Returns:
-        It, and the tensors in the order of its `inputs` and its `outputs`.
+        The model, and the tensors in the order of its `inputs` and its `outputs`.
     """
     items = packed(graph, calls, inputs, outputs) if nested else [graph.calls[call] for call in calls]
     taken = {item.operation.name for item in items}
@@ -188,22 +189,22 @@ def build_part(
 
 
 def warn_of_lost_masks(graph: Graph, calls: Sequence[int], outputs: Sequence[int], name: str) -> None:
-    """Warns where a loss on these outputs is masked in the model, and would not be in a part with these calls.
+    """Warns if a loss on these outputs is masked in the model, but would not be in a part with these calls.
 
-    Keras hangs a mask on the tensors themselves when the model runs, and its losses look for it there. Masks that
-    layers take cross a cut as tensors; one that only a loss would look at has nothing to take it there.
+    Keras attaches masks to tensors when the model runs, and its losses look for them there. Masks that layers use cross
+    a cut as tensors; nothing carries a mask across that only a loss would use.
     """
     masked = naturally_masked(graph, [graph.calls[call] for call in calls])
     lost = [tensor for tensor in outputs if has_mask(graph.tensors[tensor].symbol) and tensor not in masked]
     if lost:
         warn(
             f"In '{graph.model.name}' a loss on {listed(graph.names(lost))} is masked. In '{name}' it is not: no layer "
-            "there takes the mask. Where you train it, pass the mask to its loss as `sample_weight`."
+            "there uses the mask. To train it, pass the mask to its loss as `sample_weight`."
         )
 
 
 def _structure(graph: Graph, tensors: Sequence[int], own: Any, names: dict[int, str]) -> Any:
-    """How a sub-model takes or gives these tensors: as the model does where they are all of its own, else by name."""
+    """Returns a structure for these tensors: the model's `own` if they are all of it, else one tensor or a dict."""
     if set(keras.tree.flatten(own)) == set(tensors):
         return own
     if len(tensors) == 1:
@@ -212,36 +213,36 @@ def _structure(graph: Graph, tensors: Sequence[int], own: Any, names: dict[int, 
     return {names.get(tensor) or unique(safe_name(graph.tensors[tensor].name), taken): tensor for tensor in tensors}
 
 
-def _outputs_behind(graph: Graph, starts: Sequence[int]) -> list[int]:
-    """The model's outputs that can be made from `starts`: not those that the part before makes."""
+def _outputs_after(graph: Graph, starts: Sequence[int]) -> list[int]:
+    """Returns the model's outputs that depend on `starts`, or all of them if there are no starts."""
     reached = _reached(graph, starts, range(len(graph.calls)))
     outputs = list(dict.fromkeys(graph.flat_outputs()))
-    behind = [tensor for tensor in outputs if not starts or tensor in reached - set(starts)]
-    if not behind:
+    after = [tensor for tensor in outputs if not starts or tensor in reached - set(starts)]
+    if not after:
         name = graph.tensors[starts[0]].name
         raise NotConnectedError(
-            f"'{name}' is an output of the model: there is nothing behind it. Start from an earlier tensor.", name=name
+            f"'{name}' is an output of the model: nothing comes after it. Start from an earlier tensor.", name=name
         )
-    return behind
+    return after
 
 
 def _require_all_needed(graph: Graph, starts: Sequence[int], ends: Sequence[int]) -> None:
-    """Raises `InsideBranchError` unless `ends` can be made of the starts without the calls that the starts depend on.
+    """Raises `InsideBranchError` unless the ends can be computed from the starts without ancestors of the starts.
 
-    Masks and the model's inputs may be needed besides.
+    Masks and the model's inputs may be needed as well.
     """
     sides = read_sides(graph)
     before = sides.main.ancestors(starts)
     calls, first = part(sides.main, starts, ends)
     needed_calls = {*calls, *(graph.tensors[tensor].call for tensor in first if tensor not in starts)}
-    behind = needed_calls - before
-    if behind < needed_calls:
-        needed = [one for one in crossing_at(sides, starts) if behind.intersection(graph.tensors[one].users)]
+    after = needed_calls - before
+    if after < needed_calls:
+        needed = [one for one in crossing_at(sides, starts) if after.intersection(graph.tensors[one].users)]
         require_whole_crossing(sides, starts, _CARRY, among=needed)
 
 
 def _reached(graph: Graph, starts: Iterable[int], calls: Iterable[int]) -> set[int]:
-    """The starts, and what these calls, in execution order, make of them."""
+    """Returns the starts and all that these calls, in execution order, compute from them."""
     reached = set(starts)
     for call in calls:
         if any(tensor in reached for tensor in graph.calls[call].inputs):
@@ -250,7 +251,7 @@ def _reached(graph: Graph, starts: Iterable[int], calls: Iterable[int]) -> set[i
 
 
 def _check_connected(graph: Graph, starts: Sequence[int], ends: Sequence[int], calls: Sequence[int]) -> None:
-    """Refuses ends that no start leads to, and starts that lead to no end."""
+    """Refuses ends that depend on no start, and starts that lead to no end."""
     given = set(starts)
     reached = _reached(graph, starts, calls)
     sources = listed(graph.names(starts))
@@ -264,7 +265,7 @@ def _check_connected(graph: Graph, starts: Sequence[int], ends: Sequence[int], c
             name = graph.tensors[tensor].name
             raise NotConnectedError(
                 f"'{name}' does not depend on {sources}: the end must come after the start. "
-                f"Name an end behind {sources}, or an earlier start.",
+                f"Name an end after {sources}, or an earlier start.",
                 name=name,
             )
     used = {tensor for call in calls for tensor in graph.calls[call].inputs} | set(ends)

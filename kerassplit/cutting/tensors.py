@@ -1,4 +1,4 @@
-"""`tensors`: all that can be named in a model."""
+"""`tensors`: lists the names of all tensors in a model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from kerassplit.graph.reading import read_graph
 
 
 def tensors(model: keras.Model) -> tuple[str, ...]:
-    """Names of all tensors that can be tapped, or cut through with `allow_crossing=True`, in execution order.
+    """Lists all tensors that can be tapped, or cut at with `allow_crossing=True`, by name in execution order.
 
-    Nested models are opened: their tensors are there as `backbone/conv4_block6_out`. The model's inputs are left out.
+    Tensors inside nested models are included, as `backbone/conv4_block6_out`. The model's inputs are not.
 
     Args:
         model: A functional or built Sequential model.

@@ -1,4 +1,4 @@
-"""What trying a model takes: random input, and its state as it was."""
+"""Random input to try a model on, and a context that restores its state afterwards."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,14 @@ from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.shapes import OpenSides, fixed_batch, input_shapes
 
 OPEN_SIDE = 32
-"""Stands for an open dimension of random input."""
+"""Default size of open dimensions in random input."""
 _SAMPLES = 2
 
 
 def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
-    """Two random samples that fit the model's inputs, in its structure.
+    """Draws random samples in the structure of the model's inputs: two, or a full batch if its size is fixed.
 
-    They are `drawn`; open dimensions are 32 where nothing is said.
+    Values are those of `drawn`; open dimensions have size 32 by default.
     """
     generator = np.random.default_rng(seed)
     samples = fixed_batch(symbol.shape for symbol in graph.model.inputs) or _SAMPLES
@@ -36,7 +36,7 @@ def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
 
 
 def drawn(shape: Any, dtype: str, generator: np.random.Generator) -> np.ndarray:
-    """Random values: floats (`float32`) are normal, integers 0 or 1, small enough for any vocabulary."""
+    """Draws random values: floats (as `float32`) from the normal distribution; integers 0 or 1, for any vocabulary."""
     if "float" in dtype:
         return generator.standard_normal(shape).astype("float32")
     return generator.integers(0, 2, shape).astype(dtype)
@@ -44,7 +44,7 @@ def drawn(shape: Any, dtype: str, generator: np.random.Generator) -> np.ndarray:
 
 @contextlib.contextmanager
 def state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
-    """Puts back what running changes even in inference mode: random generators, stateful recurrent layers."""
+    """Restores the state that running changes even in inference mode: random generators, stateful recurrent layers."""
     kept = [one for model in models for one in (*model.non_trainable_variables, *recurrent_states(model))]
     states = {id(one): one for one in kept if isinstance(one, keras.Variable)}
     before = [(one, keras.ops.copy(one.value)) for one in states.values()]

@@ -1,4 +1,4 @@
-"""`verify`: proof that a split computes what the model computes."""
+"""`verify`: proves that a split computes what the model computes."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def verify(
     open_sides: OpenSides = None,
     verbose: bool | None = None,
 ) -> Receipt:
-    """Compares a split with a model: its structure, and the numbers of every stage on one input.
+    """Compares a split with a model: the structure, and the numbers of every stage on one input.
 
-    The model is called, which gives its outputs and, as it goes, its intermediate tensors (those inside of nested
-    models are computed apart); the stages run one after another, each on what the stages before it made. All run
-    eagerly, in inference mode.
+    The model is called once, which computes its outputs and records its intermediate tensors (those inside nested
+    models are computed separately). The stages run one after another, each on the outputs of the stages before it. All
+    run eagerly, in inference mode.
 
     Args:
         model: The model to compare with: the one that was cut, or one that should be equal to it.
         split: The stages.
         x: Input in the structure of the model's inputs; by default two random samples.
-        tolerance: The largest absolute difference to allow. 0 asks for equality bit for bit.
+        tolerance: Largest absolute difference to allow. 0 requires equality bit for bit.
         seed: Seed of the random input.
-        open_sides: What stands in random input for sides that the model's inputs leave open: one number for all of
-            them, or a shape without the batch for each such input, by name. By default 32.
-        verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
+        open_sides: Size of open dimensions in random input: one number for all of them, or for each input with open
+            dimensions, by name, a shape without the batch. By default 32.
+        verbose: Show progress on standard error; by default only on a terminal, after 2 seconds.
 
     Returns:
-        A `Receipt`. It does not raise when numbers differ; ask `receipt.ok`, or call `receipt.check()`.
+        A `Receipt`. It does not raise if numbers differ; check `receipt.ok`, or call `receipt.check()`.
 
     Raises:
         SplitError: `x` does not fit the model's inputs, or the split is not one of this model.
@@ -84,7 +84,7 @@ def verify(
             given, seen = _given_by_call(graph, made, values)
             expected = given | seen | _computed_by(graph, [one for one in made if one not in given | seen], values)
         except Exception as error:
-            raise _not_run(model, tensors, error, x is None, open_sides) from error
+            raise _run_error(model, tensors, error, x is None, open_sides) from error
         show(1, 1)
         for name, value in given_back.items():
             compare(name, _NO_STAGE, value)
@@ -96,7 +96,7 @@ def verify(
                     compare(name, stage.name, value)
                 show(place + 2, place + 2)
     shared, equal, problems = compare_structure(graph, split)
-    problems = [*_another_call(graph, values, given, comparisons, counterparts), *problems]
+    problems = [*_call_problems(graph, values, given, comparisons, counterparts), *problems]
     return Receipt(
         model=model.name,
         comparisons=tuple(comparisons),
@@ -109,8 +109,8 @@ def verify(
     )
 
 
-def _not_run(model: keras.Model, tensors: Any, error: Exception, is_random: bool, open_sides: OpenSides) -> Exception:
-    """What to raise where the model does not run on these inputs: its own error where nothing better can be said."""
+def _run_error(model: keras.Model, tensors: Any, error: Exception, is_random: bool, open_sides: OpenSides) -> Exception:
+    """Returns the error to raise if the model does not run on these inputs: a better explanation, or its own error."""
     wrong = wrong_batch(tensors, fixed_batch(symbol.shape for symbol in model.inputs), model.name)
     if wrong is not None:
         return SplitError(wrong)
@@ -124,13 +124,13 @@ def _not_run(model: keras.Model, tensors: Any, error: Exception, is_random: bool
 
 
 def _given_by_call(graph: Graph, wanted: Iterable[int], values: Sequence[Any]) -> tuple[dict[int, Any], dict[int, Any]]:
-    """The model's outputs as calling it gives them, and what it makes for the `wanted` tensors on the way, if seen.
+    """Calls the model; returns its outputs, and the values observed on the way for the `wanted` tensors.
 
-    No outputs where the call gives another number of tensors.
+    Returns no outputs if the call returns another number of tensors than the graph has outputs.
     """
     model, tensors, own = graph.model, graph.flat_outputs(), graph.own_symbols()
     inner = {one: own[one] for one in wanted if one in own and one not in tensors}
-    if "call" in vars(model):  # compiled: what is seen as it is traced are no numbers
+    if "call" in vars(model):  # compiled: tensors observed while it is traced are not numbers
         inner = {}
     with state_kept([model]), observed(functional_of(model), inner.values()) as seen:
         outputs = model(keras.tree.pack_sequence_as(graph.inputs, list(values)), training=False)
@@ -139,17 +139,17 @@ def _given_by_call(graph: Graph, wanted: Iterable[int], values: Sequence[Any]) -
     return given, {one: seen[id(symbol)] for one, symbol in inner.items() if id(symbol) in seen}
 
 
-def _another_call(
+def _call_problems(
     graph: Graph,
     values: Sequence[Any],
     given: dict[int, Any],
     comparisons: Iterable[Comparison],
     counterparts: dict[str, int],
 ) -> list[str]:
-    """What to say of a model whose call gives something other than its graph, to which the stages were cut."""
+    """Returns the problem, if any, of a model whose call computes something other than the graph that was cut."""
     name = graph.model.name
     if not given:
-        return [f"Called, '{name}' gives another number of tensors than its graph has outputs."]
+        return [f"When called, '{name}' returns another number of tensors than its graph has outputs."]
     differing = [counterparts[one.tensor] for one in comparisons if one.is_output and not one.identical]
     by_graph = _computed_by(graph, differing, values) if differing else {}
     others = [
@@ -160,13 +160,13 @@ def _another_call(
     if not others:
         return []
     return [
-        f"Called, '{name}' computes something other than its graph: {listed(others)} {'are' if others[1:] else 'is'} "
-        "not what the calls of its layers give."
+        f"When called, '{name}' computes something other than its graph: {listed(others)} "
+        f"{'are' if others[1:] else 'is'} not what the calls of its layers return."
     ]
 
 
 def _computed_by(graph: Graph, tensors: Sequence[int], values: Sequence[Any]) -> dict[int, Any]:
-    """What the model computes for these tensors: its own by Keras alone, those inside nested models by opening them."""
+    """Computes tensors by the model's graph: the model's own by Keras alone, others by opening nested models."""
     own = graph.own_symbols()
     ours = [tensor for tensor in tensors if tensor in own]
     inside = [tensor for tensor in tensors if tensor not in own]
@@ -186,14 +186,14 @@ def _computed_by(graph: Graph, tensors: Sequence[int], values: Sequence[Any]) ->
 
 
 def _counterparts(graph: Graph, split: Stages) -> dict[str, int]:
-    """The model's tensor for each name in the split: inputs by place (Keras's names for them differ), others by name.
+    """Maps each name in the split to the model's tensor: inputs by position, as Keras renames them; others by name.
 
     Raises:
-        SplitError: The model has no such tensor, or one of another shape.
+        SplitError: The model has no such tensor, or its shape differs.
     """
 
     def refusal(reason: str) -> SplitError:
-        return SplitError(f"This is no split of '{graph.model.name}': {reason}")
+        return SplitError(f"This is not a split of '{graph.model.name}': {reason}")
 
     symbols = split.symbols_in(graph.model)
     if symbols is not None:
@@ -202,10 +202,10 @@ def _counterparts(graph: Graph, split: Stages) -> dict[str, int]:
         counterparts = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
     unknown = [name for stage in split for name in stage.outputs if name not in counterparts]
     if unknown:
-        raise refusal(f"the stages make {listed(unknown)}, and the model does not.")
+        raise refusal(f"the stages compute {listed(unknown)}, but the model does not.")
     names, inputs = keras.tree.flatten(split.inputs), graph.flat_inputs()
     if len(names) != len(inputs):
-        raise refusal(f"it takes {len(names)} inputs ({listed(names)}), and the model {len(inputs)}.")
+        raise refusal(f"it takes {len(names)} inputs ({listed(names)}), but the model takes {len(inputs)}.")
     counterparts |= dict(zip(names, inputs, strict=True))
     for stage in split:
         symbols = [*stage.model.inputs, *read_graph(stage.model).output_symbols()]

@@ -1,22 +1,22 @@
-"""Draws models and splits: one model of a picture, and a writer for each format.
+"""Draws models and splits: one data model for pictures, and a writer for each format.
 
 In reading order:
 
-- `picture`: the model of a picture: boxes, clusters, edges.
-- `layer_names`: what layer names say about blocks.
-- `wording`: what boxes say about their layers.
-- `groups`: calls between split points, and how they merge.
-- `opening`: what has no split point inside but is no single block.
-- `folding`: a graph into the blocks of its overview.
-- `overview`: a model or split as a picture.
+- `picture`: the data model: boxes, clusters, edges.
+- `layer_names`: blocks, as layer names tell them.
+- `wording`: short descriptions of layers and blocks.
+- `groups`: groups of calls between split points, and merging them.
+- `opening`: divides regions that have no split point inside but are several blocks.
+- `folding`: folds a graph into the blocks of its overview.
+- `overview`: turns a model or split into a picture.
 - `layers`: every layer, as Keras draws it.
 - `write_text`: plain text.
 - `write_mermaid`: Mermaid.
-- `lettering`: lines of text and their sizes.
-- `rows`: boxes and lines placed in rows, where one row is too wide.
+- `lettering`: line breaks and text sizes.
+- `rows`: places boxes and lines in rows if one row is too wide.
 - `write_dot`: Graphviz source.
-- `svg_text`: texts set in the middle of their boxes.
-- `render`: Graphviz source drawn as SVG, PNG or PDF.
+- `svg_text`: centers the texts of an SVG in their boxes.
+- `render`: draws Graphviz source as SVG, PNG or PDF.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ __all__ = ["FORMATS", "Box", "Cluster", "Drawing", "Edge", "Picture", "plot"]
 
 @dataclass(frozen=True, repr=False)
 class Drawing:
-    """A picture that was not written to a file: a notebook shows it, and `print` gives it as text.
+    """A picture, ready to be shown: notebooks display it, and `print` shows it as text.
 
     Attributes:
         picture: The boxes, clusters and edges.
-        widest: How wide it may be in points; what is wider goes on in rows below.
+        widest: Largest width in points; a wider picture is laid out in several rows.
     """
 
     picture: Picture
@@ -66,10 +66,10 @@ class Drawing:
         return to_dot(self.picture, self.widest) if self._layers is None else layers_dot(*self._layers)
 
     def render(self, extension: str) -> bytes:
-        """The contents of a file of this format, one of `FORMATS`.
+        """Returns the contents of a file of this format, one of `FORMATS`.
 
         Raises:
-            SplitError: The format is unknown, or the picture cannot be laid out or drawn here.
+            SplitError: The format is unknown, or the picture cannot be laid out or drawn on this machine.
         """
         if extension == "txt":
             return to_text(self.picture).encode()
@@ -98,25 +98,25 @@ def plot(
 ) -> Drawing:
     """Draws a model, a split or one of its stages.
 
-    A model shows its blocks (runs of like ones as one box with a doubled border) and, in red, the names of tensors
-    where it can be cut. A split shows its stages, each cut as a thick edge with the tensor's name, shape, dtype and
-    bytes per sample, and with dashed edges whatever else crosses: inputs that a later stage needs, tensors that pass
-    over a stage. Layers that the model calls more than once are marked as shared.
-    The same model gives the same file, byte for byte, on one machine.
+    A model is drawn as its blocks (a run of similar blocks as one box with a double border) with the tensors where it
+    can be cut, named in red. A split is drawn as its stages, with each cut as a thick edge labeled with the tensor's
+    name, shape, dtype and bytes per sample. Dashed edges show all else that crosses: inputs that a later stage needs,
+    and tensors that pass over a stage. Layers that the model calls more than once are marked as shared.
+    On one machine, the same model produces the same file, byte for byte.
 
     Args:
         model_or_split: A functional or built Sequential model, a `Split`, or a `Stage`.
-        to_file: Where to write it. The extension says how: `svg`, `png` (about 1600 pixels wide), `pdf`, `dot`
-            (Graphviz source), `mmd` (Mermaid) or `txt`. `None`: nowhere.
+        to_file: File to write. The extension selects the format: `svg`, `png` (about 1600 pixels wide), `pdf`, `dot`
+            (Graphviz source), `mmd` (Mermaid) or `txt`. `None` writes no file.
         detail: `"blocks"`, or `"layers"` for every layer.
         title: The first line; by default the model's or stage's name.
 
     Returns:
-        `Drawing`: a notebook shows it, and `print` gives it as text.
+        `Drawing`: notebooks display it, and `print` shows it as text.
 
     Raises:
-        SplitError: The format is unknown, the folder does not exist, or Graphviz or fonts are missing (then a `.dot`
-            is left beside where Graphviz is).
+        SplitError: The format is unknown, the folder does not exist, or Graphviz or fonts are missing. If Graphviz is
+            missing, the source is written to a `.dot` file in the same folder.
         UnsupportedModelError: The model has no graph.
 
     Example:

@@ -1,8 +1,8 @@
-"""From a graph to the blocks that its overview shows.
+"""Folds a graph into the blocks that its overview shows.
 
-The pieces between split points are put together in steps, each linear in the graph: pieces of one name (`conv4`),
-layers that only shape the block before them, neighboring like blocks of one image size (`block_3…5 ×3`), and the few
-layers in a row that are left, at the beginning and the end of most models.
+The regions between split points are merged in steps, each linear in the size of the graph: regions of one name
+(`conv4`); layers that only shape the block before them; neighboring similar blocks of one image size (`block_3…5 ×3`);
+and the layers in a row that are left, at the beginning and end of most models.
 """
 
 from collections import Counter
@@ -24,28 +24,28 @@ from kerassplit.pictures.layer_names import (
 from kerassplit.pictures.opening import extent, open_region, repeated_nests
 from kerassplit.pictures.wording import SHAPING
 
-_FEW = 8  # a model of so few calls shows them all
-_BLOCK_CALLS = 3  # layers in a row make a block if they are so many, in so many places
+_FEW = 8  # a model with at most this many calls shows them all
+_BLOCK_CALLS = 3  # layers in a row are a block if there are at least this many, in at least this many places
 _BLOCK_PLACES = 3
-_SIZES = 3  # a model without blocks but with so many image sizes is told by these
-_SHARE = 3  # a name stands for a piece if at least one in so many of its layers bears it
+_SIZES = 3  # a model without blocks is divided by image size if it has this many sizes
+_SHARE = 3  # a region is named after a block if at least one in this many of its named layers belongs to the block
 
 
 def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Group]:
-    """The calls of a graph (inputs left out) in groups, each to be drawn as one box, each after those it depends on.
+    """Groups the calls of a graph, without inputs, into boxes, in topological order.
 
     Args:
-        graph: The model, or one stage of it.
-        prefix: What names of layers begin with only because the model's name does.
-        few: Whether the whole model is so small that each piece between split points gets its own box.
+        graph: The model, or one of its stages.
+        prefix: Prefix that layer names share with the model's name.
+        few: True if the whole model is so small that each region between split points gets its own box.
     """
     names = [block_name(call.operation.name.removeprefix(prefix)) for call in graph.calls]
     automatic = [is_automatic(call.operation) for call in graph.calls]
     for nest in repeated_nests(graph):
         for call in nest.calls:
             names[call], automatic[call] = block_name(nest.name), False
-    told = [None if automatic[call] else name for call, name in enumerate(names)]
-    parts = [open_region(graph, region, told) for region in find_regions(graph)]
+    named = [None if automatic[call] else name for call, name in enumerate(names)]
+    parts = [open_region(graph, region, named) for region in find_regions(graph)]
     groups = [_group(graph, names, automatic, region, len(opened) > 1) for opened in parts for region in opened]
     groups.sort(key=lambda group: group.last)
     if few:
@@ -58,18 +58,18 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
     for group in groups:
         _count_parts(group, names)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
-    _tell_blocks(graph, groups)
+    _mark_blocks(graph, groups)
     groups = merge_along(graph, groups, lambda one, other: _alike(graph, one, other), _fold)
     return _merge_rows(graph, automatic, groups)
 
 
 def is_small(graphs: Sequence[Graph]) -> bool:
-    """Whether a model, in one graph or one per stage, has so few calls that each is worth a box."""
+    """True if a model, in one graph or one per stage, has so few calls that each gets a box."""
     return sum(bool(call.inputs) for graph in graphs for call in graph.calls) <= _FEW
 
 
 def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
-    """What a group is called."""
+    """Returns the title of a group."""
     operations = [graph.calls[call].operation for call in group.calls]
     if group.folded is not None:
         first, last = group.folded, str(group.key)
@@ -89,13 +89,13 @@ def block_title(graph: Graph, group: Group, prefix: str = "") -> str:
 
 
 def _row_title(operations: Sequence[keras.Operation], prefix: str) -> str:
-    """What layers in a row are called: by the names that a person gave, or by the first and the last."""
+    """Returns the title of layers in a row: the names that a person gave them, or the first and the last."""
     named = [str(operation.name).removeprefix(prefix) for operation in operations if not is_automatic(operation)]
     main = [operation for operation in operations if type(operation).__name__ not in SHAPING] or operations
     if len(named) * 2 < len(main):
         ends = main[0].name.removeprefix(prefix), main[-1].name.removeprefix(prefix)
         return joined(list(dict.fromkeys((ends[0], *named, ends[1]))), " · " if named else " … ")
-    words: dict[str, str] = {}  # what names begin with -> what they have in common, word by word
+    words: dict[str, str] = {}  # start of names -> the words that they have in common
     for name in named:
         found = block_name(name)
         if found is None:
@@ -113,13 +113,13 @@ def _row_title(operations: Sequence[keras.Operation], prefix: str) -> str:
 def _group(
     graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int], opened: bool
 ) -> Group:
-    """A piece between split points (or of one that was opened) as a group, with the block that most names tell of."""
+    """Makes a group of a region, or of a part of one that was opened, with the block that most names indicate."""
     group = Group([region], is_block=opened or branches(graph, region))
-    # The end first: of equally frequent names, its own counts.
-    told = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
-    [(key, count)] = Counter(name.key for name in told).most_common(1) or [(None, 0)]
-    if key is not None and count * _SHARE >= len(told):
-        name = next(name for name in told if name.key == key)
+    # From the end: of equally frequent names, the last one wins.
+    named = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
+    [(key, count)] = Counter(name.key for name in named).most_common(1) or [(None, 0)]
+    if key is not None and count * _SHARE >= len(named):
+        name = next(name for name in named if name.key == key)
         group.key, group.family, group.number = name.key, name.family, name.number
     elif group.is_block and not opened:
         end = graph.calls[region[-1]].operation
@@ -134,7 +134,7 @@ def _join(one: Group, other: Group) -> None:
 
 
 def _pair(graph: Graph, groups: list[Group]) -> list[Group]:
-    """Two kinds of blocks that always alternate become one: attention and perceptron of a transformer layer."""
+    """Merges two kinds of blocks that always alternate: attention and perceptron of a transformer layer."""
     kinds = {id(group): _kind(graph, group) for group in groups if group.is_block}
     order = [kinds.get(id(group), ()) for group in groups]
     pairs = Counter(pairwise(order))
@@ -155,7 +155,7 @@ def _pair(graph: Graph, groups: list[Group]) -> list[Group]:
 
 
 def _kind(graph: Graph, group: Group) -> tuple[str, ...]:
-    """The classes in a block that Keras named; nothing for others."""
+    """Returns the classes in a block whose names are all automatic; `()` for other blocks."""
     operations = [graph.calls[call].operation for call in group.calls]
     automatic = all(map(is_automatic, operations))
     return tuple(sorted(type(operation).__name__ for operation in operations)) if automatic else ()
@@ -167,16 +167,16 @@ def _join_pair(one: Group, other: Group) -> None:
 
 
 def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
-    """Counts the sub-blocks: those that names tell of where branches agree on one, else the branches."""
+    """Counts the sub-blocks that layer names indicate, where the layers of a region agree on one."""
     branches = [region for region in group.regions if len(region) > 1]
     if not branches:
-        told = (names[region[0]] for region in group.regions)
-        group.subs = frozenset(name.sub for name in told if name is not None) - {""}
+        named = (names[region[0]] for region in group.regions)
+        group.subs = frozenset(name.sub for name in named if name is not None) - {""}
         return
     calls_of: Counter[str] = Counter()
     for region in group.regions:
-        told = (names[call] for call in region)
-        subs = {name.sub for name in told if name is not None and name.key == group.key} - {""}
+        named = (names[call] for call in region)
+        subs = {name.sub for name in named if name is not None and name.key == group.key} - {""}
         if len(subs) == 1:
             calls_of[subs.pop()] += len(region)
     group.subs = frozenset(sub for sub, calls in calls_of.items() if calls > 1)
@@ -184,7 +184,7 @@ def _count_parts(group: Group, names: Sequence[BlockName | None]) -> None:
 
 
 def _shapes(graph: Graph, automatic: Sequence[bool], one: Group, other: Group) -> bool:
-    """Whether the second only shapes what the first gives: an activation that Keras named, say."""
+    """True if the second only shapes the output of the first, such as an activation with an automatic name."""
     return (
         one.key is not None
         and len(other.regions[0]) == 1
@@ -194,7 +194,7 @@ def _shapes(graph: Graph, automatic: Sequence[bool], one: Group, other: Group) -
 
 
 def _same_number(one: Group, other: Group) -> bool:
-    """Whether both are parts of one block: MobileNet's `conv_dw_3` and `conv_pw_3`."""
+    """True if both are parts of one block, such as MobileNet's `conv_dw_3` and `conv_pw_3`."""
     if one.is_block or other.is_block or one.family is None or other.family is None or one.number != other.number:
         return False
     ours, theirs = one.family.split("_"), other.family.split("_")
@@ -208,10 +208,10 @@ def _join_numbered(one: Group, other: Group) -> None:
     one.subs = frozenset()
 
 
-def _tell_blocks(graph: Graph, groups: Sequence[Group]) -> None:
-    """Layers in a row are a block where the family has several such, as in VGG, or is one of blocks like it.
+def _mark_blocks(graph: Graph, groups: Sequence[Group]) -> None:
+    """Marks enough layers in a row as a block, in a family of several such, as in VGG, mostly without sub-blocks.
 
-    So is a layer of a class that is none of Keras's own, such as a whole transformer layer, if there are several.
+    Also marks layers of a class that is not Keras's own, such as whole transformer layers, if there are several.
     """
     of_family: dict[str, list[Group]] = {}
     for group in groups:
@@ -234,7 +234,7 @@ def _is_own_layer(graph: Graph, group: Group) -> bool:
 
 
 def _alike(graph: Graph, one: Group, other: Group) -> bool:
-    """Whether two neighbors are blocks of one family and one image size, not divided into parts of their own."""
+    """True if two neighbors are blocks of one family and image size, not divided into sub-blocks of their own."""
     return (
         one.is_block
         and other.is_block
@@ -255,7 +255,7 @@ def _fold(one: Group, other: Group) -> None:
 
 
 def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) -> list[Group]:
-    """Layers in a row that make no block: one box; in a model without blocks one for each layer with weights."""
+    """Merges layers in a row that are not blocks into one box; without any blocks, one for each layer with weights."""
     if any(group.is_block for group in groups):
         return merge_along(graph, groups, lambda one, other: not one.is_block and not other.is_block, _join)
     for group in groups:
@@ -264,15 +264,15 @@ def _merge_rows(graph: Graph, automatic: Sequence[bool], groups: list[Group]) ->
             group.key = group.key or graph.calls[group.calls[0]].operation.name
     if len({extent(graph, group.last) for group in groups} - {()}) >= _SIZES:
         return merge_along(graph, groups, lambda one, other: _one_size(graph, one, other), _join, any_sides=True)
-    groups = merge_along(graph, groups, lambda one, other: not _weighs(graph, other), _join)
+    groups = merge_along(graph, groups, lambda one, other: not _starts_box(graph, other), _join)
     groups = merge_along(graph, groups, lambda one, other: _alike_rows(graph, one, other), _fold)
     if len(groups) <= _FEW:
         return groups
     return merge_along(graph, groups, lambda one, other: one.count == other.count == 1, _join)
 
 
-def _weighs(graph: Graph, group: Group) -> bool:
-    """Whether a new box begins here: with a layer that has weights and is no normalization."""
+def _starts_box(graph: Graph, group: Group) -> bool:
+    """True if a new box begins here: with a layer that has weights and is not a normalization."""
     first = graph.calls[group.calls[0]].operation
     return type(first).__name__ not in SHAPING and bool(getattr(first, "weights", ()))
 

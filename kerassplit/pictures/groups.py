@@ -1,4 +1,4 @@
-"""The calls between one split point and the next, and how such groups of calls become larger ones."""
+"""Groups of calls between split points, and merging them into larger groups."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from kerassplit.graph.sides import read_sides
 
 @dataclass(slots=True)
 class Group:
-    """Calls that are drawn as one box. It grows while like ones are folded.
+    """Calls that are drawn as one box. It grows as similar groups are folded into it.
 
     Attributes:
-        regions: Its calls, in one list per piece between split points, the last piece last.
-        key: The block it belongs to, or `None`.
-        family: What the keys of like blocks have in common.
-        number: The number of its last block.
-        is_block: Whether it is a block rather than a few layers in a row.
-        count: How many blocks it holds.
-        folded: The key of its first block where several blocks were folded.
-        subs: Names of the parts that it is made of.
+        regions: Its calls, one list per region between split points, in order.
+        key: The block that it belongs to, or `None`.
+        family: The common part of the keys of similar blocks.
+        number: Number of its last block.
+        is_block: True if it is a block rather than a few layers in a row.
+        count: Number of blocks in it.
+        folded: Key of its first block, if several blocks were folded.
+        subs: Names of its sub-blocks.
     """
 
     regions: list[list[int]]
@@ -45,18 +45,19 @@ class Group:
 
     @property
     def last(self) -> int:
-        """The call that ends it."""
+        """The last call."""
         return self.regions[-1][-1]
 
 
 def find_regions(graph: Graph) -> list[list[int]]:
-    """The calls of a graph in groups that end at its split points, each group after those it depends on.
+    """Divides the calls of a graph into regions that end at split points, in topological order.
 
-    A call belongs to the nearest split point that all paths from it go through. Those after the last split point are
-    in groups of their own, one for each connected part. Inputs are in no group.
+    A call belongs to the nearest split point that all paths from it go through. The calls after the last split point
+    form one region per connected component. Inputs are in no region.
     """
     end = len(graph.calls)
-    # What an image goes into, and what goes past that, is one block; a `padding_mask` makes no block of all layers.
+    # A float input counts as a tensor like others: layers and a bypass around them are one block. A `padding_mask` does
+    # not: it would turn all layers that it passes into one block.
     given = {graph.tensors[one].call for one in graph.flat_inputs() if "float" in graph.tensors[one].symbol.dtype}
     sides = read_sides(graph, given)
     tree = PostDominators(sides.main)
@@ -80,13 +81,13 @@ def find_regions(graph: Graph) -> list[list[int]]:
 
 
 def branches(graph: Graph, region: Sequence[int]) -> bool:
-    """Whether a tensor goes more than one way in a region."""
+    """True if a tensor has several uses inside a region."""
     users = Counter(tensor for call in region for tensor in graph.calls[call].inputs)
     return any(count > 1 for count in users.values())
 
 
 def neighbors(graph: Graph, groups: Sequence[Group]) -> list[set[int]]:
-    """For each group the groups that it receives tensors from; a call for an input of the model counts as below 0."""
+    """Returns, for each group, the groups that it receives tensors from; -1 - call for an input of the model."""
     owner = {call: place for place, group in enumerate(groups) for region in group.regions for call in region}
     before: list[set[int]] = [set() for _ in groups]
     for index, place in owner.items():
@@ -104,19 +105,21 @@ def merge_along(
     *,
     any_sides: bool = False,
 ) -> list[Group]:
-    """Merges each group into the one before it where the two are a chain and `alike`.
+    """Merges each group into the one before it if the two form a chain and are `alike`.
 
-    Both may receive something else than what the first gives the second, such as a mask, if it is the same for both.
+    Both may receive other tensors, such as a mask, if these are the same for both.
 
     Args:
-        alike: Whether a group (second) goes into the one before it (first, with all that was merged into it already).
-        merge: Changes the first so that it holds the second too.
-        any_sides: Whether the second may receive more than the first does.
+        graph: The graph.
+        groups: Its groups, in topological order.
+        alike: Decides if a group (second) is merged into the one before it (first, with all merged into it so far).
+        merge: Changes the first group so that it includes the second.
+        any_sides: Allow the second to receive tensors that the first does not.
     """
     before = neighbors(graph, groups)
     users = Counter(place for places in before for place in places)
     into = list(range(len(groups)))
-    given: list[set[int]] = []  # what each group receives, by what it was merged into
+    given: list[set[int]] = []  # for each group, the groups that it receives from, after merging
     kept = []
     for place, group in enumerate(groups):
         given.append({into[one] if one >= 0 else one for one in before[place]})
@@ -134,5 +137,5 @@ def merge_along(
 
 
 def split_points_of(graph: Graph) -> set[int]:
-    """The split points as indices of tensors."""
+    """Returns the split points as tensor indices."""
     return set(split_tensors(read_sides(graph)))

@@ -1,4 +1,4 @@
-"""What the names of layers say about the blocks that they belong to.
+"""Reads from layer names which blocks the layers belong to.
 
 `conv4_block6_2_relu` is in sub-block `block6` of `conv4`; `conv2d_17` was named by Keras and says nothing.
 """
@@ -18,13 +18,13 @@ _SUB = re.compile(r"_?([A-Za-z]*_?\d+|[a-z])(?=_|$)")
 
 @dataclass(frozen=True)
 class BlockName:
-    """A layer's name, taken apart.
+    """A layer's name, split into its parts.
 
     Attributes:
-        key: Up to the first number: the block, such as `conv4` or `block_13`.
+        key: The name up to the first number, which identifies the block: `conv4` or `block_13`.
         family: The key without its number: `conv`, `block`.
         number: The number.
-        sub: The part of the block: `block6`, `a`; empty where the name tells none.
+        sub: The part of the block: `block6`, `a`; empty if the name does not say.
     """
 
     key: str
@@ -34,7 +34,7 @@ class BlockName:
 
 
 def block_name(name: str) -> BlockName | None:
-    """The block that a name tells of; `None` for a name without a number."""
+    """Returns the block that a name indicates; `None` for a name without a number."""
     found = _NUMBERED.match(name)
     if found is None or not found["family"]:
         return None
@@ -43,17 +43,17 @@ def block_name(name: str) -> BlockName | None:
 
 
 def is_automatic(operation: keras.Operation) -> bool:
-    """Whether Keras made up the name: its class in snake case, with or without a number."""
+    """True if Keras generated the name: the class in snake case, with or without a number."""
     return re.fullmatch(rf"{re.escape(automatic_name(operation))}(_\d+)?", operation.name) is not None
 
 
 def automatic_name(operation: keras.Operation) -> str:
-    """The name that Keras makes up for the first operation of this class: `Conv2D` is `conv2d`."""
+    """Returns the name that Keras generates for the first operation of this class: `conv2d` for `Conv2D`."""
     return snake_case(re.sub(r"\W+", "", type(operation).__name__))
 
 
 def common_prefix(model_name: str, names: Iterable[str]) -> str:
-    """What many layers' names begin with only because the model's does: `convnext_tiny_`; empty if nothing."""
+    """Returns the prefix that many layer names share with the model's name, such as `convnext_tiny_`; may be empty."""
     names = list(names)
     words = model_name.split("_")
     for length in range(len(words), 0, -1):
@@ -65,12 +65,12 @@ def common_prefix(model_name: str, names: Iterable[str]) -> str:
 
 
 def common_words(one: str, other: str) -> str:
-    """The words that both names begin with: `top_conv` and `top_bn` have `top`."""
+    """Returns the words that both names begin with: `top` for `top_conv` and `top_bn`."""
     pairs = zip(one.split("_"), other.split("_"), strict=False)
     return "_".join(word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def joined(names: list[str], sign: str = " · ", longest: int = 24) -> str:
-    """Names in a row: `conv1 · pool1`, or the first and the last where that is too long."""
+    """Joins names: `conv1 · pool1`, or only the first and the last if that is too long."""
     text = sign.join(names)
     return text if len(names) < 2 or len(text) <= longest else f"{names[0]} … {names[-1]}"

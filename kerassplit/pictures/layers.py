@@ -1,4 +1,4 @@
-"""Every layer of a model, as Keras draws it."""
+"""Draws every layer of a model, as Keras does."""
 
 import html
 import re
@@ -17,20 +17,20 @@ _HEADER = "#37474F"
 
 
 def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None = None) -> str:
-    """Graphviz source with every layer, made by `keras.utils.model_to_dot`.
+    """Returns Graphviz source with every layer, based on `keras.utils.model_to_dot`.
 
-    Keras names its nodes by address: they get numbers here. It reads shapes off the layers, which have several once
-    a sub-model shares them: they come from the model's own graph.
+    Keras names nodes by memory address; they get numbers here. It reads shapes off the layers, which have several once
+    a sub-model shares them; here they come from the model's own graph.
 
     Args:
         model: A functional or built Sequential model.
         title: The line above the picture.
-        stage_of: From an operation's name to the number of its stage, which gives it its color. `None`: there are no
-            stages, and where the model can be cut is marked.
+        stage_of: From an operation's name to the number of its stage, which determines its color. `None`: there are no
+            stages, and split points are marked instead.
     """
     graph = read_graph(model)
     dot = keras.utils.model_to_dot(model, show_shapes=False, show_layer_names=True, rankdir="TB")
-    # Orthogonal edges, Keras's default, abort Graphviz on EfficientNetB7.
+    # Keras's default, orthogonal edges, crashes Graphviz on EfficientNetB7.
     dot.set("splines", "spline")
     dot.set("concentrate", "false")
     label = title.replace("\\", "\\\\").replace('"', '\\"')
@@ -44,7 +44,7 @@ def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None =
         names.setdefault(address, f"n{len(names)}")
         calls.setdefault(address, []).append(index)
     lines = []
-    # The resolution is the business of who draws.
+    # Whoever draws the picture chooses the resolution.
     for line in (line for line in dot.to_string().splitlines() if not line.startswith("dpi=")):
         found = re.match(r"\d+(?= \[)", line)
         if found and found[0] in calls:

@@ -1,20 +1,20 @@
-"""How the texts of a picture break into lines, and how much room they take."""
+"""Breaks the texts of a picture into lines, and estimates their sizes."""
 
 import re
 
 from kerassplit.pictures.picture import Box
 
 TEXT, NAME, STAGE, TITLE = 12, 14, 15, 18
-"""Sizes of letters in points."""
+"""Font sizes in points."""
 
 LINE, NAME_LINE = 16.5, 18.5
-"""Heights of lines in points, the space to the next one included."""
+"""Heights of lines in points, including the space to the next line."""
 
 HEADER = 46
-"""Height of what the frame of a stage says at its top, in points."""
+"""Height of the text at the top of a stage's frame, in points."""
 
 BORDER = 8
-"""Points that a second border takes, on both sides together."""
+"""Width of a second border in points, on both sides together."""
 
 _PADDING = 24, 9  # points, beside and above the text in a box
 _WIDTHS = (  # of an em, in DejaVu Sans: most fonts are narrower
@@ -27,13 +27,13 @@ _WORD_ENDS = re.compile(r"(?<=[_/.\-])|(?<=[a-z]{2})(?=[A-Z0-9])|(?<=[A-Z]{2})(?
 
 
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """At least how many points wide a line is; fonts differ, so wide ones count."""
+    """Returns an upper bound, for most fonts, on the width of a line in points."""
     widths = (next((width for signs, width in _WIDTHS if sign in signs), 0.635) for sign in text)
     return sum(widths) * size * (1.12 if bold else 1.0)
 
 
 def broken(name: str, longest: int = 19) -> list[str]:
-    """A long name on several lines, broken only at the ends of words: behind `_` or `/`, before a digit or capital."""
+    """Breaks a long name into lines, only between words: after `_`, `/`, `.` or `-`, or before a digit or capital."""
     lines = [""]
     for word in re.split(_WORD_ENDS, name):
         if not lines[-1] or len((lines[-1] + word).rstrip()) <= longest:
@@ -45,7 +45,7 @@ def broken(name: str, longest: int = 19) -> list[str]:
 
 
 def name_lines(box: Box) -> list[str]:
-    """The title of a box on several lines where it is long: boxes stay narrow."""
+    """Breaks the title of a box into several lines if it is long, to keep boxes narrow."""
     if len(box.title) <= 14:
         return [box.title]
     for sign in (" · ", " … "):
@@ -57,18 +57,18 @@ def name_lines(box: Box) -> list[str]:
 
 
 def text_lines(box: Box) -> list[str]:
-    """What a box says below its name: what it is, its shape."""
+    """Returns the text of a box below its name: its lines and its shape."""
     shape = [box.shape if box.is_input else f"→ {box.shape}"] if box.shape else []
     return [*box.lines, *shape]
 
 
 def mark_lines(box: Box) -> list[str]:
-    """The name of the tensor at the end of a box, where the model can be cut."""
+    """Returns the name of the tensor at the end of a box, in lines, if the model can be cut there."""
     return [] if box.mark is None else broken(f"● {box.mark}")
 
 
 def box_size(box: Box) -> tuple[float, float]:
-    """Width and height of a box in points, a second border included."""
+    """Returns the width and height of a box in points, including a second border."""
     names, texts = name_lines(box), [*text_lines(box), *mark_lines(box)]
     wide = max([*(text_width(line, NAME, bold=True) for line in names), *(text_width(line, TEXT) for line in texts)])
     border = BORDER if box.count > 1 else 0

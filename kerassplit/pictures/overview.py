@@ -1,4 +1,4 @@
-"""A model or a split as a picture: a box for each block, or for each layer."""
+"""Turns a model or a split into a picture, with a box for each block or each layer."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ _Grouping = tuple[Callable[[Graph], list[Group]], Callable[[Graph, Group], str]]
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The boxes of one graph: `box_of` tells the box of each call; inputs that cross have none."""
+    """The boxes of one graph; `box_of` maps each call to the id of its box. Inputs that cross have none."""
 
     graph: Graph
     boxes: list[Box]
@@ -33,12 +33,12 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """What boxes tell besides their layers.
+    """Facts that boxes show in addition to their layers.
 
     Attributes:
-        counts: How often each layer is called.
-        outputs: From calls to the names of what they give out, where boxes are to tell it.
-        points: The tensors where boxes are to tell that the model can be cut.
+        counts: Number of calls of each layer.
+        outputs: From calls to the names of the outputs to show.
+        points: The split points to show, as tensor indices.
     """
 
     counts: Counter[str]
@@ -47,11 +47,12 @@ class _About:
 
 
 def model_picture(model: keras.Model, title: str | None = None, *, layers: bool = False) -> Picture:
-    """A model in blocks; boxes tell the tensor at their end where the model can be cut there.
+    """Draws a model in blocks; a box names the tensor at its end if the model can be cut there.
 
     Args:
+        model: The model.
         title: The first line; by default the model's name.
-        layers: Whether each call gets a box of its own.
+        layers: Give each call a box of its own.
     """
     graph = read_graph(model)
     group = _grouping(model.name, [graph], layers)
@@ -73,15 +74,15 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
 
 
 def split_picture(split: Stages, title: str | None = None, *, layers: bool = False) -> Picture:
-    """The stages of a split in blocks (or layers), with all that crosses between them.
+    """Draws the stages of a split in blocks (or layers), with all tensors that cross between them.
 
-    Each stage is read by itself, so a loaded split needs no whole model.
+    Each stage is read separately, so a loaded split does not need the whole model.
     """
     graphs = [read_graph(stage.model) for stage in split.stages]
     group = _grouping(split.name, graphs, layers)
     counts = _call_counts(graphs)
     results = set(keras.tree.flatten(split.outputs))
-    makers: dict[str, tuple[int, str]] = {}  # tensor name -> stage and box that make it, or first take it
+    makers: dict[str, tuple[int, str]] = {}  # tensor name -> stage and box that compute or first receive it
     symbols: dict[str, keras.KerasTensor] = {}
     clusters = []
     edges: list[Edge] = []
@@ -106,7 +107,7 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
                 given.add(name)
                 continue
             users = dict.fromkeys(part.box_of[user] for user in graph.tensors[tensor].users)
-            # Thick as far as the first stage that uses it; further on, and for the model's inputs, it is carried along.
+            # A thick edge as far as the first stage that uses it; beyond that, and for the model's inputs, `carried`.
             kind: EdgeKind = "carried" if name in given or (name, "cut") in crossing else "cut"
             crossing.setdefault((name, kind), []).extend(users)
         for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True):
@@ -134,7 +135,7 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
 
 
 def _facts(operations: Iterable[keras.Operation]) -> list[str]:
-    """Parameters and layers."""
+    """Returns the numbers of parameters and layers as texts."""
     # By name: the stages of a loaded split have their own copies of a shared layer.
     layers = (operation for operation in operations if not isinstance(operation, keras.layers.InputLayer))
     distinct = {operation.name: operation for operation in layers}.values()
@@ -142,7 +143,7 @@ def _facts(operations: Iterable[keras.Operation]) -> list[str]:
 
 
 def _grouping(name: str, graphs: Sequence[Graph], layers: bool) -> _Grouping:
-    """How the calls of the graphs of one model come into boxes: groups, and what each is called."""
+    """Returns two functions: one groups the calls of a graph into boxes, the other returns a group's title."""
     if layers:
         return (
             lambda graph: [Group([[index]]) for index, call in enumerate(graph.calls) if call.inputs],
@@ -157,7 +158,7 @@ def _grouping(name: str, graphs: Sequence[Graph], layers: bool) -> _Grouping:
 
 
 def _call_counts(graphs: Iterable[Graph]) -> Counter[str]:
-    """How often each layer of a model is called, by name: the stages of a loaded split have their own copies."""
+    """Counts the calls of each layer by name, since the stages of a loaded split have their own copies."""
     return Counter(_layer_of(call) for graph in graphs for call in graph.calls if call.inputs)
 
 
@@ -166,7 +167,7 @@ def _layer_of(call: Call) -> str:
 
 
 def _part(graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], about: _About) -> _Part:
-    """The boxes of a graph: those of its own `inputs`, then its blocks; their ids begin with `stem`."""
+    """Makes the boxes of a graph, first those of `inputs`, then its blocks; their ids begin with `stem`."""
     boxes: list[Box] = []
     box_of: dict[int, str] = {}
     for tensor in dict.fromkeys(inputs):
@@ -209,7 +210,7 @@ def _block_box(graph: Graph, group: Group, identity: str, title: str, about: _Ab
 
 
 def _shared(graph: Graph, calls: Sequence[int], counts: Counter[str]) -> list[str]:
-    """A line that tells which layers of a box the model calls more than once."""
+    """Returns a line on how many layers of a box the model calls more than once, or none."""
     layers = {_layer_of(graph.calls[call]) for call in calls}
     shared = [layer for layer in layers if counts[layer] > 1]
     if not shared:
@@ -220,7 +221,7 @@ def _shared(graph: Graph, calls: Sequence[int], counts: Counter[str]) -> list[st
 
 
 def _flows(part: _Part) -> list[tuple[int, str, tuple[str, ...]]]:
-    """The tensors that go from one box of a graph to others: the tensor, its box, and the boxes that use it."""
+    """Returns the tensors that go from one box to others: the tensor, its box, and the boxes that use it."""
     flows = []
     for number, tensor in enumerate(part.graph.tensors):
         source = part.box_of.get(tensor.call)

@@ -1,4 +1,4 @@
-"""One model of a picture, for all the writers: boxes in clusters, and the edges between boxes."""
+"""Data model of a picture, shared by all writers: boxes in clusters, and edges between boxes."""
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -14,13 +14,13 @@ class Box:
     """A block, a layer or an input of a model.
 
     Attributes:
-        id: Unique in the picture; made of places, so the same model gets the same ones.
-        name: What it is called, in bold.
-        count: How many like blocks it stands for; more than one is drawn with a doubled border.
-        lines: What more there is to say, a line each.
-        shape: Shape of what it gives for one sample, as people read it; empty where there are several.
-        mark: The tensor at its end, if the model can be cut there.
-        is_input: Whether it is an input of the model.
+        id: Id, unique in the picture. It is derived from positions, so the same model always gets the same ids.
+        name: Its name, shown in bold.
+        count: Number of similar blocks that it stands for; more than one is drawn with a double border.
+        lines: Further lines of text.
+        shape: Shape of its output per sample, formatted; empty if it has several outputs.
+        mark: Name of the tensor at its end, if the model can be cut there.
+        is_input: True if it is an input of the model.
     """
 
     id: str
@@ -40,14 +40,14 @@ class Box:
 @with_short_repr
 @dataclass(frozen=True)
 class Edge:
-    """A tensor on its way from the box that makes it to those that use it.
+    """A tensor, drawn from the box that computes it to the boxes that use it.
 
     Attributes:
-        source: Id of the box that makes it.
+        source: Id of the box that computes it.
         targets: Ids of the boxes that use it.
-        kind: `flow` inside a stage; `open` where the model can be cut; `cut` from one stage to the next; `carried` for
-            anything else that crosses: inputs of the model used later, and tensors that pass over a stage.
-        label: For what crosses: the tensor's name, shape, dtype and size, a line each.
+        kind: `flow` inside a stage; `open` if the model can be cut there; `cut` from one stage to the next; `carried`
+            for all else that crosses: inputs of the model used later, and tensors that pass over a stage.
+        label: If it crosses a cut: its name, shape, dtype and size, one per line.
     """
 
     source: str
@@ -62,9 +62,9 @@ class Cluster:
     """Boxes that belong together: a stage.
 
     Attributes:
-        boxes: In execution order.
+        boxes: The boxes, in execution order.
         name: Name of the stage; empty for a model without stages, which has no frame.
-        lines: What there is to say about the stage, a line each.
+        lines: Lines of text about the stage.
     """
 
     boxes: tuple[Box, ...]
@@ -78,10 +78,10 @@ class Picture:
     """A model or a split, ready to be written.
 
     Attributes:
-        title: The first line above it.
-        subtitle: The second.
-        clusters: One per stage; a single one without a name for a model.
-        edges: Between all the boxes.
+        title: First line above it.
+        subtitle: Second line above it.
+        clusters: One per stage; for a model, a single one without a name.
+        edges: All edges between boxes.
     """
 
     title: str
@@ -91,7 +91,7 @@ class Picture:
 
 
 def safe(part: Any) -> Any:
-    """A picture, or a part of one, with all that it says on one line each and fit to be shown."""
+    """Escapes all texts of a picture, or of a part of one, so that each is printable and on one line."""
     if isinstance(part, str):
         return printable(part, kept="")
     if isinstance(part, tuple):

@@ -1,4 +1,4 @@
-"""Graphviz source laid out and drawn: by pygraphviz in this process, or by the `dot` program."""
+"""Lays out and draws Graphviz source, with pygraphviz in this process or with the `dot` program."""
 
 import re
 import shutil
@@ -13,29 +13,29 @@ from kerassplit.text import warn
 
 _PIXELS = 1600  # the width of a PNG
 _SMALLEST, _LARGEST = 60.0, 200.0  # dots per inch
-_TALL = 8000  # pixels: a taller PNG is drawn at screen resolution
+_TALL = 8000  # pixels; a taller PNG gets a lower resolution, though not below that of a screen
 _SCREEN = 72.0  # dots per inch
-_TALLEST = 32000  # pixels: Cairo draws no larger bitmaps
+_TALLEST = 32000  # pixels; Cairo cannot draw larger bitmaps
 _PROBE = 'digraph { a [label="text", fontname="Helvetica"] }'
 
 
 class NoLayoutError(SplitError):
-    """Neither pygraphviz nor the `dot` program is there."""
+    """Neither pygraphviz nor the `dot` program is installed."""
 
 
 def render(source: str, extension: str) -> bytes:
-    """The picture that a Graphviz source describes.
+    """Draws Graphviz source.
 
     Args:
         source: Graphviz source.
-        extension: `svg`, `png` or `pdf`. A PNG is about 1600 pixels wide; small pictures are narrower, not coarser.
+        extension: `svg`, `png` or `pdf`. A PNG is about 1600 pixels wide, or narrower at 200 dots per inch.
 
     Returns:
-        The file's contents. The same source gives the same on one machine: it tells no time.
+        The contents of the file. On one machine, the same source produces the same bytes, which contain no time.
 
     Raises:
-        NoLayoutError: Graphviz is not there.
-        SplitError: Graphviz failed, or the machine has no fonts and the letters would be lost.
+        NoLayoutError: Graphviz is not installed.
+        SplitError: Graphviz failed, or the machine has no fonts to draw text with.
     """
     if extension == "svg":
         return center_texts(_draw(source, "svg"), _measured_font())
@@ -46,32 +46,32 @@ def render(source: str, extension: str) -> bytes:
 
 
 def _resolution(source: str) -> float:
-    """The dots per inch at which the picture is as wide as wanted, and no taller than can be drawn."""
+    """Returns the resolution, in dots per inch, at which the picture has the wanted width and can still be drawn."""
     found = re.match(rb"graph \S+ (\S+) (\S+)", _draw(source, "plain"))
     width, height = (float(number) for number in found.groups()) if found else (10.0, 10.0)
     wanted = min(max(_PIXELS / (width + 0.3), _SMALLEST), _LARGEST, max(_SCREEN, _TALL / height))
     possible = (_TALLEST - 10) / (max(width, height) + 0.5)
     if possible < min(wanted, _SMALLEST):
         warn(
-            f"The picture is {max(width, height):.0f} inches long, too long for a PNG: its letters become small. "
+            f"The picture is {max(width, height):.0f} inches long, too long for a PNG: its text becomes small. "
             "Write .svg or .pdf for full size, or draw one stage at a time."
         )
     return min(wanted, possible)
 
 
 def _measured_font() -> str | None:
-    """The font of this machine in which Graphviz measures letters: what it puts into a PDF."""
+    """Returns the font in which Graphviz measures text on this machine: the one that it embeds in a PDF."""
     found = re.search(rb"/FontFamily \(([\w ]+)\)", _draw(_PROBE, "pdf"))
     return found[1].decode() if found else None
 
 
 def _require_fonts(extension: str) -> None:
-    """Refuses to draw letters without fonts: Graphviz would draw empty boxes and say nothing."""
+    """Refuses to draw without fonts: Graphviz would silently draw empty boxes in place of letters."""
     probe = _draw(_PROBE, "pdf")
     if b"/FontFile" not in probe and b"/Type /Font" not in probe:
         raise SplitError(
             f"This machine has no fonts, so a .{extension} would show boxes in place of letters. Install a font (on "
-            "Debian and Ubuntu the package fonts-dejavu-core), or write .svg: who opens it brings the fonts."
+            "Debian and Ubuntu the package fonts-dejavu-core), or write .svg, which uses the fonts of the viewer."
         )
 
 
@@ -89,7 +89,7 @@ def _draw(source: str, extension: str) -> bytes:
 
 @cache
 def _read_fonts() -> None:
-    """Has Fontconfig read its configuration, once in a process: what it finds odd there, no user can mend."""
+    """Makes Fontconfig read its configuration, once per process, without its warnings: users cannot act on them."""
     import pygraphviz
 
     with lock, quiet_native_code("Fontconfig warning"):
@@ -100,8 +100,8 @@ def _draw_by_program(source: str, extension: str) -> bytes:
     program = shutil.which("dot")
     if program is None:
         raise NoLayoutError(
-            "No Graphviz to lay the picture out with. Either `pip install pygraphviz` (2.0.4 or later brings Graphviz "
-            "along), or install Graphviz so that its program `dot` is on the PATH."
+            "No Graphviz to lay out the picture. Either `pip install pygraphviz` (2.0.4 or later includes Graphviz), "
+            "or install Graphviz so that its program `dot` is on the PATH."
         )
     done = subprocess.run([program, f"-T{extension}"], input=source.encode(), capture_output=True, check=False)
     if done.returncode != 0:

@@ -1,9 +1,9 @@
-"""Places boxes in rows, in execution order, where a picture would be too wide in one row.
+"""Places boxes in rows, in execution order, if a picture would be too wide in one row.
 
-Graphviz reorders boxes that it may place freely, so here every place and every line is given. Boxes stand in rows from
-left to right, stages beside each other as long as they fit. A line to the next box is straight. Every other line leaves
-its box at the bottom, runs along a track below the row, and reaches its target from the left; one that passes over rows
-goes down along the right margin.
+Graphviz reorders boxes that it may place freely, so every position and every line is fixed here. Boxes stand in rows
+from left to right, with stages next to each other as long as they fit. A line to the next box is straight. Every other
+line leaves its box at the bottom, runs along a track below the row, and reaches its target from the left; one that
+passes over rows goes down along the right margin.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
 
 Point = tuple[float, float]
 
-_GAP, _BESIDE = 26, 12  # points, between boxes, and between a label and what is beside it
+_GAP, _BESIDE = 26, 12  # points, between boxes, and between a label and its neighbors
 _PAD = 12  # points, between a frame and the boxes in it
 _TRACK = 9  # points, between lines below a row
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """A rectangle on the page: its corners in points, y downwards."""
+    """A rectangle on the page, in points, with y pointing down."""
 
     left: float
     top: float
@@ -31,20 +31,20 @@ class Area:
 
     @property
     def middle(self) -> Point:
-        """Its middle."""
+        """Center of the rectangle."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
 
 @dataclass(slots=True)
 class Page:
-    """Where everything in a picture stands.
+    """Positions of everything in a picture.
 
     Attributes:
-        boxes: Id of a box -> its place.
-        frames: Number of a cluster with a name -> its frame.
-        labels: Number of an edge -> the middle of its label.
-        gaps: Numbers of the edges whose labels stand between two stages; those of the others are one line.
-        lines: Number of an edge and id of its target -> the corners of the line.
+        boxes: Id of a box -> its area.
+        frames: Index of a named cluster -> its frame.
+        labels: Index of an edge -> the center of its label.
+        gaps: Indices of edges whose labels stand between two stages; other labels are on one line.
+        lines: Index of an edge and id of its target -> the corners of the line.
     """
 
     boxes: dict[str, Area] = field(default_factory=dict)
@@ -55,18 +55,18 @@ class Page:
 
     @property
     def right(self) -> float:
-        """How far right boxes and frames reach."""
+        """Right end of the boxes and frames."""
         return max(area.right for area in (*self.boxes.values(), *self.frames.values()))
 
     @property
     def bottom(self) -> float:
-        """How far down they reach."""
+        """Lower end of the boxes and frames."""
         return max(area.bottom for area in (*self.boxes.values(), *self.frames.values()))
 
 
 @dataclass(slots=True)
 class _Row:
-    """Boxes of one or several clusters beside each other, and the tracks of edges below them."""
+    """Boxes of one or several clusters next to each other, and the tracks of edges below them."""
 
     parts: list[tuple[int, list[Box]]]
     tracks: dict[int, float] = field(default_factory=dict)
@@ -77,11 +77,11 @@ class _Row:
 
 
 def place_in_rows(picture: Picture, widest: float) -> Page:
-    """A place for each box, label and line of a picture.
+    """Places each box, label and line of a picture.
 
     Args:
-        picture: Its boxes in execution order.
-        widest: How wide the page may be, in points; wider where it would be more than twice as high as wide.
+        picture: The picture, with its boxes in execution order.
+        widest: Largest width of the page in points; more if the page would be more than twice as high as wide.
     """
     page = _page(picture, widest)
     while widest < page.bottom and page.bottom > 2 * page.right:
@@ -110,18 +110,18 @@ def _page(picture: Picture, widest: float) -> Page:
 
 
 def label_lines(edge: Edge) -> list[str]:
-    """The label of an edge between two stages, a fact a line."""
+    """Returns the lines of the label of an edge between two stages, one fact per line."""
     return [line for text in edge.label for line in ([text] if " " in text else broken(text))]
 
 
 def header_width(cluster: Cluster) -> float:
-    """How wide what a frame says is."""
+    """Returns the width of the text in a frame."""
     facts = text_width(" · ".join(cluster.lines), TEXT)
     return max(text_width(cluster.name, STAGE, bold=True), facts) if cluster.name else 0.0
 
 
 def _label_gaps(picture: Picture) -> dict[tuple[str, str], list[int]]:
-    """The edges with labels from the last box of a cluster to the first of the next."""
+    """Finds the labeled edges from the last box of a cluster to the first box of the next."""
     pairs = {(one.boxes[-1].id, other.boxes[0].id) for one, other in pairwise(picture.clusters)}
     found: dict[tuple[str, str], list[int]] = {}
     for number, edge in enumerate(picture.edges):
@@ -137,7 +137,7 @@ def _gap_width(picture: Picture, numbers: Sequence[int]) -> float:
 
 
 def _rows(picture: Picture, gaps: dict[tuple[str, str], list[int]], widest: float) -> list[_Row]:
-    """The boxes in rows: a cluster that takes several has them for itself."""
+    """Divides the boxes into rows; a cluster that needs several rows does not share them."""
     rows: list[_Row] = []
     filled = widest
     for number, cluster in enumerate(picture.clusters):
@@ -163,7 +163,7 @@ def _boxes_width(boxes: Sequence[Box]) -> float:
 
 
 def _even_rows(cluster: Cluster, widest: float) -> Iterator[list[Box]]:
-    """The boxes of a cluster in as few rows as hold them, of about equal width."""
+    """Divides the boxes of a cluster into as few rows as possible, of about equal width."""
     whole = _part_width(cluster, cluster.boxes)
     left, row = whole, list[Box]()
     count = -(-whole // widest)
@@ -181,7 +181,7 @@ def _even_rows(cluster: Cluster, widest: float) -> Iterator[list[Box]]:
 def _place_boxes(
     page: Page, picture: Picture, rows: Sequence[_Row], gaps: dict[tuple[str, str], list[int]]
 ) -> list[dict[int, float]]:
-    """Places boxes, frames and the labels between frames; for each row the height of each track below it."""
+    """Places boxes, frames and the labels between frames; returns the height of each track below each row."""
     top = 0.0
     tracks: list[dict[int, float]] = []
     for number, row in enumerate(rows):
@@ -204,7 +204,7 @@ def _place_boxes(
 def _place_row(
     page: Page, picture: Picture, row: _Row, gaps: dict[tuple[str, str], list[int]], band: Area, middle: float
 ) -> None:
-    """Places what stands in one row: in a band of the page, boxes and labels around its `middle`."""
+    """Places the contents of one row in a band of the page, with boxes and labels centered at `middle`."""
     left, before = band.left, ""
     for place, boxes in row.parts:
         cluster = picture.clusters[place]
@@ -230,7 +230,7 @@ def _place_row(
 
 
 def _stack_height(picture: Picture, numbers: Sequence[int]) -> float:
-    """How high the labels of some edges are, one below the other."""
+    """Returns the height of the labels of some edges, one below the other."""
     return sum(len(label_lines(picture.edges[number])) * LINE + 6 for number in numbers)
 
 
@@ -241,7 +241,7 @@ def _place_lines(
     row_of: dict[str, int],
     tracks: Sequence[dict[int, float]],
 ) -> None:
-    """Gives each line its corners, and a label to those that have none between two frames."""
+    """Sets the corners of each line, and places the labels that do not stand between two frames."""
     doors = _doors(page, picture)
     right = page.right
     leaving: dict[str, list[int]] = {}
@@ -282,7 +282,7 @@ def _place_lines(
 
 
 def _doors(page: Page, picture: Picture) -> dict[str, float]:
-    """How far left of each box a line comes down to it: before its frame, if it is the first in there."""
+    """Returns, for each box, the x position where a line comes down to it: left of the frame for its first box."""
     doors = {}
     for place, cluster in enumerate(picture.clusters):
         frame = page.frames.get(place)

@@ -1,8 +1,8 @@
-"""Texts of an SVG that Graphviz drew, set so that they stand right in any font.
+"""Centers the texts of an SVG that Graphviz drew, so that they fit in any font.
 
-Graphviz measures letters in a font of this machine and writes down where each text begins. Whoever opens the file may
-have another font, and texts would stand beside the middle of their boxes. Here they get their middle in place of their
-beginning, and the font that was measured comes first among those to show them in.
+Graphviz measures text in a font of this machine and writes where each text begins. In another font, the text would be
+off center in its box. Here each text is anchored at its middle instead of its beginning, and the measured font is the
+first choice for displaying it.
 """
 
 import re
@@ -11,15 +11,15 @@ from collections.abc import Iterator
 
 _SVG = "http://www.w3.org/2000/svg"
 _SHAPES = {f"{{{_SVG}}}{tag}" for tag in ("polygon", "path")}
-_FAMILIES = "Helvetica,Arial,sans-serif"  # two of one width, then what there is
+_FAMILIES = "Helvetica,Arial,sans-serif"  # two of the same width, then any
 
 
 def center_texts(svg: bytes, measured: str | None) -> bytes:
-    """The SVG with each text in the middle of the shape around it.
+    """Centers each text of an SVG in the shape around it.
 
     Args:
-        svg: As Graphviz writes it.
-        measured: The font in which texts were measured; `None` if there was none.
+        svg: The SVG as Graphviz writes it.
+        measured: The font in which the texts were measured; `None` if there was none.
     """
     ElementTree.register_namespace("", _SVG)
     root = ElementTree.fromstring(svg)
@@ -45,7 +45,7 @@ def center_texts(svg: bytes, measured: str | None) -> bytes:
 
 
 def _areas(group: ElementTree.Element) -> Iterator[tuple[float, float, float, float]]:
-    """Left, top, right and bottom of the shapes of a group."""
+    """Yields left, top, right and bottom of each shape in a group."""
     for shape in group:
         if shape.tag in _SHAPES:
             numbers = [float(one) for one in re.findall(r"-?[\d.]+", shape.get("points") or shape.get("d") or "")]

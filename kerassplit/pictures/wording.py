@@ -1,4 +1,4 @@
-"""What boxes say about their layers, in few words."""
+"""Describes layers and blocks in a few words, for boxes."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from kerassplit.cutting import points
 from kerassplit.graph.model_graph import Graph
 
 SHAPING = points.SHAPING | {"Dropout", "GaussianNoise", "SpatialDropout2D"}
-"""Classes that belong to the layer before them."""
+"""Classes of layers that belong to the layer before them."""
 
 # `MaxPool`, `LSTMCell`; `ViT` and `ReLU` are words.
 _WORD_ENDS = re.compile(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Za-z][A-Z])(?=[A-Z][a-z])")
@@ -18,7 +18,7 @@ _MINOR = SHAPING | {"Flatten", "Identity", "Lambda", "Normalization", "Rescaling
 
 
 def describe(operation: keras.Operation) -> str:
-    """The class of an operation as a person says it: `conv 7×7`, `max pool`, `layer normalization`."""
+    """Returns the class of an operation in words: `conv 7×7`, `max pool`, `layer normalization`."""
     name = re.sub(r"[123]D(?=Transpose|$)", "", type(operation).__name__)
     words = re.sub(_WORD_ENDS, " ", name).lower()
     words = words.replace("pooling", "pool").replace("separable ", "sep ").replace("multi head ", "multi-head ")
@@ -29,7 +29,7 @@ def describe(operation: keras.Operation) -> str:
 
 
 def summary(operations: Iterable[keras.Operation], most: int = 2) -> str:
-    """What some operations do: at most `most` different ones, those that matter."""
+    """Describes operations by the different kinds that matter: up to `most`, or else the first and the last."""
     operations = list(operations)
     major = [each for each in operations if type(each).__name__ not in _MINOR] or operations
     words = list(dict.fromkeys(describe(each) for each in major))
@@ -37,7 +37,7 @@ def summary(operations: Iterable[keras.Operation], most: int = 2) -> str:
 
 
 def block_kind(graph: Graph, ends: Sequence[int], count: int) -> str:
-    """What kind of block ends with these merges: residual, dense, with parallel branches, gated."""
+    """Returns the kind of a block from the merges that end it: residual, dense, with parallel branches, gated."""
     kinds = {type(graph.calls[call].operation).__name__: call for call in ends}
     noun = "blocks" if count > 1 else "block"
     for kind in ("Add", "Concatenate", "Multiply"):
@@ -55,13 +55,13 @@ def block_kind(graph: Graph, ends: Sequence[int], count: int) -> str:
 
 
 def count_parameters(operations: Iterable[keras.Operation]) -> int:
-    """The parameters of some layers; a variable that several share counts once."""
+    """Counts the parameters of layers; a shared variable counts once."""
     weights = {id(weight): weight for operation in operations for weight in getattr(operation, "weights", ())}
     return sum(math.prod(weight.shape) for weight in weights.values())
 
 
 def count_layers(operations: Iterable[keras.Operation]) -> str:
-    """How many layers there are, inputs left out; operations that are no layers are told apart."""
+    """Says how many layers there are, without inputs, and separately how many other operations."""
     distinct = {
         id(operation): operation for operation in operations if not isinstance(operation, keras.layers.InputLayer)
     }

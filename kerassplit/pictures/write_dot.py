@@ -1,4 +1,4 @@
-"""A picture as Graphviz source: in one row from left to right, or in rows where that is too wide."""
+"""Writes a picture as Graphviz source, in one row from left to right, or in several rows if that is too wide."""
 
 import html
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ BORDERS = ("#1565C0", "#E65100", "#2E7D32", "#6A1B9A", "#B28704", "#00838F", "#B
 CARRIED = "#6D4C41"
 
 WIDEST = 780
-"""How wide pictures are in points: on a page that is 830 pixels wide, the smallest letters are 12 pixels high."""
+"""Largest width of pictures in points: on a page 830 pixels wide, the smallest letters are then 12 pixels high."""
 
 _GAP = 24  # points, between boxes
 _ROUND = 6  # points, of a corner of a line
@@ -33,11 +33,11 @@ _FONT = "Helvetica"
 
 
 def to_dot(picture: Picture, widest: float = WIDEST) -> str:
-    """Graphviz source. Where one row is too wide, it gives every place on the page, and the layout `nop2` keeps them.
+    """Returns Graphviz source. If one row is too wide, it fixes all positions, which the layout `nop2` keeps.
 
     Args:
-        picture: A picture.
-        widest: In points.
+        picture: The picture.
+        widest: Largest width in points.
     """
     page = place_in_rows(picture, widest) if _row_width(picture) > widest else None
     title = f'<b><font point-size="{TITLE}">{html.escape(picture.title)}</font></b>'
@@ -108,7 +108,7 @@ def _style(edge: Edge) -> str:
 
 
 def _label(edge: Edge, name: str, place: str = "", *, one_line: bool = False) -> str:
-    """What crosses a cut, as a plain node in the middle of its edge: no line goes through the letters."""
+    """Returns the label of an edge as a plain node in its middle, so that no line runs through the text."""
     color = CUT if edge.kind == "cut" else CARRIED
     first, *rest = edge.label if one_line else label_lines(edge)
     parts = [f"<b>{html.escape(first)}</b>", *(html.escape(text) for text in rest)]
@@ -141,7 +141,7 @@ def _placed_edge(edge: Edge, number: int, page: Page) -> list[str]:
 
 
 def _curve(corners: Sequence[Point], tail: float, head: float) -> str:
-    """A line with round corners, as Graphviz writes it: the point of its head, then Bézier curves."""
+    """Returns a line with round corners in Graphviz's notation: the tip of its head, then Bézier curves."""
     start, end = corners[0], corners[-1]
     inner = [_towards(start, corners[1], tail), *corners[1:-1], _towards(end, corners[-2], head)]
     points = [inner[0]]
@@ -154,14 +154,14 @@ def _curve(corners: Sequence[Point], tail: float, head: float) -> str:
 
 
 def _towards(point: Point, other: Point, far: float) -> Point:
-    """A point so far from one on the straight way to another, at most half of the way."""
+    """Returns the point at distance `far` from one point towards another, at most halfway."""
     x, y = other[0] - point[0], other[1] - point[1]
     part = min(far / (abs(x) + abs(y) or 1.0), 0.5)
     return point[0] + x * part, point[1] + y * part
 
 
 def _points(*points: Point) -> str:
-    """Points as Graphviz has them: y upwards."""
+    """Formats points for Graphviz, whose y axis points up."""
     return " ".join(f"{x:.1f},{-y:.1f}" for x, y in points)
 
 
@@ -170,7 +170,7 @@ def _inches(points: float) -> str:
 
 
 def _row_width(picture: Picture) -> float:
-    """About how many points wide the picture is in one row: that of its longest path."""
+    """Estimates the width in points of the picture in one row, by its longest path."""
     reach: dict[str, float] = {}
     incoming: dict[str, list[tuple[str, float]]] = {}
     for edge in picture.edges:
@@ -189,7 +189,7 @@ def _colored(text: str, color: str) -> str:
 
 
 def _table(lines: Sequence[str], margin: int = 0) -> str:
-    """Lines as a label, a little apart from each other: fonts differ in how high they are."""
+    """Returns lines as a label, spaced a little apart because fonts differ in height."""
     rows = "".join(f"<tr><td>{line}</td></tr>" for line in lines)
     plain = '<table border="0" cellborder="0" cellspacing="0" cellpadding='
     table = f'{plain}"1">{rows}</table>'

@@ -1,4 +1,4 @@
-"""A picture as a Mermaid flowchart, which GitHub and many notebooks draw by themselves."""
+"""Writes a picture as a Mermaid flowchart, which GitHub and many notebooks render."""
 
 from kerassplit.display.colors import CUT
 from kerassplit.pictures.picture import Box, Edge, Picture
@@ -6,7 +6,7 @@ from kerassplit.pictures.write_dot import BORDERS, CARRIED, FILLS
 
 
 def to_mermaid(picture: Picture) -> str:
-    """A Mermaid flowchart from left to right, or from top to bottom where it has many boxes."""
+    """Returns a Mermaid flowchart from left to right, or from top to bottom if it has many boxes."""
     count = sum(len(cluster.boxes) for cluster in picture.clusters)
     title = picture.title.replace("\\", "\\\\").replace('"', "'")
     lines = ["---", f'title: "{title}"', "---", f"flowchart {'LR' if count <= 16 else 'TB'}"]

@@ -1,10 +1,10 @@
-"""A picture as plain text, for terminals."""
+"""Writes a picture as plain text, for terminals."""
 
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
 
 
 def to_text(picture: Picture) -> str:
-    """The boxes of each stage a line each, and below each stage what crosses from it."""
+    """Returns a picture as text: one line per box and, below each stage, the tensors that cross from it."""
     lines = [picture.title, picture.subtitle, ""]
     cells = [_cells(box) for cluster in picture.clusters for box in cluster.boxes]
     widths = [max((len(row[column]) for row in cells), default=0) for column in range(3)]

@@ -35,7 +35,7 @@ def test_the_server_refuses_what_is_no_step_and_ends_with_its_parent(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=os.environ
     )
-    assert "400 SplitError: These bytes are no tensors" in done.stdout, done.stderr
+    assert "400 SplitError: These bytes are not tensors" in done.stdout, done.stderr
     assert "400 IndexError" in done.stdout
     process = int(re.search(r"server (\d+)", done.stdout)[1])
     if psutil.pid_exists(process):

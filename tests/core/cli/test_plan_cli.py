@@ -109,7 +109,7 @@ def test_a_split_takes_one_way_to_say_where(tmp_path):
     assert "there is nothing to cut" in error
     run("plan", "ResNet50", "--devices", 2, "-o", plan, "--overwrite")
     error = run("split", "MobileNetV2", "--weights", "random", "--plan", plan, "-o", out, status=2).stderr
-    assert "The plan was made for 'resnet50', and 'mobilenetv2_1.00_224' has other layers." in error
+    assert "The plan was made for 'resnet50', but 'mobilenetv2_1.00_224' has other layers." in error
     error = run("split", "MobileNetV2", "--weights", "random", "--stages", 99, "-o", out, status=2).stderr
     assert "so 75 stages at most, and there are 99 devices. Use fewer, " in error
     assert "those of `kerassplit plan`: pass what it writes with --plan." in error

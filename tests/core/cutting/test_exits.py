@@ -145,7 +145,7 @@ def test_the_mask_of_a_tap_reaches_its_exit_also_over_a_cut():
 def test_a_mask_that_only_the_exit_takes_is_said_to_stay_on_its_side():
     model = masked_model(lambda x: layers.Dense(3, name="each")(x))
     exit_ = [layers.GlobalAveragePooling1D(name="average"), layers.Dense(3, name="exit")]
-    with pytest.warns(UserWarning, match="'embed' carries a mask that its exit takes and no layer of 'text' does"):
+    with pytest.warns(UserWarning, match="'embed' carries a mask that its exit uses but no layer of 'text' does"):
         multi = ks.with_outputs(model, {"embed": exit_})
     expected = called(exit_, model.get_layer("embed")(keras.ops.convert_to_tensor(IDS)))
     assert same_bits(multi(IDS)["embed"], expected)
@@ -162,7 +162,7 @@ EXITS = {
     "ignore:Layer '.*' .* was passed an input with a mask:UserWarning",
     "ignore:'.*' keeps a state, and the stages call it in another order:UserWarning",
     "ignore:In '.*' a loss on '.*' is masked:UserWarning",
-    "ignore:'.*' carries a mask that its exit takes:UserWarning",
+    "ignore:'.*' carries a mask that its exit uses:UserWarning",
 )
 @random_graphs.examples(12)
 @given(random_graphs.recipes | random_graphs.whole, st.lists(random_graphs.places, min_size=1, max_size=3))
@@ -273,12 +273,12 @@ def wrong(resnet):
         "`exits` must be a dict from tensors to layers, such as": [layers.Flatten(name="flat")],
         "has no tensor 'conv3_block9_out'. Did you mean": {"conv3_block9_out": layers.Flatten(name="flat")},
         "The exit at 'conv3_block4_out' has no layers": {tap: []},
-        "The exit at 'conv3_block4_out' has the class Flatten in it": {tap: layers.Flatten},
-        "The exit at 'conv3_block4_out' has the int 3 in it": {tap: [3]},
-        "The exit at 'predictions' would bear the name of another output; there are 'predictions'. Tap another": {
+        "The exit at 'conv3_block4_out' contains the class Flatten": {tap: layers.Flatten},
+        "The exit at 'conv3_block4_out' contains the int 3": {tap: [3]},
+        "The exit at 'predictions' would have the name of another output; there are 'predictions'. Use another": {
             "predictions": layers.Dense(3, name="more")
         },
-        "would bear the name of another output; there are 'predictions' and 'conv3_block4_out'": {
+        "would have the name of another output; there are 'predictions' and 'conv3_block4_out'": {
             tap: layers.Flatten(name="flat"),
             resnet.get_layer(tap): layers.Flatten(name="flat2"),
         },
@@ -288,13 +288,13 @@ def wrong(resnet):
         "A layer of the exit at 'conv3_block4_out' is called 'avg_pool', and so is another one": {
             tap: layers.GlobalAveragePooling2D(name="avg_pool")
         },
-        "The tensor 'conv3_block4_out', where the exit begins, gives shape (None, 8, 8, 512) and dtype float32, and "
+        "The tensor 'conv3_block4_out', where the exit begins, gives shape (None, 8, 8, 512) and dtype float32, but "
         "the layer 'dense_for_64' takes shape (None, 8, 8, 64)": {tap: dense},
-        "'pool' in the exit at 'conv3_block4_out' gives shape (None, 512) and dtype float32, and the layer 'conv' "
-        "behind it cannot be called on that": {
+        "'pool' in the exit at 'conv3_block4_out' gives shape (None, 512) and dtype float32, but the layer 'conv' "
+        "after it cannot be called on that": {
             tap: [layers.GlobalAveragePooling2D(name="pool"), layers.Conv2D(3, 1, name="conv")]
         },
-        "'both' in the exit at 'conv3_block4_out' gives 2 tensors, and an exit goes from one tensor to one": {
+        "'both' in the exit at 'conv3_block4_out' returns 2 tensors. Use layers that return one.": {
             tap: Twice(name="both")
         },
     }

@@ -222,17 +222,17 @@ def test_a_layer_that_makes_one_of_several_tensors_stands_for_each_but_not_for_t
     with pytest.raises(ks.SplitError) as caught:
         join([head, merged, tail])
     assert str(caught.value).startswith(
-        f"'{tail.name}' takes 'branch' and 'stem', and 'merged' gives one tensor, 'merged', in the place of both. "
+        f"'{tail.name}' takes 'branch' and 'stem', but 'merged' gives one tensor, 'merged', in place of both. "
     )
 
 
 @pytest.mark.parametrize("layer", [layers.Rescaling(2.0, name="twice"), layers.Dense(8, name="twice")])
 def test_a_layer_for_one_tensor_behind_several_is_refused_with_a_way_out(layer):
     _, head, tail = forked()
-    with pytest.raises(ks.UnsupportedModelError, match="the layer 'twice' behind it cannot") as caught:
+    with pytest.raises(ks.UnsupportedModelError, match="the layer 'twice' after it cannot") as caught:
         join([head, layer, tail])
     assert str(caught.value).endswith(
-        "\nFor one of them, put a model there whose Input bears its name: `x = keras.Input((8,), name='branch')` and "
+        "\nTo pass one of them, use a model whose Input has its name: `x = keras.Input((8,), name='branch')` and "
         "`keras.Model(x, layer(x))`."
     )
     x = keras.Input((8,), name="branch")
@@ -341,10 +341,10 @@ def test_the_way_out_for_a_layer_that_takes_a_mask_too_works():
         join([head, layer, tail])
     said, way = str(caught.value).rsplit("\n", 1)
     (mask,) = re.findall(r"^'(.+?)'", way)
-    assert said.startswith(f"'{head.name}' gives 'a0' of shape (None, 6, 8) and dtype float32, and the layer 'blanked'")
+    assert said.startswith(f"'{head.name}' gives 'a0' of shape (None, 6, 8) and dtype float32, but the layer 'blanked'")
     assert way.replace(mask, "mask") == (
-        "'mask', given too, passes by layers, as masks do. For a layer that takes all, put a model there whose Inputs "
-        "bear the names: `x = [keras.Input((6, 8), name='a0'), keras.Input((6,), name='mask', dtype='bool')]` and "
+        "'mask', given too, passes by layers, as masks do. To pass all of them to the layer, use a model whose Inputs "
+        "have these names: `x = [keras.Input((6, 8), name='a0'), keras.Input((6,), name='mask', dtype='bool')]` and "
         "`keras.Model(x, layer(x))`."
     )
     x = eval(re.findall(r"`x = (.+?)`", way)[0], {"keras": keras})
@@ -362,9 +362,10 @@ def test_where_names_and_positions_disagree_a_model_is_refused():
     with pytest.raises(ks.SplitError) as caught:
         join([head, middle, tail])
     assert str(caught.value) == (
-        f"'{tail.name}' takes 2 tensors ('branch' and 'stem'): by name what an earlier piece has taken already, by "
-        "position what 'middle' before it gives ('stem_twice' and 'branch_twice'). Name the Inputs after what they "
-        "take, or say it by a `kerassplit.Stage(name, model, inputs, outputs)`: its names always count."
+        f"'{tail.name}' takes 2 tensors ('branch' and 'stem'): by name, tensors that an earlier piece has already "
+        "used; by position, those that 'middle' before it gives ('stem_twice' and 'branch_twice'). Name the Inputs "
+        "after the tensors that they receive, or pass a `kerassplit.Stage(name, model, inputs, outputs)`: its names "
+        "always count."
     )
     order = [one.name for one in tail.inputs]
     given = head(values((3, 8)))
@@ -372,7 +373,7 @@ def test_where_names_and_positions_disagree_a_model_is_refused():
         stage = ks.Stage("tail", tail, tuple(told), ("out",))
         expected = tail({name: value * factor for name, value in given.items()})
         if factor == 1.0:
-            with pytest.warns(UserWarning, match="No piece behind 'middle' takes what it gives"):
+            with pytest.warns(UserWarning, match="No piece after 'middle' uses what it gives"):
                 assert same_bits(join([head, middle, stage])(values((3, 8)))["out"], expected)
         else:
             assert same_bits(join([head, middle, stage])(values((3, 8))), expected)
@@ -389,8 +390,8 @@ def test_a_name_that_several_pieces_give_is_refused():
     with pytest.raises(ks.SplitError) as caught:
         join([head, ks.Stage("m", middle, ("k",), ("h", "v")), tail])
     assert str(caught.value) == (
-        "'tail' takes 'h', and several pieces give a tensor of that name: 'head' and 'm'. Give one of these another "
-        "name for it, by a `kerassplit.Stage(name, model, inputs, outputs)` in its place."
+        "'tail' takes 'h', but several pieces give a tensor of that name: 'head' and 'm'. Rename it in one of them: "
+        "pass a `kerassplit.Stage(name, model, inputs, outputs)` in its place."
     )
     x = {"x": values((3, 8)), "z": values((3, 8))}
     given = head(x["x"])
@@ -435,8 +436,8 @@ def test_a_piece_that_later_ones_pass_by_is_told_and_a_stage_is_taken_at_its_wor
     with pytest.warns(UserWarning) as told:
         passed = join([head, two, tail])
     assert [str(one.message) for one in told] == [
-        "No piece behind 'two' takes what it gives ('p' and 'q'), so that this becomes an output of the joined model. "
-        "If a later piece is to take it, name an Input there after it; if it is to be an output, say so by a "
+        "No piece after 'two' uses what it gives ('p' and 'q'), so it becomes an output of the joined model. "
+        "If a later piece should use it, name an Input there after it; if it should be an output, pass a "
         "`kerassplit.Stage(name, model, inputs, outputs)` in its place."
     ]
     assert told[0].filename == __file__
@@ -485,7 +486,7 @@ def test_a_misfit_of_a_tensor_from_further_back_names_the_piece_that_gave_it():
     tail = keras.Model(ends, layers.Concatenate(name="both")(ends), name="tail")
     with pytest.raises(ks.UnsupportedModelError) as caught:
         join([head, layers.Dense(4, name="wide"), tail])
-    assert str(caught.value).endswith("To fit, send 'h' at the end of 'head' through: `keras.layers.Dense(3)`.")
+    assert str(caught.value).endswith("To make it fit, pass 'h' at the end of 'head' through: `keras.layers.Dense(3)`.")
 
 
 def test_layers_alone_are_joined_behind_a_keras_input():
@@ -545,8 +546,8 @@ def test_a_misfit_names_both_pieces_and_an_adapter():
     with pytest.raises(ks.UnsupportedModelError) as caught:
         join([passing((None, 14, 14, 1024), name="head"), passing((None, 14, 14, 512))])
     assert str(caught.value) == (
-        "'head' gives 'head_out' of shape (None, 14, 14, 1024) and dtype float32, and 'tail' takes 'tail_in' of shape "
-        "(None, 14, 14, 512) and dtype float32.\nTo fit, put between them: `keras.layers.Conv2D(512, 1)`."
+        "'head' gives 'head_out' of shape (None, 14, 14, 1024) and dtype float32, but 'tail' takes 'tail_in' of shape "
+        "(None, 14, 14, 512) and dtype float32.\nTo make it fit, put between them: `keras.layers.Conv2D(512, 1)`."
     )
 
 
@@ -660,7 +661,7 @@ def test_adapters_have_the_dtype_that_is_needed_also_under_a_mixed_policy():
 
 def test_nothing_is_suggested_where_nothing_would_fit():
     for given, wanted in (((None, 5, 6), (None, 7, 6)), ((3, 4), (2, 4)), ((None, None, 5), (None, 4, 4, 4))):
-        with pytest.raises(ks.UnsupportedModelError, match="No Keras layers are known to make one of the other"):
+        with pytest.raises(ks.UnsupportedModelError, match="No Keras layers are known that would convert it"):
             join([passing(given, name="head"), passing(wanted)])
     assert adapters((None, 4), "string", (None, 4), "float32") == []
     assert adapters((None, 4), "float32", (None, 5), "int32") == []
@@ -673,10 +674,10 @@ def test_a_misfit_of_one_of_several_tensors_says_which():
     ends = [keras.Input((3,), name=name) for name in ("a", "b")]
     with pytest.raises(ks.UnsupportedModelError) as caught:
         join([head, keras.Model(ends, layers.Add(name="sum")(ends), name="tail")])
-    assert "'head' gives 'b' of shape (None, 2) and dtype float32, and 'tail' takes 'b' of shape (None, 3)" in str(
+    assert "'head' gives 'b' of shape (None, 2) and dtype float32, but 'tail' takes 'b' of shape (None, 3)" in str(
         caught.value
     )
-    assert str(caught.value).endswith("To fit, send 'b' at the end of 'head' through: `keras.layers.Dense(3)`.")
+    assert str(caught.value).endswith("To make it fit, pass 'b' at the end of 'head' through: `keras.layers.Dense(3)`.")
 
 
 def test_a_layer_that_is_built_for_another_shape_is_refused_with_an_adapter():
@@ -685,14 +686,14 @@ def test_a_layer_that_is_built_for_another_shape_is_refused_with_an_adapter():
     head = passing((None, 8, 8, 5), name="head")
     with pytest.raises(ks.UnsupportedModelError) as caught:
         join([head, built])
-    assert "and the layer 'built' takes shape (None, 8, 8, 6) and dtype float32" in str(caught.value)
+    assert "but the layer 'built' takes shape (None, 8, 8, 6) and dtype float32" in str(caught.value)
     _, between = suggested(caught.value)
     assert join([head, *between, built])(values((2, 8, 8, 5))).shape == (2, 6, 6, 2)
-    with pytest.raises(ks.UnsupportedModelError, match="the layer 'convolution' behind it cannot be called on that"):
+    with pytest.raises(ks.UnsupportedModelError, match="the layer 'convolution' after it cannot be called on that"):
         join([passing((None, 5), name="head"), layers.Conv2D(2, 3, name="convolution")])
     x = keras.Input((4,), name="x")
     both = keras.Model(x, [layers.Dense(3, name="a")(x), layers.Dense(2, name="b")(x)], name="both")
-    with pytest.raises(ks.UnsupportedModelError, match="the layer 'dense' behind it cannot be called on that"):
+    with pytest.raises(ks.UnsupportedModelError, match="the layer 'dense' after it cannot be called on that"):
         join([both, layers.Dense(3, name="dense")])
 
 
@@ -700,7 +701,7 @@ def test_what_is_no_piece_is_refused():
     for pieces, message in (
         ([], "There are no pieces to join"),
         ([passing((None, 4)), 3], "Piece 1 is the int 3; expected a keras.Model, a kerassplit.Stage or a keras layer"),
-        ([keras.Input((4,))], "There is nothing behind the `keras.Input` to join"),
+        ([keras.Input((4,))], "There is nothing to join after the `keras.Input`"),
         ([layers.Dense(3)(keras.Input((4,)))], "Piece 0 is the KerasTensor"),
         ([layers.Dense], "Piece 0 is the class Dense; expected"),
         (5, "Piece 0 is the int 5; expected"),
@@ -709,7 +710,7 @@ def test_what_is_no_piece_is_refused():
         ([passing((None, 4)), ks.split(two_layers(), "one")], r"Piece 1 is a Split. Put its stages there: .*\*split"),
         (
             [layers.Dense(3, name="first")],
-            r"The first piece, layer 'first', does not say what it takes. Put a `keras.In",
+            r"The first piece, layer 'first', does not define its input. Put a `keras.In",
         ),
     ):
         with pytest.raises(ks.SplitError, match=message):
@@ -722,8 +723,8 @@ def test_names_that_do_not_say_what_goes_where_are_refused():
     with pytest.raises(ks.SplitError) as caught:
         join([passing((None, 4), name="head"), tail])
     assert str(caught.value).startswith(
-        "'tail' takes 2 tensors ('p' and 'q'), and 'head' before it gives 1 tensor ('head_out'): no name is on both "
-        "sides. Name the Inputs after what they take"
+        "'tail' takes 2 tensors ('p' and 'q'), but 'head' before it gives 1 tensor ('head_out'): no names match. "
+        "Name the Inputs after the tensors that they receive"
     )
     told = ks.Stage("told", tail, ("head_out", "q"), ("sum",))
     assert sorted(join([passing((None, 4), name="head"), told]).input) == ["head_in", "q"]

@@ -139,8 +139,8 @@ def test_a_dict_renames_taps(shared):
         ({}, "`names` is empty"),
         ({"first": ""}, "`names` says what to call a tensor, such as {'relu': 'features'}; got ''."),
         ({"first": 3}, "got 3."),
-        ({"relu@?": "relus"}, "One tensor gets one name, and 'relus' is to be that of 'relu@0' and 'relu@1'."),
-        ({"first": "a", "fir*": "b"}, "'b' is to be that of 'first', which is called 'a'."),
+        ({"relu@?": "relus"}, "Each tensor gets one name, but 'relus' is given to 'relu@0' and 'relu@1'."),
+        ({"first": "a", "fir*": "b"}, "'b' is given to 'first', which is already called 'a'."),
         ({"first": "a", "second": "a"}, "Several tensors would be called 'a': give each a name of its own."),
         ({"nowhere": "a"}, "has no tensor 'nowhere'"),
     ],
@@ -248,11 +248,11 @@ def test_a_model_of_several_inputs_or_outputs_does_not_become_sequential(small):
     with pytest.raises(ks.SplitError) as caught:
         to_sequential(small)
     assert str(caught.value) == (
-        "Model 'small' takes 2 tensors ('image' and 'extra'), and a keras.Sequential hands on one. "
-        "Use `kerassplit.split(model, at=...)`: it routes several."
+        "Model 'small' takes 2 tensors ('image' and 'extra'), but a keras.Sequential passes on only one. "
+        "Use `kerassplit.split(model, at=...)`, which routes several."
     )
     image = small.inputs[0]
-    with pytest.raises(ks.SplitError, match=r"gives 2 tensors \('block1_out' and 'block2_out'\)"):
+    with pytest.raises(ks.SplitError, match=r"returns 2 tensors \('block1_out' and 'block2_out'\)"):
         to_sequential(keras.Model(image, [small.get_layer("block1_out").output, small.get_layer("block2_out").output]))
 
 

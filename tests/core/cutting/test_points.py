@@ -172,7 +172,7 @@ def test_an_input_used_on_both_sides_comes_along():
     explanation = ks.explain(model, "hidden")
     assert (explanation.crossing, explanation.also) == (("hidden",), ("image",))
     assert explanation.reason == (
-        "'hidden' is a split point: cut there, and it alone crosses; the input 'image' comes along."
+        "'hidden' is a split point: it alone crosses a cut there; the input 'image' comes along."
     )
 
 
@@ -193,7 +193,7 @@ def test_explain_of_a_split_point_an_input_and_an_output(resnet):
     assert at.is_split_point
     assert (at.before, at.after) == ("conv4_block6_add", "conv5_block1_add")
     assert at.crossing == ("conv4_block6_out",)
-    assert str(at).startswith("'conv4_block6_out' is a split point: cut there, and it alone crosses.")
+    assert str(at).startswith("'conv4_block6_out' is a split point: it alone crosses a cut there.")
     first = ks.explain(resnet, resnet.input)
     assert (first.before, first.after) == (None, "conv1_pad")
     assert "is an input of the model" in first.reason

@@ -56,8 +56,8 @@ def test_the_first_stage_that_differs_is_named(chain):
     assert receipt.first_difference == "stage_1"
     assert receipt.max_difference > 0.01
     assert receipt.problems == (
-        "Variable 'b/kernel' has other values in its stage than in the model.",
-        "Variable 'b/bias' has other values in its stage than in the model.",
+        "Variable 'b/kernel' has different values in its stage and in the model.",
+        "Variable 'b/bias' has different values in its stage and in the model.",
     )
     with pytest.raises(ks.VerificationError, match="'stage_1' is the first stage that differs") as error:
         receipt.check()
@@ -83,7 +83,7 @@ def test_a_call_that_is_in_no_stage_is_found(chain):
     assert not receipt.ok
     assert receipt.problems == (
         "'d' is called 1 times in the model and 0 times in the stages.",
-        "No stage makes the model's output 'd'.",
+        "No stage computes the model's output 'd'.",
     )
 
 
@@ -102,7 +102,7 @@ def test_numbers_that_are_not_numbers_count_as_different():
 
 def test_a_split_of_another_model_is_refused(chain, resnet):
     with pytest.raises(
-        ks.SplitError, match="This is no split of 'chain': the stages make 'conv4_block6_out' and 'predictions'"
+        ks.SplitError, match="This is not a split of 'chain': the stages compute 'conv4_block6_out' and 'predictions'"
     ):
         ks.verify(chain, ks.split(resnet, "conv4_block6_out"))
 
@@ -203,7 +203,7 @@ def test_an_output_that_is_nan_alone_is_named():
     nan = keras.layers.Rescaling(float("nan"), name="nan")(a)
     receipt = ks.split(keras.Model(x, [nan, keras.layers.Dense(2, name="b")(a)]), "a").verify()
     assert receipt.ok
-    assert receipt.verdict().endswith("bit for bit. Of 'nan' nothing was compared: no numbers, or NaN only.")
+    assert receipt.verdict().endswith("bit for bit. Nothing was compared of 'nan': no numbers, or NaN only.")
 
 
 @NEEDS_STRINGS
@@ -323,7 +323,7 @@ def test_a_model_that_computes_something_other_than_its_graph_is_found(chain):
     receipt = ks.split(odd, "b").verify()
     assert not receipt
     assert receipt.problems == (
-        "Called, 'odd' computes something other than its graph: 'd' is not what the calls of its layers give.",
+        "When called, 'odd' computes something other than its graph: 'd' is not what the calls of its layers return.",
     )
     assert [one.identical for one in receipt.comparisons] == [False, False]  # what it makes on the way is its own, too
 
@@ -331,7 +331,7 @@ def test_a_model_that_computes_something_other_than_its_graph_is_found(chain):
     chain.__class__ = type("More", (type(chain),), {"_run_through_graph": lambda self, x, *_, **__: [x, x]})
     receipt = split.verify()
     assert not receipt
-    assert receipt.problems == ("Called, 'chain' gives another number of tensors than its graph has outputs.",)
+    assert receipt.problems == ("When called, 'chain' returns another number of tensors than its graph has outputs.",)
 
 
 def test_progress_is_shown_on_demand_and_never_where_there_is_no_terminal(chain, capsys, monkeypatch):
@@ -418,4 +418,6 @@ def test_variables_that_keras_loads_in_another_order_are_compared_by_name(mode, 
     assert (receipt.problems, receipt.weights_equal) == ((), len(chain.weights))
     bias = next(one for one in loaded[1].model.get_layer("c").weights if one.name == "bias")
     bias.assign(bias + 1)
-    assert ks.verify(chain, loaded).problems == ("Variable 'c/bias' has other values in its stage than in the model.",)
+    assert ks.verify(chain, loaded).problems == (
+        "Variable 'c/bias' has different values in its stage and in the model.",
+    )

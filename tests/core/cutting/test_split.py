@@ -123,9 +123,9 @@ def test_cuts_that_make_no_sense_are_refused_with_the_reason(resnet):
         ks.split(resnet, ["conv4_block6_out", resnet.get_layer("conv4_block6_out")])
     with pytest.raises(ks.SplitError, match="`at` is empty: name at least one tensor to cut at"):
         ks.split(resnet, [])
-    with pytest.raises(ks.SplitError, match="'predictions' is an output of the model: there is nothing behind it"):
+    with pytest.raises(ks.SplitError, match="'predictions' is an output of the model: nothing comes after it"):
         ks.split(resnet, ["predictions"])
-    with pytest.raises(ks.SplitError, match="is an input of the model: there is nothing before it"):
+    with pytest.raises(ks.SplitError, match="is an input of the model: nothing comes before it"):
         ks.split(resnet, [resnet.input])
     with pytest.raises(ks.UnknownTensorError, match="Did you mean 'conv4_block6_out'"):
         ks.split(resnet, ["conv4_block6_ot"])

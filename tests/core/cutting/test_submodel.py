@@ -155,9 +155,7 @@ def test_the_same_start_and_end_are_refused(resnet):
 
 
 def test_starting_at_the_output_or_ending_at_the_input_is_refused(resnet):
-    with pytest.raises(
-        ks.NotConnectedError, match="'predictions' is an output of the model: there is nothing behind it"
-    ):
+    with pytest.raises(ks.NotConnectedError, match="'predictions' is an output of the model: nothing comes after it"):
         ks.build_submodel(resnet, start="predictions")
     with pytest.raises(ks.NotConnectedError, match="is an input of the model: there is nothing to compute before it"):
         ks.build_submodel(resnet, end=resnet.input)

@@ -102,13 +102,11 @@ def test_a_cut_behind_an_exit_says_how_to_leave_it_behind(multi):
     assert str(raised.value) == (
         "'b' is inside a branch: 'a' crosses there too.\n"
         "Nearest split points: 'a' before, none after. To compute 'exit_a' before the cut, so that nothing else "
-        "crosses, name it in one list with what does: at=[['b', 'exit_a']]. To cut here anyway and carry both tensors, "
+        "crosses, name it in the same list: at=[['b', 'exit_a']]. To cut here anyway and carry both tensors, "
         "pass allow_crossing=True."
     )
     assert raised.value.crossing == ("a", "b")
-    with pytest.raises(
-        ks.InsideBranchError, match=r"name them in one list with what does: at=\[\['d', 'exit_a', 'exit_c'\]\]"
-    ):
+    with pytest.raises(ks.InsideBranchError, match=r"name them in the same list: at=\[\['d', 'exit_a', 'exit_c'\]\]"):
         ks.split(multi, ["d"])
     with pytest.raises(ks.InsideBranchError, match=r"'c' crosses there too(.|\n)*at=\[\['d', 'exit_c'\]\]"):
         ks.split(multi, [["a", "exit_a"], "d"])
@@ -116,7 +114,7 @@ def test_a_cut_behind_an_exit_says_how_to_leave_it_behind(multi):
 
 def test_an_output_alone_is_no_cut_and_belongs_to_what_comes_before(multi):
     for at in ("exit_a", [["exit_a"]], [["exit_a", "exit_c"]]):
-        with pytest.raises(ks.SplitError, match="is an output of the model: there is nothing behind it to cut off"):
+        with pytest.raises(ks.SplitError, match="is an output of the model: nothing comes after it"):
             ks.split(multi, at)
     with pytest.raises(ks.InsideBranchError, match="'a' and 'exit_c' are inside a branch: 'c' crosses there too"):
         ks.split(multi, [["a", "exit_c"]])
@@ -124,7 +122,7 @@ def test_an_output_alone_is_no_cut_and_belongs_to_what_comes_before(multi):
         ks.SplitError, match="With 'exit_c' computed before the cut, 'b' would not cross it; 'a' and 'c' would. N"
     ):
         ks.split(multi, [["b", "exit_c"]], allow_crossing=True)
-    with pytest.raises(ks.SplitError, match="'exit_a' is an output of the model: there is nothing behind it"):
+    with pytest.raises(ks.SplitError, match="'exit_a' is an output of the model: nothing comes after it"):
         ks.plan(multi, [ks.Device("one", "1 GFLOPS"), ks.Device("two", "1 GFLOPS")], must_cut=[["a", "exit_a"]])
 
 

@@ -117,7 +117,7 @@ def test_a_cut_that_takes_the_mask_from_a_loss_says_so():
     ids, x = embedded()
     model = keras.Model(ids, layers.Dense(2, name="logits")(layers.Dense(4, name="mix")(x)), name="tagger")
     message = (
-        r"In 'tagger' a loss on 'logits' is masked. In 'tail' it is not: no layer there takes the mask. .*sample_weight"
+        r"In 'tagger' a loss on 'logits' is masked. In 'tail' it is not: no layer there uses the mask. .*sample_weight"
     )
     with pytest.warns(UserWarning, match=message):
         ks.build_submodel(model, start="mix", name="tail")

@@ -150,7 +150,7 @@ def test_explain_of_a_nested_model_says_what_is_inside(transfer):
     assert explanation.is_split_point
     assert str(explanation) == (
         f"'backbone' is a nested model of 153 calls; {len(points)} of its tensors are split points. "
-        "'backbone/out_relu' is a split point: cut there, and it alone crosses.\n"
+        "'backbone/out_relu' is a split point: it alone crosses a cut there.\n"
         "Nearest split points: 'backbone/Conv_1_bn' before, 'pool' after."
     )
     assert ks.explain(transfer, transfer.get_layer("backbone")) == explanation

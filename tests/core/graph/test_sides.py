@@ -175,13 +175,13 @@ def test_explain_calls_a_mask_by_what_it_masks():
     explanation = ks.explain(model, "first")
     (mask,) = explanation.also
     assert str(explanation) == (
-        "'first' is a split point: cut there, and it alone crosses; the mask of 'embedding' comes along.\n"
+        "'first' is a split point: it alone crosses a cut there; the mask of 'embedding' comes along.\n"
         "Nearest split points: 'embedding' before, none after."
     )
     assert not ks.explain(model, mask).is_split_point
     assert ks.explain(model, mask).reason == (
-        f"'{mask}' is made of inputs of the model to mask other tensors (the mask of 'embedding'): it goes along with "
-        "a cut or is made again behind it, and is no place to cut."
+        f"'{mask}' is computed from inputs of the model to mask other tensors (the mask of 'embedding'): it is sent "
+        "along with a cut, or computed again after it, and is no place to cut."
     )
 
 

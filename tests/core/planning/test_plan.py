@@ -662,7 +662,7 @@ def test_a_plan_with_one_stage_is_nothing_to_split_by(resnet, costs):
 
 
 def test_a_plan_of_another_model_is_refused(resnet, costs, small):
-    with pytest.raises(ks.SplitError, match="The plan was made for 'resnet50', and '.*' has other layers"):
+    with pytest.raises(ks.SplitError, match="The plan was made for 'resnet50', but '.*' has other layers"):
         ks.split(small, ks.plan(resnet, 2, profile=costs))
 
 
