@@ -330,7 +330,7 @@ class TestFixedBatches:
         verified = run("verify", out, "--model", fours / "fours.keras", *given)
         for result in (split, verified):
             assert told in result.stderr
-            assert "the first 4 are taken." in result.stderr
+            assert "the first 4 are used." in result.stderr
             assert "bit for bit" in result.stdout
         run("run", out, *given, "-o", tmp_path / "y.npy")
         assert np.load(tmp_path / "y.npy").shape == (10, 8)
