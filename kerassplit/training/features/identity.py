@@ -89,11 +89,11 @@ def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     found = [f"the head has other {part}" for part, digest in now["head"].items() if digest != was["head"][part]]
     found += [
-        f"the head {past} {', '.join(was[key])}, and {key} {', '.join(now[key])}"
+        f"the head {past} {', '.join(was[key])} and now {key} {', '.join(now[key])}"
         for key, past in (("takes", "took"), ("gives", "gave"))
         if was[key] != now[key]
     ]
-    found += [f"{words} was {was[key]}, and is {now[key]}" for key, words in _PLAIN.items() if was[key] != now[key]]
+    found += [f"{words} was {was[key]} and is now {now[key]}" for key, words in _PLAIN.items() if was[key] != now[key]]
     data = _differing_data(was, now)
     if not data and not found and was["first"]["prepared as"] != now["first"]["prepared as"] and now["repeats"] == 1:
         found.append(
@@ -108,9 +108,9 @@ def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if before["spec"] != data["spec"]:
         names, both = before["spec"] | data["spec"], (before["spec"], data["spec"])
         rows = [(name, *(spec.get(name, "missing") for spec in both)) for name in names]
-        return [f"a row of the {name} was {one}, and is {other}" for name, one, other in rows if one != other]
+        return [f"a row of the {name} was {one} and is now {other}" for name, one, other in rows if one != other]
     if before["rows"] != data["rows"] or not _may_be_as_many(before, data):
-        return [f"the data had {_many(before)}, and has {_many(data)}"]
+        return [f"the data had {_many(before)} and now has {_many(data)}"]
     changed = [name for name, digest in data["content"].items() if digest != before["content"].get(name)]
     if changed:
         return [f"the data has other {listed(changed)}"]

@@ -292,12 +292,12 @@ def test_a_cache_of_something_else_is_refused_with_what_differs(head, digits, tm
     changed[77] += 1
     refused("the data has other 'inputs'.", data=(changed, labels))
     refused("the data has other 'targets'.", data=(images, labels[::-1]))
-    refused("the data had 100 rows, and has 90 rows.", data=(images[:90], labels[:90]))
-    refused("a row of the targets was scalar int64, and is scalar float32.", data=(images, labels.astype("float32")))
-    refused("a row of the sample weights was missing, and is scalar int64.", data=(images, labels, labels))
-    refused("the preprocessing was none, and is test_feature_cache.twice", preprocess=twice)
-    refused("the storage was float32, and is float16.", storage="float16")
-    refused("repeats was 1, and is 2", repeats=2, preprocess=twice)
+    refused("the data had 100 rows and now has 90 rows.", data=(images[:90], labels[:90]))
+    refused("a row of the targets was scalar int64 and is now scalar float32.", data=(images, labels.astype("float32")))
+    refused("a row of the sample weights was missing and is now scalar int64.", data=(images, labels, labels))
+    refused("the preprocessing was none and is now test_feature_cache.twice", preprocess=twice)
+    refused("the storage was float32 and is now float16.", storage="float16")
+    refused("repeats was 1 and is now 2", repeats=2, preprocess=twice)
     np.testing.assert_array_equal(every(ks.cache_features(head, digits, place))[0], first[0])
     replaced = every(ks.cache_features(head, (changed, labels), place, overwrite=True))
     assert np.flatnonzero((replaced[0] != first[0]).any((1, 2, 3))).tolist() == [77]
@@ -346,7 +346,7 @@ def test_a_stream_of_something_else_is_refused(head, digits, tmp_path):
     changed = ks.cache_features(head, batches(images[::-1], labels[::-1], size=9), tmp_path / "cache", overwrite=True)
     np.testing.assert_array_equal(every(changed)[1], labels[::-1])  # none was lost for looking at the first ones
     ks.cache_features(head, OwnBatches(images, labels), tmp_path / "counted")
-    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows, and has 3 batches of 32 rows"):
+    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows and now has 3 batches of 32 rows"):
         ks.cache_features(head, OwnBatches(images[:90], labels[:90]), tmp_path / "counted")
 
 
@@ -354,7 +354,7 @@ def test_a_stream_that_has_become_uneven_is_refused_with_the_rows(head, digits, 
     images, labels = digits
     ks.cache_features(head, batches(images, labels, size=9), tmp_path / "cache")
     uneven = ([images[:5], labels[:5]], [images[5:9], labels[5:9, None]])
-    with pytest.raises(ks.SplitError, match="the first rows of the data have other|The data changes its shapes"):
+    with pytest.raises(ks.SplitError, match="the first rows of the data have other|The shapes of the data change"):
         ks.cache_features(head, iter(uneven), tmp_path / "cache")
 
 
@@ -390,7 +390,7 @@ def test_the_same_rows_in_other_batches_are_the_same_data(head, digits, tmp_path
     for size in (16, 50, ROWS):
         again = every(ks.cache_features(head, Batches(size), tmp_path / "cache"))
         np.testing.assert_array_equal(again[0], first[0])
-    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows, and has 4 batches of 20 rows"):
+    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows and now has 4 batches of 20 rows"):
         ks.cache_features(head, Batches(20, rows=80), tmp_path / "cache")
 
 
@@ -500,7 +500,7 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(head, digits, tmp_pat
             {},
         ),
         (
-            r"the shapes \(100, 8, 8, 1\), \(\). Single samples .* and lists of numbers into arrays \(`np.array`\)",
+            r"the shapes \(100, 8, 8, 1\), \(\). Put single samples .* and lists of numbers into arrays \(`np.array`\)",
             head,
             (images, labels.tolist()),
             {},
@@ -796,7 +796,7 @@ def test_an_error_in_the_data_keeps_what_is_there_and_other_data_does_not_go_on(
     later[4000] += 1
     with pytest.raises(ks.StoreError, match="The first 4096 rows of the data differ from those that were cached"):
         ks.cache_features(head, batches(later, np.arange(MANY)), place)
-    with pytest.raises(ks.StoreError, match="The first 4096 rows of the data are others"):
+    with pytest.raises(ks.StoreError, match="The first 4096 rows of the data differ"):
         ks.cache_features(head, batches(rows[:3000], np.arange(3000)), place)
     assert "; 4,096 rows are already cached." in capsys.readouterr().err
     x, y = every(ks.cache_features(head, batches(rows, np.arange(MANY), size=50), place))

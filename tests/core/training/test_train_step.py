@@ -170,7 +170,7 @@ def test_optimisers_that_do_not_fit_the_stages_are_refused(pair):
     with pytest.raises(ks.SplitError, match="Cannot create optimizers from 'adamant'"):
         ks.stage_optimizers(pair, "adamant")
     for use in (ks.stage_optimizers, lambda model, one: ks.train_step(model, X, Y, "mse", [one])):
-        with pytest.raises(ks.SplitError, match="`split` must be a Split, as .* give it; got Functional"):
+        with pytest.raises(ks.SplitError, match="`split` must be a Split, from .*; got Functional"):
             use(pair.model, adam())
 
 
