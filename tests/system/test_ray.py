@@ -339,8 +339,8 @@ def test_damaged_files_are_noticed_before_anything_starts(folder, tmp_path):
             "`num_gpus` must be .* fraction of 1, at least 0; got -1 for stage 'head'",
         ),
         (RayOptions(num_cpus=0), "`num_cpus` must be a whole number or a fraction of 1, at least 0.001"),
-        (RayOptions(num_cpus={"tail": 1.5}), "`num_cpus` must be a whole number or a part of one"),
-        (RayOptions(address="192.0.2.1:6379"), "connected to the Ray cluster at .* already"),
+        (RayOptions(num_cpus={"tail": 1.5}), "`num_cpus` must be a whole number or a fraction of 1"),
+        (RayOptions(address="192.0.2.1:6379"), "already connected to the Ray cluster at .*, so it"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(folder, options, message):
