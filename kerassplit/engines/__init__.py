@@ -1,16 +1,16 @@
-"""Runs stages: in this process, on Ray, behind HTTP.
+"""Runs stages: in this process, on Ray, or over HTTP.
 
 In reading order:
 
-- `route`: which stage takes and gives which tensors, and batches on their way.
-- `prefetch`: makes items in a thread.
+- `route`: how tensors flow between stages, and the batches that carry them.
+- `prefetch`: computes items in advance, in a thread.
 - `inputs`: rows from arrays, files and iterables, in batches.
-- `whole_batches`: models built for batches of one size.
-- `local`: stages in this process.
+- `whole_batches`: models built for a fixed batch size.
+- `local`: runs stages in this process.
 - `output_paths`: where results go, and the record of their run.
-- `outputs`: results in memory or in files that grow.
+- `outputs`: results in memory or in growing files.
 - `running`: input to output: `Split.predict`, `kerassplit run`.
-- `early_exit`: batches that stop at the exit that is sure: `Split.predict_early`.
-- `ray/`: stages on Ray.
-- `serve/`: a saved split behind HTTP.
+- `early_exit`: stops at the first confident exit: `Split.predict_early`.
+- `ray/`: runs stages on Ray.
+- `serve/`: serves a saved split over HTTP.
 """

@@ -1,7 +1,7 @@
 """Early exit: a batch goes through the stages until each of its rows has an answer; later stages are not run.
 
-The algorithm is that of BranchyNet (Teerapittayanon, McDanel and Kung, "BranchyNet: Fast inference via early exiting
-from deep neural networks", ICPR 2016), by batches, and with the largest probability in the place of the entropy.
+The algorithm is BranchyNet (Teerapittayanon, McDanel and Kung, "BranchyNet: Fast inference via early exiting from deep
+neural networks", ICPR 2016), applied to batches, and with the largest probability instead of the entropy.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from kerassplit.text import listed, shortened, warn
 Measure = Callable[[np.ndarray], Any]
 """Maps the output of an exit (rows × classes) to its confidence, one number per row."""
 
-_ROUNDING = 1e-3  # by so much may a probability in half precision lie outside 0 to 1
+_ROUNDING = 1e-3  # how far a probability in half precision may lie outside 0 to 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EarlyExits(Shown):
-    """The result of a run with early exits.
+    """Result of a run with early exits.
 
     Attributes:
-        outputs: Rows × classes: for each row what the first exit gave that was confident, else the final output.
-        exits: For each row the name of the output that this is, as an array of text.
-        ran: By the name of each stage, how many batches it ran.
-        batches: How many batches there were.
-        stage_of: By the name of each exit, in the order in which they are asked, and of the final output, the stage
-            that gives it.
+        outputs: Rows × classes: for each row the output of the first confident exit, else the final output.
+        exits: For each row the name of the output that answered it, as an array of strings.
+        ran: Number of batches that each stage ran, by stage name.
+        batches: Total number of batches.
+        stage_of: Name of the stage that computes each output, by name of the output: the exits in the order in which
+            they are tried, then the final output.
     """
 
     outputs: np.ndarray
@@ -52,7 +52,7 @@ class EarlyExits(Shown):
 
     @property
     def answered(self) -> dict[str, int]:
-        """Number of rows that each output answered, the final one last."""
+        """Number of rows that each output answered, the final output last."""
         return {name: int(np.count_nonzero(self.exits == name)) for name in self.stage_of}
 
     def __repr__(self) -> str:
@@ -82,14 +82,14 @@ class EarlyExits(Shown):
 
 @dataclass(frozen=True)
 class _Exits:
-    """Which tensors answer, and when.
+    """The exits, and the confidence that each needs.
 
     Attributes:
-        by_stage: For each stage the exits it gives: the names of their tensors.
-        final: The tensor that answers for the rows that are left.
-        names: From these tensors to what the user calls them.
-        needed: From these tensors to how sure an exit has to be.
-        dtype: The type of number that holds all of their values.
+        by_stage: For each stage, the tensor names of its exits.
+        final: Tensor that answers the remaining rows.
+        names: The user's names of these tensors, by tensor name.
+        needed: Confidence that each exit needs to answer a row, by tensor name.
+        dtype: A dtype that can hold the values of all of them.
     """
 
     by_stage: tuple[tuple[str, ...], ...]
@@ -111,9 +111,11 @@ def predict_early(
     exif: bool,
     verbose: bool | None,
 ) -> EarlyExits:
-    """Runs input through the stages until it has an answer; see `Split.predict_early`."""
+    """Runs input through the stages until all rows are answered; see `Split.predict_early`."""
     if measure is not None and not callable(measure):
-        raise SplitError(f"`measure` must be a function from what an exit gives to a number a row; got {measure!r}.")
+        raise SplitError(
+            f"`measure` must be a function from the output of an exit to one number per row; got {measure!r}."
+        )
     route = route_of(split)
     exits = _exits(split, route, confidence, measure, final)
     for stage in split:
@@ -157,7 +159,7 @@ def predict_early(
 def _answers(
     split: Stages, programs: Sequence[Run], route: Route, exits: _Exits, batch: Batch, measure: Measure | None
 ) -> dict[str, np.ndarray]:
-    """Answers each row of a batch; `places`: the number of the output that answers it."""
+    """Answers each row of a batch; `places` holds the number of the output that answered it."""
     given: list[np.ndarray] = []
     places = np.full(route.batch or batch.rows, -1)
     for step, (stage, program, asked) in enumerate(zip(split, programs, exits.by_stage, strict=True)):
@@ -178,14 +180,14 @@ def _answers(
 
 
 def _is_sure(values: np.ndarray, name: str, exits: _Exits, measure: Measure | None) -> np.ndarray:
-    """Tells for each row whether an exit may answer it."""
+    """Returns, for each row, whether an exit is confident enough to answer it."""
     called = exits.names[name]
     if measure is None:
         if bool(((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any()):
             raise SplitError(
-                f"The exit '{called}' gives numbers from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}, which are "
-                "no probabilities. Let it end in a softmax (keras.layers.Softmax()), or say how sure it is of each "
-                "row: measure=lambda logits: scipy.special.softmax(logits, axis=-1).max(axis=-1)."
+                f"The exit '{called}' returns numbers from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}, which "
+                "are not probabilities. End it with a softmax (keras.layers.Softmax()), or compute the confidence of "
+                "each row: measure=lambda logits: scipy.special.softmax(logits, axis=-1).max(axis=-1)."
             )
         largest = values.max(axis=-1)
         sure = np.maximum(largest, 1 - largest) if values.shape[-1] == 1 else largest
@@ -193,7 +195,7 @@ def _is_sure(values: np.ndarray, name: str, exits: _Exits, measure: Measure | No
         sure = np.asarray(keras.ops.convert_to_numpy(measure(values)))
         if sure.shape != (len(values),):
             raise SplitError(
-                f"`measure` must give one number for each row; for the {len(values)} rows of '{called}' it gave an "
+                f"`measure` must return one number per row; for the {len(values)} rows of '{called}' it returned an "
                 f"array of shape {sure.shape}."
             )
     return sure >= exits.needed[name]
@@ -214,27 +216,27 @@ def _exits(
     if not asked:
         raise SplitError(
             f"The split of '{split.name}' has no early exit: '{names[last]}' is its only output. Add exits with "
-            "`kerassplit.with_outputs`, and name them at the cuts behind which they stand: "
+            "`kerassplit.with_outputs`, and name each at the cut after which it comes: "
             "`kerassplit.split(model, at=[[tensor, exit]])`."
         )
     if not any(by_stage[:-1]):
         exits = [name for name in asked if name != last]
         raise SplitError(
-            f"All outputs of '{split.name}' are computed in the last stage, so that no exit is early. Name each at the "
-            f"cut behind which it stands: `kerassplit.split(model, at=[[tensor, {exits[0]!r}]])`."
+            f"All outputs of '{split.name}' are computed in the last stage, so no exit is early. Name each at the cut "
+            f"after which it comes: `kerassplit.split(model, at=[[tensor, {exits[0]!r}]])`."
         )
     given = {name: symbol for stage in split for name, symbol in zip(stage.outputs, stage.model.outputs, strict=True)}
     for name in asked:
         if given[name].shape[1:] != given[last].shape[1:]:
             raise SplitError(
-                f"'{names[name]}' gives {format_shape(given[name].shape)} for each row and the final output "
-                f"'{names[last]}' {format_shape(given[last].shape)}: one cannot answer for the other. An exit must "
-                "give what the model gives; leave other outputs out of the model."
+                f"'{names[name]}' returns {format_shape(given[name].shape)} for each row and the final output "
+                f"'{names[last]}' {format_shape(given[last].shape)}, so one cannot replace the other. An exit must "
+                "have the shape of the final output; leave other outputs out of the model."
             )
     if measure is None and len(given[last].shape) != 2:
         raise SplitError(
-            f"'{names[last]}' gives {format_shape(given[last].shape)} for each row, not one probability per class. Say "
-            "how sure an exit is of a row: measure=function, from its outputs to one number for each row."
+            f"'{names[last]}' returns {format_shape(given[last].shape)} for each row, not one probability per class. "
+            "Pass measure=function, which maps the outputs of an exit to its confidence, one number per row."
         )
     dtypes = [given[name].dtype.replace("bfloat16", "float32") for name in (*asked, last)]
     needed = _needed(asked, names, confidence, measure)
@@ -242,7 +244,7 @@ def _exits(
 
 
 def _names(route: Route) -> dict[str, str]:
-    """Names of the model's outputs as the user knows them: keys of its dict, or names of their tensors."""
+    """Returns the model's outputs as the user knows them: keys of its dict, or tensor names."""
     outputs = route.outputs
     if isinstance(outputs, dict) and all(isinstance(name, str) for name in outputs.values()):
         return {name: key for key, name in reversed(outputs.items())}
@@ -250,16 +252,16 @@ def _names(route: Route) -> dict[str, str]:
 
 
 def _final(split: Stages, there: list[str], names: Mapping[str, str], final: str | None) -> str:
-    """The tensor of the final output."""
+    """Returns the tensor name of the final output."""
     found = there if final is None else [name for name in there if final in (name, names[name])]
     if len(found) == 1:
         return found[0]
     called = listed(names[name] for name in there)
     if final is not None:
-        raise SplitError(f"The last stage, '{split[-1].name}', gives no output '{final}'. It gives {called}.")
+        raise SplitError(f"The last stage, '{split[-1].name}', has no output '{final}'. It has {called}.")
     raise SplitError(
-        f"The last stage, '{split[-1].name}', gives {called}: say which of them answers when no exit is confident, "
-        f"final={names[there[0]]!r}. Or name exits at the cuts behind which they stand: "
+        f"The last stage, '{split[-1].name}', has the outputs {called}. Say which of them answers when no exit is "
+        f"confident, final={names[there[0]]!r}, or name each exit at the cut after which it comes: "
         "`kerassplit.split(model, at=[[tensor, exit]])`."
     )
 
@@ -267,7 +269,7 @@ def _final(split: Stages, there: list[str], names: Mapping[str, str], final: str
 def _needed(
     asked: list[str], names: Mapping[str, str], confidence: float | Mapping[str, float], measure: Measure | None
 ) -> dict[str, float]:
-    """Checks the confidence that each exit needs to answer."""
+    """Returns the confidence that each exit needs to answer, checked."""
     called = [names[name] for name in asked]
     given = confidence if isinstance(confidence, Mapping) else dict.fromkeys(called, confidence)
     if set(given) != set(called):
@@ -275,8 +277,8 @@ def _needed(
     for value in given.values():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise SplitError(
-                f"`confidence` must be a number, or one for each exit; got {value!r}. A function that says how sure an "
-                "exit is goes to `measure`."
+                f"`confidence` must be a number, or one for each exit; got {value!r}. Pass a function that computes "
+                "confidences as `measure`."
             )
         if measure is None and not 0 <= value <= 1:
             raise SplitError(f"`confidence` must be a probability, 0 to 1; got {value!r}.")

@@ -27,8 +27,8 @@ from kerassplit.zoo.names import find_architecture
 from kerassplit.zoo.photos import IMAGE_SUFFIXES, read_photo
 
 _NO_PREPROCESSING = "none"
-_READ_AT_ONCE = 256  # rows of an array of which a digest is made
-_READ_AHEAD = 2  # batches that are read from files while others are computed
+_READ_AT_ONCE = 256  # rows of an array that is hashed
+_READ_AHEAD = 2  # batches read from files while others are computed
 
 
 class EndedEarly(SplitError):  # noqa: N818 (an end rather than an error)
@@ -40,13 +40,14 @@ class Source:
     """Rows for a model.
 
     Attributes:
-        rows: How many there are; `None` where that is not known beforehand.
-        batches: Gives the batches from the one on that holds a row, the rows before it unread where that is possible.
-        identify: Gives what tells it from another one, as plain values: an unfinished run goes on with the same input
-            only. `None`: nothing can tell.
-        files: For images the file of each row, relative to their folder, with its size and time of change.
-        notes: What somebody should know who did not ask.
-        reads: The files that rows come from.
+        rows: Number of rows; `None` if it is not known in advance.
+        batches: Yields the batches from the one that holds the given row; earlier rows are not read where that can be
+            avoided.
+        identify: Returns the identity of the input, as plain values: an unfinished run resumes only with the same
+            input. `None`: it cannot be identified.
+        files: For images, the file of each row, relative to their folder, with its size and modification time.
+        notes: Hints that the user should see unasked.
+        reads: Files that rows are read from.
     """
 
     rows: int | None
@@ -58,25 +59,25 @@ class Source:
 
 
 def source_of(x: Any, route: Route, batch_size: int, preprocess: str | None = None, *, exif: bool = True) -> Source:
-    """Makes a source of the input that a user passes.
+    """Builds a source from the input that a user passes.
 
     Args:
         x: Arrays or tensors in the structure of the model's inputs; a path; or an iterable, such as a
-            `tf.data.Dataset`, of batches or of single rows in that structure. Of a tuple, the first element is the
+            `tf.data.Dataset`, of batches or of single rows in that structure. The first element of a tuple is the
             input, as in Keras.
-        route: What the model takes.
-        batch_size: Rows in a batch. The batches of an iterable stay as they are.
-        preprocess: For images: the architecture whose `preprocess_input` they get; `"none"`: they stay pixels from 0 to
-            255; `None`: the architecture that bears the model's name, or none.
-        exif: Whether images are turned as their camera says.
+        route: Describes the model's inputs.
+        batch_size: Rows per batch. The batches of an iterable stay as they are.
+        preprocess: For images: the architecture whose `preprocess_input` is applied; `"none"`: pixels stay 0 to 255;
+            `None`: the architecture that the model is named after, or none.
+        exif: Rotate images as their EXIF data says.
 
     Raises:
-        SplitError: It does not fit the model, or cannot be read.
+        SplitError: The input does not fit the model, or cannot be read.
     """
     if isinstance(x, (str, Path)):
         return _from_path(Path(x), route, batch_size, preprocess, exif)
     if preprocess not in (None, _NO_PREPROCESSING):
-        raise SplitError("`preprocess` is for images in files; what you pass as arrays is taken as it is.")
+        raise SplitError("`preprocess` is for image files; arrays are used as they are. Leave it out.")
     if is_stream(x):
         return _from_stream(x, route, batch_size)
     return _from_arrays(named_tensors(x, route.inputs, route.model), route, batch_size)
@@ -93,21 +94,20 @@ def load_input(
     """Reads the input of a model from a file.
 
     Args:
-        path: An image in one of `IMAGE_FORMATS`, of which the middle is cut out in the proportions of the model's
-            input, and resized; a `.npy` file with the array of the one input; or a `.npz` file with an array for each
-            input.
-        model: What the input is for.
+        path: An image in one of `IMAGE_FORMATS`, cropped at the center to the aspect ratio of the model's input and
+            resized; a `.npy` file with the array of a single input; or a `.npz` file with one array per input.
+        model: The model that the input is for.
         architecture: Such as `"ResNet50"`: its own `preprocess_input` is applied to an image. `None`: the pixels stay
             as they are, 0 to 255.
-        note: Is told where only a part of the file is taken.
-        exif: Whether an image is turned as its camera says. Keras's own loader does not: `False` gives its numbers.
+        note: Called with a message when only part of the file is used.
+        exif: Rotate an image as its EXIF data says. Keras's own loader does not: `False` reproduces its numbers.
 
     Returns:
-        `float32` images as a batch of one; arrays as they were saved, a missing batch dimension added, and of a model
-        that is built for batches of one size the first such batch. In the structure of the model's inputs.
+        The input, in the structure of the model's inputs: an image as a `float32` batch of one; arrays as they were
+        saved, with a missing batch dimension added. For a model with a fixed batch size, the first batch of that size.
 
     Raises:
-        SplitError: The file is missing or cannot be read, or what it holds does not fit the model.
+        SplitError: The file is missing or cannot be read, or its content does not fit the model.
 
     Example:
 
@@ -126,8 +126,8 @@ def load_input(
     if route.batch is not None and _is_arrays(path) and source.rows != route.batch:
         rows, size = source.rows or 0, route.batch
         if rows < size:
-            raise SplitError(f"'{path}' holds {rows} rows, and '{model.name}' takes batches of {size}. Give that many.")
-        note(f"'{model.name}' takes batches of {size}: of the {rows} rows in '{path}', the first {size} are taken.")
+            raise SplitError(f"'{path}' holds {rows} rows, but '{model.name}' takes batches of {size}. Pass that many.")
+        note(f"'{model.name}' takes batches of {size}: of the {rows} rows in '{path}', the first {size} are used.")
     with contextlib.closing(source.batches(0)) as batches:
         tensors = next(batches).tensors
     return keras.tree.map_structure(tensors.__getitem__, inputs)
@@ -160,13 +160,13 @@ def _from_path(path: Path, route: Route, batch_size: int, preprocess: str | None
                 f"There are no images in '{path}'. Expected files such as .jpg or .png, in subfolders too."
             )
         others = len(there) - len(found)
-        notes = [f"{others} files in '{path}' are no images and were left out."] if others else []
+        notes = [f"{others} files in '{path}' are not images and were left out."] if others else []
         return _from_images(path, found, route, batch_size, preprocess, exif, notes)
     check_regular(path)
     if not _is_arrays(path):
         return _from_images(path.parent, [path], route, batch_size, preprocess, exif, [])
     if preprocess not in (None, _NO_PREPROCESSING):
-        raise SplitError(f"`preprocess` (--preprocess) is for images; the arrays in '{path}' are taken as they are.")
+        raise SplitError(f"`preprocess` (--preprocess) is for images; the arrays in '{path}' are used as they are.")
     return _from_array_files(path, open_arrays(path, [tensor.name for tensor in route.takes]), route, batch_size)
 
 
@@ -192,7 +192,7 @@ def _from_array_files(path: Path, arrays: dict[str, ArrayFile], route: Route, ba
         try:
             return as_values(np.reshape(part, (count, *shapes[name][1:])), types[name], name)
         except SplitError as error:
-            raise SplitError(f"'{path}' holds what the model does not take: {error}") from error
+            raise SplitError(f"'{path}' does not fit the model: {error}") from error
 
     def batches(row: int) -> Generator[Batch]:
         start = row // batch_size * batch_size
@@ -221,7 +221,7 @@ def _from_images(
     architecture, more = _architecture(preprocess, route.model)
     if len(route.takes) != 1 or len(route.takes[0].shape) != 4:
         takes = ", ".join(f"'{tensor.name}' {tensor.shape}" for tensor in route.takes)
-        raise SplitError(f"'{route.model}' does not take one image; it takes {takes}. Give these as .npy or .npz.")
+        raise SplitError(f"'{route.model}' does not take a single image; it takes {takes}. Pass these as .npy or .npz.")
     name, shape = route.takes[0].name, route.takes[0].shape[1:]
 
     def batches(row: int) -> Generator[Batch]:
@@ -260,7 +260,7 @@ def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
                 yield _checked_batch(number, first, rows, arrays, route)
             number, first = number + 1, first + rows
         if first < row:
-            raise EndedEarly(f"The input has {first} rows, and {row} are there of a run that was gone on with.")
+            raise EndedEarly(f"The input has {first} rows, but the run to resume has computed {row}.")
 
     return Source(None, batches, None)
 
@@ -268,7 +268,7 @@ def _from_stream(stream: Any, route: Route, batch_size: int) -> Source:
 def _gathered(
     elements: Iterator[dict[str, Any]], known: dict[str, CrossingTensor], batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Batches as they are; single rows as batches."""
+    """Yields batches as they are, and single rows collected into batches."""
     rows: list[dict[str, Any]] = []
     for element in elements:
         single = all(array is None or array.ndim == len(known[name].shape) - 1 for name, array in element.items())
@@ -292,7 +292,7 @@ def _stacked(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def digest_of_array(array: Any) -> str | None:
-    """Identifies an array, also one of SciPy's sparse ones, by its values, shape and type."""
+    """Identifies an array (dense or SciPy sparse) by a digest of its values, shape and dtype."""
     if array is None:
         return None
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
@@ -303,7 +303,7 @@ def digest_of_array(array: Any) -> str | None:
 
 
 def is_stream(x: Any) -> bool:
-    """Whether this gives batches when it is iterated over."""
+    """True if `x` is an iterable of batches rather than arrays."""
     if isinstance(x, keras.utils.PyDataset):
         return True
     array = hasattr(x, "shape") or hasattr(x, "__array__")
@@ -311,7 +311,7 @@ def is_stream(x: Any) -> bool:
 
 
 def _mapped_files(value: Any) -> Iterator[Path]:
-    """The files that an array is a view of."""
+    """Yields the files that an array is a view of."""
     while isinstance(value, np.ndarray):
         if isinstance(value, np.memmap) and value.filename:
             yield Path(value.filename)
@@ -319,7 +319,7 @@ def _mapped_files(value: Any) -> Iterator[Path]:
 
 
 def as_array(value: Any) -> np.ndarray | None:
-    """An array, a tensor of the backend, one of SciPy's sparse arrays or numbers as a NumPy array."""
+    """Converts an array, backend tensor, SciPy sparse array or numbers to a NumPy array; `None` stays `None`."""
     if value is None:
         return None
     if issparse(value):
@@ -328,10 +328,10 @@ def as_array(value: Any) -> np.ndarray | None:
 
 
 def number_of_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """The number of rows that all arrays have, by their shapes.
+    """Returns the number of rows that all arrays share, from their shapes.
 
     Raises:
-        SplitError: They have different numbers, or no rows, or no values.
+        SplitError: The numbers differ, or there are no rows or no values.
     """
     counts = {shape[0] for shape in shapes.values() if shape}
     given = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
@@ -349,7 +349,7 @@ def _shapes(arrays: dict[str, np.ndarray | None]) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(arrays: dict[str, np.ndarray | None], route: Route) -> None:
-    """Refuses arrays that do not have the shapes which a model takes."""
+    """Checks that arrays have the shapes that a model takes."""
     for tensor in route.takes:
         array = arrays[tensor.name]
         if array is not None:
@@ -357,7 +357,7 @@ def check_shapes(arrays: dict[str, np.ndarray | None], route: Route) -> None:
 
 
 def _checked_batch(number: int, first: int, rows: int, arrays: dict[str, np.ndarray | None], route: Route) -> Batch:
-    """A batch of arrays whose values are in the range of what a model takes."""
+    """Builds a batch, once all values are known to be in the range of the dtypes that a model takes."""
     for tensor in route.takes:
         array = arrays[tensor.name]
         if array is not None:
@@ -374,19 +374,19 @@ def _check_shape(shape: Sequence[int], tensor: CrossingTensor, route: Route, whe
 
 
 def spans(row: int, rows: int, batch_size: int) -> Iterator[tuple[int, int]]:
-    """First row and number of rows of each batch, from the one on that holds a row."""
+    """Yields first row and number of rows of each batch, from the batch that holds `row`."""
     if row < rows:
         for first in range(row // batch_size * batch_size, rows, batch_size):
             yield first, min(batch_size, rows - first)
 
 
 def _architecture(preprocess: str | None, model: str) -> tuple[str | None, list[str]]:
-    """The architecture whose preprocessing images get, and what to say of that."""
+    """Returns the architecture whose preprocessing is applied to images, and notes for the user."""
     if preprocess is None:
         found = find_architecture(model)
         note = (
-            f"How '{model}' wants its images is not known; it gets pixels from 0 to 255. If it is an architecture of "
-            "keras.applications, name that: preprocess='ResNet50' (--preprocess ResNet50)."
+            f"The preprocessing of '{model}' is not known; it gets pixels from 0 to 255. If it is an architecture of "
+            "keras.applications, name it: preprocess='ResNet50' (--preprocess ResNet50)."
         )
         return found, [] if found else [note]
     if preprocess == _NO_PREPROCESSING:
@@ -394,7 +394,7 @@ def _architecture(preprocess: str | None, model: str) -> tuple[str | None, list[
     found = find_architecture(preprocess)
     if found is None:
         raise SplitError(
-            f"'{preprocess}' is no architecture whose preprocessing is known. Name one of keras.applications, such as "
+            f"The preprocessing of '{preprocess}' is not known. Name an architecture of keras.applications, such as "
             f"'ResNet50', or '{_NO_PREPROCESSING}' for pixels from 0 to 255."
         )
     return found, []

@@ -1,4 +1,4 @@
-"""Stages in this process: one after another on one device, or each on a device of its own with batches in between."""
+"""Runs stages in this process: one after another on one device, or pipelined, each on a device of its own."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -18,20 +18,20 @@ from kerassplit.graph.internals.layers import stateful_layer
 from kerassplit.graph.tensor_marks import without_mask
 from kerassplit.text import listed
 
-_BETWEEN = 2  # batches that wait between one device and the next
+_BETWEEN = 2  # batches in flight per stage when stages are on devices of their own
 
 
 @dataclass(frozen=True)
 class LocalOptions:
-    """How stages run in this process.
+    """Options for running stages in this process.
 
     Attributes:
-        devices: The device of each stage, such as `["gpu:0", "gpu:1"]`; fewer than stages are taken in turn. `None`: on
-            several GPUs each stage on its own, else all where Keras puts them. On devices of their own stages have
-            copies of their weights.
+        devices: Device of each stage, such as `["gpu:0", "gpu:1"]`; if there are fewer than stages, they are used in
+            turn. `None`: with several GPUs, each stage on its own, else all where Keras puts them. A stage that is
+            assigned a device has a copy of its weights there.
 
     Raises:
-        SplitError: There is no such device.
+        SplitError: A device does not exist.
     """
 
     devices: Sequence[str] | None = None
@@ -49,11 +49,11 @@ def run(split: Stages, batches: Iterable[Batch], options: LocalOptions) -> Gener
 
     Args:
         split: The stages.
-        batches: Taken as they are needed: never more of them in memory than there are places for.
+        batches: The batches, read as they are needed, so that few are in memory at a time.
         options: See `LocalOptions`.
 
     Yields:
-        For each batch, in order, one with the model's outputs as NumPy arrays.
+        For each batch, in order, a batch with the model's outputs as NumPy arrays.
 
     Raises:
         RunError: A stage fails on a batch.
@@ -79,15 +79,15 @@ def run(split: Stages, batches: Iterable[Batch], options: LocalOptions) -> Gener
 def refuse_states(
     model: keras.Model,
     what: str,
-    so: str = "which a process that is started again would have lost. Save it with stateful=False, or run the split in "
-    "one process, in one go.",
+    so: str = "which is lost when a process restarts. Save it with stateful=False, or run the split in one process, in "
+    "one go.",
 ) -> None:
-    """Refuses a model whose results for a batch depend on batches before it.
+    """Refuses a model whose results for a batch depend on earlier batches.
 
     Args:
         model: The model.
-        what: What it is, for the message.
-        so: What follows from a state, and what to do.
+        what: Name of the model in the message.
+        so: End of the message: the consequence of a state, and what to do.
 
     Raises:
         SplitError: A layer keeps a state from batch to batch.
@@ -98,7 +98,7 @@ def refuse_states(
 
 
 def through(stage: Stage, compute: Run, batch: Batch, route: Route, step: int) -> Batch:
-    """Runs a stage on a batch, and drops the tensors that nobody needs any more.
+    """Runs a stage on a batch, and drops the tensors that are no longer needed.
 
     Raises:
         RunError: The stage fails.
@@ -128,7 +128,7 @@ def _results(batch: Batch, route: Route) -> Batch:
 
 
 def _on_device(stage: Stage, device: str, route: Route, step: int) -> Callable[[Batch], Batch]:
-    """A stage with weights of its own on a device."""
+    """Copies a stage to a device; returns a function that runs the copy on a batch."""
     with keras.device(device):
         try:
             model = build_submodel(stage.model, copy_weights=True, name=stage.model.name)
@@ -142,7 +142,7 @@ def _on_device(stage: Stage, device: str, route: Route, step: int) -> Callable[[
     program = copy.compiled
 
     def run_there(batch: Batch) -> Batch:
-        with keras.device(device):  # Keras keeps it by thread
+        with keras.device(device):  # Keras stores the device per thread
             moved = {
                 name: value if value is None else backend().moved(value, device) if name in stage.inputs else value
                 for name, value in batch.tensors.items()

@@ -1,4 +1,4 @@
-"""Paths of the results of a run, and the record beside them that says which run made them."""
+"""Paths of the results of a run, and the record beside them that says which run computed them."""
 
 import contextlib
 import json
@@ -18,11 +18,11 @@ from kerassplit.files.untrusted import check_path
 from kerassplit.text import listed, safe_name, unique
 
 LOCK, DIGESTS = "lock", "rows"
-"""Files in the folder of an unfinished run, beside its results."""
+"""Files next to the results in the folder of an unfinished run."""
 OVERWRITE = "pass overwrite=True (--overwrite)"
 _STATE = "run.json"
 _OF_EACH_ROW = ("files", "states of files")
-_SHORT = 50  # characters of what is shown in a message
+_SHORT = 50  # longest value, in characters, that is shown in a message
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class OutputPaths:
     """Paths of the results of a run.
 
     Attributes:
-        folder: `NAME.unfinished`, beside the result: all there is until all rows are.
-        paths: The result of each output.
-        record: `NAME.json`, beside the result: what the run was.
-        job: What the run is, as plain values.
+        folder: `NAME.unfinished`, next to the result: holds everything until all rows are computed.
+        paths: Result file of each output, by name.
+        record: `NAME.json`, next to the result: describes the finished run.
+        job: Description of the run, as plain values.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class OutputPaths:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The record of the unfinished run in the folder; empty if there is none."""
+        """Record of the unfinished run in the folder; empty if there is none."""
         try:
             with Folder(self.folder) as folder, folder.open(_STATE, os.O_RDONLY) as file:
                 return _parsed(file.readall())
@@ -51,20 +51,20 @@ class OutputPaths:
             return {}
 
     def note(self, folder: Folder, **more: Any) -> None:
-        """Writes down what the run is, with its number of rows once all are there."""
+        """Records the run in the folder, with its number of rows once all are computed."""
         content = json.dumps({**self.job, **more}, indent=1, ensure_ascii=False)
-        # What stands for the bytes of a name that is no UTF-8 becomes JSON's own way to write it.
+        # Lone surrogates, which stand for bytes of names that are not UTF-8, become JSON escapes.
         folder.write(_STATE, content.encode("utf-8", "backslashreplace"), flush=True)
 
     def take_back(self, folder: Folder) -> None:
-        """Takes files of a run with all its rows back into the folder that a kill left in their places already."""
+        """Moves files of a completely computed run, which was killed while moving them out, back into the folder."""
         with Folder(_parent(self.record)) as beside:
             for path in self.paths.values():
                 if beside.has(path.name) and not folder.has(path.name):
                     beside.move(path.name, folder, path.name)
 
     def move(self) -> dict[str, np.ndarray]:
-        """Puts the files of a run that has all its rows into their places."""
+        """Moves the files of a completely computed run to their final places, and returns the results."""
         with Folder(self.folder) as folder, Folder(_parent(self.record)) as beside:
             for path in self.paths.values():
                 if folder.has(path.name):
@@ -77,15 +77,15 @@ class OutputPaths:
         return self.results()
 
     def results(self) -> dict[str, np.ndarray]:
-        """The finished arrays, as memory maps."""
+        """Returns the finished arrays, as memory maps."""
         return {name: mapped(path) for name, path in self.paths.items()}
 
 
 def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> OutputPaths:
-    """Paths for the results of a run: `path` itself, or `NAME.TENSOR.npy` for each of several outputs.
+    """Returns paths for the results of a run: `path` itself, or `NAME.TENSOR.npy` for each of several outputs.
 
     Raises:
-        SplitError: The path is not that of a `.npy` file, or no file can be called so.
+        SplitError: The path is not that of a `.npy` file, or is not a valid file name.
     """
     if path.suffix != ".npy" or "\0" in str(path):
         raise SplitError(f"Results are written as NumPy arrays: expected a name that ends in .npy; got '{path}'.")
@@ -104,8 +104,8 @@ def output_paths(path: Path, names: Sequence[str], job: dict[str, Any]) -> Outpu
 
 
 def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
-    """Returns the results of this very run, where it was already finished."""
-    if places.job["input"] is None:  # what was iterated over cannot be recognized
+    """Returns the results of this very run if it is already finished, else `None`."""
+    if places.job["input"] is None:  # an iterable cannot be recognized
         return None
     with writing(f"'{places.record.with_suffix('')}'"):
         state = places.state
@@ -115,20 +115,21 @@ def finished(places: OutputPaths) -> dict[str, np.ndarray] | None:
             return None
         try:
             results = places.results()
-        except SplitError:  # something else is in their places by now
+        except SplitError:  # replaced by other files in the meantime
             return None
     return results if all(len(array) == record.get("rows") for array in results.values()) else None
 
 
 def check_free(places: OutputPaths, *, resume: bool, overwrite: bool) -> None:
-    """Refuses to lose results, before there is work.
+    """Checks, before anything is computed, that no earlier results would be lost.
 
     Raises:
-        SplitError: There are results, or an unfinished run, or something else is in the way.
+        SplitError: Results, an unfinished run or other files are in the way.
     """
     if resume and overwrite:
         raise SplitError(
-            "Either resume=True (--resume) goes on with a run, or overwrite=True (--overwrite) begins anew."
+            "resume=True (--resume) and overwrite=True (--overwrite) exclude each other. Pass one: the first continues "
+            "a run, the second starts over."
         )
     with writing(f"'{next(iter(places.paths.values()))}'"):
         state = places.state
@@ -143,47 +144,47 @@ def check_free(places: OutputPaths, *, resume: bool, overwrite: bool) -> None:
     if there and not overwrite and not (resume and unfinished):
         raise SplitError(f"{listed(map(str, there))} exists already. Name another file, or {OVERWRITE}.")
     if inside and not unfinished:
-        raise SplitError(f"'{places.folder}' is in the way, and no run left it. Move it, or name another file.")
+        raise SplitError(f"'{places.folder}' is in the way, and is not from a run. Move it, or name another file.")
     if unfinished and not resume and not overwrite:
         raise SplitError(
-            f"'{places.folder}' holds an unfinished run. To go on with it, pass resume=True (--resume); to begin "
-            f"again, {OVERWRITE}."
+            f"'{places.folder}' holds an unfinished run. To continue it, pass resume=True (--resume); to start over, "
+            f"{OVERWRITE}."
         )
 
 
 @contextlib.contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Makes what the system says of files an error of ours.
+    """Turns `OSError`s into `SplitError`s.
 
     Args:
-        what: What is written, or into what, for the message: the system may name a file of it.
+        what: The file or folder that is written to, for the message, unless the error itself names a file.
     """
     try:
         yield
     except OSError as error:
-        told = what if error.filename is None else f"'{error.filename}'"
-        raise SplitError(f"Cannot write {told}: {reason(error)}.") from error
+        target = what if error.filename is None else f"'{error.filename}'"
+        raise SplitError(f"Cannot write {target}: {reason(error)}.") from error
 
 
 def differing(state: dict[str, Any], job: dict[str, Any], rows: int | None = None) -> str:
     """Describes how a recorded run differs from a job; empty if it does not.
 
     Args:
-        state: What was recorded.
-        job: What is to be done.
-        rows: How many rows of it are there: of files that are images, only theirs have to be the same.
+        state: Record of the run.
+        job: Description of the job.
+        rows: Number of rows already computed: of image files, only those of these rows have to be the same.
     """
     keys = [key for key in job if _until(state.get(key), key, rows) != _until(job[key], key, rows)]
     short = [
-        f"its {key} was {state.get(key)!r}, and is {job[key]!r}"
+        f"its {key} was {state.get(key)!r} and is now {job[key]!r}"
         for key in keys
         if _is_short(state.get(key)) and _is_short(job[key])
     ]
-    return "; ".join(short) or (f"it had another {listed(keys)}" if keys else "")
+    return "; ".join(short) or (f"it had a different {listed(keys)}" if keys else "")
 
 
 def _is_short(value: Any) -> bool:
-    """Whether a value is shown in a message; one from a file may be anything."""
+    """True if a value is fit to be shown in a message; one read from a file may be anything."""
     plain = value is None or isinstance(value, (str, bool, int, float))
     flat = isinstance(value, list) and all(isinstance(one, str) for one in value)
     return (plain or flat) and len(repr(value)) < _SHORT
@@ -210,5 +211,5 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 def _parent(path: Path) -> Path:
-    """The folder of a file, without links."""
+    """Returns the folder of a file, with links resolved."""
     return Path(os.path.realpath(path.parent))

@@ -1,4 +1,4 @@
-"""Outputs of a run: arrays in memory, or growing `.npy` files that go on where a killed run stopped."""
+"""Outputs of a run: arrays in memory, or growing `.npy` files that resume where a killed run stopped."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ class InMemory:
     """Results as arrays.
 
     Args:
-        names: The outputs.
+        names: Names of the outputs.
 
     Attributes:
-        rows: How many are there.
+        rows: Number of rows so far.
     """
 
     def __init__(self, names: Sequence[str]):
@@ -31,18 +31,18 @@ class InMemory:
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
 
     def add(self, batch: Batch) -> None:
-        """Takes the results of the batch that follows."""
+        """Appends the results of the next batch."""
         for name, parts in self._parts.items():
             array = batch.tensors[name]
             if array.ndim == 0:
                 raise SplitError(
-                    f"'{name}' is one value for all {batch.rows} rows of a batch, so that batches cannot be put "
-                    "together. Call `split(x)`, which gives it for all rows at once."
+                    f"'{name}' is one value for all {batch.rows} rows of a batch, so batches cannot be joined. Call "
+                    "`split(x)`, which computes it for all rows at once."
                 )
             if parts and array.shape[1:] != parts[0].shape[1:]:
                 raise SplitError(
-                    f"'{name}' has rows of shape {array.shape[1:]} in {batch.span} and of {parts[0].shape[1:]} before: "
-                    "they make no array. Pad the input to one size."
+                    f"'{name}' has rows of shape {array.shape[1:]} in {batch.span}, but {parts[0].shape[1:]} before, "
+                    "so they do not form one array. Pad the input to one size."
                 )
             parts.append(array)
         self.rows += batch.rows
@@ -53,15 +53,15 @@ class InMemory:
 
 
 class InFiles:
-    """Results in a `.npy` file for each output; see `in_files`.
+    """Results in one `.npy` file per output; see `in_files`.
 
     Args:
-        places: Where the files are while they grow, and where they go.
-        folder: The first of these, open.
-        most: How many rows there will be, where that is known: no more of them are gone on with.
+        places: Where the files are while they grow, and where they go in the end.
+        folder: The folder in which they grow, open.
+        most: Total number of rows, if known: no more rows of an unfinished run are kept.
 
     Attributes:
-        rows: How many are there; they need not be computed again.
+        rows: Number of rows so far; these need not be computed again.
     """
 
     def __init__(self, places: OutputPaths, folder: Folder, most: int | None):
@@ -72,44 +72,44 @@ class InFiles:
         self._is_new = True
 
     def add(self, batch: Batch) -> None:
-        """Takes the results of a batch. The first may begin before `rows` ends: it replaces what is there of it."""
+        """Appends the results of a batch. The first one may start before `rows`: it replaces the rows from there."""
         with writing(f"into '{self._places.folder}'"):
-            if self._is_new:  # a batch of which a kill left a part, or some outputs only
+            if self._is_new:  # a killed run may have left part of a batch, or only some of its outputs
                 self._arrays.cut(batch.first)
                 self._is_new = False
             self._arrays.add({name: _storable(batch, name) for name in self._places.paths})
         self.rows = self._arrays.rows
 
     def finish(self) -> dict[str, np.ndarray]:
-        """Returns all rows of each output, by tensor name: memory maps of the files, in their places now."""
+        """Moves the files to their final places and returns all rows of each output, as memory maps by tensor name."""
         with writing(f"into '{self._places.folder}'"):
             self._arrays.finish()
             self._places.note(self._folder, rows=self.rows)
             return self._places.move()
 
     def keep(self) -> None:
-        """Puts all there is on the disk, for a run that goes on."""
-        with contextlib.suppress(OSError, ValueError):  # a full disk; or closed, as it was finished
+        """Flushes all rows to disk, so that the run can be resumed."""
+        with contextlib.suppress(OSError, ValueError):  # the disk is full, or the files are finished and closed
             self._arrays.sync()
 
     def close(self) -> None:
-        """Closes the files. What they hold stays."""
+        """Closes the files and keeps their content."""
         self._arrays.close()
 
 
 @contextlib.contextmanager
 def in_files(places: OutputPaths, *, resume: bool, most: int | None = None) -> Iterator[InFiles]:
-    """Files for results: new ones, or those of an unfinished run.
+    """Opens files for results: new ones, or those of an unfinished run.
 
-    Where the block ends early, what was written stays and can be gone on with.
+    If the block ends early, what was written stays and the run can be resumed.
 
     Args:
-        places: Where.
-        resume: Whether to go on with an unfinished run, if there is one.
-        most: How many rows there will be, where that is known.
+        places: Paths of the files.
+        resume: Resume an unfinished run, if there is one.
+        most: Total number of rows, if known.
 
     Raises:
-        SplitError: An unfinished run was another one; it is still running; or the files cannot be written.
+        SplitError: The unfinished run is a different one or still running, or the files cannot be written.
     """
     is_new = status_of(places.folder) is None
     try:
@@ -135,12 +135,12 @@ def in_files(places: OutputPaths, *, resume: bool, most: int | None = None) -> I
                     shutil.rmtree(places.folder, ignore_errors=True)
                 raise
     finally:
-        with contextlib.suppress(OSError):  # nothing came of it
+        with contextlib.suppress(OSError):  # not empty, or already removed
             places.folder.rmdir()
 
 
 def _opened(places: OutputPaths, folder: Folder, *, resume: bool, most: int | None) -> InFiles:
-    """The files in the folder: new, unless they are to be gone on with and it is known what they are of."""
+    """Opens the files in the folder: new ones, unless the run is to be resumed and its record can be read."""
     state = places.state if resume else {}
     if not state:
         for name in (DIGESTS, *(path.name for path in places.paths.values())):
@@ -153,23 +153,23 @@ def _opened(places: OutputPaths, folder: Folder, *, resume: bool, most: int | No
     if another:
         output.close()
         raise SplitError(
-            f"The unfinished run in '{places.folder}' was another one: {another}. Go on as it began, or "
-            f"{OVERWRITE} to begin again."
+            f"The unfinished run in '{places.folder}' was a different one: {another}. Resume it as it began, or "
+            f"{OVERWRITE} to start over."
         )
-    places.note(folder)  # the images of the rows that are there may be others now
+    places.note(folder)  # the images of the rows still to come may have changed
     return output
 
 
 def _storable(batch: Batch, name: str) -> np.ndarray:
-    """Results as `.npy` files can hold them."""
+    """Returns results in a form that `.npy` files can hold."""
     array = storable(batch.tensors[name])
     if array.dtype.hasobject:
         kind = "strings" if all(isinstance(one, (str, bytes)) for one in array.flat) else f"of type {array.dtype}"
         raise SplitError(f"'{name}' gives {kind}, which .npy files cannot hold row by row. Leave `output` out.")
     if array.ndim == 0 or len(array) != batch.rows:
-        way_out = "Leave `output` out." if array.ndim else "Call `split(x)`, which gives it for all rows at once."
+        way_out = "Leave `output` out." if array.ndim else "Call `split(x)`, which computes it for all rows at once."
         raise SplitError(
-            f"'{name}' has shape {array.shape} for a batch of {batch.rows} rows: it is not one result for each row, so "
+            f"'{name}' has shape {array.shape} for a batch of {batch.rows} rows, which is not one result per row, so "
             f"it cannot be written row by row. {way_out}"
         )
     return array

@@ -1,4 +1,4 @@
-"""Makes the items of an iterable in a thread, while the caller works on those before."""
+"""Computes the items of an iterable in a thread, while the caller works on earlier ones."""
 
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -10,11 +10,11 @@ _END: Any = object()
 
 
 def prefetch(items: Iterable[T], size: int) -> Generator[T]:
-    """Gives the items of an iterable, made in a thread.
+    """Yields the items of an iterable, computed in a thread.
 
     Args:
-        items: An error that they raise comes to the caller in its turn.
-        size: Number of items to make in advance, at most.
+        items: The iterable. An error that it raises reaches the caller after the items before it.
+        size: Maximum number of items to compute in advance.
     """
     iterator = iter(items)
     pool = ThreadPoolExecutor(1)

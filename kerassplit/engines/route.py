@@ -20,7 +20,7 @@ class Step:
     Attributes:
         name: The stage's name.
         inputs: Names of the tensors it takes, in the order of its model's inputs.
-        outputs: Names of the tensors it gives, in the order of its model's outputs.
+        outputs: Names of the tensors it returns, in the order of its model's outputs.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Route:
-    """How tensors flow through the stages of a model.
+    """Flow of tensors through the stages of a model.
 
     Attributes:
         model: The model's name.
-        inputs: The model's inputs by tensor name, in the structure in which the model takes them.
-        outputs: The model's outputs, likewise.
+        inputs: Tensor names of the model's inputs, in the structure in which the model takes them.
+        outputs: Tensor names of the model's outputs, likewise.
         steps: The stages in order.
-        takes: The model's inputs described, each once, in the order of `inputs`.
-        preprocessor: What the model's own `predict` puts its input through first; it is in no stage.
+        takes: Descriptions of the model's inputs, each once, in the order of `inputs`.
+        preprocessor: The preprocessor that the model's own `predict` applies first; it is not part of any stage.
     """
 
     model: str
@@ -50,9 +50,9 @@ class Route:
 
     @property
     def warning(self) -> str | None:
-        """The note, where raw input could be taken for what the preprocessor gives: not where that is several tensors.
+        """The note, if raw input could pass for preprocessed input: that is, if the model takes a single tensor.
 
-        A text task takes tokens and their mask, so texts are refused: the refusal has the note.
+        A text task takes tokens and their mask, so raw texts are refused anyway, and that error includes the note.
         """
         return self.note if len(self.takes) == 1 else None
 
@@ -62,9 +62,9 @@ class Route:
         if self.preprocessor is None:
             return None
         return (
-            f"'{self.model}' puts what its own `predict` gets through its preprocessor, "
-            f"'{self.preprocessor}', which is in no stage: pass what that gives, `model.preprocessor(x)`. "
-            "Where x has been through it, preprocess='none' (--preprocess none) says so."
+            f"'{self.model}' applies a preprocessor in its own `predict`, "
+            f"'{self.preprocessor}', which is not part of any stage: pass `model.preprocessor(x)`. "
+            "If x is already preprocessed, say so with preprocess='none' (--preprocess none)."
         )
 
     @cached_property
@@ -74,16 +74,16 @@ class Route:
 
     @property
     def batch(self) -> int | None:
-        """Number of rows in a batch; `None`: any."""
+        """Fixed batch size; `None`: any."""
         return fixed_batch(tensor.shape for tensor in self.takes)
 
     def needed_from(self, step: int) -> frozenset[str]:
-        """Tensors to keep until a stage: those that it or a later one takes, and the model's outputs."""
+        """Returns the tensors to keep until a stage: those that it or a later one takes, and the model's outputs."""
         return frozenset([*(name for later in self.steps[step:] for name in later.inputs), *self.results])
 
 
 def route_of(split: Stages) -> Route:
-    """The route through the stages of a split."""
+    """Returns the route through the stages of a split."""
     steps = tuple(Step(stage.name, stage.inputs, stage.outputs) for stage in split)
     taken = {
         name: crossing_tensor(name, symbol)
@@ -96,7 +96,7 @@ def route_of(split: Stages) -> Route:
 
 
 def route_in(manifest: Mapping[str, Any]) -> Route:
-    """The route through the saved stages that a manifest describes."""
+    """Returns the route through the saved stages that a manifest describes."""
     entries = manifest["stages"]
     steps = tuple(
         Step(entry["name"], *(tuple(spec["tensor"] for spec in entry[side]) for side in ("inputs", "outputs")))
@@ -110,14 +110,14 @@ def route_in(manifest: Mapping[str, Any]) -> Route:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some rows on their way.
+    """Consecutive rows of the input on their way through the stages.
 
     Attributes:
-        number: Counted from 0 over all the input.
-        first: Its first row, counted from 0 over all the input.
-        rows: How many rows.
-        tensors: By name: the model's inputs at first, its outputs at the end. Arrays with the rows along the first
-            dimension; `None` for an optional input that was left out.
+        number: Number of the batch, counted from 0 over the whole input.
+        first: Its first row, counted from 0 over the whole input.
+        rows: Number of rows.
+        tensors: Tensors by name: the model's inputs at first, its outputs at the end. Arrays with the rows along the
+            first dimension; `None` for an optional input that was left out.
     """
 
     number: int
@@ -127,7 +127,7 @@ class Batch:
 
     @property
     def span(self) -> str:
-        """Its rows, for a message."""
+        """Its rows in words, for messages."""
         return f"rows {self.first} to {self.first + self.rows - 1}" if self.rows > 1 else f"row {self.first}"
 
 

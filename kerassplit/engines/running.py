@@ -34,15 +34,15 @@ from kerassplit.text import listed, warn
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a run.
+    """Result of a run.
 
     Attributes:
-        results: In the structure of the model's outputs.
-        rows: How many.
-        computed: How many of them this run computed; the others were there from one that was interrupted.
-        seconds: That it took, with starting the engine.
-        files: The file of each output, by tensor name, where files were written.
-        shapes: The shape of each output, likewise.
+        results: Results in the structure of the model's outputs.
+        rows: Number of rows.
+        computed: Number of rows that this run computed; the others come from an interrupted run.
+        seconds: Duration, including the start of the engine.
+        files: File of each output, by tensor name; empty if no files were written.
+        shapes: Shape of each output, by tensor name.
     """
 
     results: Any
@@ -69,17 +69,17 @@ def run_stages(
     safe_mode: bool = True,
     note: Callable[[str], None] = warn,
 ) -> RunResult:
-    """Runs input through stages. With Ray they are loaded where they run, and those in a folder not here.
+    """Runs input through stages. With Ray, saved stages are loaded only in the processes that run them.
 
     Args:
         stages: A split, or the folder that `Split.save` wrote.
         safe_mode: See `kerassplit.load`.
-        note: Is told what somebody should know who did not ask.
+        note: Called with each hint that the user should see unasked.
 
-    All others are those of `Split.predict`.
+    All other arguments are those of `Split.predict`.
     """
     if output is None and (resume or overwrite):
-        raise SplitError("`resume` and `overwrite` are about files of results: say where they are, with `output`.")
+        raise SplitError("`resume` and `overwrite` apply to result files. Say where these are, with `output`.")
     if isinstance(stages, Stages):
         route, notes = route_of(stages), stages.notes_on_prediction()
         digests = (digest(stage.model) for stage in stages for digest in (digest_of_calls, digest_of_weights))
@@ -109,7 +109,7 @@ def run_stages(
 
 
 def checked_source(x: Any, route: Route, batch_size: int, preprocess: str | None, *, exif: bool = True) -> Source:
-    """The rows that a user passes; see `source_of`."""
+    """Builds a source from the input that a user passes, with hints about the preprocessor; see `source_of`."""
     batch_size = as_count(batch_size, "batch_size")
     note = route.note if preprocess is None else None
     try:
@@ -124,7 +124,7 @@ def checked_source(x: Any, route: Route, batch_size: int, preprocess: str | None
 
 
 def _as_given_back(batches: Generator[Batch], both: Sequence[CrossingTensor]) -> Generator[Batch]:
-    """Batches with what are inputs and outputs of a model as the model gives them."""
+    """Yields batches in which tensors that are both inputs and outputs have the form that the model returns."""
     with contextlib.closing(batches):
         for batch in batches:
             taken = {one.name: as_taken(batch.tensors[one.name], one) for one in both}
@@ -161,7 +161,7 @@ def _engine(
                 folder = stages
             else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kerassplit."))) / "stages"
-                save(stages, folder, tells_of_shared=False)  # they do not learn
+                save(stages, folder, tells_of_shared=False)  # sharing does not matter without training
             yield in_whole_batches(lambda batches: ray_core.run(folder, batches, there, safe_mode=safe_mode), route)
     else:
         raise SplitError(f"There is no engine {engine!r}. Expected 'local' or 'ray'.")
@@ -192,7 +192,7 @@ def _run(
         if places is not None:
             check_free(places, resume=resume, overwrite=overwrite)
         files = None if places is None else in_files(places, resume=resume, most=source.rows)
-        # Around the engine, too: starting one takes time.
+        # The bar also covers the start of the engine, which takes time.
         bar = progress(f"{route.model}, {len(route.steps)} stages", source.rows, verbose)
         with bar as show, engine as run_batches, files or contextlib.nullcontext(InMemory(route.results)) as output:
             computed = _compute(source, run_batches, output, show)
@@ -212,7 +212,7 @@ def _run(
 def _compute(
     source: Source, run_batches: RunBatches, output: InMemory | InFiles, show: Callable[[int, int], None]
 ) -> int:
-    """Runs the batches that are not there yet; returns their number of rows."""
+    """Runs the batches that are not computed yet; returns their number of rows."""
     computed = 0
     with contextlib.closing(source.batches(output.rows)) as batches:
         try:
@@ -223,10 +223,10 @@ def _compute(
                     show(output.rows, computed)
         except SplitError as error:
             if isinstance(error, EndedEarly):
-                way_out = "It was another one: pass overwrite=True (--overwrite) to begin again."
+                way_out = "It was a different input: pass overwrite=True (--overwrite) to start over."
                 error.args = (f"{error} {way_out}", *error.args[1:])
             elif output.rows and isinstance(output, InFiles):
-                kept = f"The {output.rows} rows before it are kept: go on with resume=True (--resume)."
+                kept = f"The {output.rows} rows before it are kept: continue with resume=True (--resume)."
                 error.args = (f"{error} {kept}", *error.args[1:])
             raise
     return computed

@@ -1,7 +1,7 @@
-"""Models that are built for batches of one size: rows are sent through them in such batches, the last one filled up.
+"""Models with a fixed batch size: rows are sent through them in batches of that size, the last one padded.
 
-What a row gives must not depend on what the batch was filled up with, and that is seen to: the last batch runs twice,
-filled up with copies of its last row and with zeros.
+The result of a row must not depend on the padding, and this is checked: the last batch runs twice, padded with copies
+of its last row and padded with zeros.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -18,14 +18,14 @@ from kerassplit.graph.internals.layers import stateful_layer
 
 
 def in_whole_batches(run_batches: RunBatches, route: Route) -> RunBatches:
-    """Runs batches of any number of rows through a model that is built for batches of one size.
+    """Runs batches of any number of rows through a model with a fixed batch size.
 
     Args:
-        run_batches: What runs batches of that size. What it gives of a batch has its rows along the first dimension.
-        route: Of the model; where it takes batches of all sizes, they are run as they are.
+        run_batches: Runs batches of that size; its results have the rows along the first dimension.
+        route: Route of the model; if it takes batches of any size, they are run as they are.
 
     Raises:
-        SplitError: While it runs: rows depend on others of their batch, so that a batch cannot be filled up.
+        SplitError: While running: rows depend on others of their batch, so a batch cannot be padded.
     """
     size = route.batch
     if size is None:
@@ -40,22 +40,22 @@ def in_whole_batches(run_batches: RunBatches, route: Route) -> RunBatches:
 
 
 def refuse_rest(stages: Iterable[Stage], route: Route, rows: int | None) -> None:
-    """Finds before there is work that the last batch cannot be filled up.
+    """Checks, before anything is computed, that the last batch can be padded.
 
     Raises:
-        SplitError: A layer keeps a state from batch to batch, and there are rows left over.
+        SplitError: A layer keeps a state from batch to batch, and rows are left over.
     """
     size = route.batch
     layer = next(filter(None, (stateful_layer(stage.model) for stage in stages)), None)
     if layer is not None and size is not None and rows is not None and rows % size:
         raise SplitError(
             f"'{route.model}' takes batches of {size}, and its layer '{layer}' keeps a state from batch to batch, so "
-            f"that none can be filled up. Expected a number of rows that {size} divides; got {rows}."
+            f"the last one cannot be padded. Expected a multiple of {size} rows; got {rows}."
         )
 
 
 def _whole(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
-    """Batches of the right size, each with a number of its own; what is left over twice, filled up in two ways."""
+    """Yields batches of the right size, numbered anew; leftover rows twice, padded in two ways."""
     number = None
     for batch in batches:
         for start in range(0, batch.rows, size):
@@ -79,19 +79,18 @@ def _filled(batch: Batch, missing: int, zeros: bool) -> Batch:
 
 
 def _cut(one: Batch, other: Batch, model: str, size: int) -> Batch:
-    """The rows of a batch that was filled up.
+    """Removes the padding of a batch that ran with two different paddings.
 
     Raises:
-        SplitError: They depend on what it was filled up with.
+        SplitError: The results depend on the padding.
     """
     rows = {}
     for name, value in one.tensors.items():
         ours, theirs = np.asarray(value), np.asarray(other.tensors[name])
         if ours.ndim == 0 or len(ours) != size or not _equal(ours[: one.rows], theirs[: one.rows]):
             raise SplitError(
-                f"'{model}' takes batches of {size}, and {one.span} make none. To fill it up would be wrong: what "
-                f"'{name}' gives for a row depends on other rows, or on chance. Expected a number of rows that {size} "
-                "divides."
+                f"'{model}' takes batches of {size}, and {one.span} do not fill one. Padding would be wrong: the "
+                f"result '{name}' of a row depends on other rows, or on chance. Pass a multiple of {size} rows."
             )
         rows[name] = ours[: one.rows]
     return replace(one, tensors=rows)

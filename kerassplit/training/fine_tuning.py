@@ -1,4 +1,4 @@
-"""A model's tail trained on cached features of its frozen head: `fine_tune`."""
+"""Trains the tail of a model on cached features of its frozen head: `fine_tune`."""
 
 from __future__ import annotations
 
@@ -55,52 +55,52 @@ def fine_tune(
     verbose: bool | None = None,
     **options: Any,
 ) -> keras.callbacks.History:
-    """Trains the part of a model behind `at`, at the cost of that part: the rest runs over the data once.
+    """Trains the part of a model after `at`, at the cost of that part: the rest runs over the data only once.
 
     The model is cut at `at`. The head before it runs in inference mode and its features are cached (see
-    `cache_features`); then the tail is trained on them. It shares its weights with the model, so the model is
-    fine-tuned when this returns: `model.evaluate` gives on the images what the tail gave on their features.
+    `cache_features`); then the tail is trained on them. The tail shares its weights with the model, so the model is
+    fine-tuned when this returns: `model.evaluate` returns for the images what the tail returned for their features.
 
-    The tail is compiled as the model is, with an optimizer of its own that has no steps behind it. The head's weights
-    and batch-norm statistics, the `trainable` flags of all layers and the model's own optimizer stay as they are.
-    Losses that layers of the head add (of regularisers) are constants and left out. Callbacks see the tail.
+    The tail is compiled like the model, with its own optimizer that starts at step 0. The head's weights and
+    batch-norm statistics, the `trainable` flags of all layers and the model's own optimizer are not changed. Losses
+    added by layers of the head (regularizers) are constant and left out. Callbacks see the tail.
 
-    To train a new classifier on the features of a model, join the two and fine-tune that:
+    To train a new classifier on the features of a model, join the two and fine-tune the result:
     `ks.join([head, new_tail])`.
 
     Args:
         model: A functional or built Sequential model, compiled.
         at: Where to cut: a tensor (a name, layer or `KerasTensor`), a split point or its index; or a list of all the
-            tensors of a crossing, or one of `crossings(model)`. Inputs of the model that the tail takes besides are
+            tensors of a crossing, or one of `crossings(model)`. Inputs of the model that the tail also takes are
             cached, too.
-        data: What to train on: `(x, y)` or `(x, y, sample_weight)` as arrays, or anything that gives such batches; see
+        data: Training data: `(x, y)` or `(x, y, sample_weight)` as arrays, or an iterable of such batches; see
             `cache_features`.
-        directory: Where the caches are or go: in `training` and `validation`.
-        validation_data: What to evaluate on after each epoch, likewise.
-        epochs: How often to go through the features.
-        batch_size: Rows in a batch.
-        storage: What features are stored as: `"float32"`, `"float16"` or `"bfloat16"`.
-        preprocess: What to do with the inputs first: a function, or an architecture such as `"ResNet50"`.
-        repeats: How many (augmented) passes over `data` to cache; an epoch goes through all of them. The validation
+        directory: Directory of the caches, which are in its folders `training` and `validation`.
+        validation_data: Data to evaluate on after each epoch, likewise.
+        epochs: Number of passes over the features.
+        batch_size: Rows per batch.
+        storage: How features are stored: `"float32"`, `"float16"` or `"bfloat16"`.
+        preprocess: Preprocessing of the inputs: a function, or an architecture such as `"ResNet50"`.
+        repeats: Number of (augmented) passes over `data` to cache; an epoch goes through all of them. The validation
             data is cached once.
-        shuffle: Whether each epoch has an order of its own.
-        seed: What the orders are drawn from.
-        callbacks: For `fit`.
-        overwrite: Whether caches of something else may be replaced.
-        verbose: Whether to show progress; by default, that of caching on a terminal and that of `fit` always.
-        **options: More for `keras.Model.fit`: `class_weight`, `initial_epoch`, `steps_per_epoch` (so many batches of
-            an order of its own in each epoch), `validation_freq`, `validation_steps`.
+        shuffle: Give each epoch its own order.
+        seed: Seed of the orders.
+        callbacks: Callbacks for `fit`.
+        overwrite: Replace caches of something else.
+        verbose: Show progress; by default, that of caching on a terminal and that of `fit` always.
+        **options: Further arguments of `keras.Model.fit`: `class_weight`, `initial_epoch`, `steps_per_epoch` (number of
+            batches per epoch, each epoch in its own order), `validation_freq`, `validation_steps`.
 
     Returns:
-        What `fit` returned. Its `history` has the losses and metrics of each epoch.
+        The `History` from `fit`. Its `history` has the losses and metrics of each epoch.
 
     Raises:
-        SplitError: The model is not compiled; a layer with weights is used by both sides, so that training the tail
-            would change the head; the head makes an output of the model; the tail has nothing to train; or an option
-            makes no sense.
-        UnsupportedModelError: The model trains in its own way (`train_step` and the like), or its optimizer or a metric
-            cannot be made again.
-        StoreError, RunError: As `cache_features`.
+        SplitError: The model is not compiled; a layer with weights is used on both sides, so that training the tail
+            would change the head; the head computes an output of the model; the tail has nothing to train; or an
+            option is invalid.
+        UnsupportedModelError: The model customizes training (`train_step` and the like), or its optimizer or a metric
+            cannot be copied.
+        StoreError, RunError: As in `cache_features`.
 
     Example:
 
@@ -184,26 +184,26 @@ def _check_cut(model: keras.Model, two: Stages) -> None:
     made = [name for name in dict.fromkeys(keras.tree.flatten(two.outputs)) if name not in tail.outputs]
     if made:
         raise SplitError(
-            f"The output {listed(made)} of '{model.name}' is made before the cut, so the tail has no part in its loss. "
-            f"Cut earlier, or fine-tune a model without it (`build_submodel(model, end=...)`)."
+            f"The output {listed(made)} of '{model.name}' is computed before the cut, so training the tail leaves it "
+            "as it is. Cut earlier, or fine-tune a model without it (`build_submodel(model, end=...)`)."
         )
     shared = _shared_layers(head.model, tail.model)
     if shared:
         raise SplitError(
-            f"{listed(shared)} is used before and behind the cut: training the tail would change the head, and the "
-            "cached features would be wrong. Cut where all its calls lie on one side, or freeze it "
+            f"{listed(shared)} is used before and after the cut: training the tail would change the head, and the "
+            "cached features would be wrong. Cut where all its calls are on one side, or freeze it "
             "(`layer.trainable = False`)."
         )
     if not tail.model.trainable_weights:
         raise SplitError(
-            f"Behind {listed(tail.inputs)} there is nothing to train: the tail has no trainable weights. Cut earlier, "
+            f"There is nothing to train after {listed(tail.inputs)}: the tail has no trainable weights. Cut earlier, "
             "or set `trainable = True` on its layers and compile the model again."
         )
     refuse_states(head.model, f"'{head.model.name}'", DEPENDS)
 
 
 def _shared_layers(head: keras.Model, tail: keras.Model) -> list[str]:
-    """The layers of the tail whose training changes weights of the head."""
+    """Returns the layers of the tail whose training would change weights of the head."""
     ours = {id(weight) for weight in head.weights}
     found: dict[str, None] = {}
     for call in read_graph(tail).calls:
@@ -216,7 +216,7 @@ def _shared_layers(head: keras.Model, tail: keras.Model) -> list[str]:
 
 
 def _feature_head(two: Stages) -> FeatureHead:
-    """The first stage, with all that the second one takes."""
+    """Builds a feature head from the first stage, with all inputs of the second one as features."""
     head, tail = two
     features = keras.tree.pack_sequence_as(tail.model.input, list(tail.inputs))
     tensors = [crossing_tensor(name, symbol) for name, symbol in zip(tail.inputs, tail.model.inputs, strict=True)]

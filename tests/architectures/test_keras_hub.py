@@ -505,9 +505,9 @@ class TestPreprocessors:
     """A task's preprocessor is in no stage, and nobody silently gets different numbers."""
 
     NOTE = (
-        "'flowers' puts what its own `predict` gets through its preprocessor, "
-        "'ResNetImageClassifierPreprocessor', which is in no stage: pass what that gives, `model.preprocessor(x)`. "
-        "Where x has been through it, preprocess='none' (--preprocess none) says so."
+        "'flowers' applies a preprocessor in its own `predict`, "
+        "'ResNetImageClassifierPreprocessor', which is not part of any stage: pass `model.preprocessor(x)`. "
+        "If x is already preprocessed, say so with preprocess='none' (--preprocess none)."
     )
 
     @pytest.mark.parametrize("loaded", [False, True])
@@ -576,7 +576,7 @@ class TestPreprocessors:
         pytest.importorskip("ray.serve")
         from kerassplit.engines.serve.application import app
 
-        with pytest.warns(UserWarning, match="is not served: clients have to send what that gives"):
+        with pytest.warns(UserWarning, match="is not served: clients must send preprocessed inputs"):
             app({"folder": str(folder)})
         app({"folder": str(folder), "stages": "stage_1"})
         app({"folder": str(folder), "architecture": "ResNet50"})

@@ -42,14 +42,14 @@ FULL_DISK = """
     except ks.StoreError as error:
         message = str(error)
     assert "cannot be written: No space left on device. " in message, message
-    kept = int(message.split("device. ")[1].split(" rows are kept: make room, and call again to go on.")[0])
+    kept = int(message.split("device. ")[1].split(" rows are kept: make room, and call again to continue.")[0])
     assert kept >= 4096, message
     assert not list((place / "cache").glob(".kerassplit.*"))
     try:
         ks.cache_features(head, rows, place / "cache", preprocess=fills_the_disk)
         sys.exit("it was cached")
     except ks.StoreError as error:
-        assert "do not fit into" in str(error) and f"; {kept:,} rows are there already, and " in str(error), str(error)
+        assert "do not fit into" in str(error) and f"; {kept:,} rows are already cached, and " in str(error), str(error)
     ballast.write_bytes(b"")
     features = ks.cache_features(head, rows, place / "cache", preprocess=fills_the_disk)
     np.testing.assert_array_equal(features.with_batches(len(rows), shuffle=False)[0], 2 * rows)

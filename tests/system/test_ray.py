@@ -222,9 +222,9 @@ def test_a_process_that_died_too_often_is_named_with_its_batch(pair):
 
 
 def test_resources_are_checked_first(folder):
-    with pytest.raises(ks.SplitError, match=r"need 6 CPUs, cluster has 4\. Lower num_cpus"):
+    with pytest.raises(ks.SplitError, match=r"need 6 CPUs; the cluster has 4\. Lower num_cpus"):
         list(run(folder, some_batches(8, 4), RayOptions(num_cpus=2)))
-    with pytest.raises(ks.SplitError, match="need 1 GPU, cluster has 0"):
+    with pytest.raises(ks.SplitError, match="need 1 GPU; the cluster has 0"):
         list(run(folder, some_batches(8, 4), RayOptions(num_gpus={"tail": 1})))
 
 
@@ -336,11 +336,11 @@ def test_damaged_files_are_noticed_before_anything_starts(folder, tmp_path):
         (RayOptions(max_restarts=1.5), "`max_restarts` must be a whole number, at least 0; got 1.5"),
         (
             RayOptions(num_gpus=-1),
-            "`num_gpus` must be .* part of one, at least 0; got -1 for stage 'head'",
+            "`num_gpus` must be .* fraction of 1, at least 0; got -1 for stage 'head'",
         ),
-        (RayOptions(num_cpus=0), "`num_cpus` must be a whole number or a part of one, at least 0.001"),
-        (RayOptions(num_cpus={"tail": 1.5}), "`num_cpus` must be a whole number or a part of one"),
-        (RayOptions(address="192.0.2.1:6379"), "connected to the Ray cluster at .* already"),
+        (RayOptions(num_cpus=0), "`num_cpus` must be a whole number or a fraction of 1, at least 0.001"),
+        (RayOptions(num_cpus={"tail": 1.5}), "`num_cpus` must be a whole number or a fraction of 1"),
+        (RayOptions(address="192.0.2.1:6379"), "already connected to the Ray cluster at .*, so it"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(folder, options, message):

@@ -91,7 +91,7 @@ def test_a_killed_process_is_named_with_its_step_and_the_split_is_as_last_brough
     assert caught.value.stage in ("a", "b")
     assert same_bits(values_of(split.model), kept)
     assert same_bits([copied(one) for one in optimizers["a"].variables], slots)
-    with pytest.raises(ks.SplitError, match="begin another one after a RunError"):
+    with pytest.raises(ks.SplitError, match="start another one after a RunError"):
         training.step(X, Y)
     with RayTraining(split, "mse", optimizers) as again:  # goes on where it was
         again.step(X, Y)
@@ -106,7 +106,7 @@ def test_mistakes_between_steps_lose_nothing():
         training.step(X, Y)
         with pytest.raises(ks.SplitError, match="The loss cannot be computed"):
             training.step(X, np.ones((5, 2)))
-        with pytest.raises(ks.SplitError, match="does not go into 3 equal micro-batches"):
+        with pytest.raises(ks.SplitError, match="cannot be divided into 3 equal micro-batches"):
             training.step(X[:4], Y[:4])
         with pytest.raises(ks.SplitError, match=r"There is an array of shape \(6, 5\)"):
             training.step(np.ones((6, 5)), Y)
@@ -153,7 +153,7 @@ def test_optimisers_go_on_as_they_are_told_and_only_with_their_own_variables():
         with pytest.raises(ks.SplitError, match="The optimizer of stage 'a' has been used for other variables"):
             RayTraining(split, "mse", wrong)
     split.model.get_layer("first").bias.trainable = False
-    with pytest.raises(ks.SplitError, match="once other layers are trainable, take a new one"):
+    with pytest.raises(ks.SplitError, match="once other layers are trainable, create a new one"):
         RayTraining(split, "mse", optimizers)
 
 

@@ -194,7 +194,7 @@ BAD = {
     "no image": (b"hello", "image/jpeg", 400, "its format is not one of 'BMP', 'GIF', 'JPEG'"),
     "half a photo": (shipped_photo().read_bytes()[:5000], "image/jpeg", 400, "it is damaged or truncated"),
     "huge image": (png(60_000, 60_000), "image/png", 413, "pixels"),
-    "large image": (png(9_000, 9_000), "image/png", 413, "9000×9000 pixels; 50,000,000 in all can be taken"),
+    "large image": (png(9_000, 9_000), "image/png", 413, "9000×9000 pixels; up to 50,000,000 in total are accepted"),
     "no array": (b"hello", NPY, 400, "cannot be read as application/x-npy"),
     "cut off": (npy(X)[:-1], NPY, 400, r"takes 49152 bytes, and 49151 are there"),
     "pickle": (npy(np.array([{}])), NPY, 400, "Python objects, which are never unpickled"),
@@ -210,8 +210,8 @@ BAD = {
     "no rows": (npy(X[:0]), NPY, 422, r"shape \(0, 64, 64, 3\)"),
     "wrong name": (npz(y=X, z=X), NPZ, 422, r"holds 'y' and 'z'; expected '.*' \(any, 64, 64, 3\) float32"),
     "too many rows": (npy(np.zeros((33, 64, 64, 3), "uint8")), NPY, 422, "33 rows; up to 32 can be sent at a time"),
-    "too long": (bytes(3 * MOST_BYTES // 2), NPY, 413, "up to 1048576 are taken"),
-    "much too long": (bytes(9 * MOST_BYTES), NPY, 413, "up to 1048576 are taken"),
+    "too long": (bytes(3 * MOST_BYTES // 2), NPY, 413, "up to 1048576 are accepted"),
+    "much too long": (bytes(9 * MOST_BYTES), NPY, 413, "up to 1048576 are accepted"),
 }
 
 
@@ -367,7 +367,7 @@ def test_it_keeps_serving_when_the_process_of_a_stage_is_killed(ask, words):
         ({"replicas": {"tails": 2}}, "`replicas` must be at least 1, for stages out of 'head' and 'tail'"),
         ({"replicas": 0}, "`replicas` must be at least 1"),
         ({"architecture": "resnet50"}, "no architecture 'resnet50'; expected ResNet50"),
-        ({"num_cpus": 6}, "need 12 CPUs, cluster has 8"),
+        ({"num_cpus": 6}, "need 12 CPUs; the cluster has 8"),
         ({"token": "too-short"}, "`token` .* is invalid: use at least 16 characters out of"),
         ({"token": "with spaces in it, and long"}, "`token` .* is invalid"),
         ({"token": 1234567890123456}, "token: Input should be a valid string"),

@@ -4,6 +4,6 @@ In reading order:
 
 - `cluster`: connects to a cluster or starts one, and reserves its resources.
 - `actor`: the process of a stage.
-- `pipeline`: batches on their way: sent, watched, sent again.
-- `engine`: all of it together: `run`, `RayOptions`.
+- `pipeline`: sends batches through the stages, watches them, and sends them again after failures.
+- `engine`: everything together: `run`, `RayOptions`.
 """

@@ -1,4 +1,4 @@
-"""The process of a stage on Ray: what it is sent, how it loads its stage, and how it runs a batch."""
+"""The process of a stage on Ray: receives and loads its stage, and runs batches."""
 
 import contextlib
 import os
@@ -23,13 +23,13 @@ from kerassplit.storage.saving import load
 from kerassplit.zoo.user_code import VARIABLE
 
 
-class StageFailure(Exception):  # noqa: N818 (an error of the stage, told to the driver)
-    """A stage's own error as words: errors themselves do not always survive the way to another process."""
+class StageFailure(Exception):  # noqa: N818 (an error of the stage, reported to the driver)
+    """Text of a stage's error: the error itself does not always survive the transfer to another process."""
 
 
 @contextlib.contextmanager
 def failing_in_words() -> Iterator[None]:
-    """Makes every error a `StageFailure`."""
+    """Turns every error into a `StageFailure`."""
     try:
         yield
     except Exception as error:
@@ -41,11 +41,11 @@ class Shipment:
     """A saved stage on its way to another machine.
 
     Attributes:
-        stage: Its name.
-        file: The name of its file.
-        manifest: The bytes of the manifest.
+        stage: Name of the stage.
+        file: Name of its file.
+        manifest: Content of the manifest.
         safe_mode: As in `kerassplit.load`.
-        folder: The name of the folder for it; one that a killed process of the same place has left goes away.
+        folder: Name of the temporary folder to unpack into; one left by a killed process of this worker is removed.
     """
 
     stage: str
@@ -55,7 +55,7 @@ class Shipment:
     folder: str = field(default_factory=lambda: f"kerassplit-{uuid.uuid4().hex}")
 
     def unpack(self, content: np.ndarray) -> Stage:
-        """The stage, loaded; nothing stays on the disk."""
+        """Loads the stage and leaves nothing on the disk."""
         folder = Path(tempfile.gettempdir()) / self.folder
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -72,7 +72,7 @@ class StageActor:
 
     @failing_in_words()
     def load(self, shipment: Shipment, content: np.ndarray) -> int:
-        """Loads the stage and gives the number of the process."""
+        """Loads the stage and returns the process ID."""
         stage = shipment.unpack(content)
         refuse_states(stage.model, f"stage '{stage.name}'")
         self.compute = compiled(stage.model)
@@ -80,19 +80,19 @@ class StageActor:
 
     @failing_in_words()
     def run(self, *tensors: Any) -> tuple[Any, ...]:
-        """`None`, which tells that it went well, and the stage's outputs."""
+        """Returns `None`, which signals success, and the stage's outputs."""
         return None, *map(keras.ops.convert_to_numpy, self.compute(tensors))
 
 
 def in_words(error: BaseException) -> str:
-    """An error's message; with its kind, unless it is one of ours."""
+    """Returns an error's message, preceded by its type unless it is a `SplitError`."""
     return str(error) if isinstance(error, SplitError) else f"{type(error).__name__}: {error}"
 
 
 def environment(num_gpus: float) -> dict[str, str]:
-    """The environment of a stage's process: Keras's backend, GPU memory as needed, no GPU where none is asked for.
+    """Returns the environment of a stage's process: Keras backend, GPU memory on demand, no GPU unless requested.
 
-    Ray by itself leaves all GPUs visible to what asks for none (https://github.com/ray-project/ray/issues/54868).
+    Ray itself leaves all GPUs visible to processes that ask for none (https://github.com/ray-project/ray/issues/54868).
     """
     shared = {
         "KERAS_BACKEND": backend().name,

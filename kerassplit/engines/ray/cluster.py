@@ -1,4 +1,4 @@
-"""The Ray cluster: connected or started, its resources checked and reserved, everything given back."""
+"""Connects to a Ray cluster or starts one, checks and reserves its resources, and releases everything at the end."""
 
 import contextlib
 import os
@@ -11,29 +11,30 @@ from kerassplit.errors import SplitError
 PATIENCE = 30.0
 """Seconds to wait for resources that others hold."""
 Needs = Mapping[str, float]
-"""What one process needs, by Ray's names: `{"CPU": 1, "GPU": 0.5}`."""
+"""Resources that one process needs, by Ray's names: `{"CPU": 1, "GPU": 0.5}`."""
 _REMEDY = "Lower num_cpus or num_gpus (0.5 is possible) or the number of replicas, or use a larger cluster."
 
 
 def import_ray() -> Any:
-    """The package `ray`.
+    """Imports the package `ray`.
 
     Raises:
         SplitError: It is not installed.
     """
-    # Ray prints a paragraph to standard output for each process that dies; what matters of it is in our log.
+    # Ray prints a paragraph to standard output for each process that dies; our log has the important part.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing a task")
     try:
         return import_module("ray")
     except ImportError as error:
         raise SplitError(
-            f'Running on Ray needs the package ray, which cannot be imported ({error}): pip install "kerassplit[ray]".'
+            f"Running on Ray needs the package ray, which cannot be imported ({error}). Run "
+            'pip install "kerassplit[ray]".'
         ) from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Ray says nothing of answers that nobody asks for: calls that wait for one that failed fail, too."""
+    """Silences Ray's messages about unretrieved errors: every call that depends on a failed one fails, too."""
     name = "RAY_IGNORE_UNHANDLED_ERRORS"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -48,13 +49,13 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def connected(ray: Any, address: str | None) -> Iterator[None]:
-    """Connected to the cluster that this process uses already, or to one at an address, or to one started for it."""
+    """Connects to the cluster that this process already uses, else to one at `address`, else to a newly started one."""
     if ray.is_initialized():
         ours = ray.get_runtime_context().gcs_address
         if address not in (None, "auto", ours):
             raise SplitError(
-                f"This process is connected to the Ray cluster at {ours} already, so it cannot use that at {address}. "
-                "Call ray.shutdown() before, or leave `address` out."
+                f"This process is already connected to the Ray cluster at {ours}, so it cannot use the one at "
+                f"{address}. Call ray.shutdown() first, or leave `address` out."
             )
         yield
         return
@@ -66,7 +67,7 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"No Ray cluster can be used at {address}" if address else "Ray does not start on this machine"
+        where = f"Cannot use a Ray cluster at {address}" if address else "Ray does not start on this machine"
         raise SplitError(f"{where}: {error}") from error
     try:
         yield
@@ -76,10 +77,10 @@ def connected(ray: Any, address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reserved(ray: Any, needs: Sequence[Needs]) -> Iterator[Any]:
-    """A placement group with a bundle for each process, in order: once it is there nobody waits for ever.
+    """Reserves a placement group with a bundle for each process, in order, so that no process waits forever.
 
     Raises:
-        SplitError: The cluster does not have what is needed, or others keep it.
+        SplitError: The cluster has too few resources, or others hold them.
     """
     util = import_module("ray.util")
     check_resources(ray, needs)
@@ -88,7 +89,7 @@ def reserved(ray: Any, needs: Sequence[Needs]) -> Iterator[Any]:
         if not group.wait(PATIENCE):
             there, free = (_amounts(have, needs) for have in (ray.cluster_resources(), ray.available_resources()))
             raise SplitError(
-                f"The stages need {_amounts(_total(needs))}, and others use the cluster: it has {there}, "
+                f"The stages need {_amounts(_total(needs))}, but others use the cluster: it has {there}, "
                 f"of which {free} were free after {PATIENCE:g} seconds. Wait for the others, or: {_REMEDY}"
             )
         yield group
@@ -97,10 +98,10 @@ def reserved(ray: Any, needs: Sequence[Needs]) -> Iterator[Any]:
 
 
 def check_resources(ray: Any, needs: Sequence[Needs]) -> None:
-    """Compares what the processes need, together and each, with what the cluster has.
+    """Checks that the cluster has what the processes need, in total and each.
 
     Raises:
-        SplitError: It is too little.
+        SplitError: It has too little.
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     total = _total(needs)
@@ -108,13 +109,13 @@ def check_resources(ray: Any, needs: Sequence[Needs]) -> None:
         there = sum(machine.get(resource, 0) for machine in machines)
         if needed > there:
             raise SplitError(
-                f"The {len(needs)} processes of the stages need {_amount(resource, needed)}, cluster has {there:g}. "
-                f"{_REMEDY}"
+                f"The {len(needs)} processes of the stages need {_amount(resource, needed)}; the cluster has "
+                f"{there:g}. {_REMEDY}"
             )
     for one in needs:
         if not any(all(machine.get(name, 0) >= amount for name, amount in one.items()) for machine in machines):
             has = "; ".join(_amounts(machine, needs) for machine in machines)
-            raise SplitError(f"One process needs {_amounts(one)}, and no machine has that: {has}. {_REMEDY}")
+            raise SplitError(f"One process needs {_amounts(one)}, but no machine has that: {has}. {_REMEDY}")
 
 
 def _total(needs: Sequence[Needs]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""Stages as Ray Core actors, one process each or several: `run`.
+"""Runs stages as Ray Core actors, each in one process or several: `run`.
 
-The driver reads a saved split's files and ships them through Ray's object store: folders need not be on a shared disk,
-but `kerassplit` and the backend have to be installed on every machine of the cluster.
+The driver reads the files of a saved split and ships them through Ray's object store: the folder need not be on a
+shared disk, but `kerassplit` and the backend must be installed on every machine of the cluster.
 """
 
 import hashlib
@@ -29,19 +29,19 @@ from kerassplit.text import listed
 
 @dataclass(frozen=True)
 class RayOptions:
-    """How stages run on Ray.
+    """Options for running stages on Ray.
 
     Attributes:
-        replicas: How many processes each stage has, by its name; one where it is not named.
-        num_cpus: CPUs that Ray sets aside for each process of a stage, or for those of the stages named (one for the
-            others). They need not be whole: 0.5 lets three stages run on two cores. Ray counts them and does not limit
-            what a process uses.
-        num_gpus: GPUs, likewise; none by default. A stage without sees no GPU.
-        max_restarts: How often each process may be started again after it died.
-        max_retries: How often a stage may try a batch again that failed, or during which its process died.
-        in_flight: How many batches may be on their way at a time; by default two for each process.
-        address: Of a Ray cluster, such as `"auto"` or `"10.0.0.1:6379"`. `None`: the one that this process is
-            connected to or that `RAY_ADDRESS` names, else one started on this machine and stopped afterwards.
+        replicas: Number of processes of each stage, by stage name; one for stages not named.
+        num_cpus: CPUs that Ray reserves for each process: one number for all stages, or by stage name (one for stages
+            not named). They need not be whole: 0.5 lets three stages run on two cores. Ray only counts them; it does
+            not limit what a process uses.
+        num_gpus: GPUs, likewise; none by default. A stage without a GPU sees none.
+        max_restarts: Maximum number of times that each process is restarted after it died.
+        max_retries: Maximum number of times that a stage retries a batch that failed, or during which its process died.
+        in_flight: Maximum number of batches in flight; by default two per process.
+        address: Address of a Ray cluster, such as `"auto"` or `"10.0.0.1:6379"`. `None`: the cluster that this process
+            is connected to or that `RAY_ADDRESS` names, else one started on this machine and stopped afterwards.
     """
 
     replicas: Mapping[str, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class RayOptions:
     address: str | None = None
 
     def needs(self, stage: str) -> Needs:
-        """Resources that Ray sets aside for one process of a stage."""
+        """Returns the resources that Ray reserves for one process of a stage."""
         cpus, gpus = (
             amount.get(stage, default) if isinstance(amount, Mapping) else amount
             for amount, default in ((self.num_cpus, 1), (self.num_gpus, 0))
@@ -64,7 +64,7 @@ class RayOptions:
         """Checks the options for a split with these stages.
 
         Raises:
-            SplitError: They cannot.
+            SplitError: An option names an unknown stage or has an invalid value.
         """
         for option in ("replicas", "num_cpus", "num_gpus"):
             given = getattr(self, option)
@@ -83,7 +83,7 @@ class RayOptions:
                 in_range = isinstance(amount, (int, float)) and least <= amount < float("inf")
                 if not in_range or (amount > 1 and amount != int(amount)):
                     raise SplitError(
-                        f"`{option}` must be a whole number or a part of one, at least {least}; got {amount!r} for "
+                        f"`{option}` must be a whole number or a fraction of 1, at least {least}; got {amount!r} for "
                         f"stage '{stage}'."
                     )
 
@@ -93,23 +93,23 @@ def run(
 ) -> Generator[Batch]:
     """Runs batches through a saved split, each stage in processes of its own.
 
-    Batches are taken from `batches` as there is room for them, never more than `in_flight` ahead of those handed out.
-    When a process dies or a stage fails, what it had to do is done again, as often as the options say. Close the
-    iterator (or leave it to its end) and all processes are gone.
+    Batches are read from `batches` as there is room for them, never more than `in_flight` ahead of those yielded.
+    When a process dies or a stage fails, its work is repeated, as often as the options allow. The processes end when
+    the iterator is exhausted or closed.
 
     Args:
-        folder: Where `Split.save` wrote the split.
-        batches: With the model's inputs.
-        options: How to run them.
+        folder: Folder that `Split.save` wrote.
+        batches: Batches with the model's inputs.
+        options: See `RayOptions`.
         safe_mode: As in `kerassplit.load`.
 
     Returns:
-        An iterator over the batches in their order, with the model's outputs as NumPy arrays.
+        An iterator over the batches, in order, with the model's outputs as NumPy arrays.
 
     Raises:
-        SplitError: Ray is missing, an option makes no sense, or the cluster has too little.
+        SplitError: Ray is missing, an option is invalid, or the cluster has too few resources.
         StoreError: The folder is missing or damaged.
-        RunError: A stage fails on a batch again and again. The batches before it have been handed out by then.
+        RunError: A stage keeps failing on a batch. All batches before it have been yielded by then.
 
     Example:
 
@@ -125,7 +125,7 @@ def run(
     route = route_in(manifest)
     options.check([step.name for step in route.steps])
     for entry in manifest["stages"]:
-        content_of(folder, entry)  # damage is found before there is work, and again when a stage is shipped
+        content_of(folder, entry)  # finds damage before any work is done; checked again when a stage is shipped
     shipments = [
         partial(Shipment, entry["name"], entry["file"], (folder / MANIFEST).read_bytes(), safe_mode)
         for entry in manifest["stages"]
@@ -135,7 +135,7 @@ def run(
 
 
 def content_of(folder: Path, entry: Mapping[str, Any]) -> np.ndarray:
-    """The bytes of a stage's file; an array, so that Ray need not copy them."""
+    """Reads the bytes of a stage's file, as an array, so that Ray need not copy them."""
     with open_stage(folder, entry) as file:
         content = np.frombuffer(file.read(), np.uint8)
     if hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
@@ -165,7 +165,7 @@ def _run(
 
 
 def actor_in(ray: Any, group: Any, bundle: int, needs: Needs, kind: type = StageActor) -> Any:
-    """Makes the actor class of a process, for its bundle of a placement group."""
+    """Builds the actor class of a process, for its bundle of a placement group."""
     strategies = import_module("ray.util.scheduling_strategies")
     gpus = needs.get("GPU", 0)
     return ray.remote(kind).options(
@@ -191,7 +191,7 @@ def _in_order(pipeline: Pipeline, batches: Iterable[Batch], in_flight: int) -> G
                 batch = next(source)
             except StopIteration:
                 exhausted = True
-            except Exception as error:  # what was read before comes out first
+            except Exception as error:  # batches read before it are yielded first
                 exhausted, trouble = True, error
             else:
                 flights.append(pipeline.send(batch))

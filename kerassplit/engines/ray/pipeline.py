@@ -1,11 +1,11 @@
-"""Stages as processes on Ray, and batches on their way through them: sent, watched, sent again.
+"""Sends batches through stages that run as processes on Ray, watches them, and sends them again after failures.
 
-Each batch is sent to all stages at once: a stage's call gets references to what the calls before it will give, so
-tensors go from process to process and only the results come here. Calls are watched in the order of the stages: a call
-that fails after all before it went well has itself to blame.
+Each batch is sent to all stages at once: a stage's call receives references to the future results of earlier calls, so
+tensors go from process to process and only the results come here. Calls are watched in stage order: if a call fails
+after all earlier ones succeeded, its own stage is at fault.
 
-Ray could start processes and run calls again by itself. It would count the death of a process against every batch that
-waits there, and not say which one it was that it died of: hence it is done here.
+Ray can restart processes and retry calls by itself. But it would count the death of a process against every batch that
+waits there, and would not tell which batch caused it. This is why it is done here.
 """
 
 import logging
@@ -22,21 +22,21 @@ from kerassplit.engines.route import Batch, Route, Step
 from kerassplit.errors import RunError, SplitError
 
 _LOG = logging.getLogger("kerassplit")
-_LOOK_AROUND = 30.0  # seconds without an answer after which to see whether the cluster still has enough
+_LOOK_AROUND = 30.0  # seconds without an answer after which to check that the cluster still has enough resources
 
 
 @dataclass(eq=False)
 class Worker:
-    """A place for a process of a stage.
+    """A slot for a process of a stage.
 
     Attributes:
         step: The stage.
-        start: Starts a process: gives the actor and the answer of its `load`.
-        actor: The process; another one after a restart.
-        loading: What tells that it has loaded its stage; `None` once it has.
-        process: Its number, once known.
-        restarts: How many processes before it died.
-        calls: The batches sent to it that it has not answered yet, oldest first, by number.
+        start: Starts a process; returns the actor and a reference to the result of its `load`.
+        actor: The process; replaced at a restart.
+        loading: Reference that is ready once the stage is loaded; `None` from then on.
+        process: Its process ID, once known.
+        restarts: Number of earlier processes in this slot that died.
+        calls: Batches sent to it that it has not answered yet, oldest first, by number.
     """
 
     step: Step
@@ -48,22 +48,22 @@ class Worker:
     calls: "dict[int, Flight]" = field(default_factory=dict)
 
     def launch(self) -> None:
-        """Starts a process here."""
+        """Starts a process in this slot."""
         self.process = None
         self.actor, self.loading = self.start()
 
 
 @dataclass(eq=False)
 class Flight:
-    """A batch on its way.
+    """A batch on its way through the stages.
 
     Attributes:
-        batch: The batch, its tensors as references.
-        tensors: References to its inputs and to what the stages will have made of them.
-        calls: For each stage, which worker runs it and what tells that it went well.
-        passed: How many stages it is known to have passed.
-        failures: How often each stage failed on it.
-        error: Why it is given up.
+        batch: The batch, with references as tensors.
+        tensors: References to its inputs and to the future outputs of the stages.
+        calls: For each stage, the worker that runs it and a reference that is ready once it succeeded.
+        passed: Number of stages that it is known to have passed.
+        failures: Number of failures of each stage on it.
+        error: The error, if it was given up.
     """
 
     batch: Batch
@@ -75,7 +75,7 @@ class Flight:
 
     @property
     def settled(self) -> bool:
-        """Whether it is through, or given up."""
+        """True if it has passed all stages or was given up."""
         return self.error is not None or self.passed == len(self.calls)
 
 
@@ -94,7 +94,7 @@ class Pipeline:
         """Starts all processes and waits until they have loaded their stages.
 
         Args:
-            starts: For each process, the number of its stage and what starts it.
+            starts: For each process, the number of its stage and the function that starts it.
         """
         for number, start in starts:
             worker = Worker(self._route.steps[number], start)
@@ -104,7 +104,7 @@ class Pipeline:
             self.advance(())
 
     def send(self, batch: Batch) -> Flight:
-        """Sends a batch on its way."""
+        """Sends a batch to all stages."""
         needed = self._route.needed_from(0)
         inputs = {
             name: None if value is None else self._ray.put(value)
@@ -116,17 +116,19 @@ class Pipeline:
         return flight
 
     def results(self, flight: Flight) -> dict[str, np.ndarray] | None:
-        """The model's outputs for a batch; `None` if they were lost and it had to be sent again."""
+        """Fetches the model's outputs for a batch; `None` if they were lost and the batch had to be sent again."""
         names = self._route.results
         try:
             values = self._ray.get([flight.tensors[name] for name in names])
         except self._ray.exceptions.ObjectLostError as error:
             self._from_the_beginning(flight, error)
             return None
-        return {name: np.array(value) for name, value in zip(names, values, strict=True)}  # out of the object store
+        return {
+            name: np.array(value) for name, value in zip(names, values, strict=True)
+        }  # copies, not the object store's
 
     def advance(self, flights: Iterable[Flight]) -> None:
-        """Waits for a process or a batch to get further, and does what follows from that."""
+        """Waits until a process has loaded or a stage has answered, and handles that."""
         answers: dict[Any, Worker | Flight] = {
             worker.loading: worker for workers in self._workers for worker in workers if worker.loading
         }
@@ -142,7 +144,7 @@ class Pipeline:
                 self._passed(one)
 
     def _send_from(self, flight: Flight, first: int) -> None:
-        """Sends a batch to a stage and to all after it."""
+        """Sends a batch to a stage and to all later ones."""
         for worker, _ in flight.calls[first:]:
             worker.calls.pop(flight.batch.number, None)
         del flight.calls[first:]
@@ -156,7 +158,7 @@ class Pipeline:
             worker.calls[flight.batch.number] = flight
 
     def _from_the_beginning(self, flight: Flight, error: Exception) -> None:
-        """After tensors were lost on the way, with the machine that had them."""
+        """Sends a batch again from the start, after tensors were lost with the machine that held them."""
         number = min(flight.passed, len(self._route.steps) - 1)
         _LOG.warning("Tensors of batch %d (%s) were lost; it runs again.", flight.batch.number, flight.batch.span)
         if self._count_failure(flight, number, in_words(error)):
@@ -192,7 +194,7 @@ class Pipeline:
             flight.tensors = {name: value for name, value in flight.tensors.items() if name in kept}
 
     def _count_failure(self, flight: Flight, number: int, reason: str) -> bool:
-        """Whether a stage may try once more."""
+        """Counts a failure of a stage on a batch; returns True if the stage may retry, else gives the batch up."""
         flight.failures[number] += 1
         if flight.failures[number] <= self._max_retries:
             return True
@@ -219,12 +221,12 @@ class Pipeline:
             raise SplitError(f"Stage '{worker.step.name}' cannot be loaded: {cause_of(error)}") from error
 
     def _died(self, worker: Worker, error: Exception) -> None:
-        """Puts another process in the place of one that died, and sends to it what that had not answered."""
+        """Replaces a process that died, and sends the batches that it had not answered again."""
         self._ray.kill(worker.actor)
         number = self._route.steps.index(worker.step)
         reason = cause_of_death(error)
         lost = [flight for flight in worker.calls.values() if not self._went_well(flight.calls[number][1])]
-        if lost and not worker.loading and self._has_reached(lost[0], number):  # what it was at when it died
+        if lost and not worker.loading and self._has_reached(lost[0], number):  # it died while running this batch
             self._count_failure(lost[0], number, f"its process died ({reason})")
         again = [flight for flight in lost if not flight.error]
         if worker.restarts == self._max_restarts:
@@ -249,7 +251,7 @@ class Pipeline:
             self._send_from(flight, number)
 
     def _has_reached(self, flight: Flight, number: int) -> bool:
-        """Whether a batch went well through all stages before this one, even if that is not counted yet."""
+        """True if all stages before this one succeeded on a batch, even if that is not recorded yet."""
         return all(self._went_well(done) for _, done in flight.calls[flight.passed : number])
 
     def _went_well(self, done: Any) -> bool:
@@ -262,7 +264,7 @@ class Pipeline:
 
 
 def signs_of_death(ray: Any) -> tuple[type[Exception], ...]:
-    """The errors that Ray raises for calls of a dead process."""
+    """Returns the types of errors that Ray raises for calls of a dead process."""
     exceptions = ray.exceptions
     return (
         exceptions.RayActorError,
@@ -273,14 +275,14 @@ def signs_of_death(ray: Any) -> tuple[type[Exception], ...]:
 
 
 def cause_of(error: Any) -> Exception:
-    """Unwraps the error of a stage from those that Ray puts around it."""
+    """Unwraps a stage's own error from the errors that Ray wraps around it."""
     while getattr(error, "cause", None) is not None:
         error = error.cause
     return error
 
 
 def cause_of_death(error: Exception) -> str:
-    """Why a process died, without Ray's list of common causes."""
+    """Returns the reason why a process died, without Ray's list of common causes."""
     return str(error).partition("Some common causes")[0].strip().splitlines()[-1]
 
 

@@ -1,16 +1,16 @@
-"""Serves a saved split behind one HTTP address, on Ray Serve.
+"""Serves a saved split at one HTTP address, on Ray Serve.
 
 In reading order:
 
-- `limits`: limits of a request, and the error for one that is refused.
+- `limits`: limits of a request, and the error for a refused one.
 - `options`: options of `app`, validated.
 - `json_arrays`: exact arrays from JSON.
-- `bodies`: bodies of requests and answers.
+- `bodies`: request and response bodies.
 - `stage`: the process of a served stage.
-- `batches`: requests batched and run through the stages.
-- `health`: whether all stages are there.
+- `batches`: batches requests and runs them through the stages.
+- `health`: checks that all stages are up.
 - `door`: the HTTP ingress.
-- `application`: all of it together: `app`.
+- `application`: everything together: `app`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
-"""A saved split behind one HTTP address, on Ray Serve: each stage a deployment, requests run together.
+"""Serves a saved split at one HTTP address, on Ray Serve: each stage is a deployment, and requests run in batches.
 
     serve run kerassplit.engines.serve:app folder=out
 
-Stages are read from the folder by the processes that run them: on a cluster it has to be on a shared disk.
+The processes that run the stages read them from the folder: on a cluster it must be on a shared disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,21 +27,21 @@ try:
     from kerassplit.engines.serve.options import Options, options_in
     from kerassplit.engines.serve.stage import Pinned, StageServer
 except ImportError as error:
-    raise SplitError(f'Serving needs Ray Serve ({error}): pip install "kerassplit[ray]".') from error
+    raise SplitError(f'Serving needs Ray Serve ({error}). Run pip install "kerassplit[ray]".') from error
 
 __all__ = ["Options", "app"]
 _DOOR = "door"
-_REFUSED = 100  # more requests for the door than `max_connections`: refusals and health checks
+_REFUSED = 100  # requests to the door beyond `max_connections`: refusals and health checks
 
 
 def app(args: Mapping[str, Any]) -> serve.Application:
     """Builds the application.
 
     Args:
-        args: See `Options`; strings are taken for numbers, too, as `serve run` passes them.
+        args: See `Options`; numbers may be strings, as `serve run` passes them.
 
     Raises:
-        SplitError: An option is unknown or makes no sense, or a running cluster has too little.
+        SplitError: An option is unknown or invalid, or a running cluster has too few resources.
         StoreError: The folder holds no split.
 
     Example:
@@ -60,8 +60,8 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     options.limits(stackable=True)  # refuses invalid sizes now
     if route.warning is not None and options.architecture is None:
         warn(
-            f"'{route.model}' puts what its own `predict` gets through its preprocessor, '{route.preprocessor}', which "
-            "is not served: clients have to send what that gives, `model.preprocessor(x)`."
+            f"'{route.model}' applies a preprocessor in its own `predict`, '{route.preprocessor}', which is not "
+            "served: clients must send preprocessed inputs, `model.preprocessor(x)`."
         )
     names = [step.name for step in route.steps]
     replicas = options.replicas if isinstance(options.replicas, dict) else dict.fromkeys(names, options.replicas)
@@ -99,7 +99,7 @@ def _resources(num_cpus: float, num_gpus: float) -> dict[str, Any]:
 
 
 def _served(manifest: Mapping[str, Any], stages: Sequence[str] | str | None) -> Route:
-    """The route through the stages that are served; it takes what has to come from outside."""
+    """Returns the route through the served stages; it takes the tensors that no served stage computes."""
     route = route_in(manifest)
     names = [step.name for step in route.steps]
     chosen = [one.strip() for one in stages.split(",")] if isinstance(stages, str) else list(stages or names)

@@ -16,7 +16,7 @@ from kerassplit.engines.serve.stage import LOGGER, Failed
 
 PIPELINED = 4
 """Batches in flight, so that no stage waits for another."""
-_ATTEMPTS = 5  # per batch whose process dies: the batch may be what kills it
+_ATTEMPTS = 5  # per batch whose process dies: the batch itself may cause it
 _PATIENCE = 2.0  # seconds without an answer before health is checked
 
 Tensors = dict[str, np.ndarray]
@@ -28,7 +28,7 @@ class Batches:
     Args:
         route: Order and tensors of the stages.
         options: Batch size and timeouts.
-        health: Tells whether waiting is hopeless.
+        health: Tells if waiting is hopeless.
         stages: Handles of the stages.
     """
 
@@ -127,7 +127,7 @@ class Batches:
 
 
 def is_stackable(route: Route) -> bool:
-    """Whether rows of several requests can form one batch."""
+    """True if rows of several requests can form one batch."""
     return all(one.shape[0] is None for one in route.takes)
 
 

@@ -1,4 +1,4 @@
-"""Reads HTTP bodies as tensors, checked, and writes tensors as bodies. Nothing is unpickled."""
+"""Reads and checks tensors from HTTP bodies, and writes tensors as bodies. Nothing is unpickled."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from kerassplit.zoo.photos import IMAGE_FORMATS, read_photo
 
 NPY, NPZ, WIRE, JSON = "application/x-npy", "application/x-npz", "application/x-kerassplit", "application/json"
 TAKEN = (JSON, NPY, NPZ, WIRE, "image/jpeg", "image/png")
-"""Content types of bodies; other kinds of images are taken, too."""
+"""Content types of request bodies; other image types are accepted, too."""
 GIVEN = (JSON, NPY, NPZ, WIRE)
 _MOST_PIXELS = 50_000_000  # 150 MB once decoded
 _MOST_MEMBERS = 1000  # per zip file: opening it takes about a kilobyte of memory for each
@@ -33,7 +33,7 @@ _MEMBER = b"PK\x01\x02"  # starts each entry of a zip file's directory
 
 
 class _Body(io.BytesIO):
-    """Bytes that messages about a file call by a name."""
+    """Bytes that messages about a file call "the body"."""
 
     def __repr__(self) -> str:
         return "the body"
@@ -42,17 +42,17 @@ class _Body(io.BytesIO):
 def read(
     kind: str, body: bytes, taken: Sequence[CrossingTensor], limits: Limits, architecture: str | None
 ) -> dict[str, Any]:
-    """The tensors in a body, checked.
+    """Reads the tensors in a body, and checks them.
 
     Args:
         kind: The content type.
         body: The bytes.
-        taken: What they should be.
+        taken: Descriptions of the expected tensors.
         limits: Size limits.
-        architecture: Whose preprocessing an image gets.
+        architecture: Architecture whose preprocessing is applied to an image.
 
     Raises:
-        Refused: They are something else; its status says what is wrong.
+        Refused: The body holds something else; the status says what is wrong.
     """
     kind = kind.partition(";")[0].strip().lower()
     if kind.startswith("image/"):
@@ -79,7 +79,7 @@ def read(
 
 
 def write(tensors: Mapping[str, np.ndarray], kind: str) -> bytes:
-    """Tensors as a body of a kind in `GIVEN`."""
+    """Encodes tensors as a body; `kind` is one of `GIVEN`."""
     if kind == WIRE:
         return wire.pack(tensors)
     if kind == JSON:
@@ -96,7 +96,7 @@ def write(tensors: Mapping[str, np.ndarray], kind: str) -> bytes:
 
 
 def wanted(accept: str) -> str:
-    """The kind of body that a client accepts, out of `GIVEN`: the first it names."""
+    """Returns the first content type that a client accepts out of `GIVEN`."""
     for one in accept.lower().split(","):
         kind = one.partition(";")[0].strip()
         if kind in GIVEN:
@@ -112,7 +112,7 @@ def _all(taken: Sequence[CrossingTensor]) -> str:
 
 def _image(body: bytes, taken: Sequence[CrossingTensor], architecture: str | None) -> np.ndarray:
     if len(taken) != 1 or len(taken[0].shape) != 4:
-        raise Refused(422, f"The stages do not take one image; expected {_all(taken)}.")
+        raise Refused(422, f"The stages do not take a single image; expected {_all(taken)}.")
     unread = "The body cannot be read as an image"
     try:
         with warnings.catch_warnings():
@@ -120,10 +120,10 @@ def _image(body: bytes, taken: Sequence[CrossingTensor], architecture: str | Non
             with Image.open(_Body(body), formats=IMAGE_FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS:
                     size = f"{image.width}×{image.height}"
-                    raise Refused(413, f"The image has {size} pixels; {_MOST_PIXELS:,} in all can be taken.")
+                    raise Refused(413, f"The image has {size} pixels; up to {_MOST_PIXELS:,} in total are accepted.")
             return read_photo(_Body(body), taken[0].shape[1:], architecture, "the model")[None]
     except Image.DecompressionBombError as error:
-        raise Refused(413, f"The image has too many pixels; {_MOST_PIXELS:,} in all can be taken.") from error
+        raise Refused(413, f"The image has too many pixels; up to {_MOST_PIXELS:,} are accepted.") from error
     except Image.UnidentifiedImageError as error:
         raise Refused(400, f"{unread}: its format is not one of {listed(IMAGE_FORMATS)}.") from error
     except Refused:
@@ -157,7 +157,7 @@ def _npz(data: bytes, taken: Sequence[CrossingTensor], most_bytes: int) -> dict[
                     raise Refused(400, f"{unread}: '{name}' is encrypted.")
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise Refused(400, f"{unread}: '{name}' uses a compression that NumPy does not write.")
-                with archive.open(member) as stream:  # reads no more than asked for, whatever the size in its entry
+                with archive.open(member) as stream:  # reads no more than asked for, whatever size its entry claims
                     content = stream.read(left + 1)
                 left -= len(content)
                 if left < 0:
@@ -170,7 +170,7 @@ def _npz(data: bytes, taken: Sequence[CrossingTensor], most_bytes: int) -> dict[
 
 def _json(data: bytes, taken: Sequence[CrossingTensor], limits: Limits) -> dict[str, np.ndarray]:
     if len(data) > limits.json:
-        sizes = f"{len(data)} bytes; up to {limits.json} are taken"
+        sizes = f"{len(data)} bytes; up to {limits.json} are accepted"
         raise Refused(413, f"The body has {sizes} as {JSON}. Send larger arrays as {NPY} or {NPZ}.")
     content = parse(data)
     if isinstance(content, dict):
@@ -197,7 +197,7 @@ def _check_names(given: Iterable[str], taken: Sequence[CrossingTensor]) -> None:
 def _checked(array: np.ndarray, taken: CrossingTensor, most_rows: int | None) -> np.ndarray:
     batched = array[None] if array.ndim == len(taken.shape) - 1 else array
     if not fits(batched.shape, taken.shape) or not len(batched):
-        raise Refused(422, f"'{taken.name}' has the shape {array.shape}; expected {shown(taken)}.")
+        raise Refused(422, f"'{taken.name}' has shape {array.shape}; expected {shown(taken)}.")
     if most_rows is not None and len(batched) > most_rows:
         raise Refused(422, f"The body holds {len(batched)} rows; up to {most_rows} can be sent at a time.")
     try:
@@ -207,7 +207,7 @@ def _checked(array: np.ndarray, taken: CrossingTensor, most_rows: int | None) ->
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinities and no NaN: `null` stands for them. It has no bytes: texts are UTF-8."""
+    """Replaces values that JSON lacks: infinities and NaN by `null`, bytes by text decoded as UTF-8."""
     if isinstance(value, list):
         return [_finite(one) for one in value]
     if isinstance(value, bytes):

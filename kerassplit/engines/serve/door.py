@@ -65,8 +65,8 @@ class Door:
             if request.method in ("GET", "HEAD") and path == "/":
                 return JSONResponse(self.description())
             if path in ("/", "/health"):
-                raise Refused(405, f"{request.method} is not for {path}: POST /, GET / or GET /health.")
-            raise Refused(404, f"There is nothing at {path[:200]}: POST / runs the stages, GET / describes them.")
+                raise Refused(405, f"{request.method} is not for {path}. Use POST /, GET / or GET /health.")
+            raise Refused(404, f"There is nothing at {path[:200]}. POST / runs the stages, GET / describes them.")
         except Refused as refusal:
             return _refusal(refusal, "authorization" in request.headers)
         except ClientDisconnect:
@@ -76,19 +76,19 @@ class Door:
             return JSONResponse({"error": "Internal error; see the server log."}, 500)
 
     def is_known(self, request: Request) -> bool:
-        """Whether a request carries the token, or none is needed."""
+        """True if a request carries the token, or none is needed."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         token = given.strip() if scheme.lower() == "bearer" else ""
         return self.token is None or hmac.compare_digest(digest(token), self.token)
 
     async def healthy(self, known: bool) -> Response:
-        """Health: the status for everyone, the reason only with the token."""
+        """Returns the health: the status for everyone, the reason only with the token."""
         state = await self.health.state()
         reason = {"reason": state.reason} if known and state.reason else {}
         return JSONResponse({"status": state.status, **reason}, 503 if state.status == "down" else 200)
 
     async def answer(self, request: Request) -> Response:
-        """Runs the stages on a body."""
+        """Runs the stages on the body of a request."""
         kind = wanted(request.headers.get("accept", ""))
         content_type = request.headers.get("content-type", "")
         with self.place():
@@ -148,11 +148,11 @@ class Door:
             else:
                 parts.clear()
         if max(size, announced) > most:
-            raise Refused(413, f"The body has {max(size, announced)} bytes or more; up to {most} are taken.")
+            raise Refused(413, f"The body has {max(size, announced)} bytes or more; up to {most} are accepted.")
         return b"".join(parts)
 
     def description(self) -> dict[str, Any]:
-        """What `GET /` answers."""
+        """Returns the answer to `GET /`."""
         return {
             "model": self.route.model,
             "stages": [step.name for step in self.route.steps],

@@ -19,7 +19,7 @@ class State:
     Attributes:
         status: `"ok"`, `"degraded"` (a stage lacks some of its processes) or `"down"` (a stage has none).
         reason: Explanation, if not ok.
-        lost: Whether a stage is down and cannot restart because the folder changed.
+        lost: True if a stage is down and cannot restart because the folder changed.
     """
 
     status: str
@@ -42,7 +42,7 @@ class Health:
         self._lock = asyncio.Lock()
 
     async def state(self) -> State:
-        """The state, at most a second old; the last known one while the controller is unavailable."""
+        """Returns the state, at most a second old; the last known one while the controller is unavailable."""
         async with self._lock:
             if time.monotonic() >= self._until:
                 try:

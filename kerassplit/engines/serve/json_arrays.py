@@ -1,4 +1,4 @@
-"""Arrays from JSON. Each number keeps its exact value in the tensor's dtype, or the request is refused."""
+"""Reads arrays from JSON. Each number keeps its exact value in the tensor's dtype, or the request is refused."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def as_array(content: Any, taken: CrossingTensor, most_bytes: int) -> np.ndarray
     Raises:
         Refused: The lists are ragged or too deep, or the values have mixed or wrong types.
     """
-    array = np.array(content, object)  # NumPy leaves lists in it that do not fit
+    array = np.array(content, object)  # NumPy leaves ragged lists in it as lists
     values, shape = array.ravel().tolist(), array.shape
     if list in map(type, values):
         raise Refused(400, f"The lists of '{taken.name}' are ragged or nested too deeply: no array has that shape.")

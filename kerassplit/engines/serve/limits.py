@@ -1,4 +1,4 @@
-"""Limits of a request, and the error for one that is refused."""
+"""Limits of a request, and the error for a refused one."""
 
 from dataclasses import dataclass
 from typing import Any

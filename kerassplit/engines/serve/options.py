@@ -21,9 +21,9 @@ class Options(pydantic.BaseModel, extra="forbid", hide_input_in_errors=True):
     """Options of `app`.
 
     Attributes:
-        folder: Where `Split.save` wrote the split.
-        stages: Which stages to serve, one after another in the model, by name (with commas, or as a list); all by
-            default. Those of a tail take what crosses, by tensor name.
+        folder: Folder that `Split.save` wrote.
+        stages: Names of the stages to serve, consecutive in the model (comma-separated, or a list); all by default.
+            The stages of a tail take the crossing tensors, by name.
         architecture: Such as `"ResNet50"`: its own preprocessing is applied to images.
         max_batch_size: Maximum rows per batch.
         batch_wait_timeout_s: Seconds a request waits for others to fill its batch.
@@ -36,9 +36,9 @@ class Options(pydantic.BaseModel, extra="forbid", hide_input_in_errors=True):
         run_timeout: Seconds for the stages to answer, restarts of dead processes included.
         token: Secret that clients send as `Authorization: Bearer TOKEN`. Defaults to the environment variable
             `KERASSPLIT_SERVE_TOKEN`; with neither, requests need no token.
-        replicas: Processes of each stage, or by the stage's name.
+        replicas: Number of processes of each stage: one number for all, or by stage name.
         num_cpus: CPUs for each process of a stage.
-        num_gpus: GPUs, likewise. Stages without see none.
+        num_gpus: GPUs, likewise. Stages without a GPU see none.
         safe_mode: As in `kerassplit.load`.
     """
 
@@ -60,7 +60,7 @@ class Options(pydantic.BaseModel, extra="forbid", hide_input_in_errors=True):
     safe_mode: bool = True
 
     def limits(self, stackable: bool) -> Limits:
-        """Limits of a request body."""
+        """Returns the limits of a request body."""
         body = int(parse_bytes(self.max_body, "max_body"))
         rows = self.max_batch_size if self.max_rows is None else self.max_rows
         json = min(body, int(parse_bytes(self.max_json, "max_json")))
@@ -92,5 +92,5 @@ def options_in(args: Mapping[str, Any]) -> tuple[Options, bytes | None]:
 
 
 def digest(token: str) -> bytes:
-    """SHA-256 of a token: the form in which it is kept and compared."""
+    """Returns the SHA-256 of a token, the form in which it is stored and compared."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -88,7 +88,7 @@ class StageServer:
         self.compute = compiled(pinned.stage(step.name, safe_mode).model)
 
     def run(self, tensors: dict[str, np.ndarray] | Failed) -> dict[str, np.ndarray] | Failed:
-        """Adds the stage's outputs, and leaves out what nobody needs any more."""
+        """Adds the stage's outputs, and drops tensors that are no longer needed."""
         if isinstance(tensors, Failed):
             return tensors
         try:
@@ -101,6 +101,6 @@ class StageServer:
 
 
 def cause(error: BaseException) -> str:
-    """The part of a stage's error that is safe to show to a client."""
+    """Returns the part of a stage's error that is safe to show to a client."""
     known = _KNOWN.search(str(error))
     return f": {known[0]}" if known else "; see the server log"

@@ -2,13 +2,13 @@
 
 In reading order:
 
-- `dtypes`: types that features are stored as.
+- `dtypes`: dtypes in which features are stored.
 - `rows`: rows and their targets, from arrays and iterables.
-- `preprocess`: these rows as a head takes them.
+- `preprocess`: turns these rows into the inputs of a head.
 - `head`: the part of a model that computes the features.
-- `identity`: identity of a cache, and how two differ.
+- `identity`: identity of a cache, and how two identities differ.
 - `shards`: the files of a cache.
-- `dataset`: what `fit` reads: shuffled batches.
-- `cache`: a cache made, checked and continued.
-- `cache_features`: all of it together: `cache_features`.
+- `dataset`: shuffled batches for `fit`.
+- `cache`: creates, checks and resumes a cache.
+- `cache_features`: everything together: `cache_features`.
 """

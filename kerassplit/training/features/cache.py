@@ -1,7 +1,7 @@
-"""A cache of features on the disk: shards, and a manifest that says what it is of.
+"""A cache of features on disk: shards, and a manifest with the cache's identity.
 
-The manifest is written before the first shard and again, with the number of rows, after the last one. It names the job
-that the shards are part of, so one rename makes the shards of a cache that is overwritten invalid.
+The manifest is written before the first shard, and again with the number of rows after the last one. It names the job
+that the shards belong to, so a single rename invalidates the shards of an overwritten cache.
 """
 
 import itertools
@@ -51,7 +51,7 @@ from kerassplit.training.features.shards import (
 
 MANIFEST = "features.json"
 _FORMAT_VERSION = 1
-_READ_AHEAD = 2  # batches of data that are read and preprocessed beforehand
+_READ_AHEAD = 2  # batches of data that are read and preprocessed in advance
 _REMEDY = "Delete the folder, and cache the features again."
 
 
@@ -65,15 +65,15 @@ class _Manifest(TypedDict):
 
 
 class FeatureCache:
-    """A cache that is there, or is to be made.
+    """A cache that exists or is to be created.
 
     Args:
-        head: What computes the features.
+        head: Computes the features.
         data: The rows.
-        directory: Where it is.
-        storage: The type that features are stored as.
+        directory: Directory of the cache.
+        storage: Dtype in which features are stored.
         prepare: The preprocessing.
-        repeats: Passes over the data.
+        repeats: Number of passes over the data.
     """
 
     def __init__(
@@ -82,17 +82,18 @@ class FeatureCache:
         self._head, self._data, self._directory = head, data, directory
         self._storage, self._prepare, self._repeats = storage, prepare, repeats
         self._of = identity_of(head, data, prepare.name, storage, repeats)
-        self._found: dict[str, Any] | None = None  # the manifest that is there
-        self._manifest: dict[str, Any] | None = None  # that of the cache which is made, or gone on with
+        self._found: dict[str, Any] | None = None  # the manifest found in the directory
+        self._manifest: dict[str, Any] | None = None  # the manifest of the cache that is created or resumed
         wide = [tensor.name for tensor in head.tensors if tensor.dtype == "float64"]
         if wide:
-            warn(f"{listed(wide)} is of type float64, and is stored as {storage}.")
+            warn(f"{listed(wide)} has type float64 and is stored as {storage}.")
 
     def finished(self, overwrite: bool) -> list[Shard] | None:
-        """The shards of the cache, if it is there and none is missing.
+        """Returns the shards of the cache if it is complete, else `None`.
 
         Raises:
-            StoreError: It is of something else, and must not be overwritten; it is damaged; or there are other files.
+            StoreError: The cache is of something else and must not be overwritten, is damaged, or the directory holds
+                other files.
         """
         self._found = self._read()
         if self._found is not None:
@@ -107,13 +108,13 @@ class FeatureCache:
             return None
         if any(shard.checksum is None for shard in shards):
             warn(
-                f"The cache in '{self._directory}' was written by an earlier kerassplit and has no checksums: damaged "
-                "values would go unnoticed. To have them, delete the folder and cache the features again."
+                f"The cache in '{self._directory}' was written by an earlier version of kerassplit and has no "
+                "checksums, so damage would go unnoticed. To add them, delete the folder and cache the features again."
             )
         return shards
 
     def make(self, verbose: bool | None) -> list[Shard]:
-        """Computes the features that are not there yet, or no longer whole."""
+        """Computes the features that are missing or damaged."""
         there = [] if self._manifest is None else [shard for shard in self._there() if shard.is_whole]
         made = [folder for folder in (self._directory, *self._directory.parents) if not folder.exists()]
         if self._manifest is None:
@@ -124,7 +125,7 @@ class FeatureCache:
             with alone_in(self._directory):
                 if self._read() != self._found:
                     raise StoreError(
-                        f"Another process has written into '{self._directory}' meanwhile. Call again.",
+                        f"Another process has written into '{self._directory}' in the meantime. Call again.",
                         path=self._directory,
                     )
                 return self._compute(there, verbose)
@@ -137,11 +138,11 @@ class FeatureCache:
             ) from error
         finally:
             for folder in made:
-                with suppress(OSError):  # unless something is in it
+                with suppress(OSError):  # not empty
                     folder.rmdir()
 
     def reader(self, shards: list[Shard]) -> BatchReader:
-        """Reads the rows of the cache."""
+        """Returns a reader for the rows of the cache."""
         kept = {tensor.name: f"features.{place}" for place, tensor in enumerate(self._head.tensors)}
         dtypes = {kept[tensor.name]: tensor.dtype for tensor in self._head.tensors}
         numbers = itertools.count()
@@ -152,7 +153,7 @@ class FeatureCache:
         return BatchReader(ShardReader(shards), dtypes, parts, rows_of(shards), row_bytes)
 
     def _there(self) -> list[Shard]:
-        """The shards of the cache that hold such features and targets as it does."""
+        """Returns the shards of the cache whose arrays have the right names, shapes and dtypes."""
         assert self._manifest
         features = {
             f"features.{place}": (tensor.shape[1:], self._types(tensor.dtype))
@@ -167,16 +168,16 @@ class FeatureCache:
         return [one for one in shards if one.fits(features | others) and not (checked and one.checksum is None)]
 
     def _types(self, dtype: str) -> set[str]:
-        """The names of the types that a feature of a type is stored as, on one backend or the other."""
+        """Returns the names of the dtypes in which a feature may be stored, on any backend."""
         return {stored_type(np.dtype(one), self._storage).name for one in (dtype, backend_type(dtype))}
 
     def _read(self) -> dict[str, Any] | None:
-        """The manifest in the directory; `None` where that is free."""
+        """Returns the manifest in the directory; `None` if the directory is free."""
         there = check_place(self._directory, True, MANIFEST, "a cache of features", read_features_manifest)
         return read_features_manifest(self._directory) if there else None
 
     def _fitting(self, manifest: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-        """The manifest, if it is of this very cache; `None` if it is to be overwritten."""
+        """Returns the manifest if it is of this very cache; `None` if it is to be overwritten."""
         now = {**self._of, "first": self._first(manifest["of"]["first"]["rows"])}
         differences = differing(manifest["of"], now)
         if not differences:
@@ -204,7 +205,7 @@ class FeatureCache:
         with closing(prefetch(self._prepared(there), _READ_AHEAD)) as batches, progress(what, total, verbose) as show:
             try:
                 for number, (rows, inputs) in enumerate(batches):
-                    if end != rows.first:  # those between are there
+                    if end != rows.first:  # the rows in between are already cached
                         writer.write()
                     features = self._head(compute, Batch(number, rows.first, rows.rows, inputs))
                     if writer.add(self._stored(features, rows), rows.first, rows.digest):
@@ -214,7 +215,7 @@ class FeatureCache:
                     show(end, end - rows_of(there))
             except SplitError as error:
                 if writer.rows and not isinstance(error, StoreError):
-                    error.args = (f"{error} {writer.rows} rows are kept: call again to go on.", *error.args[1:])
+                    error.args = (f"{error} {writer.rows} rows are kept: call again to continue.", *error.args[1:])
                 raise
         self._begin(job)
         writer.write()
@@ -222,7 +223,7 @@ class FeatureCache:
         return shards_in(self._directory, job)
 
     def _begin(self, job: str) -> None:
-        """Before the first shard of a new cache: from now on the old one, if any, does not count."""
+        """Starts a new cache before its first shard is written, which invalidates the old one, if any."""
         if self._manifest is None:
             self._manifest = self._write_manifest(job, None)
             remove_shards(self._directory)
@@ -230,7 +231,7 @@ class FeatureCache:
     def _write_manifest(self, job: str, rows: int | None) -> dict[str, Any]:
         of = self._of if self._manifest is None else self._manifest["of"]
         manifest = {"format_version": _FORMAT_VERSION, "job": job, "of": of, "rows": rows}
-        if self._manifest is None or "checksums" in self._manifest:  # else version 0.1.0 began it
+        if self._manifest is None or "checksums" in self._manifest:  # else the cache was started by version 0.1.0
             manifest["checksums"] = "crc32"
         manifest = json.loads(json.dumps(manifest))
         text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1) + "\n"
@@ -242,7 +243,7 @@ class FeatureCache:
         return manifest
 
     def _prepared(self, there: list[Shard]) -> Iterator[tuple[Rows, dict[str, np.ndarray | None]]]:
-        """The rows that are not there, with what the head takes for them."""
+        """Yields the rows that are not cached, with the inputs of the head for them."""
         start, digest = first_gap(there)
         end = 0
         with closing(self._data.passes(self._repeats, start, digest)) as passes:
@@ -256,23 +257,23 @@ class FeatureCache:
             raise other_rows(known)
 
     def _stored(self, features: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
-        """The arrays of a batch as they are stored."""
+        """Returns the arrays of a batch as they are stored."""
         stored = {}
         for place, (name, array) in enumerate(features.items()):
             if array.ndim == 0 or len(array) != rows.rows:
                 raise SplitError(
-                    f"'{name}' has shape {array.shape} for a batch of {rows.rows} rows: it is not one feature for each "
+                    f"'{name}' has shape {array.shape} for a batch of {rows.rows} rows, which is not one feature per "
                     "row. Give the head outputs with the samples along the first dimension."
                 )
             stored[f"features.{place}"] = as_stored(name, array, self._storage)
         return stored | {f"others.{place}": leaf for place, leaf in enumerate(leaves_of(rows.others))}
 
     def _check_room(self, rows: int, verbose: bool | None) -> None:
-        """Says what the cache takes on the disk, and refuses one that has no room.
+        """Checks that the cache fits on the disk, and reports its size.
 
         Args:
-            rows: That are there already.
-            verbose: Whether to say it; `None`: yes.
+            rows: Number of rows that are already cached.
+            verbose: Report the size; `None`: yes.
         """
         row_bytes = self._row_bytes()
         place = self._directory
@@ -280,7 +281,7 @@ class FeatureCache:
             place = place.parent
         free = shutil.disk_usage(place).free
         if self._manifest is None and self._directory.is_dir():
-            free += bytes_in(self._directory)  # of a cache that is overwritten
+            free += bytes_in(self._directory)  # the cache there will be overwritten
         data, many = self._data, self._repeats
         need = (data.at_least * many - rows) * row_bytes
         at_most = data.rows or (data.batches or 0) * data.first.rows
@@ -289,8 +290,8 @@ class FeatureCache:
             total = f"{format_bytes(row_bytes)} = {format_bytes(at_most * many * row_bytes)}"
             size = f"{about}{at_most * many:,} rows × {total}"
         else:
-            size = f"{format_bytes(row_bytes)} a row, of unknown number,"
-        kept = f"; {rows:,} rows are there already" if rows else ""
+            size = f"{format_bytes(row_bytes)} per row, for an unknown number of rows,"
+        kept = f"; {rows:,} rows are already cached" if rows else ""
         if need > free:
             less = "" if self._storage != "float32" else "; storage='bfloat16' takes half"
             raise StoreError(
@@ -299,13 +300,13 @@ class FeatureCache:
                 path=self._directory,
             )
         if verbose is not False:
-            told = f"Caching '{self._head.route.model}' in '{self._directory}': {size} as {self._storage}; "
-            sys.stderr.write(printable(f"{told}{format_bytes(free)} are free{kept}.\n"))
+            start = f"Caching '{self._head.route.model}' in '{self._directory}': {size} as {self._storage}; "
+            sys.stderr.write(printable(f"{start}{format_bytes(free)} are free{kept}.\n"))
 
     def _row_bytes(self) -> int:
-        """Bytes that a row takes on the disk."""
+        """Returns the bytes that a row takes on the disk."""
         tensors = self._head.tensors
-        if any(tensor.bytes is None for tensor in tensors):  # open shapes: as large as the first rows are
+        if any(tensor.bytes is None for tensor in tensors):  # unknown dimensions: assume those of the first rows
             first = self._data.first
             made = self._head(self._head.stage.compiled, Batch(0, 0, first.rows, self._prepare(first)))
             tensors = tuple(replace(tensor, shape=made[tensor.name].shape) for tensor in tensors)
@@ -316,10 +317,10 @@ class FeatureCache:
 
 
 def read_features_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a cache.
+    """Reads the manifest of a cache.
 
     Raises:
-        StoreError: It cannot be read, is damaged or of another version.
+        StoreError: It cannot be read, is damaged or has another version.
     """
     path = directory / MANIFEST
     manifest = read_json(directory, MANIFEST, _FORMAT_VERSION, "cache of features", "cache_features", _REMEDY)
@@ -328,5 +329,5 @@ def read_features_manifest(directory: Path) -> dict[str, Any]:
     try:
         read_record(_Manifest, manifest)
     except ValueError as error:
-        raise StoreError(f"{path} is no manifest of a cache of features: {error}. {_REMEDY}", path=path) from error
+        raise StoreError(f"{path} is not the manifest of a feature cache: {error}. {_REMEDY}", path=path) from error
     return {name: value for name, value in manifest.items() if name != "checksum"}

@@ -17,25 +17,25 @@ from kerassplit.text import printable
 from kerassplit.training.features.rows import map_arrays
 from kerassplit.training.features.shards import ShardReader
 
-_PREFETCHED = 4  # batches that are read beforehand
+_PREFETCHED = 4  # batches read in advance
 
 
 class FeatureDataset(keras.utils.PyDataset):
-    """Cached features with their targets, as batches for `fit`, `evaluate` and loops of one's own.
+    """Cached features with their targets, as batches for `fit`, `evaluate` and custom loops.
 
-    `cache_features` makes it. A batch is `(features, targets)`, `(features, targets, sample_weights)`, or the features
-    alone, as the data was, with tuples in the place of lists; several features alone come as `((a, b),)`, since Keras
-    would take two for `(x, y)`. Rows are read from the disk as they are asked for, in a thread that is a few batches
-    ahead. Each epoch goes through all rows in a new order, which depends on the seed, the number of the epoch and the
-    number of rows only: what `fit` would shuffle by itself changes nothing. Iterating over it is an epoch, too.
+    Created by `cache_features`. A batch is `(features, targets)`, `(features, targets, sample_weights)`, or only the
+    features, like the data, with tuples instead of lists; several features without targets come as `((a, b),)`, since
+    Keras would take two for `(x, y)`. Rows are read from the disk on demand, in a thread that stays a few batches
+    ahead. Each epoch goes through all rows in a new order, which depends only on the seed, the number of the epoch and
+    the number of rows: shuffling by `fit` itself has no effect. Iterating over the dataset counts as an epoch, too.
 
     Attributes:
-        directory: Where the cache is.
-        rows: How many rows it has, over all passes.
-        row_bytes: Bytes of a row on the disk.
-        batch_size: Rows in a batch; the last one may have fewer.
-        shuffle: Whether each epoch has an order of its own. If not, rows come as they were in the data.
-        seed: What the orders are drawn from.
+        directory: Directory of the cache.
+        rows: Number of rows, over all passes.
+        row_bytes: Bytes per row on the disk.
+        batch_size: Rows per batch; the last one may have fewer.
+        shuffle: True if each epoch has its own order. If not, rows come in the order of the data.
+        seed: Seed of the orders.
 
     Example:
 
@@ -53,19 +53,19 @@ class FeatureDataset(keras.utils.PyDataset):
         self._read = read
         self._epoch = 0
         self._lock = threading.Lock()
-        self._running: Generator[Any] | None = None  # the batches of the epoch of `fit` that is under way
+        self._running: Generator[Any] | None = None  # the batches of the current epoch of `fit`
         self._served = 0
         self._forgiven = False
 
     def with_batches(
         self, batch_size: int | None = None, *, shuffle: bool | None = None, seed: int | None = None
     ) -> "FeatureDataset":
-        """The same cache in other batches, from its first epoch on.
+        """Returns the same cache in other batches, starting at the first epoch.
 
         Args:
-            batch_size: Rows in a batch; `None`: as here.
-            shuffle: Whether each epoch has an order of its own; `None`: as here.
-            seed: What the orders are drawn from; `None`: as here.
+            batch_size: Rows per batch; `None`: as here.
+            shuffle: Give each epoch its own order; `None`: as here.
+            seed: Seed of the orders; `None`: as here.
         """
         return FeatureDataset(
             self.directory,
@@ -79,7 +79,7 @@ class FeatureDataset(keras.utils.PyDataset):
         return -(-self.rows // self.batch_size)
 
     def __getitem__(self, index: int) -> Any:
-        """A batch of the epoch. While `fit` goes through one, the next batch: `fit` shuffles indices its own way."""
+        """Returns a batch of the epoch; during `fit`, the next batch, as `fit` shuffles the indices itself."""
         with self._lock:
             if self._running is not None:
                 batch = next(self._running, None)
@@ -97,15 +97,15 @@ class FeatureDataset(keras.utils.PyDataset):
             yield from batches
 
     def on_epoch_begin(self) -> None:
-        """Keras calls it before it goes through the batches."""
+        """Starts an epoch; called by Keras before it goes through the batches."""
         with self._lock:
             self._stop()
             self._running, self._served = self._prefetched(self._epoch), 0
 
     def on_epoch_end(self) -> None:
-        """Keras calls it when it has gone through the batches, and before the first epoch.
+        """Ends an epoch; called by Keras after it went through the batches, and before the first epoch.
 
-        On JAX and torch, `fit` takes one batch to build metrics and begins again; that is no epoch.
+        On JAX and torch, `fit` takes one batch to build metrics and starts over; this does not count as an epoch.
         """
         with self._lock:
             if self._running is None:
@@ -131,7 +131,7 @@ class FeatureDataset(keras.utils.PyDataset):
         return prefetch(map(self._read, self._batches_of(epoch)), _PREFETCHED)
 
     def _batches_of(self, epoch: int) -> list[np.ndarray]:
-        """The numbers of the rows in each batch of an epoch."""
+        """Returns the row numbers of each batch of an epoch."""
         every = np.arange(self.rows)
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(every)
@@ -143,10 +143,10 @@ class BatchReader:
 
     Args:
         reader: Reads the rows.
-        dtypes: By the name of each array the type to give it as.
-        parts: `(features, ...)`, with names of arrays for leaves.
+        dtypes: Dtype in which each array is returned, by its name.
+        parts: `(features, ...)`, with names of arrays as leaves.
         rows: Number of rows.
-        row_bytes: Bytes of a row on the disk.
+        row_bytes: Bytes per row on the disk.
     """
 
     def __init__(self, reader: ShardReader, dtypes: dict[str, str], parts: Any, rows: int, row_bytes: int):
@@ -161,5 +161,5 @@ class BatchReader:
 
 
 def checked_seed(seed: Any) -> int:
-    """Checks a seed; for `None` draws one, which `keras.utils.set_random_seed` determines."""
+    """Returns a checked seed; for `None`, a random one, which `keras.utils.set_random_seed` determines."""
     return random.randrange(2**31) if seed is None else as_count(seed, "seed", least=0)

@@ -20,7 +20,7 @@ from kerassplit.graph.reading import read_graph
 from kerassplit.graph.strings import refuse_strings
 from kerassplit.text import listed
 
-DEPENDS = "so its features depend on the batches before. Build it with stateful=False to cache them."
+DEPENDS = "so its features depend on earlier batches. Build it with stateful=False to cache them."
 """The consequence of a state that a head keeps from batch to batch."""
 
 
@@ -29,10 +29,10 @@ class FeatureHead:
     """Computes features.
 
     Attributes:
-        stage: It runs.
-        route: What it takes and gives.
-        features: The structure of the features, with names of tensors that the stage makes or the model takes.
-        tensors: They described, each once.
+        stage: Stage that computes them.
+        route: Inputs and outputs of the stage.
+        features: Structure of the features, with names of tensors that the stage computes or the model takes.
+        tensors: Descriptions of these tensors, each once.
     """
 
     stage: Stage
@@ -41,14 +41,14 @@ class FeatureHead:
     tensors: tuple[CrossingTensor, ...]
 
     def __call__(self, compute: Run, batch: Batch) -> dict[str, np.ndarray]:
-        """The features of a batch, by name."""
+        """Computes the features of a batch, by name."""
 
         def run(batches: Iterable[Batch]) -> Generator[Batch]:
             for batch in batches:
                 made = through(self.stage, compute, batch, self.route, 0).tensors
                 missing = [tensor.name for tensor in self.tensors if made[tensor.name] is None]
                 if missing:
-                    raise SplitError(f"The input {listed(missing)} was left out, and the features need it.")
+                    raise SplitError(f"The input {listed(missing)} was left out, but the features need it. Pass it.")
                 named = {tensor.name: np.asarray(as_array(made[tensor.name])) for tensor in self.tensors}
                 types = {tensor.name: np.dtype(tensor.dtype) for tensor in self.tensors}
                 yield replace(batch, tensors={name: one.astype(types[name], copy=False) for name, one in named.items()})
@@ -60,11 +60,11 @@ class FeatureHead:
 
 
 def as_feature_head(head: Any) -> FeatureHead:
-    """Makes a feature head of a model or stage; a feature head stays as it is.
+    """Builds a feature head from a model or stage; a feature head stays as it is.
 
     Raises:
-        SplitError: It is neither, or keeps a state from batch to batch.
-        UnsupportedModelError: It is no graph.
+        SplitError: `head` is neither, or keeps a state from batch to batch.
+        UnsupportedModelError: The model is not a graph.
     """
     if isinstance(head, FeatureHead):
         return head

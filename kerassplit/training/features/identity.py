@@ -27,7 +27,7 @@ class _Data(TypedDict):
 
 
 class Identity(TypedDict):
-    """Identity of a cache, as `identity_of` and `first_rows` give it."""
+    """Identity of a cache, as returned by `identity_of` and `first_rows`."""
 
     head: _Head
     takes: tuple[str, ...]
@@ -43,14 +43,14 @@ _First = TypedDict("_First", {"rows": int, "came as": dict[str, str], "prepared 
 
 
 def identity_of(head: FeatureHead, data: Data, preprocess: str, storage: str, repeats: int) -> dict[str, Any]:
-    """Identifies a cache. Names of layers and tensors do not count, as Keras gives others when code is run again.
+    """Identifies a cache. Names of layers and tensors do not count, as Keras changes them when code is run again.
 
     Args:
-        head: What computes the features.
+        head: Computes the features.
         data: The rows.
-        preprocess: The preprocessing, in words.
-        storage: The type that features are stored as.
-        repeats: Passes over the data.
+        preprocess: Name of the preprocessing.
+        storage: Dtype in which features are stored.
+        repeats: Number of passes over the data.
     """
     takes = head.route.takes
     known = [*head.stage.outputs, *(tensor.name for tensor in takes)]
@@ -76,7 +76,7 @@ def _described(tensor: CrossingTensor) -> str:
 
 
 def first_rows(rows: Rows, prepared: Mapping[str, Any]) -> dict[str, Any]:
-    """Identifies the first rows, as they came and preprocessed."""
+    """Identifies the first rows, both raw and preprocessed."""
     return {"rows": rows.rows, "came as": rows.digests(), "prepared as": digest_of(dict(prepared))}
 
 
@@ -84,20 +84,20 @@ def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describes how two identities differ; empty if they do not.
 
     Args:
-        was: That of the cache, with its `"first"` rows.
-        now: That of the cache asked for, likewise.
+        was: Identity of the existing cache, with its `"first"` rows.
+        now: Identity of the requested cache, likewise.
     """
     found = [f"the head has other {part}" for part, digest in now["head"].items() if digest != was["head"][part]]
     found += [
-        f"the head {past} {', '.join(was[key])}, and {key} {', '.join(now[key])}"
+        f"the head {past} {', '.join(was[key])} and now {key} {', '.join(now[key])}"
         for key, past in (("takes", "took"), ("gives", "gave"))
         if was[key] != now[key]
     ]
-    found += [f"{words} was {was[key]}, and is {now[key]}" for key, words in _PLAIN.items() if was[key] != now[key]]
+    found += [f"{words} was {was[key]} and is now {now[key]}" for key, words in _PLAIN.items() if was[key] != now[key]]
     data = _differing_data(was, now)
     if not data and not found and was["first"]["prepared as"] != now["first"]["prepared as"] and now["repeats"] == 1:
         found.append(
-            "the preprocessing gives other values for the same rows (it was changed, or draws random numbers: for "
+            "the preprocessing returns other values for the same rows (it was changed, or draws random numbers: for "
             "augmented passes see `repeats`)"
         )
     return found + data
@@ -108,9 +108,9 @@ def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if before["spec"] != data["spec"]:
         names, both = before["spec"] | data["spec"], (before["spec"], data["spec"])
         rows = [(name, *(spec.get(name, "missing") for spec in both)) for name in names]
-        return [f"a row of the {name} was {one}, and is {other}" for name, one, other in rows if one != other]
+        return [f"a row of the {name} was {one} and is now {other}" for name, one, other in rows if one != other]
     if before["rows"] != data["rows"] or not _may_be_as_many(before, data):
-        return [f"the data had {_many(before)}, and has {_many(data)}"]
+        return [f"the data had {_many(before)} and now has {_many(data)}"]
     changed = [name for name, digest in data["content"].items() if digest != before["content"].get(name)]
     if changed:
         return [f"the data has other {listed(changed)}"]
@@ -119,13 +119,13 @@ def _differing_data(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if not changed or (not data["content"] and now["repeats"] > 1):
         return []
     return [
-        f"the first rows of the data have other {listed(changed)} (if the data is shuffled or augmented, cache it as "
-        "it is without)"
+        f"the first rows of the data have other {listed(changed)} (if the data is shuffled or augmented, cache it "
+        "without that)"
     ]
 
 
 def _may_be_as_many(before: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    """Whether streams that say how many batches they have can have the same rows, the last batch filled or not."""
+    """True if two streams can have equally many rows, given the batches they announce and a possibly short last one."""
     if None in (before["batches"], data["batches"]):
         return True
     return all(

@@ -1,4 +1,4 @@
-"""Inputs preprocessed: from rows as they come to what a head takes."""
+"""Preprocesses raw rows into the inputs of a head."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +19,10 @@ Preprocess = str | Callable[[Any], Any] | None
 
 
 class Preparation:
-    """Turns inputs as they come into the inputs of a head.
+    """Turns raw rows into the inputs of a head.
 
     Args:
-        route: What it takes.
+        route: Describes the inputs of the head.
         preprocess: See `cache_features`.
     """
 
@@ -44,17 +44,17 @@ class Preparation:
                 )
             if len(route.takes) != 1:
                 raise SplitError(
-                    f"'{route.model}' takes {listed(tensor.name for tensor in route.takes)}: pass a function as "
-                    "`preprocess` that says what to do with each."
+                    f"'{route.model}' takes {listed(tensor.name for tensor in route.takes)}. Pass a function as "
+                    "`preprocess` that handles each of them."
                 )
             self._function = architecture_module(architecture).preprocess_input
             self.name = architecture
 
     def __call__(self, rows: Rows) -> dict[str, np.ndarray | None]:
-        """The inputs by tensor name."""
+        """Returns the inputs by tensor name."""
         inputs = rows.inputs
         if self._function is not None:
-            # Those of keras.applications write into what they get, if it is float32.
+            # The functions of keras.applications modify float32 arrays in place.
             copied = keras.tree.map_structure(lambda one: one if one is None else np.array(one), inputs)
             inputs = self._function(copied)
         given = named_tensors(inputs, self._route.inputs, self._route.model)
@@ -63,6 +63,6 @@ class Preparation:
         for name, array in arrays.items():
             if array is not None and len(array) != rows.rows:
                 raise SplitError(
-                    f"`preprocess` gave {len(array)} rows of '{name}' for {rows.rows}: it must keep each row."
+                    f"`preprocess` returned {len(array)} rows of '{name}' for {rows.rows}. It must keep each row."
                 )
         return arrays

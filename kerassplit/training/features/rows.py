@@ -1,4 +1,4 @@
-"""Sources of rows with their targets: arrays, and iterables of batches."""
+"""Sources of rows with their targets: arrays and iterables of batches."""
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator
@@ -14,9 +14,9 @@ from kerassplit.engines.inputs import as_array, digest_of_array, is_stream, span
 from kerassplit.errors import SplitError, StoreError
 
 _WHOLE = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_STORABLE = {"bool", "bfloat16", "float16", "float32", "float64", "complex64"} | _WHOLE  # what safetensors takes
+_STORABLE = {"bool", "bfloat16", "float16", "float32", "float64", "complex64"} | _WHOLE  # dtypes of safetensors
 _PARTS = ("inputs", "targets", "sample weights")
-_CHECKED_ROWS = 32  # of arrays, by which a change of the preprocessing is noticed
+_CHECKED_ROWS = 32  # first rows of arrays, whose preprocessed values reveal a changed preprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class Rows:
     Attributes:
         parts: `(inputs, targets, sample weights)`, as far as given: structures of arrays, the rows along the first
             dimension.
-        first: The first row, counted from 0 over all passes.
-        digest: Identifies all rows up to the last of these; `None` where nobody asked for it.
+        first: Number of the first row, counted from 0 over all passes.
+        digest: Digest of all rows up to the last of these; `None` if it is not computed.
     """
 
     parts: tuple[Any, ...]
@@ -36,7 +36,7 @@ class Rows:
 
     @property
     def arrays(self) -> list[np.ndarray]:
-        """All arrays, in the order of their places in the structure."""
+        """All arrays, in the order of the structure."""
         return leaves_of(self.parts)
 
     @property
@@ -45,7 +45,7 @@ class Rows:
 
     @property
     def end(self) -> int:
-        """The row after the last one."""
+        """Number of the row after the last one."""
         return self.first + self.rows
 
     @property
@@ -67,29 +67,29 @@ class Rows:
         }
 
     def cut(self, start: int, stop: int | None = None) -> "Rows":
-        """Rows `start` to `stop`, counted from the first of these."""
+        """Returns rows `start` to `stop` (exclusive), counted from the first of these."""
         if start == 0 and stop in (None, self.rows):
             return self
         return Rows(map_arrays(lambda array: array[start:stop], self.parts), self.first + start)
 
     def digests(self) -> dict[str, str]:
-        """Digests of the inputs, the targets and the sample weights."""
+        """Returns digests of the inputs, the targets and the sample weights."""
         return {name: digest_of(part) for name, part in zip(_PARTS, self.parts, strict=False)}
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Rows that can be gone through.
+    """Rows that can be iterated over.
 
     Attributes:
-        rows: How many there are in one pass; `None` where that is not known beforehand.
-        at_least: The least number of rows in one pass, as far as that is known.
-        batches: How many batches a stream says that it has; `None` for arrays, and where it does not say.
-        first: The first rows: of a stream its first batch.
-        leading: Gives the first rows, as many as asked for, or all where there are fewer.
-        content: Gives what tells arrays from others; empty for streams.
-        passes: Gives all rows, batch by batch: takes the number of passes, the row to begin at, and what tells the rows
-            before it from others, which are then compared.
+        rows: Number of rows in one pass; `None` if it is not known in advance.
+        at_least: Lower bound on the number of rows in one pass.
+        batches: Number of batches that a stream announces; `None` for arrays, and if it announces none.
+        first: The first rows; for a stream, its first batch.
+        leading: Returns the given number of first rows, or all if there are fewer.
+        content: Returns digests of arrays; empty for streams.
+        passes: Yields all rows, batch by batch. Takes the number of passes, the row to start at, and the expected
+            digest of the rows before it, which is checked.
     """
 
     rows: int | None
@@ -102,20 +102,20 @@ class Data:
 
 
 def data_of(data: Any, batch_size: int) -> Data:
-    """Makes rows of what a user passes; what is that already stays.
+    """Builds `Data` from what a user passes; `Data` stays as it is.
 
     Args:
         data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of arrays; or an iterable
             of such batches, such as a `tf.data.Dataset` or a `keras.utils.PyDataset`.
-        batch_size: Rows in a batch of arrays. The batches of an iterable stay as they are.
+        batch_size: Rows per batch of arrays. The batches of an iterable stay as they are.
 
     Raises:
-        SplitError: It is something else, or without end, or has no rows.
+        SplitError: The data is something else, infinite or empty.
     """
     if isinstance(data, Data):
         return data
     if isinstance(data, (str, bytes)):
-        raise SplitError(f"`data` must be arrays or give batches; got the text {data!r}.")
+        raise SplitError(f"`data` must be arrays or an iterable of batches; got the text {data!r}.")
     return _of_stream(data) if is_stream(data) else _of_arrays(data, batch_size)
 
 
@@ -148,16 +148,16 @@ def _of_stream(stream: Any) -> Data:
         for number in range(repeats):
             if number and one_shot:
                 raise SplitError(
-                    "The data can be gone through only once, and `repeats` needs it several times. Give something that "
-                    "can be iterated over again, such as a tf.data.Dataset, a PyDataset or arrays."
+                    "The data can be iterated over only once, but `repeats` needs several passes. Pass data that can "
+                    "be iterated over again, such as a tf.data.Dataset, a PyDataset or arrays."
                 )
             if number and isinstance(stream, keras.utils.PyDataset):
                 stream.on_epoch_end()
             for rows in begun.pop() if begun else _batches(stream):
                 if rows.spec != first.spec:
                     raise SplitError(
-                        f"The data changes its shapes: rows {end} to {end + rows.rows - 1} have {_shown(rows.spec)}, "
-                        f"and the first ones {_shown(first.spec)}. Pad them to one size."
+                        f"The shapes of the data change: rows {end} to {end + rows.rows - 1} have {_shown(rows.spec)}, "
+                        f"but the first ones {_shown(first.spec)}. Pad them to one size."
                     )
                 begin, end = end, end + rows.rows
                 parts = [rows.cut(0, row - begin), rows.cut(row - begin)] if begin < row < end else [rows]
@@ -187,7 +187,7 @@ def _of_stream(stream: Any) -> Data:
 
 
 class _Running:
-    """Digest of all rows so far, however they are cut into batches."""
+    """Digest of all rows so far, independent of their division into batches."""
 
     def __init__(self) -> None:
         self._digests: list[Any] = []
@@ -203,17 +203,16 @@ class _Running:
 
 
 def other_rows(row: int) -> StoreError:
-    """The error for data that changed since its first `row` rows were cached."""
+    """Returns the error for data that changed since its first `row` rows were cached."""
     return StoreError(
-        f"The first {row} rows of the data are others than when they were cached. If the data is shuffled or "
-        "augmented, cache it as it is without; else pass overwrite=True to compute all features anew, or name "
-        "another directory.",
+        f"The first {row} rows of the data differ from those that were cached. If the data is shuffled or augmented, "
+        "cache it without that; else pass overwrite=True to compute all features anew, or name another directory.",
         path="",
     )
 
 
 def _number_of_batches(stream: Any) -> int | None:
-    """Number of batches that a stream announces."""
+    """Returns the number of batches that a stream announces, if any."""
     endless = isinstance(stream, keras.utils.PyDataset) and stream.num_batches is None
     if hasattr(stream, "cardinality"):
         endless = int(stream.cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
@@ -230,11 +229,11 @@ def _batches(stream: Any) -> Iterator[Rows]:
         stream = map(stream.__getitem__, range(len(stream)))
     for number, element in enumerate(stream):
         rows = _rows_of(tuple(element) if isinstance(element, list) else element, f"Batch {number} of the data")
-        yield Rows(map_arrays(np.array, rows.parts))  # some streams use one buffer for all batches
+        yield Rows(map_arrays(np.array, rows.parts))  # copied, as some streams use one buffer for all batches
 
 
 def _rows_of(element: Any, what: str) -> Rows:
-    """`x`, `(x, y)` or `(x, y, sample_weight)` as rows."""
+    """Builds rows from `x`, `(x, y)` or `(x, y, sample_weight)`."""
     parts = element if isinstance(element, tuple) else (element,)
     if not 1 <= len(parts) <= 3 or parts[0] is None:
         raise SplitError(
@@ -250,8 +249,8 @@ def _rows_of(element: Any, what: str) -> Rows:
         shapes = ", ".join(dict.fromkeys(str(array.shape) for array in arrays))
         raise SplitError(
             f"{what} must hold arrays with the same number of rows, at least one, along the first dimension; got the "
-            f"shapes {shapes}. Single samples need to be put into batches first (`.batch(32)`), and lists of numbers "
-            "into arrays (`np.array`)."
+            f"shapes {shapes}. Put single samples into batches first (`.batch(32)`), and lists of numbers into arrays "
+            "(`np.array`)."
         )
     return rows
 
@@ -261,7 +260,7 @@ def _checked(value: Any, what: str) -> np.ndarray:
         array = as_array(value)
     except Exception as error:
         raise SplitError(
-            f"{what} holds a {type(value).__name__}, which is no array: {error}. Expected arrays or dense tensors."
+            f"{what} holds a {type(value).__name__}, which is not an array: {error}. Expected arrays or dense tensors."
         ) from error
     if array is None or array.dtype.hasobject or array.dtype.kind in "USmM":
         kind = "nothing" if array is None else f"values of type {array.dtype}"
@@ -272,7 +271,7 @@ def _checked(value: Any, what: str) -> np.ndarray:
 
 
 def leaves_of(structure: Any) -> list[Any]:
-    """The leaves of a structure, without `None`."""
+    """Returns the leaves of a structure, without `None`."""
     return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
@@ -282,7 +281,7 @@ def map_arrays(function: Callable[..., Any], *structures: Any) -> Any:
 
 
 def digest_of(structure: Any) -> str:
-    """Identifies the arrays of a structure."""
+    """Identifies the arrays of a structure by a digest."""
     digests = [str(digest_of_array(leaf)) for leaf in leaves_of(structure)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -1,8 +1,8 @@
-"""Rows of arrays in safetensors files of some tens of megabytes each, the shards of a cache.
+"""Shards of a cache: rows of arrays in safetensors files of some tens of megabytes each.
 
-A shard is written beside its place and renamed into it, so there are whole ones only. Each says of which job it is a
-part, which rows of it it holds, and their checksum: which of them count can be told from themselves, however their
-writer ended and whatever became of the files.
+A shard is written next to its place and then renamed, so only complete ones exist. Each records its job, the rows that
+it holds, and a checksum: the shards themselves tell which of them are valid, however their writer ended and whatever
+happened to the files.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by it, and safetensors asks NumPy)
+import ml_dtypes  # noqa: F401 (registers bfloat16 with NumPy, which safetensors relies on)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -26,12 +26,12 @@ from kerassplit.files.values import fits
 
 _BYTES = 32 * 2**20
 _ROWS = 2048
-"""A shard is written once it has so many bytes or rows: what a kill can cost."""
+"""A shard is written once it has this many bytes or rows, the most that a kill can cost."""
 _CHECKED_AT_ONCE = 2**20  # bytes
 _NAME = "features-{:06d}.safetensors"
 _OURS = re.compile(r"features-\d{6,}\.safetensors")
 Layout = Mapping[str, tuple[Sequence[int | None], Collection[str]]]
-"""By the name of an array, the shape of a row (`None` for open sides) and the names of the types that it can have."""
+"""Shape of a row (`None` for unknown dimensions) and names of the allowed dtypes, by the name of an array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,12 @@ class Shard:
 
     Attributes:
         path: The file.
-        first: Its first row, counted from 0 over all shards.
-        rows: How many.
-        digest: What tells the data of all rows up to its last from other data, if that was recorded.
-        checksum: The CRC-32 of all that it holds; `None` in caches of version 0.1.0.
-        arrays: By name what reads rows: `arrays[name][start:stop]`.
-        said: What its header says about it.
+        first: Number of its first row, counted from 0 over all shards.
+        rows: Number of rows.
+        digest: Digest of the data of all rows up to its last, if recorded.
+        checksum: CRC-32 of its content; `None` in caches of version 0.1.0.
+        arrays: Readers of rows, by name: `arrays[name][start:stop]`.
+        said: Metadata in its header.
     """
 
     path: Path
@@ -58,16 +58,16 @@ class Shard:
 
     @property
     def end(self) -> int:
-        """The row after its last one."""
+        """Number of the row after its last one."""
         return self.first + self.rows
 
     @property
     def is_whole(self) -> bool:
-        """Whether its content is what was written, as far as a checksum can tell. This reads all of it."""
+        """True if its content is what was written, as far as a checksum can tell. Reads the whole file."""
         return self.checksum is None or self.checksum == _checksum(self.said, self.arrays)
 
     def fits(self, layout: Layout) -> bool:
-        """Whether it holds such arrays."""
+        """True if it holds arrays of this layout."""
         return self.arrays.keys() == layout.keys() and all(
             one[0:1].dtype.name in layout[name][1] and fits(one.get_shape(), (None, *layout[name][0]))
             for name, one in self.arrays.items()
@@ -78,9 +78,9 @@ class ShardWriter:
     """Writes rows into shards.
 
     Args:
-        folder: Where they go.
-        job: What they are part of.
-        shards: Those that are there already.
+        folder: Folder of the shards.
+        job: Job that they belong to.
+        shards: Shards that already exist.
     """
 
     def __init__(self, folder: Path, job: str, shards: Sequence[Shard] = ()):
@@ -93,26 +93,26 @@ class ShardWriter:
         self._first = 0
         self._digest: str | None = None
         self.rows = rows_of(shards)
-        """Number of rows in files."""
+        """Number of rows already in files."""
 
     def add(self, arrays: dict[str, np.ndarray], first: int, digest: str | None) -> bool:
-        """Takes the rows of a batch; gives whether there are enough for a shard, which `write` then writes.
+        """Adds the rows of a batch; returns True once there are enough for a shard, which `write` then writes.
 
         Args:
-            arrays: The rows. They follow those that wait.
-            first: The first one's number.
-            digest: What tells the data of all rows up to the last of these from other data.
+            arrays: The rows, which follow those added before.
+            first: Number of the first one.
+            digest: Digest of the data of all rows up to the last of these.
 
         Raises:
-            SplitError: They have another shape than those before.
+            SplitError: Their shape differs from that of earlier rows.
         """
         shape = {name: list(array.shape[1:]) for name, array in arrays.items()}
         self._shape = self._shape or shape
         for name, one in shape.items():
             if one != self._shape[name]:
                 raise SplitError(
-                    f"Rows of {name} of shape {tuple(one)} follow rows of shape {tuple(self._shape[name])}: they "
-                    "make no array. Pad the inputs to one size."
+                    f"Rows of {name} of shape {tuple(one)} follow rows of shape {tuple(self._shape[name])}, so they do "
+                    "not form one array. Pad the inputs to one size."
                 )
         self._first = first if not self._parts else self._first
         self._parts.append(arrays)
@@ -125,10 +125,10 @@ class ShardWriter:
         return sum(len(next(iter(part.values()))) for part in self._parts)
 
     def write(self) -> None:
-        """Writes the rows that wait, if any, as a shard.
+        """Writes the rows added since the last shard, if any, as a shard.
 
         Raises:
-            StoreError: It cannot be written. The shards before it are there.
+            StoreError: It cannot be written. Earlier shards are kept.
         """
         if not self._parts:
             return
@@ -143,13 +143,13 @@ class ShardWriter:
 
 
 def _as_written(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows as the bytes of a file: those of a row together, the lowest byte first."""
+    """Joins rows in the memory layout of a file: row by row (C order), little-endian."""
     rows = np.concatenate(parts)
     return np.ascontiguousarray(rows, rows.dtype.newbyteorder("<"))
 
 
 def _checksum(said: Mapping[str, str], arrays: Mapping[str, Any]) -> str:
-    """The CRC-32 of what a shard says and holds: names, types, shapes and values. zlib's is as fast as reading."""
+    """Computes the CRC-32 of a shard's header, names, dtypes, shapes and values. With zlib it is as fast as reading."""
     crc = 0
     for name in sorted(arrays):
         row = arrays[name][0:1]
@@ -164,19 +164,19 @@ def _checksum(said: Mapping[str, str], arrays: Mapping[str, Any]) -> str:
 
 
 def cannot_write(error: SplitError, path: Path, rows: int) -> StoreError:
-    """The error for a file that cannot be written, where so many rows are in files already."""
+    """Returns the error for a file that cannot be written; `rows`: number of rows already in files."""
     full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
-    kept = f" {rows} rows are kept: {'make room, and ' if full else ''}call again to go on." if rows else ""
+    kept = f" {rows} rows are kept: {'make room, and ' if full else ''}call again to continue." if rows else ""
     return StoreError(f"{error}{kept}", path=path)
 
 
 def rows_of(shards: Sequence[Shard]) -> int:
-    """Number of rows in all shards."""
+    """Returns the number of rows in all shards."""
     return sum(shard.rows for shard in shards)
 
 
 def shards_in(folder: Path, job: str) -> list[Shard]:
-    """The shards of a job in the order of their rows, which may lack some. Where two have the same, one counts."""
+    """Returns the shards of a job in row order, possibly with gaps. If two overlap, only the first counts."""
     opened = (_opened(path) for path in sorted(_files(folder)))
     found: list[Shard] = []
     for shard in sorted((one for one in opened if one and one.said["job"] == job), key=lambda one: one.first):
@@ -186,7 +186,7 @@ def shards_in(folder: Path, job: str) -> list[Shard]:
 
 
 def first_gap(shards: Sequence[Shard]) -> tuple[int, str | None]:
-    """The first row that no shard holds, and what tells the data of all rows before it from other data."""
+    """Returns the first row that no shard holds, and the digest of the data of all rows before it."""
     end, digest = 0, None
     for shard in shards:
         if shard.first > end:
@@ -196,7 +196,7 @@ def first_gap(shards: Sequence[Shard]) -> tuple[int, str | None]:
 
 
 def not_among(shards: Sequence[Shard], first: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Spans of the rows `first` to `stop` that no shard holds: first row, and the row after the last."""
+    """Yields spans of rows from `first` to `stop` that no shard holds: first row, and the row after the last."""
     for shard in shards:
         if shard.end <= first or shard.first >= stop:
             continue
@@ -208,7 +208,7 @@ def not_among(shards: Sequence[Shard], first: int, stop: int) -> Iterator[tuple[
 
 
 def damaged_shard(folder: Path, shards: Sequence[Shard]) -> Path | None:
-    """A file that should be a shard and is none of these; `None` where there is no such file."""
+    """Returns a file that has the name of a shard and is none of these; `None` if there is no such file."""
     whole = {shard.path for shard in shards}
     return next((path for path in sorted(_files(folder)) if path not in whole), None)
 
@@ -218,7 +218,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _opened(path: Path) -> Shard | None:
-    """A shard; `None` where it is none."""
+    """Opens a shard; `None` if the file is not a valid one."""
     try:
         if not path.is_file():
             return None
@@ -230,7 +230,7 @@ def _opened(path: Path) -> Shard | None:
         if not arrays or rows < 1 or first < 0 or any(one.get_shape()[:1] != [rows] for one in arrays.values()):
             return None
         for one in arrays.values():
-            one[0:1]  # of a type that NumPy has
+            one[0:1]  # fails for a dtype that NumPy lacks
         shard = Shard(path, first, rows, said["digest"] or None, checksum, arrays, said)
         return shard if "job" in said else None
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError):
@@ -238,7 +238,7 @@ def _opened(path: Path) -> Shard | None:
 
 
 def remove_shards(folder: Path, keep: Sequence[Shard] = ()) -> None:
-    """Removes all shards but some, and what a killed process left half-written."""
+    """Removes all shards except those to keep, and half-written files of a killed process."""
     kept = {shard.path for shard in keep}
     for path in list(folder.iterdir()):
         if path not in kept and (_OURS.fullmatch(path.name) or TEMPORARY_NAME.fullmatch(path.name)):
@@ -247,18 +247,18 @@ def remove_shards(folder: Path, keep: Sequence[Shard] = ()) -> None:
 
 
 def bytes_in(folder: Path) -> int:
-    """Bytes of all shards in a folder."""
+    """Returns the total size in bytes of all shards in a folder."""
     return sum(path.stat().st_size for path in _files(folder))
 
 
 class ShardReader:
-    """Rows of all shards of a cache, in any order.
+    """Reads rows of all shards of a cache, in any order.
 
-    The files are mapped into memory, which safetensors does, so what is read is in memory once, and nothing else is.
-    A shard is checked as a whole before anything of it is given for the first time.
+    Safetensors maps the files into memory, so only rows that are read take memory, and only once. A shard is checked
+    as a whole before any of its rows is returned for the first time.
 
     Args:
-        shards: In order, without a gap.
+        shards: The shards in order, without gaps.
     """
 
     def __init__(self, shards: Sequence[Shard]):
@@ -267,19 +267,19 @@ class ShardReader:
         self._ends = np.cumsum([shard.rows for shard in shards])
 
     def read(self, name: str, rows: np.ndarray, dtype: str) -> np.ndarray:
-        """The rows with these numbers, in this order.
+        """Reads the rows with the given numbers, in that order.
 
         Args:
-            name: Of the array.
-            rows: The numbers.
-            dtype: What to give them as.
+            name: Name of the array.
+            rows: Numbers of the rows.
+            dtype: Dtype of the result.
 
         Raises:
-            StoreError: They are in a shard that is damaged.
+            StoreError: A shard that holds them is damaged.
         """
         shape = self._shards[0].arrays[name].get_shape()[1:]
         result = np.empty((len(rows), *shape), dtype)
-        order = np.argsort(rows, kind="stable")  # neighbors are read at once, and a disk goes forward
+        order = np.argsort(rows, kind="stable")  # so that neighbors are read at once, and the disk sequentially
         sorted_rows = rows[order]
         where = np.searchsorted(self._ends, sorted_rows, side="right")
         breaks = np.flatnonzero((np.diff(sorted_rows) != 1) | (np.diff(where) != 0)) + 1
@@ -298,9 +298,9 @@ class ShardReader:
 
 
 def damaged(path: Path) -> StoreError:
-    """The error for a shard that is not what was written."""
+    """Returns the error for a shard whose content is not what was written."""
     return StoreError(
         f"Shard '{path}' is damaged: it does not hold the features that were written into it. Delete this file, and "
-        "call `cache_features` with the same arguments again: it computes what is missing.",
+        "call `cache_features` again with the same arguments: it computes what is missing.",
         path=path,
     )

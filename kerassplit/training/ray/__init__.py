@@ -3,7 +3,7 @@
 In reading order:
 
 - `actor`: the process of a stage.
-- `training`: micro-batches on their way through them: `RayTraining`.
+- `training`: sends micro-batches through these processes: `RayTraining`.
 """
 
 from kerassplit.training.ray.training import RayTraining

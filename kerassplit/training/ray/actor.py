@@ -14,7 +14,7 @@ from kerassplit.training.steps.stage_trainer import Role
 
 
 class TrainingActor:
-    """Trains one stage; see `StageTrainer`. Arrays come and go."""
+    """Trains one stage; see `StageTrainer`. Takes and returns arrays."""
 
     @failing_in_words()
     def load(
@@ -26,7 +26,7 @@ class TrainingActor:
         optimizer: tuple[dict[str, Any], Sequence[int]] | None,
         slots: Sequence[np.ndarray],
     ) -> int:
-        """Loads the stage, sets its variables and those of its optimizer, and gives the number of the process."""
+        """Loads the stage, sets its variables and those of its optimizer, and returns the process ID."""
         stage = shipment.unpack(content)
         assign(stage.model.variables, values)
         self.optimizer = None
@@ -43,7 +43,7 @@ class TrainingActor:
 
     @failing_in_words()
     def forward(self, number: int, share: float, *inputs: Any) -> tuple[Any, ...]:
-        """Returns what its layers add to the loss, what the loss sees, and its outputs."""
+        """Returns the losses that its layers add, the tensors that the loss uses, and its outputs."""
         stage = self.trainer.stage
         before = len(self.trainer.added_losses)
         tensors = dict(zip(stage.inputs, inputs, strict=True))
@@ -54,7 +54,7 @@ class TrainingActor:
 
     @failing_in_words()
     def backward(self, number: int, gradients: dict[str, Any], names: Sequence[str], *crossing: Any) -> Any:
-        """`None`, which tells that it went well, and the gradients of the inputs that earlier stages want."""
+        """Returns `None`, which signals success, and the gradients of the inputs that earlier stages need."""
         for name, slope in zip(names, crossing, strict=True):
             gradients[name] = plus(gradients.get(name), slope)
         found = self.trainer.backward({name: one for name, one in gradients.items() if one is not None}, number)
@@ -62,12 +62,12 @@ class TrainingActor:
         return (None, *map(_array, given)) if given else None
 
     def take(self, places: Sequence[int]) -> list[Any]:
-        """The gradients of variables that another stage trains."""
+        """Returns the gradients of variables that another stage trains."""
         return [_array(self.trainer.gradients[place]) for place in places]
 
     @failing_in_words()
     def apply(self, shared: Sequence[Sequence[int]], *parts: Sequence[Any]) -> bool:
-        """The optimiser's step, with what other stages have of shared variables: whether there were gradients."""
+        """Runs the optimizer, with other stages' gradients of shared variables; returns True if any gradient exists."""
         for places, gradients in zip(shared, parts, strict=True):
             for place, gradient in zip(places, gradients, strict=True):
                 self.trainer.add(place, gradient)
@@ -76,24 +76,24 @@ class TrainingActor:
         return trained
 
     def values(self, places: Sequence[int]) -> list[np.ndarray]:
-        """The values of trainable variables."""
+        """Returns the values of trainable variables."""
         return arrays([self.trainer.variables[place] for place in places])
 
     def receive(self, places: Sequence[int], values: Sequence[np.ndarray]) -> None:
-        """Takes the values of variables that another stage trains."""
+        """Sets the values of variables that another stage trains."""
         assign([self.trainer.variables[place] for place in places], values)
 
     def forget(self) -> None:
-        """Drops what the step has computed so far."""
+        """Drops the gradients and losses of the step so far."""
         self.trainer.forget()
 
     def state(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The values of all variables, and of the optimiser's."""
+        """Returns the values of all variables of the model and of the optimizer."""
         return arrays(self.trainer.stage.model.variables), arrays(self.optimizer.variables if self.optimizer else [])
 
 
 def arrays(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
-    """The values of variables, as arrays of their own."""
+    """Returns the values of variables, as copies."""
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 

@@ -1,8 +1,9 @@
-"""Training on Ray: each stage in a process of its own, micro-batches on their way through them.
+"""Trains on Ray: each stage in its own process, with micro-batches pipelined through them.
 
-All micro-batches are sent to all stages at once; a stage's call gets references to what the calls before it will give:
-a stage works on one micro-batch while the next works on the one before, and tensors go from process to process. What
-the model gives comes here, where the loss is computed and the labels stay; its gradients go back the same way.
+All micro-batches are sent to all stages at once; a stage's call receives references to the future results of earlier
+calls: while a stage works on one micro-batch, the next stage works on the previous one, and tensors go from process to
+process. The model's outputs come here, where the loss is computed and the labels stay; their gradients go back the same
+way.
 """
 
 import contextlib
@@ -38,20 +39,20 @@ from kerassplit.training.steps.train_step import (
 
 
 class RayTraining:
-    """Trains a split on Ray, each stage in a process of its own.
+    """Trains a split on Ray, each stage in its own process.
 
-    A step is that of `kerassplit.train_step` with as many micro-batches: all of them go forward, the loss of the whole
-    batch is computed, all go back, and each stage's optimizer applies the sum of its gradients. The source is GPipe
-    (Huang et al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", NeurIPS 2019),
-    without its recomputing: a stage keeps what it needs for the way back of every micro-batch.
+    A step equals `kerassplit.train_step` with the same number of micro-batches: all of them go forward, the loss of the
+    whole batch is computed, all go backward, and each stage's optimizer applies the sum of its gradients. The algorithm
+    is GPipe (Huang et al., "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism", NeurIPS
+    2019) without recomputation: a stage keeps what the backward pass of every micro-batch needs.
 
-    The stages' variables live in the processes. They come back into the split, and the optimisers' states into the
-    optimisers, when the `with` block ends or `bring_back` is called: all at once or, where that fails, not at all.
+    The stages' variables live in the processes. They are copied back into the split, and the optimizers' states into
+    the optimizers, when the `with` block ends or `bring_back` is called: all at once or, if that fails, not at all.
 
     A process that dies, or a stage that fails, ends the training: `RunError` names the stage and the step (counted from
     0 in this training), and the split's variables are those of the last `bring_back`, or those before the training. To
-    lose no more than ten steps, call `bring_back` every ten steps; to go on, begin another training of the same split
-    with the same optimisers. Any other error between two steps loses nothing.
+    lose no more than ten steps, call `bring_back` every ten steps; to continue, start another training of the same
+    split with the same optimizers. Any other error between two steps loses nothing.
     """
 
     def __init__(
@@ -68,18 +69,18 @@ class RayTraining:
         """Prepares the training; the `with` block starts and ends the processes.
 
         Args:
-            split: The split. Leave its variables alone meanwhile.
-            loss: As `train_step` takes it.
-            optimizers: As `train_step` takes them; one for all is taken too: each stage gets its own copy.
-            micro_batches: In how many equal parts every batch goes through the stages. With one, only one stage works
-                at a time; with several times as many as there are stages, all have work most of the time.
-            num_cpus: CPUs that Ray sets aside for each stage; see `kerassplit.engines.ray.engine.RayOptions`.
+            split: The split. Do not change its variables during the training.
+            loss: As in `train_step`.
+            optimizers: As in `train_step`; or a single optimizer, of which each stage gets its own copy.
+            micro_batches: Number of equal parts in which every batch goes through the stages. With one, only one stage
+                works at a time; with several times the number of stages, all are busy most of the time.
+            num_cpus: CPUs that Ray reserves for each stage; see `kerassplit.engines.ray.engine.RayOptions`.
             num_gpus: GPUs, likewise.
-            address: Of a Ray cluster, likewise.
+            address: Address of a Ray cluster, likewise.
 
         Raises:
-            SplitError: Ray is missing, an option makes no sense, the optimisers do not fit the stages, or stages share
-                a layer whose statistics or random numbers change in training.
+            SplitError: Ray is missing, an option is invalid, the optimizers do not fit the stages, or stages share a
+                layer whose statistics or random numbers change in training.
 
         Example:
 
@@ -133,19 +134,19 @@ class RayTraining:
             self._open.close()
 
     def step(self, x: Any, y: Any, *, sample_weight: Any = None) -> float:
-        """One training step.
+        """Runs one training step.
 
         Args:
-            x: The inputs, as `train_step` takes them.
+            x: The inputs, as in `train_step`.
             y: The targets of the whole batch.
             sample_weight: Weights of the samples.
 
         Returns:
-            The loss, before the step.
+            The loss before the step.
 
         Raises:
-            SplitError: The input, the targets or the loss do not fit the model. The training goes on: no weight has
-                changed, as in `train_step`.
+            SplitError: The input, the targets or the loss do not fit the model. The training can continue: no weight
+                has changed, as in `train_step`.
             RunError: A process died, or a stage failed. The training is over.
         """
         self._check_steady()
@@ -165,10 +166,10 @@ class RayTraining:
         return loss + sum(added)
 
     def bring_back(self) -> None:
-        """Brings all variables back into the split, and all states into the optimisers; the training goes on.
+        """Copies all variables back into the split, and all states into the optimizers; the training continues.
 
         Raises:
-            RunError: A process died. The split's variables are then as they were.
+            RunError: A process died. The split's variables are unchanged.
         """
         self._check_steady()
         self._steady = False
@@ -179,15 +180,15 @@ class RayTraining:
         self._steady = True
 
     def finish(self) -> None:
-        """Brings everything back and ends the processes, as leaving the `with` block does."""
+        """Copies everything back and ends the processes, as leaving the `with` block does."""
         self._check_steady()
         self.__exit__()
 
     def _load(self) -> None:
-        """Ships the stages, with the values of all their variables, and waits until they are loaded."""
+        """Ships the stages with the values of all their variables, and waits until they are loaded."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "split"
-            save(self._split, folder, tells_of_shared=False)  # we keep the copies equal
+            save(self._split, folder, tells_of_shared=False)  # copies of shared variables are kept equal here
             entries = read_manifest(folder)["stages"]
             manifest = (folder / MANIFEST).read_bytes()
             loading = []
@@ -196,17 +197,17 @@ class RayTraining:
                 optimizer = self._optimizers[stage.name] if role.owned else None
                 if optimizer and not optimizer.built:
                     optimizer.build(role.trained(stage))
-                told = _told(optimizer, role.trained(stage)) if optimizer else None
+                recipe = _recipe(optimizer, role.trained(stage)) if optimizer else None
                 values, slots = arrays(stage.model.variables), arrays(_variables_of(optimizer))
                 file = self._ray.put(content_of(folder, entry))
-                loading.append((place, self._actors[place].load.remote(shipment, file, role, values, told, slots)))
+                loading.append((place, self._actors[place].load.remote(shipment, file, role, values, recipe, slots)))
             try:
                 self._wait(loading)
             except RunError as error:
-                raise SplitError(f"The training cannot begin. {error}") from error
+                raise SplitError(f"The training cannot start. {error}") from error
 
     def _forward(self, parts: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float]]:
-        """Sends all micro-batches through all stages; returns what the loss sees of each, and what layers add to it."""
+        """Sends all micro-batches through all stages; returns the tensors for the loss of each, and added losses."""
         calls, judged = [], []
         for number, tensors in enumerate(parts):
             sent = {
@@ -229,7 +230,7 @@ class RayTraining:
     def _backward_and_apply(self, gradients: Sequence[Mapping[str, Any]]) -> None:
         calls = []
         for number, slopes in enumerate(gradients):
-            crossing: list[tuple[str, Any]] = []  # gradients on their way back, with the names of their tensors
+            crossing: list[tuple[str, Any]] = []  # gradients of crossing tensors, with the names of these tensors
             for place in reversed(range(len(self._actors))):
                 stage, role = self._split[place], self._roles[place]
                 if not role.goes_back:
@@ -246,12 +247,12 @@ class RayTraining:
                 crossing += zip(role.back_to, given, strict=True)
                 calls.append((place, done))
         self._wait(calls)
-        if not any(self._wait(self._apply())):  # what the optimisers' steps tell; shared variables tell nothing
+        if not any(self._wait(self._apply())):  # `apply` returns if there were gradients, `receive` returns None
             self._steady = True
             raise SplitError(nothing_to_train(self._split))
 
     def _apply(self) -> list[tuple[int, Any]]:
-        """Every optimiser's step; variables that stages share are trained by the first and sent to the others."""
+        """Runs every optimizer; variables that stages share are trained by the first and sent to the others."""
         calls = []
         for place, actor in enumerate(self._actors):
             mine = [(there, here, other) for owner, there, other, here in self._links if owner == place]
@@ -262,7 +263,7 @@ class RayTraining:
         return calls
 
     def _wait(self, calls: Iterable[tuple[int, Any]]) -> list[Any]:
-        """The answers of stages, in the order in which they depend on each other: the first that fails is to blame."""
+        """Returns the results of calls, fetched in order of their dependencies: the first to fail is at fault."""
         answers = []
         for place, reference in calls:
             try:
@@ -286,12 +287,12 @@ class RayTraining:
     def _check_steady(self) -> None:
         if not self._steady:
             raise SplitError(
-                "This training is not under way: use it in a `with` block, and begin another one after a RunError."
+                "This training is not running. Use it in a `with` block, and start another one after a RunError."
             )
 
 
-def _told(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> tuple[Any, list[int]]:
-    """An optimizer as another process makes it: its configuration, and the places of what weight decay leaves out."""
+def _recipe(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> tuple[Any, list[int]]:
+    """Returns the configuration of an optimizer, and the indices of variables left out of weight decay."""
     left_out = {id(variable) for variable in out_of_weight_decay(optimizer, variables)}
     places = [place for place, variable in enumerate(variables) if id(variable) in left_out]
     return keras.optimizers.serialize(optimizer), places
@@ -312,6 +313,6 @@ def _refuse_shared_states(split: Stages) -> None:
                 if other != stage.name:
                     raise SplitError(
                         f"Stages '{other}' and '{stage.name}' share layer '{layer.name}', whose statistics or random "
-                        "numbers change in training: two processes would have two of them. Cut so that one stage has "
-                        "it, or use kerassplit.train_step."
+                        "numbers change in training, so two processes would diverge. Cut so that one stage has it, or "
+                        "use kerassplit.train_step."
                     )

@@ -1,4 +1,4 @@
-"""Gradients as they are summed on their way back through the stages."""
+"""Sums gradients during backpropagation through the stages."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from kerassplit.graph.backends import backend
 
 
 def is_real(value: Any) -> bool:
-    """Whether a value is a tensor that can have a gradient."""
+    """True if a value is a tensor that can have a gradient."""
     return keras.ops.is_tensor(value) and keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
 
 
 def plus(one: Any, other: Any) -> Any:
-    """The sum of two gradients, either of which may be `None`."""
+    """Adds two gradients, either of which may be `None`."""
     if one is None or other is None:
         return other if one is None else one
     return backend().dense(one) + backend().dense(other)

@@ -1,4 +1,4 @@
-"""The loss of a batch, and its gradients with respect to what the model gave."""
+"""Computes the loss of a batch, and its gradients with respect to the model's outputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ class OutputLoss:
     """Computes a loss as Keras's `compile(loss=...)` and `fit` do."""
 
     def __init__(self, loss: Any, outputs: Any, output_names: Sequence[str] | None = None):
-        """A loss to compute.
+        """Prepares a loss.
 
         Args:
-            loss: As `keras.Model.compile` takes it: a loss, a function, a name, or a structure of these.
+            loss: As in `keras.Model.compile`: a loss, a function, a name, or a structure of these.
             outputs: Names of tensors in the structure of the model's outputs.
-            output_names: What Keras calls them, in order: `model.output_names`; a `Sequential` has none.
+            output_names: Keras's names of the outputs, in order: `model.output_names`; a `Sequential` has none.
         """
         self._outputs = outputs
         self._keras = None
@@ -35,23 +35,23 @@ class OutputLoss:
                 raise _unusable(error) from error
 
     def check(self, added: Sequence[float]) -> None:
-        """Refuses a step without a loss, given or added by layers.
+        """Checks that there is a loss, either passed or added by layers.
 
         Raises:
-            SplitError: No loss was given, and no layer adds one.
+            SplitError: No loss was passed, and no layer adds one.
         """
         if self._keras is None and not added:
-            raise SplitError("There is no loss: pass `loss`, as in `model.compile`. No layer adds one, either.")
+            raise SplitError("There is no loss, and no layer adds one. Pass `loss`, as in `model.compile`.")
 
     def __call__(
         self, parts: Sequence[Mapping[str, Any]], y: Any, sample_weight: Any = None
     ) -> tuple[float, list[dict[str, Any]]]:
-        """The loss of a batch and its gradients.
+        """Computes the loss of a batch and its gradients.
 
         Args:
-            parts: For each micro-batch in order what `StageTrainer.forward` gave; other tensors do no harm.
+            parts: For each micro-batch, in order, the result of `StageTrainer.forward`; other tensors are ignored.
             y: The targets of the whole batch.
-            sample_weight: As `fit` takes it.
+            sample_weight: As in `fit`.
 
         Returns:
             The loss, and for each micro-batch the gradients with respect to its outputs, by name.
@@ -71,7 +71,7 @@ class OutputLoss:
 
         try:
             [loss], _, back = backend().record(run, [values[name] for name in real], range(len(real)))
-        except Exception as error:  # shapes that do not fit are another error on each backend
+        except Exception as error:  # each backend raises its own error for shapes that do not fit
             raise _unusable(error) from error
         _, slopes = back([keras.ops.ones_like(loss)])
         gradients = {name: slope for name, slope in zip(real, slopes, strict=True) if slope is not None}
@@ -83,17 +83,17 @@ class OutputLoss:
             for name, value in values.items()
             if "\0" not in name
         }
-        with keras.StatelessScope():  # Keras counts the parts of a loss in metrics, which nobody reads
+        with keras.StatelessScope():  # Keras tracks the parts of a loss in metrics, which are not needed
             return model.compute_loss(None, y, packed_tensors(made, self._outputs), sample_weight)
 
 
 def loss_of(split: Stages, loss: Any) -> OutputLoss:
-    """A loss on the outputs of a split."""
+    """Builds a loss on the outputs of a split."""
     return OutputLoss(loss, split.outputs, getattr(split.model, "output_names", None))
 
 
 class _Nothing(keras.Model):
-    """Has the names of a model's outputs and computes its loss."""
+    """Stand-in model that has only output names, to compute a loss."""
 
     def __init__(self, output_names: Sequence[str] | None):
         super().__init__(name="loss")
@@ -111,17 +111,17 @@ def _unusable(error: Exception) -> SplitError:
 
 
 def _whole(parts: Sequence[Any], name: str) -> Any:
-    """The micro-batches of an output, which may be arrays, as one batch and one tensor."""
+    """Joins the micro-batches of an output (arrays or tensors) to one tensor."""
     if len(parts) == 1:
         return None if parts[0] is None else keras.ops.convert_to_tensor(parts[0])
     name = name.partition("\0")[0]
     if any(part is None or not len(part.shape) for part in parts):
-        raise SplitError(f"Output '{name}' has no samples along its first dimension: pass micro_batches=1.")
+        raise SplitError(f"Output '{name}' has no samples along its first dimension. Pass micro_batches=1.")
     return keras.ops.concatenate(parts, axis=0)
 
 
 def _cut(gradients: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Gradients of a whole batch, by micro-batch."""
+    """Cuts the gradients of a whole batch into micro-batches."""
     if len(parts) == 1:
         return [dict(gradients)]
     cut, firsts = [], dict.fromkeys(gradients, 0)

@@ -21,21 +21,21 @@ from kerassplit.graph.internals.layers import all_layers
 from kerassplit.text import listed
 
 Optimizers = dict[str, keras.optimizers.Optimizer | None]
-"""By stage; `None` for one that has nothing to train."""
+"""Optimizers by stage name; `None` for a stage that has nothing to train."""
 
 
 def stage_optimizers(split: Stages, optimizer: Any) -> Optimizers:
-    """An optimizer of its own for every stage of a split, all configured alike.
+    """Creates one optimizer for each stage of a split, all configured alike.
 
-    Keep what you get for as long as you train: an optimiser's state (momentum, the number of the step) is in it.
+    Keep the result for as long as you train: the optimizers hold their state (momentum, step number).
 
     Args:
         split: The split.
-        optimizer: An optimizer, its name or its configuration, as `compile` takes it. One that has been used gives its
-            settings, not its state.
+        optimizer: An optimizer, its name or its configuration, as in `compile`. Of an optimizer that has been used,
+            the settings are copied, not the state.
 
     Returns:
-        Optimisers by the names of the stages.
+        Optimizers by stage name.
 
     Raises:
         SplitError: There is no such optimizer, or it cannot be copied.
@@ -51,7 +51,7 @@ def stage_optimizers(split: Stages, optimizer: Any) -> Optimizers:
         one = keras.optimizers.get(optimizer)
     except (ValueError, TypeError, AttributeError) as error:
         raise SplitError(
-            f"No optimizers can be made from {optimizer!r}: {error} Pass one of keras.optimizers, its name, or its "
+            f"Cannot create optimizers from {optimizer!r}: {error} Pass one of keras.optimizers, its name, or its "
             "configuration."
         ) from error
     made: Optimizers = ShownDict()
@@ -63,14 +63,14 @@ def stage_optimizers(split: Stages, optimizer: Any) -> Optimizers:
 
 def _check_split(split: Any) -> None:
     if not isinstance(split, Stages):
-        raise SplitError(f"`split` must be a Split, as `ks.split` and `ks.load` give it; got {type(split).__name__}.")
+        raise SplitError(f"`split` must be a Split, from `ks.split` or `ks.load`; got {type(split).__name__}.")
 
 
 def checked_optimizers(split: Stages, optimizers: Any) -> Optimizers:
-    """Checks what a user passes as `optimizers`; returns them by stage.
+    """Checks the `optimizers` that a user passes; returns them by stage.
 
     Raises:
-        SplitError: It is not one optimizer for each stage, or one that scales losses.
+        SplitError: They are not one optimizer for each stage, or one of them scales losses.
     """
     _check_split(split)
     names = [stage.name for stage in split]
@@ -82,18 +82,21 @@ def checked_optimizers(split: Stages, optimizers: Any) -> Optimizers:
     elif isinstance(optimizers, (list, tuple)):
         if len(optimizers) != len(names):
             raise SplitError(
-                f"{len(optimizers)} optimizers for {len(names)} stages, {listed(names)}: pass one for each."
+                f"There are {len(optimizers)} optimizers for {len(names)} stages, {listed(names)}. Pass one for each."
             )
         given = dict(zip(names, optimizers, strict=True))
     else:
         raise SplitError(
-            f"`optimizers` is one optimizer for each stage, as a list or by name; got {_shown(optimizers)}. Make them "
-            "once and keep them, for their state is in them: optimizers = ks.stage_optimizers(split, optimizer)."
+            f"`optimizers` must be one optimizer for each stage, as a list or by name; got {_shown(optimizers)}. "
+            "Create them once and keep them, as they hold their state: optimizers = ks.stage_optimizers(split, "
+            "optimizer)."
         )
     _check_each(given)
     for stage in split:
         if given[stage.name] is None and stage.model.trainable_variables:
-            raise SplitError(f"Stage '{stage.name}' has trainable variables, and `optimizers` has none for it.")
+            raise SplitError(
+                f"Stage '{stage.name}' has trainable variables, but no optimizer. Add one to `optimizers`."
+            )
     _refuse_halves(split)
     return given
 
@@ -105,30 +108,30 @@ def refuse_used(
     *,
     exactly: bool = False,
 ) -> None:
-    """Refuses an optimizer whose state is that of other variables; `exactly`: or of more.
+    """Refuses an optimizer whose state belongs to other variables; `exactly`: or to further ones.
 
     Raises:
-        SplitError: It is such.
+        SplitError: The optimizer has been used for other variables.
     """
     if optimizer and is_built_for_others(optimizer, variables, exactly=exactly):
         raise SplitError(
             f"The optimizer of stage '{stage}' has been used for other variables. It belongs to the stage that it was "
-            "first used for: after another split, or once other layers are trainable, take a new one."
+            "first used for: after another split, or once other layers are trainable, create a new one."
         )
 
 
 def refuse_strategy(stage: Stage) -> None:
-    """Refuses to train a stage whose variables take no optimiser's updates here.
+    """Refuses to train a stage whose variables cannot be updated by an optimizer here.
 
     Raises:
-        SplitError: They were made under a `tf.distribute` strategy.
+        SplitError: They were created under a `tf.distribute` strategy.
     """
     strategy = backend().strategy_of(stage.model)
     if strategy is not None:
         raise SplitError(
-            f"The variables of stage '{stage.name}' were made under a {type(strategy).__name__}, which lets only `fit` "
-            "update them. Train with `fit` or `ks.fine_tune`; or cut a model with variables of its own, "
-            "ks.build_submodel(model, copy_weights=True), made outside of the strategy's scope."
+            f"The variables of stage '{stage.name}' were created under a {type(strategy).__name__}, which lets only "
+            "`fit` update them. Train with `fit` or `ks.fine_tune`; or split a model with its own variables, "
+            "ks.build_submodel(model, copy_weights=True), created outside the strategy's scope."
         )
 
 
@@ -139,19 +142,19 @@ def _check_each(given: Optimizers) -> None:
             continue
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise SplitError(
-                f"The optimizer of stage '{name}' is {_shown(optimizer)}, which keeps no state from step to step. Make "
-                "one and keep it, such as keras.optimizers.Adam()."
+                f"The optimizer of stage '{name}' is {_shown(optimizer)}, which keeps no state from step to step. "
+                "Create one and keep it, such as keras.optimizers.Adam()."
             )
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor:
             raise SplitError(
-                f"The optimizer of stage '{name}' scales the loss, which stages cannot do each for itself. Train in "
+                f"The optimizer of stage '{name}' scales the loss, which single stages cannot do. Train in "
                 "mixed_bfloat16 or float32, which need no scaling."
             )
         other = first.setdefault(id(optimizer), name)
         if other != name:
             raise SplitError(
-                f"Stages '{other}' and '{name}' have the same optimizer: each needs its own. "
-                "ks.stage_optimizers(split, optimizer) makes them."
+                f"Stages '{other}' and '{name}' have the same optimizer, but each needs its own. "
+                "Create them with ks.stage_optimizers(split, optimizer)."
             )
 
 

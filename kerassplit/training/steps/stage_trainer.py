@@ -1,6 +1,6 @@
-"""One stage in training: forward, back with the gradient of what crosses, and its own optimiser's step.
+"""Trains one stage: forward, backward with the gradients of the crossing tensors, and a step of its own optimizer.
 
-This is all that a process needs to have that trains one stage of a split, whoever has the others.
+A process that trains one stage of a split needs nothing else, wherever the other stages are.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,19 +19,18 @@ from kerassplit.training.steps.gradients import is_real, plus
 from kerassplit.training.steps.optimizers import refuse_strategy, refuse_used
 
 LOGITS, MASK = "\0logits", "\0mask"
-"""Behind the name of an output: what Keras hangs on it for the loss."""
+"""Suffixes to the name of an output, for the logits and mask that Keras attaches to it for the loss."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """The part of a stage in training.
+    """Role of a stage in training.
 
     Attributes:
-        judged: Its outputs that the loss sees.
-        back_to: Its inputs whose gradient an earlier stage wants.
-        owned: Which of the trainable variables of its model it applies gradients to, by their places; the others it
-            shares with an earlier stage.
-        trains: Whether its model has trainable variables.
+        judged: Names of its outputs that the loss uses.
+        back_to: Names of its inputs whose gradients an earlier stage needs.
+        owned: Indices of the trainable variables that it updates; it shares the others with an earlier stage.
+        trains: True if its model has trainable variables.
     """
 
     judged: tuple[str, ...]
@@ -41,29 +40,29 @@ class Role:
 
     @property
     def goes_back(self) -> bool:
-        """Whether there is anything to compute a gradient for."""
+        """True if the stage needs a backward pass."""
         return self.trains or bool(self.back_to)
 
     def trained(self, stage: Stage) -> list[keras.Variable]:
-        """The variables that the stage's own optimizer trains."""
+        """Returns the variables that the stage's own optimizer trains."""
         return [stage.model.trainable_variables[place] for place in self.owned]
 
     def trainer(self, stage: Stage, optimizer: keras.optimizers.Optimizer | None = None) -> "StageTrainer":
-        """Makes the trainer of the stage."""
+        """Builds the trainer of the stage."""
         return StageTrainer(stage, optimizer, judged=self.judged, back_to=self.back_to, owned=self.owned)
 
 
 class StageTrainer:
     """Trains one stage.
 
-    A step is `forward`, then `backward` with the gradient that came back, then `apply`. Several micro-batches, told
-    apart by a number, go forward and back before one `apply`: their gradients are summed.
+    A step is `forward`, then `backward` with the gradients of the later stages, then `apply`. Several micro-batches,
+    identified by number, can go forward and backward before one `apply`: their gradients are summed.
 
     Attributes:
         stage: The stage.
         variables: The trainable variables of its model.
-        gradients: For each of them the gradient so far; `None` where there is none.
-        added_losses: What its layers have added to the loss so far (`add_loss`, regularisers).
+        gradients: Gradient of each variable so far; `None` if there is none.
+        added_losses: Losses added by its layers so far (`add_loss`, regularizers).
     """
 
     def __init__(
@@ -75,18 +74,19 @@ class StageTrainer:
         back_to: Collection[str] | None = None,
         owned: Collection[int] | None = None,
     ):
-        """One stage in training.
+        """Prepares a stage for training.
 
         Args:
             stage: The stage.
-            optimizer: Applies its gradients.
-            judged: Its outputs that a loss is computed of here, with `OutputLoss`.
-            back_to: Its inputs whose gradients are wanted: by default all of real numbers. Names of others do no harm.
-            owned: Which of its model's trainable variables it trains, by their places; by default all.
+            optimizer: Optimizer that applies its gradients.
+            judged: Names of its outputs from which `OutputLoss` computes the loss.
+            back_to: Names of its inputs whose gradients are needed: by default all floating-point ones. Other names
+                are ignored.
+            owned: Indices of the trainable variables that it trains; by default all.
 
         Raises:
-            SplitError: The optimizer has been used for other variables, or these were made under a `tf.distribute`
-                strategy.
+            SplitError: The optimizer has been used for other variables, or the variables were created under a
+                `tf.distribute` strategy.
 
         Example:
 
@@ -112,16 +112,16 @@ class StageTrainer:
     def forward(
         self, tensors: Mapping[str, Any], number: int = 0, *, share: float = 1.0, regularized: bool = True
     ) -> dict[str, Any]:
-        """Runs the stage in training mode: statistics and generators of random numbers go on.
+        """Runs the stage in training mode, which updates statistics and random number generators.
 
         Args:
-            tensors: What it takes, by name (arrays or tensors, the samples along the first dimension); others too.
-            number: Of the micro-batch.
-            share: What part of the batch it is: what layers add to the loss is averaged over its parts.
-            regularized: Whether the regularisers of the weights are part of the loss of this micro-batch.
+            tensors: Inputs by name (arrays or tensors, the samples along the first dimension); others are ignored.
+            number: Number of the micro-batch.
+            share: Fraction of the batch that it is: losses added by layers are averaged over the micro-batches.
+            regularized: Count the weight regularizers in the loss of this micro-batch.
 
         Returns:
-            Its outputs by name, for `OutputLoss` with the logits and masks of those judged.
+            The outputs by name; those judged come with their logits and masks, for `OutputLoss`.
 
         Raises:
             SplitError: A tensor is missing.
@@ -157,27 +157,28 @@ class StageTrainer:
         return {**dict(zip(made, results, strict=False)), **others}
 
     def backward(self, gradients: Mapping[str, Any], number: int = 0) -> dict[str, Any]:
-        """Takes gradients back through the stage, and adds those of its variables to `gradients`.
+        """Backpropagates through the stage, and adds the gradients of its variables to `self.gradients`.
 
         Args:
-            gradients: Of the loss with respect to the stage's outputs, by name; outputs that it does not depend on are
-                left out. Names of other tensors do no harm.
-            number: Of the micro-batch, which must have gone forward; it can go back once.
+            gradients: Gradients of the loss with respect to the stage's outputs, by name, without outputs that the
+                loss does not depend on. Other names are ignored.
+            number: Number of the micro-batch, which must have gone forward; it can go backward once.
 
         Returns:
-            The gradients with respect to its inputs, by name, those that the loss depends on.
+            The gradients with respect to the inputs in `back_to` that the loss depends on, by name.
 
         Raises:
             SplitError: The micro-batch has not gone forward.
         """
         if number not in self._ways_back:
             raise SplitError(
-                f"Stage '{self.stage.name}' has nothing to go back through: forward comes first, and then one backward."
+                f"Stage '{self.stage.name}' cannot go backward without going forward. Call `forward` first, and then "
+                "`backward` once."
             )
         return self._ways_back.pop(number)(gradients)
 
     def apply(self) -> None:
-        """Applies the gradients with the optimizer; the next step can begin.
+        """Applies the gradients with the optimizer and resets them for the next step.
 
         Raises:
             SplitError: There is no optimizer. Nothing has changed then.
@@ -185,25 +186,25 @@ class StageTrainer:
         mine = [(self.gradients[place], self.variables[place]) for place in self._owned]
         if any(gradient is not None for gradient, _ in mine):
             if self._optimizer is None:
-                raise SplitError(f"Stage '{self.stage.name}' has trainable variables and no optimizer.")
+                raise SplitError(f"Stage '{self.stage.name}' has trainable variables but no optimizer. Pass one.")
             with backend().without_recording():
                 self._optimizer.apply(*map(list, zip(*mine, strict=True)))
         self.forget()
 
     def forget(self) -> None:
-        """Drops what the step has computed so far; statistics and seeds stay as they are."""
+        """Drops the gradients and losses of the step so far; statistics and random seeds stay as they are."""
         self.gradients = [None] * len(self.variables)
         self.added_losses = []
         self._ways_back.clear()
 
     def add(self, place: int, gradient: Any) -> None:
-        """Adds to the gradient of one of `variables`."""
+        """Adds to the gradient of the variable at index `place`."""
         self.gradients[place] = plus(self.gradients[place], gradient)
 
     def _call(
         self, values: list[Any], penalized: Sequence[keras.Variable], share: float
     ) -> tuple[dict[str, Any], list[Any]]:
-        """The outputs, with what hangs on them, and the parts of the loss."""
+        """Calls the model; returns its outputs, with their logits and masks, and the losses that it adds."""
         model = self.stage.model
         outputs = keras.tree.flatten(model(keras.tree.pack_sequence_as(model.input, values), training=True))
         tensors = dict(zip(self.stage.outputs, outputs, strict=True))
@@ -211,7 +212,7 @@ class StageTrainer:
             for suffix, hung in ((LOGITS, backend().logits_behind(tensors[name])), (MASK, mask_on(tensors[name]))):
                 if hung is not None:
                     tensors[name + suffix] = hung
-        losses = model.losses  # what layers added, then one for each variable that has a regulariser
+        losses = model.losses  # losses added by layers, then one for each variable with a regularizer
         regularized = [variable for variable in model.trainable_weights if variable.regularizer is not None]
         count = len(losses) - len(regularized)
         chosen = {id(variable) for variable in penalized}
@@ -233,12 +234,12 @@ class StageTrainer:
 
 
 def _scalar(loss: Any) -> Any:
-    """An added loss as Keras adds it up."""
+    """Sums an added loss as Keras does."""
     return keras.ops.sum(loss if is_real(loss) else keras.ops.cast(loss, keras.config.floatx()))
 
 
 def _hidden_states(stage: Stage) -> list[keras.Variable]:
-    """States of stateful recurrent layers, which Keras does not count among their variables."""
+    """Returns states of stateful recurrent layers, which Keras does not count among their variables."""
     known = {id(variable) for variable in stage.model.variables}
     states = [
         state

@@ -26,9 +26,9 @@ class SplitGradients:
     """Loss and gradients of a step.
 
     Attributes:
-        loss: Of the batch, with all that layers and regularisers add.
-        stages: By stage, its trainable variables with their gradients (`None`: the loss does not depend on it). A
-            variable that several stages share is with the first of them.
+        loss: Loss of the batch, including losses added by layers and regularizers.
+        stages: Trainable variables with their gradients (`None`: the loss does not depend on it), by stage name. A
+            variable that several stages share is listed with the first of them.
     """
 
     loss: float
@@ -45,44 +45,45 @@ def train_step(
     sample_weight: Any = None,
     micro_batches: int = 1,
 ) -> float:
-    """One training step through the stages, which equals a step of the whole model.
+    """Runs one training step through the stages, equivalent to a step of the whole model.
 
-    Every stage runs forward in training mode. Then, from the last to the first, each gets the gradient of what it gave,
-    and of nothing else, computes those of its own variables and of what it was given, and in the end its own optimizer
-    applies them. A stage needs to know nothing of the others but what crosses, and so they can be on different
-    machines: see `examples/split_training` and `kerassplit.training.ray`.
+    Every stage runs forward in training mode. Then, from last to first, each receives only the gradients of its outputs
+    and computes those of its own variables and of its inputs; finally its own optimizer applies them. Stages exchange
+    nothing but crossing tensors and their gradients, so they can be on different machines: see
+    `examples/split_training` and `kerassplit.training.ray`.
 
-    In eager mode the gradients are equal to the whole model's bit for bit, and so are updates of statistics and
-    generators of random numbers; gradients of layers that are called several times, and of tensors that several stages
-    use, may differ by rounding. A variable that several stages share is trained by the first of them. Where `split` has
-    warned that a loss is masked no more, pass the mask in `sample_weight`. Each optimizer sees its stage only:
-    `clipnorm` and the like do the same as in the whole model, `global_clipnorm` takes the norm of the stage.
+    In eager mode the gradients are bit-for-bit equal to those of the whole model, and so are updates of statistics and
+    random number generators; gradients of layers that are called several times, and of tensors that several stages
+    use, may differ by rounding. A variable that several stages share is trained by the first of them. If `split` warned
+    that a loss is no longer masked, pass the mask in `sample_weight`. Each optimizer sees only its stage: `clipnorm`
+    and the like work as in the whole model, but `global_clipnorm` uses the norm of the stage.
 
     Source: split learning, Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018);
     Vepakomma et al., "Split learning for health" (2018). Micro-batches: Huang et al., "GPipe" (NeurIPS 2019).
 
     Args:
-        split: The split. Its variables are trained; those of frozen layers stay.
+        split: The split. Its variables are trained, except those of frozen layers.
         x: Arrays or tensors in the structure of the model's inputs, the samples along the first dimension.
-        y: The targets, as `fit` takes them.
-        loss: As `compile` takes it: a loss, a function, a name, or a structure of these for several outputs. `None`:
-            only what layers add.
-        optimizers: One of `keras.optimizers` for each stage, in a list or by name, `None` for a stage without trainable
-            variables. Their state is in them: pass the same objects to every step. `ks.stage_optimizers` makes them.
-        sample_weight: As `fit` takes it.
-        micro_batches: In how many equal parts the batch goes through the stages, one after another; their gradients are
-            summed before the optimisers apply them. The loss is that of the whole batch, whatever its reduction. What
-            differs from one part is batch normalization, which sees a part at a time, and what layers draw; what they
-            add with `add_loss` is averaged over the parts. In this process all parts are kept until their gradients
-            are there, which takes as much memory as one.
+        y: The targets, as in `fit`.
+        loss: As in `compile`: a loss, a function, a name, or a structure of these for several outputs. `None`: only
+            losses added by layers.
+        optimizers: One optimizer of `keras.optimizers` for each stage, in a list or by name, `None` for a stage without
+            trainable variables. They hold their state: pass the same objects to every step. `ks.stage_optimizers`
+            creates them.
+        sample_weight: As in `fit`.
+        micro_batches: Number of equal parts in which the batch goes through the stages, one after another; their
+            gradients are summed before the optimizers apply them. The loss is that of the whole batch, whatever its
+            reduction. Unlike with one part, batch normalization sees one micro-batch at a time, and layers draw other
+            random numbers; losses from `add_loss` are averaged over the parts. In this process all parts are kept until
+            their gradients are computed, which takes as much memory as the undivided batch.
 
     Returns:
-        The loss, before the step.
+        The loss before the step.
 
     Raises:
-        SplitError: The input, the targets or the loss do not fit the model; the optimisers do not fit the stages; or a
-            loss would have to be scaled (float16). Nothing has been trained then; statistics and generators may have
-            gone on, as in any call in training mode.
+        SplitError: The input, the targets or the loss do not fit the model; the optimizers do not fit the stages; or
+            the loss would need scaling (float16). Nothing has been trained then; statistics and random number
+            generators may have advanced, as in any call in training mode.
 
     Example:
 
@@ -102,17 +103,17 @@ def train_step(
 def split_gradients(
     split: Stages, x: Any, y: Any, loss: Any, *, sample_weight: Any = None, micro_batches: int = 1
 ) -> SplitGradients:
-    """The gradients of a training step, without the step: `train_step` before its optimisers.
+    """Computes the gradients of a training step without applying them: `train_step` up to its optimizers.
 
-    Statistics and generators of random numbers go on, as in every call in training mode.
+    Statistics and random number generators advance, as in every call in training mode.
 
     Args:
-        split: As `train_step` takes it; the others too.
+        split: The split; all arguments are as in `train_step`.
         x: The inputs.
         y: The targets.
         loss: The loss.
         sample_weight: Weights of the samples.
-        micro_batches: In how many parts.
+        micro_batches: Number of parts.
 
     Returns:
         The loss and the gradients of every stage.
@@ -133,7 +134,7 @@ def split_gradients(
 
 
 def roles_of(split: Stages) -> list[Role]:
-    """The part of each stage in training: whatever nobody needs is not computed."""
+    """Returns the role of each stage in training, such that only gradients that are needed get computed."""
     judged = set(keras.tree.flatten(split.outputs))
     owned_before: set[int] = set()
     wanted: set[str] = set()
@@ -155,10 +156,10 @@ def roles_of(split: Stages) -> list[Role]:
 
 
 def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
-    """The inputs by tensor name, in equal parts.
+    """Divides the inputs into equal micro-batches, by tensor name.
 
     Raises:
-        SplitError: They cannot be parted so.
+        SplitError: They cannot be divided equally.
     """
     count = as_count(count, "micro_batches")
     tensors = {
@@ -172,7 +173,7 @@ def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
     total = number_of_rows(shapes)
     if total % count:
         raise SplitError(
-            f"A batch of {total} samples does not go into {count} equal micro-batches: pass `micro_batches` that "
+            f"A batch of {total} samples cannot be divided into {count} equal micro-batches. Pass `micro_batches` that "
             f"divides {total}."
         )
     size = total // count
@@ -182,13 +183,13 @@ def micro_batches_of(split: Stages, x: Any, count: int) -> list[dict[str, Any]]:
             for first in range(0, total, size)
         ]
     except TypeError as error:
-        raise SplitError(f"The inputs cannot be parted: {error}. Pass micro_batches=1.") from error
+        raise SplitError(f"The inputs cannot be divided: {error}. Pass micro_batches=1.") from error
 
 
 def _forward_and_back(
     split: Stages, trainers: Sequence[StageTrainer], loss: Any, x: Any, y: Any, sample_weight: Any, count: int
 ) -> float:
-    """Returns the loss; the gradients are with the trainers, each variable's with the first that owns it."""
+    """Returns the loss; leaves the gradients in the trainers, those of a shared variable in the first one only."""
     output_loss = loss_of(split, loss)
     parts = micro_batches_of(split, x, count)
     size = route_of(split).batch
@@ -218,12 +219,12 @@ def _forward_and_back(
 
 
 def nothing_to_train(split: Stages) -> str:
-    """The message for a step in which no gradient came back."""
+    """Returns the message for a step without any gradient."""
     return f"No trainable variable of '{split.name}' has a gradient: the loss depends on none of them."
 
 
 def links_of(split: Stages) -> list[tuple[int, list[int], int, list[int]]]:
-    """Pairs trainable variables that stages share: the first stage, their places there, another one, their places."""
+    """Pairs trainable variables that stages share: the first stage, its indices, the other stage, its indices."""
     first: dict[int, tuple[int, int]] = {}
     pairs: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
     for place, stage in enumerate(split):

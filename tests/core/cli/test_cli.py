@@ -330,7 +330,7 @@ class TestFixedBatches:
         verified = run("verify", out, "--model", fours / "fours.keras", *given)
         for result in (split, verified):
             assert told in result.stderr
-            assert "the first 4 are taken." in result.stderr
+            assert "the first 4 are used." in result.stderr
             assert "bit for bit" in result.stdout
         run("run", out, *given, "-o", tmp_path / "y.npy")
         assert np.load(tmp_path / "y.npy").shape == (10, 8)
@@ -338,7 +338,7 @@ class TestFixedBatches:
     def test_fewer_rows_than_a_batch_are_no_batch(self, fours, tmp_path):
         given = ("--at", "a", "--input", fours / "x3.npy", "-o", tmp_path / "out")
         result = run("split", fours / "fours.keras", *given, status=2)
-        assert "x3.npy' holds 3 rows, and 'fours' takes batches of 4. Give that many." in result.stderr
+        assert "x3.npy' holds 3 rows, but 'fours' takes batches of 4. Pass that many." in result.stderr
 
 
 class TestVerify:

@@ -118,7 +118,7 @@ def test_numbers_in_json_are_those_that_were_written_or_refused(values, dtype):
         ('["a\\u0000"]', "string", 422, "ends with a NUL character"),
         (json.dumps(["a" * 1000] + ["a"] * 999), "string", 413, "take more than 1048576 bytes"),
         (json.dumps([0] * 9), "int32", 422, "9 rows; up to 8 can be sent at a time"),
-        (json.dumps([0] * 2**17), "int32", 413, "up to 262144 are taken as application/json. Send larger arrays as"),
+        (json.dumps([0] * 2**17), "int32", 413, "up to 262144 are accepted as application/json. Send larger arrays as"),
         (b"\xff", "int32", 400, "it is not UTF-8"),
     ],
 )

@@ -206,7 +206,7 @@ def test_a_folder_of_photographs_goes_through(tmp_path):
     for number in range(3):
         photo.rotate(90 * number).save(tmp_path / f"{number}.png")
     split = ks.split(multi, [["conv", "exit"]])
-    with pytest.warns(UserWarning, match="How 'tiny' wants its images is not known"):
+    with pytest.warns(UserWarning, match="The preprocessing of 'tiny' is not known"):
         result = split.predict_early(tmp_path, 0.0, batch_size=2)
     assert result.ran == {"stage_0": 2, "stage_1": 0}
     everything = split.predict(tmp_path, preprocess="none")
@@ -242,7 +242,7 @@ def test_confidence_may_be_measured_another_way(early, rows, everything):
     assert result.exits.tolist() == exits.tolist() and list(result.ran.values()) == ran
     assert 0 < ran[2] < ran[0]  # some batches ended early
     with pytest.raises(
-        ks.SplitError, match=r"one number for each row; for the 32 rows of 'a' it gave .* shape \(32, 5\)"
+        ks.SplitError, match=r"one number per row; for the 32 rows of 'a' it returned .* shape \(32, 5\)"
     ):
         early.predict_early(rows, 0.5, measure=lambda probabilities: probabilities)
     with pytest.raises(ks.SplitError, match="`measure` must be a function .*; got 'entropy'"):
@@ -254,8 +254,8 @@ def test_logits_are_refused_and_can_be_measured(rows):
     split = ks.split(logits, [["b", "exit_b"]])
     with pytest.raises(ks.SplitError) as raised:
         split.predict_early(rows, 0.9)
-    assert "The exit 'b' gives numbers from -" in str(raised.value)
-    assert "which are no probabilities. Let it end in a softmax" in str(raised.value)
+    assert "The exit 'b' returns numbers from -" in str(raised.value)
+    assert "which are not probabilities. End it with a softmax" in str(raised.value)
     assert "measure=lambda logits: scipy.special.softmax(logits, axis=-1).max(axis=-1)" in str(raised.value)
     result = split.predict_early(rows, 2.0, measure=lambda logits: logits.max(axis=-1))
     everything = split.predict(rows)
@@ -289,7 +289,7 @@ def test_the_final_output_is_named_where_the_last_stage_gives_several(multi, row
     with pytest.raises(ks.SplitError) as raised:
         split.predict_early(rows)
     assert (
-        "The last stage, 'stage_1', gives 'c' and 'last': say which of them answers when no exit is confident"
+        "The last stage, 'stage_1', has the outputs 'c' and 'last'. Say which of them answers when no exit is"
         in str(raised.value)
     )
     result = split.predict_early(rows, 0.8, final="last", batch_size=1)
@@ -298,13 +298,13 @@ def test_the_final_output_is_named_where_the_last_stage_gives_several(multi, row
     np.testing.assert_allclose(result.outputs, outputs, rtol=1e-5, atol=1e-6)
     assert result.exits.tolist() == exits.tolist()
     assert result.ran == {"stage_0": ROWS, "stage_1": int((exits != "a").sum())}
-    with pytest.raises(ks.SplitError, match="The last stage, 'stage_1', gives no output 'a'. It gives 'c' and 'last'"):
+    with pytest.raises(ks.SplitError, match="The last stage, 'stage_1', has no output 'a'. It has 'c' and 'last'"):
         split.predict_early(rows, final="a")
 
 
 def test_what_cannot_end_early_is_refused_with_a_way_out(multi, early, rows, small):
     with pytest.raises(
-        ks.SplitError, match="All outputs of 'chain' are computed in the last stage, so that no exit is early"
+        ks.SplitError, match="All outputs of 'chain' are computed in the last stage, so no exit is early"
     ):
         ks.split(multi, "a").predict_early(rows, final="last")
     x = keras.Input((8,), name="x")
@@ -313,7 +313,7 @@ def test_what_cannot_end_early_is_refused_with_a_way_out(multi, early, rows, sma
         ks.SplitError, match="The split of 'plain' has no early exit: 'top' is its only output. Add exits"
     ):
         ks.split(plain, "body").predict_early(rows)
-    with pytest.raises(ks.SplitError, match="'pooled' gives 4 for each row and the final output 'score' 3: one cannot"):
+    with pytest.raises(ks.SplitError, match="'pooled' returns 4 for each row and the final output 'score' 3, so one"):
         ks.split(small, "pool").predict_early([np.ones((2, 8, 8, 3)), np.ones((2, 4))])
     for confidence in (1.5, -0.1, float("nan")):
         with pytest.raises(ks.SplitError, match=f"`confidence` must be a probability, 0 to 1; got {confidence}"):
@@ -334,7 +334,7 @@ def test_pixels_wise_outputs_need_a_measure():
     split = ks.split(ks.with_outputs(model, {"body": layers.Dense(2, "softmax", name="exit")}), [["body", "exit"]])
     x = np.random.default_rng(0).normal(size=(4, 6, 3)).astype("float32")
     with pytest.raises(
-        ks.SplitError, match="'top' gives 6×2 for each row, not one probability per class. Say how sure"
+        ks.SplitError, match="'top' returns 6×2 for each row, not one probability per class. Pass measure"
     ):
         split.predict_early(x)
     result = split.predict_early(x, 0.5, measure=lambda words: words.max(axis=-1).min(axis=-1))

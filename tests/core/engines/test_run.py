@@ -166,14 +166,14 @@ def test_a_folder_of_images(on_photos, photos, tmp_path):
     names = ["alpha.png", "cats/a.jpg", "cats/b.png", "grey.bmp", "z.WEBP"]
     images = np.concatenate([load_input(photos / name, on_photos.model, "MobileNetV2") for name in names])
     assert images.shape == (5, 24, 32, 3)
-    with pytest.warns(UserWarning, match="1 files in '.*' are no images and were left out"):
+    with pytest.warns(UserWarning, match="1 files in '.*' are not images and were left out"):
         result = on_photos.predict(photos, 2, preprocess="MobileNetV2", output=tmp_path / "out.npy")
     np.testing.assert_array_equal(result, on_photos.predict(images, 2))
     assert json.loads((tmp_path / "out.npy.json").read_text())["files"] == names
-    with pytest.warns(UserWarning, match="How 'tiny' wants its images is not known; it gets pixels from 0 to 255"):
+    with pytest.warns(UserWarning, match="The preprocessing of 'tiny' is not known; it gets pixels from 0 to 255"):
         pixels = on_photos.predict(photos / "grey.bmp")
     np.testing.assert_array_equal(pixels, on_photos.predict(photos / "grey.bmp", preprocess="none"))
-    with pytest.raises(ks.SplitError, match="'LeNet' is no architecture whose preprocessing is known. Name one of"):
+    with pytest.raises(ks.SplitError, match="The preprocessing of 'LeNet' is not known. Name an architecture of"):
         on_photos.predict(photos, preprocess="LeNet")
 
 
@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         (tmp_path / "text.npy", "text.npy' holds values of type <U1; 'x' takes float32"),
         (tmp_path / "none.npy", "at least one, along the first dimension; got 'x' \\(0, 8\\)"),
         (tmp_path / "objects.npy", "holds Python objects, which are never unpickled"),
-        (photos, "'chain' does not take one image; it takes 'x' \\(None, 8\\). Give these as .npy or .npz"),
+        (photos, "'chain' does not take a single image; it takes 'x' \\(None, 8\\). Pass these as .npy or .npz"),
         (np.zeros((3, 9)), r"There is an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
         (iter([]), "The input holds no rows. Expected at least one"),
         (iter([np.zeros((2, 7))]), r"There is an array of shape \(2, 7\)"),
@@ -230,18 +230,18 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
             chain.predict(x, output=tmp_path / "out.npy")
         assert not list(tmp_path.glob("out*"))
     for options, message in [
-        ({"resume": True}, "`resume` and `overwrite` are about files of results: say where they are, with `output`"),
+        ({"resume": True}, "`resume` and `overwrite` apply to result files. Say where these are, with `output`"),
         ({"output": 3}, "`output` must be the path of a .npy file; got 3"),
         ({"output": "a\0.npy"}, "expected a name that ends in .npy"),
         ({"output": tmp_path / ("n" * 300 + ".npy")}, "There can be no file or folder '"),
         ({"output": tmp_path / "folder.npy", "overwrite": True}, "folder.npy' is a folder. Name a file"),
-        ({"output": tmp_path / "out.npy", "overwrite": True, "resume": True}, "Either resume=True .* goes on"),
+        ({"output": tmp_path / "out.npy", "overwrite": True, "resume": True}, "resume=True .* exclude each other"),
         ({"output": tmp_path / "out.txt"}, "expected a name that ends in .npy; got '.*out.txt'"),
         ({"output": tmp_path / "bad.npy" / "out.npy"}, "Cannot write '[^']*bad.npy'"),
         ({"engine": "quantum"}, "There is no engine 'quantum'. Expected 'local' or 'ray'"),
         ({"replicas": {}}, "The engine 'local' has no option 'replicas'. It has 'devices'"),
         ({"devices": ["gpu:77"]}, "`devices` must name devices of this machine, '.*cpu.*got \\['gpu:77'\\]"),
-        ({"preprocess": "ResNet50"}, "`preprocess` is for images in files; what you pass as arrays is taken as it is"),
+        ({"preprocess": "ResNet50"}, "`preprocess` is for image files; arrays are used as they are. Leave it out"),
         ({"batch_size": 2.5}, "`batch_size` must be a whole number, at least 1; got 2.5"),
     ]:
         with pytest.raises(ks.SplitError, match=message):
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
     mended = tmp_path / "photos"
     shutil.copytree(photos, mended)
     (mended / "grey.bmp").write_bytes(b"BM no picture")
-    message = "grey.bmp' cannot be read as an image, .* The 2 rows before it are kept: go on with resume=True"
+    message = "grey.bmp' cannot be read as an image, .* The 2 rows before it are kept: continue with resume=True"
     with pytest.raises(ks.SplitError, match=message), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         on_photos.predict(mended, 2, preprocess="none", output=tmp_path / "out.npy")
@@ -303,11 +303,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(chain, rows, tmp_path):
     with pytest.raises(OSError, match="the network is gone"):
         chain.predict(Failing(rows, 30), output=output)
     assert not output.exists()
-    with pytest.raises(ks.SplitError, match="unfinished' holds an unfinished run. To go on with it, pass resume=True"):
+    with pytest.raises(ks.SplitError, match="unfinished' holds an unfinished run. To continue it, pass resume=True"):
         chain.predict(Failing(rows, 100), output=output)
-    with pytest.raises(ks.SplitError, match="another one: its batch_size was 32, and is 10. Go on as it began, or"):
+    with pytest.raises(
+        ks.SplitError, match="a different one: its batch_size was 32 and is now 10. Resume it as it beg"
+    ):
         chain.predict(Failing(rows, 100), 10, output=output, resume=True)
-    with pytest.raises(ks.SplitError, match="another one: it had another 'content of stages'"):
+    with pytest.raises(ks.SplitError, match="a different one: it had a different 'content of stages'"):
         changed = ks.split(keras.models.clone_model(chain.model), ["a", "c"])
         changed.predict(Failing(rows, 100), output=output, resume=True)
     with pytest.raises(OSError, match="the network is gone"):
@@ -488,7 +490,7 @@ def test_never_more_rows_than_the_input_has(chain, rows, expected, tmp_path):
     output = tmp_path / "out.npy"
     with pytest.raises(OSError, match="gone"):
         chain.predict(Failing(rows, 60), output=output)
-    message = "The input has 30 rows, and 60 are there of a run that was gone on with. It was another one: pass over"
+    message = "The input has 30 rows, but the run to resume has computed 60. It was a different input: pass overwrite"
     with pytest.raises(ks.SplitError, match=message) as error:
         chain.predict(Failing(rows[:30], 100), output=output, resume=True)
     assert "resume=True" not in str(error.value)
@@ -630,7 +632,7 @@ def test_a_stage_that_fails_is_named_with_batch_and_rows_and_what_was_finished_i
     model = keras.Model(x, Picky(name="picky")(keras.layers.Dense(4, name="a")(x)), name="m")
     split = ks.split(model, "a", names=["head", "tail"])
     data = [np.ones((size, 4), "float32") for size in (4, 6, 3, 2)]
-    message = r"Stage 'tail' fails on batch 2 \(rows 10 to 12\): .* The 10 rows before it are kept: go on"
+    message = r"Stage 'tail' fails on batch 2 \(rows 10 to 12\): .* The 10 rows before it are kept: continue"
     with pytest.raises(ks.RunError, match=message) as error:
         split.predict(iter(data), output=tmp_path / "out.npy")
     assert (error.value.stage, error.value.batch, error.value.rows) == ("tail", 2, (10, 13))
@@ -653,7 +655,7 @@ def test_rows_of_different_shapes_make_no_array(tmp_path):
     x = keras.Input((None, 3), name="x")
     split = ks.split(keras.Model(x, keras.layers.Dense(3, name="b")(keras.layers.Dense(3, name="a")(x))), "a")
     data = [np.ones((2, side, 3), "float32") for side in (4, 5)]
-    with pytest.raises(ks.SplitError, match=r"'b' has rows of shape \(5, 3\) in rows 2 to 3 and of \(4, 3\) before"):
+    with pytest.raises(ks.SplitError, match=r"'b' has rows of shape \(5, 3\) in rows 2 to 3, but \(4, 3\) before"):
         split.predict(iter(data))
     with pytest.raises(ks.SplitError, match=r"Rows of shape \(5, 3\) and type float32 follow rows of shape \(4, 3\)"):
         split.predict(iter(data), output=tmp_path / "out.npy")
@@ -757,7 +759,7 @@ class TestCommand:
         done = self.run(tmp_path / "stages", "--input", photos, "-o", tmp_path / "out.npy", "--batch-size", 2)
         assert done.exit_code == 0, done.output
         assert "Note: 1 files in" in done.stderr
-        assert "name that: --preprocess ResNet50." in done.stderr
+        assert "name it: --preprocess ResNet50." in done.stderr
         assert np.load(tmp_path / "out.npy").shape == (5, 2)
 
     def test_options_of_another_engine_are_refused(self, saved, tmp_path):
@@ -862,9 +864,9 @@ def test_an_output_without_a_batch_is_refused_with_a_way_out(tmp_path):
     for output, message in (
         (
             None,
-            "'total' is one value for all 3 rows of a batch, so that batches cannot be put together. Call `split(x)`",
+            "'total' is one value for all 3 rows of a batch, so batches cannot be joined. Call `split(x)`",
         ),
-        (tmp_path / "y.npy", "'total' has shape () for a batch of 3 rows: .* Call `split(x)`"),
+        (tmp_path / "y.npy", "'total' has shape () for a batch of 3 rows, .* Call `split(x)`"),
     ):
         with pytest.raises(ks.SplitError, match=re.escape(message).replace(re.escape(".*"), ".*")):
             split.predict(rows, output=output)

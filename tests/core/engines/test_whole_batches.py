@@ -74,7 +74,7 @@ def test_an_output_that_is_not_one_result_for_each_row_is_not_cut(rows):
     model = keras.Model(x, ops.reshape(layers.Dense(6, name="stem")(x), (2, -1)), name="fours")
     split = ks.split(model, "stem")
     assert split.predict(rows[:4]).shape == (2, 36)
-    with pytest.raises(ks.SplitError, match="'fours' takes batches of 4, and rows 8 to 9 make none"):
+    with pytest.raises(ks.SplitError, match="'fours' takes batches of 4, and rows 8 to 9 do not fill one"):
         split.predict(rows)
 
 
@@ -83,8 +83,8 @@ def test_rows_that_depend_on_each_other_are_refused_where_a_batch_would_be_fille
     split = ks.split(model, "stem")
     np.testing.assert_allclose(split.predict(rows[:8]), by_fours(model, rows[:8]), rtol=1e-5, atol=1e-6)
     message = (
-        "'fours' takes batches of 4, and rows 8 to 9 make none. To fill it up would be wrong: what 'out' gives for a "
-        "row depends on other rows, or on chance. Expected a number of rows that 4 divides."
+        "'fours' takes batches of 4, and rows 8 to 9 do not fill one. Padding would be wrong: the result 'out' of a "
+        "row depends on other rows, or on chance. Pass a multiple of 4 rows."
     )
     with pytest.raises(ks.SplitError) as caught:
         split.predict(rows)
@@ -94,8 +94,8 @@ def test_rows_that_depend_on_each_other_are_refused_where_a_batch_would_be_fille
 def test_states_are_kept_from_batch_to_batch_and_no_batch_is_filled_up(rows):
     split = ks.split(remembering(), "stem")
     message = (
-        "'fours' takes batches of 4, and its layer 'memory' keeps a state from batch to batch, so that none can be "
-        "filled up. Expected a number of rows that 4 divides; got 10."
+        "'fours' takes batches of 4, and its layer 'memory' keeps a state from batch to batch, so the last one "
+        "cannot be padded. Expected a multiple of 4 rows; got 10."
     )
     with pytest.raises(ks.SplitError) as caught:
         split.predict(rows)
@@ -104,7 +104,7 @@ def test_states_are_kept_from_batch_to_batch_and_no_batch_is_filled_up(rows):
     model = remembering()
     model.set_weights(split.model.get_weights())
     np.testing.assert_allclose(fresh, by_fours(model, rows[:8]), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ks.SplitError, match="and rows 8 to 9 make none"):  # of how many rows, nobody knew
+    with pytest.raises(ks.SplitError, match="and rows 8 to 9 do not fill one"):  # of how many rows, nobody knew
         split.predict(iter([rows]))
 
 

@@ -69,9 +69,7 @@ class TestValues:
             for read in (lambda path: ids.predict(path), lambda path: load_input(path, ids.model)):
                 with pytest.raises(ks.SplitError) as error:
                     read(tmp_path / name)
-                assert f"'{tmp_path / name}' holds what the model does not take: 'ids' takes int32, and" in str(
-                    error.value
-                )
+                assert f"'{tmp_path / name}' does not fit the model: 'ids' takes int32, and" in str(error.value)
                 assert f"{shown}, {shown}" in str(error.value)
                 assert "whole numbers from -2147483648 to 2147483647 do" in str(error.value)
         assert not list(tmp_path.glob("out*"))

@@ -84,9 +84,9 @@ def test_a_step_through_its_stages_is_refused_and_a_copy_takes_it(model, data):
 
     before = [copied(weight) for weight in model.weights]
     message = (
-        "The variables of stage 'stage_0' were made under a MirroredStrategy, which lets only `fit` update them. Train "
-        "with `fit` or `ks.fine_tune`; or cut a model with variables of its own, ks.build_submodel(model, "
-        "copy_weights=True), made outside of the strategy's scope."
+        "The variables of stage 'stage_0' were created under a MirroredStrategy, which lets only `fit` update them. "
+        "Train with `fit` or `ks.fine_tune`; or split a model with its own variables, ks.build_submodel(model, "
+        "copy_weights=True), created outside the strategy's scope."
     )
     with pytest.raises(ks.SplitError) as caught:
         step(model)

@@ -122,7 +122,7 @@ def test_data_comes_as_a_tf_data_dataset(head, digits, expected, tmp_path, capsy
     assert "at most 128 rows × 584 B = 73.0 KiB as float32" in capsys.readouterr().err
     with pytest.raises(ks.SplitError, match=r"The data never ends, so it cannot be cached. Leave out `.repeat\(\)`"):
         ks.cache_features(head, data.repeat(), tmp_path / "endless")
-    with pytest.raises(ks.SplitError, match=r"Single samples need to be put into batches first \(`.batch\(32\)`\)"):
+    with pytest.raises(ks.SplitError, match=r"Put single samples into batches first \(`.batch\(32\)`\)"):
         ks.cache_features(head, data.unbatch(), tmp_path / "single")
     with pytest.raises(ks.SplitError, match=r"holds values of type object. Expected numbers: turn text into numbers"):
         ks.cache_features(head, data.map(lambda x, y: (x, tf.strings.as_string(y))), tmp_path / "texts")
@@ -292,12 +292,12 @@ def test_a_cache_of_something_else_is_refused_with_what_differs(head, digits, tm
     changed[77] += 1
     refused("the data has other 'inputs'.", data=(changed, labels))
     refused("the data has other 'targets'.", data=(images, labels[::-1]))
-    refused("the data had 100 rows, and has 90 rows.", data=(images[:90], labels[:90]))
-    refused("a row of the targets was scalar int64, and is scalar float32.", data=(images, labels.astype("float32")))
-    refused("a row of the sample weights was missing, and is scalar int64.", data=(images, labels, labels))
-    refused("the preprocessing was none, and is test_feature_cache.twice", preprocess=twice)
-    refused("the storage was float32, and is float16.", storage="float16")
-    refused("repeats was 1, and is 2", repeats=2, preprocess=twice)
+    refused("the data had 100 rows and now has 90 rows.", data=(images[:90], labels[:90]))
+    refused("a row of the targets was scalar int64 and is now scalar float32.", data=(images, labels.astype("float32")))
+    refused("a row of the sample weights was missing and is now scalar int64.", data=(images, labels, labels))
+    refused("the preprocessing was none and is now test_feature_cache.twice", preprocess=twice)
+    refused("the storage was float32 and is now float16.", storage="float16")
+    refused("repeats was 1 and is now 2", repeats=2, preprocess=twice)
     np.testing.assert_array_equal(every(ks.cache_features(head, digits, place))[0], first[0])
     replaced = every(ks.cache_features(head, (changed, labels), place, overwrite=True))
     assert np.flatnonzero((replaced[0] != first[0]).any((1, 2, 3))).tolist() == [77]
@@ -328,7 +328,7 @@ def test_preprocessing_that_changes_under_its_name_is_noticed(head, digits, tmp_
 
     ks.cache_features(head, digits, tmp_path / "cache", preprocess=scaled)
     factor = 3.0
-    with pytest.raises(ks.StoreError, match="the preprocessing gives other values for the same rows"):
+    with pytest.raises(ks.StoreError, match="the preprocessing returns other values for the same rows"):
         ks.cache_features(head, digits, tmp_path / "cache", preprocess=scaled)
     factor = 2.0
     ks.cache_features(head, digits, tmp_path / "cache", preprocess=scaled)
@@ -346,7 +346,7 @@ def test_a_stream_of_something_else_is_refused(head, digits, tmp_path):
     changed = ks.cache_features(head, batches(images[::-1], labels[::-1], size=9), tmp_path / "cache", overwrite=True)
     np.testing.assert_array_equal(every(changed)[1], labels[::-1])  # none was lost for looking at the first ones
     ks.cache_features(head, OwnBatches(images, labels), tmp_path / "counted")
-    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows, and has 3 batches of 32 rows"):
+    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows and now has 3 batches of 32 rows"):
         ks.cache_features(head, OwnBatches(images[:90], labels[:90]), tmp_path / "counted")
 
 
@@ -354,7 +354,7 @@ def test_a_stream_that_has_become_uneven_is_refused_with_the_rows(head, digits, 
     images, labels = digits
     ks.cache_features(head, batches(images, labels, size=9), tmp_path / "cache")
     uneven = ([images[:5], labels[:5]], [images[5:9], labels[5:9, None]])
-    with pytest.raises(ks.SplitError, match="the first rows of the data have other|The data changes its shapes"):
+    with pytest.raises(ks.SplitError, match="the first rows of the data have other|The shapes of the data change"):
         ks.cache_features(head, iter(uneven), tmp_path / "cache")
 
 
@@ -390,7 +390,7 @@ def test_the_same_rows_in_other_batches_are_the_same_data(head, digits, tmp_path
     for size in (16, 50, ROWS):
         again = every(ks.cache_features(head, Batches(size), tmp_path / "cache"))
         np.testing.assert_array_equal(again[0], first[0])
-    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows, and has 4 batches of 20 rows"):
+    with pytest.raises(ks.StoreError, match="the data had 4 batches of 32 rows and now has 4 batches of 20 rows"):
         ks.cache_features(head, Batches(20, rows=80), tmp_path / "cache")
 
 
@@ -417,7 +417,7 @@ def test_keras_takes_lists_of_features_and_of_targets(digits, tmp_path):
 def test_a_warning_of_wide_features_names_the_line_of_the_caller(tmp_path):
     x = keras.Input((4,), dtype="float64", name="x")
     head = keras.Model(x, keras.layers.Rescaling(2.0, dtype="float64", name="wide")(x), name="doubles")
-    with pytest.warns(UserWarning, match="'wide' is of type float64, and is stored as float32") as warned:
+    with pytest.warns(UserWarning, match="'wide' has type float64 and is stored as float32") as warned:
         ks.cache_features(head, np.ones((3, 4)), tmp_path / "cache")
     assert {one.filename for one in warned if "is stored as" in str(one.message)} == {__file__}
 
@@ -457,7 +457,7 @@ def test_repeats_store_augmented_passes(head, digits, tmp_path):
     assert streamed.rows == 2 * ROWS
     with pytest.raises(ks.SplitError, match="arrays are the same in each pass. Pass a function that augments them"):
         ks.cache_features(head, digits, tmp_path / "other", repeats=2)
-    with pytest.raises(ks.SplitError, match="gone through only once, and `repeats` needs it several times"):
+    with pytest.raises(ks.SplitError, match="iterated over only once, but `repeats` needs several passes"):
         ks.cache_features(head, batches(images, labels), tmp_path / "other", repeats=2)
     ks.cache_features(head, digits, tmp_path / "once", preprocess=shifted)
     with pytest.raises(ks.StoreError, match="or draws random numbers: for augmented passes see `repeats`"):
@@ -475,7 +475,7 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(head, digits, tmp_pat
         (r"`seed` must be a whole number, at least 0; got -1.", head, digits, {"seed": -1}),
         (r"`preprocess` must be a function or an architecture.*got 'LeNet'.", head, digits, {"preprocess": "LeNet"}),
         (
-            r"`preprocess` gave 1 rows of '.*' for 32: it must keep each row.",
+            r"`preprocess` returned 1 rows of '.*' for 32. It must keep each row.",
             head,
             digits,
             {"preprocess": lambda x: x[:1]},
@@ -500,13 +500,13 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(head, digits, tmp_pat
             {},
         ),
         (
-            r"the shapes \(100, 8, 8, 1\), \(\). Single samples .* and lists of numbers into arrays \(`np.array`\)",
+            r"the shapes \(100, 8, 8, 1\), \(\). Put single samples .* and lists of numbers into arrays \(`np.array`\)",
             head,
             (images, labels.tolist()),
             {},
         ),
         (
-            r"The data changes its shapes: rows 32 to",
+            r"The shapes of the data change: rows 32 to",
             head,
             iter([(images[:32], labels[:32]), (images[:5], images[:5])]),
             {},
@@ -599,7 +599,7 @@ def mended(head, data, place):
             path = Path(error.path)
             named.append(path.name)
             if path.suffix == ".safetensors":
-                assert "Delete this file, and call `cache_features` with the same arguments again" in str(error)
+                assert "Delete this file, and call `cache_features` again with the same arguments" in str(error)
                 path.unlink()
             else:
                 assert "delete this one" in str(error) or "Name another folder" in str(error)
@@ -717,7 +717,7 @@ def test_caches_without_checksums_are_read_with_a_note(many, cached, tmp_path):
     place = shutil.copytree(cached / "whole", tmp_path / "cache")
     as_of_version_0_1_0(place)
     data = rows, np.arange(MANY)
-    with pytest.warns(UserWarning, match="written by an earlier kerassplit and has no checksums: damaged") as warned:
+    with pytest.warns(UserWarning, match="written by an earlier version of kerassplit and has no checksums") as warned:
         np.testing.assert_array_equal(every(ks.cache_features(head, data, place))[0], 2 * rows)
     assert {one.filename for one in warned} == {__file__}
     as_integers(shards_of(place)[1])
@@ -794,11 +794,11 @@ def test_an_error_in_the_data_keeps_what_is_there_and_other_data_does_not_go_on(
     capsys.readouterr()
     later = rows.copy()
     later[4000] += 1
-    with pytest.raises(ks.StoreError, match="The first 4096 rows of the data are others than when they were cached"):
+    with pytest.raises(ks.StoreError, match="The first 4096 rows of the data differ from those that were cached"):
         ks.cache_features(head, batches(later, np.arange(MANY)), place)
-    with pytest.raises(ks.StoreError, match="The first 4096 rows of the data are others"):
+    with pytest.raises(ks.StoreError, match="The first 4096 rows of the data differ"):
         ks.cache_features(head, batches(rows[:3000], np.arange(3000)), place)
-    assert "; 4,096 rows are there already." in capsys.readouterr().err
+    assert "; 4,096 rows are already cached." in capsys.readouterr().err
     x, y = every(ks.cache_features(head, batches(rows, np.arange(MANY), size=50), place))
     np.testing.assert_array_equal(x, 2 * rows)
     np.testing.assert_array_equal(y, np.arange(MANY))
@@ -810,7 +810,7 @@ def test_preprocessing_that_fails_says_how_many_rows_are_kept(many, tmp_path):
     def fails_late(inputs):
         return inputs[:, :2] if inputs[0, 0] > 9000 else inputs
 
-    with pytest.raises(ks.SplitError, match="takes 3 for each row, .* 2048 rows are kept: call again to go on."):
+    with pytest.raises(ks.SplitError, match="takes 3 for each row, .* 2048 rows are kept: call again to continue."):
         ks.cache_features(head, rows, tmp_path / "cache", preprocess=fails_late)
 
 

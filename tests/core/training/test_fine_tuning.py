@@ -196,7 +196,7 @@ def test_inputs_that_only_the_tail_takes_and_crossings_are_cached_too(small, tmp
     early = ks.flatten(small, copy_weights=True)
     early.compile("adam", losses)
     with pytest.raises(
-        ks.SplitError, match="The output 'pool' of 'small' is made before the cut, so the tail has no part"
+        ks.SplitError, match="The output 'pool' of 'small' is computed before the cut, so training the tail"
     ):
         fine_tuned(early, "pool", (x, y), tmp_path / "early")
 
@@ -249,9 +249,9 @@ def test_what_cannot_be_fine_tuned_is_refused_before_there_is_work(digits, tmp_p
         ),
         (r"`model` must be a keras.Model; got str", "ResNet50", "middle", data, {}),
         (r"'own' \(Own\) has its own 'train_step', which its tail would not have", own, "middle", data, {}),
-        (r"'both' is used before and behind the cut: training the tail would change the head", shared, "cut", data, {}),
+        (r"'both' is used before and after the cut: training the tail would change the head", shared, "cut", data, {}),
         (
-            r"Behind 'score.*' there is nothing to train|Behind 'last' there is nothing to train",
+            r"There is nothing to train after '(score.*|last)': the tail has no trainable weights",
             chain_with_frozen_end(),
             "last",
             data,

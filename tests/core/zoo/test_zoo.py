@@ -400,4 +400,4 @@ class TestInput:
         np.savez(tmp_path / "x.npz", image=np.zeros((2, 8, 8, 3)))
         refused("x.npz", small, "has no array 'extra'; it has 'image'. The model takes 'image' and 'extra'")
         (tmp_path / "photo.jpg").write_bytes(shipped_photo().read_bytes())
-        refused("photo.jpg", small, "'small' does not take one image; it takes 'image' .* 'extra'")
+        refused("photo.jpg", small, "'small' does not take a single image; it takes 'image' .* 'extra'")
