@@ -62,7 +62,7 @@ def test_a_truncated_file_is_named(folder, name):
         (folder / name).write_bytes(whole[:size])
         message = is_named(folder, name)
         if name != MANIFEST:
-            assert f"is cut off: it has {size:,} bytes, and was saved with {len(whole):,}" in message
+            assert f"is cut off: it has {size:,} bytes, and should have {len(whole):,}" in message
     (folder / name).write_bytes(whole + b"\0" * 700)
     is_named(folder, name)
 

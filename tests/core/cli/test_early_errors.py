@@ -132,7 +132,7 @@ def test_mistakes_are_told_without_keras(folder):
 
 def test_missing_extras_are_told_without_keras(folder):
     calls = {
-        "export split --format onnx -o new": '`pip install "kerassplit[onnx]"` brings all that it needs.',
+        "export split --format onnx -o new": 'Install everything with `pip install "kerassplit[onnx]"`.',
         "profile small.keras --plot x.svg": "Charts need matplotlib: `pip install 'kerassplit[charts]'`.",
         "run split --input x.npy -o new.npy --engine ray": 'pip install "kerassplit[ray]"',
     }
