@@ -112,7 +112,7 @@ def unknown_fields(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
-    """Checks the checksum. Version 1 has none, but if there is one it counts: a flipped version digit must not disable it."""
+    """Verifies the checksum, if there is one: version 1 has none, but a flipped version digit must not disable it."""
     if "checksum" not in manifest:
         return manifest["format_version"] == 1
     return manifest["checksum"] == checksum(manifest)

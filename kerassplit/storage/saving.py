@@ -45,7 +45,7 @@ from kerassplit.zoo.user_code import import_what_the_parent_did, keras_reason, w
 
 _OPENED_EARLY = 0 if os.name == "nt" else 100  # open files survive their removal; Windows would refuse to remove them
 _ATTEMPTS = 10  # to load a folder that another process is overwriting
-_MEND = "Copy it again from an intact one, or save the split again."
+_REMEDY = "Copy it again from an intact one, or save the split again."
 _LOAD = "call kerassplit.load inside `with keras.saving.custom_object_scope({objects}):`"
 
 
@@ -268,7 +268,7 @@ def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool, file: Buff
     _check_size(file, path, entry)
     with hashed(file, path) as (stream, whole):
         if whole.sha256 != entry["sha256"]:
-            raise other_file(path, "saved", MANIFEST, _MEND)
+            raise other_file(path, "saved", MANIFEST, _REMEDY)
         if safe_mode:
             check_archive(stream, path)
         return _read_stage(stream, path, entry, safe_mode)
@@ -279,7 +279,7 @@ def _check_size(file: BufferedReader, path: Path, entry: dict[str, Any]) -> None
     if expected is not None and size != expected:
         what = "cut off" if size < expected else "not the file that was saved"
         sizes = f"it has {size:,} bytes, and should have {expected:,} according to {MANIFEST}"
-        raise StoreError(f"{path} is {what}: {sizes}. {_MEND}", path=path)
+        raise StoreError(f"{path} is {what}: {sizes}. {_REMEDY}", path=path)
 
 
 def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:

@@ -537,7 +537,7 @@ class TestFolders:
         shutil.copytree(folders["savedmodel"], out)
         (out / "notes.txt").write_text("mine")
         with pytest.raises(
-            ks.StoreError, match="already holds exported stages. .* overwrite=True to replace what it holds."
+            ks.StoreError, match="already holds exported stages. .* overwrite=True to replace its contents."
         ):
             two.export(out, format="savedmodel")
         two.export(out, format="savedmodel", overwrite=True)
@@ -667,7 +667,7 @@ class TestCommand:
         assert printed.endswith(f"Wrote 2 stages in {tmp_path / 'out'}.\n")
         message = run(*arguments, "savedmodel", "--no-verify", status=2).stderr
         assert (
-            "already holds exported stages. Name another folder, or pass --overwrite to replace what it holds."
+            "already holds exported stages. Name another folder, or pass --overwrite to replace its contents."
             in message
         )
         message = run(*arguments, "savedmodel", "--no-verify", "--overwrite", "--input", "x.npy", status=2).stderr

@@ -37,7 +37,7 @@ def tolerance_for(split: Stages) -> float:
 
 
 def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides = None) -> tuple[dict[str, Any], str]:
-    """Returns arrays by tensor name, and their origin: given input, a photo (known architectures), or random numbers."""
+    """Returns arrays by tensor name, and their origin: given input, a photo (known architectures), or random input."""
     if x is not None:
         tensors = split.named_inputs(x)
         left_out = [name for name, value in tensors.items() if value is None]

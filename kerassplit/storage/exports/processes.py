@@ -38,7 +38,7 @@ def work(task: str, scratch: Path, /, **job: Any) -> dict[str, Any]:
         result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if code == 0 and "value" in result:
             return result
-        failure = WorkerError(result.get("error") or _how_it_ended(code))
+        failure = WorkerError(result.get("error") or _exit_reason(code))
         failure.add_note(log.read_text(encoding="utf-8", errors="replace")[-20_000:])
         raise failure
 
@@ -55,7 +55,7 @@ def _environment() -> Mapping[str, str]:
     }
 
 
-def _how_it_ended(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
         return "it was killed, most likely because memory ran out" if name == "SIGKILL" else f"it ended with {name}"

@@ -51,7 +51,7 @@ def run_exported(directory: str | os.PathLike[str], x: Any) -> Any:
     tensors = dict(_matched(manifest["inputs"], x, manifest["model"]))
     made = made_by(open_stages(directory), tensors)
     specs = {spec["tensor"]: spec for stage in manifest["stages"] for spec in stage["inputs"]}
-    given_back = {name: _as_wanted(value, specs[name]) for name, value in tensors.items() if name in specs}
+    given_back = {name: _as_expected(value, specs[name]) for name, value in tensors.items() if name in specs}
     outputs = _packed(manifest["outputs"], tensors | given_back | made)
     return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs  # as `Split` returns it
 
@@ -86,7 +86,7 @@ def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, 
     made: dict[str, np.ndarray] = {}
     for stage, run in stages:
         try:
-            results = run({spec["name"]: _as_wanted(known[spec["tensor"]], spec) for spec in stage["inputs"]})
+            results = run({spec["name"]: _as_expected(known[spec["tensor"]], spec) for spec in stage["inputs"]})
         except SplitError:
             raise
         except Exception as error:  # each runtime raises its own
@@ -162,7 +162,7 @@ def _packed(structure: Any, tensors: Mapping[str, Any]) -> Any:
     return tensors[structure]
 
 
-def _as_wanted(value: Any, spec: Mapping[str, Any]) -> np.ndarray:
+def _as_expected(value: Any, spec: Mapping[str, Any]) -> np.ndarray:
     """Converts an array to the dtype that a stage expects, and checks its number of rows."""
     array = np.asarray(value)
     size, rows = (shape[0] if shape else None for shape in (spec["shape"], array.shape))

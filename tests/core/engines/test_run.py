@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         (tmp_path / "odd.npz", "odd.npz' cannot be read as NumPy arrays"),
         (
             tmp_path / "huge.npy",
-            r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, and 0 are",
+            r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, but there are 0",
         ),
         (tmp_path / "absurd.npy", "absurd.npy' cannot be read as NumPy arrays"),
         (

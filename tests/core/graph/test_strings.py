@@ -271,7 +271,7 @@ def test_a_file_of_objects_is_refused_with_a_way_out_that_works(reader, files, t
             told = run(*command).stderr
             assert (
                 f"'{tmp_path / name}' cannot be read as NumPy arrays: it holds Python objects, which are never "
-                "unpickled. Save the array under a type of NumPy's own: strings with `array.astype(str)`, numbers with "
+                "unpickled. Save the array with a NumPy dtype: strings with `array.astype(str)`, numbers with "
                 "`array.astype('float32')`."
             ) in told
     np.save(tmp_path / "texts.npy", objects.astype(str))

@@ -236,15 +236,15 @@ TEXTS = {
     "a byte order mark": (b'\xef\xbb\xbf{"format_version": 2}', "cannot be read: .*BOM"),
     "UTF-16": ('{"format_version": 2}'.encode("utf-16"), "cannot be read"),
     "half a character": (b'{"format_version": 2, "model": "\\ud800"}', "cannot be read: .*surrogates not allowed"),
-    "a field twice": (b'{"format_version": 1, "format_version": 2}', "cannot be read: it has a field twice"),
-    "not a number": (b'{"format_version": NaN}', "cannot be read: NaN is no number of JSON"),
-    "infinity": (b'{"format_version": 1e999}', "cannot be read: 1e999 is no number of JSON"),
+    "a field twice": (b'{"format_version": 1, "format_version": 2}', "cannot be read: it repeats a field"),
+    "not a number": (b'{"format_version": NaN}', "cannot be read: NaN is not a JSON number"),
+    "infinity": (b'{"format_version": 1e999}', "cannot be read: 1e999 is not a JSON number"),
     "a number of a million digits": (b'{"format_version": ' + b"9" * 1_000_000 + b"}", "cannot be read: .* digits"),
     "lists in one another": (b"[" * 1_000_000, "cannot be read: it is nested too deeply"),
     "dicts in one another": (b'{"a":' * 1_000_000, "cannot be read: it is nested too deeply"),
     "text behind it": (b'{"format_version": 2} x', "cannot be read: Extra data"),
-    "no dict": (b'"kerassplit"', "is no manifest of Split.save: it has no format_version"),
-    "nothing in it": (b"{}", "is no manifest of Split.save: it has no format_version"),
+    "no dict": (b'"kerassplit"', "is not a manifest of Split.save: it has no format_version"),
+    "nothing in it": (b"{}", "is not a manifest of Split.save: it has no format_version"),
     "no checksum": (b'{"format_version": 2}', "its checksum differs"),
     "a checksum that is a list": (b'{"format_version": 2, "checksum": []}', "its checksum differs"),
 }
@@ -302,10 +302,10 @@ def test_links_pipes_and_folders_are_no_files_of_the_folder(folder, name):
     refused(folder, f"{name} is a link")
     path.unlink()
     os.mkfifo(path)
-    refused(folder, f"{name} is no regular file")
+    refused(folder, f"{name} is not a regular file")
     path.unlink()
     path.mkdir()
-    refused(folder, f"{name} is no regular file")
+    refused(folder, f"{name} is not a regular file")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and devices of POSIX")
@@ -477,7 +477,7 @@ CONFIGS = {
     ),
     "a module of torch": (
         layer(module="keras.layers", class_name="TorchModuleWrapper", config={"module": "gASVAAAA", "name": "b"}),
-        "cannot load stage|brings code",
+        "cannot load stage|contains code",
     ),
     "no model": (
         lambda config: config["config"]["layers"][0],
@@ -564,7 +564,7 @@ def test_layers_that_read_other_files_are_refused(folder, tmp_path):
     ):
         shutil.copy(tmp_path / "stage_1.keras", folder)
         configure(folder, how)
-        refused(folder, "cannot load stage|brings code")
+        refused(folder, "cannot load stage|contains code")
 
 
 # Model files that anyone may have written are looked through, too.

@@ -394,7 +394,7 @@ class TestInput:
             tiny,
             r"holds an array of shape \(2, 5, 5, 3\); 'image' of 'tiny' takes 8×6×3 for each row, \(None, 8, 6, 3\)",
         )
-        refused("x.npy", small, "holds one array, and the model takes 2: 'image' and 'extra'")
+        refused("x.npy", small, "contains one array, but the model takes 2: 'image' and 'extra'")
         np.save(tmp_path / "words.npy", np.full((1, 8, 6, 3), "word"))
         refused("words.npy", tiny, "holds values of type <U4; 'image' takes float32")
         np.savez(tmp_path / "x.npz", image=np.zeros((2, 8, 8, 3)))
