@@ -82,7 +82,7 @@ def _model(show: Show) -> tuple[keras.Model, str]:
     try:
         return load_model(_ARCHITECTURE, weights="imagenet"), "imagenet"
     except SplitError as error:
-        reason = str(error).split(" Give a file of weights")[0]
+        reason = str(error).split(" Pass a weights file")[0]
     show(Text(f"{reason} So weights are random (seed 0, with random batch-norm statistics).", style="yellow"))
     with working(f"Building {_ARCHITECTURE}"):
         return load_model(_ARCHITECTURE, weights="random", seed=0), "random"
