@@ -655,7 +655,7 @@ class TestCommand:
     def test_a_difference_gives_status_1_and_writes_nothing(self, saved, tmp_path):
         arguments = ["--format", "openvino", "-o", tmp_path / "out", "--tolerance", "0", "--json"]
         result = run("export", saved, *arguments, status=1)
-        assert result.stderr == "Error: the exported stages differ from those in Keras, so nothing was written.\n"
+        assert result.stderr == "Error: the exported stages differ from the stages in Keras, so nothing was written.\n"
         data = json.loads(result.stdout)
         assert (data["ok"], data["directory"], data["first_difference"]) == (False, None, "head")
         assert list(tmp_path.iterdir()) == []

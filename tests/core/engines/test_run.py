@@ -742,7 +742,7 @@ class TestCommand:
         done = self.run(saved, "--input", tmp_path / "rows.npy", "-o", output)
         assert done.exit_code == 0, done.output
         assert "100 rows, " in done.stdout
-        assert f"Wrote {output}: d, 8 for each row." in done.stdout
+        assert f"Wrote {output}: d, 8 per row." in done.stdout
         np.testing.assert_array_equal(np.load(output), expected)
         again = self.run(saved, "--input", tmp_path / "rows.npy", "-o", output)
         assert again.exit_code == 2
@@ -766,7 +766,7 @@ class TestCommand:
         assert done.exit_code == 2
         assert "The engine 'local' has no option 'replicas'. It has 'devices'." in " ".join(done.stderr.split())
         done = self.run(saved, "--input", tmp_path / "rows.npy", "-o", tmp_path / "out.npy", "--replicas", "2")
-        assert "--replicas wants a stage and a whole number, such as stage_1=2." in " ".join(done.stderr.split())
+        assert "--replicas needs a stage and a whole number, such as stage_1=2." in " ".join(done.stderr.split())
         assert not list(tmp_path.glob("out*"))
 
 

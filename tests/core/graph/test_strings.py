@@ -116,8 +116,8 @@ def test_without_a_file_it_saves_them_and_says_that_they_were_not_compared(files
     data = json.loads(result.stdout)
     assert (result.exit_code, data["receipt"], data["directory"]) == (0, None, str(tmp_path / "out"))
     assert data["verdict"].startswith(
-        "The stages were not compared with 'reader': 'text' takes strings, and random input has none. Compare them on "
-        "some, with --input FILE here"
+        "The stages were not compared with 'reader': 'text' takes strings, and random input has none. Provide some "
+        "with --input FILE, here"
     )
     assert same_bits(ks.load(tmp_path / "out")(TEXTS), keras.saving.load_model(files / "reader.keras")(TEXTS))
 

@@ -260,7 +260,10 @@ def test_a_manifest_that_is_no_text_of_a_manifest_is_refused(folder, case):
 def test_a_manifest_larger_than_it_can_be_is_not_read(folder):
     with (folder / MANIFEST).open("wb") as file:
         file.truncate(2**40)  # a hole of a terabyte
-    with nothing_happens_to_large_files(), pytest.raises(ks.StoreError, match="has more than 8,388,608 bytes, the limit"):
+    with (
+        nothing_happens_to_large_files(),
+        pytest.raises(ks.StoreError, match="has more than 8,388,608 bytes, the limit"),
+    ):
         ks.load(folder)
 
 
