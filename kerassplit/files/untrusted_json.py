@@ -60,7 +60,7 @@ def read_json(folder: Path, name: str, version: int, what: str, writer: str, rem
     if type(found) is not int or not 1 <= found <= version:
         raise StoreError(
             f"{path} has format version {shortened(found)}; this kerassplit reads versions up to {version}. Install a "
-            f"newer version of kerassplit, if available. {remedy}",
+            f"newer kerassplit, if available. {remedy}",
             path=path,
         )
     return content

@@ -249,7 +249,7 @@ class TestSplit:
 
     def test_a_name_that_may_be_a_number_is_refused_and_both_ways_out_work(self, odd):
         with pytest.raises(
-            ks.SplitError, match=r"'10' is the name of a tensor and may .*\n.* \[1\]0 for .* \+10 for"
+            ks.SplitError, match=r"'10' is the name of a tensor, and could .*\n.* \[1\]0 for .* \+10 for"
         ) as caught:
             cut("10", odd)
         assert len(str(caught.value).splitlines()) == 2
@@ -306,7 +306,7 @@ class TestOpenSides:
         np.savez(tmp_path / "x.npz", tokens=np.ones((2, 12), "int32"), mask=np.ones((2, 12), "int32"))
         given = ("--input", tmp_path / "x.npz", "--open-sides", 12)
         result = run("split", twelve, "--at", "masked", *given, "-o", tmp_path / "out", status=2)
-        assert "only to random input. Leave it out with --input." in result.stderr
+        assert "to random input. Leave it out with --input." in result.stderr
 
 
 class TestFixedBatches:

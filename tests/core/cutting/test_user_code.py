@@ -242,13 +242,13 @@ def test_an_import_that_fails_names_the_line_of_the_users_file(code, tmp_path, m
 def test_the_help_says_that_an_import_runs_code():
     for command in ("points", "explain", "profile", "plan", "split", "verify", "plot", "export", "run"):
         text = " ".join(run(command, "--help").stdout.split())
-        assert "--import FILE|MODULE Python code to import first, which runs it" in text
+        assert "--import FILE|MODULE Python file or module to import (and run) first" in text
 
 
 def test_a_file_of_another_keras_names_it(code, tmp_path):
     path = tmp_path / "model.keras"
     saved(code, path, KINDS["a layer"])
-    assert "wrote it" not in run("points", path, status=2).stderr
+    assert "written by" not in run("points", path, status=2).stderr
     other = tmp_path / "other.keras"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
         for name in old.namelist():

@@ -492,7 +492,7 @@ CONFIGS = {
     "a number": (lambda config: 5, "cannot load stage"),
     "a list": (lambda config: [1, 2], "cannot load stage"),
     "no layers": (lambda config: config["config"].update(layers=[]), "cannot load stage"),
-    "layers that are numbers": (lambda config: config["config"].update(layers=[1, 2]), "is no file that Split"),
+    "layers that are numbers": (lambda config: config["config"].update(layers=[1, 2]), "was not written by Split"),
     "layers in a circle": (
         lambda config: config["config"]["layers"][1].update(
             inbound_nodes=config["config"]["layers"][2]["inbound_nodes"]
