@@ -1,18 +1,18 @@
-"""Holds the command `kerassplit`; nothing here imports Keras before a command runs.
+"""Defines the command `kerassplit`; nothing here imports Keras before a command runs.
 
 In reading order:
 
-- `framework`: what all commands share: output, errors, Keras imported quietly.
-- `options`: arguments and options of several commands.
+- `framework`: shared by all commands: output, errors, quiet import of Keras.
+- `options`: arguments and options used by several commands.
 - `device_options`: devices, links, and numbers with units.
-- `completion`: what a shell completes.
-- `tables`: what commands show, as tables and as JSON.
+- `completion`: shell completion.
+- `tables`: output of commands, as tables and as JSON.
 - `versions`: `kerassplit --version`.
 - `demo`: `kerassplit demo`.
-- `commands`: the command itself, and those that cut, check and draw.
+- `commands`: the main command, and commands that cut, verify and draw.
 - `planning`: commands that measure and plan.
 - `run`: the command that runs saved stages.
-- `export`: the command that exports them.
+- `export`: the command that exports saved stages.
 """
 
 from kerassplit.cli import (

@@ -1,4 +1,4 @@
-"""The commands: each reads its arguments, calls the library, shows a table and returns the same as plain values.
+"""Commands that cut, verify and draw: each calls the library, shows a table, and returns the same as plain values.
 
 The names of `ks` import their modules, and so Keras, when they are used.
 """
@@ -119,7 +119,7 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
 @click.argument("model", shell_complete=completion.models)
 @at_option
-@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut where this plan from `plan -o` says.")
+@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut as in this plan, written by `plan -o`.")
 @click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into N stages of even FLOPs.")
 @click.option(
     "--max-crossing",
@@ -154,17 +154,17 @@ def split(
 ) -> dict[str, Any]:
     """Cut MODEL into stages, verify them on an input, and save them in DIR.
 
-    A model that takes strings is compared on FILE only: there are no random strings.
+    A model with string inputs is compared only on FILE: there are no random strings.
     """
     if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
         raise SplitError(
-            "Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with --plan "
-            "FILE (`kerassplit plan MODEL -o FILE` writes one), or with --stages N."
+            "Say where to cut in exactly one way: --at NAME (`kerassplit points MODEL` lists the names), --plan FILE "
+            "(`kerassplit plan MODEL -o FILE` writes one), or --stages N."
         )
     if stages is None and max_crossing is not None:
-        raise SplitError("--max-crossing is for choosing cuts: it belongs to --stages.")
+        raise SplitError("--max-crossing applies only when cuts are chosen automatically: use it with --stages.")
     if stages is None and input_file is not None and open_sides is not None:
-        raise SplitError("--open-sides is for choosing cuts, with --stages, and for random input: leave out --input.")
+        raise SplitError("--open-sides applies only to --stages and to random input. Leave it out with --input.")
     if names and at and not any(set("*?[") & set(one) for one in at):
         stage_names(names, len(at) + 1)
     options.check(model, at)
@@ -192,8 +192,8 @@ def split(
     if strings:
         verdict = (
             f"The stages were not compared with '{built.name}': {listed(strings)} {'take' if strings[1:] else 'takes'} "
-            "strings, and random input has "
-            "none. Compare them on some, with --input FILE here or in `kerassplit verify DIR --model MODEL`."
+            "strings, and random input has none. Provide some with --input FILE, here or in `kerassplit verify DIR "
+            "--model MODEL`."
         )
         show(Text(verdict))
         data |= {"verdict": verdict, "receipt": None, "ok": True}
@@ -201,7 +201,7 @@ def split(
         x = input_from(input_file, built, model, exif=exif)
         receipt = ks.verify(built, made, x, seed=options.seed, open_sides=open_sides)
         show(receipt.__rich__())
-        data |= _told(receipt)
+        data |= _receipt_data(receipt)
         if not receipt.ok:
             why = "the stages differ from the model" if receipt.compared else "nothing was compared"
             note(f"Error: {why}, so they were not saved.")
@@ -233,15 +233,15 @@ def verify(
     open_sides: int | None,
     options: ModelOptions,
 ) -> dict[str, Any]:
-    """Check that the files of the split in DIR are intact and load and, with --model, compute the same numbers."""
+    """Check that the stages of the split in DIR are intact and load and, with --model, compute the same numbers."""
     of_model = options.weights or options.input_shape or options.open or input_file or tolerance or open_sides
     if model is None and of_model:
         raise SplitError(
-            "--weights, --input-shape, --open, --input, --tolerance and --open-sides belong to a model to compare "
-            "with: name it with --model."
+            "--weights, --input-shape, --open, --input, --tolerance and --open-sides need a model to compare with: "
+            "name it with --model."
         )
     if input_file is not None and open_sides is not None:
-        raise SplitError("--open-sides is for random input: leave out --input.")
+        raise SplitError("--open-sides applies only to random input. Leave it out with --input.")
     read_manifest(directory)
     check_input(input_file)
     if model is not None:
@@ -254,13 +254,13 @@ def verify(
     if model is None:
         show(stages.__rich__())
         verdict = "Files intact, stages load; not compared with the original."
-        show(Text(f"{verdict} To compare them, name it with --model."))
+        show(Text(f"{verdict} To compare them, name the original with --model."))
         return {**data, "verdict": verdict, "receipt": None, "ok": True}
     compared = options.load(model)
     x = input_from(input_file, compared, model, exif=exif)
     receipt = ks.verify(compared, stages, x, tolerance=tolerance, seed=options.seed, open_sides=open_sides)
     show(receipt.__rich__())
-    return {**data, **_told(receipt)}
+    return {**data, **_receipt_data(receipt)}
 
 
 @main.command(short_help="Draw a model or a split.")
@@ -294,13 +294,13 @@ def plot(
 ) -> dict[str, Any]:
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
-        raise SplitError("--names belongs to cuts: say where to cut, with --at NAME.")
+        raise SplitError("--names needs cuts: say where to cut with --at NAME.")
     drawn: Any
     check_format(output, PICTURE_FORMATS, "Pictures")
     check_written([output], [Path(model), *options.files(model)], overwrite=overwrite)
     if (Path(model) / MANIFEST).is_file():
         if at or options.open:
-            raise SplitError(f"'{model}' is already split; {'--at' if at else '--open'} is for a model.")
+            raise SplitError(f"'{model}' is already split; {'--at' if at else '--open'} applies only to a model.")
         read_manifest(Path(model))
         start_keras()
         drawn = ks.load(model, safe_mode=not options.unsafe)
@@ -323,7 +323,7 @@ def plot(
     default=_DEMO,
     show_default=True,
     metavar="DIR",
-    help="Folder for the stages and the picture. What an earlier demo left in the default folder is replaced.",
+    help="Folder for the stages and the picture. An earlier demo in the default folder is replaced.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
 @command
@@ -337,12 +337,12 @@ def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
     return run_demo(directory, show, overwrite=overwrite)
 
 
-def _told(receipt: "ks.Receipt") -> dict[str, Any]:
+def _receipt_data(receipt: "ks.Receipt") -> dict[str, Any]:
     return {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
 
 
 def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exif: bool = True) -> Any:
-    """Reads `--input`, if given; `name` is what the user called the model, where that may be an architecture."""
+    """Reads `--input`, if given; `name` is the model as named by the user, possibly an architecture."""
     if path is None:
         return None
     from kerassplit.engines.inputs import load_input
@@ -351,5 +351,5 @@ def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exi
     architecture = find_architecture(name) if name else None
     architecture = architecture or find_architecture(model.name)
     if architecture is None and path.suffix not in (".npy", ".npz"):
-        note(f"Note: how '{model.name}' wants its images is not known; it gets pixels from 0 to 255.")
+        note(f"Note: the preprocessing of '{model.name}' is unknown; it gets pixels from 0 to 255.")
     return load_input(path, model, architecture, note=lambda text: note(f"Note: {text}"), exif=exif)

@@ -1,4 +1,4 @@
-"""What a shell offers to complete: models, layer names, folders; Keras is not asked."""
+"""Shell completion of models, layer names and folders, without Keras."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from kerassplit.zoo.names import FILE_SUFFIXES, architectures
 
 
 def models(_context: click.Context, _parameter: click.Parameter, text: str) -> list[CompletionItem]:
-    """Architectures, and model files of this folder; any path where no architecture begins so."""
+    """Completes architectures and model files of this folder; any path if no architecture matches."""
     names = [name for name in architectures() if name.lower().startswith(text.lower())]
     if not names or "/" in text:
         return [CompletionItem(text, type="file")]
@@ -20,23 +20,23 @@ def models(_context: click.Context, _parameter: click.Parameter, text: str) -> l
 
 
 def cuts(context: click.Context, _parameter: click.Parameter, text: str) -> list[CompletionItem]:
-    """Tensors of the model, where that is a `.keras` file, after the last comma."""
+    """Completes tensors of the model after the last comma, if the model is a `.keras` file."""
     before, comma, begun = text.rpartition(",")
     file = next((word for word in context.meta[GIVEN] if word.endswith(".keras")), "")
     return [CompletionItem(before + comma + name) for name in layer_names(file) if name.startswith(begun)]
 
 
 def weights(_context: click.Context, _parameter: click.Parameter, text: str) -> list[CompletionItem]:
-    """Words for weights, or files."""
+    """Completes values of `--weights`: keywords or files."""
     words = [word for word in ("imagenet", "random") if word.startswith(text)]
     return [CompletionItem(word) for word in words] or [CompletionItem(text, type="file")]
 
 
 def preprocessing(_context: click.Context, _parameter: click.Parameter, text: str) -> list[CompletionItem]:
-    """Architectures and `none`."""
+    """Completes architectures and `none`."""
     return [CompletionItem(name) for name in (*architectures(), "none") if name.lower().startswith(text.lower())]
 
 
 def folders(_context: click.Context, _parameter: click.Parameter, text: str) -> list[CompletionItem]:
-    """Folders."""
+    """Completes folders."""
     return [CompletionItem(text, type="dir")]

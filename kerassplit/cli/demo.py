@@ -1,4 +1,4 @@
-"""`kerassplit demo`: the whole way with ResNet50 and a photograph."""
+"""Runs `kerassplit demo`: the whole workflow with ResNet50 and a photograph."""
 
 import importlib.resources
 import json
@@ -34,15 +34,15 @@ def run_demo(directory: Path, show: Show, *, overwrite: bool = False) -> dict[st
     """Cuts ResNet50 into three stages, verifies, saves and draws them.
 
     Args:
-        directory: For all that is written.
-        show: Called with each table or line, as soon as it is there.
-        overwrite: Whether a split that the folder holds may be replaced.
+        directory: Folder for all output.
+        show: Called with each table or line as soon as it is available.
+        overwrite: Allows replacing a split in the folder.
 
     Returns:
-        The same as plain values; `"ok"` tells whether all numbers were equal.
+        The results as plain values; `"ok"` is true if all numbers were equal.
 
     Raises:
-        SplitError: The folder holds other things, or cannot be written.
+        SplitError: The folder contains something else, or cannot be written.
     """
     check_target(directory, overwrite)
     model, weights = _model(show)
@@ -78,12 +78,12 @@ def run_demo(directory: Path, show: Show, *, overwrite: bool = False) -> dict[st
 
 
 def _model(show: Show) -> tuple[keras.Model, str]:
-    """ResNet50, with ImageNet weights where they can be had."""
+    """Loads ResNet50, with ImageNet weights if available."""
     try:
         return load_model(_ARCHITECTURE, weights="imagenet"), "imagenet"
     except SplitError as error:
-        reason = str(error).split(" Give a file of weights")[0]
-    show(Text(f"{reason} So weights are random (seed 0, with random batch-norm statistics).", style="yellow"))
+        reason = str(error).split(" Pass a weights file")[0]
+    show(Text(f"{reason} Using random weights instead (seed 0, with random batch-norm statistics).", style="yellow"))
     with working(f"Building {_ARCHITECTURE}"):
         return load_model(_ARCHITECTURE, weights="random", seed=0), "random"
 
@@ -92,7 +92,7 @@ def _labels(scores: np.ndarray, show: Show) -> list[dict[str, Any]] | None:
     try:
         with impatient(reachable=unreachable() is None):
             decoded = architecture_module(_ARCHITECTURE).decode_predictions(scores, top=5)[0]
-    except Exception as error:  # Keras downloads the labels, and raises a bare Exception where that fails
+    except Exception as error:  # Keras downloads the labels, and raises a bare Exception if that fails
         show(Text(f"The names of the ImageNet classes could not be downloaded: {error}", style="yellow"))
         return None
     table = FittedTable("The photograph shows", "label", right("probability"), whole=2)
@@ -107,7 +107,7 @@ def _verify_in_fresh_process(directory: Path, weights: str, photo: Path) -> dict
     command += ["--weights", weights, "--seed", "0", "--input", str(photo), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_FRESH_PROCESS_SECONDS, check=False)
     if done.returncode not in (0, 1) or not done.stdout:
-        raise SplitError(f"The fresh process that verifies the stages ended with an error: {done.stderr.strip()}")
+        raise SplitError(f"The fresh process that verifies the stages failed: {done.stderr.strip()}")
     return json.loads(done.stdout)
 
 
@@ -118,7 +118,7 @@ def _verdict(fresh: dict[str, Any]) -> Text:
         text = " ".join([f"In a fresh process the loaded stages differ by {difference}.", *problems])
         return Text(text, style="bold red")
     return Text(
-        f"A fresh process loaded the stages and built {_ARCHITECTURE} anew: on the photograph the largest difference "
+        f"A fresh process loaded the stages and rebuilt {_ARCHITECTURE}: on the photograph, the largest difference "
         f"is {difference:g}, and all {receipt['weights_equal']} weights are equal.",
         style="green",
     )

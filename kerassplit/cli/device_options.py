@@ -1,4 +1,4 @@
-"""Options that say what a plan is for: devices, links, and numbers with units."""
+"""Options that describe the target of a plan: devices, links, and numbers with units."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ _DEVICE = "NAME: SPEED[, MEMORY][, xCOUNT]"
 
 @dataclass(frozen=True)
 class Devices:
-    """What the options of `device_options` were.
+    """Values of the options in `device_options`.
 
     Attributes:
-        count: A number of equal devices, or `None`.
-        described: Texts of devices.
-        links: Texts of links.
+        count: Number of identical devices, or `None`.
+        described: Device descriptions.
+        links: Link descriptions.
     """
 
     count: int | None
@@ -32,15 +32,15 @@ class Devices:
     links: tuple[str, ...]
 
     def files(self) -> list[Path]:
-        """The profiles that are named for speeds."""
+        """Returns the profile files given instead of speeds."""
         parts = [part.strip() for text in self.described for part in text.partition(":")[2].split(",")]
         return [Path(part) for part in parts if part.endswith(".json")]
 
     def read(self) -> "int | list[Device]":
-        """The devices.
+        """Returns the number of identical devices, or the parsed devices.
 
         Raises:
-            SplitError: There are none, or a text makes no sense.
+            SplitError: There are none, or a description is invalid.
         """
         if (self.count is None) == (not self.described):
             raise SplitError(
@@ -49,7 +49,7 @@ class Devices:
         return self.count if self.count is not None else [_device(text) for text in self.described]
 
     def read_links(self) -> "Link | list[Link] | None":
-        """One link for all, or one between each device and the next; `None` without."""
+        """Returns one link for all, or one between each pair of consecutive devices; `None` if none were given."""
         links = [_link(text) for text in self.links]
         return None if not links else links[0] if len(links) == 1 else links
 
@@ -62,19 +62,19 @@ device_options = gathered(
         "links",
         multiple=True,
         metavar="'BANDWIDTH[, LATENCY]'",
-        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one for each step.",
+        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one per step.",
     ),
     click.option(
         "--device",
         "described",
         multiple=True,
         metavar=f"'{_DEVICE}'",
-        help="A device, such as 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4'; repeat it in order. Instead of the "
-        "speed, a file that `profile --measure --json` wrote there.",
+        help="A device: 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4' (repeatable, in order). Instead of the "
+        "speed: a file written there by `profile --measure --json`.",
     ),
     click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="Plan for N identical devices."),
 )
-"""Adds `--devices`, `--device` and `--link`: what `Devices` holds."""
+"""Adds `--devices`, `--device` and `--link`, gathered in a `Devices`."""
 
 
 def _device(text: str) -> "Device":
@@ -86,9 +86,7 @@ def _device(text: str) -> "Device":
     if not colon and " " not in text.strip():
         parts = []  # a name alone
     elif not all(parts):
-        raise SplitError(
-            f"The device '{text}' makes no sense. Expected '{_DEVICE}', such as 'phone: 20 GFLOPS, 2 GiB'."
-        )
+        raise SplitError(f"The device '{text}' is not valid. Expected '{_DEVICE}', such as 'phone: 20 GFLOPS, 2 GiB'.")
     values: dict[str, Any] = {}
     for part in parts:
         if part[:1] in ("x", "×") and part[1:].isdecimal():
@@ -98,7 +96,7 @@ def _device(text: str) -> "Device":
         else:
             key, value = _speed_or_memory(part, name)
         if key in values:
-            raise SplitError(f"The device '{text}' has two values for one thing. Expected '{_DEVICE}'.")
+            raise SplitError(f"The device '{text}' has two values of the same kind. Expected '{_DEVICE}'.")
         values[key] = value
     return Device(name.strip(), **values)
 
@@ -112,8 +110,8 @@ def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
         return "memory", parse_bytes(text, "memory")
     except SplitError as error:
         raise SplitError(
-            f"'{text}' of device '{device}' is neither a speed such as '20 GFLOPS' nor a memory such as '2 GiB', nor a "
-            "count such as 'x4', nor a profile, a .json file."
+            f"'{text}' of device '{device}' is not a speed such as '20 GFLOPS', a memory such as '2 GiB', a count such "
+            "as 'x4', or a profile (a .json file)."
         ) from error
 
 
@@ -148,7 +146,7 @@ def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value:
     """Reads `--compression`."""
     if value is None:
         return None
-    from kerassplit.planning.work import check_compression  # it imports NumPy
+    from kerassplit.planning.work import check_compression  # imports NumPy
 
     try:
         given = float(value)

@@ -1,4 +1,4 @@
-"""The command that writes stages for other runtimes."""
+"""The command that exports saved stages for other runtimes."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def export(
     unsafe: bool,
     **options: Any,
 ) -> dict[str, Any]:
-    """Export every stage of the split in DIR for another runtime, run it there, and report how far its numbers differ.
+    """Export every stage of the split in DIR for another runtime, run it there, and report the largest difference.
 
     Inputs and outputs keep the names of their tensors; kerassplit-export.json describes how the stages connect. If the
     numbers differ by more than the tolerance, nothing is written, and the exit code is 1.
@@ -76,7 +76,7 @@ def export(
     except ks.VerificationError as error:
         failed: Any = error.receipt
         show(failed.__rich__())
-        note("Error: the exported stages differ from those in Keras, so nothing was written.")
+        note("Error: the exported stages differ from the stages in Keras, so nothing was written.")
         return {**failed.to_dict(), "directory": None}
     show(receipt.__rich__())
     show(Text(f"Wrote {len(stages)} stages in {output}."))

@@ -1,4 +1,4 @@
-"""What all commands have in common: Keras is imported quietly, output goes where it belongs, errors are one message."""
+"""Shared by all commands: imports Keras quietly, separates output from notes, and turns errors into messages."""
 
 import contextlib
 import functools
@@ -24,10 +24,10 @@ from kerassplit.text import printable
 from kerassplit.zoo.user_code import check_sources, import_code
 
 Show = Callable[[RenderableType], None]
-"""Prints a table or a line of text on standard output, unless JSON was asked for."""
+"""Function that prints a table or a line of text on standard output, unless JSON was requested."""
 
 GIVEN = f"{__name__}.given"
-"""Where a context holds all that was typed behind the command: completing an option, click drops the rest."""
+"""Key under which a context keeps all words after the command: when completing an option, click drops the rest."""
 _BACKENDS = ("tensorflow", "jax", "torch")
 _TRACEBACK = "KERASSPLIT_TRACEBACK"
 _FAILED_VERIFICATION, _BROKEN_PIPE, _INTERRUPTED = 1, 128 + 13, 128 + 2
@@ -54,7 +54,7 @@ _IN_OPTIONS = {
 
 
 class Command(click.Command):
-    """A command that says how to give a name which begins with a dash."""
+    """A command that explains how to pass a name that begins with a dash."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = ctx.meta[GIVEN] = list(args)
@@ -66,31 +66,31 @@ class Command(click.Command):
                 raise
             name = next((one for one in given if one.startswith(error.option_name)), error.option_name)
             usage = " ".join([ctx.command_path, "[OPTIONS]", *arguments[:-1], "--", name])
-            message = f"{error.message} If it is meant as {arguments[-1]}, put `--` before it: {usage}"
+            message = f"{error.message} If you mean it as {arguments[-1]}, put `--` before it: {usage}"
             raise click.NoSuchOption(error.option_name, message, ctx=ctx) from error
 
 
 class Failure(click.ClickException):
-    """A message on standard error, and exit status 2."""
+    """An error message on standard error, with exit code 2."""
 
     exit_code = 2
 
 
 def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
-    """Makes the body of a command out of a function.
+    """Turns a function into the body of a command.
 
-    The function gets a `Show` and the command's arguments, and returns what `--json` prints. It checks all that can be
-    checked without Keras, and then calls `start_keras`. An entry `"ok"` that is false makes the exit status 1. While
-    it runs, what Keras prints goes to standard error.
+    The function receives a `Show` and the command's arguments, and returns the data for `--json`. It checks everything
+    that can be checked without Keras, and then calls `start_keras`. If the entry `"ok"` is false, the exit code is 1.
+    Meanwhile, the output of Keras goes to standard error.
     """
 
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there.")
+    @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
     @functools.wraps(function)
     def run(as_json: bool, imports: tuple[str, ...] = (), **arguments: Any) -> None:
         stdout = sys.stdout
         reconfigure = getattr(stdout, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="replace")  # a terminal or pipe that knows no × still gets the rest
+            reconfigure(errors="replace")  # a terminal or pipe that cannot encode × still gets the rest
         show = functools.partial(_show, stdout)
         with _errors_as_messages(stdout):
             check_sources(imports)
@@ -106,7 +106,7 @@ def command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
 
 
 def start_keras() -> None:
-    """Imports Keras, and then the code that the command's `--import` names."""
+    """Imports Keras, and then the code named by `--import`."""
     if "keras" not in sys.modules:
         _import_keras()
     imports = click.get_current_context().params.get("imports")
@@ -115,29 +115,29 @@ def start_keras() -> None:
 
 
 def _import_keras() -> None:
-    """Imports Keras without the lines that its backend writes on the way; they are shown when it fails."""
+    """Imports Keras without the output of its backend, which is shown only if the import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow: errors only
     try:
         with _own_standard_error() as terminal, working("Starting Keras", terminal), quiet_native_code():
             import keras  # noqa: F401
     except ImportError as error:
-        raise SplitError(f"Keras cannot be imported: {error}.{_backend_to_take(error)}") from error
+        raise SplitError(f"Keras cannot be imported: {error}.{_backend_advice(error)}") from error
 
 
-def _backend_to_take(error: ImportError) -> str:
-    """What to do where Keras lacks its backend."""
+def _backend_advice(error: ImportError) -> str:
+    """Returns advice for an import error of the backend; empty for other errors."""
     if error.name not in _BACKENDS:
         return ""
     installed = [name for name in _BACKENDS if name != error.name and importlib.util.find_spec(name)]
     if not installed:
-        return " It needs a backend; `pip install tensorflow` brings one."
+        return " It needs a backend: `pip install tensorflow`, for example."
     one = installed[0]
-    return f" Its backend is set to {error.name}; {one} is installed: set KERAS_BACKEND={one} to take it."
+    return f" Its backend is set to {error.name}, but {one} is installed. Set KERAS_BACKEND={one} to use it."
 
 
 @contextlib.contextmanager
 def working(what: str, terminal: IO[str] | None = None) -> Iterator[None]:
-    """Shows on a terminal, by default on that of standard error, what is being done, from now until it is done."""
+    """Shows on a terminal (by default standard error) what is being done, until the block ends."""
     console = SafeConsole(stderr=True) if terminal is None else SafeConsole(file=terminal)
     with Live(Spinner("dots", Text(f"{what} …")), console=console, transient=True, refresh_per_second=12):
         yield
@@ -145,7 +145,7 @@ def working(what: str, terminal: IO[str] | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_standard_error() -> Iterator[IO[str] | None]:
-    """Standard error as it is now, whatever it is redirected to meanwhile; `None` where it is closed."""
+    """Opens the present standard error, unaffected by later redirection; `None` if it is closed."""
     try:
         kept = os.dup(2)
     except OSError:
@@ -156,12 +156,12 @@ def _own_standard_error() -> Iterator[IO[str] | None]:
 
 
 def note(text: str) -> None:
-    """A line on standard error."""
+    """Prints a line on standard error."""
     click.echo(printable(_in_options(text)), err=True)
 
 
 def _in_options(message: str) -> str:
-    """A message of the library as users of the command know things."""
+    """Rewrites a message of the library with command-line options in place of Python arguments."""
     message = re.sub(r"\w+=[^\s()]+ \((--[^()]+)\)", r"\1", message)
     for python, option in _IN_OPTIONS.items():
         message = message.replace(python, option)
@@ -170,7 +170,7 @@ def _in_options(message: str) -> str:
 
 def _show(stdout: Any, renderable: RenderableType) -> None:
     console = SafeConsole(file=stdout, highlight=False)
-    with console.capture() as captured:  # or rich would meet a broken pipe before we do
+    with console.capture() as captured:  # otherwise rich would hit a broken pipe first
         console.print(renderable)
     text = "\n".join(line.rstrip() for line in captured.get().split("\n"))
     stdout.write(text)
@@ -184,7 +184,7 @@ def _errors_as_messages(stdout: Any) -> Iterator[None]:
     except SplitError as error:
         raise Failure(_in_options(str(error))) from error
     except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain once more when it closes standard output.
+        # The reader has closed the pipe (`| head`). Python would report it again when closing standard output.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         sys.exit(_BROKEN_PIPE)
@@ -198,4 +198,4 @@ def _errors_as_messages(stdout: Any) -> Iterator[None]:
             raise
         text = printable(" ".join(without_terminal_codes(str(error)).split()))
         short = f"{text[:500]} ..." if len(text) > 500 else text
-        raise Failure(f"{type(error).__name__}: {short} (Set {_TRACEBACK}=1 to see where.)") from error
+        raise Failure(f"{type(error).__name__}: {short} (Set {_TRACEBACK}=1 for a traceback.)") from error

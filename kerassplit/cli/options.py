@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options used by several commands."""
 
 import functools
 import re
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 UNSAFE = (
     "Open files that contain code. A model file can carry Python functions (in Lambda layers) that run with your "
-    "permissions when it is opened, so this is refused unless you trust where the file comes from."
+    "permissions when it is opened, so do this only if you trust the source of the file."
 )
 
 import_option = click.option(
@@ -32,10 +32,10 @@ import_option = click.option(
     "imports",
     multiple=True,
     metavar="FILE|MODULE",
-    help="Python file or module to import, and so run, first: your own layers and functions that the model needs. "
-    "Repeatable.",
+    help="Python file or module to import (and run) first, with custom layers and functions that the model needs "
+    "(repeatable).",
 )
-"""`command` imports what it names."""
+"""Adds `--import`; `command` handles it."""
 
 
 exif_option = click.option(
@@ -46,7 +46,7 @@ exif_option = click.option(
 
 
 def input_option(default: str = "random.") -> Callable[..., Any]:
-    """`--input`; `default` says what the stages are compared on without it."""
+    """Adds `--input`; `default` describes the input used for comparison without it."""
     return click.option(
         "--input",
         "input_file",
@@ -60,10 +60,10 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files
 
 
 def check_written(paths: Iterable[Path], read: Iterable[Path | None], *, overwrite: bool) -> None:
-    """Refuses to write over what is read here, or over what exists unless that is asked for.
+    """Refuses to overwrite input files, or existing files unless `overwrite` is set.
 
     Raises:
-        SplitError: A file is read here, exists, or is in a folder that does not exist.
+        SplitError: A file is an input, already exists, or is in a folder that does not exist.
     """
     written = list(paths)
     refuse_same(written, read)
@@ -71,26 +71,26 @@ def check_written(paths: Iterable[Path], read: Iterable[Path | None], *, overwri
         if not overwrite and status_of(path) is not None:
             raise SplitError(f"'{path}' exists already. Name another file, or pass --overwrite to replace it.")
         if not path.parent.is_dir():
-            raise SplitError(f"'{path}' cannot be written: there is no folder '{path.parent}'. Make it first.")
+            raise SplitError(f"'{path}' cannot be written: there is no folder '{path.parent}'. Create it first.")
 
 
 def check_input(path: Path | None) -> None:
-    """Refuses a file of input that is not there.
+    """Checks that an input file exists.
 
     Raises:
-        SplitError: There is none.
+        SplitError: It does not.
     """
     if path is not None and (status_of(path) is None or path.is_dir()):
-        raise SplitError(f"There is no file '{path}' to take an input from.")
+        raise SplitError(f"There is no input file '{path}'.")
 
 
 def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that adds options to a command, which gets them in one object.
+    """Returns a decorator that adds options to a command, and passes their values in one object.
 
     Args:
-        kind: A dataclass with a field for each of the options, of the same name.
-        argument: The command's argument.
-        options: The options. `import_option` is for `command`, which takes what it names.
+        kind: A dataclass with one field per option, of the same name.
+        argument: Name of the command's parameter for the object.
+        options: The options. `import_option` may be among them; `command` handles its value.
     """
 
     def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,14 +108,14 @@ def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callabl
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What the options of `model_options` were.
+    """Values of the options in `model_options`.
 
     Attributes:
-        weights: `"imagenet"`, `"random"`, a file, or `None` where the option was left out.
-        input_shape: Of one sample, or `None`.
-        seed: For random weights and random input.
-        unsafe: Whether files may bring code.
-        open: Composite layers to open, as `trace` takes them.
+        weights: `"imagenet"`, `"random"`, a file, or `None` if the option was omitted.
+        input_shape: Shape of one sample, or `None`.
+        seed: Seed for random weights and random input.
+        unsafe: Allows files to contain code.
+        open: Composite layers to open, as for `trace`.
     """
 
     weights: str | None
@@ -125,17 +125,17 @@ class ModelOptions:
     open: tuple[str, ...]
 
     def files(self, model: str) -> list[Path]:
-        """The files that `load` reads: nothing may be written over them."""
+        """Returns the files that `load` reads, which must not be overwritten."""
         return [Path(name) for name in (model, self.weights) if name is not None and is_file_name(name)]
 
     def check(self, model: str, names: Iterable[str] = ()) -> None:
-        """Refuses what `load` and cuts at such names would refuse, as far as that can be told without Keras."""
+        """Refuses what `load`, or cuts at these names, would refuse, as far as can be checked without Keras."""
         check_model(model, self.weights, self.input_shape)
         if model.endswith(".keras") and not self.open and is_file_name(model):
             check_names(model, names)
 
     def load(self, model: str, *, structure_only: bool = False) -> "keras.Model":
-        """The model, opened. The weights of an architecture are ImageNet's, unless only its structure is needed."""
+        """Loads the model; an architecture gets ImageNet weights unless only its structure is needed."""
         start_keras()
         built = self._load(model, structure_only)
         if not self.open:
@@ -165,7 +165,7 @@ class _Shape(click.ParamType):
             return value
         sides = [side.strip() for side in re.split(r"[,x×]", value.strip().strip("()"))]
         if not all(side == "?" or side.isdecimal() for side in sides):
-            self.fail(f"{value!r} is no shape; expected numbers such as 224,224,3.", param, ctx)
+            self.fail(f"{value!r} is not a shape; expected numbers such as 224,224,3.", param, ctx)
         return tuple(None if side == "?" else int(side) for side in sides)
 
 
@@ -187,24 +187,24 @@ model_options = gathered(
         "--open",
         multiple=True,
         metavar="GLOB",
-        help="Open a composite layer first, so that it can be cut: encoder or encoder/block_*. Repeatable.",
+        help="Open a composite layer first, so that it can be cut: encoder or encoder/block_* (repeatable).",
     ),
     click.option(
         "--weights",
         shell_complete=completion.weights,
         metavar="imagenet|random|FILE",
-        help="Weights of the model. Default: a file's own; for an architecture ImageNet's (downloaded once) where "
-        "numbers are computed, none where only the structure matters.",
+        help="Weights of the model. Default: a file's own; for an architecture, ImageNet weights (downloaded once) if "
+        "numbers are computed, and none if only the structure matters.",
     ),
 )
-"""Adds what `ModelOptions` holds, and `--import`."""
+"""Adds the options gathered in a `ModelOptions`, and `--import`."""
 
 
 def cut(text: str, model: "keras.Model") -> int | str | list[str]:
-    """What `--at` means: a number among the split points, a tensor, or several with commas between them.
+    """Parses `--at`: the number of a split point, a tensor, or several separated by commas.
 
     Raises:
-        SplitError: It is a number that is a tensor's name, too.
+        SplitError: It is a number that is also the name of a tensor.
     """
     from kerassplit.graph.reading import read_graph
 
@@ -212,7 +212,7 @@ def cut(text: str, model: "keras.Model") -> int | str | list[str]:
     if re.fullmatch(r"\+?-?\d+", text):
         if text[0] != "+" and _is_known(graph, text):
             raise SplitError(
-                f"'{text}' is the name of a tensor and may be the number of a split point.\n"
+                f"'{text}' is the name of a tensor, and could also be the number of a split point.\n"
                 f"Write [{text[0]}]{text[1:]} for the name, and +{text} for the number."
             )
         return int(text.removeprefix("+"))
@@ -221,7 +221,7 @@ def cut(text: str, model: "keras.Model") -> int | str | list[str]:
 
 
 def _with_commas(graph: "Graph", parts: Sequence[str]) -> list[str]:
-    """The names between commas; where a name holds commas itself, the fewest that the model knows."""
+    """Splits text into names the model knows; if names contain commas themselves, into the fewest."""
     best: list[list[str] | None] = [[]]  # of the first part, the first two, ...
     for end in range(1, len(parts) + 1):
         found = []
@@ -250,11 +250,11 @@ at_option = click.option(
     shell_complete=completion.cuts,
     multiple=True,
     metavar="NAME",
-    help="Where to cut: the name of a tensor, or the number of a split point from `points`. Repeatable. "
-    "Tensors that cross together, or outputs to compute before the cut, go into one: NAME,NAME.",
+    help="Where to cut: the name of a tensor, or the number of a split point from `points` (repeatable). "
+    "Join tensors that cross together, or outputs to compute before the cut: NAME,NAME.",
 )
 allow_crossing_option = click.option(
-    "--allow-crossing", is_flag=True, help="Allow cuts inside a branch, and carry every tensor that crosses there."
+    "--allow-crossing", is_flag=True, help="Allow cuts inside a branch, and pass on every tensor that crosses there."
 )
 
 
@@ -262,7 +262,7 @@ names_option = click.option(
     "--names",
     callback=lambda _context, _parameter, value: None if value is None else [name.strip() for name in value.split(",")],
     metavar="A,B,...",
-    help="Stage names, in order: one more than there are cuts.",
+    help="Stage names, in order: one more than the number of cuts.",
 )
 open_sides_option = click.option(
     "--open-sides",

@@ -1,4 +1,4 @@
-"""The commands that say what a model costs, and where to cut it for some devices."""
+"""The commands that report the costs of a model, and plan where to cut it for given devices."""
 
 import contextlib
 from pathlib import Path
@@ -28,7 +28,7 @@ _batch_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Samples in a batch. Default: the batch size that MODEL is built for, else 1.",
+    help="Samples per batch. Default: the batch size MODEL is built for, or 1.",
 )
 
 
@@ -75,7 +75,7 @@ def profile(
     return costs.to_dict()
 
 
-@main.command(short_help="Find where to cut MODEL for some devices.")
+@main.command(short_help="Find where to cut MODEL for given devices.")
 @click.argument("model", shell_complete=completion.models)
 @device_options
 @click.option(
@@ -90,7 +90,7 @@ def profile(
     type=click.Choice(["flops", "params", "memory", "time"]),
     default="flops",
     show_default=True,
-    help="What a call costs on devices of unknown speed; time is measured here.",
+    help="Cost of a call on devices of unknown speed; time is measured on this machine.",
 )
 @click.option(
     "--max-crossing",
@@ -102,16 +102,20 @@ def profile(
 )
 @_batch_option
 @click.option("--any-order", is_flag=True, help="Devices may be used in any order.")
-@click.option("--leave-out/--use-all", default=None, help="Whether devices may stay unused. Default: only for latency.")
+@click.option(
+    "--leave-out/--use-all",
+    default=None,
+    help="Allow unused devices, or use all. Default: use all, except for latency.",
+)
 @click.option("--overlap", is_flag=True, help="Transfers overlap with computation.")
 @click.option(
     "--compression",
     callback=factor_or_dtype,
     metavar="X",
-    help="Compression factor, or the dtype that floats are sent as.",
+    help="Compression factor, or the dtype in which floats are sent.",
 )
 @click.option(
-    "--largest-crossing", callback=size, metavar="SIZE", help="The most that may cross a cut, such as '512 KiB'."
+    "--largest-crossing", callback=size, metavar="SIZE", help="Most bytes that may cross a cut, such as '512 KiB'."
 )
 @_name_option("--must-cut", "Always cut here (as --at of `split`; repeatable).", multiple=True)
 @_name_option("--must-not-cut", "Never cut here (name or glob; repeatable).", multiple=True)
@@ -124,7 +128,7 @@ def profile(
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Limit for the search when there are too many cuts to try them all.",
+    help="Time limit for the search if there are too many cuts to try all.",
 )
 @click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="Output of `profile --json` for MODEL.")
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan as JSON, for `split --plan`.")
@@ -147,7 +151,7 @@ def plan(
     options: ModelOptions,
     **limits: Any,
 ) -> dict[str, Any]:
-    """Find the cuts of MODEL for some devices that make the slowest stage, or one batch through all, fastest.
+    """Find the cuts of MODEL for given devices that minimize the slowest stage, or the latency of one batch.
 
     No weights are downloaded: costs do not depend on them.
 

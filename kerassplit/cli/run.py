@@ -22,7 +22,7 @@ _OF_ENGINES = ["devices", "replicas", "num_cpus", "num_gpus", "max_restarts", "m
 
 
 class _PerStage(click.ParamType):
-    """`2`, for every stage, or `stage_1=2`."""
+    """Parameter type for `2` (every stage) or `stage_1=2`."""
 
     name = "number"
 
@@ -64,7 +64,7 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
 @exif_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted run into FILE.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE, or restart an unfinished run.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--quiet", is_flag=True, help="Do not show progress.")
 @click.option("--unsafe", is_flag=True, help="Open stages that contain code, which runs with your permissions.")
 @import_option
 @click.option(
@@ -97,8 +97,8 @@ def run(
 ) -> dict[str, Any]:
     """Run the saved stages in DIR on images or arrays, and write the results.
 
-    Memory use does not grow with the number of rows. FILE.json records the run and, for images, which row is which
-    file. An interrupted run leaves FILE.unfinished: continue it with --resume.
+    Memory use does not grow with the number of rows. FILE.json records the run and, for images, the file of
+    each row. An interrupted run leaves FILE.unfinished: continue it with --resume.
     """
     options = {name: given.pop(name) for name in _OF_ENGINES}
     options["devices"] = list(options["devices"])
@@ -122,10 +122,10 @@ def run(
         **given,
     )
     kept = ran.rows - ran.computed
-    before = f", {kept:,} of them by the run before" if kept else ""
+    before = f", {kept:,} of them from the earlier run" if kept else ""
     show(Text(f"{ran.rows:,} rows{before}, {ran.computed / max(ran.seconds, 1e-9):,.1f} rows/s."))
     for name, path in ran.files.items():
-        show(Text(f"Wrote {path}: {name}, {format_shape((None, *ran.shapes[name][1:]))} for each row."))
+        show(Text(f"Wrote {path}: {name}, {format_shape((None, *ran.shapes[name][1:]))} per row."))
     return {
         "directory": str(directory),
         "input": str(input_path),
@@ -140,12 +140,12 @@ def run(
 def _check_run(
     manifest: Mapping[str, Any], input_path: Path, output: Path, engine: str, given: Mapping[str, Any]
 ) -> None:
-    """Refuses what running would refuse, as far as that can be told without Keras."""
+    """Refuses what running would refuse, as far as can be checked without Keras."""
     if status_of(input_path) is None:
         raise SplitError(f"There is no file or folder '{input_path}' to take input from.")
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise SplitError('Running on Ray needs the package ray, which is not installed: pip install "kerassplit[ray]".')
-    from kerassplit.engines.output_paths import check_free, output_paths  # they import NumPy
+    from kerassplit.engines.output_paths import check_free, output_paths  # imports NumPy
 
     places = output_paths(output, leaves(manifest["outputs"]), {})
     if not given["resume"] or given["overwrite"]:
@@ -156,14 +156,14 @@ def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: 
     for name, number in given:
         if name is None or (whole and number != int(number)):
             number_of = "a whole number" if whole else "a number"
-            raise SplitError(f"{option} wants a stage and {number_of}, such as stage_1=2.")
+            raise SplitError(f"{option} needs a stage and {number_of}, such as stage_1=2.")
     return {str(name): number for name, number in given}
 
 
 def _number_or_stages(given: tuple[tuple[str | None, float], ...]) -> float | dict[str, float] | None:
-    """One number for all stages, or one for each of some."""
+    """Returns one number for all stages, or a dict with numbers for some stages."""
     if not given:
         return None
     if len(given) == 1 and given[0][0] is None:
         return given[0][1]
-    return _per_stage("Given several times, an option", given)
+    return _per_stage("An option given several times", given)

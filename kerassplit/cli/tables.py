@@ -1,4 +1,4 @@
-"""What the commands show, as tables for people and as plain values for JSON."""
+"""Output of the commands: tables for people, plain values for JSON."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def points_table(
     model: str, points: "Sequence[SplitPoint]", *, shown: Collection[int] | None = None, cuts: Collection[int] = ()
 ) -> FittedTable:
-    """The split points of a model.
+    """Builds a table of a model's split points.
 
     Args:
-        model: Its name.
+        model: Name of the model.
         points: All of its split points.
-        shown: Indices of those to show; dots stand for the others. By default all are shown.
-        cuts: Indices of those that are marked.
+        shown: Indices of the points to show; dots replace the others. All by default.
+        cuts: Indices of the points to mark as cuts.
     """
     along = any(point.also for point in points)
     table = FittedTable(
@@ -61,14 +61,14 @@ def points_table(
 
 
 def _share(before: int | None, after: int | None) -> str:
-    """Which part of the whole comes before; `?` where that is not known."""
+    """Formats the share before the cut; `?` if unknown."""
     if before is None or after is None:
         return "?"
     return f"{before / max(before + after, 1):.1%}"
 
 
 def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: int) -> FittedTable:
-    """The cuts of a model where up to `max_tensors` tensors cross, written as `--at` takes them."""
+    """Builds a table of cuts where up to `max_tensors` tensors cross, in the syntax of `--at`."""
     along = any(crossing.also for crossing in crossings)
     table = FittedTable(
         f"{model}: {len(crossings)} cuts of up to {max_tensors} tensors",
@@ -86,19 +86,19 @@ def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: in
 
 
 def crossing_data(crossing: "Crossing") -> dict[str, Any]:
-    """What crosses one cut as plain values."""
+    """Converts a crossing to plain values."""
     return {"bytes": crossing.bytes, **asdict(crossing)}
 
 
 def point_data(point: "SplitPoint") -> dict[str, Any]:
-    """A split point as plain values."""
+    """Converts a split point to plain values."""
     names = [field.name for field in fields(point) if not field.name.startswith("_")]
     values = {name: getattr(point, name) for name in (*names, "flops_before", "flops_after")}
     return {"index": point.index, **values, "layer": point.layer.name}
 
 
 def split_data(split: "Stages") -> dict[str, Any]:
-    """The stages of a split, and what crosses between them, as plain values."""
+    """Converts the stages and crossings of a split to plain values."""
     return {
         "model": split.name,
         "stages": [

@@ -1,4 +1,4 @@
-"""`kerassplit --version`: the versions that a report of a fault wants to name. Nothing of it is imported."""
+"""Implements `kerassplit --version`: the versions to include in a bug report, found without imports."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("keras", "tensorflow", "jax", "torch", "ray")
 
 
 def show_versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    """Prints the versions and ends the command: a callback of click's."""
+    """Prints the versions and ends the command (a click callback)."""
     if asked and not context.resilient_parsing:
         click.echo(f"kerassplit, version {ks.__version__}")
         click.echo(f"{', '.join(_installed())}; Python {platform.python_version()}, {platform.system()}")

@@ -17,7 +17,6 @@ from kerassplit.files.sizes import format_bytes
 from kerassplit.text import in_words, printable, shortened
 
 Item = TypeVar("Item")
-_WIDTH = 160
 _HTML = '<pre style="line-height: normal; overflow-x: auto; white-space: pre">{code}</pre>'
 
 WIDE = 1000
@@ -76,7 +75,7 @@ class Shown:
         return captured.get().rstrip()
 
     def _repr_html_(self) -> str:
-        console = SafeConsole(width=_WIDTH, record=True, file=io.StringIO(), force_jupyter=False)
+        console = SafeConsole(width=WIDE, record=True, file=io.StringIO(), force_jupyter=False)
         console.print(self)
         return console.export_html(code_format=_HTML, inline_styles=True)
 
@@ -138,7 +137,7 @@ class ShownDict(Shown, dict[str, Item]):
 
 def _brief(title: str, names: list[str]) -> str:
     shown = names if len(names) < 5 else [*names[:3], "…", names[-1]]
-    return shortened(f"<{title}: {', '.join(shown)}>")
+    return shortened(f"<{title}: {'; '.join(shown)}>")
 
 
 def _cell(name: str, value: Any) -> str:

@@ -1,17 +1,17 @@
-"""Reads and writes what lies on disks: whole or not at all, and from strangers.
+"""Reads files from untrusted sources, and writes files completely or not at all.
 
 In reading order:
 
-- `sizes`: bytes as people write and read them.
-- `untrusted`: files of a folder that anyone may have written.
-- `atomic_file`: files that users name: read if regular, written whole.
+- `sizes`: formats and parses numbers of bytes.
+- `untrusted`: reads files of a folder from an untrusted source.
+- `atomic_file`: files named by users: only regular ones are read, writes are atomic.
 - `locks`: locks between processes.
-- `atomic_folder`: folders that appear whole or not at all.
-- `untrusted_json`: JSON from anyone, as records of stated types.
-- `saved`: records that `save` writes and `load` reads.
-- `npy`: the `.npy` format, read from anyone.
-- `values`: values from outside as the type a model takes, and counts.
-- `arrays`: arrays in `.npy` and `.npz` files, read part by part.
-- `growing_array`: `.npy` files to which rows are added, and which of these survived a crash.
-- `native_output`: what C and C++ write to standard error.
+- `atomic_folder`: folders that appear complete or not at all.
+- `untrusted_json`: reads untrusted JSON into typed records.
+- `saved`: records with `save` and `load`.
+- `npy`: reads untrusted `.npy` data.
+- `values`: checks and converts values for a model, and counts.
+- `arrays`: reads arrays in `.npy` and `.npz` files in parts.
+- `growing_array`: `.npy` files that rows are appended to, and that survive crashes.
+- `native_output`: captures what C and C++ libraries write to standard error.
 """

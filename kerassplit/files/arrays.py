@@ -1,6 +1,6 @@
-"""Arrays in `.npy` and `.npz` files, read part by part: what is in memory does not grow with the file.
+"""Reads arrays in `.npy` and `.npz` files in parts, with memory independent of the file's size.
 
-A memory map would do for `.npy`, but pages that were read count as memory of the process until the system takes them.
+A memory map would do for `.npy`, but pages that were read count as memory of the process until the system evicts them.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from kerassplit.files.sizes import format_bytes, parse_bytes
 from kerassplit.text import listed
 
 MOST_UNPACKED = "KERASSPLIT_MAX_UNPACKED"
-"""The variable of the environment that says how much a packed array may take in memory, such as `8 GiB`."""
+"""Environment variable that limits the memory a compressed array may take, such as `8 GiB`."""
 
 _MOST_UNPACKED = "1 GiB"
-_PACKING = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # what NumPy writes; others pack zeros a million times smaller
+_PACKING = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # those NumPy writes; others can shrink zeros a million times
 _UNREADABLE = (OSError, ValueError, TypeError, OverflowError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _AT_ONCE = 1 << 20
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
-    """A file that a user names, open; what NumPy and zipfile cannot read of it is an error of ours."""
+    """Opens a file named by a user; turns errors of NumPy and zipfile into a `SplitError`."""
     try:
         with open_regular(path) as file:
             yield file
@@ -48,8 +48,8 @@ class ArrayFile:
 
     Attributes:
         path: The file.
-        member: Its name in a `.npz` file; `None` in a `.npy` file.
-        header: Its header.
+        member: Name of the array's member in a `.npz` file; `None` for a `.npy` file.
+        header: Header of the array.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class ArrayFile:
         return self.header.dtype
 
     def parts(self, row: int, rows: int) -> Iterator[np.ndarray]:
-        """Reads the array from a row on, `rows` rows at a time; one that lies column by column is read whole.
+        """Yields the array from row `row` on, `rows` rows at a time; reads it all at once if stored by column.
 
         Raises:
             SplitError: The file ends too early, or cannot be read.
@@ -87,10 +87,10 @@ class ArrayFile:
                 yield np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
     def whole(self) -> np.ndarray:
-        """Reads all of the array.
+        """Reads the whole array.
 
         Raises:
-            SplitError: It takes more memory than a packed one may, ends too early, or cannot be read.
+            SplitError: It exceeds the memory limit for compressed arrays, ends too early, or cannot be read.
         """
         header = self.header
         if self.member is not None:
@@ -104,7 +104,7 @@ class ArrayFile:
         return content.view(header.dtype).reshape(header.shape, order="F" if header.by_column else "C")
 
     def check(self) -> None:
-        """Reads all of an array in a `.npz` file once, which has a checksum of it: what is damaged is no input."""
+        """Reads an array in a `.npz` file once to verify its checksum, so that damage is found before use."""
         if self.member is not None:
             with _reading(self.path, self.member) as (stream, _):
                 while stream.read(_AT_ONCE):
@@ -112,19 +112,19 @@ class ArrayFile:
 
 
 def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
-    """The arrays in a file, by the names of the tensors they are for.
+    """Opens the arrays in a file, by the names of the tensors they are for.
 
     Args:
         path: The file.
-        names: The tensors.
+        names: Names of the tensors.
 
     Raises:
-        SplitError: It cannot be read, or lacks an array.
+        SplitError: The file cannot be read, or lacks an array.
     """
     if path.suffix.lower() == ".npy":
         if len(names) > 1:
             raise SplitError(
-                f"'{path}' holds one array, and the model takes {len(names)}: {listed(names)}. "
+                f"'{path}' contains one array, but the model takes {len(names)}: {listed(names)}. "
                 "Save them by name in one .npz file (numpy.savez)."
             )
         return {names[0]: _described(path, None)}
@@ -132,7 +132,7 @@ def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
         there = archive.namelist()
     members = {name.removesuffix(".npy"): name for name in there}
     if len(members) < len(there):
-        raise SplitError(f"'{path}' holds two arrays of one name. Save them anew, with numpy.savez.")
+        raise SplitError(f"'{path}' contains two arrays with the same name. Save them again with numpy.savez.")
     if len(members) == len(names) == 1:
         return {names[0]: _described(path, next(iter(members.values())))}
     missing = [name for name in names if name not in members]
@@ -145,25 +145,25 @@ def open_arrays(path: Path, names: Sequence[str]) -> dict[str, ArrayFile]:
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any]) -> list[str]:
-    """Writes arrays on their way to another process and back, and returns their names, which `read_arrays` wants.
+    """Writes arrays to exchange with another process, and returns their names, which `read_arrays` needs.
 
-    Strings become bytes, and floats that are not NumPy's own become wider ones.
+    Strings become bytes, and float types unknown to NumPy become float32.
     """
     np.savez(path, *[storable(_as_bytes(np.asarray(array))) for array in arrays.values()])
     return list(arrays)
 
 
 def read_arrays(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays by name."""
+    """Reads the arrays that `write_arrays` wrote, by name."""
     arrays = open_arrays(Path(path), [f"arr_{number}" for number in range(len(names))])
     return {name: array.whole() for name, array in zip(names, arrays.values(), strict=True)}
 
 
 def mapped(path: Path) -> np.ndarray:
-    """An array of a `.npy` file as a memory map.
+    """Opens the array of a `.npy` file as a memory map.
 
     Raises:
-        SplitError: The file holds none.
+        SplitError: The file contains no array.
     """
     with _reading(path, None) as (file, size):
         header = read_header(file, size)
@@ -171,8 +171,8 @@ def mapped(path: Path) -> np.ndarray:
 
 
 def storable(array: np.ndarray) -> np.ndarray:
-    """An array as NumPy's format can hold it: bfloat16 and its like, which NumPy itself does not know, as float32."""
-    foreign = array.dtype.kind == "V" or array.dtype.name.startswith("float8")  # of one of these, the kind is f
+    """Converts dtypes that NumPy cannot store, such as bfloat16, to float32; returns other arrays unchanged."""
+    foreign = array.dtype.kind == "V" or array.dtype.name.startswith("float8")  # one of these has kind f
     return array.astype(np.float32) if foreign and not array.dtype.names else array
 
 
@@ -190,7 +190,7 @@ def _described(path: Path, member: str | None) -> ArrayFile:
 
 @contextlib.contextmanager
 def _reading(path: Path, member: str | None) -> Iterator[tuple[IO[bytes], int]]:
-    """An array's bytes, and how many there are: of what is packed, how many it says; no more than that are unpacked."""
+    """Opens an array's bytes, and returns their number; a compressed array is unpacked only up to the declared size."""
     with _opened(path) as file:
         if member is None:
             yield file, os.fstat(file.fileno()).st_size
@@ -198,16 +198,16 @@ def _reading(path: Path, member: str | None) -> Iterator[tuple[IO[bytes], int]]:
         with zipfile.ZipFile(file) as archive:
             claimed = archive.getinfo(member)
             if claimed.compress_type not in _PACKING:
-                raise ValueError("it is packed in a way that NumPy never packs")
+                raise ValueError("it uses a compression method that NumPy never uses")
             with archive.open(claimed) as stream:
                 yield stream, claimed.file_size
 
 
 def _refuse_bomb(path: Path, size: int) -> None:
     most = int(parse_bytes(os.environ.get(MOST_UNPACKED, _MOST_UNPACKED), MOST_UNPACKED))
-    if size > max(most, path.stat().st_size):  # numpy.savez packs nothing: such an array is as large as its file
+    if size > max(most, path.stat().st_size):  # numpy.savez does not compress: such an array is as large as its file
         raise SplitError(
-            f"'{path}' holds an array of which {format_bytes(size)} would be in memory at one time, and "
-            f"{format_bytes(most)} is the most that is unpacked. Save it as .npy, or set {MOST_UNPACKED} in the "
-            "environment, such as to 8GiB."
+            f"'{path}' contains a compressed array that would take {format_bytes(size)} of memory at a time; the limit "
+            f"is {format_bytes(most)}. Save it as .npy, or raise the limit with the environment variable "
+            f"{MOST_UNPACKED}, to 8GiB for example."
         )

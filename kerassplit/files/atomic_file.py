@@ -1,4 +1,4 @@
-"""Files that users name: only regular ones are read, and what is written is whole and goes through no link."""
+"""Files named by users: only regular files are read; writes are atomic and never follow links."""
 
 import contextlib
 import os
@@ -16,15 +16,15 @@ from kerassplit.files.untrusted import NO_LINK, check_path
 _HELD = os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY")  # not on Windows
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 TEMPORARY = ".kerassplit."
-"""Prefix of files and folders not yet moved into their places, which killed processes leave."""
+"""Prefix of files and folders that are not yet in place; killed processes leave them behind."""
 TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}")
 
 
 def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
-    """The status of a path, links followed; `None` if nothing is there.
+    """Returns the status of a path, following links; `None` if nothing exists there.
 
     Raises:
-        SplitError: No file can be called so, or nobody may look there.
+        SplitError: The name is invalid, or access is denied.
     """
     try:
         return Path(path).stat()
@@ -36,23 +36,23 @@ def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuses pipes, sockets and devices, from which reading may never end. What is missing is left to the reader.
+    """Refuses pipes, sockets and devices, from which reading may never end; ignores missing files.
 
     Raises:
-        SplitError: It is one of these, or no file can be called so.
+        SplitError: The path is one of these, or the name is invalid.
     """
     _refuse_special(path, status_of(path))
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Opens a file that a user names for reading, through links, too; never waits for a pipe.
+    """Opens a file named by a user for reading; follows links, and never waits for a pipe.
 
     Raises:
-        SplitError: It is no regular file, or no file can be called so.
+        SplitError: It is not a regular file, or the name is invalid.
         OSError: It cannot be opened.
     """
-    check_regular(path)  # opening alone does something to some devices
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK))  # noqa: SIM115 - handed out
+    check_regular(path)  # merely opening some devices has side effects
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK))  # noqa: SIM115 - returned
     try:
         _refuse_special(path, os.fstat(file.fileno()))
     except SplitError:
@@ -62,14 +62,14 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 
 def refuse_same(written: Iterable[Path], read: Iterable[Path | None]) -> None:
-    """Refuses to write what is read, by whatever other name, such as a link or another spelling.
+    """Refuses to overwrite a file that is also read, even under another name (a link, another spelling).
 
     Args:
-        written: Files, and folders that would be replaced with all that is in them.
-        read: Files, and folders; what is no path is left out.
+        written: Files, and folders that would be replaced with all their contents.
+        read: Files and folders; `None` is skipped.
 
     Raises:
-        SplitError: One of them is among the others.
+        SplitError: A file is in both.
     """
     targets = {_identity(path): path for given in written for path in _files(given)}
     targets.pop(None, None)
@@ -78,16 +78,16 @@ def refuse_same(written: Iterable[Path], read: Iterable[Path | None]) -> None:
         if target is not None:
             also = "" if str(source) == str(target) else f", as '{source}'"
             raise SplitError(
-                f"'{target}' is read here{also}: writing it would destroy it. Name another place to write to."
+                f"'{target}' is also an input here{also}: writing it would destroy it. Name another place to write to."
             )
 
 
 class Folder:
-    """A folder that is held open: no link is followed on the way to a file in it, whatever becomes of its path.
+    """A folder held open, so that its files are reached without following links, even if its path changes.
 
     Args:
-        path: The folder. It must be no link itself; links before it are followed.
-        make: Whether to make it, and those before it, where it is missing.
+        path: The folder. It must not be a link itself; links in its parents are followed.
+        make: Create the folder and its parents if missing.
 
     Raises:
         SplitError: It is a link.
@@ -106,22 +106,22 @@ class Folder:
         if _HELD:
             try:
                 self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | NO_LINK)
-            except PermissionError:  # it may be one into which one may write without seeing what is there
+            except PermissionError:  # the folder may be writable but not readable
                 if not hasattr(os, "O_PATH"):
                     raise
                 self._handle = os.open(self.path, os.O_PATH | os.O_DIRECTORY | NO_LINK)
         elif not self.path.is_dir():
-            raise NotADirectoryError(f"'{self.path}' is no folder")
+            raise NotADirectoryError(f"'{self.path}' is not a folder")
 
     def open(self, name: str, flags: int) -> FileIO:
-        """Opens a file in the folder, unbuffered; for writing only if it has no other name.
+        """Opens a file in the folder, unbuffered; for writing only if it has no other hard link.
 
         Args:
-            name: Of the file.
-            flags: As `os.open` takes them.
+            name: Name of the file.
+            flags: Flags for `os.open`.
 
         Raises:
-            SplitError: It is a link, no regular file, or has another name.
+            SplitError: It is a link, not a regular file, or would be written and has another hard link.
             OSError: It cannot be opened.
         """
         path = self.path / name
@@ -138,8 +138,8 @@ class Folder:
             _refuse_special(path, status)
             if writes and status.st_nlink > 1:
                 raise SplitError(
-                    f"'{path}' is not written to, as the same file has another name somewhere. Remove it, or write to "
-                    "another place."
+                    f"'{path}' is not written to, because the same file has another name (a hard link). Remove it, "
+                    "or write to another place."
                 )
             mode = {os.O_WRONLY: "wb", os.O_RDWR: "r+b"}.get(flags & (os.O_WRONLY | os.O_RDWR), "rb")
             return FileIO(handle, mode)
@@ -148,7 +148,7 @@ class Folder:
             raise
 
     def write(self, name: str, content: bytes, *, flush: bool = False) -> None:
-        """Writes a file whole or not at all; see `write_whole`."""
+        """Writes a file completely or not at all; see `write_whole`."""
         temporary = f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             with self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
@@ -163,7 +163,7 @@ class Folder:
                 self.remove(temporary)
 
     def has(self, name: str) -> bool:
-        """Whether anything is called so in the folder."""
+        """Returns True if the folder contains something of this name."""
         try:
             os.stat(self._place(name), follow_symlinks=False, **self._within())  # noqa: PTH116
         except FileNotFoundError:
@@ -175,18 +175,18 @@ class Folder:
         os.unlink(self._place(name), **self._within())
 
     def move(self, name: str, to: "Folder", new_name: str) -> None:
-        """Moves a file, over another one if that is there."""
+        """Moves a file, replacing an existing one."""
         held = {"src_dir_fd": self._handle, "dst_dir_fd": to._handle} if _HELD else {}
         os.replace(self._place(name), to._place(new_name), **held)
 
     def flush(self) -> None:
-        """Puts the list of files on the disk, where the file system can do that."""
+        """Flushes the folder's list of files to disk, if the file system can."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 os.fsync(self._handle)
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Closes the folder."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -205,17 +205,17 @@ class Folder:
 
 
 def write_whole(to_file: str | os.PathLike[str], content: bytes, *, flush: bool = False) -> None:
-    """Writes a file beside its place and moves it there: whoever reads it finds the old one or the new one, whole.
+    """Writes a file atomically: under a temporary name, then renamed. Readers see the complete old or new file.
 
     A link in its place is replaced, never followed.
 
     Args:
-        to_file: Where it goes.
-        content: All of it.
-        flush: Whether to have it on the disk before, so that this holds for power cuts, too.
+        to_file: The file to write.
+        content: Its whole content.
+        flush: Flush it to disk before renaming, so that this also holds for power cuts.
 
     Raises:
-        SplitError: It cannot be written; what was there before is still there.
+        SplitError: The file cannot be written; an existing file is unchanged.
     """
     path = Path(to_file)
     try:
@@ -228,28 +228,25 @@ def write_whole(to_file: str | os.PathLike[str], content: bytes, *, flush: bool 
 
 
 def write_all(file: FileIO, content: Any) -> None:
-    """Writes bytes to an unbuffered file: closing a buffered one would try again what a full disk refuses."""
+    """Writes all bytes to an unbuffered file: closing a buffered one would retry a write that a full disk refused."""
     left = memoryview(content)
     while left:
         left = left[file.write(left) or 0 :]
 
 
 def reason(error: Exception) -> str:
-    """The reason of an error, in the system's words where it has some."""
+    """Returns the reason for an error, in the operating system's words if available."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def _refuse_special(path: object, status: os.stat_result | None) -> None:
     if status is not None and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise SplitError(
-            f"'{path}' is a pipe, socket or device: expected a regular file. Write what it gives into one."
-        )
+        raise SplitError(f"'{path}' is a pipe, socket or device: expected a regular file. Save its content in one.")
 
 
 def _is_link(path: Path) -> SplitError:
     return SplitError(
-        f"'{path}' is a link, and none is followed on the way to a file that is written. Remove it, or write to "
-        "another place."
+        f"'{path}' is a link, and links are not followed when writing. Remove it, or write to another place."
     )
 
 

@@ -1,7 +1,7 @@
-"""Folders that appear whole or not at all, power cuts considered, and replace nothing but their like.
+"""Writes folders that appear complete or not at all, even after a power cut, and replace only their own kind.
 
-A folder is written beside its place and renamed into it. Where one is overwritten, the new files come first, under
-names of their own, and the manifest last, in one rename: until then the folder is the old one, then the new one.
+A folder is written next to its destination and then renamed. When one is overwritten, the new files are moved in first,
+under unused names, and the manifest last, in one rename: until then the folder is the old one, then the new one.
 """
 
 import contextlib
@@ -21,34 +21,34 @@ from kerassplit.files.untrusted import check_path
 _MARKER = "made-by-kerassplit"
 _MARK = b"kerassplit writes here, and removes this folder where it was killed meanwhile.\n"
 _OURS = re.compile(
-    r".*\.(keras|h5|json|npz|onnx|tflite|xml|bin)|job|result|log"  # the last three are a worker's, now or earlier
+    r".*\.(keras|h5|json|npz|onnx|tflite|xml|bin)|job|result|log"  # the last three belong to workers, old or new
     r"|.*\.pb(\.tmp\w*)?|variables\..*|part-.*|checkpoint"  # of a SavedModel
 )
-"""Names of files that saving and exporting write. What lies in the folder `assets` of a SavedModel bears any name."""
+"""Names of files that saving and exporting write; in the `assets` folder of a SavedModel, any name is allowed."""
 
 
 def resolved(directory: str | os.PathLike[str]) -> Path:
-    """Resolves the path of a folder, links followed.
+    """Resolves the path of a folder, following links.
 
     Raises:
-        StoreError: There can be no folder of this name.
+        StoreError: The name is not valid for a folder.
     """
     check_path(directory)
     return Path(directory).resolve()
 
 
 def check_place(target: Path, overwrite: bool, manifest: str, what: str, read: Callable[[Path], object]) -> bool:
-    """Whether a folder holds something that is to be replaced.
+    """Checks that a folder may be written; returns True if its contents will be replaced.
 
     Args:
         target: The folder.
-        overwrite: Whether that may be.
-        manifest: The file by which it is known.
-        what: What it is, as in "a split".
-        read: Reads the manifest.
+        overwrite: Allows replacing its contents.
+        manifest: Name of the file that identifies such a folder.
+        what: Noun for the contents, such as "a split".
+        read: Function that reads the manifest.
 
     Raises:
-        StoreError: It is a file, or holds something else, or overwriting was not asked for.
+        StoreError: It is a file, contains something else, or `overwrite` is False.
     """
     try:
         if target.is_dir():
@@ -69,15 +69,15 @@ def check_place(target: Path, overwrite: bool, manifest: str, what: str, read: C
         )
     if not overwrite:
         raise StoreError(
-            f"'{target}' already holds {what}. Name another folder, or pass overwrite=True to replace what it holds.",
+            f"'{target}' already holds {what}. Name another folder, or pass overwrite=True to replace its contents.",
             path=target,
         )
     try:
         read(target)
     except StoreError as error:
         raise StoreError(
-            f"'{target}' is not overwritten, as it is not certain what it holds. Name another folder, or delete this "
-            f"one. {error}",
+            f"'{target}' is not overwritten, because its contents are uncertain. Name another folder, or delete "
+            f"this one. {error}",
             path=error.path,
         ) from error
     return True
@@ -85,18 +85,18 @@ def check_place(target: Path, overwrite: bool, manifest: str, what: str, read: C
 
 @contextlib.contextmanager
 def placed(target: Path, manifest: str, replaced: Callable[[], Sequence[str]] | None) -> Iterator[Path]:
-    """A folder to write files into, which get to their place when the block ends well, and else are gone.
+    """Yields a folder to write files into; moves them to `target` if the block succeeds, and discards them otherwise.
 
-    What killed processes left there or beside it goes, too.
+    It also removes what killed processes left in the target or next to it.
 
     Args:
-        target: Where they go.
-        manifest: The file that makes the others valid.
-        replaced: Names the files that are there and go, where the folder replaces another one, and with them the
-            folders that this leaves empty; what is written is to have names that are free there.
+        target: The destination.
+        manifest: Name of the file that makes the others valid; it is moved last.
+        replaced: If an existing folder is replaced, returns the names of its files to remove, and with them the folders
+            that this leaves empty; the new files must have names that are unused there.
 
     Raises:
-        StoreError: It cannot be written, or another process replaces it, too.
+        StoreError: The target cannot be written, or another process is also replacing it.
     """
     stays = replaced is not None or _must_stay(target)
     alone = alone_in(target) if stays else contextlib.nullcontext()
@@ -105,7 +105,7 @@ def placed(target: Path, manifest: str, replaced: Callable[[], Sequence[str]] | 
     try:
         with scratch_folder(target if stays else target.parent) as folder, alone:
             old = replaced() if replaced else []
-            new = folder / "new"  # beside the marker
+            new = folder / "new"  # next to the marker
             new.mkdir()
             yield new
             for path in new.rglob("*"):
@@ -115,16 +115,16 @@ def placed(target: Path, manifest: str, replaced: Callable[[], Sequence[str]] | 
                 return
             _move_in(new, manifest, target)
             for name in old:
-                _remove_file(target, name)  # the new one is there already
+                _remove_file(target, name)  # the new files are already in place
     except OSError as error:
-        raise StoreError(f"Cannot write '{target}': {error}. What was there is as it was.", path=target) from error
+        raise StoreError(f"Cannot write '{target}': {error}. Existing files are unchanged.", path=target) from error
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A new folder that is gone afterwards.
+    """Creates a folder that is removed afterwards.
 
-    A process locks its folder as long as it lives, so whoever gets the lock of a folder may remove it.
+    A process holds the lock of its folder until it ends, so any process that acquires the lock may remove the folder.
     """
     parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -135,7 +135,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
                 stack.enter_context(_lock(folder, wait=True))
                 stack.callback(_remove_scratch, folder)
                 (folder / _MARKER).write_bytes(_MARK)
-            except FileNotFoundError:  # another process took it for abandoned before it was locked
+            except FileNotFoundError:  # another process removed it as abandoned before it was locked
                 continue
             yield folder
             return
@@ -143,10 +143,10 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone_in(target: Path) -> Iterator[None]:
-    """No other process writes into this folder meanwhile.
+    """Keeps other processes from writing into this folder.
 
     Raises:
-        StoreError: One does already.
+        StoreError: Another process is already writing.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -160,9 +160,9 @@ def alone_in(target: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Puts a file or a folder's list of files on the disk before anything that relies on it."""
+    """Flushes a file, or a folder's list of files, to disk before anything that relies on it."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -171,15 +171,15 @@ def _flush(path: Path) -> None:
 
 
 def _move_folder(folder: Path, target: Path) -> None:
-    """Puts a folder in its place, where nothing or an empty folder is, in one step."""
+    """Moves a folder atomically to a destination that does not exist or is an empty folder."""
     _flush(folder)
     os.replace(folder, target)
-    with contextlib.suppress(OSError):  # it is there; some file systems do not flush folders
+    with contextlib.suppress(OSError):  # it is in place; some file systems cannot flush folders
         _flush(target.parent)
 
 
 def _move_in(folder: Path, last: str, target: Path) -> None:
-    """Puts what is in a folder into one that stays, under names that are free there; the last one makes it valid."""
+    """Moves the contents of a folder into an existing one, under unused names; the `last` one makes them valid."""
     moved: list[Path] = []
     try:
         for path in sorted(folder.iterdir()):
@@ -197,12 +197,12 @@ def _move_in(folder: Path, last: str, target: Path) -> None:
 
 
 def _must_stay(target: Path) -> bool:
-    """Whether another folder cannot take the place of this one, which is empty or not there."""
+    """Returns True if no other folder can be renamed to this one, which is empty or does not exist."""
     return target == Path.cwd() or target.is_mount() or (os.name == "nt" and target.is_dir())
 
 
 def _remove(path: Path) -> None:
-    """Removes a file or folder of ours, as far as that can be done."""
+    """Removes a file or folder of ours as far as possible."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -211,12 +211,12 @@ def _remove(path: Path) -> None:
 
 
 def _remove_file(folder: Path, name: str) -> None:
-    """Removes a file of the folder, not through links, and the folders on the way to it that are empty then."""
+    """Removes a file of the folder without following links, and parent folders that this leaves empty."""
     path = folder / name
     around = [one for one in path.parents if one != folder and one.is_relative_to(folder)]
     if any(one.is_symlink() for one in around):
         return
-    with contextlib.suppress(OSError):  # it is not there, or is a folder now, or one around it is not empty
+    with contextlib.suppress(OSError):  # it does not exist, is now a folder, or a parent is not empty
         path.unlink()
         for one in around:
             with contextlib.suppress(OSError):
@@ -226,10 +226,10 @@ def _remove_file(folder: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path, wait: bool) -> Iterator[None]:
-    """The lock of a folder, held as long as this process lives or until this is over; none where there are no locks.
+    """Holds the lock of a folder until the block or the process ends; does nothing on systems without locks.
 
     Raises:
-        BlockingIOError: Another process has it, and `wait` is off.
+        BlockingIOError: Another process holds it, and `wait` is False.
     """
     if not THERE_ARE_LOCKS:
         yield
@@ -240,7 +240,7 @@ def _lock(folder: Path, wait: bool) -> Iterator[None]:
             lock(handle, wait=wait)
         except BlockingIOError:
             raise
-        except OSError:  # some network file systems lock no folders
+        except OSError:  # some network file systems cannot lock folders
             pass
         yield
     finally:
@@ -248,11 +248,11 @@ def _lock(folder: Path, wait: bool) -> Iterator[None]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    if not THERE_ARE_LOCKS:  # what a killed process leaves stays there
+    if not THERE_ARE_LOCKS:  # leftovers of killed processes stay
         return
-    with contextlib.suppress(OSError):  # there is no such folder
+    with contextlib.suppress(OSError):  # the folder does not exist
         for folder in [path for path in parent.iterdir() if TEMPORARY_NAME.fullmatch(path.name)]:
-            with contextlib.suppress(OSError):  # no folder, in use, or another user's
+            with contextlib.suppress(OSError):  # not a folder, in use, or another user's
                 handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
                 try:
                     lock(handle)
@@ -263,7 +263,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove_scratch(folder: Path) -> None:
-    """Removes a folder to write in, the marker last: if this process is killed now, the rest can still be told."""
+    """Removes a scratch folder, its marker last: if this process is killed now, the rest remains recognizable."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             if path.name != _MARKER:
@@ -272,7 +272,7 @@ def _remove_scratch(folder: Path) -> None:
 
 
 def _is_scratch(folder: Path) -> bool:
-    """Whether a folder is one that a process writes or wrote into: by its name, its marker, and all that is in it."""
+    """Returns True if a folder is a scratch folder, judged by its name, marker, and all its contents."""
     try:
         if not TEMPORARY_NAME.fullmatch(folder.name) or not stat.S_ISDIR(folder.lstat().st_mode):
             return False
@@ -289,12 +289,12 @@ def _is_scratch(folder: Path) -> bool:
 
 
 def _is_half_a_file(path: Path) -> bool:
-    """Whether this is a file that `write_whole` had not yet put in its place."""
+    """Returns True if this is a file that `write_whole` had not yet moved into place."""
     return TEMPORARY_NAME.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def _is_ours(entry: "os.DirEntry[str]") -> bool:
-    """Whether a file or folder, and all that is in it, can be what saving and exporting write."""
+    """Returns True if saving or exporting could have written a file or folder with all its contents."""
     if not entry.is_dir(follow_symlinks=False):
         return entry.is_file(follow_symlinks=False) and _OURS.fullmatch(entry.name) is not None
     if TEMPORARY_NAME.fullmatch(entry.name):

@@ -1,4 +1,4 @@
-"""`.npy` files to which rows are added, and a list of digests that says which of these a crash left as they were."""
+"""`.npy` files that rows are appended to, with a list of digests that shows which rows survived a crash."""
 
 import hashlib
 import os
@@ -14,21 +14,21 @@ from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import Folder, write_all
 from kerassplit.files.npy import read_header
 
-_AT_ONCE = 1 << 20  # bytes that are read for a digest
-_SYNC_EVERY = 5.0  # seconds after which all that was written is put on the disk: a power cut costs no more than these
+_AT_ONCE = 1 << 20  # bytes read at a time for a digest
+_SYNC_EVERY = 5.0  # seconds between flushes to disk: a power cut loses at most this much work
 _LONGEST_LINE = 120  # of a list of digests
 _LINE = re.compile(rb"(\d+) ([1-9]\d*) ([0-9a-f]{64})\n")  # first row, number of rows, digest
 
 
 class GrowingArray:
-    """Rows in a `.npy` file.
+    """A `.npy` file that rows are appended to.
 
-    The number of rows stands in the header only once `finish` has written it. NumPy leaves enough blanks in a header
-    for any number of rows.
+    The header contains the number of rows only once `finish` has written it. NumPy pads the header enough for any
+    number of rows.
 
     Args:
-        folder: Where the file is.
-        name: Of the file; it is made when the first rows come.
+        folder: Folder of the file.
+        name: Name of the file; it is created with the first rows.
     """
 
     def __init__(self, folder: Folder, name: str):
@@ -44,10 +44,10 @@ class GrowingArray:
             self._file.seek(0, os.SEEK_END)
 
     def add(self, array: np.ndarray) -> None:
-        """Adds rows; they are with the operating system when it returns.
+        """Appends rows; when it returns, the operating system has them.
 
         Raises:
-            SplitError: They have another shape or type than those before them.
+            SplitError: Their shape or dtype differs from that of earlier rows.
         """
         file = self._file
         if file is None:
@@ -55,12 +55,12 @@ class GrowingArray:
         elif array.shape[1:] != self._row or array.dtype != self._dtype:
             raise SplitError(
                 f"Rows of shape {array.shape[1:]} and type {array.dtype} follow rows of shape {self._row} and type "
-                f"{self._dtype}: they make no array. Pad the input to one size."
+                f"{self._dtype}: they do not form one array. Pad the input to one size."
             )
         write_all(file, _bytes_of(array))
 
     def digest(self, digest: Any, first: int, rows: int) -> bool:
-        """Adds rows of the file, and what kind they are, to a digest; whether all of them are there."""
+        """Adds rows of the file, with their shape and dtype, to a digest; returns True if none is missing."""
         if self._file is None:
             return False
         describe(digest, self._row, self._dtype)
@@ -75,12 +75,12 @@ class GrowingArray:
         return True
 
     def sync(self) -> None:
-        """Waits until the disk has all rows."""
+        """Flushes all rows to disk."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def finish(self, rows: int) -> None:
-        """Keeps the first `rows` rows, and writes their number."""
+        """Keeps the first `rows` rows, and writes their number into the header."""
         if self._file is not None:
             self.cut(rows)
             self._file.seek(0)
@@ -99,7 +99,7 @@ class GrowingArray:
         return file
 
     def _reopen(self) -> None:
-        """Takes the file as it is; one whose header is not whole has no rows and is made anew."""
+        """Continues the existing file; one with an incomplete header has no rows and will be created again."""
         file = self._folder.open(self._name, os.O_RDWR)
         try:
             header = read_header(file)  # pyright: ignore[reportArgumentType]
@@ -121,34 +121,34 @@ class GrowingArray:
 
 
 class GrowingArrays:
-    """Arrays that grow together, with a list of digests: a line for each batch, of what the files hold of it.
+    """Arrays that grow together, with a list of digests: one line per batch, hashing its rows in all files.
 
-    A line counts if those before it do and the files hold what its digest says: whatever a crash left of files or
-    lines, the rows up to there are those that were computed. Nothing else is believed, no size and no number.
+    A line is valid if all lines before it are and the files match its digest: whatever a crash left of files or lines,
+    the rows up to there are those that were computed. No file size or row count is trusted instead.
 
     Args:
-        folder: Where the files are.
+        folder: Folder of the files.
         digests: Name of the list.
-        files: Names of the arrays' files, by the names of the arrays.
-        most: More rows than these are not taken; `None`: any number.
+        files: Names of the arrays' files, by array name.
+        most: Maximum number of rows to accept; `None` for no limit.
 
     Attributes:
-        rows: Number of rows that are certain, from the first on.
+        rows: Number of verified rows, from the first on.
     """
 
     def __init__(self, folder: Folder, digests: str, files: Mapping[str, str], most: int | None = None):
         self.rows = 0
         self._arrays = {name: GrowingArray(folder, file) for name, file in files.items()}
-        self._ends: list[tuple[int, int]] = []  # of each line: rows up to there, bytes
+        self._ends: list[tuple[int, int]] = []  # of each line: total rows and bytes up to its end
         self._file = folder.open(digests, os.O_RDWR | os.O_CREAT)
         self._folder, self._synced = folder, time.monotonic()
         self._read(most)
 
     def add(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Adds a batch to the arrays, and writes it down.
+        """Appends a batch to the arrays, and its digest to the list.
 
         Raises:
-            SplitError: Its rows have another shape or type than those before them.
+            SplitError: The shape or dtype of its rows differs from that of earlier rows.
         """
         for name, array in self._arrays.items():
             array.add(tensors[name])
@@ -162,7 +162,7 @@ class GrowingArrays:
             self.sync()
 
     def cut(self, rows: int) -> None:
-        """Keeps the first `rows` rows; what is left of a batch gets a line of its own."""
+        """Keeps the first `rows` rows; the remainder of a batch gets its own line."""
         for array in self._arrays.values():
             array.cut(rows)
         self._ends = [end for end in self._ends if end[0] <= rows]
@@ -177,7 +177,7 @@ class GrowingArrays:
             array.cut(rows)
 
     def sync(self) -> None:
-        """Waits until the disk has all rows, then until it has the list."""
+        """Flushes all rows to disk, then the list."""
         for array in self._arrays.values():
             array.sync()
         os.fsync(self._file.fileno())
@@ -185,7 +185,7 @@ class GrowingArrays:
         self._synced = time.monotonic()
 
     def finish(self) -> None:
-        """Writes the number of rows into each file, waits until the disk has all, and closes the files."""
+        """Writes the number of rows into each file, flushes everything to disk, and closes the files."""
         for array in self._arrays.values():
             array.finish(self.rows)
         self.sync()
@@ -197,7 +197,7 @@ class GrowingArrays:
             file.close()
 
     def _read(self, most: int | None) -> None:
-        """Goes through the lines up to the first that is not true."""
+        """Reads the lines up to the first invalid one."""
         with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
             while line := _LINE.fullmatch(lines.readline(_LONGEST_LINE)):
                 first, count, digest = int(line[1]), int(line[2]), line[3].decode()
@@ -208,7 +208,7 @@ class GrowingArrays:
                 self._ends.append((end, lines.tell()))
 
     def _digest(self, rows: int) -> str | None:
-        """Digest of the rows after the last certain ones, as the files hold them; `None` if some are missing."""
+        """Returns the digest of the next `rows` unverified rows in the files; `None` if some are missing."""
         digest = hashlib.sha256(_head(self.rows, rows))
         whole = all(array.digest(digest, self.rows, rows) for array in self._arrays.values())
         return digest.hexdigest() if whole else None
@@ -221,7 +221,7 @@ class GrowingArrays:
 
 
 def describe(digest: Any, row: tuple[int, ...], dtype: np.dtype) -> None:
-    """Adds what kind of rows follow to a digest."""
+    """Adds the dtype and shape of the following rows to a digest."""
     digest.update(f"{dtype.str} {row}\n".encode())
 
 

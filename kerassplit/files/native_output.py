@@ -1,4 +1,4 @@
-"""What libraries in C and C++ write to standard error, past `sys.stderr`."""
+"""Captures what C and C++ libraries write to standard error, bypassing `sys.stderr`."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_native_code(noise: str = "") -> Iterator[None]:
-    """Keeps what is written to standard error, also by C++, and shows it later, without the lines that hold `noise`.
+    """Holds back standard error, including that of C++ code, and shows it afterwards without lines containing `noise`.
 
-    Where an error follows, it shows all of it.
+    If the block raises an error, everything is shown.
     """
     try:
         kept = os.dup(2)
@@ -29,5 +29,5 @@ def quiet_native_code(noise: str = "") -> Iterator[None]:
             os.close(kept)
             written.seek(0)
             lines = written.read().decode(errors="replace").splitlines(keepends=True)
-            if told := "".join(line for line in lines if failed or noise not in line):
-                sys.stderr.write(told)
+            if shown := "".join(line for line in lines if failed or noise not in line):
+                sys.stderr.write(shown)

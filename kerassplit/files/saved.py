@@ -1,4 +1,4 @@
-"""`Saved`: records that `save` writes as JSON and `load` reads again."""
+"""Mixin `Saved`: records that `save` writes as JSON and `load` reads."""
 
 import json
 import math
@@ -15,18 +15,18 @@ _LARGEST = 256 * 2**20  # bytes: a profile takes about 1,000 a call
 
 
 class Saved:
-    """Mixin of dataclasses: `save` writes a record as JSON, `load` reads it."""
+    """Mixin for dataclasses: `save` writes a record as JSON, `load` reads it."""
 
     _format_version: ClassVar = 1
     _unbounded: ClassVar[tuple[str, ...]] = ()
-    """Fields, also of records inside, that may be infinite."""
+    """Fields that may be infinite, including those of nested records."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain values, for JSON."""
+        """Converts the record to plain values, for JSON."""
         return asdict(self)  # type: ignore[call-overload]  # a dataclass
 
     def save(self, to_file: str | os.PathLike[str]) -> None:
-        """Writes it as JSON, whole or not at all; `load` of its class reads it.
+        """Writes the record as JSON, completely or not at all; `load` of its class reads it.
 
         Raises:
             SplitError: The file cannot be written.
@@ -39,7 +39,7 @@ class Saved:
         """Reads a file that `save` wrote, here or on another machine.
 
         Raises:
-            SplitError: There is no such file, or it holds something else.
+            SplitError: There is no such file, or it contains something else.
         """
         kind = in_words(cls.__name__)
         a_kind = f"a{'n' * (kind[0] in 'aeiou')} {kind}"
@@ -56,7 +56,7 @@ class Saved:
 
     @classmethod
     def _read(cls, content: bytes | str, of_format: str) -> Self:
-        """The record in a text; raises a `ValueError` where there is none."""
+        """Parses a record; raises a `ValueError` if the text is not one."""
         values = versioned(content, cls._format_version, of_format)
         _restore(values, cls._unbounded)
         record = read_record(cls, values)
@@ -64,11 +64,11 @@ class Saved:
         return record
 
     def _check(self) -> None:
-        """Raises a `ValueError` where the values do not fit together."""
+        """Raises a `ValueError` if the values contradict each other."""
 
 
 def plain(data: Any) -> Any:
-    """Values for JSON, which has no infinity: that becomes a string."""
+    """Converts values for JSON, which has no infinity: it becomes a string."""
     if isinstance(data, dict):
         return {key: plain(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
@@ -77,7 +77,7 @@ def plain(data: Any) -> Any:
 
 
 def _restore(values: Any, names: tuple[str, ...]) -> None:
-    """Makes the strings that `plain` made of infinity, in fields of these names, numbers again."""
+    """Turns strings from `plain` back into infinity, in fields of these names."""
     for inner in values if isinstance(values, list) else list(values.values()):
         if names and isinstance(inner, (dict, list)):
             _restore(inner, names)

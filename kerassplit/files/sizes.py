@@ -1,4 +1,4 @@
-"""Bytes as people write and read them."""
+"""Formats and parses numbers of bytes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ BYTES = {"byte": 1.0, "bytes": 1.0, **{f"{prefix}B": float(size) for prefix, siz
 
 
 def format_bytes(count: int | None) -> str:
-    """Bytes in binary units; `?` where they are not known.
+    """Formats bytes in binary units; `?` if unknown.
 
     >>> format_bytes(1605632)
     '1.5 MiB'
@@ -26,14 +26,14 @@ def format_bytes(count: int | None) -> str:
 
 
 def parse_bytes(value: str | float, what: str) -> float:
-    """Bytes out of a number of bytes, or a text such as `"512 MB"` (10^6 bytes each) or `"2 GiB"` (2^30 each).
+    """Parses a number of bytes, or a text such as `"512 MB"` (10^6 bytes each) or `"2 GiB"` (2^30 each).
 
     Args:
         value: The number or text.
-        what: What it is, for messages.
+        what: Noun for messages, such as "memory".
 
     Raises:
-        SplitError: It is neither, or below 0.
+        SplitError: It is neither, or is negative.
 
     >>> parse_bytes("1.5 MiB", "memory")
     1572864.0
@@ -42,7 +42,7 @@ def parse_bytes(value: str | float, what: str) -> float:
 
 
 def scaled(count: int, step: int, units: Sequence[str]) -> str:
-    """Formats a count with one decimal, in the first unit in which it stays below a step."""
+    """Formats a count with one decimal, in the smallest unit that keeps it below `step`."""
     power = 1
     while power < len(units) and round(count / step**power, 1) >= step:
         power += 1
@@ -52,7 +52,7 @@ def scaled(count: int, step: int, units: Sequence[str]) -> str:
 def parse_quantity(
     value: str | float, what: str, units: Mapping[str, float], expected: str, *, least: float | None = 0.0
 ) -> float:
-    """A number in the base unit; without `least` it must be more than 0."""
+    """Parses a quantity and returns it in the base unit; if `least` is None, it must be positive."""
     number: float | None = None
     if isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)

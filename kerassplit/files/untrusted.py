@@ -1,4 +1,4 @@
-"""Reading files of a folder that anyone may have written: only regular files that lie in the folder itself."""
+"""Reads files of a folder from an untrusted source: only regular files directly in the folder."""
 
 import contextlib
 import errno
@@ -19,14 +19,14 @@ from kerassplit.errors import StoreError
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')  # separators, drive letters, streams, wildcards
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""For opening: no links, and no waiting for a pipe. Windows has neither; there, what was opened is compared."""
+"""Flags that open no link and wait for no pipe. Windows has neither; there, the opened file is compared."""
 _LONGEST_NAME = 255  # bytes, on all common file systems
-_BLOCK = 2**18  # bytes that are hashed at a time
-_ATTEMPTS = 10  # to open a file that another process replaces meanwhile
+_BLOCK = 2**18  # bytes hashed at a time
+_ATTEMPTS = 10  # to open a file that another process is replacing
 
 
 def is_file_name(name: object) -> bool:
-    """Whether this names a file in a folder itself, whatever the system: no path, drive, stream or hidden file."""
+    """Returns True if this is a plain file name on every system: no path, drive, stream or hidden file."""
     return (
         isinstance(name, str)
         and not _NOT_IN_NAMES.search(name)
@@ -37,20 +37,20 @@ def is_file_name(name: object) -> bool:
 
 
 def is_device_name(name: str) -> bool:
-    """Whether Windows takes a file name for a device, as it does `aux.keras`."""
+    """Returns True if Windows treats a file name as a device, such as `aux.keras`."""
     return _DEVICE.fullmatch(name.split(".")[0].rstrip()) is not None
 
 
 def same_file_key(name: str) -> str:
-    """Equal for names that some file systems take for one: `A.keras` and `a.keras`, é in one character or in two."""
+    """Returns a key shared by names that some file systems equate: `A.keras`, `a.keras`; é as one or two characters."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Makes sure that there can be a file or folder of this name.
+    """Checks that the system allows a file or folder of this name.
 
     Raises:
-        StoreError: The system has no such names: it is too long, no text, or holds a null character.
+        StoreError: It does not: the name is too long, not valid text, or contains a null character.
     """
     try:
         os.lstat(path)
@@ -64,21 +64,21 @@ def check_path(path: str | os.PathLike[str]) -> None:
 
 
 def shortened(value: object) -> str:
-    """For a message: whatever it is, on one line and not long."""
+    """Returns a short, one-line representation of any value, for messages."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 @contextlib.contextmanager
 def opened(folder: Path, name: str) -> Iterator[BufferedReader]:
-    """A regular file in the folder, open for reading, and left as it is meanwhile.
+    """Opens a regular file in the folder for reading, and checks that it does not change meanwhile.
 
-    Links are not followed, and opening waits for no pipe or device. All that is checked and loaded is read through
-    this one open file, so that another one in its place makes no difference.
+    Links are not followed, and opening never waits for a pipe or device. Everything that is checked and loaded is read
+    through this one open file, so replacing it on disk makes no difference.
 
     Raises:
-        FileNotFoundError: There is none.
-        StoreError: It is a link or no regular file, or it changed before this was over.
+        FileNotFoundError: There is no such file.
+        StoreError: It is a link or not a regular file, or it changed before the block ended.
         OSError: It cannot be opened.
     """
     path = folder / name
@@ -99,25 +99,27 @@ def _open_regular(path: Path) -> BufferedReader:
                 path=path,
             )
         if not stat.S_ISREG(expected.st_mode):
-            raise StoreError(f"{path} is no regular file. Save the split again, or copy its folder again.", path=path)
+            raise StoreError(
+                f"{path} is not a regular file. Save the split again, or copy its folder again.", path=path
+            )
         try:
-            file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_LINK))  # noqa: SIM115 - given
+            file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_LINK))  # noqa: SIM115 - returned
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):  # FreeBSD says EMLINK
                 raise StoreError(f"{path} became a link while it was opened.", path=path) from error
             raise
         if os.path.samestat(expected, os.fstat(file.fileno())):
             return file
-        file.close()  # another process put a new one there in between
-    raise StoreError(f"{path} became another file each time that it was opened. Load again.", path=path)
+        file.close()  # another process replaced it in between
+    raise StoreError(f"{path} was replaced each time it was opened. Load again.", path=path)
 
 
 class PartOfFile(io.RawIOBase):
-    """Bytes of an open file, read in any order. Subclasses define `bytes_at`.
+    """A read-only, seekable view of an open file. Subclasses define `bytes_at`.
 
     Attributes:
-        size: In bytes.
-        place: Of the next byte.
+        size: Size in bytes.
+        place: Position of the next byte.
     """
 
     def __init__(self, size: int):
@@ -144,20 +146,20 @@ class PartOfFile(io.RawIOBase):
         return len(data)
 
     def bytes_at(self, place: int, count: int) -> bytes:
-        """Reads up to `count` bytes from a place on, at least one."""
+        """Reads up to `count` bytes from a position on, at least one."""
         raise NotImplementedError
 
 
 class HashedFile(PartOfFile):
-    """A file as it was when it was hashed: whoever reads another byte later gets an error.
+    """A file as it was when hashed: reading bytes that have changed since raises an error.
 
-    It is hashed once as a whole and by blocks. What is read afterwards is compared with its block's hash, so that
-    a file which is rewritten meanwhile gives nothing else, and takes neither memory nor a copy, however large it is.
+    The file is hashed once, as a whole and in blocks. Later reads are compared with the block's hash, so a file that is
+    rewritten meanwhile never yields other bytes. This needs no copy and no memory for it, however large the file is.
 
     Attributes:
-        name: In a place where Keras may put a file for a while, private to this user.
-        sha256: Of all of it.
-        changed: Whether other bytes were found.
+        name: A path where Keras may put a temporary file, private to this user.
+        sha256: SHA-256 of the whole file.
+        changed: True once other bytes were found.
     """
 
     def __init__(self, file: BinaryIO):
@@ -184,17 +186,17 @@ class HashedFile(PartOfFile):
             block = self._bytes(number)
             if hashlib.sha256(block).digest() != self._hashes[number]:
                 self.changed = True
-                raise OSError("other bytes than those that were hashed")
+                raise OSError("the bytes differ from those that were hashed")
             self._block, self._number = block, number
         return self._block[start : start + count]
 
 
 @contextlib.contextmanager
 def hashed(file: BinaryIO, path: Path) -> Iterator[tuple[BufferedReader, HashedFile]]:
-    """An open file to be read as it is now, and its hash.
+    """Yields a reader of an open file that only returns its present bytes, and the hashed file.
 
     Raises:
-        StoreError: What was read meanwhile was not what had been hashed, whatever became of that.
+        StoreError: The bytes read differed from those hashed, even if the reader ignored the error.
     """
     whole = HashedFile(file)
     try:
@@ -203,28 +205,28 @@ def hashed(file: BinaryIO, path: Path) -> Iterator[tuple[BufferedReader, HashedF
         if whole.changed:
             raise _changed(path) from error
         raise
-    if whole.changed:  # Keras goes on after some errors
+    if whole.changed:  # Keras ignores some errors
         raise _changed(path)
 
 
 def _changed(path: Path) -> StoreError:
-    return StoreError(f"{path} was changed while it was read. Load again when nothing writes to it.", path=path)
+    return StoreError(f"{path} was changed while it was read. Load it again once nothing writes to it.", path=path)
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, all of it; a chunk at a time is in memory."""
+    """Returns the SHA-256 of a whole file, reading it in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def other_file(path: Path, done: str, manifest: str, remedy: str = "") -> StoreError:
-    """The error for a file that has another SHA-256 than its manifest says.
+    """Returns the error for a file whose SHA-256 differs from its manifest.
 
     Args:
         path: The file.
-        done: What made it, as in "saved".
-        manifest: The name of the manifest.
-        remedy: A sentence on what to do, if anything is to be said.
+        done: Participle for how it was written, such as "saved".
+        manifest: Name of the manifest.
+        remedy: An optional sentence on what to do.
     """
     differs = f"its SHA-256 differs from the one in {manifest}."
     return StoreError(f"{path} is damaged or not the file that was {done}: {differs} {remedy}".rstrip(), path=path)

@@ -1,4 +1,4 @@
-"""Reading JSON that anyone may have written: limited in size and depth, without extensions, of stated types."""
+"""Reads untrusted JSON: limited in size and depth, without extensions, with checked types."""
 
 import json
 import math
@@ -16,35 +16,35 @@ from kerassplit.files.atomic_file import open_regular
 from kerassplit.files.untrusted import opened, shortened
 
 LARGEST = 8 * 1024**2
-"""Bytes of a manifest. One of a split takes about 500 a stage and 100 a tensor that crosses: enough for 10,000 stages.
-At worst, JSON takes 24 times its size in memory."""
-_DEEPEST = 100  # lists and dicts in one another; a manifest needs five, and what nests the model's inputs and outputs
-_MOST_DIGITS = 40  # of a whole number: sums and products of such are still floats
+"""Limit for a manifest in bytes. A split needs about 500 per stage and 100 per crossing tensor, so 10,000 stages fit.
+At worst, parsed JSON takes 24 times its size in memory."""
+_DEEPEST = 100  # nested lists and dicts; a manifest needs five, plus the nesting of the model's inputs and outputs
+_MOST_DIGITS = 40  # of an integer: sums and products of such numbers still fit into floats
 _ADDED = ("also", "hints")
-"""Fields that records of earlier versions lack."""
+"""Fields missing in records of earlier versions."""
 _hints = cache(get_type_hints)
 
 
 def read_json(folder: Path, name: str, version: int, what: str, writer: str, remedy: str) -> dict[str, Any]:
-    """Reads a manifest: a JSON file that tells the version of its format.
+    """Reads a manifest: a JSON file with a format version.
 
     Args:
-        folder: Where it is.
-        name: Its name.
-        version: The latest that can be read, from 1 on.
-        what: What a folder with such a file holds, as in "split".
-        writer: What writes such a folder.
-        remedy: A sentence on what to do where it cannot be read.
+        folder: Folder of the manifest.
+        name: Name of its file.
+        version: Latest version that can be read, from 1 on.
+        what: Noun for the contents of such a folder, such as "split".
+        writer: Function that writes such a folder.
+        remedy: A sentence on what to do if it cannot be read.
 
     Raises:
-        StoreError: There is none, it cannot be read, or is of another version.
+        StoreError: It is missing, unreadable, or of another version.
     """
     path = folder / name
     try:
         with opened(folder, name) as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise StoreError(f"{path} has more than {LARGEST:,} bytes: no manifest is that large. {remedy}", path=path)
+            raise StoreError(f"{path} has more than {LARGEST:,} bytes, the limit for a manifest. {remedy}", path=path)
         content = parsed(text)
     except FileNotFoundError as error:
         raise StoreError(
@@ -55,24 +55,24 @@ def read_json(folder: Path, name: str, version: int, what: str, writer: str, rem
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}. {remedy}", path=path) from error
     if not isinstance(content, dict) or "format_version" not in content:
-        raise StoreError(f"{path} is no manifest of {writer}: it has no format_version. {remedy}", path=path)
+        raise StoreError(f"{path} is not a manifest of {writer}: it has no format_version. {remedy}", path=path)
     found = content["format_version"]
     if type(found) is not int or not 1 <= found <= version:
         raise StoreError(
             f"{path} has format version {shortened(found)}; this kerassplit reads versions up to {version}. Install a "
-            f"newer kerassplit, if there is one. {remedy}",
+            f"newer kerassplit, if available. {remedy}",
             path=path,
         )
     return content
 
 
 def read_regular(file: str | os.PathLike[str], largest: int) -> bytes:
-    """The content of a file that a user names.
+    """Reads the content of a file named by a user.
 
     Raises:
-        SplitError: It is no regular file, or no file can be called so.
+        SplitError: It is not a regular file, or the name is invalid.
         OSError: It cannot be read.
-        ValueError: It has more bytes than that.
+        ValueError: It has more than `largest` bytes.
     """
     with open_regular(file) as stream:
         content = stream.read(largest + 1)
@@ -82,10 +82,10 @@ def read_regular(file: str | os.PathLike[str], largest: int) -> bytes:
 
 
 def parsed(text: bytes | str) -> Any:
-    """JSON as plain values.
+    """Parses JSON into plain values.
 
     Raises:
-        ValueError: It is none, has a field twice or a number that is too large, or is nested too deeply.
+        ValueError: It is not JSON, repeats a field, has too large a number, or is nested too deeply.
     """
     try:
         content = loads(text if isinstance(text, str) else text.decode("utf-8"), parse_constant=_no_number)
@@ -93,33 +93,33 @@ def parsed(text: bytes | str) -> Any:
             if depth > _DEEPEST:
                 raise RecursionError
             if isinstance(value, str):
-                value.encode()  # half a pair of surrogates is no text
+                value.encode()  # a lone surrogate is not valid text
         return content
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
 def loads(text: bytes | str, **options: Any) -> Any:
-    """Reads JSON as `json.loads` does, but for keys that occur twice and numbers that are too large.
+    """Parses JSON like `json.loads`, but refuses repeated keys and numbers that are too large.
 
     Raises:
-        ValueError: It is no JSON, has a field twice or a number that is too large.
+        ValueError: It is not JSON, repeats a field, or has too large a number.
         RecursionError: It is nested too deeply.
     """
     return json.loads(text, object_pairs_hook=_without_repeats, parse_float=_finite, parse_int=_whole, **options)
 
 
 def versioned(text: bytes | str, version: int, what: str) -> dict[str, Any]:
-    """JSON of a version.
+    """Parses JSON with a format version.
 
     Args:
         text: The JSON.
-        version: That can be read.
-        what: What it is, as in "The profile has format".
+        version: The version that can be read.
+        what: Start of the error message, such as "The profile has format".
 
     Raises:
         SplitError: It is of another version.
-        ValueError: It is no JSON, or says no version.
+        ValueError: It is not JSON, or has no version.
     """
     content = parsed(text)
     if not isinstance(content, dict) or "format_version" not in content:
@@ -127,22 +127,22 @@ def versioned(text: bytes | str, version: int, what: str) -> dict[str, Any]:
     if content["format_version"] != version:
         found = reprlib.repr(content["format_version"])
         raise SplitError(
-            f"{what} {found}, and this kerassplit reads {version}. Make it again with this version, or install the one "
-            "that wrote it."
+            f"{what} {found}, but this kerassplit reads {version}. Create it again with this version, or install the "
+            "version that wrote it."
         )
     return content
 
 
 def read_record(kind: Any, value: Any, place: str = "") -> Any:
-    """Plain values as a record (a dataclass, or a dict of stated fields), or whatever else this type says.
+    """Converts plain values to a record (a dataclass or `TypedDict`), or to another annotated type.
 
     Args:
-        kind: The type. Numbers are 0 or above.
-        value: The values.
-        place: Where they stand, for the message.
+        kind: The type. Numbers must be 0 or greater.
+        value: The plain values.
+        place: Their location, for messages.
 
     Raises:
-        ValueError: They are something else.
+        ValueError: They do not match the type.
 
     >>> read_record(tuple[int, ...], [1, 2])
     (1, 2)
@@ -184,7 +184,7 @@ def _read_fields(kind: Any, values: dict[str, Any], place: str) -> Any:
 
 
 def walked(value: Any) -> Iterator[tuple[Any, int]]:
-    """Walks through nested dicts and lists, keys too, with the depth; containers come before their contents."""
+    """Yields all values in nested dicts and lists, and keys, with their depth; containers precede their contents."""
     waiting = [(value, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -198,7 +198,7 @@ def walked(value: Any) -> Iterator[tuple[Any, int]]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError("it has a field twice")
+        raise ValueError("it repeats a field")
     return fields
 
 
@@ -213,4 +213,4 @@ def _finite(text: str) -> float:
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON, or too large")
+    raise ValueError(f"{text} is not a JSON number, or is too large")

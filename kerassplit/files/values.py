@@ -1,4 +1,4 @@
-"""Values from outside as the type that a model takes: unchanged, or refused."""
+"""Converts input values to the dtype of a tensor: without changing them, or not at all."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -14,18 +14,18 @@ _SHOWN = 5  # values in a message
 
 
 def as_values(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """An array in the type of values that a tensor has, if each of its values is one of that type.
+    """Converts an array to the dtype of a tensor, if that dtype can represent every value.
 
-    Whole numbers stay exactly what they are, in whatever type they come. Numbers for a floating-point tensor are
-    rounded to its precision, and must be in its range.
+    Integers are never changed, whatever their dtype. Numbers for a floating-point tensor are rounded to its precision,
+    and must be in its range.
 
     Args:
-        array: Of numbers, booleans or strings.
-        dtype: That of the tensor, such as `"int32"`; `"string"`, too.
-        name: Of the tensor, for messages.
+        array: Numbers, booleans or strings.
+        dtype: Dtype of the tensor, such as `"int32"` or `"string"`.
+        name: Name of the tensor, for messages.
 
     Raises:
-        SplitError: The values are of another kind, or one of them does not fit: 1.7 and 2**32 + 1 are no `int32`.
+        SplitError: The values are of another kind, or one does not fit: neither 1.7 nor 2**32 + 1 is an `int32`.
 
     Example:
 
@@ -34,8 +34,8 @@ def as_values(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
     """
     strings = dtype == "string"
     if array.dtype.kind not in ("US" if strings else _NUMBERS) and array.dtype.name != dtype:
-        raise SplitError(f"'{name}' takes {dtype}, and these values are of type {array.dtype}.")
-    if strings or array.dtype == dtype:  # not of another order of bytes
+        raise SplitError(f"'{name}' takes {dtype}, but these values are of type {array.dtype}.")
+    if strings or array.dtype == dtype:  # including the byte order
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         converted = array.astype(dtype)
@@ -44,10 +44,10 @@ def as_values(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
 
 
 def as_count(value: Any, option: str, *, least: int = 1) -> int:
-    """A whole number that says how many.
+    """Checks that a value is a count, and returns it as an `int`.
 
     Raises:
-        SplitError: It is none, or too small.
+        SplitError: It is not an integer, or is too small.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise SplitError(f"`{option}` must be a whole number, at least {least}; got {value!r}.")
@@ -55,17 +55,17 @@ def as_count(value: Any, option: str, *, least: int = 1) -> int:
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    """Whether an array has a shape of which some sides are open (`None`)."""
+    """Returns True if a shape matches a wanted one, which may have open sides (`None`)."""
     return len(shape) == len(wanted) and all(want in (None, side) for side, want in zip(shape, wanted, strict=True))
 
 
 def check_range(array: np.ndarray, dtype: str, name: str) -> None:
-    """Refuses numbers that would become others, as they are out of the range of a type of whole numbers.
+    """Refuses numbers that are out of the range of an integer dtype, since they would become other numbers.
 
-    What Keras itself does to numbers on the way into a model is left to it: 1.7 becomes 1.
+    Conversions that Keras itself makes are left to it: 1.7 becomes 1.
 
     Raises:
-        SplitError: 2**32 + 1, infinity and NaN are out of the range of `int32`.
+        SplitError: A number is out of range; for `int32`, 2**32 + 1, infinity and NaN are.
     """
     if array.dtype.kind in "iuf" and dtype not in ("bool", "string") and np.dtype(dtype).kind in "iu":
         limits = np.iinfo(dtype)
@@ -96,8 +96,8 @@ def _refuse(array: np.ndarray, wrong: np.ndarray, dtype: str, name: str, fit: st
 
 
 def _outside(array: np.ndarray, limits: np.iinfo) -> np.ndarray:
-    """Marks values out of the range of an integer type; NaN is."""
-    if array.dtype.kind == "f":  # the smallest is a power of two or 0, and so is the largest and 1: both are exact
+    """Marks values out of the range of an integer dtype, including NaN."""
+    if array.dtype.kind == "f":  # the minimum is 0 or a power of two, as is the maximum plus 1: both are exact
         wide = array.astype(np.float64)
         return ~((wide >= float(limits.min)) & (wide < float(limits.max + 1)))
     if array.dtype.kind == "b":

@@ -1,9 +1,9 @@
-"""Keeps splits on disk: as Keras files, and in other formats.
+"""Saves splits to disk: as Keras files, and in other formats.
 
 In reading order:
 
-- `structure`: what both manifests have in common.
-- `manifest`: `kerassplit.json`: read, checked, written.
-- `saving`: stages saved and loaded.
-- `exports/`: stages for other runtimes.
+- `structure`: fields that both manifests share.
+- `manifest`: reads, checks and writes `kerassplit.json`.
+- `saving`: saves and loads stages.
+- `exports/`: exports stages for other runtimes.
 """

@@ -1,4 +1,4 @@
-"""`kerassplit.json`, which says how saved stages belong together: read, checked and put as text."""
+"""Reads, checks and encodes `kerassplit.json`, which describes how saved stages connect."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "kerassplit.json"
 FORMAT_VERSION = 2
-"""1: at first. 2: with a checksum of the manifest itself and the size of each stage's file."""
+"""1: the first version. 2: adds a checksum of the manifest itself, and the size of each stage's file."""
 OWN_PREDICTION = "own_prediction"
-"""Names of the methods by which the model predicts in a way of its own."""
-_MOST_DIMENSIONS = 254  # of a tensor, in TensorFlow; the other backends allow fewer
+"""Field with the names of methods that the model overrides for prediction."""
+_MOST_DIMENSIONS = 254  # of a tensor in TensorFlow; other backends allow fewer
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,16 +51,16 @@ class _Manifest(TypedDict):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, checked.
+    """Reads and checks the manifest of a folder.
 
     Raises:
-        StoreError: There is none, it cannot be read, is damaged, of a version that is not known, or makes no sense.
+        StoreError: It is missing, unreadable, damaged, of an unknown version, or inconsistent.
     """
     path = folder / MANIFEST
     manifest = read_json(folder, MANIFEST, FORMAT_VERSION, "split", "Split.save", "Save the split again.")
     if not _is_whole(manifest):
         raise StoreError(
-            f"{path} is damaged or was changed: its checksum differs. Copy the folder again from where it is whole, or "
+            f"{path} is damaged or was changed: its checksum differs. Copy the folder again from an intact one, or "
             "save the split again.",
             path=path,
         )
@@ -74,58 +74,58 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_target(target: Path, overwrite: bool) -> bool:
-    """Whether a folder holds a split that is to be replaced.
+    """Returns True if a folder contains a split that will be replaced.
 
     Raises:
-        StoreError: It is a file, or holds something else, or overwriting was not asked for.
+        StoreError: It is a file, contains something else, or `overwrite` is False.
     """
     return check_place(target, overwrite, MANIFEST, "a split", read_manifest)
 
 
 def as_text(manifest: dict[str, Any]) -> bytes:
-    """The manifest as the text of its file, with its checksum.
+    """Encodes the manifest as the content of its file, with its checksum.
 
     Raises:
-        StoreError: `read_manifest` would refuse it.
+        StoreError: `read_manifest` would reject it.
     """
-    manifest = json.loads(json.dumps(manifest))  # as it will be read: tuples are lists, keys are text
+    manifest = json.loads(json.dumps(manifest))  # as it will be read: tuples become lists, and keys strings
     wrong = find_manifest_problem(manifest)
     text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1, ensure_ascii=False) + "\n"
     encoded = text.encode("utf-8", "surrogatepass")
     if len(encoded) > LARGEST:
-        wrong = f"its {MANIFEST} would have {len(encoded):,} bytes, and {LARGEST:,} is the most. Cut in fewer places"
+        wrong = f"its {MANIFEST} would have {len(encoded):,} bytes, and the limit is {LARGEST:,}. Cut in fewer places"
     if wrong:
         raise StoreError(f"The split of '{manifest['model']}' cannot be saved: {wrong}.", path="")
     return encoded
 
 
 def checksum(manifest: dict[str, Any]) -> str:
-    """The SHA-256 of all other fields as JSON that is the same however the file is laid out."""
+    """Returns the SHA-256 of all other fields as canonical JSON, independent of the file's layout."""
     rest = {name: value for name, value in manifest.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def unknown_fields(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a manifest, or of the entry of a stage, that this kerassplit does not know."""
+    """Returns the fields of a manifest or of a stage's entry that this version of kerassplit does not know."""
     known = _Manifest if "stages" in manifest else _Stage
     return {name: value for name, value in manifest.items() if name not in known.__annotations__}
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
-    """Version 1 has no checksum; where there is one it counts, lest a flipped digit of the version turn it off."""
+    """Verifies the checksum, if there is one: version 1 has none, but a flipped version digit must not disable it."""
     if "checksum" not in manifest:
         return manifest["format_version"] == 1
     return manifest["checksum"] == checksum(manifest)
 
 
 def find_manifest_problem(manifest: dict[str, Any]) -> str | None:
-    """Explains why a manifest makes no sense, or `None`: types, names, tensors used before they are made."""
+    """Explains what is wrong with a manifest, or `None`: types, names, tensors used before they are computed."""
     problem = find_problem(_Manifest, manifest)
     if problem:
         return problem
     stages = manifest["stages"]
     if not manifest["model"] or "/" in manifest["model"]:
-        return "'model' is no name"
+        return "'model' is not a name"
     if not all(name.isidentifier() for name in manifest.get(OWN_PREDICTION, [])):
         return f"'{OWN_PREDICTION}' does not name methods"
     names = {stage["name"] for stage in stages}
@@ -140,15 +140,15 @@ def _wrong_files(stages: list[dict[str, Any]], version: int) -> str | None:
     for stage in stages:
         name, file = stage["name"], stage["file"]
         if not STAGE_NAME.fullmatch(name) or name.lower() in names:
-            return f"{shortened(name)} cannot name a stage, or names two"
+            return f"{shortened(name)} is not a valid stage name, or names two stages"
         names.add(name.lower())
         if not is_file_name(file) or not file.endswith(".keras") or (version > 1 and is_device_name(file)):
-            return f"stage '{name}' names the file {shortened(file)}, which is no `.keras` file in the folder itself"
+            return f"stage '{name}' names the file {shortened(file)}, which is not a `.keras` file in the folder itself"
         if same_file_key(file) in files:
             return f"two stages name the file {shortened(file)}"
         files.add(same_file_key(file))
         if not _SHA256.fullmatch(stage["sha256"]):
-            return f"the SHA-256 of stage '{name}' is none"
+            return f"the SHA-256 of stage '{name}' is not valid"
         if version > 1 and "bytes" not in stage:
             return f"stage '{name}' does not say how many bytes its file has"
     return None
@@ -166,8 +166,8 @@ def _wrong_tensors(stages: list[dict[str, Any]], unused: list[dict[str, Any]]) -
 
 
 def described(spec: dict[str, Any]) -> "CrossingTensor":
-    """The tensor that a manifest describes."""
-    import keras  # nothing else here needs it
+    """Returns the tensor that a manifest describes."""
+    import keras  # only needed here
 
     from kerassplit.cutting.crossing import crossing_tensor
 
@@ -175,11 +175,11 @@ def described(spec: dict[str, Any]) -> "CrossingTensor":
 
 
 def preprocessor_of(manifest: Mapping[str, Any], inputs: Iterable[str] | None = None) -> str | None:
-    """The preprocessor that the model's own `predict` applies, and no stage.
+    """Returns the preprocessor that the model's own `predict` applies; no stage contains it.
 
     Args:
-        manifest: Checked.
-        inputs: What some of the stages take, where that may be other tensors than the model's inputs.
+        manifest: A checked manifest.
+        inputs: Inputs of a subset of the stages, which may differ from the model's inputs.
     """
     whole = inputs is None or set(inputs) <= set(leaves(manifest["inputs"]))
     return manifest.get("preprocessor") if whole else None

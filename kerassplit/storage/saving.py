@@ -1,10 +1,10 @@
-"""A split on disk: one `.keras` file per stage, and `kerassplit.json` that says how they belong together.
+"""Saves a split as one `.keras` file per stage, and `kerassplit.json`, which describes how they connect.
 
-A folder is written beside its place and renamed into it, so it is there whole or not at all. Where a split is
-overwritten, the new files come first, under names of their own, and the manifest last, in one rename: until then the
+A folder is written next to its destination and then renamed, so it appears complete or not at all. When a split is
+overwritten, the new files are moved in first, under unused names, and the manifest last, in one rename: until then the
 folder is the old split, from then on the new one.
 
-One stage at a time is written and read. A file is opened once; what is looked through and loaded is what was hashed.
+Stages are written and read one at a time. Each file is opened once; the bytes inspected and loaded are those hashed.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ from kerassplit.text import listed, warn
 from kerassplit.zoo.model_file import check_archive
 from kerassplit.zoo.user_code import import_what_the_parent_did, keras_reason, way_to_code
 
-_OPENED_EARLY = 0 if os.name == "nt" else 100  # files, since an open one stays; Windows would not let them be removed
-_ATTEMPTS = 10  # to load a folder that another process overwrites
-_MEND = "Copy it again from where it is whole, or save the split again."
-_LOAD = "call kerassplit.load inside of `with keras.saving.custom_object_scope({objects}):`"
+_OPENED_EARLY = 0 if os.name == "nt" else 100  # open files survive their removal; Windows would refuse to remove them
+_ATTEMPTS = 10  # to load a folder that another process is overwriting
+_REMEDY = "Copy it again from an intact one, or save the split again."
+_LOAD = "call kerassplit.load inside `with keras.saving.custom_object_scope({objects}):`"
 
 
 def save(
@@ -57,16 +57,16 @@ def save(
     Args:
         split: The split.
         directory: The folder.
-        overwrite: Whether a folder that holds a split may be replaced.
-        tells_of_shared: Whether to warn of weights that stages share: in files of their own, their copies no longer
-            learn together.
+        overwrite: Allows replacing a folder that contains a split.
+        tells_of_shared: Warns about weights shared by several stages, whose copies in separate files are no longer
+            trained together.
     """
     target = resolved(directory)
     replaced = check_target(target, overwrite)
     if tells_of_shared and (shared := split.shared_variables):
         warn(
-            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained apart, "
-            "they will no longer be equal. kerassplit.load ties those of shared layers again."
+            f"Several stages share {listed(shared)}. In the saved files each stage has its own copy: trained "
+            "separately, they diverge. kerassplit.load ties the weights of shared layers again."
         )
     old = (lambda: [entry["file"] for entry in read_manifest(target)["stages"]]) if replaced else None
     with placed(target, MANIFEST, old) as folder:
@@ -90,7 +90,7 @@ def load(
             if read_manifest(folder) == manifest:
                 raise
     raise StoreError(
-        f"'{folder}' was overwritten {_ATTEMPTS} times while it was loaded. Load again when nothing saves into it.",
+        f"'{folder}' was overwritten {_ATTEMPTS} times while it was loaded. Load it again once nothing writes to it.",
         path=folder,
     )
 
@@ -104,13 +104,13 @@ def _loaded(folder: Path, manifest: dict[str, Any], stages: Sequence[int | str] 
     except Exception as error:
         reason = str(error).rstrip(".")
         raise StoreError(
-            f"The stages in '{folder}' do not go together as {MANIFEST} says: {reason}. Save the split again.",
+            f"The stages in '{folder}' do not connect as described in {MANIFEST}: {reason}. Save the split again.",
             path=folder,
         ) from error
 
 
 def load_stage(folder: Path, manifest: Mapping[str, Any], name: str, *, safe_mode: bool) -> Stage:
-    """Loads one stage as described by a manifest that was read earlier.
+    """Loads one stage, as described by a manifest read earlier.
 
     Raises:
         StoreError: The file is missing, or differs from the manifest.
@@ -147,8 +147,8 @@ def _save_stage(stage: Stage, path: Path) -> None:
     replaced = replaced_calls(stage.model)
     if replaced:
         raise StoreError(
-            f"Stage '{stage.name}' cannot be saved: the `call` of {listed(replaced)} has been replaced, and a file "
-            "would have the one of its class. Make it a layer of a class of its own.",
+            f"Stage '{stage.name}' cannot be saved: the `call` of {listed(replaced)} has been replaced, and a "
+            "loaded file would use the one of its class. Define a layer class with that `call` instead.",
             path=path,
         )
     try:
@@ -161,8 +161,8 @@ def _save_stage(stage: Stage, path: Path) -> None:
             "" if culprit is None else f" The configuration of '{culprit.name}' ({type(culprit).__name__}) is at fault."
         )
         raise StoreError(
-            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose} Mend `get_config` of "
-            "that layer, or cut so that it stays inside a nested model which Keras can save whole.",
+            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose} Fix `get_config` of "
+            "that layer, or cut so that it stays inside a nested model that Keras can save whole.",
             path=path,
         ) from error
 
@@ -176,7 +176,7 @@ def _has_config(layer: keras.Layer) -> bool:
 
 
 def _file_names(split: Stages, folder: Path) -> list[str]:
-    """One file name per stage that is not yet taken in the folder."""
+    """Returns one file name per stage, each unused in the folder."""
     names: list[str] = []
     for stage in split:
         stem = f"_{stage.name}" if is_device_name(stage.name) else stage.name
@@ -233,7 +233,7 @@ def _places(entries: Sequence[dict[str, Any]], stages: Sequence[int | str] | Non
 
 
 def _load_stages(folder: Path, entries: Sequence[dict[str, Any]], safe_mode: bool) -> list[Stage]:
-    """The stages, one after another. Their files are opened before: who overwrites the folder may remove them then."""
+    """Loads the stages one by one. Opens their files first: a process that overwrites the folder may remove them."""
     with contextlib.ExitStack() as early:
         files = [early.enter_context(open_stage(folder, entry)) for entry in entries[:_OPENED_EARLY]]
         loaded = [_load_stage(folder, entry, safe_mode, file) for entry, file in zip(entries, files, strict=False)]
@@ -245,10 +245,10 @@ def _load_stages(folder: Path, entries: Sequence[dict[str, Any]], safe_mode: boo
 
 @contextlib.contextmanager
 def open_stage(folder: Path, entry: Mapping[str, Any]) -> Iterator[BufferedReader]:
-    """The file of a stage, open.
+    """Opens the file of a stage.
 
     Raises:
-        StoreError: It is missing, no regular file, or cannot be read.
+        StoreError: It is missing, not a regular file, or unreadable.
     """
     path = folder / entry["file"]
     try:
@@ -268,7 +268,7 @@ def _load_stage(folder: Path, entry: dict[str, Any], safe_mode: bool, file: Buff
     _check_size(file, path, entry)
     with hashed(file, path) as (stream, whole):
         if whole.sha256 != entry["sha256"]:
-            raise other_file(path, "saved", MANIFEST, _MEND)
+            raise other_file(path, "saved", MANIFEST, _REMEDY)
         if safe_mode:
             check_archive(stream, path)
         return _read_stage(stream, path, entry, safe_mode)
@@ -278,8 +278,8 @@ def _check_size(file: BufferedReader, path: Path, entry: dict[str, Any]) -> None
     size, expected = os.fstat(file.fileno()).st_size, entry.get("bytes")
     if expected is not None and size != expected:
         what = "cut off" if size < expected else "not the file that was saved"
-        sizes = f"it has {size:,} bytes, and was saved with {expected:,} according to {MANIFEST}"
-        raise StoreError(f"{path} is {what}: {sizes}. {_MEND}", path=path)
+        sizes = f"it has {size:,} bytes, and should have {expected:,} according to {MANIFEST}"
+        raise StoreError(f"{path} is {what}: {sizes}. {_REMEDY}", path=path)
 
 
 def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bool) -> Stage:
@@ -288,14 +288,14 @@ def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bo
             warnings.filterwarnings("ignore", f"Layer '.*{MASKED}' .* does not support masking")
             model = load_file(file, safe_mode)
         if not isinstance(model, keras.Model):
-            raise TypeError(f"it holds no model, but what is of type {type(model).__name__}")
+            raise TypeError(f"it contains not a model, but an object of type {type(model).__name__}")
         model = hands_masks_on(model)
         sides = {"inputs": [model.inputs], "outputs": [model.outputs, read_graph(model).output_symbols()]}
     except Exception as error:
         if safe_mode and "safe_mode" in str(error):
             raise StoreError(
-                f"{path} brings code of its own (in a Lambda layer, say) that would run with all your rights. If you "
-                "trust where it comes from, pass safe_mode=False.",
+                f"{path} contains code (a Lambda layer, for example) that would run with your permissions. If you "
+                "trust its source, pass safe_mode=False.",
                 path=path,
             ) from error
         raise StoreError(
@@ -308,14 +308,14 @@ def _read_stage(file: BinaryIO, path: Path, entry: dict[str, Any], safe_mode: bo
         ends[side] = tuple(spec["tensor"] for spec in entry[side])
         wanted = [(spec["shape"], spec["dtype"]) for spec in entry[side]]
         if wanted not in [[(list(x.shape), x.dtype) for x in some] for some in symbols]:
-            raise StoreError(f"The {side} of {path} are not those that {MANIFEST} describes.", path=path)
+            raise StoreError(f"The {side} of {path} differ from those described in {MANIFEST}.", path=path)
     return Stage(entry["name"], model, ends["inputs"], ends["outputs"])
 
 
 def _open_ends(
     entries: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], results: Any
 ) -> tuple[str | dict[str, str], str | dict[str, str]]:
-    """Open ends of some of the stages: inputs from outside, outputs to others or of the model; by name if several."""
+    """Returns the inputs that some stages need from outside, and their outputs used elsewhere; dicts if several."""
 
     def names(some: Sequence[dict[str, Any]], side: str) -> list[str]:
         return list(dict.fromkeys(spec["tensor"] for entry in some for spec in entry[side]))

@@ -1,4 +1,4 @@
-"""Structure that the manifests of saved and of exported stages share, checked without Keras."""
+"""Checks, without Keras, the structure shared by the manifests of saved and of exported stages."""
 
 import os
 import re
@@ -15,7 +15,7 @@ DTYPE = re.compile(
 
 
 class Tensor(TypedDict):
-    """A tensor that a stage takes or makes."""
+    """An input or output tensor of a stage."""
 
     tensor: str
     shape: tuple[int | None, ...]
@@ -23,7 +23,7 @@ class Tensor(TypedDict):
 
 
 def leaves(structure: Any) -> list[Any]:
-    """Leaves of nested lists and dicts."""
+    """Returns the leaves of nested lists and dicts."""
     if isinstance(structure, (list, dict)):
         inner = structure.values() if isinstance(structure, dict) else structure
         return [leaf for one in inner for leaf in leaves(one)]
@@ -31,7 +31,7 @@ def leaves(structure: Any) -> list[Any]:
 
 
 def find_problem(kind: Any, manifest: Mapping[str, Any]) -> str | None:
-    """Explains why a manifest is not of a kind, or `None`: wrong fields, or tensors used before they are made."""
+    """Explains what is wrong with a manifest, or `None`: invalid fields, or tensors used before they are computed."""
     try:
         read_record(kind, manifest)
     except ValueError as error:
@@ -46,14 +46,14 @@ def find_problem(kind: Any, manifest: Mapping[str, Any]) -> str | None:
     for stage in manifest["stages"]:
         unmade = [spec["tensor"] for spec in stage["inputs"] if spec["tensor"] not in made]
         if unmade:
-            return f"stage {shortened(stage['name'])} takes {shortened(unmade[0])}, and no stage before it makes that"
+            return f"stage {shortened(stage['name'])} needs {shortened(unmade[0])}, which no stage before it computes"
         made.update(spec["tensor"] for spec in stage["outputs"])
     missing = [name for name in ends["outputs"] if name not in made]
-    return f"no stage makes the output {shortened(missing[0])}" if missing else None
+    return f"no stage computes the output {shortened(missing[0])}" if missing else None
 
 
 def described_ends(tensors: Sequence[str], symbols: Sequence[Any]) -> list[dict[str, Any]]:
-    """The inputs or outputs of a stage for its manifest, out of Keras's own symbols."""
+    """Describes the inputs or outputs of a stage for its manifest, from their symbolic tensors in Keras."""
     return [
         {"tensor": name, "shape": list(symbol.shape), "dtype": symbol.dtype}
         for name, symbol in zip(tensors, symbols, strict=True)
@@ -61,7 +61,7 @@ def described_ends(tensors: Sequence[str], symbols: Sequence[Any]) -> list[dict[
 
 
 def free_name(stem: str, suffix: str, folder: Path, taken: Collection[str]) -> str:
-    """A name for a stage that nothing in the folder bears; to some file systems, capitals are small letters."""
+    """Returns a file name that is unused in the folder; some file systems ignore case."""
     name, number = f"{stem}{suffix}", 1
     while name.lower() in taken or os.path.lexists(folder / name):
         number += 1

@@ -1,4 +1,4 @@
-"""Downloads that fail quickly where they cannot work."""
+"""Makes downloads fail quickly if they cannot succeed."""
 
 import contextlib
 import http.client
@@ -11,23 +11,23 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 Result = TypeVar("Result")
-WEIGHTS_HOST = "https://storage.googleapis.com"  # where keras.applications keeps its weights
-_PATIENCE = 8.0  # seconds that the first answer may take
-_STALLED = 30.0  # seconds without data after which a download has failed
+WEIGHTS_HOST = "https://storage.googleapis.com"  # where keras.applications hosts its weights
+_PATIENCE = 8.0  # seconds to wait for the first response
+_STALLED = 30.0  # seconds without data before a download counts as failed
 
 
 def unreachable(url: str = WEIGHTS_HOST, patience: float = _PATIENCE) -> str | None:
     """Explains why nothing can be downloaded from a server; `None` if it can.
 
-    Looking up a name and trying all its addresses can take minutes where a firewall drops packets, whatever the timeout
-    of one socket: so a thread asks, and nobody waits for it any longer than `patience` seconds.
+    If a firewall drops packets, resolving a name and trying all its addresses can take minutes, whatever the socket
+    timeout. So a thread does it, and the caller waits at most `patience` seconds.
     """
 
     def ask() -> str | None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=patience).close()
         except urllib.error.HTTPError as error:
-            error.close()  # any answer will do
+            error.close()  # any response will do
         except (OSError, ValueError, http.client.HTTPException) as error:
             return f"{url} cannot be reached ({str(getattr(error, 'reason', error)).strip()})."
         return None
@@ -39,7 +39,7 @@ def unreachable(url: str = WEIGHTS_HOST, patience: float = _PATIENCE) -> str | N
 
 
 def in_thread(function: Callable[[], Result]) -> Future[Result]:
-    """Runs a function in a thread of its own, a daemon: neither Ctrl-C nor the end of the process waits for it."""
+    """Runs a function in a daemon thread: neither Ctrl-C nor the end of the process waits for it."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -54,10 +54,10 @@ def in_thread(function: Callable[[], Result]) -> Future[Result]:
 
 @contextlib.contextmanager
 def impatient(reachable: bool) -> Iterator[None]:
-    """Gives downloads a timeout; Keras has none. It holds for new sockets of all threads while it lasts.
+    """Sets a timeout for downloads, since Keras sets none. It applies to new sockets in all threads within the block.
 
     Args:
-        reachable: Whether a download can work. Otherwise it fails at once, but files from earlier ones can be used.
+        reachable: True if a download can succeed. Otherwise it fails at once, but cached files can be used.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_STALLED if reachable else 0.01)

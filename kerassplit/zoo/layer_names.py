@@ -1,4 +1,4 @@
-"""Names of tensors as the config in a `.keras` file tells them, without Keras: for the mistakes of a moment."""
+"""Reads names of tensors from the config in a `.keras` file, without Keras: reports typos within a moment."""
 
 import difflib
 import json
@@ -11,24 +11,24 @@ from typing import Any
 from kerassplit.errors import UnknownTensorError
 from kerassplit.text import listed
 
-_LARGEST = 64 * 2**20  # bytes of a config: more is left to Keras
-_NO_NAME = re.compile(r"\+?-?\d+|.*[*?\[\]].*", re.DOTALL)  # the number of a split point, or a glob
+_LARGEST = 64 * 2**20  # bytes of a config; a larger one is left to Keras
+_NO_NAME = re.compile(r"\+?-?\d+|.*[*?\[\]].*", re.DOTALL)  # number of a split point, or glob
 
 
 def layer_names(file: str | Path) -> list[str]:
-    """Names of the tensors that a model file makes, in its own order; none where its config does not tell them."""
+    """Returns the names of the tensors in a model file, in its own order; empty if its config does not contain them."""
     try:
         return list(_names(json.loads(_config(file))))
-    except Exception:  # no such file, or not a graph: Keras will say so
+    except Exception:  # no such file, or not a graph: Keras will report it
         return []
 
 
 def check_names(file: str | Path, names: Iterable[str]) -> None:
-    """Refuses names of which the config of a `.keras` file holds not even the parts; other files are left to Keras.
+    """Refuses names with parts that are missing in the config of a `.keras` file; ignores other files.
 
     Args:
-        file: The model.
-        names: As `--at` takes them: names with commas between them, numbers and globs are left to Keras, too.
+        file: The model file.
+        names: Values of `--at`: names, separated by commas if several; numbers and globs are ignored.
 
     Raises:
         UnknownTensorError: The model has no such tensor.

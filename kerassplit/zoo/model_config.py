@@ -1,6 +1,6 @@
-"""The config of a stage, looked through before Keras makes a model of it.
+"""Checks the config of a stage before Keras builds a model from it.
 
-Some Keras from 3.13 on would turn safety off or load another file if told to, or wait for ever for calls in a circle.
+Some versions of Keras since 3.13 let a config disable safe mode or load another file, or wait forever for cyclic calls.
 """
 
 import json
@@ -12,11 +12,11 @@ from kerassplit.graph.limits import too_many_calls
 
 _DEEPEST = 1000
 _FUNCTIONS = ("activations", "constraints", "initializers", "losses", "metrics", "ops", "random", "regularizers", "src")
-"""The modules of Keras whose functions compute something and do nothing else."""
+"""Modules of Keras whose functions only compute."""
 
 
 def wrong_config(text: bytes) -> str | None:
-    """Finds content that the config of a saved stage never has; `None` if there is none."""
+    """Finds content that the config of a saved stage never contains, or `None`."""
     config = json.loads(text)
     for value, depth in walked(config):
         if depth >= _DEEPEST:
@@ -26,14 +26,14 @@ def wrong_config(text: bytes) -> str | None:
         module = value.get("module")
         if value.get("class_name") == "function" and not _only_computes(module):
             return f"the function {value.get('config')!r} of {module!r} in its config"
-        if "input_layers" in value and isinstance(value.get("layers"), list) and _waits_for_ever(value["layers"]):
-            return "calls in its config that wait for each other, or for what is not there"
+        if "input_layers" in value and isinstance(value.get("layers"), list) and _has_cycle(value["layers"]):
+            return "calls in its config that depend on each other in a cycle, or on missing calls"
     many = too_many_calls(_calls_in(config))
     return f"a config of which {many}" if many else None
 
 
 def _calls_in(config: Any) -> int:
-    """The calls that the models in a config make, those in nested ones each time that these are called."""
+    """Counts the calls that the models in a config make; calls in a nested model count once per call of that model."""
     counts: dict[int, int] = {}
     for value in reversed(
         [value for value, _ in walked(config) if isinstance(value, (dict, list))]
@@ -50,13 +50,13 @@ def _calls_in(config: Any) -> int:
 
 
 def _only_computes(module: object) -> bool:
-    """Whether functions of a module may stand in a config. Those outside of Keras are the user's own, registered."""
+    """Returns True if functions of a module are allowed in a config; the user registered those outside Keras."""
     parts = str(module).split(".")
     return parts[0] != "keras" or (len(parts) > 1 and parts[1] in _FUNCTIONS)
 
 
-def _waits_for_ever(layers: list[Any]) -> bool:
-    """Whether the calls of a model cannot be put in an order in which each has its inputs."""
+def _has_cycle(layers: list[Any]) -> bool:
+    """Returns True if the calls of a model have no topological order."""
     needs: dict[tuple[str, int], set[tuple[str, int]]] = {}
     users: defaultdict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
     ready = []
@@ -83,7 +83,7 @@ def _waits_for_ever(layers: list[Any]) -> bool:
 
 
 def _origins(arguments: Any) -> set[tuple[str, int]]:
-    """The calls whose outputs are among the arguments of a call: names of layers and numbers of their calls."""
+    """Returns the calls whose outputs are arguments of a call, as layer names and call numbers."""
     return {
         tuple(value["config"]["keras_history"][:2])
         for value, _ in walked(arguments)
@@ -92,6 +92,6 @@ def _origins(arguments: Any) -> set[tuple[str, int]]:
 
 
 def _first_calls(layer: dict[str, Any]) -> tuple[int, ...]:
-    """Numbers that a layer's first call may have. A nested model's own making may count as call 0, or not."""
+    """Returns possible numbers of a layer's first call: building a nested model may or may not count as call 0."""
     is_layer = str(layer.get("module")).startswith("keras.") and "input_layers" not in layer["config"]
     return (0,) if is_layer else (0, 1)

@@ -1,9 +1,9 @@
-"""Looks through the file of a stage before Keras reads it, since Keras trusts it more than it should.
+"""Checks the file of a stage before Keras reads it, since Keras trusts it more than it should.
 
-`Split.save` writes uncompressed zip files of a config, metadata, weights and assets. Whatever else a file holds was not
-made by it: a compressed member can be a bomb, a member's name can lead out of the folder it is unpacked in, links,
-external and virtual datasets in the weights read other files. Not every Keras from 3.13 on refuses all of these. Of the
-config (`model_config.py`), what it may deserialize is left to Keras's safe mode, on the whole.
+`Split.save` writes uncompressed zip files with a config, metadata, weights and assets. A file with anything else is not
+from there: a compressed member can be a bomb, the name of a member can point outside the folder it is unpacked in, and
+links and external or virtual datasets in the weights read other files. Not every version of Keras since 3.13 refuses
+all of these. For the config (`model_config.py`), Keras's safe mode mostly decides what may be deserialized.
 """
 
 import io
@@ -24,32 +24,32 @@ from kerassplit.zoo.model_config import wrong_config
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
 _ASSETS = "assets/"
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member of a zip file: signature, lengths of name and extra field
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, lengths of the name and the extra field
 
 
 def check_archive(file: BinaryIO, path: Path) -> None:
-    """Looks through the open file of a stage.
+    """Checks the open file of a stage.
 
     Raises:
-        StoreError: It holds what Split.save never writes.
+        StoreError: It contains something that `Split.save` never writes.
     """
     try:
         reason = find_problem(file)
-    except Exception as error:  # what zipfile, json and h5py raise for nonsense has no common kind
+    except Exception as error:  # zipfile, json and h5py raise unrelated errors for invalid files
         raise StoreError(
-            f"{path} is no file that Split.save has written: {type(error).__name__}: {error}. Save the split again.",
+            f"{path} was not written by Split.save: {type(error).__name__}: {error}. Save the split again.",
             path=path,
         ) from error
     if reason:
         raise StoreError(
-            f"{path} holds what Split.save never writes: {reason}. Nothing of it was loaded. If you trust where it "
-            "comes from all the same, pass safe_mode=False.",
+            f"{path} contains something that Split.save never writes: {reason}. Nothing was loaded. If you trust its "
+            "source anyway, pass safe_mode=False.",
             path=path,
         )
 
 
 def find_problem(file: BinaryIO) -> str | None:
-    """Finds content of an open `.keras` file that Keras never writes, or `None`. Raises anything for other files."""
+    """Finds content of an open `.keras` file that Keras never writes, or `None`. Raises any error for other files."""
     with zipfile.ZipFile(file) as archive:
         reason = (
             _wrong_members(archive, file.seek(0, io.SEEK_END))
@@ -61,7 +61,7 @@ def find_problem(file: BinaryIO) -> str | None:
 
 
 def find_problem_in_h5(file: BinaryIO) -> str | None:
-    """Finds content of an open `.h5` file that Keras never writes, or `None`. Raises anything for other files."""
+    """Finds content of an open `.h5` file that Keras never writes, or `None`. Raises any error for other files."""
     with h5py.File(file, "r") as content:
         config = content.attrs.get("model_config")
     text = config.encode() if isinstance(config, str) else config
@@ -82,7 +82,7 @@ def _wrong_members(archive: zipfile.ZipFile, size: int) -> str | None:
         if stat.S_ISLNK(member.external_attr >> 16):
             return f"the link {name!r}"
     if len({name.casefold() for name in names}) < len(names):
-        return "several members of one name"
+        return "several members with the same name"
     if sum(member.file_size for member in members) > size:
         return "members that overlap"
     return None
@@ -94,7 +94,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _wrong_weights(stream: BinaryIO | io.RawIOBase, lists: bool = False) -> str | None:
-    """Finds content of HDF5 beyond numbers, or `None`. Lists of values are the names of layers in the older format."""
+    """Finds content other than numbers in HDF5, or `None`; `lists` allows layer names, as in the older format."""
     with h5py.File(stream, "r") as weights:
         groups, seen = [weights["/"]], set()
         while groups:
@@ -125,17 +125,17 @@ def _links(group: h5py.Group) -> Iterator[tuple[str, type]]:
 def _wrong_dataset(dataset: Any) -> str | None:
     if not isinstance(dataset, h5py.Dataset):
         return "the type"
-    layout = dataset.id.get_create_plist()  # asked first: the shape of a virtual dataset is read from other files
+    layout = dataset.id.get_create_plist()  # checked first: HDF5 reads the shape of a virtual dataset from other files
     if layout.get_layout() == h5py.h5d.VIRTUAL:
         return "the virtual dataset"
     if layout.get_external_count():
         return "the external dataset"
     if layout.get_nfilters():
         return "the compressed dataset"
-    if dataset.dtype.hasobject:  # elements that all point to the same large one are a bomb
-        return "the dataset of variable length"
+    if dataset.dtype.hasobject:  # a bomb if all elements point to the same large value
+        return "the variable-length dataset"
     if math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize > dataset.id.get_storage_size():
-        return "the dataset larger than what is stored of it,"
+        return "the dataset that is larger than its stored data,"
     return None
 
 
@@ -147,7 +147,7 @@ def _wrong_attributes(one: Any) -> str | None:
 
 
 class _Member(PartOfFile):
-    """An uncompressed member of a zip file as a file of its own; `ZipExtFile` reads anew from its start to go back."""
+    """An uncompressed zip member as a file; `ZipExtFile` would read from the start again to seek backwards."""
 
     def __init__(self, file: BinaryIO, member: zipfile.ZipInfo):
         super().__init__(member.file_size)

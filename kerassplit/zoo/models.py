@@ -1,6 +1,6 @@
-"""Turns a file or the name of an architecture into a `keras.Model`.
+"""Loads a `keras.Model` from a file or by the name of an architecture.
 
-Weights are never silently random: they are asked for, or downloaded, or the error says why they could not be.
+Weights are never silently random: they are requested or downloaded, or an error explains why they could not be.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from kerassplit.zoo.user_code import gone_with_old_keras, keras_reason, way_to_c
 
 
 def architecture_module(name: str) -> ModuleType:
-    """The module of `keras.applications` with an architecture's `preprocess_input` and `decode_predictions`."""
+    """Returns the module in `keras.applications` with an architecture's `preprocess_input` and `decode_predictions`."""
     module = getattr(keras.applications, name).__module__.rsplit(".", 1)[-1]
     return getattr(keras.applications, module)
 
@@ -46,22 +46,22 @@ def load_model(
     """Opens a model file, or builds an architecture of `keras.applications`.
 
     Args:
-        name_or_file: A `.keras` or `.h5` file, or a name such as `"ResNet50"` (capitals do not matter).
+        name_or_file: A `.keras` or `.h5` file, or a name such as `"ResNet50"` (case-insensitive).
         weights: `"imagenet"` (downloaded by Keras, once), `"random"` (seeded, with random batch-norm statistics), or a
-            file of weights. `None`: a file's own weights; of an architecture only the structure, whose weights take no
-            memory and mean nothing. Layers without a name of their own are numbered from 0, whatever was built before.
-        input_shape: Of one sample, such as `(160, 160, 3)`; architectures only.
-        seed: For random weights, and for what else a model draws when it is built (dropout). The same seed gives the
-            same weights in every process; the global random generators of Python, NumPy and Keras stay as they were.
-        unsafe: Whether a file may bring code: the functions of `Lambda` layers run with all your rights. Only for
-            files whose origin you trust.
+            weights file. `None`: a file's own weights; for an architecture only the structure, with meaningless weights
+            that take no memory. Unnamed layers are numbered from 0, whatever was built before.
+        input_shape: Shape of one sample, such as `(160, 160, 3)`; architectures only.
+        seed: Seed for random weights, and for other random state created with the model (dropout). The same seed gives
+            the same weights in every process; the global generators of Python, NumPy and Keras are left unchanged.
+        unsafe: Allows a file to contain code: the functions of `Lambda` layers run with your permissions. Use it only
+            for files from sources you trust.
 
     Returns:
         The model, not compiled.
 
     Raises:
-        SplitError: There is no such file or architecture, it cannot be opened or built, or weights cannot be had. Its
-            cause is Keras's own error.
+        SplitError: There is no such file or architecture, it cannot be opened or built, or its weights are unavailable.
+            Its cause is Keras's own error.
 
     Example:
 
@@ -75,7 +75,7 @@ def load_model(
     shape = None if input_shape is None else tuple(input_shape)
     if weights == "imagenet":
         return _with_imagenet(name, shape, seed)
-    with _left_alone(seed):
+    with _random_state_kept(seed):
         if weights is None:
             return _in_own_thread(lambda: _structure(name, shape))
         model = _in_own_thread(lambda: _built(name, shape))
@@ -97,17 +97,17 @@ def _built(name: str, shape: Shape | None, weights: str | None = None) -> keras.
 
 
 def _structure(name: str, shape: Shape | None) -> keras.Model:
-    """The model with variables that never get values, so that even the largest is there at once."""
+    """Builds the model with variables that never get values, so that even the largest takes no time or memory."""
     with keras.StatelessScope(initialize_variables=False):
         return _built(name, shape)
 
 
 def _with_imagenet(name: str, shape: Shape | None, seed: int) -> keras.Model:
-    remedy = "Give a file of weights (weights=FILE, --weights FILE), or take weights='random' (--weights random)."
+    remedy = "Pass a weights file (weights=FILE, --weights FILE), or use weights='random' (--weights random)."
     refusal = unreachable()
-    # A file from an earlier download needs no network, so Keras looks for it all the same, but waits for nothing.
-    quiet = contextlib.redirect_stdout(io.StringIO()) if refusal else contextlib.nullcontext()  # it says "Downloading"
-    with impatient(reachable=refusal is None), _left_alone(seed), quiet:
+    # A cached file needs no network, so Keras looks for it anyway, but does not wait for a download.
+    quiet = contextlib.redirect_stdout(io.StringIO()) if refusal else contextlib.nullcontext()  # hides "Downloading"
+    with impatient(reachable=refusal is None), _random_state_kept(seed), quiet:
         try:
             return _in_own_thread(lambda: _built(name, shape, "imagenet"))
         except SplitError:
@@ -118,10 +118,10 @@ def _with_imagenet(name: str, shape: Shape | None, seed: int) -> keras.Model:
 
 
 @contextlib.contextmanager
-def _left_alone(seed: int) -> Iterator[None]:
-    """Draws Keras's default seeds (initial weights, dropout) from `seed`, and puts the user's random state back.
+def _random_state_kept(seed: int) -> Iterator[None]:
+    """Derives Keras's default seeds (initial weights, dropout) from `seed`, and restores the user's random state.
 
-    Keras takes them from Python's `random` and touches no other global generator.
+    Keras draws them from Python's `random` and uses no other global generator.
     """
     state = random.getstate()
     random.seed(seed)
@@ -132,10 +132,10 @@ def _left_alone(seed: int) -> Iterator[None]:
 
 
 def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
-    """Builds a model in a thread of its own, because Keras keeps its global state by thread.
+    """Builds a model in a separate thread, because Keras keeps its global state per thread.
 
-    There, the layers that the architecture leaves unnamed are numbered from 0 and not from what was built before, so
-    that every process gives the same names; and variables without values are not kept for a later initialization.
+    There, unnamed layers are numbered from 0, whatever was built before, so that names are the same in every process;
+    and variables without values are not kept for later initialization.
     """
     policy, logging = keras.config.dtype_policy(), keras.config.is_interactive_logging_enabled()
     distribution = keras.distribution.distribution()
@@ -161,20 +161,20 @@ def _open_file(
         model = _read(path, unsafe)
     except SplitError:
         raise
-    except Exception as error:  # h5py, zipfile, json and Keras raise what they like
+    except Exception as error:  # h5py, zipfile, json and Keras raise unrelated errors
         if not unsafe and "safe_mode" in str(error):
             raise SplitError(
-                f"'{path}' brings code of its own (in a Lambda layer, say) that would run with all your rights. If you "
-                "trust where the file comes from, pass unsafe=True (--unsafe)."
+                f"'{path}' contains code (a Lambda layer, for example) that would run with your permissions. If "
+                "you trust its source, pass unsafe=True (--unsafe)."
             ) from error
-        load = f"keras.saving.load_model('{path}', custom_objects={{objects}}) gives the model to pass on"
-        version = _writer(path)
+        load = f"keras.saving.load_model('{path}', custom_objects={{objects}}) returns the model to pass on"
+        version = _written_by(path)
         gone = gone_with_old_keras(error, version)
         way = "" if gone else f"{way_to_code(error, load)}{_way_to_weights(path)}"
-        reason = f"{gone or keras_reason(error)}{_told_of(version)}{way}"
+        reason = f"{gone or keras_reason(error)}{_version_note(version)}{way}"
         raise SplitError(f"'{path}' cannot be opened as a Keras model: {reason}") from error
     if not isinstance(model, keras.Model):
-        raise UnsupportedModelError(f"'{path}' holds a {type(model).__name__}, not a keras.Model.")
+        raise UnsupportedModelError(f"'{path}' contains a {type(model).__name__}, not a keras.Model.")
     if weights == "random":
         randomize(model, seed)
     elif weights is not None:
@@ -183,21 +183,21 @@ def _open_file(
 
 
 def _read(path: Path, unsafe: bool) -> Any:
-    """Loads a file after looking through it: Keras reads the same bytes that were looked through."""
-    look, load = (find_problem, load_file) if path.suffix == ".keras" else (find_problem_in_h5, load_h5_file)
-    place = Path(os.path.realpath(path))  # the user's own link is followed, another one that is put there is not
+    """Loads a file after checking it: Keras reads the same bytes that were checked."""
+    check, load = (find_problem, load_file) if path.suffix == ".keras" else (find_problem_in_h5, load_h5_file)
+    place = Path(os.path.realpath(path))  # follows the user's own link, but not one put there afterwards
     with opened(place.parent, place.name) as file, hashed(file, path) as (stream, _):
-        reason = None if unsafe else look(stream)
+        reason = None if unsafe else check(stream)
         if reason:
             raise SplitError(
-                f"'{path}' holds what Keras never writes: {reason}. Nothing of it was loaded. If you trust where the "
-                "file comes from, pass unsafe=True (--unsafe)."
+                f"'{path}' contains something that Keras never writes: {reason}. Nothing was loaded. If you trust its "
+                "source, pass unsafe=True (--unsafe)."
             )
         return load(stream, not unsafe)
 
 
 def _way_to_weights(path: Path) -> str:
-    """Explains how to use a file of weights alone; empty for another file."""
+    """Explains how to use a file that only contains weights; empty for other files."""
     try:
         with h5py.File(path) as file:
             alone = "model_config" not in file.attrs and ("layer_names" in file.attrs or {"layers", "vars"} & {*file})
@@ -206,13 +206,13 @@ def _way_to_weights(path: Path) -> str:
     if not alone:
         return ""
     return (
-        "\nIt holds weights alone. Name the model that they belong to, a file or an architecture, and give them by "
+        "\nIt contains only weights. Name the model they belong to, a file or an architecture, and pass them with "
         f"weights='{path}' (--weights {path})."
     )
 
 
-def _writer(path: Path) -> str:
-    """The version of the Keras that wrote a model file; empty where the file does not say."""
+def _written_by(path: Path) -> str:
+    """Returns the version of Keras that wrote a model file; empty if the file does not contain it."""
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
@@ -221,24 +221,24 @@ def _writer(path: Path) -> str:
             with h5py.File(path) as file:
                 version = file.attrs["keras_version"]
         return version.decode() if isinstance(version, bytes) else str(version)
-    except Exception:  # a damaged file, or no model: what Keras says of it has to do
+    except Exception:  # damaged, or not a model: Keras's own error has to suffice
         return ""
 
 
-def _told_of(version: str) -> str:
-    """Tells which other Keras wrote a model file, and what to do with an old one."""
+def _version_note(version: str) -> str:
+    """Explains which other version of Keras wrote a model file, and what to do with an old one."""
     if version in ("", keras.__version__):
         return ""
     old = version.startswith(("1.", "2."))
-    remedy = " Load it with that, build the model with this one, and copy: new.set_weights(old.get_weights())."
-    return f" Keras {version} wrote it, and this is Keras {keras.__version__}.{remedy if old else ''}"
+    remedy = " Load it with that version, build the model with this one, and copy: new.set_weights(old.get_weights())."
+    return f" It was written by Keras {version}; this is Keras {keras.__version__}.{remedy if old else ''}"
 
 
 def _load_weights(model: keras.Model, weights: str | Path) -> None:
     path = Path(weights)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # Keras warns of weights that it does not find, and goes on
+            warnings.simplefilter("error", UserWarning)  # Keras only warns about missing weights, and continues
             model.load_weights(path)
     except Exception as error:  # as above
-        raise SplitError(f"'{path}' holds no weights for '{model.name}': {keras_reason(error)}") from error
+        raise SplitError(f"'{path}' contains no weights for '{model.name}': {keras_reason(error)}") from error

@@ -1,4 +1,4 @@
-"""What users call models: architectures and files, told apart and checked without Keras, whose import takes seconds."""
+"""Distinguishes and checks names of architectures and model files, without Keras, whose import takes seconds."""
 
 import difflib
 import importlib.util
@@ -18,7 +18,7 @@ _BUILDER = re.compile(r"^from \S+\.(\w+) import[\s(]+\w+ as ([A-Z]\w*)", re.MULT
 
 @cache
 def _modules() -> dict[str, str]:
-    """By the name of each architecture its module, out of the list that Keras's own package holds."""
+    """Maps the name of each architecture to its module, as listed in Keras's own package."""
     spec = importlib.util.find_spec("keras")  # Keras itself is not imported
     listing = Path(spec.origin or "").parent / "applications" / "__init__.py" if spec else None
     if listing is None or not listing.is_file():
@@ -27,7 +27,7 @@ def _modules() -> dict[str, str]:
 
 
 def architectures() -> tuple[str, ...]:
-    """Names of all the architectures in `keras.applications`, in alphabetical order.
+    """Returns the names of all architectures in `keras.applications`, in alphabetical order.
 
     >>> "ResNet50" in architectures()
     True
@@ -36,20 +36,20 @@ def architectures() -> tuple[str, ...]:
 
 
 def find_architecture(name: str) -> str | None:
-    """The architecture that `name` stands for, or `None`.
+    """Returns the architecture that `name` refers to, or `None`.
 
-    Capitals and signs do not matter, so a model's own name (`Model.name`) is found as well.
+    Case and punctuation are ignored, so a model's own name (`Model.name`) is found as well.
 
     >>> find_architecture("efficientnetv2-b0"), find_architecture("mobilenet_1.00_224"), find_architecture("LeNet")
     ('EfficientNetV2B0', 'MobileNet', None)
     """
-    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", name))  # MobileNets bear their width and image size
+    plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", name))  # MobileNet names include width and image size
     return next((one for one in architectures() if _plain(one) == plain), None)
 
 
 def is_file_name(name: str | Path) -> bool:
-    """Whether this names a model file and not an architecture."""
-    if isinstance(name, str) and len(name) > 200:  # longer than any architecture's, and maybe than a file's may be
+    """Returns True if this names a model file, not an architecture."""
+    if isinstance(name, str) and len(name) > 200:  # longer than any architecture, perhaps than any file name
         return True
     if name in architectures():  # a folder of the same name is written ./ResNet50
         return False
@@ -61,38 +61,38 @@ def is_file_name(name: str | Path) -> bool:
 def check_model(
     name_or_file: str | Path, weights: str | Path | None = None, input_shape: Sequence[int | None] | None = None
 ) -> None:
-    """Refuses what `load_model` cannot open, as far as names and files tell; it describes the arguments.
+    """Refuses what `load_model` cannot open, as far as names and files show; it describes the arguments.
 
     Raises:
-        SplitError: There is no such file or architecture, or the arguments do not go together.
+        SplitError: There is no such file or architecture, or the arguments contradict each other.
     """
     if is_file_name(name_or_file):
         _check_file(Path(name_or_file), weights, input_shape)
-    elif architectures():  # else Keras is missing, and says so itself
+    elif architectures():  # otherwise Keras is missing, which its import reports
         _check_architecture(str(name_or_file), input_shape)
     if weights not in (None, "imagenet", "random"):
         check_regular(weights)
         if not Path(weights).is_file():
-            raise SplitError(f"Weights are 'imagenet', 'random' or a file; there is no file '{weights}'.")
+            raise SplitError(f"Weights must be 'imagenet', 'random' or a file; there is no file '{weights}'.")
 
 
 def _check_file(path: Path, weights: str | Path | None, input_shape: Sequence[int | None] | None) -> None:
     check_regular(path)
     if path.is_dir():
         raise SplitError(
-            f"'{path}' is a folder, and a model is a file. The stages of a split are opened with "
-            "`kerassplit.load(folder)`, and by the commands `verify` and `plot`."
+            f"'{path}' is a folder; a model is a file. To open the stages of a split, use `kerassplit.load(folder)` "
+            "or the commands `verify` and `plot`."
         )
     if not path.exists():
         raise SplitError(f"There is no file '{path}'.")
     if not path.is_file():
-        raise SplitError(f"'{path}' is no regular file, and a model is read from one only.")
+        raise SplitError(f"'{path}' is not a regular file; models are read only from regular files.")
     if path.suffix not in FILE_SUFFIXES:
-        raise SplitError(f"'{path}' is no model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
+        raise SplitError(f"'{path}' is not a model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise SplitError(f"'{path}' is damaged or no Keras model: a .keras file is a zip archive, and this is none.")
+        raise SplitError(f"'{path}' is damaged or not a Keras model: a .keras file is a zip archive, and this is not.")
     if input_shape is not None:
-        raise SplitError(f"An input shape can be given for an architecture only; '{path}' has its own.")
+        raise SplitError(f"An input shape can be given only for an architecture; '{path}' has its own.")
     if weights == "imagenet":
         raise SplitError(f"ImageNet weights are for architectures of keras.applications; '{path}' has its own.")
 

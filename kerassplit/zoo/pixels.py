@@ -1,4 +1,4 @@
-"""Turns opened images of any kind into pixels from 0 to 255, of one size and color mode."""
+"""Converts opened images of any kind to pixels from 0 to 255, with a given size and color mode."""
 
 from typing import Any
 
@@ -21,19 +21,19 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int], colors: str, *, exif: bool) -> np.ndarray:
-    """The pixels of an image as float32: height × width × channels, from 0 to 255.
+    """Returns the pixels of an image as float32: height × width × channels, from 0 to 255.
 
-    The middle is cut out in the proportions of the size. Of images with 8 bits a channel these are the numbers that
-    `keras.utils.load_img` with `keep_aspect_ratio=True` and bicubic resampling gives, but for the turning.
+    The image is center-cropped to the aspect ratio of `size`. With 8 bits per channel, the numbers are those of
+    `keras.utils.load_img` with `keep_aspect_ratio=True` and bicubic resampling, except for the rotation.
 
     Args:
-        image: What Pillow opened.
+        image: Image opened by Pillow.
         size: Width and height.
         colors: `"grayscale"`, `"rgb"` or `"rgba"`.
-        exif: Whether it is turned as its camera says.
+        exif: Rotates the image as its EXIF data says.
 
     Raises:
-        SplitError: What its values mean is not known.
+        SplitError: The range of its values is unknown.
     """
     image.load()
     turn = _TURNS.get(_orientation(image)) if exif else None
@@ -52,17 +52,17 @@ def pixels_of(image: Image.Image, size: tuple[int, int], colors: str, *, exif: b
 
 
 def _deep(image: Image.Image) -> Image.Image | None:
-    """An image of 16 bits a pixel as one of floats from 0 to 255; `None` for one that has no more than 8 a channel."""
+    """Converts an image with 16 bits per pixel to floats from 0 to 255; `None` if it has at most 8 bits per channel."""
     tags: Any = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16"):
         bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-    elif image.mode == "I" and image.format in ("PNG", "PPM"):  # these have no more, whatever Pillow makes of them
+    elif image.mode == "I" and image.format in ("PNG", "PPM"):  # 16 bits at most, whatever the mode
         bits = 16
     elif image.mode in ("I", "F"):
-        kind = "floats" if image.mode == "F" else "whole numbers of 32 bits or with a sign"
+        kind = "floats" if image.mode == "F" else "32-bit or signed integers"
         raise SplitError(
-            f"its pixels are {kind}, and what is black and white among them is not known. Scale them to what the model "
-            "takes and save them as .npy."
+            f"its pixels are {kind}, so it is unknown which values are black and white. Scale them to the range that "
+            "the model expects, and save them as .npy."
         )
     else:
         return None
@@ -76,12 +76,12 @@ def _deep(image: Image.Image) -> Image.Image | None:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # of a block that nobody can read: such an image is shown as it lies, everywhere
+    except Exception:  # unreadable EXIF data: viewers show such an image unrotated
         return 1
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """As Keras resizes with `keep_aspect_ratio=True`."""
+    """Resizes an image as Keras does with `keep_aspect_ratio=True`."""
     if image.size == size:
         return image
     (width, height), (to_width, to_height) = image.size, size

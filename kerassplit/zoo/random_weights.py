@@ -1,8 +1,8 @@
-"""Random weights that hide no mistakes.
+"""Random weights that reveal mistakes.
 
-Fresh from its initialisers a model has biases of zero, batch-norm statistics of zero and one, and signals that die out
-or explode within 150 layers: exchanged or forgotten weights would then change nothing that can be seen. Here every
-weight is drawn, and every layer scaled such that its outputs have a size near one.
+A freshly initialized model has zero biases, batch-norm statistics of zero and one, and signals that vanish or explode
+within 150 layers: swapped or missing weights would then have no visible effect. Here every weight is drawn at random,
+and every layer scaled so that its outputs have a magnitude near one.
 """
 
 import math
@@ -22,16 +22,16 @@ _LINEAR = tuple(
 
 
 def randomize(model: keras.Model, seed: int = 0, x: Any = None) -> None:
-    """Gives every weight of a model a seeded random value, batch-norm statistics too.
+    """Sets every weight of a model to a seeded random value, including batch-norm statistics.
 
-    The values are drawn by NumPy. One pass over a sample then scales each convolution, dense layer and batch
-    normalization by a power of two, which small differences in rounding do not change: the same seed gives the same
-    weights, bit for bit. No global random generator is used.
+    NumPy draws the values. A forward pass on a sample then scales each convolution, dense layer and batch normalization
+    by a power of two, which is robust to small rounding differences: the same seed gives the same weights, bit for bit.
+    No global random generator is used.
 
     Args:
-        model: Its weights are overwritten. The statistics of `Normalization` layers are kept.
+        model: Model whose weights are overwritten, except the statistics of `Normalization` layers.
         seed: Any non-negative integer.
-        x: A sample batch for the pass; by default it is drawn too.
+        x: Sample batch for the pass; drawn at random by default.
 
     Example:
 
@@ -54,7 +54,7 @@ def randomize(model: keras.Model, seed: int = 0, x: Any = None) -> None:
 
 
 def smooth_noise(shape: Sequence[int], seed: int = 0) -> np.ndarray:
-    """Random values from 0 to 255 that, like an image, hardly change from one pixel to the next: `float32`, `shape`."""
+    """Returns `float32` noise from 0 to 255 of a shape that, like an image, varies little between adjacent pixels."""
     fine = np.random.default_rng([seed, 1]).uniform(0, 32, shape)
     coarse = np.random.default_rng([seed, 2]).uniform(
         0, 223, [math.ceil(side / 16) for side in shape[:-1]] + [*shape[-1:]]
@@ -65,7 +65,7 @@ def smooth_noise(shape: Sequence[int], seed: int = 0) -> np.ndarray:
 
 
 def _layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """Yields all layers, also those of nested models, each once."""
+    """Yields all layers once each, including those of nested models."""
     seen: set[int] = set()
     waiting = list(reversed(model.layers))
     while waiting:
@@ -88,7 +88,7 @@ def _draw(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> 
 
 
 def _sample(model: keras.Model, seed: int) -> Any:
-    """One sample for the model's inputs; open dimensions get 64."""
+    """Draws one sample for the model's inputs; open dimensions become 64."""
 
     def draw(symbol: keras.KerasTensor) -> np.ndarray:
         shape = [64 if side is None else side for side in symbol.shape[1:]]
@@ -100,7 +100,7 @@ def _sample(model: keras.Model, seed: int) -> Any:
 
 
 def _scaling_call(layer: Any) -> Any:
-    """A `call` for the layer that, the first time, scales its weights by what it sees."""
+    """Returns a `call` for the layer that, on its first use, scales the layer's weights based on its input."""
     call = layer.call
     done = False
 
@@ -127,11 +127,11 @@ def _scale_outputs(layer: Any, call: Any, inputs: Any) -> None:
     finally:
         layer.activation = activation
     for variable in layer.weights:
-        if variable.name != "depthwise_kernel":  # of a separable convolution, whose second kernel is scaled
+        if variable.name != "depthwise_kernel":  # in a separable convolution, only the second kernel is scaled
             variable.assign(variable / power)
 
 
 def _power(values: Any) -> float:
-    """The power of two nearest to the root of the mean square."""
+    """Returns the power of two nearest to the root mean square."""
     square = np.mean(np.square(keras.ops.convert_to_numpy(values).astype("float32")), dtype="float64")
     return 2.0 ** round(math.log2(square) / 2) if square > 0 and math.isfinite(square) else 1.0

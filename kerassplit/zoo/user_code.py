@@ -1,4 +1,4 @@
-"""Code that a saved model needs and Keras does not have: how it is imported, and what to say where it is missing."""
+"""Imports custom code that a saved model needs, and explains how to provide it if it is missing."""
 
 import importlib
 import importlib.util
@@ -16,9 +16,9 @@ from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import check_regular
 
 VARIABLE = "KERASSPLIT_IMPORT"
-"""The environment variable by which processes that kerassplit starts (exports, Ray) import the same code."""
+"""Environment variable through which processes started by kerassplit (exports, Ray) import the same code."""
 
-_LONGEST = 300  # characters of Keras's own sentence
+_LONGEST = 300  # characters of Keras's own message
 _BUILT_IN = ("activations", "constraints", "initializers", "layers", "losses", "metrics", "ops", "optimizers")
 _BUILT_IN += ("regularizers",)
 _MISSING = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown [\w ]+: '([^']+)'")
@@ -30,14 +30,14 @@ _GONE = re.compile(
     "(BatchNormalization|LSTM|GRU)V[12]|Merge|Highway|MaxoutDense|TimeDistributedDense|AtrousConvolution[12]D|"
     "Deconvolution2D"
 )
-"""Layers that Keras 1 or 2 had built in, and Keras 3 has not."""
+"""Built-in layers of Keras 1 or 2 that Keras 3 lacks."""
 
 
 def import_code(sources: Sequence[str]) -> None:
-    """Runs files and modules, and makes known to Keras what they define, here and in processes that are started here.
+    """Runs files and modules, and registers their definitions with Keras, here and in processes started from here.
 
-    Layers, models and functions need not be registered: they are found by their names, unless Keras has something of
-    that name itself. A file's folder and the working folder are searched for what it imports, after everything else.
+    Layers, models and functions need not be registered by the user: they are found by name, unless Keras itself has
+    something of that name. Imports also search a file's folder and the working folder, after everything else.
 
     Args:
         sources: Paths of Python files, and names of modules.
@@ -45,7 +45,7 @@ def import_code(sources: Sequence[str]) -> None:
     Raises:
         SplitError: There is no such file or module, or it raises.
     """
-    import keras  # `check_sources` needs none
+    import keras  # not needed by `check_sources`
 
     known = keras.saving.get_custom_objects()
     given = []
@@ -57,13 +57,13 @@ def import_code(sources: Sequence[str]) -> None:
         for name, value in vars(module).items():
             if _is_defined_in(module, value) and not any(hasattr(getattr(keras, one), name) for one in _BUILT_IN):
                 known.setdefault(keras.saving.get_registered_name(value), value)
-                known.setdefault(name, value)  # of files that were written before it was registered
+                known.setdefault(name, value)  # for files written before it was registered
     if given:
         os.environ[VARIABLE] = os.pathsep.join(given)
 
 
 def check_sources(sources: Sequence[str]) -> None:
-    """Refuses Python files that are not there, before Keras is imported for them.
+    """Refuses missing Python files, before Keras is imported.
 
     Raises:
         SplitError: There is no such file.
@@ -71,23 +71,22 @@ def check_sources(sources: Sequence[str]) -> None:
     for source in sources:
         check_regular(source)
         if source.endswith(".py") and not Path(source).exists():
-            raise _not_there("file", source)
+            raise _missing_source("file", source)
 
 
-def _not_there(what: str, source: str) -> SplitError:
+def _missing_source(what: str, source: str) -> SplitError:
     return SplitError(
-        f"There is no {what} '{source}' to import. Name a Python file, or a module that is installed or lies in this "
-        "folder."
+        f"There is no {what} '{source}' to import. Name a Python file, or a module that is installed or in this folder."
     )
 
 
 def import_what_the_parent_did() -> None:
-    """Imports what the process that started this one was told to, or the user said with the environment variable."""
+    """Imports the code named by the environment variable, which the parent process or the user has set."""
     import_code([source for source in os.environ.get(VARIABLE, "").split(os.pathsep) if source])
 
 
 def keras_reason(error: BaseException) -> str:
-    """Shortens an error of Keras to one line: of a chain of errors the last, without configs."""
+    """Shortens an error of Keras to one line: the last error of a chain, without configs."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).rpartition("Exception encountered:")[2]
     text = " ".join(text.partition("Full object config:")[0].split()) or type(error).__name__
     if len(text) > _LONGEST:
@@ -96,28 +95,28 @@ def keras_reason(error: BaseException) -> str:
 
 
 def gone_with_old_keras(error: BaseException, version: str) -> str | None:
-    """Explains an error of Keras that does not find a layer which an old Keras had built in; `None` for others."""
+    """Explains an error about a missing layer that was built into an old version of Keras; `None` for other errors."""
     name = _missing(error)
     if name is None or not _GONE.fullmatch(name) or not version.startswith(("1.", "2.")):
         return None
     converted = ""
     if name.startswith("CuDNN"):
         plain = name.removeprefix("CuDNN")
-        converted = f" Its weights are laid out in another way: there, load them into a model with {plain} first."
-    return f"'{name}' is a layer of Keras {version} itself, and Keras 3 does not have it.{converted}"
+        converted = f" Its weights have another layout: in that version, load them into a model with {plain} first."
+    return f"'{name}' is a built-in layer of Keras {version} that Keras 3 does not have.{converted}"
 
 
 def _missing(error: BaseException) -> str | None:
-    """The class or function that Keras says it does not find."""
+    """Returns the class or function that Keras reports as missing."""
     found = [one or other for one, other in _MISSING.findall(str(error))]
     return found[-1] if found else None
 
 
 def way_to_code(error: BaseException, loaded: str) -> str:
-    """Explains how to load a model whose custom code Keras does not find; empty for another error.
+    """Explains how to load a model whose custom code Keras does not find; empty for other errors.
 
     Args:
-        error: Keras's.
+        error: The error of Keras.
         loaded: How to load the model in Python; `{objects}` stands for the custom objects.
     """
     missing = _missing(error)
@@ -127,7 +126,7 @@ def way_to_code(error: BaseException, loaded: str) -> str:
     registered = re.findall(rf"'registered_name': '((?:[^']*>)?{re.escape(name)})'", str(error))
     key = [missing, *registered][-1]
     return (
-        f"\n'{name}' is code of your own, which has to be imported first: with --import FILE or MODULE, which runs it; "
+        f"\n'{name}' is custom code, which must be imported first: with --import FILE or MODULE, which runs it; "
         f"or in Python, {loaded.format(objects=f'{{{key!r}: {name}}}')}."
     )
 
@@ -135,19 +134,19 @@ def way_to_code(error: BaseException, loaded: str) -> str:
 def _imported(source: str, path: Path | None) -> ModuleType:
     folder = str(Path.cwd() if path is None else path.parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # at the end: a file named like a module of another package must not hide it
+        sys.path.append(folder)  # at the end: a file must not shadow a module of the same name
     try:
         return importlib.import_module(source) if path is None else _run(path)
-    except (Exception, SystemExit) as error:  # code of the user's own raises what it likes
+    except (Exception, SystemExit) as error:  # custom code may raise anything
         missing = isinstance(error, ModuleNotFoundError) and path is None and source.startswith(str(error.name))
         if missing or (isinstance(error, FileNotFoundError) and path is not None and not path.exists()):
-            raise _not_there("module" if missing else "file", source) from error
+            raise _missing_source("module" if missing else "file", source) from error
         text = " ".join(str(error).split())
         raise SplitError(f"'{source}' cannot be imported: {type(error).__name__}: {text}{_line_of(error)}") from error
 
 
 def _line_of(error: BaseException) -> str:
-    """The last line of the user's own code on the way to an error; that of an error of syntax is in its text."""
+    """Returns the last line of custom code in an error's traceback; empty for syntax errors, whose text contains it."""
     frames = [] if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)
     frames = [
         one for one in frames if not one.filename.startswith("<") and not _is_in(one.filename, Path(__file__).parent)
@@ -182,7 +181,7 @@ def _run(path: Path) -> ModuleType:
 
 
 def _is_defined_in(module: ModuleType, value: Any) -> bool:
-    """Whether it is a function, or a class that Keras saves, of this module or package."""
+    """Returns True for a function, or a class that Keras can save, defined in this module or package."""
     home = str(getattr(value, "__module__", None))
     inside = home == module.__name__ or home.startswith(f"{module.__name__}.")
     return inside and (hasattr(value, "from_config") if isinstance(value, type) else callable(value))

@@ -25,12 +25,12 @@ def test_the_whole_way_over_an_earlier_split_without_a_network(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     for text in (
-        "So weights are random (seed 0, with random batch-norm statistics).",
+        "Using random weights instead (seed 0, with random batch-norm statistics).",
         "conv3_block4_out  ← cut",
         "resnet50 in 3 stages",
         "The stages compute what 'resnet50' computes, bit for bit.",
         "Saved the stages in kerassplit-demo.",
-        "on the photograph the largest difference is 0, and all 320 weights are equal.",
+        "on the photograph, the largest difference is 0, and all 320 weights are equal.",
         "Drew kerassplit-demo/split.svg.",
     ):
         assert text in done.stdout

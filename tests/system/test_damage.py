@@ -62,7 +62,7 @@ def test_a_truncated_file_is_named(folder, name):
         (folder / name).write_bytes(whole[:size])
         message = is_named(folder, name)
         if name != MANIFEST:
-            assert f"is cut off: it has {size:,} bytes, and was saved with {len(whole):,}" in message
+            assert f"is cut off: it has {size:,} bytes, and should have {len(whole):,}" in message
     (folder / name).write_bytes(whole + b"\0" * 700)
     is_named(folder, name)
 
@@ -226,7 +226,7 @@ def test_where_a_file_cannot_be_written_to_its_end_nothing_is_lost(tmp_path, goo
         killed, said = child.told(folder, largest=largest)
         assert not killed
         assert said.startswith(f"StoreError: Cannot write '{folder}': ")
-        assert said.endswith("What was there is as it was.")
+        assert said.endswith("Existing files are unchanged.")
         assert content(folder.parent) == before
         assert not list(folder.parent.rglob(".kerassplit.*"))
 
@@ -538,7 +538,7 @@ def test_a_file_that_is_rewritten_after_its_check_never_gives_other_weights(tmp_
         model = ks.load(tmp_path / "1.0", ["head"])[0].model if reader == "load" else load_model(path)
     except ks.SplitError as error:
         assert size == 400
-        assert str(error) == f"{path} was changed while it was read. Load again when nothing writes to it."
+        assert str(error) == f"{path} was changed while it was read. Load it again once nothing writes to it."
     else:
         assert path.read_bytes() == files[1]
         kernel = next(layer for layer in model.layers if layer.name == "ones").kernel

@@ -201,14 +201,12 @@ class TestReceipt:
     def test_without_verification_nothing_is_compared(self, two, tmp_path):
         receipt = two.export(tmp_path / "out", format="savedmodel", verify=False)
         assert (receipt.verified, receipt.ok, receipt.max_difference) == (False, True, None)
-        assert receipt.verdict() == (
-            "Exported 'small' as SavedModel. What the exported stages compute was not verified."
-        )
+        assert receipt.verdict() == "Exported 'small' as SavedModel. The exported stages were not verified."
 
     def test_a_difference_above_the_tolerance_leaves_nothing_behind(self, two, tmp_path):
         with pytest.raises(ks.VerificationError, match="'pool' of stage 'head' is the first") as caught:
             two.export(tmp_path / "out", format="openvino", tolerance=1e-12)
-        assert "So nothing was written." in str(caught.value)
+        assert "Nothing was written." in str(caught.value)
         assert caught.value.receipt.first_difference == "head"
         assert list(tmp_path.iterdir()) == []
 
@@ -421,7 +419,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("form", "stage", "reason"),
         [
-            ("litert", "stage_0", "it has no loop over time for an open number of samples, as in 'stage_0_1/"),
+            ("litert", "stage_0", "it cannot loop over time steps when the batch size is unknown, as in 'stage_0_1/"),
             ("onnx", "stage_0", "tf2onnx cannot write TensorFlow's 'Bucketize' in ONNX"),
         ],
     )
@@ -455,7 +453,7 @@ class TestRefusals:
     def test_an_optional_input_left_out(self, tmp_path):
         animal = next(kind for kind in menagerie.kinds() if kind.name == "optional_inputs_left_out").build()
         split = ks.split(animal.model, "early")
-        with pytest.raises(ks.SplitError, match="Exported stages take all inputs: give arrays for 'extra' and 'more'"):
+        with pytest.raises(ks.SplitError, match="Exported stages need every input. Pass arrays for 'extra' and 'more'"):
             split.export(tmp_path / "out", format="savedmodel", x=animal.x)
 
     def test_missing_packages_are_named_with_the_extra_before_any_work(self, tmp_path):
@@ -478,12 +476,12 @@ class TestRefusals:
         done = python(code, tmp_path)
         assert done.stdout.splitlines() == [
             "Exporting as ONNX needs 'tf2onnx' and 'onnx', which are not installed. "
-            '`pip install "kerassplit[onnx]"` brings all that it needs.',
+            'Install everything with `pip install "kerassplit[onnx]"`.',
             "Exporting as LiteRT needs 'ai-edge-litert', which is not installed. "
-            '`pip install "kerassplit[litert]"` brings all that it needs. Only the comparison needs it: verify=False '
-            "goes without.",
+            'Install everything with `pip install "kerassplit[litert]"`. Only verification needs it: verify=False '
+            "works without it.",
             "Exporting as OpenVINO needs 'openvino', which is not installed. "
-            '`pip install "kerassplit[openvino]"` brings all that it needs.',
+            'Install everything with `pip install "kerassplit[openvino]"`.',
         ], done.stderr
         assert list(tmp_path.iterdir()) == []
 
@@ -499,7 +497,7 @@ class TestRefusals:
         """
         assert python(code, folders["onnx"]).stdout == (
             "Running stages exported as ONNX needs 'onnxruntime', which is not installed. "
-            '`pip install "kerassplit[onnx]"` brings all that it needs.\n'
+            'Install everything with `pip install "kerassplit[onnx]"`.\n'
         )
 
     def test_a_converter_that_breaks_down(self, two, tmp_path):
@@ -539,7 +537,7 @@ class TestFolders:
         shutil.copytree(folders["savedmodel"], out)
         (out / "notes.txt").write_text("mine")
         with pytest.raises(
-            ks.StoreError, match="already holds exported stages. .* overwrite=True to replace what it holds."
+            ks.StoreError, match="already holds exported stages. .* overwrite=True to replace its contents."
         ):
             two.export(out, format="savedmodel")
         two.export(out, format="savedmodel", overwrite=True)
@@ -583,9 +581,9 @@ class TestFolders:
         [
             (lambda m: m.update(format_version=9), "has format version 9; this kerassplit reads versions up to 1"),
             (lambda m: m.update(format="h5"), "its format is 'h5', expected"),
-            (lambda m: m.update(outputs={"y": "nothing"}), "no stage makes the output 'nothing'"),
-            (lambda m: m["stages"].reverse(), "stage 'tail' takes 'pool', and no stage before it makes that"),
-            (lambda m: m["stages"][0].update(path="../x"), "stage 'head' has no path in the folder"),
+            (lambda m: m.update(outputs={"y": "nothing"}), "no stage computes the output 'nothing'"),
+            (lambda m: m["stages"].reverse(), "stage 'tail' needs 'pool', which no stage before it computes"),
+            (lambda m: m["stages"][0].update(path="../x"), "stage 'head' has no path inside the folder"),
             (
                 lambda m: m["stages"][0]["files"][0].update(path="../../x"),
                 "the files of stage 'head' are not described",
@@ -657,7 +655,7 @@ class TestCommand:
     def test_a_difference_gives_status_1_and_writes_nothing(self, saved, tmp_path):
         arguments = ["--format", "openvino", "-o", tmp_path / "out", "--tolerance", "0", "--json"]
         result = run("export", saved, *arguments, status=1)
-        assert result.stderr == "Error: the exported stages differ from those in Keras, so nothing was written.\n"
+        assert result.stderr == "Error: the exported stages differ from the stages in Keras, so nothing was written.\n"
         data = json.loads(result.stdout)
         assert (data["ok"], data["directory"], data["first_difference"]) == (False, None, "head")
         assert list(tmp_path.iterdir()) == []
@@ -665,15 +663,15 @@ class TestCommand:
     def test_mistakes_name_the_options(self, saved, tmp_path):
         arguments = ["export", saved, "-o", tmp_path / "out", "--format"]
         printed = run(*arguments, "savedmodel", "--no-verify").stdout
-        assert "What the exported stages compute was not verified." in printed
+        assert "The exported stages were not verified." in printed
         assert printed.endswith(f"Wrote 2 stages in {tmp_path / 'out'}.\n")
         message = run(*arguments, "savedmodel", "--no-verify", status=2).stderr
         assert (
-            "already holds exported stages. Name another folder, or pass --overwrite to replace what it holds."
+            "already holds exported stages. Name another folder, or pass --overwrite to replace its contents."
             in message
         )
         message = run(*arguments, "savedmodel", "--no-verify", "--overwrite", "--input", "x.npy", status=2).stderr
-        assert message == "Error: An input to compare on does not go with --no-verify: nothing is compared then.\n"
+        assert message == "Error: An input to compare on cannot be combined with --no-verify, which compares nothing.\n"
         assert "Invalid value for '--format': 'h5' is not one of" in run(*arguments, "h5", status=2).stderr
 
 

@@ -2,13 +2,13 @@
 
 In reading order:
 
-- `formats/`: a file for each format.
-- `manifest`: `kerassplit-export.json`: read and checked.
-- `reasons`: errors of other libraries, in short.
-- `running`: exported stages run, without Keras.
+- `formats/`: one module per format.
+- `manifest`: reads and checks `kerassplit-export.json`.
+- `reasons`: errors of other libraries, shortened.
+- `running`: runs exported stages, without Keras.
 - `worker`: the process that traces, converts and runs.
 - `processes`: starts that process.
 - `receipt`: the result: what was written, and how close its numbers are.
-- `comparing`: exported stages beside those in Keras.
-- `export`: all of it together: `Split.export`.
+- `comparing`: compares exported stages with the stages in Keras.
+- `export`: the whole export: `Split.export`.
 """

@@ -1,4 +1,4 @@
-"""Exported stages beside those in Keras, on the same input."""
+"""Compares exported stages with the same stages in Keras, on the same input."""
 
 import importlib.resources
 from collections.abc import Mapping
@@ -25,24 +25,24 @@ from kerassplit.zoo.names import find_architecture
 from kerassplit.zoo.photos import read_photo, shipped_photo
 
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-1}
-"""The largest difference that is allowed, relative to the largest number of its tensor, by the least precise type in
-which the model computes. Runtimes add in other orders, and merge layers: that moves the last bits of every number, and
-a deep model moves them further. A tensor that was mixed up with another one differs by about as much as it is large."""
+"""The largest difference allowed, relative to the largest number in its tensor, by the least precise dtype in which the
+model computes. Runtimes sum in a different order and fuse layers: this changes the last bits of every number, and the
+errors grow with depth. A tensor that was mistaken for another one differs by about its own magnitude."""
 
 
 def tolerance_for(split: Stages) -> float:
-    """The largest difference to allow, relative to the scale of its tensor."""
+    """Returns the largest difference to allow, relative to the scale of its tensor."""
     layers = (layer for stage in split for layer in all_layers(stage.model))
     return max(TOLERANCES.get(layer.compute_dtype, 0.0) for layer in layers)
 
 
 def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides = None) -> tuple[dict[str, Any], str]:
-    """By tensor name what is given, or a photograph for a known architecture, or random numbers; and which it is."""
+    """Returns arrays by tensor name, and their origin: given input, a photo (known architectures), or random input."""
     if x is not None:
         tensors = split.named_inputs(x)
         left_out = [name for name, value in tensors.items() if value is None]
         if left_out:
-            raise SplitError(f"Exported stages take all inputs: give arrays for {listed(left_out)}, too.")
+            raise SplitError(f"Exported stages need every input. Pass arrays for {listed(left_out)} as well.")
         wrong = wrong_batch(tensors, fixed_batch(symbol.shape for symbol in split.model.inputs), split.name)
         if wrong is not None:
             raise SplitError(wrong)
@@ -52,7 +52,7 @@ def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides 
     if architecture is not None and len(model.inputs) == 1 and len(model.inputs[0].shape) == 4:
         with importlib.resources.as_file(shipped_photo()) as photo:
             image = read_photo(photo, model.inputs[0].shape[1:], architecture, model.name)
-        mirrored = image[:, ::-1]  # along a side of the image, wherever its channels are
+        mirrored = image[:, ::-1]  # flips the first or second axis, wherever the channels are
         return split.named_inputs(np.stack([image, mirrored])), "a photograph"
     return split.named_inputs(random_input(read_graph(model), seed, open_sides)), "random input"
 
@@ -60,7 +60,7 @@ def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides 
 def compare(
     split: Stages, form: Format, folder: Path, scratch: Path, given: Mapping[str, Any], tolerance: float
 ) -> tuple[ExportComparison, ...]:
-    """Runs the stages in Keras and the exported ones in their runtime, in a process of its own."""
+    """Runs the stages in Keras and the exported ones in their runtime (in a separate process), and compares both."""
     expected: dict[str, np.ndarray] = {}
     tensors = dict(given)
     with state_kept([stage.model for stage in split]):
@@ -74,8 +74,8 @@ def compare(
         made = work("run", scratch, **job, names=names)["value"]
     except WorkerError as error:
         raise SplitError(
-            f"The stages exported as {form.title} do not run: {error}. Nothing was written. To have them all the same, "
-            "pass verify=False."
+            f"The stages exported as {form.title} do not run: {error}. Nothing was written. To export them "
+            "anyway, pass verify=False."
         ) from error
     computed = read_arrays(job["outputs"], made)
     results = set(keras.tree.flatten(split.outputs))
@@ -89,7 +89,7 @@ def compare(
 def _comparison(
     tensor: str, stage: str, is_output: bool, ours: np.ndarray, theirs: np.ndarray, tolerance: float
 ) -> ExportComparison:
-    if theirs.dtype.kind in "OSU":  # texts
+    if theirs.dtype.kind in "OSU":  # strings
         difference = 0.0 if np.array_equal(ours.astype("S"), theirs.astype("S")) else float("inf")
         return ExportComparison(tensor, stage, is_output, theirs.shape, "string", difference, 0.0, 0.0, theirs.size)
     sizes = np.abs(theirs.astype("complex128" if theirs.dtype.kind == "c" else "float64"))

@@ -1,8 +1,8 @@
-"""Stages in the formats of other runtimes: written, run there, and compared with what Keras computes.
+"""Writes stages in the formats of other runtimes, runs them there, and compares the results with those of Keras.
 
-A stage is traced into a SavedModel, and each of the other formats is made from that, in a process of its own: the
-converters take gigabytes and do not give them back. Where Keras runs on TensorFlow the stage is traced in this process,
-because layers that only this program knows can be found nowhere else.
+Each stage is traced into a SavedModel, which is then converted to the other formats in a separate process: the
+converters use gigabytes of memory and never release them. If Keras runs on TensorFlow, the stage is traced in this
+process, because layers defined by this program exist nowhere else.
 """
 
 import importlib
@@ -37,7 +37,7 @@ from kerassplit.storage.structure import described_ends, free_name
 from kerassplit.text import warn
 
 Names = tuple[Sequence[str], Sequence[str]]
-"""Names of a stage's inputs and outputs in its exported file."""
+"""Names of a stage's inputs and outputs in the exported file."""
 
 
 def export(
@@ -60,8 +60,8 @@ def export(
     form, target = find_format(format), resolved(directory)
     if split.preprocessor is not None and len(split.model.inputs) == 1:
         warn(
-            f"'{split.name}' puts what its own `predict` gets through its preprocessor, '{split.preprocessor}', which "
-            "is not exported: the exported stages take what that gives, `model.preprocessor(x)`."
+            f"The `predict` of '{split.name}' applies its preprocessor, '{split.preprocessor}', which is not exported. "
+            "Pass preprocessed input, `model.preprocessor(x)`, to the exported stages."
         )
     given, compared_on = input_to_compare_on(split, x, seed, open_sides) if verify else ({}, None)
     allowed = tolerance_for(split) if tolerance is None else tolerance
@@ -88,7 +88,7 @@ def export(
         if not receipt.ok:
             remedy = "a larger `tolerance` or verify=False" if receipt.compared else "verify=False"
             raise VerificationError(
-                f"{receipt.verdict()} So nothing was written. To have the stages all the same, pass {remedy}.",
+                f"{receipt.verdict()} Nothing was written. To export the stages anyway, pass {remedy}.",
                 receipt=receipt,
             )
     return receipt
@@ -97,7 +97,7 @@ def export(
 def _write(
     split: Stages, form: Format, folder: Path, scratch: Path, target: Path
 ) -> Iterator[tuple[dict[str, Any], ExportedStage]]:
-    """Exports stage after stage; gives the manifest's entry, and what the receipt says, of each."""
+    """Exports the stages one by one; yields the manifest entry and the receipt entry of each."""
     saved = None if keras.backend.backend() == "tensorflow" else _saved(split, scratch)
     known: set[Path] = set()
     for stage in split:
@@ -132,14 +132,14 @@ def _write(
 
 
 def _saved(split: Stages, scratch: Path) -> Path:
-    """The split in Keras's own format, for a process in which Keras runs on TensorFlow."""
+    """Saves the split in Keras's own format, for a process in which Keras runs on TensorFlow."""
     folder = scratch / "split"
-    save(split, folder, tells_of_shared=False)  # exported, they do not learn any more
+    save(split, folder, tells_of_shared=False)  # exported stages are not trained
     return folder
 
 
 def _trace(stage: Stage, names: Names, form: Format, traced: Path, saved: Path | None) -> int | None:
-    """Writes a stage as a SavedModel; gives the memory that another process needed for it."""
+    """Writes a stage as a SavedModel; returns the peak memory of the other process, if there was one."""
     hint = ""
     try:
         if saved is None:
@@ -148,8 +148,8 @@ def _trace(stage: Stage, names: Names, form: Format, traced: Path, saved: Path |
             savedmodel.trace(stage.model, *names, traced)
             return None
         hint = (
-            " It was traced in a process in which Keras runs on TensorFlow and knows no layers of your own: for these, "
-            "run your program with KERAS_BACKEND=tensorflow."
+            " It was traced in a process in which Keras runs on TensorFlow and does not know your custom layers. If "
+            "the model has any, run your program with KERAS_BACKEND=tensorflow."
         )
         job = {"split": str(saved), "stage": stage.name, "inputs": names[0], "outputs": names[1]}
         return work("trace", traced.parent, **job, target=str(traced))["peak_memory"]
@@ -161,7 +161,7 @@ def _trace(stage: Stage, names: Names, form: Format, traced: Path, saved: Path |
 
 
 def _convert(stage: Stage, form: Format, traced: Path, path: Path) -> int | None:
-    """Makes a stage of its SavedModel; gives the memory that the process needed for it."""
+    """Converts the SavedModel of a stage; returns the peak memory of the process that did so."""
     try:
         job = {"form": form.name, "saved_model": str(traced), "target": str(path)}
         return work("convert", traced.parent, **job)["peak_memory"]
@@ -189,5 +189,5 @@ def _manifest(split: Stages, form: Format, entries: Sequence[Mapping[str, Any]])
 def _version(package: str) -> str:
     try:
         return metadata.version(distribution(package))
-    except metadata.PackageNotFoundError:  # TensorFlow has several names, such as tensorflow-cpu
+    except metadata.PackageNotFoundError:  # TensorFlow is distributed under several names, such as tensorflow-cpu
         return str(getattr(importlib.import_module(package), "__version__", "unknown"))

@@ -1,4 +1,4 @@
-"""`kerassplit-export.json`, which says how exported stages belong together: read and checked."""
+"""Reads and checks `kerassplit-export.json`, which describes how exported stages connect."""
 
 import os
 from pathlib import Path
@@ -50,39 +50,39 @@ def check_export(
     overwrite: bool,
     x: Any,
 ) -> bool:
-    """Finds what stands in the way of an export before there is work to lose; whether a folder is to be replaced.
+    """Checks that an export can succeed before any work is done; returns True if a folder will be replaced.
 
     Raises:
-        SplitError: Such as a package that is missing.
+        SplitError: It cannot; a package is missing, for example.
     """
     check_packages(find_format(format), write=True, run=verify)
     if not verify and x is not None:
-        raise SplitError("An input to compare on does not go with verify=False: nothing is compared then.")
+        raise SplitError("An input to compare on cannot be combined with verify=False, which compares nothing.")
     return check_place(resolved(directory), overwrite, EXPORT_MANIFEST, "exported stages", read_export)
 
 
 def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a folder of exported stages, checked.
+    """Reads and checks the manifest of a folder of exported stages.
 
     Raises:
-        StoreError: There is none, it cannot be read, is of a later version, or makes no sense.
+        StoreError: It is missing, unreadable, of a later version, or inconsistent.
     """
     folder, remedy = Path(directory), "Export the split again."
     manifest = read_json(folder, EXPORT_MANIFEST, FORMAT_VERSION, "exported stages", "Split.export", remedy)
     problem = _find_problem(manifest)
     if problem:
         path = folder / EXPORT_MANIFEST
-        raise StoreError(f"{path} is no manifest of exported stages: {problem}. {remedy}", path=path)
+        raise StoreError(f"{path} is not a valid export manifest: {problem}. {remedy}", path=path)
     return manifest
 
 
 def files_of(directory: str | os.PathLike[str]) -> list[str]:
-    """The files of an export without its manifest: paths in the folder, with `/` between names."""
+    """Returns the files of an export except its manifest: paths relative to the folder, with `/` as separator."""
     return [file["path"] for stage in read_export(directory)["stages"] for file in stage["files"]]
 
 
 def _find_problem(manifest: dict[str, Any]) -> str | None:
-    """Explains why a manifest makes no sense: types, files outside of the folder, tensors used before they are made."""
+    """Explains what is wrong with a manifest: types, files outside the folder, tensors used too early."""
     problem = find_problem(_Export, manifest)
     if problem:
         return problem
@@ -92,7 +92,7 @@ def _find_problem(manifest: dict[str, Any]) -> str | None:
     for stage in manifest["stages"]:
         name, path, there = stage["name"], stage["path"], [file["path"] for file in stage["files"]]
         if not is_file_name(path):
-            return f"stage {shortened(name)} has no path in the folder"
+            return f"stage {shortened(name)} has no path inside the folder"
         if not there or not all(map(_is_inside, there)):
             return f"the files of stage {shortened(name)} are not described"
         for one in there:
@@ -100,12 +100,12 @@ def _find_problem(manifest: dict[str, Any]) -> str | None:
                 return f"it names the file {shortened(one)} twice"
             paths.add(same_file_key(one))
         if path not in [one.split("/")[0] for one in there]:
-            return f"the files of stage {shortened(name)} are not those at its path"
+            return f"the files of stage {shortened(name)} are not at its path"
         if not all(DTYPE.fullmatch(spec["dtype"]) for spec in (*stage["inputs"], *stage["outputs"])):
             return f"the inputs and outputs of stage {shortened(name)} are not described"
     return None
 
 
 def _is_inside(path: str) -> bool:
-    """Whether a path cannot lead out of its folder."""
+    """Returns True if a path stays inside its folder."""
     return all(map(is_file_name, path.split("/")))

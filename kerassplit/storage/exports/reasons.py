@@ -1,4 +1,4 @@
-"""Errors of other libraries, short enough for a message."""
+"""Shortens errors of other libraries for use in a message."""
 
 from kerassplit.errors import SplitError, without_terminal_codes
 
@@ -6,9 +6,9 @@ _LONGEST = 600  # characters; converters print whole graphs
 
 
 def reason(error: BaseException) -> str:
-    """The error as a sentence without its end: one line, with its type where it is not one of this package."""
+    """Returns the error as one line without a final period, with its type unless it is an error of this package."""
     text = without_terminal_codes(str(error))
-    text = text.partition("Arguments received by")[0]  # where Keras lists what a call was given
+    text = text.partition("Arguments received by")[0]  # after this, Keras lists the arguments of the call
     text = " ".join(text.split()).removesuffix(".")
     text = f"{text[:_LONGEST]} ..." if len(text) > _LONGEST else text
     ours = isinstance(error, (SplitError, NotImplementedError)) and text

@@ -24,11 +24,11 @@ class ExportedStage:
     Attributes:
         name: The stage's name.
         path: Its file or folder, in the folder of the export.
-        bytes: Of all its files.
+        bytes: Total size of its files.
         weights: Bytes of its weights in Keras.
-        seconds: What exporting it took.
-        peak_memory: The most memory that the process had which exported it, in bytes. `None` where that was the
-            caller's own (a SavedModel, when Keras runs on TensorFlow), or where the system does not say.
+        seconds: Time taken to export it.
+        peak_memory: Peak memory of the process that exported it, in bytes. `None` if that was the caller's own
+            process (a SavedModel, when Keras runs on TensorFlow), or if the system does not report it.
     """
 
     name: str
@@ -42,19 +42,19 @@ class ExportedStage:
 @with_short_repr
 @dataclass(frozen=True)
 class ExportComparison(ComparedTensor):
-    """One tensor, as the exported stages and as those in Keras compute it.
+    """Compares a tensor as computed by the exported stages with the same tensor in Keras.
 
     Attributes:
         tensor: Its name.
-        stage: The stage that makes it.
-        is_output: Whether it is an output of the model.
+        stage: The stage that computes it.
+        is_output: True if it is an output of the model.
         shape: The shape of the computed arrays.
         dtype: Such as `"float32"`.
-        max_difference: The largest absolute difference of two numbers; infinite when one is not a number and the
-            other is, or when the shapes differ.
-        scale: The largest number in Keras's tensor, without its sign.
-        allowed: The largest difference that was allowed: the tolerance times the scale; 0 where numbers are whole.
-        numbers: How many numbers were compared. Those that are NaN on both sides do not count: they show nothing.
+        max_difference: The largest absolute difference between two numbers; infinite if only one of them is NaN, or if
+            the shapes differ.
+        scale: The largest absolute value in Keras's tensor.
+        allowed: The largest difference allowed: the tolerance times the scale; 0 for integers and booleans.
+        numbers: How many numbers were compared. Pairs that are both NaN do not count, since they prove nothing.
     """
 
     scale: float
@@ -63,24 +63,24 @@ class ExportComparison(ComparedTensor):
 
     @property
     def ok(self) -> bool:
-        """Whether the difference is allowed."""
+        """True if the difference is allowed."""
         return self.max_difference <= self.allowed
 
 
 @dataclass(frozen=True, repr=False)
 class ExportReceipt(AnyReceipt):
-    """What was exported, and how far what it computes is from what Keras computes. It is true where it is `ok`.
+    """Result of an export: files written, and differences from the results of Keras. Truthy if `ok`.
 
     Attributes:
         model: The model's name.
         format: `"savedmodel"`, `"onnx"`, `"litert"` or `"openvino"`.
         directory: The folder.
-        stages: What was written.
-        comparisons: Every tensor that a stage gives out, in the order in which they are made; each stage ran on what
-            the exported stages before it made. Empty where nothing was verified.
-        compared_on: `"a photograph"`, `"random input"`, `"given input"`, or `None` where nothing was verified.
-        runtime: Name and version of what ran the exported stages, or `None`.
-        tolerance: How large a difference may be, relative to the scale of its tensor.
+        stages: The exported stages.
+        comparisons: Every output tensor of every stage, in the order of computation; each stage ran on the outputs of
+            the exported stages before it. Empty if nothing was verified.
+        compared_on: `"a photograph"`, `"random input"`, `"given input"`, or `None` if nothing was verified.
+        runtime: Name and version of the runtime that ran the exported stages, or `None`.
+        tolerance: The largest difference allowed, relative to the scale of its tensor.
     """
 
     model: str
@@ -95,49 +95,49 @@ class ExportReceipt(AnyReceipt):
 
     @property
     def verified(self) -> bool:
-        """Whether the exported stages were run."""
+        """True if the exported stages were run and compared."""
         return self.compared_on is not None
 
     @property
     def ok(self) -> bool:
-        """Whether numbers were compared and no difference is larger than allowed; true where nothing was verified."""
+        """True if numbers were compared and every difference is allowed; also true if nothing was verified."""
         return not self.verified or (self.compared and all(one.ok for one in self.comparisons))
 
     @property
     def max_difference(self) -> float | None:
-        """The largest difference in an output of the model; `None` where nothing was compared."""
+        """The largest difference in an output of the model; `None` if nothing was compared."""
         return max((one.max_difference for one in self.comparisons if one.is_output), default=None)
 
     @property
     def first_difference(self) -> str | None:
-        """The first stage that gives out a tensor which differs by more than allowed."""
+        """The first stage with an output that differs by more than allowed."""
         return next((one.stage for one in self.comparisons if not one.ok), None)
 
     @property
     def bytes(self) -> int:
-        """Of all the stages."""
+        """Total size of all stages, in bytes."""
         return sum(stage.bytes for stage in self.stages)
 
     def verdict(self) -> str:
-        """Sums the receipt up in a sentence or two."""
+        """Summarizes the receipt in a sentence or two."""
         return printable(self._verdict())
 
     def _verdict(self) -> str:
         title = FORMATS[self.format].title
         if not self.verified:
-            return f"Exported '{self.model}' as {title}. What the exported stages compute was not verified."
+            return f"Exported '{self.model}' as {title}. The exported stages were not verified."
         worst = next((one for one in self.comparisons if not one.ok), None)
         if worst is not None:
             return (
-                f"The stages exported as {title} do not compute what those of '{self.model}' compute: '{worst.tensor}' "
-                f"of stage '{worst.stage}' is the first tensor that differs, by {worst.max_difference:.3g} "
-                f"({worst.allowed:.3g} allowed)."
+                f"The stages exported as {title} do not compute the same results as those of '{self.model}': "
+                f"'{worst.tensor}' of stage '{worst.stage}' is the first tensor that differs, by "
+                f"{worst.max_difference:.3g} ({worst.allowed:.3g} allowed)."
             )
         if not self.compared:
             return nothing_compared(self.model, self.comparisons)
         return (
-            f"{self.runtime} computes on the exported stages what Keras computes on those of '{self.model}': the "
-            f"largest difference in its outputs is {self.max_difference:.3g}, on {self.compared_on}."
+            f"{self.runtime} computes the same results with the exported stages as Keras with those of '{self.model}': "
+            f"the largest difference in its outputs is {self.max_difference:.3g}, on {self.compared_on}."
         )
 
     def _check(self) -> None:

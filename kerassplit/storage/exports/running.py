@@ -1,7 +1,7 @@
-"""Exported stages, run one after another. Only NumPy and the runtime of their format are needed here, no Keras.
+"""Runs exported stages one after another. Needs only NumPy and the runtime of their format, not Keras.
 
-The runtimes read files by their paths, and some go on reading them. So they get copies, in a folder of this user's own,
-of just the files that the manifest names: each is hashed as it is copied, and what else lies beside them is not there.
+Runtimes read files by path, and some keep reading them. So they get copies, in a private folder, of exactly the files
+that the manifest names: each is hashed while it is copied, and other files of the folder are out of reach.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def run_exported(directory: str | os.PathLike[str], x: Any) -> Any:
-    """Runs exported stages one after another, each in the runtime of their format.
+    """Runs exported stages one after another in the runtime of their format.
 
-    Exported stages are programs: a SavedModel may hold operations that read and write files with all your rights, and
-    a runtime may have faults. Before any is opened, the files of all stages are compared with the manifest, which tells
-    damage, not who wrote them. Run only what comes from where you trust.
+    Exported stages are programs: a SavedModel may contain operations that read and write files with your permissions,
+    and a runtime may have vulnerabilities. Before any file is opened in a runtime, all are compared with the manifest:
+    this detects damage, but does not prove who wrote them. Run only stages from sources you trust.
 
     Args:
         directory: A folder that `Split.export` wrote.
-        x: Arrays in the structure of the model's inputs (lists for tuples), or by tensor name.
+        x: Arrays in the structure of the model's inputs (lists instead of tuples), or by tensor name.
 
     Returns:
         Arrays in the structure of the model's outputs.
 
     Raises:
-        StoreError: The folder, its manifest or a file in it is missing, damaged or of a later version.
+        StoreError: The folder, its manifest or a file in it is missing, damaged, or of a later version.
         SplitError: The runtime is not installed, or `x` does not fit.
 
     Example:
@@ -51,19 +51,19 @@ def run_exported(directory: str | os.PathLike[str], x: Any) -> Any:
     tensors = dict(_matched(manifest["inputs"], x, manifest["model"]))
     made = made_by(open_stages(directory), tensors)
     specs = {spec["tensor"]: spec for stage in manifest["stages"] for spec in stage["inputs"]}
-    given_back = {name: _as_wanted(value, specs[name]) for name, value in tensors.items() if name in specs}
+    given_back = {name: _as_expected(value, specs[name]) for name, value in tensors.items() if name in specs}
     outputs = _packed(manifest["outputs"], tensors | given_back | made)
-    return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs  # as `Split` gives it
+    return outputs[0] if isinstance(outputs, list) and len(outputs) == 1 else outputs  # as `Split` returns it
 
 
 def open_stages(directory: str | os.PathLike[str]) -> list[tuple[dict[str, Any], Run]]:
-    """The entries of exported stages in the manifest, and functions that run them: arrays by name in, by name out."""
+    """Returns the manifest entries of exported stages, and functions that run them: arrays by name in and out."""
     folder = Path(directory)
     manifest = read_export(folder)
     form = FORMATS[manifest["format"]]
     check_packages(form, write=False, run=True)
     module = importlib.import_module(f"kerassplit.storage.exports.formats.{form.name}")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copies:  # Windows removes no files in use
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copies:  # Windows cannot remove files in use
         for stage in manifest["stages"]:
             for file in stage["files"]:
                 _copy(folder, stage["name"], file, Path(copies, file["path"]))
@@ -73,7 +73,7 @@ def open_stages(directory: str | os.PathLike[str]) -> list[tuple[dict[str, Any],
 def _opened(module: Any, path: Path, stage: str) -> Run:
     try:
         return module.opened(path)
-    except Exception as error:  # every runtime has its own
+    except Exception as error:  # each runtime raises its own
         raise StoreError(
             f"Stage '{stage}' cannot be opened in its runtime: {reason(error)}. Export the split again.",
             path=path.name,
@@ -81,15 +81,15 @@ def _opened(module: Any, path: Path, stage: str) -> Run:
 
 
 def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Runs the stages on the model's inputs; returns all that they make, by tensor name."""
+    """Runs the stages on the model's inputs; returns all tensors they compute, by name."""
     known: dict[str, Any] = dict(tensors)
     made: dict[str, np.ndarray] = {}
     for stage, run in stages:
         try:
-            results = run({spec["name"]: _as_wanted(known[spec["tensor"]], spec) for spec in stage["inputs"]})
+            results = run({spec["name"]: _as_expected(known[spec["tensor"]], spec) for spec in stage["inputs"]})
         except SplitError:
             raise
-        except Exception as error:  # every runtime has its own
+        except Exception as error:  # each runtime raises its own
             raise SplitError(f"Stage '{stage['name']}' fails in its runtime: {reason(error)}.") from error
         made |= {spec["tensor"]: results[spec["name"]] for spec in stage["outputs"]}
         known |= made
@@ -97,7 +97,7 @@ def made_by(stages: Sequence[tuple[dict[str, Any], Run]], tensors: Mapping[str, 
 
 
 def _copy(folder: Path, stage: str, file: Mapping[str, Any], copy: Path) -> None:
-    """Copies a file of an export, which has to be the one that the manifest means."""
+    """Copies a file of an export, checking it against the manifest."""
     path = folder / file["path"]
     for around in path.parents[: file["path"].count("/")]:
         if around.is_symlink():
@@ -117,8 +117,8 @@ def _copy(folder: Path, stage: str, file: Mapping[str, Any], copy: Path) -> None
         raise StoreError(f"A file of stage '{stage}' is missing: {path}.", path=path) from error
     except OSError as error:
         raise StoreError(
-            f"{path} cannot be copied to a folder of your own: {error}. It is copied before it is run; the "
-            "environment variable TMPDIR says where to.",
+            f"{path} cannot be copied to a private temporary folder: {error}. Set the "
+            "environment variable TMPDIR to a folder with enough space.",
             path=path,
         ) from error
     if left or size != file["bytes"] or digest.hexdigest() != file["sha256"]:
@@ -162,8 +162,8 @@ def _packed(structure: Any, tensors: Mapping[str, Any]) -> Any:
     return tensors[structure]
 
 
-def _as_wanted(value: Any, spec: Mapping[str, Any]) -> np.ndarray:
-    """An array of the dtype that a stage takes, with as many rows as it takes."""
+def _as_expected(value: Any, spec: Mapping[str, Any]) -> np.ndarray:
+    """Converts an array to the dtype that a stage expects, and checks its number of rows."""
     array = np.asarray(value)
     size, rows = (shape[0] if shape else None for shape in (spec["shape"], array.shape))
     if size not in (None, rows):

@@ -1,7 +1,7 @@
-"""The process in which a stage is traced or converted, or exported stages are run: `python -m ... JOB FILE`.
+"""Process that traces or converts a stage, or runs exported stages: `python -m ... JOB FILE`.
 
-The job is JSON, and so is the answer in the file. The process is thrown away afterwards, with the memory that
-converters do not give back.
+The job is JSON, and so is the result in the file. The process then ends, which frees the memory that converters never
+release.
 """
 
 import importlib
@@ -19,17 +19,17 @@ def trace(split: str, stage: str, inputs: Sequence[str], outputs: Sequence[str],
     from kerassplit.storage.exports.formats import savedmodel
     from kerassplit.storage.saving import load
 
-    # The split is the caller's own, written a moment ago: code in it is the caller's.
+    # The caller has just written this split, so any code in it is the caller's.
     savedmodel.trace(load(split, stages=[stage], safe_mode=False)[0].model, inputs, outputs, Path(target))
 
 
 def convert(form: str, saved_model: str, target: str) -> None:
-    """Makes a stage in another format of a SavedModel."""
+    """Converts the SavedModel of a stage to another format."""
     importlib.import_module(f"kerassplit.storage.exports.formats.{form}").convert(Path(saved_model), Path(target))
 
 
 def run(folder: str, inputs: str, names: Sequence[str], outputs: str) -> list[str]:
-    """Runs exported stages on saved arrays, saves all that they make and returns its names."""
+    """Runs exported stages on saved arrays, saves all tensors they compute, and returns their names."""
     from kerassplit.files.arrays import read_arrays, write_arrays
     from kerassplit.storage.exports.running import made_by, open_stages
 
@@ -41,7 +41,7 @@ _TASKS: dict[str, Callable[..., Any]] = {"trace": trace, "convert": convert, "ru
 
 
 def main(text: str, result_file: str) -> None:
-    """Does one job."""
+    """Runs one job."""
     job = json.loads(text)
     try:
         result: dict[str, Any] = {"value": _TASKS[job.pop("task")](**job)}
@@ -54,9 +54,9 @@ def main(text: str, result_file: str) -> None:
 
 
 def _peak_memory() -> int | None:
-    """Bytes; `None` where the system does not say."""
+    """Returns bytes; `None` if the system does not report it."""
     try:
-        # Not `resource`: there Linux counts what the process was before it became this program, the caller's copy.
+        # Not `resource`: on Linux, it includes the process before `exec`, when it was a copy of the caller.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

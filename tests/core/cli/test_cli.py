@@ -226,8 +226,8 @@ class TestSplit:
     def test_without_a_cut(self, file, tmp_path):
         message = run("split", file, "-o", tmp_path / "out", status=2).stderr
         assert message == (
-            "Error: Say where to cut, in one way: with --at NAME (`kerassplit points MODEL` lists the names), with "
-            "--plan FILE (`kerassplit plan MODEL -o FILE` writes one), or with --stages N.\n"
+            "Error: Say where to cut in exactly one way: --at NAME (`kerassplit points MODEL` lists the names), --plan "
+            "FILE (`kerassplit plan MODEL -o FILE` writes one), or --stages N.\n"
         )
 
     def test_stages_that_differ_are_not_saved(self, file, tmp_path, monkeypatch):
@@ -249,7 +249,7 @@ class TestSplit:
 
     def test_a_name_that_may_be_a_number_is_refused_and_both_ways_out_work(self, odd):
         with pytest.raises(
-            ks.SplitError, match=r"'10' is the name of a tensor and may .*\n.* \[1\]0 for .* \+10 for"
+            ks.SplitError, match=r"'10' is the name of a tensor, and could .*\n.* \[1\]0 for .* \+10 for"
         ) as caught:
             cut("10", odd)
         assert len(str(caught.value).splitlines()) == 2
@@ -306,7 +306,7 @@ class TestOpenSides:
         np.savez(tmp_path / "x.npz", tokens=np.ones((2, 12), "int32"), mask=np.ones((2, 12), "int32"))
         given = ("--input", tmp_path / "x.npz", "--open-sides", 12)
         result = run("split", twelve, "--at", "masked", *given, "-o", tmp_path / "out", status=2)
-        assert "for random input: leave out --input." in result.stderr
+        assert "to random input. Leave it out with --input." in result.stderr
 
 
 class TestFixedBatches:
@@ -399,7 +399,7 @@ class TestVerify:
         ):
             message = run("verify", folder, *option, status=2).stderr
             assert message == (
-                "Error: --weights, --input-shape, --open, --input, --tolerance and --open-sides belong to a model to "
+                "Error: --weights, --input-shape, --open, --input, --tolerance and --open-sides need a model to "
                 "compare with: name it with --model.\n"
             )
 
@@ -412,7 +412,7 @@ class TestVerify:
         (tmp_path / "photo.jpg").write_bytes(shipped_photo().read_bytes())
         options = ["--model", tmp_path / "mine.keras", "--input", tmp_path / "photo.jpg"]
         result = run("verify", tmp_path / "out", *options)
-        assert result.stderr == "Note: how 'mine' wants its images is not known; it gets pixels from 0 to 255.\n"
+        assert result.stderr == "Note: the preprocessing of 'mine' is unknown; it gets pixels from 0 to 255.\n"
 
 
 class TestPlot:
@@ -441,7 +441,7 @@ class TestPlot:
 
     def test_what_does_not_go_together(self, file, folder, tmp_path):
         assert "is already split" in run("plot", folder, "--at", "1", "-o", tmp_path / "x.txt", status=2).stderr
-        assert "--names belongs to cuts" in run("plot", file, "--names", "a", "-o", tmp_path / "x.txt", status=2).stderr
+        assert "--names needs cuts" in run("plot", file, "--names", "a", "-o", tmp_path / "x.txt", status=2).stderr
         assert list(tmp_path.iterdir()) == []
 
 
@@ -452,7 +452,7 @@ class TestMistakes:
             (["points", "ResNet5O"], "Error: 'ResNet5O' is neither an architecture of keras.applications nor a file."),
             (["points", "none.keras"], "Error: There is no file 'none.keras'."),
             (["explain", "ResNet50", "conv4_block6_ot"], "Error: Model 'resnet50' has no tensor 'conv4_block6_ot'."),
-            (["points", "ResNet50", "--input-shape", "8x"], "'8x' is no shape; expected numbers such as 224,224,3."),
+            (["points", "ResNet50", "--input-shape", "8x"], "'8x' is not a shape; expected numbers such as 224,224,3."),
             (["points", "ResNet50", "--input-shape", "8,8"], "Error: An input shape is three positive numbers"),
             (["points", "ResNet50", "--weights", "x.h5"], "there is no file 'x.h5'."),
             (["verify", "nowhere"], "Error: "),
@@ -467,16 +467,16 @@ class TestMistakes:
     def test_a_name_that_begins_with_a_dash_stands_behind_two(self, odd, tmp_path):
         odd.save(tmp_path / "odd.keras")
         message = run("explain", tmp_path / "odd.keras", "-dash", status=2).stderr
-        assert "No such option '-d'. If it is meant as NAME, put `--` before it: " in message
+        assert "No such option '-d'. If you mean it as NAME, put `--` before it: " in message
         assert message.endswith(" explain [OPTIONS] MODEL -- -dash\n")
-        assert "If it is meant as DIR, put `--` before it" in run("verify", "-folder", status=2).stderr
-        assert "meant as" not in run("explain", tmp_path / "odd.keras", "c", "--jso", status=2).stderr
+        assert "If you mean it as DIR, put `--` before it" in run("verify", "-folder", status=2).stderr
+        assert "mean it as" not in run("explain", tmp_path / "odd.keras", "c", "--jso", status=2).stderr
 
     def test_python_remedies_become_options(self, tmp_path):
         x = keras.Input((2,))
         keras.Model(x, keras.layers.Lambda(lambda t: t * 2)(x)).save(tmp_path / "code.keras")
         message = run("points", tmp_path / "code.keras", status=2).stderr
-        assert message.endswith("If you trust where the file comes from, pass --unsafe.\n")
+        assert message.endswith("If you trust its source, pass --unsafe.\n")
         run("points", tmp_path / "code.keras", "--unsafe")
 
     def test_an_interruption_is_no_failed_verification(self, file, monkeypatch):
@@ -521,14 +521,14 @@ class TestOddInput:
 
         monkeypatch.setattr(ks, "split_points", broken)
         message = run("points", file, status=2).stderr
-        assert message == "Error: RuntimeError: something broke (Set KERASSPLIT_TRACEBACK=1 to see where.)\n"
+        assert message == "Error: RuntimeError: something broke (Set KERASSPLIT_TRACEBACK=1 for a traceback.)\n"
 
     def test_a_lambda_names_the_option(self, tmp_path):
         x = keras.Input((4,), name="x")
         y = keras.layers.Lambda(lambda t: t * 2, name="double")(keras.layers.Dense(4, name="a")(x))
         ks.split(keras.Model(x, y), "a").save(tmp_path / "out")
         message = run("verify", tmp_path / "out", status=2).stderr
-        assert "brings code of its own" in message
+        assert "contains code" in message
         assert "pass --unsafe." in message
         run("verify", tmp_path / "out", "--unsafe")
 
@@ -578,16 +578,16 @@ class TestFreshProcess:
     @pytest.mark.parametrize(
         ("missing", "installed", "remedy"),
         [
-            ("tensorflow", [], "It needs a backend; `pip install tensorflow` brings one."),
+            ("tensorflow", [], "It needs a backend: `pip install tensorflow`, for example."),
             (
                 "tensorflow",
                 ["torch"],
-                "Its backend is set to tensorflow; torch is installed: set KERAS_BACKEND=torch to take it.",
+                "Its backend is set to tensorflow, but torch is installed. Set KERAS_BACKEND=torch to use it.",
             ),
             (
                 "jax",
                 ["jax", "tensorflow"],
-                "Its backend is set to jax; tensorflow is installed: set KERAS_BACKEND=tensorflow to take it.",
+                "Its backend is set to jax, but tensorflow is installed. Set KERAS_BACKEND=tensorflow to use it.",
             ),
         ],
         ids=["no backend", "the default", "one of their own"],

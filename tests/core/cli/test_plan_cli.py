@@ -74,11 +74,11 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
     [
         ((), "Say what to plan for: identical devices with --devices N, or each with --device 'NAME: SPEED"),
         (("--devices", 2, "--device", "a"), "Say what to plan for"),
-        (("--device", "a: 1 GFLOPS, 2 GFLOPS"), "has two values for one thing"),
-        (("--device", "a: fast"), "'fast' of device 'a' is neither a speed such as '20 GFLOPS' nor a memory such as"),
-        (("--device", "a: 2 GFLOPS, 2gb"), "'2gb' of device 'a' is neither"),
-        (("--device", "phone 20 GFLOPS"), "The device 'phone 20 GFLOPS' makes no sense."),
-        (("--device", "phone: "), "The device 'phone: ' makes no sense."),
+        (("--device", "a: 1 GFLOPS, 2 GFLOPS"), "has two values of the same kind"),
+        (("--device", "a: fast"), "'fast' of device 'a' is not a speed such as '20 GFLOPS', a memory such as"),
+        (("--device", "a: 2 GFLOPS, 2gb"), "'2gb' of device 'a' is not a"),
+        (("--device", "phone 20 GFLOPS"), "The device 'phone 20 GFLOPS' is not valid."),
+        (("--device", "phone: "), "The device 'phone: ' is not valid."),
         (("--devices", 2, "--link", "200"), "The bandwidth of a link '200' has no unit."),
         (("--device", "a: nowhere.json"), "'nowhere.json' cannot be read: No such file or directory."),
         (("--devices", 2, "--link", "1 Mbit/s, 1 ms, 2"), "has 3 parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'."),
@@ -99,7 +99,7 @@ def test_mistakes_are_told_in_one_message(arguments, message):
 def test_a_split_takes_one_way_to_say_where(tmp_path):
     for arguments in ((), ("--stages", 2, "--at", "x"), ("--stages", 2, "--plan", "p.json")):
         error = run("split", "MobileNetV2", *arguments, "-o", tmp_path / "out", status=2).stderr
-        assert "Say where to cut, in one way" in error
+        assert "Say where to cut in exactly one way" in error
     error = run("split", "MobileNetV2", "--plan", tmp_path / "p.json", "-o", tmp_path / "out", status=2).stderr
     assert "cannot be read" in error
     plan = tmp_path / "plan.json"
@@ -114,7 +114,7 @@ def test_a_split_takes_one_way_to_say_where(tmp_path):
     assert "so 75 stages at most, and there are 99 devices. Use fewer, " in error
     assert "those of `kerassplit plan`: pass what it writes with --plan." in error
     error = run("split", "MobileNetV2", "--at", 3, "--max-crossing", 2, "-o", out, status=2).stderr
-    assert "--max-crossing is for choosing cuts: it belongs to --stages." in error
+    assert "--max-crossing applies only when cuts are chosen automatically: use it with --stages." in error
     assert not out.exists()
 
 

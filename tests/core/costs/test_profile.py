@@ -379,7 +379,7 @@ class TestMistakes:
     def test_a_profile_of_a_later_version(self, residual, tmp_path):
         data = {**ks.profile(residual).to_dict(), "format_version": 99}
         (tmp_path / "profile.json").write_text(json.dumps(data))
-        with pytest.raises(ks.SplitError, match="holds a profile of format 99, and this kerassplit reads 1"):
+        with pytest.raises(ks.SplitError, match="holds a profile of format 99, but this kerassplit reads 1"):
             ks.Profile.load(tmp_path / "profile.json")
 
 

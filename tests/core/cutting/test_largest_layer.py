@@ -139,7 +139,10 @@ def test_commands_open_layers(chain, tmp_path):
     assert "bit for bit" in run("verify", folder, "--model", file, *option).stdout
     run("plot", file, "--at", "encoder/inner_1", "-o", tmp_path / "chain.txt", *option)
     assert "name it with --model" in run("verify", folder, *option, status=2).stderr
-    assert "is already split; --open is for a model." in run("plot", folder, "-o", "x.txt", *option, status=2).stderr
+    assert (
+        "is already split; --open applies only to a model."
+        in run("plot", folder, "-o", "x.txt", *option, status=2).stderr
+    )
     message = run("points", file, "--open", "encodr", status=2).stderr
     assert "'encodr' in --open matches no composite layer that 'chain' calls. Did you mean 'encoder'?" in message
 

@@ -134,7 +134,7 @@ def test_what_is_missing_is_named_and_an_import_finds_it(code, tmp_path, kind, s
     assert "'config':" not in message
     first, second = message.splitlines()
     assert "cannot be opened as a Keras model: Could not locate " in first or "Unknown layer: " in first
-    assert "is code of your own, which has to be imported first: with --import FILE or MODULE, which runs it" in second
+    assert "is custom code, which must be imported first: with --import FILE or MODULE, which runs it" in second
     printed = run("points", path, "--import", code).stdout
     assert " first " in printed
     model = load_model(path)
@@ -149,7 +149,7 @@ def test_the_way_out_in_python_works_as_it_is_written(code, tmp_path, kind, suff
     expected = saved(code, path, KINDS[kind])
     with pytest.raises(ks.SplitError) as caught:
         load_model(path)
-    written = str(caught.value).rpartition("in Python, ")[2].partition(" gives the model")[0]
+    written = str(caught.value).rpartition("in Python, ")[2].partition(" returns the model")[0]
     with forgotten():
         import_code([str(code)])
         own = vars(sys.modules["own_code"])
@@ -242,26 +242,29 @@ def test_an_import_that_fails_names_the_line_of_the_users_file(code, tmp_path, m
 def test_the_help_says_that_an_import_runs_code():
     for command in ("points", "explain", "profile", "plan", "split", "verify", "plot", "export", "run"):
         text = " ".join(run(command, "--help").stdout.split())
-        assert "--import FILE|MODULE Python code to import first, which runs it" in text
+        assert "--import FILE|MODULE Python file or module to import (and run) first" in text
 
 
 def test_a_file_of_another_keras_names_it(code, tmp_path):
     path = tmp_path / "model.keras"
     saved(code, path, KINDS["a layer"])
-    assert "wrote it" not in run("points", path, status=2).stderr
+    assert "written by" not in run("points", path, status=2).stderr
     other = tmp_path / "other.keras"
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
         for name in old.namelist():
             content = old.read(name)
             new.writestr(name, content.replace(keras.__version__.encode(), b"3.99.0") if name[0] == "m" else content)
-    here = f"and this is Keras {keras.__version__}."
-    assert f"Keras 3.99.0 wrote it, {here}" in run("points", other, status=2).stderr
+    here = f"this is Keras {keras.__version__}."
+    assert f"It was written by Keras 3.99.0; {here}" in run("points", other, status=2).stderr
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["keras_version"] = "2.4.0"
         file.attrs["backend"] = "tensorflow"
         file.attrs["model_config"] = '{"class_name": "Functional", "config": {"layers": [{"class_name": "Gone"}]}}'
     message = run("points", tmp_path / "old.h5", status=2).stderr
-    assert f"Keras 2.4.0 wrote it, {here} Load it with that, build the model with this one, and copy: " in message
+    assert (
+        f"It was written by Keras 2.4.0; {here} Load it with that version, build the model with this one, and copy: "
+        in message
+    )
 
 
 @pytest.mark.parametrize("name", ["TFOpLambda", "CuDNNLSTM", "LocallyConnected1D"])
@@ -269,9 +272,9 @@ def test_what_only_an_old_keras_has_is_no_code_of_ones_own(name, tmp_path):
     x = {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 8, 3], "dtype": "float32", "name": "x"}}
     layers = [x, {"class_name": name, "config": {"name": "old", "units": 4}}]
     message = run("points", written_by("2.9.0", layers, tmp_path / "old.h5"), status=2).stderr
-    assert f"'{name}' is a layer of Keras 2.9.0 itself, and Keras 3 does not have it." in message
-    assert "Keras 2.9.0 wrote it, and this is Keras " in message
-    assert "Load it with that, build the model with this one, and copy" in message
+    assert f"'{name}' is a built-in layer of Keras 2.9.0 that Keras 3 does not have." in message
+    assert "It was written by Keras 2.9.0; this is Keras " in message
+    assert "Load it with that version, build the model with this one, and copy" in message
     assert ("load them into a model with LSTM first" in message) == (name == "CuDNNLSTM")
     assert "--import" not in message
     assert "custom_object_scope" not in message
@@ -281,7 +284,7 @@ def test_a_layer_of_ones_own_that_bears_an_old_name_can_be_imported(tmp_path):
     x = {"class_name": "InputLayer", "config": {"batch_shape": [None, 8, 3], "dtype": "float32", "name": "x"}}
     layers = [x, {"class_name": "LocallyConnected1D", "config": {"name": "mine"}}]
     message = run("points", written_by("3.5.0", layers, tmp_path / "new.h5"), status=2).stderr
-    assert "'LocallyConnected1D' is code of your own, which has to be imported first: with --import" in message
+    assert "'LocallyConnected1D' is custom code, which must be imported first: with --import" in message
 
 
 def written_by(version, layers, path):

@@ -102,13 +102,13 @@ def test_a_notebook_shows_splits_and_drawings_as_pictures(name):
 
 def test_lines_say_what_there_is():
     points = RESULTS["split_points"]
-    assert repr(points).startswith(f"<{len(points)} split points: dense_0, dense_1, sum_1, …, ")
+    assert repr(points).startswith(f"<{len(points)} split points: dense_0; dense_1; sum_1; …; ")
     assert repr(points[0]) == "<SplitPoint 0 'dense_0': 4 float32, 16 B a sample, 20 parameters before, 795 after>"
     assert repr(RESULTS["split"][0]) == "<Stage stage_0: x → dense_10, 220 parameters>"
     assert repr(RESULTS["verify"]) == "<Receipt: The stages compute what 'chain' computes, bit for bit.>"
     assert repr(RESULTS["split"].crossings[0]) == "<Crossing of 16 B a sample: dense_10 4 float32>"
     assert repr(RESULTS["plot"]).startswith("<Drawing of chain: ")
-    assert repr(RESULTS["plan"].stages) == "<4 planned stages: device 1, device 2, device 3, device 4>"
+    assert repr(RESULTS["plan"].stages) == "<4 planned stages: device 1; device 2; device 3; device 4>"
     assert repr(RESULTS["predict_early"]).startswith("<EarlyExits: 2 rows answered, ")
 
 

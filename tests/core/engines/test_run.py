@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         (tmp_path / "odd.npz", "odd.npz' cannot be read as NumPy arrays"),
         (
             tmp_path / "huge.npy",
-            r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, and 0 are",
+            r"huge.npy' cannot be read .*\(1000000000000, 8\) takes 32000000000000 bytes, but there are 0",
         ),
         (tmp_path / "absurd.npy", "absurd.npy' cannot be read as NumPy arrays"),
         (
@@ -744,7 +744,7 @@ class TestCommand:
         done = self.run(saved, "--input", tmp_path / "rows.npy", "-o", output)
         assert done.exit_code == 0, done.output
         assert "100 rows, " in done.stdout
-        assert f"Wrote {output}: d, 8 for each row." in done.stdout
+        assert f"Wrote {output}: d, 8 per row." in done.stdout
         np.testing.assert_array_equal(np.load(output), expected)
         again = self.run(saved, "--input", tmp_path / "rows.npy", "-o", output)
         assert again.exit_code == 2
@@ -768,7 +768,7 @@ class TestCommand:
         assert done.exit_code == 2
         assert "The engine 'local' has no option 'replicas'. It has 'devices'." in " ".join(done.stderr.split())
         done = self.run(saved, "--input", tmp_path / "rows.npy", "-o", tmp_path / "out.npy", "--replicas", "2")
-        assert "--replicas wants a stage and a whole number, such as stage_1=2." in " ".join(done.stderr.split())
+        assert "--replicas needs a stage and a whole number, such as stage_1=2." in " ".join(done.stderr.split())
         assert not list(tmp_path.glob("out*"))
 
 

@@ -186,7 +186,9 @@ def test_bombs_take_no_memory(tmp_path):
     *answers, memory = done.stdout.splitlines()
     assert len(answers) == 4
     for answer in answers:
-        assert "holds an array of which 200.0 MiB would be in memory at one time, and 50.0 MiB is the most" in answer
+        assert (
+            "contains a compressed array that would take 200.0 MiB of memory at a time; the limit is 50.0 MiB" in answer
+        )
     assert float(memory) < 50, "megabytes"
 
 
@@ -200,8 +202,8 @@ def test_by_default_no_more_than_a_gibibyte_is_unpacked(tmp_path):
     content[place : place + 4] = (128 + 4 * 498073600).to_bytes(4, "little")
     (tmp_path / "x.npz").write_bytes(content)
     message = (
-        "holds an array of which 1.9 GiB would be in memory at one time, and 1.0 GiB is the most that is unpacked. "
-        "Save it as .npy, or set KERASSPLIT_MAX_UNPACKED in the environment, such as to 8GiB."
+        "contains a compressed array that would take 1.9 GiB of memory at a time; the limit is 1.0 GiB. Save it as "
+        ".npy, or raise the limit with the environment variable KERASSPLIT_MAX_UNPACKED, to 8GiB for example."
     )
     with pytest.raises(ks.SplitError, match=message):
         load_input(tmp_path / "x.npz", model)
@@ -220,9 +222,7 @@ def test_the_limit_to_what_is_unpacked_can_be_raised(floats, tmp_path, monkeypat
     np.savez_compressed(tmp_path / "x.npz", x=array)
     monkeypatch.setenv("KERASSPLIT_MAX_UNPACKED", "1000 B")
     for read in (lambda path: floats.predict(path), lambda path: load_input(path, floats.model)):
-        with pytest.raises(
-            ks.SplitError, match="of which 1.0 KiB would be in memory at one time, and 1000 B is the most"
-        ):
+        with pytest.raises(ks.SplitError, match="would take 1.0 KiB of memory at a time; the limit is 1000 B"):
             read(tmp_path / "x.npz")
     monkeypatch.setenv("KERASSPLIT_MAX_UNPACKED", "1 KiB")
     np.testing.assert_array_equal(floats.predict(tmp_path / "x.npz"), floats.predict(array))
@@ -243,9 +243,9 @@ def test_archives_that_are_not_what_they_say(floats, tmp_path):
     cases = {
         "more.npz": (
             header.replace(b"(6, 4), }  ", b"(600, 4), }") + array[128:],
-            "takes 9600 bytes, and 96 are there",
+            "takes 9600 bytes, but there are 96",
         ),
-        "fewer.npz": (array + bytes(5000), "takes 96 bytes, and 5096 are there"),
+        "fewer.npz": (array + bytes(5000), "takes 96 bytes, but there are 5096"),
     }
     for name, (content, _) in cases.items():
         packed(tmp_path / name, content)
@@ -269,12 +269,12 @@ def test_archives_that_are_not_what_they_say(floats, tmp_path):
         archive.writestr("x.npy", array)
         archive.writestr("x.npy", stored(np.zeros((6, 4), "float32")))
     messages = {name: message for name, (_, message) in cases.items()} | {
-        "bz2.npz": "it is packed in a way that NumPy never packs",
-        "lzma.npz": "it is packed in a way that NumPy never packs",
+        "bz2.npz": "it uses a compression method that NumPy never uses",
+        "lzma.npz": "it uses a compression method that NumPy never uses",
         "locked.npz": "encrypted",
         "flipped.npz": "Bad CRC-32",
-        "lying.npz": "takes 96 bytes, and 9600 are there",
-        "twice.npz": "holds two arrays of one name",
+        "lying.npz": "takes 96 bytes, but there are 9600",
+        "twice.npz": "contains two arrays with the same name",
     }
     for name, message in messages.items():
         for read in (lambda path: floats.predict(path), lambda path: load_input(path, floats.model)):

@@ -63,7 +63,9 @@ class TestLinks:
         try:
             split.predict(rows, output=tmp_path / "out.npy", **{option: True})
         except ks.SplitError as error:
-            message = "is a link, and none is followed" if link is os.symlink else "the same file has another name"
+            message = (
+                "is a link, and links are not followed" if link is os.symlink else "the same file has another name"
+            )
             assert message in str(error)
             assert not (tmp_path / "out.npy").exists()
         else:
@@ -76,7 +78,9 @@ class TestLinks:
         link = tmp_path / "out.npy.unfinished"
         link.symlink_to(tmp_path / "elsewhere")
         for options in ({}, {"resume": True}, {"overwrite": True}):
-            with pytest.raises(ks.SplitError, match="unfinished' is a link, and none is followed .* Remove it, or"):
+            with pytest.raises(
+                ks.SplitError, match="unfinished' is a link, and links are not followed .* Remove it, or"
+            ):
                 split.predict(rows, output=tmp_path / "out.npy", **options)
         assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["out.npy"]
         assert (tmp_path / "elsewhere" / "out.npy").read_bytes() == b"precious"
@@ -184,7 +188,9 @@ class TestSameFile:
         before = rows.read_bytes()
         for output in self.kinds(rows, tmp_path):
             for options in ({}, {"overwrite": True}, {"resume": True}):
-                with pytest.raises(ks.SplitError, match="is read here.*: writing it would destroy it. Name another pl"):
+                with pytest.raises(
+                    ks.SplitError, match="is also an input here.*: writing it would destroy it. Name an"
+                ):
                     split.predict(rows, output=output, **options)
         split.save(tmp_path / "stages")
         code, text = command("run", tmp_path / "stages", "--input", rows, "-o", tmp_path / "hard.npy", "--overwrite")
@@ -193,14 +199,14 @@ class TestSameFile:
         assert not list(tmp_path.glob("*.unfinished"))
 
     def test_nor_an_array_that_is_mapped_from_a_file(self, split, rows):
-        with pytest.raises(ks.SplitError, match="rows.npy' is read here: writing it would destroy it"):
+        with pytest.raises(ks.SplitError, match="rows.npy' is also an input here: writing it would destroy it"):
             split.predict(np.load(rows, mmap_mode="r")[2:], output=rows, overwrite=True)
 
     def test_nor_a_npz_that_is_one_of_several_outputs(self, small, tmp_path):
         split = ks.split(small, ["block1_out", "pool"])
         np.savez(tmp_path / "in.npz", image=np.ones((2, 8, 8, 3), "float32"), extra=np.ones((2, 4), "float32"))
         os.link(tmp_path / "in.npz", tmp_path / "out.score.npy")
-        with pytest.raises(ks.SplitError, match="out.score.npy' is read here, as '.*in.npz'"):
+        with pytest.raises(ks.SplitError, match="out.score.npy' is also an input here, as '.*in.npz'"):
             split.predict(tmp_path / "in.npz", output=tmp_path / "out.npy", overwrite=True)
 
     def test_nor_an_image_and_an_output_beside_the_images_is_none(self, on_images, tmp_path):
@@ -208,7 +214,7 @@ class TestSameFile:
         photos.mkdir()
         Image.new("RGB", (8, 8)).save(photos / "a.png")
         os.link(photos / "a.png", tmp_path / "out.npy")
-        with pytest.raises(ks.SplitError, match="out.npy' is read here, as '.*a.png'"):
+        with pytest.raises(ks.SplitError, match="out.npy' is also an input here, as '.*a.png'"):
             on_images.predict(photos, output=tmp_path / "out.npy", overwrite=True, preprocess="none")
         before = (photos / "a.png").read_bytes()
         result = on_images.predict(photos, output=photos / "out.npy", preprocess="none")

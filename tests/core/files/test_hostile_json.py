@@ -101,9 +101,9 @@ def test_profiles_are_read_or_refused(file, content):
 HOSTILE = {
     "huge whole number": ('"batch_size": 1', f'"batch_size": {10**400}', "a number has 401 digits"),
     "longer than Python reads": ('"batch_size": 1', f'"batch_size": {"9" * 5000}', "a number has 5000 digits"),
-    "no number": ('"batch_size": 1', '"batch_size": NaN', "NaN is no number of JSON"),
-    "infinite": ('"batch_size": 1', '"batch_size": 1e999', "1e999 is no number of JSON, or too large"),
-    "twice": ('"batch_size": 1', '"batch_size": 1, "batch_size": 2', "it has a field twice"),
+    "no number": ('"batch_size": 1', '"batch_size": NaN', "NaN is not a JSON number"),
+    "infinite": ('"batch_size": 1', '"batch_size": 1e999', "1e999 is not a JSON number, or is too large"),
+    "twice": ('"batch_size": 1', '"batch_size": 1, "batch_size": 2', "it repeats a field"),
     "deep": ('"batch_size": 1', f'"batch_size": {"[" * 9999}{"]" * 9999}', "it is nested too deeply"),
     "deeper than is read": ('"batch_size": 1', f'"batch_size": {"[" * 200}{"]" * 200}', "it is nested too deeply"),
     "text": ('"batch_size": 1', '"batch_size": "1"', "batch_size is '1'"),

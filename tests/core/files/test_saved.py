@@ -54,7 +54,7 @@ def test_a_file_of_something_else_is_refused(records, kind, tmp_path):
     with pytest.raises(ks.SplitError, match=f"holds no {kind}. Expected a file that `{name}.save` wrote; here, there"):
         type(record).load(file)
     file.write_text(json.dumps({"format_version": 2}))
-    with pytest.raises(ks.SplitError, match=rf"holds an? {kind} of format 2, and this kerassplit reads 1\."):
+    with pytest.raises(ks.SplitError, match=rf"holds an? {kind} of format 2, but this kerassplit reads 1\."):
         type(record).load(file)
     with pytest.raises(ks.SplitError, match="nothing.json' cannot be read: No such file"):
         type(record).load(tmp_path / "nothing.json")

@@ -57,8 +57,8 @@ def test_no_number_becomes_infinite(data, shape, dtype):
         ([-1], "uint8", "-1 does not fit in: whole numbers from 0 to 255 do."),
         ([2], "bool", "2 does not fit in: 0, 1 and booleans do."),
         ([1e300], "float32", "1e.300 does not fit in: numbers up to 3.403e.38 do."),
-        (["a"], "int32", "'ids' takes int32, and these values are of type <U1."),
-        ([1], "string", "'ids' takes string, and these values are of type int64."),
+        (["a"], "int32", "'ids' takes int32, but these values are of type <U1."),
+        ([1], "string", "'ids' takes string, but these values are of type int64."),
         ([2**63], "int64", "9223372036854775808 does not fit"),
     ],
 )

@@ -119,8 +119,8 @@ def test_without_a_file_it_saves_them_and_says_that_they_were_not_compared(files
     data = json.loads(result.stdout)
     assert (result.exit_code, data["receipt"], data["directory"]) == (0, None, str(tmp_path / "out"))
     assert data["verdict"].startswith(
-        "The stages were not compared with 'reader': 'text' takes strings, and random input has none. Compare them on "
-        "some, with --input FILE here"
+        "The stages were not compared with 'reader': 'text' takes strings, and random input has none. Provide some "
+        "with --input FILE, here"
     )
     assert same_bits(ks.load(tmp_path / "out")(TEXTS), keras.saving.load_model(files / "reader.keras")(TEXTS))
 
@@ -270,7 +270,7 @@ def test_a_file_of_objects_is_refused_with_a_way_out_that_works(reader, files, t
             told = run(*command).stderr
             assert (
                 f"'{tmp_path / name}' cannot be read as NumPy arrays: it holds Python objects, which are never "
-                "unpickled. Save the array under a type of NumPy's own: strings with `array.astype(str)`, numbers with "
+                "unpickled. Save the array with a NumPy dtype: strings with `array.astype(str)`, numbers with "
                 "`array.astype('float32')`."
             ) in told
     np.save(tmp_path / "texts.npy", objects.astype(str))

@@ -651,7 +651,7 @@ def test_a_plan_is_kept_on_disk(resnet, costs, tmp_path):
         with pytest.raises(ks.SplitError, match="holds no plan. Expected a file that `Plan.save` wrote"):
             ks.Plan.load(file)
     file.write_text('{"format_version": 99}')
-    with pytest.raises(ks.SplitError, match="holds a plan of format 99, and this kerassplit reads 1"):
+    with pytest.raises(ks.SplitError, match="holds a plan of format 99, but this kerassplit reads 1"):
         ks.Plan.load(file)
 
 

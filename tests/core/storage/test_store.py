@@ -124,7 +124,7 @@ def test_what_is_no_split_is_refused(tmp_path, chain):
     manifest = json.loads(path.read_text())
     for text, message in [
         ("{", "cannot be read"),
-        ("[]", "is no manifest of Split.save: it has no format_version"),
+        ("[]", "is not a manifest of Split.save: it has no format_version"),
         (json.dumps({**manifest, "format_version": 99}), "has format version 99; .* Install a newer kerassplit"),
         (json.dumps({"format_version": 1, "model": "m"}), "there is no 'inputs'. Save the split again"),
         (json.dumps({**manifest, "model": "other"}), "is damaged or was changed: its checksum differs"),
@@ -185,7 +185,7 @@ def test_a_save_that_fails_leaves_nothing_or_the_old_folder(tmp_path, chain):
     assert list(tmp_path.iterdir()) == []
     chain.save(tmp_path / "old")
     before = content(tmp_path / "old")
-    with pytest.raises(ks.StoreError, match="What was there is as it was"):
+    with pytest.raises(ks.StoreError, match="Existing files are unchanged"):
         broken.save(tmp_path / "old", overwrite=True)
     assert content(tmp_path / "old") == before
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
@@ -196,7 +196,7 @@ def test_a_file_that_carries_code_is_not_run(tmp_path):
     y = keras.layers.Lambda(lambda t: t * 2, name="double")(keras.layers.Dense(4, name="a")(x))
     split = ks.split(keras.Model(x, y), "a")
     split.save(tmp_path / "out")
-    with pytest.raises(ks.StoreError, match="stage_1.keras brings code of its own .* pass safe_mode=False"):
+    with pytest.raises(ks.StoreError, match="stage_1.keras contains code .* pass safe_mode=False"):
         ks.load(tmp_path / "out")
     data = np.ones((1, 4), "float32")
     assert same_bits(ks.load(tmp_path / "out", safe_mode=False)(data), split(data))
@@ -226,25 +226,34 @@ def test_weights_that_stages_share_are_told_of_and_tied_again_when_loaded(tmp_pa
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (lambda manifest: manifest["stages"][0]["outputs"][0].update(tensor="other"), "takes 'a', and no stage before"),
-        (lambda manifest: manifest["stages"][1]["inputs"][0].update(tensor="zzz"), "takes 'zzz', and no stage before"),
-        (lambda manifest: manifest["stages"].reverse(), "takes 'c', and no stage before it makes that"),
+        (
+            lambda manifest: manifest["stages"][0]["outputs"][0].update(tensor="other"),
+            "needs 'a', which no stage before",
+        ),
+        (
+            lambda manifest: manifest["stages"][1]["inputs"][0].update(tensor="zzz"),
+            "needs 'zzz', which no stage before",
+        ),
+        (lambda manifest: manifest["stages"].reverse(), "needs 'c', which no stage before it computes"),
         (lambda manifest: manifest["stages"].clear(), "it has no stages"),
         (lambda manifest: manifest.update(stages={}), "stages is {}"),
         (lambda manifest: manifest.update(stages=["abc"]), r"stages\[0\] is 'abc'"),
         (lambda manifest: manifest.update(inputs=None), "'inputs' does not name tensors"),
         (lambda manifest: manifest.update(inputs={"module": "keras.layers", "n": 1}), "'inputs' does not name tensors"),
-        (lambda manifest: manifest.update(outputs="nope"), "no stage makes the output 'nope'"),
+        (lambda manifest: manifest.update(outputs="nope"), "no stage computes the output 'nope'"),
         (lambda manifest: manifest.update(model=3), "model is 3"),
         (lambda manifest: manifest["stages"][0].update(name=3), r"stages\[0\].name is 3"),
-        (lambda manifest: manifest["stages"][0].update(name="../evil"), "'../evil' cannot name a stage"),
-        (lambda manifest: manifest["stages"][0].update(name="stage_1"), "'stage_1' cannot name a stage, or names two"),
+        (lambda manifest: manifest["stages"][0].update(name="../evil"), "'../evil' is not a valid stage name"),
+        (
+            lambda manifest: manifest["stages"][0].update(name="stage_1"),
+            "'stage_1' is not a valid stage name, or names two",
+        ),
         (lambda manifest: manifest["stages"][0].pop("sha256"), r"there is no 'sha256' in stages\[0\]"),
         (lambda manifest: manifest["stages"][0].update(inputs=[{}]), r"there is no 'tensor' in stages.0..inputs.0."),
-        (lambda manifest: manifest["stages"][0]["inputs"][0].update(shape=[None, 9]), "are not those that"),
+        (lambda manifest: manifest["stages"][0]["inputs"][0].update(shape=[None, 9]), "differ from those described"),
         (
             lambda manifest: manifest["stages"][0]["outputs"].append(dict(manifest["stages"][0]["outputs"][0])),
-            "not those",
+            "differ from those",
         ),
         (
             lambda manifest: manifest.update(format_version=True),
@@ -383,9 +392,11 @@ def test_a_split_whose_manifest_would_be_too_large_to_load_is_not_saved(tmp_path
     loaded = ks.load(tmp_path / "out")
     before = content(tmp_path)
     loaded.unknown[""] = {"notes": "x" * 9_000_000}
-    with pytest.raises(ks.StoreError, match="cannot be saved: its kerassplit.json would have 9,0.*, and 8,388,608 is"):
+    with pytest.raises(
+        ks.StoreError, match="cannot be saved: its kerassplit.json would have 9,0.*, and the limit is 8,388,608"
+    ):
         loaded.save(tmp_path / "out", overwrite=True)
-    with pytest.raises(ks.StoreError, match="8,388,608 is the most. Cut in fewer places"):
+    with pytest.raises(ks.StoreError, match="the limit is 8,388,608. Cut in fewer places"):
         loaded.save(tmp_path / "new")
     assert content(tmp_path) == before
 

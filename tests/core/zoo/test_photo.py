@@ -198,7 +198,7 @@ class TestSixteenBits:
 @pytest.mark.parametrize("array", [np.linspace(0, 1, 64, dtype="f4"), np.arange(64, dtype="i4"), np.arange(64) * 2**20])
 def test_what_has_no_clear_meaning_is_refused_with_a_way_out(array, tmp_path):
     Image.fromarray(array.astype("f4" if array.dtype == "f4" else "i4").reshape(8, 8)).save(tmp_path / "a.tif")
-    message = "a.tif' cannot be read as an image: its pixels are (floats|whole numbers of 32 bits).* save them as .npy"
+    message = "a.tif' cannot be read as an image: its pixels are (floats|32-bit or signed integers).* save them as .npy"
     with pytest.raises(ks.SplitError, match=message):
         load_input(tmp_path / "a.tif", taking(8, 8, 3))
     np.save(tmp_path / "a.npy", np.zeros((8, 8, 3), "float32"))
@@ -259,7 +259,7 @@ def test_formats_are_those_of_the_suffixes():
 def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.new("1", (4000, 4000)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000_000)
-    with pytest.raises(ks.SplitError, match="To read larger ones, set PIL.Image.MAX_IMAGE_PIXELS"):
+    with pytest.raises(ks.SplitError, match="To read larger images, set PIL.Image.MAX_IMAGE_PIXELS"):
         pixels(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000_000)
     assert pixels(tmp_path / "a.png").shape in ((20, 30, 3), (3, 20, 30))

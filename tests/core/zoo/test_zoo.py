@@ -134,7 +134,7 @@ class TestInputShape:
 
     def test_a_file_has_its_own(self, tiny, tmp_path):
         tiny.save(tmp_path / "tiny.keras")
-        with pytest.raises(SplitError, match="can be given for an architecture only"):
+        with pytest.raises(SplitError, match="can be given only for an architecture"):
             load_model(tmp_path / "tiny.keras", input_shape=(8, 8, 3))
 
 
@@ -206,7 +206,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("bad.keras", "damaged or no Keras model: a .keras file is a zip archive"),
+            ("bad.keras", "damaged or not a Keras model: a .keras file is a zip archive"),
             ("bad.h5", "cannot be opened as a Keras model"),
             ("bad.onnx", "its name must end in '.keras', '.h5' or '.hdf5'"),
         ],
@@ -217,14 +217,14 @@ class TestFiles:
             load_model(tmp_path / name)
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(SplitError, match="is a folder, and a model is a file"):
+        with pytest.raises(SplitError, match="is a folder; a model is a file"):
             load_model(tmp_path)
 
     def test_code_in_a_file_runs_only_when_asked_for(self, tmp_path):
         x = keras.Input((2,))
         path = tmp_path / "code.keras"
         keras.Model(x, keras.layers.Lambda(lambda t: t * 2, name="code")(x)).save(path)
-        with pytest.raises(SplitError, match=r"brings code of its own .* pass unsafe=True \(--unsafe\)") as caught:
+        with pytest.raises(SplitError, match=r"contains code .* pass unsafe=True \(--unsafe\)") as caught:
             load_model(path)
         assert caught.value.__cause__ is not None
         model = load_model(path, unsafe=True)
@@ -236,10 +236,10 @@ class TestFiles:
         tiny.save(tmp_path / "model.keras")
         told = CliRunner().invoke(main, ["points", str(path)]).stderr
         assert told.endswith(
-            "\nIt holds weights alone. Name the model that they belong to, a file or an architecture, and give them by "
+            "\nIt contains only weights. Name the model they belong to, a file or an architecture, and pass them with "
             f"--weights {path}.\n"
         )
-        with pytest.raises(SplitError, match=re.escape(f"give them by weights='{path}' (--weights {path}).")):
+        with pytest.raises(SplitError, match=re.escape(f"pass them with weights='{path}' (--weights {path}).")):
             load_model(path)
         option = ["--weights", str(path)]
         assert CliRunner().invoke(main, ["points", str(tmp_path / "model.keras"), *option]).exit_code == 0
@@ -255,7 +255,7 @@ class TestFiles:
 
     def test_weights_that_do_not_fit(self, tiny, tmp_path):
         tiny.save_weights(tmp_path / "tiny.weights.h5")
-        with pytest.raises(SplitError, match="holds no weights for 'mobilenetv2"):
+        with pytest.raises(SplitError, match="contains no weights for 'mobilenetv2"):
             load_model("MobileNetV2", weights=tmp_path / "tiny.weights.h5", input_shape=(32, 32, 3))
 
     def test_weights_that_are_not_there(self):
@@ -394,7 +394,7 @@ class TestInput:
             tiny,
             r"holds an array of shape \(2, 5, 5, 3\); 'image' of 'tiny' takes 8×6×3 for each row, \(None, 8, 6, 3\)",
         )
-        refused("x.npy", small, "holds one array, and the model takes 2: 'image' and 'extra'")
+        refused("x.npy", small, "contains one array, but the model takes 2: 'image' and 'extra'")
         np.save(tmp_path / "words.npy", np.full((1, 8, 6, 3), "word"))
         refused("words.npy", tiny, "holds values of type <U4; 'image' takes float32")
         np.savez(tmp_path / "x.npz", image=np.zeros((2, 8, 8, 3)))

@@ -1,9 +1,9 @@
-"""Names the formats stages can be exported to, and the packages each needs.
+"""Lists the formats to which stages can be exported, and the packages each needs.
 
 In reading order:
 
 - `naming`: names of inputs and outputs in exported files.
-- `savedmodel`: TensorFlow SavedModels, from which the others are made.
+- `savedmodel`: TensorFlow SavedModels, from which the others are converted.
 - `onnx`: ONNX.
 - `litert`: LiteRT (TensorFlow Lite).
 - `openvino`: OpenVINO.
@@ -20,15 +20,15 @@ from kerassplit.text import listed
 
 @dataclass(frozen=True)
 class Format:
-    """One format. The module of this package that bears its name writes and runs stages.
+    """An export format. The module of the same name in this package writes and runs its stages.
 
     Attributes:
-        name: As users write it.
-        title: As its makers write it.
-        suffix: Of a stage's file; empty where a stage is a folder.
-        extra: What brings the packages: `pip install "kerassplit[extra]"`.
-        to_write: The packages that exporting needs, by the names under which they are imported.
-        to_run: Those that running exported stages needs; the last one is the runtime itself.
+        name: Its name in the API.
+        title: Its official spelling.
+        suffix: Suffix of a stage's file; empty if a stage is a folder.
+        extra: The extra that installs the packages: `pip install "kerassplit[extra]"`.
+        to_write: Packages needed for exporting, by import name.
+        to_run: Packages needed for running exported stages; the last one is the runtime itself.
     """
 
     name: str
@@ -53,14 +53,14 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 
 _NAMES_IN_KERAS = {"tf_saved_model": "savedmodel"}
-"""What `keras.Model.export` calls formats, where that differs."""
+"""Names of formats in `keras.Model.export`, where they differ."""
 
 
 def find_format(name: object) -> Format:
-    """The format of this name, or of what `keras.Model.export` calls it.
+    """Returns the format of this name, which may also be the one used by `keras.Model.export`.
 
     Raises:
-        SplitError: There is none.
+        SplitError: There is no such format.
     """
     found = FORMATS.get(_NAMES_IN_KERAS.get(name, name)) if isinstance(name, str) else None
     if found is None:
@@ -70,10 +70,10 @@ def find_format(name: object) -> Format:
 
 
 def check_packages(form: Format, *, write: bool, run: bool) -> None:
-    """Makes sure that what a format needs is installed; nothing is imported.
+    """Checks that the packages of a format are installed; imports nothing.
 
     Raises:
-        SplitError: Something is missing. The message names it, and the extra that brings it.
+        SplitError: A package is missing. The message names it, and the extra that installs it.
     """
     missing = {name: None for name in (*(form.to_write * write), *(form.to_run * run)) if not _is_installed(name)}
     if not missing:
@@ -82,15 +82,15 @@ def check_packages(form: Format, *, write: bool, run: bool) -> None:
     what = "Exporting as" if write else "Running stages exported as"
     hint = ""
     if write and not any(name in missing for name in form.to_write):
-        hint = " Only the comparison needs it: verify=False goes without."
+        hint = " Only verification needs it: verify=False works without it."
     raise SplitError(
         f"{what} {form.title} needs {names}, which {'are' if len(missing) > 1 else 'is'} not installed. "
-        f'`pip install "kerassplit[{form.extra}]"` brings all that it needs.{hint}'
+        f'Install everything with `pip install "kerassplit[{form.extra}]"`.{hint}'
     )
 
 
 def distribution(package: str) -> str:
-    """The name under which a package is installed."""
+    """Returns the name under which a package is installed."""
     return package.replace("_", "-")
 
 

@@ -1,4 +1,4 @@
-"""Stages as LiteRT (TensorFlow Lite) files, run by their signature: the order of inputs and outputs can be any."""
+"""Stages as LiteRT (TensorFlow Lite) files, run by signature, since inputs and outputs may be in any order."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from kerassplit.text import listed
 
 
 def convert(saved_model: Path, target: Path) -> None:
-    """Makes a LiteRT file of a SavedModel, with LiteRT's own operations only: no runtime brings TensorFlow's."""
+    """Converts a SavedModel to LiteRT, using only LiteRT's own operations: no runtime includes TensorFlow's."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=[SIGNATURE])
@@ -24,15 +24,15 @@ def convert(saved_model: Path, target: Path) -> None:
 
 
 def _reason(message: str) -> str | None:
-    """Picks the reason out of a message, with which the converter prints the whole graph; `None` if there is none."""
+    """Extracts the reason from the converter's message, which prints the whole graph; `None` if not found."""
     errors = re.findall(r'error: loc\([^\n]*?fused\["(\w+):", "([^"@]+)[^\n]*\): (.+)', message)
     if not errors:
         return None
     name, place, text = errors[0]
     if name.startswith("TensorList"):
         return (
-            f"it has no loop over time for an open number of samples, as in '{place}'. A recurrent layer made with "
-            "unroll=True has no loop"
+            f"it cannot loop over time steps when the batch size is unknown, as in '{place}'. Create recurrent layers "
+            "with unroll=True, which has no loop"
         )
     missing = dict.fromkeys(name for name, _, text in errors if "neither a custom op nor a flex op" in text)
     if missing:
@@ -41,11 +41,11 @@ def _reason(message: str) -> str | None:
 
 
 def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """A function that runs an exported stage: arrays by name in, arrays by name out."""
+    """Returns a function that runs an exported stage: arrays by name in, arrays by name out."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path))
-    runner = interpreter.get_signature_runner(SIGNATURE)  # makes room for as many samples as it is given
+    runner = interpreter.get_signature_runner(SIGNATURE)  # allocates for the batch size of its input
 
     def run(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.array(value) for name, value in runner(**tensors).items()}

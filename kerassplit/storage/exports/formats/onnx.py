@@ -11,16 +11,16 @@ from kerassplit.storage.exports.formats.savedmodel import SIGNATURE, input_infos
 from kerassplit.text import listed
 
 OPSET = 18
-"""The newest that tf2onnx writes; ONNX Runtime 1.14 (2023) and later read it."""
+"""The newest opset that tf2onnx writes; ONNX Runtime 1.14 (2023) and later read it."""
 
 
 def convert(saved_model: Path, target: Path) -> None:
-    """Makes an ONNX file of a SavedModel."""
+    """Converts a SavedModel to ONNX."""
     import onnx
     import tensorflow as tf
     import tf2onnx
 
-    loaded = tf.saved_model.load(str(saved_model))  # to be kept: the signature does not keep its variables
+    loaded = tf.saved_model.load(str(saved_model))  # keep a reference: the signature does not keep its variables alive
     signature = loaded.signatures[SIGNATURE]
     specs = [
         tf.TensorSpec(tf.TensorShape(taken.tensor_shape), tf.as_dtype(taken.dtype), name)
@@ -31,7 +31,7 @@ def convert(saved_model: Path, target: Path) -> None:
         return signature(**{str(spec.name): value for spec, value in zip(specs, values, strict=True)})
 
     # tf2onnx copies the model once for each of two dozen optimizations, in objects that only the garbage collector
-    # takes away. It runs too seldom for few objects as large as these: 7.5 GB for ResNet50, and so 3.7.
+    # frees. It runs too rarely for so few, large objects: ResNet50 took 7.5 GB, and takes 3.7 GB this way.
     gc.collect()
     gc.freeze()
     gc.collect()
@@ -40,7 +40,7 @@ def convert(saved_model: Path, target: Path) -> None:
     handlers = {"Erfc": (_write_erfc, [])}
     made, _ = tf2onnx.convert.from_function(function, specs, opset=OPSET, custom_op_handlers=handlers)
     unknown = sorted(set(_unknown_to_onnx(made.graph)))
-    if unknown:  # tf2onnx leaves them in the file, which nothing can run
+    if unknown:  # tf2onnx leaves them in the file, which then cannot be run
         raise NotImplementedError(f"tf2onnx cannot write TensorFlow's {listed(unknown)} in ONNX")
     for taken in made.graph.input:
         if taken.type.tensor_type.shape.dim and not taken.type.tensor_type.shape.dim[0].HasField("dim_value"):
@@ -49,7 +49,7 @@ def convert(saved_model: Path, target: Path) -> None:
 
 
 def _write_erfc(graph: Any, node: Any, _name: str, _arguments: Any) -> None:
-    """`erfc(x)`, of which TensorFlow makes GELU since 2.19, as `1 - erf(x)`: tf2onnx 1.17 does not know it."""
+    """Writes `erfc(x)`, which TensorFlow uses for GELU since 2.19, as `1 - erf(x)`: tf2onnx 1.17 lacks it."""
     import onnx
 
     (output,), (taken,) = node.output, node.input
@@ -74,7 +74,7 @@ def _unknown_to_onnx(graph: Any) -> Iterator[str]:
 
 
 def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """A function that runs an exported stage: arrays by name in, arrays by name out."""
+    """Returns a function that runs an exported stage: arrays by name in, arrays by name out."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -7,16 +7,16 @@ import numpy as np
 
 
 def convert(saved_model: Path, target: Path) -> None:
-    """Makes OpenVINO files of a SavedModel. By default OpenVINO would write the weights as float16."""
+    """Converts a SavedModel to OpenVINO, with full-precision weights (the default would be float16)."""
     import openvino
 
     openvino.save_model(openvino.convert_model(str(saved_model)), str(target), compress_to_fp16=False)
 
 
 def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """A function that runs an exported stage: arrays by name in, arrays by name out.
+    """Returns a function that runs an exported stage: arrays by name in, arrays by name out.
 
-    In float32: on some processors OpenVINO would take bfloat16.
+    It computes in float32: on some processors OpenVINO would choose bfloat16.
     """
     import openvino
 

@@ -15,9 +15,9 @@ SIGNATURE = "serving_default"
 
 
 def trace(model: "keras.Model", inputs: Sequence[str], outputs: Sequence[str], folder: Path) -> None:
-    """Writes a Keras model, which runs on TensorFlow, as a SavedModel.
+    """Writes a Keras model as a SavedModel; Keras must run on TensorFlow.
 
-    Keras's own `model.export` lets TensorFlow track the model and its variables, and every variable is written twice;
+    With Keras's own `model.export`, TensorFlow tracks the model and its variables, and writes every variable twice;
     here it tracks only what the traced function uses.
 
     Args:
@@ -33,7 +33,7 @@ def trace(model: "keras.Model", inputs: Sequence[str], outputs: Sequence[str], f
 
     def compute(*values: Any) -> dict[str, Any]:
         made = model(keras.tree.pack_sequence_as(model.input, list(values)), training=False)
-        # `identity`, because an output may be an input, or another output.
+        # `identity`, because an output may also be an input or another output.
         return {name: tf.identity(_dense(value)) for name, value in zip(outputs, keras.tree.flatten(made), strict=True)}
 
     specs = [
@@ -47,7 +47,7 @@ def trace(model: "keras.Model", inputs: Sequence[str], outputs: Sequence[str], f
 
 
 def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
-    """A function that runs an exported stage: arrays by name in, arrays by name out."""
+    """Returns a function that runs an exported stage: arrays by name in, arrays by name out."""
     import tensorflow as tf
 
     with _quiet_about_names():
@@ -63,8 +63,8 @@ def opened(path: Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndar
 def input_infos(path: Path) -> Mapping[str, Any]:
     """Reads the inputs from the file, by name, as `TensorInfo` messages.
 
-    A signature that was loaded does not tell: TensorFlow makes names of Python parameters of some, and writes others
-    in small letters.
+    A loaded signature does not report them reliably: TensorFlow turns some names into Python parameters and lowercases
+    others.
     """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # pyright: ignore[reportMissingModuleSource]
 
@@ -75,7 +75,7 @@ def input_infos(path: Path) -> Mapping[str, Any]:
 
 @contextlib.contextmanager
 def _quiet_about_names() -> Iterator[None]:
-    """TensorFlow warns that `a.b` is no name of a Python parameter; in the file the input is called so all the same."""
+    """Silences the warning that `a.b` is not a valid Python parameter: the file keeps the input's name anyway."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "is not a valid tf.function parameter name" not in record.getMessage()
@@ -95,7 +95,7 @@ def _dense(value: Any) -> Any:
 
 
 def _tables(model: "keras.Model") -> Iterator[Any]:
-    """The lookup tables of layers that read strings: no variables, and TensorFlow wants to be told of them."""
+    """Yields the lookup tables of layers that read strings: TensorFlow must track them, and they are not variables."""
     import keras
     import tensorflow as tf
 
