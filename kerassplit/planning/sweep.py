@@ -82,5 +82,6 @@ class Sweep(SweepData, Shown, Saved):
         return sweep_tables(self)
 
     def __repr__(self) -> str:
-        counts = f"{len(self.ranges)} ranges of bandwidth, {len(self.front)} plans on the front"
+        ranges, plans = len(self.ranges), len(self.front)
+        counts = f"{ranges} range{'s' * (ranges != 1)} of bandwidth, {plans} plan{'s' * (plans != 1)} on the front"
         return printable(f"<Sweep of {self.model}: {counts}>")

@@ -16,7 +16,7 @@ def test_every_block_runs_in_order_in_one_folder_as_a_reader_runs_it(tmp_path, m
     assert names["split"].verify(names["images"]).identical
     assert names["classifier"].input.name == "conv4_block6_out"
     assert names["head"].output.shape == (None, 14, 14, 1024)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "split.svg", "stages"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kerassplit-demo", "out", "split.svg", "stages"]
     assert (tmp_path / "stages" / "kerassplit.json").is_file()
 
 
