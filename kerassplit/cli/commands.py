@@ -109,7 +109,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
 @command
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
     """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
-    options.check(model, [name])
+    options.check(model, tensors=[name], globs=False)
     built = options.load(model, structure_only=True)
     explanation = ks.explain(built, name)
     show(Text(str(explanation)))
@@ -165,8 +165,7 @@ def split(
         raise SplitError("--max-crossing applies only when cuts are chosen automatically: use it with --stages.")
     if stages is None and input_file is not None and open_sides is not None:
         raise SplitError("--open-sides applies only to --stages and to random input. Leave it out with --input.")
-    if names and at and not any(set("*?[") & set(one) for one in at):
-        stage_names(names, len(at) + 1)
+    _check_stage_names(names, at)
     options.check(model, at)
     check_input(input_file)
     if check_target(directory, overwrite):
@@ -305,6 +304,7 @@ def plot(
         start_keras()
         drawn = ks.load(model, safe_mode=not options.unsafe)
     else:
+        _check_stage_names(names, at)
         options.check(model, at)
         drawn = options.load(model, structure_only=True)
         if at:
@@ -335,6 +335,12 @@ def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
     from kerassplit.cli.demo import run_demo
 
     return run_demo(directory, show, overwrite=overwrite)
+
+
+def _check_stage_names(names: list[str] | None, at: tuple[str, ...]) -> None:
+    """Refuses names of stages if there are not as many as the cuts make; globs can stand for any number of cuts."""
+    if names and at and not any(set("*?[") & set(one) for one in at):
+        stage_names(names, len(at) + 1)
 
 
 def _receipt_data(receipt: "ks.Receipt") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kerassplit.cli import completion
 from kerassplit.cli.framework import start_keras, working
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import refuse_same, status_of
-from kerassplit.zoo.layer_names import check_names
+from kerassplit.zoo.layer_names import check_names, check_opened
 from kerassplit.zoo.names import check_model, is_file_name
 
 if TYPE_CHECKING:
@@ -128,11 +128,22 @@ class ModelOptions:
         """Returns the files that `load` reads, which must not be overwritten."""
         return [Path(name) for name in (model, self.weights) if name is not None and is_file_name(name)]
 
-    def check(self, model: str, names: Iterable[str] = ()) -> None:
-        """Refuses what `load`, or cuts at these names, would refuse, as far as can be checked without Keras."""
+    def check(self, model: str, cuts: Iterable[str] = (), tensors: Iterable[str] = (), *, globs: bool = True) -> None:
+        """Refuses what `load`, or the use of these names, would refuse, as far as can be checked without Keras.
+
+        Args:
+            model: A file or an architecture.
+            cuts: Values of `--at`.
+            tensors: Names of single tensors.
+            globs: Whether `tensors` may be globs.
+        """
         check_model(model, self.weights, self.input_shape)
-        if model.endswith(".keras") and not self.open and is_file_name(model):
-            check_names(model, names)
+        if not model.endswith(".keras") or not is_file_name(model):
+            return
+        if self.open:  # adds names that are not in the file
+            check_opened(model, self.open)
+        else:
+            check_names(model, cuts, tensors, globs=globs)
 
     def load(self, model: str, *, structure_only: bool = False) -> "keras.Model":
         """Loads the model; an architecture gets ImageNet weights unless only its structure is needed."""

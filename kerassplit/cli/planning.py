@@ -166,7 +166,7 @@ def plan(
     check_written(written, [profile_file, *devices.files(), *options.files(model)], overwrite=overwrite)
     described, links = devices.read(), devices.read_links()
     measured = None if profile_file is None else ks.Profile.load(profile_file)
-    options.check(model, [*must_cut, *must_not_cut, *(one for one in (first_to, last_from) if one)])
+    options.check(model, [*must_cut, *must_not_cut], [one for one in (first_to, last_from) if one])
     built = options.load(model, structure_only=True)
     found = ks.plan(
         built,
