@@ -19,6 +19,7 @@ from kerassplit.cli.options import (
     ModelOptions,
     allow_crossing_option,
     at_option,
+    check_cuts,
     check_input,
     check_written,
     cut,
@@ -110,7 +111,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
     """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
     options.check(model, tensors=[name], globs=False)
-    built = options.load(model, structure_only=True)
+    built = options.load(model, structure_only=True, check=lambda structure: ks.explain(structure, name))
     explanation = ks.explain(built, name)
     show(Text(str(explanation)))
     return {"model": built.name, **asdict(explanation)}
@@ -172,7 +173,13 @@ def split(
         replaced = [MANIFEST, *(entry["file"] for entry in read_manifest(directory)["stages"])]
         refuse_same([directory / name for name in replaced], [plan_file, input_file, *options.files(model)])
     planned = None if plan_file is None else ks.Plan.load(plan_file)
-    built = options.load(model)
+
+    def check(structure: "keras.Model") -> None:
+        if planned is not None:
+            ks.split(structure, planned, names=names)
+        check_cuts(structure, at, allow_crossing=allow_crossing)
+
+    built = options.load(model, check=None if stages else check)
     from kerassplit.graph.reading import read_graph
     from kerassplit.graph.strings import string_inputs
 
@@ -306,7 +313,11 @@ def plot(
     else:
         _check_stage_names(names, at)
         options.check(model, at)
-        drawn = options.load(model, structure_only=True)
+        drawn = options.load(
+            model,
+            structure_only=True,
+            check=lambda structure: check_cuts(structure, at, allow_crossing=allow_crossing),
+        )
         if at:
             cuts = [cut(one, drawn) for one in at]
             drawn = ks.split(drawn, cuts, allow_crossing=allow_crossing, names=names)
