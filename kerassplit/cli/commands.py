@@ -157,13 +157,7 @@ def split(
 
     A model with string inputs is compared only on FILE: there are no random strings.
     """
-    if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
-        raise SplitError(
-            "Say where to cut in exactly one way: --at NAME (`kerassplit points MODEL` lists the names), --plan FILE "
-            "(`kerassplit plan MODEL -o FILE` writes one), or --stages N."
-        )
-    if stages is None and max_crossing is not None:
-        raise SplitError("--max-crossing applies only when cuts are chosen automatically: use it with --stages.")
+    _check_way_to_cut(at, plan_file, stages, max_crossing)
     if stages is None and input_file is not None and open_sides is not None:
         raise SplitError("--open-sides applies only to --stages and to random input. Leave it out with --input.")
     _check_stage_names(names, at)
@@ -346,6 +340,18 @@ def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
     from kerassplit.cli.demo import run_demo
 
     return run_demo(directory, show, overwrite=overwrite)
+
+
+def _check_way_to_cut(
+    at: tuple[str, ...], plan_file: Path | None, stages: int | None, max_crossing: int | str | None
+) -> None:
+    if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
+        raise SplitError(
+            "Say where to cut in exactly one way: --at NAME (`kerassplit points MODEL` lists the names), --plan FILE "
+            "(`kerassplit plan MODEL -o FILE` writes one), or --stages N."
+        )
+    if stages is None and max_crossing is not None:
+        raise SplitError("--max-crossing applies only when cuts are chosen automatically: use it with --stages.")
 
 
 def _check_stage_names(names: list[str] | None, at: tuple[str, ...]) -> None:

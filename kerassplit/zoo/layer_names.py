@@ -32,7 +32,8 @@ class _Listing:
         calls: At least as many as the model makes, including its Inputs.
         ends: Layers that compute outputs of the model and nothing else.
         named: Every `name` in the config, including those inside wrappers such as `Bidirectional`.
-        is_keras: All layers are Keras's own; others can have layers inside that the config does not list.
+        is_complete: The config lists everything that has a name. Layers from elsewhere than Keras can have others
+            inside, and Keras computes masks in a Sequential model, without listing either.
     """
 
     model: str
@@ -41,7 +42,7 @@ class _Listing:
     calls: int
     ends: frozenset[str]
     named: frozenset[str]
-    is_keras: bool
+    is_complete: bool
 
 
 def layer_names(file: str | Path) -> list[str]:
@@ -130,7 +131,7 @@ def _check_tensor(found: _Listing, name: str, globs: bool) -> None:
     if not close:
         similar = difflib.get_close_matches(plain, last.values(), n=3, cutoff=0.75)
         close = [one for one in found.tensors if last[one] in similar]
-    if close or found.is_keras:
+    if close or found.is_complete:
         raise _unknown(f"Model '{found.model}' has no tensor '{name}'. {hint}", name, close)
 
 
@@ -141,7 +142,7 @@ def _check_glob(found: _Listing, glob: str) -> None:
         return
     nested = [one.rpartition("/") for one in found.tensors if "/" in one]
     matches = list(dict.fromkeys(f"{nest}/{glob}" for nest, _, name in nested if _matching([name], glob)))
-    if matches or (found.is_keras and not _matching(found.named, glob)):
+    if matches or (found.is_complete and not _matching(found.named, glob)):
         raise _unknown(f"No tensor of model '{found.model}' matches '{glob}'. ", glob, matches)
 
 
@@ -162,7 +163,8 @@ def _listing(file: str | Path) -> _Listing | None:
         model = json.loads(text) if len(text) <= _LARGEST else {}
         layers = model["config"]["layers"]
         tensors, values = tuple(_tensors(model)), list(_values(model))
-        modules = [str(one.get("module")).partition(".")[0] for one in values if "class_name" in one]
+        modules = {str(one.get("module")).partition(".")[0] for one in values if "class_name" in one}
+        masks = any(one.get("mask_zero") or one.get("class_name") == "Masking" for one in values)
         return _Listing(
             model["config"].get("name", str(file)),
             tuple(layer["config"]["name"] for layer in layers),
@@ -170,7 +172,7 @@ def _listing(file: str | Path) -> _Listing | None:
             len(tensors) + sum(one.get("class_name") == "InputLayer" for one in values),
             frozenset(_ends(model["config"])),
             frozenset(one["name"] for one in values if isinstance(one.get("name"), str)),
-            all(module in ("keras", "None", "builtins") for module in modules),
+            not masks and modules <= {"keras", "None", "builtins"},
         )
     except Exception:
         return None

@@ -59,6 +59,8 @@ def folder(small, tmp_path_factory) -> Path:
     keras.Sequential([keras.Input((3,)), *(keras.layers.Dense(2, name=one) for one in ("first", "second"))]).save(
         folder / "chain.keras"
     )
+    masking = [keras.layers.Embedding(10, 4, mask_zero=True, name="embedding"), keras.layers.LSTM(3, name="lstm")]
+    keras.Sequential([keras.Input((6,)), *masking]).save(folder / "masked.keras")
     (folder / "exported").mkdir()
     for name in (f"exported/{EXPORT_MANIFEST}", "text.txt", "picture.svg", "y.npy", "damaged.keras"):
         (folder / name).write_text("{}")
@@ -187,6 +189,7 @@ def test_names_that_only_keras_can_judge_are_left_to_it(folder, small):
     assert len(operators) == 2
     legal = [*operators, "x", "tower", "tower@0", "tower@1/deep", "tower/*", "t*", "both:1", "both?1"]
     check_names(folder / "nested.keras", [*legal, "[x]", "tower@*", *inside, "+3"], legal)
+    check_names(folder / "masked.keras", ["not_equal", "no*"])  # made by Keras, not in the config
     check_names(folder / "text.txt", ["anything"])
     check_opened(folder / "nested.keras", ["tower", "t*/deep", "both/forward_*"])
     check_opened(folder / "text.txt", ["anything"])
