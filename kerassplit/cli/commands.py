@@ -19,6 +19,7 @@ from kerassplit.cli.options import (
     ModelOptions,
     allow_crossing_option,
     at_option,
+    check_cuts,
     check_input,
     check_written,
     cut,
@@ -109,8 +110,8 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
 @command
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
     """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
-    options.check(model, [name])
-    built = options.load(model, structure_only=True)
+    options.check(model, tensors=[name], globs=False)
+    built = options.load(model, structure_only=True, check=lambda structure: ks.explain(structure, name))
     explanation = ks.explain(built, name)
     show(Text(str(explanation)))
     return {"model": built.name, **asdict(explanation)}
@@ -156,24 +157,23 @@ def split(
 
     A model with string inputs is compared only on FILE: there are no random strings.
     """
-    if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
-        raise SplitError(
-            "Say where to cut in exactly one way: --at NAME (`kerassplit points MODEL` lists the names), --plan FILE "
-            "(`kerassplit plan MODEL -o FILE` writes one), or --stages N."
-        )
-    if stages is None and max_crossing is not None:
-        raise SplitError("--max-crossing applies only when cuts are chosen automatically: use it with --stages.")
+    _check_way_to_cut(at, plan_file, stages, max_crossing)
     if stages is None and input_file is not None and open_sides is not None:
         raise SplitError("--open-sides applies only to --stages and to random input. Leave it out with --input.")
-    if names and at and not any(set("*?[") & set(one) for one in at):
-        stage_names(names, len(at) + 1)
+    _check_stage_names(names, at)
     options.check(model, at)
     check_input(input_file)
     if check_target(directory, overwrite):
         replaced = [MANIFEST, *(entry["file"] for entry in read_manifest(directory)["stages"])]
         refuse_same([directory / name for name in replaced], [plan_file, input_file, *options.files(model)])
     planned = None if plan_file is None else ks.Plan.load(plan_file)
-    built = options.load(model)
+
+    def check(structure: "keras.Model") -> None:
+        if planned is not None:
+            ks.split(structure, planned, names=names)
+        check_cuts(structure, at, allow_crossing=allow_crossing)
+
+    built = options.load(model, check=None if stages else check)
     from kerassplit.graph.reading import read_graph
     from kerassplit.graph.strings import string_inputs
 
@@ -305,8 +305,13 @@ def plot(
         start_keras()
         drawn = ks.load(model, safe_mode=not options.unsafe)
     else:
+        _check_stage_names(names, at)
         options.check(model, at)
-        drawn = options.load(model, structure_only=True)
+        drawn = options.load(
+            model,
+            structure_only=True,
+            check=lambda structure: check_cuts(structure, at, allow_crossing=allow_crossing),
+        )
         if at:
             cuts = [cut(one, drawn) for one in at]
             drawn = ks.split(drawn, cuts, allow_crossing=allow_crossing, names=names)
@@ -335,6 +340,24 @@ def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
     from kerassplit.cli.demo import run_demo
 
     return run_demo(directory, show, overwrite=overwrite)
+
+
+def _check_way_to_cut(
+    at: tuple[str, ...], plan_file: Path | None, stages: int | None, max_crossing: int | str | None
+) -> None:
+    if [bool(at), plan_file is not None, stages is not None].count(True) != 1:
+        raise SplitError(
+            "Say where to cut in exactly one way: --at NAME (`kerassplit points MODEL` lists the names), --plan FILE "
+            "(`kerassplit plan MODEL -o FILE` writes one), or --stages N."
+        )
+    if stages is None and max_crossing is not None:
+        raise SplitError("--max-crossing applies only when cuts are chosen automatically: use it with --stages.")
+
+
+def _check_stage_names(names: list[str] | None, at: tuple[str, ...]) -> None:
+    """Refuses names of stages if there are not as many as the cuts make; globs can stand for any number of cuts."""
+    if names and at and not any(set("*?[") & set(one) for one in at):
+        stage_names(names, len(at) + 1)
 
 
 def _receipt_data(receipt: "ks.Receipt") -> dict[str, Any]:

@@ -20,14 +20,14 @@ from kerassplit.cli.options import (
     open_sides_option,
 )
 from kerassplit.files.atomic_file import refuse_same
-from kerassplit.storage.exports.formats import FORMATS
+from kerassplit.storage.exports.formats import FORMAT_NAMES
 from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, check_export, files_of
 from kerassplit.storage.manifest import read_manifest
 
 
 @main.command(short_help="Export the stages of a saved split for another runtime.")
 @click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
-@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="Format to write.")
+@click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True, help="Format to write.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Folder for the exported stages.")
 @input_option("a photo for an architecture of keras.applications, random for other models.")
 @exif_option

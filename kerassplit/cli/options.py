@@ -1,5 +1,6 @@
 """Arguments and options used by several commands."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +14,8 @@ from kerassplit.cli import completion
 from kerassplit.cli.framework import start_keras, working
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import refuse_same, status_of
-from kerassplit.zoo.layer_names import check_names
-from kerassplit.zoo.names import check_model, is_file_name
+from kerassplit.zoo.layer_names import check_names, check_opened
+from kerassplit.zoo.names import check_model, is_file_name, may_hold_with_imagenet
 
 if TYPE_CHECKING:
     import keras
@@ -128,33 +129,56 @@ class ModelOptions:
         """Returns the files that `load` reads, which must not be overwritten."""
         return [Path(name) for name in (model, self.weights) if name is not None and is_file_name(name)]
 
-    def check(self, model: str, names: Iterable[str] = ()) -> None:
-        """Refuses what `load`, or cuts at these names, would refuse, as far as can be checked without Keras."""
+    def check(self, model: str, cuts: Iterable[str] = (), tensors: Iterable[str] = (), *, globs: bool = True) -> None:
+        """Refuses what `load`, or the use of these names, would refuse, as far as can be checked without Keras.
+
+        Args:
+            model: A file or an architecture.
+            cuts: Values of `--at`.
+            tensors: Names of single tensors.
+            globs: Whether `tensors` may be globs.
+        """
         check_model(model, self.weights, self.input_shape)
-        if model.endswith(".keras") and not self.open and is_file_name(model):
-            check_names(model, names)
+        if not model.endswith(".keras") or not is_file_name(model):
+            return
+        if self.open:  # adds names that are not in the file
+            check_opened(model, self.open)
+        else:
+            check_names(model, cuts, tensors, globs=globs)
 
-    def load(self, model: str, *, structure_only: bool = False) -> "keras.Model":
-        """Loads the model; an architecture gets ImageNet weights unless only its structure is needed."""
+    def load(
+        self,
+        model: str,
+        *,
+        structure_only: bool = False,
+        check: Callable[["keras.Model"], object] | None = None,
+    ) -> "keras.Model":
+        """Loads the model; an architecture gets ImageNet weights unless only its structure is needed.
+
+        Before an architecture gets weights, which may have to be downloaded, `check` is called with its structure.
+        """
         start_keras()
-        built = self._load(model, structure_only)
-        if not self.open:
-            return built
-        from kerassplit.graph.tracing.trace import trace
-
-        return trace(built, open=self.open)
-
-    def _load(self, model: str, structure_only: bool) -> "keras.Model":
-        from kerassplit.zoo.models import load_model
-
         weights = self.weights
         if weights is None and not structure_only and not is_file_name(model):
             weights = "imagenet"
-        arguments = {"weights": weights, "input_shape": self.input_shape, "seed": self.seed, "unsafe": self.unsafe}
-        if weights == "imagenet":
-            return load_model(model, **arguments)  # Keras shows the download
-        with working(f"Building {model}"):
-            return load_model(model, **arguments)
+        if weights is not None and not is_file_name(model) and (check or self.open):
+            try:
+                structure = self._load(model, None)
+                if check is not None:
+                    check(structure)
+            except SplitError as error:
+                if weights != "imagenet" or not may_hold_with_imagenet(model, error):
+                    raise
+        return self._load(model, weights)
+
+    def _load(self, model: str, weights: str | None) -> "keras.Model":
+        from kerassplit.graph.tracing.trace import trace
+        from kerassplit.zoo.models import load_model
+
+        # Keras shows the download
+        with contextlib.nullcontext() if weights == "imagenet" else working(f"Building {model}"):
+            built = load_model(model, weights=weights, input_shape=self.input_shape, seed=self.seed, unsafe=self.unsafe)
+        return trace(built, open=self.open) if self.open else built
 
 
 class _Shape(click.ParamType):
@@ -218,6 +242,24 @@ def cut(text: str, model: "keras.Model") -> int | str | list[str]:
         return int(text.removeprefix("+"))
     names = _with_commas(graph, text.split(","))
     return names[0] if len(names) == 1 else names
+
+
+def check_cuts(
+    model: "keras.Model", at: Sequence[str], named: Iterable[str] = (), *, allow_crossing: bool = False
+) -> None:
+    """Refuses what `split` would refuse about the values of `--at`, and other names that the model does not know."""
+    from kerassplit.cutting.cuts import resolve_cuts
+    from kerassplit.graph.reading import read_graph
+    from kerassplit.graph.references import resolve_glob
+    from kerassplit.graph.sides import read_sides
+
+    graph = read_graph(model)
+    if at:
+        resolve_cuts(read_sides(graph), [cut(one, model) for one in at], allow_crossing)
+    for name in named:
+        several = cut(name, model)
+        for one in [several] if isinstance(several, str) else several if isinstance(several, list) else []:
+            resolve_glob(graph, one)
 
 
 def _with_commas(graph: "Graph", parts: Sequence[str]) -> list[str]:

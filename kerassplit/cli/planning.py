@@ -15,6 +15,7 @@ from kerassplit.cli.framework import Show, command, working
 from kerassplit.cli.options import (
     PATH,
     ModelOptions,
+    check_cuts,
     check_written,
     cut,
     model_options,
@@ -166,8 +167,11 @@ def plan(
     check_written(written, [profile_file, *devices.files(), *options.files(model)], overwrite=overwrite)
     described, links = devices.read(), devices.read_links()
     measured = None if profile_file is None else ks.Profile.load(profile_file)
-    options.check(model, [*must_cut, *must_not_cut, *(one for one in (first_to, last_from) if one)])
-    built = options.load(model, structure_only=True)
+    options.check(model, [*must_cut, *must_not_cut], [one for one in (first_to, last_from) if one])
+    named = [name for name in (*must_not_cut, first_to, last_from) if name]
+    built = options.load(
+        model, structure_only=True, check=lambda structure: check_cuts(structure, must_cut, named, allow_crossing=True)
+    )
     found = ks.plan(
         built,
         described,

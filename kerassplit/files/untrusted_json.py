@@ -33,7 +33,7 @@ def read_json(folder: Path, name: str, version: int, what: str, writer: str, rem
         name: Name of its file.
         version: Latest version that can be read, from 1 on.
         what: Noun for the contents of such a folder, such as "split".
-        writer: Function that writes such a folder.
+        writer: The function, and perhaps the command, that writes such a folder.
         remedy: A sentence on what to do if it cannot be read.
 
     Raises:
@@ -46,16 +46,15 @@ def read_json(folder: Path, name: str, version: int, what: str, writer: str, rem
         if len(text) > LARGEST:
             raise StoreError(f"{path} has more than {LARGEST:,} bytes, the limit for a manifest. {remedy}", path=path)
         content = parsed(text)
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"'{folder}' holds no {what}: there is no {name} in it. Expected a folder written by {writer}.", path=path
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = "is a file" if folder.is_file() else f"holds no {what}: there is no {name} in it"
+        raise StoreError(f"'{folder}' {found}; expected a folder that {writer} wrote.", path=path) from error
     except StoreError:
         raise
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}. {remedy}", path=path) from error
     if not isinstance(content, dict) or "format_version" not in content:
-        raise StoreError(f"{path} is not a manifest of {writer}: it has no format_version. {remedy}", path=path)
+        raise StoreError(f"{path} is not a manifest: it has no format_version. {remedy}", path=path)
     found = content["format_version"]
     if type(found) is not int or not 1 <= found <= version:
         raise StoreError(

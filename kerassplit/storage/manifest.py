@@ -57,7 +57,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         StoreError: It is missing, unreadable, damaged, of an unknown version, or inconsistent.
     """
     path = folder / MANIFEST
-    manifest = read_json(folder, MANIFEST, FORMAT_VERSION, "split", "Split.save", "Save the split again.")
+    writer = "`Split.save` or `kerassplit split -o`"
+    manifest = read_json(folder, MANIFEST, FORMAT_VERSION, "split", writer, "Save the split again.")
     if not _is_whole(manifest):
         raise StoreError(
             f"{path} is damaged or was changed: its checksum differs. Copy the folder again from an intact one, or "

@@ -1,6 +1,7 @@
 """Distinguishes and checks names of architectures and model files, without Keras, whose import takes seconds."""
 
 import difflib
+import fnmatch
 import importlib.util
 import re
 import zipfile
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from kerassplit.errors import SplitError
+from kerassplit.errors import SplitError, UnknownTensorError
 from kerassplit.files.atomic_file import check_regular, status_of
 from kerassplit.text import listed
 
@@ -45,6 +46,16 @@ def find_architecture(name: str) -> str | None:
     """
     plain = _plain(re.sub(r"_\d\.\d+_\d+$", "", name))  # MobileNet names include width and image size
     return next((one for one in architectures() if _plain(one) == plain), None)
+
+
+def may_hold_with_imagenet(architecture: str, error: SplitError) -> bool:
+    """Returns True if an error about names in an architecture may not arise with ImageNet weights.
+
+    With these, the first EfficientNets have one more layer, `rescaling_1`, so split points have other numbers.
+    """
+    if not (find_architecture(architecture) or "").startswith("EfficientNetB"):
+        return False
+    return not isinstance(error, UnknownTensorError) or fnmatch.fnmatchcase("rescaling_1", error.name)
 
 
 def is_file_name(name: str | Path) -> bool:

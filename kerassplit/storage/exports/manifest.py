@@ -68,7 +68,7 @@ def read_export(directory: str | os.PathLike[str]) -> dict[str, Any]:
         StoreError: It is missing, unreadable, of a later version, or inconsistent.
     """
     folder, remedy = Path(directory), "Export the split again."
-    manifest = read_json(folder, EXPORT_MANIFEST, FORMAT_VERSION, "exported stages", "Split.export", remedy)
+    manifest = read_json(folder, EXPORT_MANIFEST, FORMAT_VERSION, "exported stages", "`Split.export`", remedy)
     problem = _find_problem(manifest)
     if problem:
         path = folder / EXPORT_MANIFEST

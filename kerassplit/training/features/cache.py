@@ -323,7 +323,7 @@ def read_features_manifest(directory: Path) -> dict[str, Any]:
         StoreError: It cannot be read, is damaged or has another version.
     """
     path = directory / MANIFEST
-    manifest = read_json(directory, MANIFEST, _FORMAT_VERSION, "cache of features", "cache_features", _REMEDY)
+    manifest = read_json(directory, MANIFEST, _FORMAT_VERSION, "cache of features", "`cache_features`", _REMEDY)
     if manifest.get("checksum") != checksum(manifest):
         raise StoreError(f"{path} is damaged or was changed: its checksum differs. {_REMEDY}", path=path)
     try:

@@ -18,6 +18,7 @@ from command_line import run
 import kerassplit as ks
 from kerassplit.cli import main
 from kerassplit.cli.options import cut
+from kerassplit.zoo.names import may_hold_with_imagenet
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize
 
@@ -606,3 +607,34 @@ class TestFreshProcess:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 2
         assert done.stderr == f"Error: Keras cannot be imported: {message}. {remedy}\n"
+
+
+def test_names_are_checked_before_an_architecture_gets_its_weights(tmp_path, folder):
+    (tmp_path / "bad.h5").write_bytes(b"no weights")
+    other = ks.plan(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(2)]), 2)
+    other.save(tmp_path / "plan.json")
+    weights = ["--weights", tmp_path / "bad.h5"]
+    out, picture = ["-o", tmp_path / "out"], ["-o", tmp_path / "x.svg"]
+    assert "contains no weights for" in run("split", "MobileNet", "--at", "conv1", *out, *weights, status=2).stderr
+    for call in (
+        ["split", "MobileNet", "--at", "foo", *out],
+        ["split", "EfficientNetB0", "--at", "foo", *out],
+        ["split", "MobileNet", "--at", "foo", *out, *weights],
+        ["explain", "MobileNet", "foo", *weights],
+        ["plot", "MobileNet", "--at", "foo", *picture, *weights],
+        ["plan", "MobileNet", "--devices", "2", "--must-cut", "foo", *weights],
+        ["plan", "MobileNet", "--devices", "2", "--first-to", "foo", *weights],
+    ):
+        assert "has no tensor 'foo'" in run(*call, status=2).stderr, call
+    assert "numbered 0 to" in run("split", "MobileNet", "--at", "999", *out, *weights, status=2).stderr
+    assert "--open matches no" in run("verify", folder, "--model", "MobileNet", "--open", "foo", status=2).stderr
+    planned = run("split", "MobileNet", "--plan", tmp_path / "plan.json", *out, status=2).stderr
+    assert "The plan was made for" in planned
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_only_imagenet_weights_add_is_not_refused_before():
+    unknown = [ks.UnknownTensorError("", name=name) for name in ("rescaling_1", "resc*", "rescaling_2")]
+    assert [may_hold_with_imagenet("efficientnetb0", error) for error in unknown] == [True, True, False]
+    assert may_hold_with_imagenet("EfficientNetB7", ks.SplitError("number"))
+    assert not may_hold_with_imagenet("EfficientNetV2B0", unknown[0])

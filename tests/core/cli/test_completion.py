@@ -61,6 +61,7 @@ def test_layer_names_of_a_file(folder):
 
 def test_choices_folders_and_options(folder):
     assert completed("kerassplit export split --format o", folder) == ["plain,onnx", "plain,openvino"]
+    assert completed("kerassplit export split --format tf", folder) == ["plain,tf_saved_model"]
     assert completed("kerassplit verify s", folder) == ["dir,s"]
     assert completed("kerassplit points ResNet50 --weights r", folder) == ["plain,random"]
     assert completed("kerassplit run split --preprocess n", folder) == [

@@ -14,7 +14,7 @@ from checkout import ROOT
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph
 from kerassplit.storage.exports.manifest import EXPORT_MANIFEST
-from kerassplit.zoo.layer_names import check_names, layer_names
+from kerassplit.zoo.layer_names import check_names, check_opened, layer_names
 from kerassplit.zoo.names import architectures
 
 IN_A_PROCESS_WITHOUT_KERAS = """
@@ -50,6 +50,17 @@ def folder(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("mistakes")
     small.save(folder / "small.keras")
     ks.split(small, "block1_out").save(folder / "split")
+    x = keras.Input((4,), name="x")
+    tower = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="deep")], name="tower")
+    state = keras.layers.Bidirectional(keras.layers.LSTM(3, return_state=True, name="lstm"), name="both")(
+        keras.ops.expand_dims(x + tower(tower(x)), 1)
+    )
+    keras.Model(x, keras.layers.Dense(2, name="end")(state[1]), name="nested").save(folder / "nested.keras")
+    keras.Sequential([keras.Input((3,)), *(keras.layers.Dense(2, name=one) for one in ("first", "second"))]).save(
+        folder / "chain.keras"
+    )
+    masking = [keras.layers.Embedding(10, 4, mask_zero=True, name="embedding"), keras.layers.LSTM(3, name="lstm")]
+    keras.Sequential([keras.Input((6,)), *masking]).save(folder / "masked.keras")
     (folder / "exported").mkdir()
     for name in (f"exported/{EXPORT_MANIFEST}", "text.txt", "picture.svg", "y.npy", "damaged.keras"):
         (folder / name).write_text("{}")
@@ -75,9 +86,24 @@ MISTAKES = {
     "nonsense": "No such command",
     "explain small.keras block1_ou": "Model 'small' has no tensor 'block1_ou'. Did you mean 'block1_out'",
     "explain small.keras zzz": "Model 'small' has no tensor 'zzz'. `kerassplit points MODEL` lists the names.",
+    "explain small.keras block*": "Model 'small' has no tensor 'block*'. Expected one name, not a glob.",
+    "explain small.keras linear": "Model 'small' has no tensor 'linear'.",
+    "explain nested.keras deep": "Model 'nested' has no tensor 'deep'. Did you mean 'tower@0/deep' or 'tower@1/deep'?",
+    "explain nested.keras 3": "Model 'nested' has no tensor '3'.",
+    "points small.keras --open foo": "'foo' in --open matches no composite layer that 'small' calls.",
+    "points nested.keras --open towel/*": "'towel/*' in --open matches no composite layer that 'nested' calls. Did you",
     "split ResNet50 -o new": "Say where to cut in exactly one way",
     "split ResNet50 --at a": "Missing option '-o'",
     "split small.keras --at block1_ou -o new": "Did you mean 'block1_out'",
+    "split small.keras --at stem,blok* -o new": "No tensor of model 'small' matches 'blok*'. `kerassplit points MODEL`",
+    "split nested.keras --at d?ep -o new": "No tensor of model 'nested' matches 'd?ep'. Did you mean 'tower@0/d?ep'",
+    "split nested.keras --at tower@1/dep -o new": "Model 'nested' has no tensor 'tower@1/dep'.",
+    "split small.keras --at 99 -o new": "Model 'small' makes 14 calls, so it has no split point 99. `kerassplit points",
+    "split small.keras --at +-99 -o new": "so it has no split point +-99.",
+    "split small.keras --at score -o new": "'score' is an output of the model: nothing comes after it. Cut",
+    "split chain.keras --at second -o new": "'second' is an output of the model",
+    "plot small.keras --at stem --names a,b,c -o x.svg": "1 cut makes 2 stages; `names` has 3: 'a', 'b' and 'c'.",
+    "plot small.keras --at score -o x.svg": "'score' is an output of the model",
     "split small.keras --at block1_out -o split": "'split' already holds a split. Name another folder",
     "split small.keras --at block1_out -o exported": "is not empty and holds no split",
     "split small.keras --at block1_out --names a -o new": "1 cut makes 2 stages; `names` has 1: 'a'.",
@@ -87,6 +113,9 @@ MISTAKES = {
     "split small.keras --stages 1 -o new": "--stages",
     "split small.keras --stages 2 --max-crossing few -o new": "1 or more, or 'any'; got 'few'",
     "verify nowhere": "'nowhere' holds no split",
+    "verify small.keras": "is a file; expected a folder that `Split.save` or `kerassplit split -o` wrote.",
+    "export small.keras --format onnx -o new": "'small.keras' is a file; expected a folder",
+    "run small.keras --input x.npy -o new.npy": "'small.keras' is a file; expected a folder",
     "verify split --tolerance 1": "name it with --model",
     "verify split --model ResNet5O": "Did you mean 'ResNet50'",
     "verify split --model small.keras --input none.npy": "There is no input file 'none.npy'",
@@ -109,7 +138,8 @@ MISTAKES = {
     "plan ResNet50 --devices 2 -o text.txt": "'text.txt' exists already.",
     "plan small.keras --devices 2 --must-cut block1_ou": "Did you mean 'block1_out'",
     "export nowhere --format onnx -o new": "'nowhere' holds no split",
-    "export split --format onx -o new": "'onx' is not one of",
+    "export split --format onx -o new": "is not one of 'savedmodel', 'onnx', 'litert', 'openvino', 'tf_saved_model'.",
+    "export split --format tf_saved_model -o split": "is not empty and holds no exported stages",
     "export split --format savedmodel -o split": "is not empty and holds no exported stages",
     "export split --format savedmodel -o exported": "already holds exported stages",
     "export split --format savedmodel --input none.npy -o new": "There is no input file 'none.npy'",
@@ -151,8 +181,18 @@ def test_results_of_a_run_are_not_written_over(folder):
 def test_names_that_only_keras_can_judge_are_left_to_it(folder, small):
     names = layer_names(folder / "small.keras")
     assert set(names) == {tensor.name for tensor in read_graph(small).tensors} - {"image", "extra"}
-    check_names(folder / "small.keras", [*names, "3", "+2", "-1", "block*", "stem,block1_out", "block1_out@0", "extra"])
+    legal = ["3", "+2", "-1", "block*", "stem,block1_out", "block1_out@0", "extra"]
+    check_names(folder / "small.keras", [*legal, *(name for name in names if name != "score")], names)
+    check_names(folder / "small.keras", ["score,pool", "pool", "block1_out:0", "b*,sc*"], ["score", "p*", "extra"])
+    inside = ["forward_lstm", "*lstm", "both/lstm"]
+    operators = [name for name in layer_names(folder / "nested.keras") if name.startswith(("add", "expand_dims"))]
+    assert len(operators) == 2
+    legal = [*operators, "x", "tower", "tower@0", "tower@1/deep", "tower/*", "t*", "both:1", "both?1"]
+    check_names(folder / "nested.keras", [*legal, "[x]", "tower@*", *inside, "+3"], legal)
+    check_names(folder / "masked.keras", ["not_equal", "no*"])  # made by Keras, not in the config
     check_names(folder / "text.txt", ["anything"])
+    check_opened(folder / "nested.keras", ["tower", "t*/deep", "both/forward_*"])
+    check_opened(folder / "text.txt", ["anything"])
     with pytest.raises(ks.UnknownTensorError) as caught:
         check_names(folder / "small.keras", ["block1_oot"])
     assert (caught.value.name, caught.value.matches[0]) == ("block1_oot", "block1_out")

@@ -243,8 +243,8 @@ TEXTS = {
     "lists in one another": (b"[" * 1_000_000, "cannot be read: it is nested too deeply"),
     "dicts in one another": (b'{"a":' * 1_000_000, "cannot be read: it is nested too deeply"),
     "text behind it": (b'{"format_version": 2} x', "cannot be read: Extra data"),
-    "no dict": (b'"kerassplit"', "is not a manifest of Split.save: it has no format_version"),
-    "nothing in it": (b"{}", "is not a manifest of Split.save: it has no format_version"),
+    "no dict": (b'"kerassplit"', "is not a manifest: it has no format_version"),
+    "nothing in it": (b"{}", "is not a manifest: it has no format_version"),
     "no checksum": (b'{"format_version": 2}', "its checksum differs"),
     "a checksum that is a list": (b'{"format_version": 2, "checksum": []}', "its checksum differs"),
 }

@@ -119,12 +119,18 @@ def test_a_damaged_file_is_named(saved, tmp_path, name):
 def test_what_is_no_split_is_refused(tmp_path, chain):
     with pytest.raises(ks.StoreError, match="holds no split: there is no kerassplit.json in it"):
         ks.load(tmp_path)
+    (tmp_path / "model.keras").write_bytes(b"PK")
+    expected = r"'.*model.keras' is a file; expected a folder that `Split.save` or `kerassplit split -o` wrote\.$"
+    with pytest.raises(ks.StoreError, match=expected):
+        ks.load(tmp_path / "model.keras")
+    with pytest.raises(ks.StoreError, match="holds no split: there is no kerassplit.json in it"):
+        ks.load(tmp_path / "model.keras" / "inside")
     chain.save(tmp_path / "chain")
     path = tmp_path / "chain" / "kerassplit.json"
     manifest = json.loads(path.read_text())
     for text, message in [
         ("{", "cannot be read"),
-        ("[]", "is not a manifest of Split.save: it has no format_version"),
+        ("[]", "is not a manifest: it has no format_version"),
         (json.dumps({**manifest, "format_version": 99}), "has format version 99; .* Install a newer kerassplit"),
         (json.dumps({"format_version": 1, "model": "m"}), "there is no 'inputs'. Save the split again"),
         (json.dumps({**manifest, "model": "other"}), "is damaged or was changed: its checksum differs"),

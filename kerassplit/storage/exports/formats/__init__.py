@@ -54,6 +54,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 _NAMES_IN_KERAS = {"tf_saved_model": "savedmodel"}
 """Names of formats in `keras.Model.export`, where they differ."""
+FORMAT_NAMES = (*FORMATS, *_NAMES_IN_KERAS)
+"""All names that `find_format` knows."""
 
 
 def find_format(name: object) -> Format:
@@ -65,7 +67,7 @@ def find_format(name: object) -> Format:
     found = FORMATS.get(_NAMES_IN_KERAS.get(name, name)) if isinstance(name, str) else None
     if found is None:
         what = "Stages are not exported as 'torch'" if name == "torch" else f"There is no format {name!r}"
-        raise SplitError(f"{what}; expected {listed(FORMATS, 'or')}.")
+        raise SplitError(f"{what}; expected {listed(FORMAT_NAMES, 'or')}.")
     return found
 
 
