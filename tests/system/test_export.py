@@ -447,7 +447,7 @@ class TestRefusals:
         assert list(tmp_path.iterdir()) == []
 
     def test_input_that_is_not_compared(self, two, x, tmp_path):
-        with pytest.raises(ks.SplitError, match="does not go with verify=False"):
+        with pytest.raises(ks.SplitError, match="cannot be combined with verify=False"):
             two.export(tmp_path / "out", format="onnx", verify=False, x=x)
 
     def test_an_optional_input_left_out(self, tmp_path):
