@@ -1,9 +1,9 @@
-"""How near the proved bound comes to the value found where closed sets are not listed: stages over links, any tensors.
+"""Gap between the proved bound and the best value when closed sets are not listed: stages over links, any tensors.
 
     python benchmarks/bounds.py --time-limit 60
 
-Devices of 1 TFLOPS, all used, with links of 1, 10 and 100 GB/s; times by FLOPs, one image in a batch. "work" is the
-bound that knows nothing of moving: all work shared out evenly.
+Devices of 1 TFLOPS, all used, with links of 1, 10 and 100 GB/s; times from FLOPs, batches of one image. "work" is the
+bound that ignores transfers: all work distributed evenly.
 """
 
 import argparse
@@ -24,7 +24,7 @@ MODELS = ("InceptionV3", "NASNetMobile", "NASNetLarge")
 
 
 def problems(name: str, counts: list[int], gigabytes: list[float]):
-    """The placement problem of a model for each number of devices and each bandwidth."""
+    """Yields the placement problem of a model for each number of devices and each bandwidth."""
     model = getattr(keras.applications, name)(weights=None)
     graph, profile = read_graph(model), ks.profile(model)
     for count in counts:

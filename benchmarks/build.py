@@ -1,8 +1,8 @@
-"""How long it takes to find split points and to build a sub-model, beside the other ways to build one.
+"""Time to find split points and to build a sub-model, compared with other ways to build one.
 
     python benchmarks/build.py [--largest 100000]
 
-Every round runs each candidate once, in turn, so that all see the same noise; the tables give medians.
+Every round runs each candidate once, in turn, so that all see the same noise; the tables show medians.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from kerassplit.graph.building import Builder
 
 
 def seed_recipe(model: keras.Model, start: str) -> keras.Model:
-    """The recipe of the forums: from the output back, every layer called again on the new tensors."""
+    """The recipe from forums: from the output backwards, calls every layer again on the new tensors."""
     fresh = keras.Input(batch_shape=model.get_layer(start).output.shape)
     made = {start: fresh}
 
@@ -40,7 +40,7 @@ def seed_recipe(model: keras.Model, start: str) -> keras.Model:
 
 
 def medians(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each candidate over interleaved rounds; what it built is collected outside of the timing."""
+    """Returns the median seconds of each candidate over interleaved rounds; garbage collection is not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, candidate in candidates.items():
@@ -68,7 +68,7 @@ def beside_others(name: str, start: str, rounds: int) -> None:
         "kerassplit.split_points": lambda: ks.split_points(model),
     }
     result = medians(candidates, rounds)
-    # These two are slow, and calling layers again leaves nodes in them for good: last, and few rounds.
+    # These two are slow, and calling layers again leaves nodes in them for good, so run them last and in few rounds.
     result |= medians(
         {
             "every layer called again": lambda: seed_recipe(model, start),
@@ -86,7 +86,7 @@ def beside_others(name: str, start: str, rounds: int) -> None:
 
 
 def long_model(calls: int, residual: bool) -> keras.Model:
-    """A chain of layers, or of residual blocks of three, built without Keras's own recursion and square time."""
+    """Builds a chain of layers, or of residual blocks of three, without Keras's recursion and quadratic time."""
     with Builder() as builder:
         inputs = keras.Input((4,), name="x")
         x = inputs
@@ -121,7 +121,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=25)
     arguments = parser.parse_args()
     console = Console(width=100)
-    sys.setrecursionlimit(1_000_000)  # the recipe and Keras recurse; kerassplit does not need it
+    sys.setrecursionlimit(1_000_000)  # for the recipe and Keras, which recurse; kerassplit does not need it
     beside_others("ResNet50", "conv2_block1_out", arguments.rounds)
     beside_others("EfficientNetV2L", "block1d_add", arguments.rounds)
     growth(arguments.largest)

@@ -1,10 +1,10 @@
-"""What exporting the stages of ResNet50 takes, per stage and format, beside Keras's own `model.export`.
+"""Time and memory of exporting the stages of ResNet50, by stage and format, compared with Keras's `model.export`.
 
     python benchmarks/export.py [--model ResNet50] [--at conv3_block4_out conv4_block6_out]
 
-Each stage is exported from its `.keras` file by a process of its own, ours and Keras's. Seconds and the peak of memory
-are those of the whole process, with its imports; ours traces in one process (or in the caller's, where Keras runs on
-TensorFlow) and converts in another, so its seconds are the sum and its peak the larger one. All is written in a
+Each stage is exported from its `.keras` file in its own process, by kerassplit and by Keras. Seconds and peak memory
+are those of the whole process, including imports; kerassplit traces in one process (the caller's if Keras runs on
+TensorFlow) and converts in another, so its seconds are the sum and its peak the larger one. All files are written to a
 temporary folder.
 """
 

@@ -1,18 +1,18 @@
-"""What a feature cache saves: epochs of fine-tuning ResNet50, cached against the whole model with its head frozen.
+"""Time saved by a feature cache: epochs of fine-tuning ResNet50, cached and with the whole model and a frozen head.
 
     python benchmarks/fine_tune.py [--images 256] [--rounds 7] [--seeds 5] [--shares 0.5 0.75 0.95]
 
 ResNet50 with ten classes learns handwritten digits (scikit-learn's, enlarged). It is cut where its head has about the
-given share of the FLOPs. Both ways train the same tail from the same weights with the same optimizer, one on cached
+given share of the FLOPs. Both variants train the same tail from the same weights with the same optimizer, one on cached
 features, the other with `model.fit` on the images and `trainable = False` on the head.
 
-Times: epochs of both ways in turns, and of the same tail on the features as an array in memory; the ratio is the median
-of the rounds' ratios. The limit is what FLOPs predict: (head + 3 × tail) / (3 × tail), with a backward pass counted as
-two forward passes. Reading is going through the cache without training on it. Accuracies: `ks.fine_tune` beside
-`model.fit`, for each seed, which draws the new classifier and the order of images; on images held out.
+Times: epochs of both variants in turn, and of the same tail on the features as an array in memory; the ratio is the
+median of the rounds' ratios. The limit is predicted from FLOPs: (head + 3 × tail) / (3 × tail), with a backward pass
+counted as two forward passes. "Reading" iterates over the cache without training. Accuracies: `ks.fine_tune` and
+`model.fit` on held-out images, for each seed, which determines the new classifier and the order of images.
 
-The weights are random; with `--weights imagenet` they are those of ImageNet, where Keras can download them. On two
-cores it takes about half an hour; `--images 64 --rounds 1 --seeds 1 --epochs 1` shows that it runs.
+The weights are random; with `--weights imagenet` they are ImageNet's, if Keras can download them. On two cores it takes
+about half an hour; `--images 64 --rounds 1 --seeds 1 --epochs 1` is a quick test that it runs.
 """
 
 import argparse
@@ -37,7 +37,7 @@ LOSS = "sparse_categorical_crossentropy"
 
 
 class Clock(keras.callbacks.Callback):
-    """Notes how long each epoch takes."""
+    """Records how long each epoch takes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def digits(side: int, count: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """So many digits to train on and half as many others, as ResNet50 takes them."""
+    """Returns `count` digits to train on and half as many others, preprocessed for ResNet50."""
     pixels, labels = load_digits(return_X_y=True)
     pixels, labels = pixels[: count + count // 2], labels[: count + count // 2]
     enlarged = np.kron(pixels.reshape(-1, 8, 8), np.ones((side // 8, side // 8))) * (255 / 16)
@@ -63,7 +63,7 @@ def with_ten_classes(backbone: keras.Model) -> keras.Model:
     head = ks.build_submodel(backbone, end="avg_pool", copy_weights=True)
     for layer in head.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9  # Keras's 0.99 would need some 500 steps to follow; here there are 32
+            layer.momentum = 0.9  # Keras's 0.99 would need about 500 steps to adapt; here there are 32
     return ks.join([head, keras.layers.Dense(10, "softmax", name="digit")])
 
 
@@ -77,7 +77,7 @@ def assign(variables: Sequence[keras.Variable], numbers: Sequence[np.ndarray]) -
 
 
 def cut_at(model: keras.Model, share: float) -> tuple[str, float]:
-    """The split point before which there is about this share of the FLOPs, and the share itself."""
+    """Returns the split point with about this share of the FLOPs before it, and its exact share."""
     blocks = ks.profile(model).blocks
     before = np.cumsum([block.flops or 0 for block in blocks])
     nearest = int(np.argmin(np.abs(before[:-1] / before[-1] - share)))
@@ -85,7 +85,7 @@ def cut_at(model: keras.Model, share: float) -> tuple[str, float]:
 
 
 def two_models(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[keras.Model, ...]:
-    """Twice the same model, the second one frozen up to the cut; the name of the cut, and its share of the FLOPs."""
+    """Returns two equal models, the second one frozen up to the cut, the name of the cut and its share of the FLOPs."""
     fast, slow = with_ten_classes(backbone), with_ten_classes(backbone)
     point, exact = cut_at(fast, share)
     for layer in ks.build_submodel(slow, end=point).layers:
@@ -96,7 +96,7 @@ def two_models(backbone: keras.Model, share: float, options: argparse.Namespace)
 
 
 def accuracies(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[str, ...]:
-    """What both ways have learned, over some seeds."""
+    """Returns the accuracies of both variants over several seeds."""
     training, held_out = digits(options.side, options.images)
     fast, slow, point, exact = two_models(backbone, share, options)
     slow.optimizer.build(slow.trainable_variables)
@@ -120,7 +120,7 @@ def accuracies(backbone: keras.Model, share: float, options: argparse.Namespace)
 
 
 def times(backbone: keras.Model, share: float, options: argparse.Namespace) -> tuple[str, ...]:
-    """Epochs of both ways in turns, and what the cache gives by itself."""
+    """Times epochs of both variants in turn, and reading the cache."""
     training, _ = digits(options.side, options.images)
     fast, slow, point, exact = two_models(backbone, share, options)
     head = ks.build_submodel(fast, end=point)
@@ -133,7 +133,7 @@ def times(backbone: keras.Model, share: float, options: argparse.Namespace) -> t
         caching = time.perf_counter() - began
         arrays = np.concatenate([x for x, _ in features.with_batches(shuffle=False)])
         cached, frozen, in_memory, reading = [], [], [], []
-        for number in range(options.rounds + 1):  # the first compiles
+        for number in range(options.rounds + 1):  # the first epoch compiles
             clock = Clock()
             tail.fit(features, callbacks=[clock], verbose=0)
             slow.fit(*training, batch_size=options.batch_size, callbacks=[clock], verbose=0)
@@ -163,14 +163,14 @@ def times(backbone: keras.Model, share: float, options: argparse.Namespace) -> t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shares", nargs="+", type=float, default=(0.5, 0.75, 0.95), help="of the FLOPs, in the head")
-    parser.add_argument("--images", type=int, default=256, help="to train on")
-    parser.add_argument("--side", type=int, default=96, help="of an image, in pixels; a multiple of 8")
-    parser.add_argument("--batch-size", type=int, default=32, help="images a batch")
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of Adam")
-    parser.add_argument("--rounds", type=int, default=7, help="epochs of each way that are timed; 0: no times")
-    parser.add_argument("--seeds", type=int, default=5, help="fits of each way for the accuracy; 0: no accuracies")
-    parser.add_argument("--epochs", type=int, default=4, help="of each of these fits")
+    parser.add_argument("--shares", nargs="+", type=float, default=(0.5, 0.75, 0.95), help="share of FLOPs in the head")
+    parser.add_argument("--images", type=int, default=256, help="number of images to train on")
+    parser.add_argument("--side", type=int, default=96, help="side of an image in pixels; a multiple of 8")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per batch")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="learning rate of Adam")
+    parser.add_argument("--rounds", type=int, default=7, help="timed epochs of each variant; 0: no times")
+    parser.add_argument("--seeds", type=int, default=5, help="fits of each variant for the accuracy; 0: no accuracies")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each of these fits")
     parser.add_argument("--weights", default="random", help="random or imagenet")
     options = parser.parse_args()
     shape = (options.side, options.side, 3)

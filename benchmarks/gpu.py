@@ -1,11 +1,11 @@
-"""What cutting costs on a GPU: stages beside whole models, training beside Keras's; tables with the card's name.
+"""The cost of cutting on a GPU: stages and whole models, kerassplit's and Keras's training; names the card.
 
     KERAS_BACKEND=jax python benchmarks/gpu.py [--minutes 8] [--batches 1 32 256] [--small]
 
-Only Keras, JAX and NumPy are needed. Each model and dtype runs in processes of its own, one for the whole and one for
-each number of stages: JAX tells the most memory that a process has held, not what a call took. What does not end within
-the given minutes is left out, and the tables say so. `--small` is for trying the script where there is no GPU: small
-images, short texts, few layers.
+Only Keras, JAX and NumPy are needed. Each model and dtype runs in separate processes, one for the whole model and one
+for each number of stages, because JAX reports the peak memory of a process, not of a call. Anything that does not
+finish within the given minutes is left out, and the tables say so. `--small` is for trying the script without a GPU:
+small images, short texts, few layers.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or the most memory held is always three quarters
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the peak is always three quarters
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
@@ -40,7 +40,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def bert(layers: int, width: int, length: int) -> keras.Model:
-    """An encoder of BERT's form (BERT base: 12 layers, 768 wide), from Keras's layers alone."""
+    """Builds an encoder like BERT (BERT base: 12 layers, width 768) from Keras's layers only."""
     words = keras.Input((length,), dtype="int32", name="words")
     places = keras.ops.cumsum(keras.ops.ones_like(words), axis=1) - 1
     x = keras.layers.Embedding(30522, width, name="word")(words)
@@ -56,7 +56,7 @@ def bert(layers: int, width: int, length: int) -> keras.Model:
 
 
 def build(name: str, small: bool) -> keras.Model:
-    """The model, with seeded random weights."""
+    """Builds the model, with seeded random weights."""
     keras.utils.set_random_seed(7)
     if name == "BERT":
         return bert(2, 128, 32) if small else bert(12, 768, 128)
@@ -72,7 +72,7 @@ def inputs_of(model: keras.Model, rows: int) -> np.ndarray:
 
 
 def seconds(call: Callable[[], Any], times: int) -> float:
-    """The median time of a call, after one that is not counted."""
+    """Returns the median seconds of a call, after one warm-up call."""
     call()
     found = []
     for _ in range(times):
@@ -83,13 +83,13 @@ def seconds(call: Callable[[], Any], times: int) -> float:
 
 
 def most_memory() -> int | None:
-    """The most bytes that this process has held on the device; `None` where the backend does not tell."""
+    """Returns the peak bytes of this process on the device; `None` if the backend does not report it."""
     stats = importlib.import_module("jax").local_devices()[0].memory_stats()
     return stats["peak_bytes_in_use"] if stats else None
 
 
 def run_stages(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """One model as so many stages: for each batch size, in rising order, what it takes."""
+    """Measures a model in this number of stages, for each batch size in ascending order."""
     keras.config.set_dtype_policy(options.dtype)
     model = build(options.model, options.small)
     runs: Any = model if options.stages == 1 else ks.split(model, stages=options.stages)
@@ -104,7 +104,7 @@ def run_stages(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def run_others(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Building, measured profiles, cached features and a step through stages, each beside its rival."""
+    """Measures building, profiling, cached features and a step through stages, each against its alternative."""
     batch = max(options.batches)
     resnet = build("ResNet50", options.small)
     tail = "conv4_block6_out"
@@ -138,13 +138,13 @@ def run_others(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     rival = seconds(lambda: whole.fit(many, targets, batch_size=32, epochs=1, verbose=0), 3)
     yield {"what": "an epoch on cached features [s]", "ours": ours, "rival": rival, "beside": "frozen head, each time"}
     point = next(point for point in ks.split_points(resnet) if point.name == "conv5_block1_out")
-    trained = 3 * (point.flops_after or 0)  # forward, and twice that backward
+    trained = 3 * (point.flops_after or 0)  # forward, and twice as much backward
     rival = trained + (point.flops_before or 0)
     yield {"what": "FLOPs of a row there", "ours": trained, "rival": rival, "beside": "the limit of the gain"}
 
 
 def child(options: argparse.Namespace, most: float, **more: Any) -> list[dict[str, Any]]:
-    """The rows that a process of its own gives in this many seconds."""
+    """Returns the rows from a separate process that may take this many seconds."""
     command = [sys.executable, __file__, "--child", "--repeats", str(options.repeats), "--folder", options.folder]
     command += ["--batches", *map(str, options.batches), *(["--small"] if options.small else [])]
     for name, value in more.items():
@@ -157,10 +157,10 @@ def child(options: argparse.Namespace, most: float, **more: Any) -> list[dict[st
 
 
 def compare(options: argparse.Namespace, console: Console, end: float) -> None:
-    """The tables of whole models beside stages."""
+    """Prints the tables that compare whole models with stages."""
     for model in MODELS:
         for dtype in DTYPES:
-            table = Table("batch", "stages", "latency [ms]", "a second", "memory [MiB]", "largest difference")
+            table = Table("batch", "stages", "latency [ms]", "per second", "memory [MiB]", "largest difference")
             table.title = f"{model}, {dtype}"
             for stages in STAGES:
                 found = child(options, end - time.monotonic(), model=model, dtype=dtype, stages=stages)
@@ -180,7 +180,7 @@ def compare(options: argparse.Namespace, console: Console, end: float) -> None:
 
 
 def difference(folder: Path, name: str, stages: int) -> str:
-    """The largest difference between the scores of the stages and of the whole, beside the largest score."""
+    """Returns the largest difference between the scores of stages and whole model, and the largest score."""
     with contextlib.suppress(FileNotFoundError):
         whole, cut = np.load(folder / f"{name}-1.npy"), np.load(folder / f"{name}-{stages}.npy")
         return f"{np.abs(whole - cut).max():.1e} of {np.abs(whole).max():.1e}"
@@ -202,7 +202,7 @@ def main() -> None:
         for row in run_stages(options) if options.model else run_others(options):
             print(json.dumps(row), flush=True)
         return
-    jax = importlib.import_module("jax")  # the other backends do without
+    jax = importlib.import_module("jax")  # the other backends do not need it
     end = time.monotonic() + 60 * options.minutes
     console = Console()
     device = jax.local_devices()[0]
@@ -210,7 +210,7 @@ def main() -> None:
         f"{device.device_kind}, Keras {keras.__version__}, JAX {jax.__version__}, kerassplit {ks.__version__}"
     )
     with tempfile.TemporaryDirectory() as options.folder:
-        table = Table("what", "kerassplit", "beside it", "which is", title="ResNet50, float32")
+        table = Table("what", "kerassplit", "alternative", "which is", title="ResNet50, float32")
         for row in child(options, 20 * options.minutes) or [{"what": "no time was left"}]:  # a third of it
             ours, rival = (f"{row[key]:.3g}" if key in row else "" for key in ("ours", "rival"))
             table.add_row(row["what"], ours, rival, row.get("beside", ""))

@@ -1,9 +1,9 @@
-"""How long it takes to place published graphs on devices, with a proof that no placement is better.
+"""Time to place published graphs on devices, including the proof that no placement is better.
 
     python benchmarks/place.py
 
-The graphs and devices are those of Tarnawski et al. (NeurIPS 2020), in `tests/support/published`. Seconds are the
-least of several runs, from the problem to the placement.
+The graphs and devices are from Tarnawski et al. (NeurIPS 2020), in `tests/support/published`. Seconds are the minimum
+of several runs, from the problem to the placement.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How far from the best the cuts of other rules are: the slowest stage over that of the best plan.
+"""Distance of other rules' cuts from the optimum: the slowest stage relative to that of the best plan.
 
     python benchmarks/plan.py [--gigabits 1]
 
-Measured blocks of 18 Keras models on up to 7 machines (`tests/support/published/scission_blocks.json`), on 2 to 8 equal
-devices, with and without the time to move what crosses. The rules are written here in a few lines each, from their
-descriptions; the optimum is that of an exact search through all pairs of cuts that shares no code with the planner.
+Measured blocks of 18 Keras models on up to 7 machines (`tests/support/published/scission_blocks.json`), on 2 to 8
+identical devices, with and without transfer times. The rules are implemented here in a few lines each, from their
+descriptions; the optimum comes from an exact search through all pairs of cuts that shares no code with the planner.
 """
 
 import argparse
@@ -31,12 +31,12 @@ FREE = Link(factor=0.0)
 
 
 def equal_layers(layers: Sequence[float], stages: int) -> Bounds:
-    """As many layers in each stage, as far as blocks allow."""
+    """Equal numbers of layers in each stage, as far as blocks allow."""
     return even_shares(layers, stages)
 
 
 def even_shares(weights: Sequence[float], stages: int) -> Bounds:
-    """Cut where the running sum is closest to the stage's even share; no stage empty."""
+    """Cuts where the running sum is closest to an even share; no stage is empty."""
     running = np.cumsum(weights)
     bounds = [0]
     for stage in range(1, stages):
@@ -48,8 +48,8 @@ def even_shares(weights: Sequence[float], stages: int) -> Bounds:
 def block_partition(seconds: Sequence[float], stages: int) -> Bounds:
     """torchgpipe's rule (Bárány and Grinberg, "Block partitions of sequences", 2015).
 
-    From equal counts: as long as the largest block exceeds the smallest by more than the largest element, the smallest
-    block nearest to the largest one takes an element from its neighbor on that side.
+    Starts from equal counts: as long as the largest block exceeds the smallest by more than the largest element, the
+    smallest block nearest to the largest one takes an element from its neighbor on that side.
     """
     bounds = [len(seconds) * stage // stages for stage in range(stages)] + [len(seconds)]
     most = max(seconds)
@@ -65,16 +65,16 @@ def block_partition(seconds: Sequence[float], stages: int) -> Bounds:
                 return bounds
             smallest = min((stage for stage in range(stages) if now[stage] == min(now)), key=lambda s: abs(s - largest))
             giver = smallest + 1 if smallest < largest else smallest - 1
-            # The bound between the two moves by one element.
+            # The boundary between the two moves by one element.
             bounds[max(giver, smallest)] += 1 if smallest < giver else -1
             if giver == largest:
                 break
 
 
 def partition_balanced(weights: Sequence[float], stages: int) -> Bounds:
-    """DeepSpeed's rule for a list of layers: the least largest sum of weights, by bisection with a greedy probe.
+    """DeepSpeed's rule for a list of layers: minimizes the largest sum of weights, by bisection with a greedy probe.
 
-    (Its pipeline module takes the parameters of the layers for weights unless told otherwise.)
+    (By default, its pipeline module uses the layers' parameters as weights.)
     """
     running = np.concatenate([[0.0], np.cumsum(weights)])
 
@@ -90,7 +90,7 @@ def partition_balanced(weights: Sequence[float], stages: int) -> Bounds:
         low, high = (low, middle) if probe(middle) else (middle, high)
     found = probe(high * (1 + 1e-9))
     assert found
-    # Stages left over at the end are empty: they take one block each from the stages before.
+    # Remaining stages at the end would be empty: each takes one block from the stages before.
     for stage in range(stages - 1, 0, -1):
         found[stage] = min(found[stage], found[stage + 1] - 1)
     return found
@@ -108,20 +108,20 @@ def ours(case: "Case", stages: int, link: Link) -> Bounds:
 
 
 def moving_seconds(case: "Case", link: Link) -> NDArray[np.float64]:
-    """Seconds to move what crosses before each block and behind the last one."""
+    """Seconds to transfer what crosses before each block and after the last one."""
     return np.array([0.0, *(link.latency + link.factor * size for size in case.crossing), 0.0])
 
 
 def slowest(case: "Case", link: Link, bounds: Bounds) -> float:
-    """Seconds of the slowest stage: receive, compute and send."""
+    """Returns the seconds of the slowest stage: receive, compute and send."""
     moving, seconds = moving_seconds(case, link), case.seconds
-    # An empty stage is none: nothing is moved to it and on.
+    # An empty stage does not count: nothing is transferred to or from it.
     stages = [(one, two) for one, two in pairwise(bounds) if one < two]
     return max(math.fsum([moving[one], *seconds[one:two], moving[two]]) for one, two in stages)
 
 
 def least(case: "Case", stages: int, link: Link) -> float:
-    """The optimum by all pairs of cuts."""
+    """Finds the optimum by trying all pairs of cuts."""
     moving, running = moving_seconds(case, link), np.concatenate([[0.0], np.cumsum(case.seconds)])
     loads = running[None, :] - running[:, None] + moving[:, None] + moving[None, :]
     loads[np.tril_indices(len(running))] = np.inf
@@ -133,13 +133,13 @@ def least(case: "Case", stages: int, link: Link) -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """A model on a machine: what its blocks cost.
+    """The costs of a model's blocks on a machine.
 
     Attributes:
         layers: Layers in each block.
         parameters: Parameters of each block.
         seconds: Seconds of each block.
-        crossing: Bytes that cross behind each block but the last.
+        crossing: Bytes that cross after each block except the last.
     """
 
     layers: Sequence[float]
@@ -149,7 +149,7 @@ class Case:
 
 
 def layer_counts(names: Sequence[str]) -> list[float]:
-    """Layers in each block: its name is a layer's number, or the first and the last one."""
+    """Returns the number of layers in each block, whose name is a layer's number, or the first and the last one."""
     counts = []
     for name in names:
         first, *last = name.split("-")
@@ -166,7 +166,7 @@ def published_cases() -> Iterable[Case]:
 
 
 def ratios(case: Case, stages: int, link: Link) -> dict[str, float]:
-    """For each rule the slowest stage over the optimum."""
+    """Returns the slowest stage relative to the optimum, for each rule."""
     rules = {
         "kerassplit": ours(case, stages, link),
         "equal layer counts": equal_layers(case.layers, stages),
@@ -180,7 +180,7 @@ def ratios(case: Case, stages: int, link: Link) -> dict[str, float]:
 
 
 def show(console: Console, cases: Iterable[Case], link: Link, title: str) -> None:
-    """Mean and worst over all cases that have enough blocks, for each rule."""
+    """Prints the mean and worst ratio over all cases with enough blocks, for each rule."""
     cases = list(cases)
     made = Table("rule", title=title)
     columns = []

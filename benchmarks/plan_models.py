@@ -1,11 +1,11 @@
-"""Plans from profiles of our own: other rules' cuts beside them, and what cuts of several tensors buy.
+"""Plans from our own profiles: comparison with other rules, and the benefit of several tensors per cut.
 
     python benchmarks/plan_models.py [--models ResNet50 MobileNetV2 ...] [--gigabits 1]
 
 The first tables are those of `plan.py`, for models that are measured here, cut at split points. The last one plans
-ResNet50 (by seconds measured here) and NASNetLarge (by FLOPs: to measure it takes long) with one, two, three and any
-number of tensors in a cut. What stands there is the slowest stage over an even share of the work, 1 where all stages
-are equal. Seconds are measured for whole blocks; within a block they are shared out by FLOPs.
+ResNet50 (by seconds measured here) and NASNetLarge (by FLOPs, because measuring takes long) with one, two, three and
+any number of tensors per cut. Its values are the slowest stage relative to an even share of the work, 1 if all stages
+are equal. Seconds are measured for whole blocks and distributed by FLOPs within a block.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MODELS = ("ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0", "Inception
 
 
 def pieces(profile: ks.Profile) -> list[list[BlockCost]]:
-    """The blocks of a model in groups that end where one tensor crosses."""
+    """Groups the blocks of a model so that each group ends where one tensor crosses."""
     groups: list[list[BlockCost]] = [[]]
     for block in profile.blocks:
         groups[-1].append(block)
@@ -38,7 +38,7 @@ def pieces(profile: ks.Profile) -> list[list[BlockCost]]:
 
 
 def measured_case(profile: ks.Profile) -> Case:
-    """What the pieces of a measured model cost; weights that several of them share count in each."""
+    """Returns the costs of a measured model's pieces; weights that several of them share count in each."""
     groups = pieces(profile)
     return Case(
         layers=[float(sum(len(block.calls) for block in group)) for group in groups],
@@ -49,7 +49,7 @@ def measured_case(profile: ks.Profile) -> Case:
 
 
 def several_tensors(model: keras.Model, profile: ks.Profile, time_limit: float) -> Iterable[Sequence[str]]:
-    """Rows of the last table."""
+    """Returns the rows of the last table."""
     balance = "flops" if profile.seconds is None else "time"
     total = (profile.flops if profile.seconds is None else profile.seconds) or 0.0
     for devices in (2, 3, 4, 8):

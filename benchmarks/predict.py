@@ -1,11 +1,11 @@
-"""How well a measured profile predicts the time of stages: predicted against measured, on this machine.
+"""Accuracy of a measured profile: predicted and measured times of stages, on this machine.
 
     python benchmarks/predict.py [--models ResNet50 MobileNetV2 DenseNet121] [--stages 2 3 4]
 
-Each model is profiled, planned from the profile and cut; its stages are compiled and run as the profile runs blocks. A
-stage is predicted to take what the plan says, and the overhead of a call, which plans leave out.
+Each model is profiled, planned from the profile and cut; its stages are compiled and run in the same way as the profile
+runs blocks. The predicted time of a stage is that of the plan plus the overhead of a call, which plans leave out.
 
-Profiles and rounds of runs take turns, so that a machine that gets slower or faster does so for both, and in a round
+Profiles and rounds of runs take turns, so that changes in the machine's speed affect both, and within a round
 everything runs in turn. All figures are medians.
 """
 
@@ -29,12 +29,12 @@ from kerassplit.graph.compiling import compiled
 from kerassplit.planning.work import measured_seconds
 
 MODELS = ("ResNet50", "MobileNetV2", "DenseNet121")
-WARM_UP, TIMED = 2, 3  # runs of each stage in a round
+WARM_UP, TIMED = 2, 3  # runs of each stage per round
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Something that can be run again and again, with the seconds that it took."""
+    """Something to run repeatedly, with the seconds of each run."""
 
     run: Callable[[], object]
     seconds: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ def runner(model: keras.Model, values: Sequence[object]) -> Runner:
 
 
 def stage_runners(model: keras.Model, plan: ks.Plan, images: object) -> list[Runner]:
-    """One for each stage, on what the stages before it made."""
+    """Creates a runner for each stage, on the outputs of the stages before."""
     stages = ks.split(model, plan)
     made = {stages.inputs: images}
     runners = []
@@ -63,7 +63,7 @@ def stage_runners(model: keras.Model, plan: ks.Plan, images: object) -> list[Run
 
 
 def play(runners: Iterable[Runner], rounds: int) -> None:
-    """Each in turn, in every round: first some runs to get going, for on a device of its own it would never stop."""
+    """Runs each in turn, in every round, after warm-up runs, since a stage on its own device would never pause."""
     gc.collect()
     gc.disable()
     for _ in range(rounds):
@@ -78,7 +78,7 @@ def play(runners: Iterable[Runner], rounds: int) -> None:
 
 
 def middle(profiles: Sequence[ks.Profile]) -> tuple[ks.Profile, float]:
-    """A profile whose whole and blocks take the median of what they take in these; and the median overhead."""
+    """Returns a profile with the median times of these, for the whole and for blocks, and the median overhead."""
     seconds = np.median([[block.seconds or 0.0 for block in one.blocks] for one in profiles], axis=0)
     blocks = [replace(block, seconds=float(one)) for block, one in zip(profiles[0].blocks, seconds, strict=True)]
     overhead = statistics.median(one.overhead.median for one in profiles if one.overhead)
@@ -87,7 +87,7 @@ def middle(profiles: Sequence[ks.Profile]) -> tuple[ks.Profile, float]:
 
 
 def stage_seconds(profile: ks.Profile, plan: ks.Plan) -> list[float]:
-    """What a plan from this profile says of each stage: its blocks, added up."""
+    """Returns the predicted seconds of each stage of a plan from this profile: the sum of its blocks."""
     block_of = {call.name: call.block for call in profile.calls}
     stages = [{block_of[name] for name in stage.calls} for stage in plan.stages]
     seconds = measured_seconds(profile)
@@ -95,7 +95,7 @@ def stage_seconds(profile: ks.Profile, plan: ks.Plan) -> list[float]:
 
 
 def compare(name: str, numbers: Sequence[int], profiles: int, rounds: int) -> Iterable[tuple[str, ...]]:
-    """Rows of the table: the whole model, then each stage of each plan."""
+    """Returns the rows of the table: the whole model, then each stage of each plan."""
     model = getattr(keras.applications, name)(weights=None)
     dice = np.random.default_rng(0)
     images = keras.ops.convert_to_tensor(dice.standard_normal((1, *model.input_shape[1:])).astype("float32"))

@@ -1,14 +1,14 @@
-"""Other ways to cut a model, beside kerassplit's: which cuts come out right, and how long they take.
+"""Comparison with other ways to cut a model: which cuts are correct, and how long they take.
 
     pip install -e ".[test-tools]" tensorflow torch==2.13.0 torchvision onnx onnxruntime tf2onnx
     python benchmarks/rivals.py
 
-The first table builds tails of Keras models, at up to eight tensors each, and compares what they give with what the
-model gives. The second cuts a ResNet50 once with the tools of other frameworks, each on the model of its own framework.
+The first table builds tails of Keras models, at up to eight tensors each, and compares their outputs with those of the
+model. The second cuts a ResNet50 once with the tools of other frameworks, each on its own framework's model.
 """
 
 # pyright: reportMissingImports=false
-# Rivals are installed for this script alone.
+# The other tools are installed only for this script.
 
 import copy
 import os
@@ -48,7 +48,7 @@ def nested() -> keras.Model:
 
 
 def two_views() -> keras.Model:
-    """One tower for both halves of the input, as Siamese networks have it."""
+    """One tower for both halves of the input, as in Siamese networks."""
     tower = [keras.layers.Dense(16, activation="relu", name=f"tower_{i}") for i in range(3)]
     image = keras.Input((2, 8))
     stem = keras.layers.Dense(8, activation="relu", name="stem")(image)
@@ -112,7 +112,7 @@ def random_input(model: keras.Model) -> np.ndarray:
 
 
 def symbol_named(model: keras.Model, name: str) -> keras.KerasTensor:
-    """The tensor as Keras gives it: of a layer in a model in the model, or of one call of several."""
+    """Returns the tensor from Keras: of a layer in a nested model, or of one of several calls."""
     *outer, last = name.split("/")
     for part in outer:
         model = model.get_layer(part)
@@ -126,12 +126,12 @@ def keras_model(model: keras.Model, name: str) -> keras.Model:
 
 
 def keras_model_with_inputs(model: keras.Model, name: str) -> keras.Model:
-    """What people try next: Keras then has a path to the outputs, but maybe one that passes the tensor by."""
+    """The next thing to try: Keras then finds a path to the outputs, but it may bypass the tensor."""
     return keras.Model([symbol_named(model, name), *model.inputs], model.outputs)
 
 
 def recipe(model: keras.Model, name: str) -> keras.Model:
-    """The recipe of the forums, which knows layers, not calls."""
+    """The recipe from forums, which works on layers, not on calls."""
     return seed_recipe(model, name.partition("@")[0])
 
 
@@ -148,8 +148,8 @@ WAYS = {
 
 
 def run_tail(tail: keras.Model, name: str, features: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """On the features, and on the model's own input where the tail asks for it too."""
-    if isinstance(tail.input, dict):  # kerassplit's, by name; Keras's are lists, the tensor first
+    """Runs a tail on the features, and on the model's own input if the tail needs it too."""
+    if isinstance(tail.input, dict):  # kerassplit's inputs are named; Keras's are lists, with the tensor first
         [result] = keras.tree.flatten(tail({key: features if key == name else x for key in tail.input}))
     else:
         [result] = keras.tree.flatten(tail([features, x] if len(tail.inputs) > 1 else features))
@@ -159,7 +159,7 @@ def run_tail(tail: keras.Model, name: str, features: np.ndarray, x: np.ndarray) 
 def outcome(
     way: Callable, model: keras.Model, name: str, x: np.ndarray, features: np.ndarray, expected: np.ndarray
 ) -> str:
-    """A right tail gives the model's numbers on the features, and others on other features."""
+    """A correct tail computes the model's numbers from the features, and others from other features."""
     try:
         tail = way(model, name)
         found, other = (run_tail(tail, name, array, x) for array in (features, features[::-1] * 2 + 1))
@@ -195,7 +195,7 @@ def judge_keras_ways() -> Table:
 
 
 def median_seconds(call: Callable, *subjects: object) -> float:
-    """Each round cuts a copy of its own: pipelining marks the model that it cuts, and cannot trace it again."""
+    """Each round cuts its own copy, since pipelining marks the model that it cuts and cannot trace it again."""
     seconds = []
     for _ in range(ROUNDS):
         copies = copy.deepcopy(subjects)
@@ -255,7 +255,7 @@ def row_onnx() -> tuple[float, str]:
     whole, head, tail = (str(folder / f"{name}.onnx") for name in ("whole", "head", "tail"))
     model = keras.applications.ResNet50(weights=None)
     images = np.random.default_rng(0).normal(size=(2, 224, 224, 3)).astype("float32")
-    model(images)  # `export` wants a model that was called
+    model(images)  # `export` needs a model that was called
     model.export(whole, format="onnx", verbose=False)
     graph = onnx.load(whole).graph
     source, result = graph.input[0].name, graph.output[0].name

@@ -1,13 +1,13 @@
-"""How fast stages run: the plain model, two stages in this process, and two as processes on Ray, on this machine.
+"""Speed of stages on this machine: the plain model, two stages in this process, and two processes on Ray.
 
     python benchmarks/run.py [--models ResNet50 MobileNetV2] [--batch-size 8] [--batches 60] [--rounds 3]
 
-The plain loop is the whole model compiled as `predict` compiles it, with all cores. `Split.predict` and the model's own
+The plain loop is the whole model, compiled as in `predict`, with all cores. `Split.predict` and the model's own
 `predict` get all images in one call, after a first one that compiles: the same images in the same batches. Each model
-is cut in two where its measured times balance. Rounds take turns, so that a machine that gets slower does so for all; a
-rate is that of the batches after the first few of a round, by when everything is started and compiled. The bottleneck
-predicts a rate, too: the stages run beside each other, so the slower one sets the pace. It is measured alone, in a
-process like that on Ray.
+is cut in two where its measured times balance. Rounds take turns, so that changes in the machine's speed affect all;
+rates leave out the first few batches of a round, until everything is started and compiled. The bottleneck also predicts
+a rate: the stages run in parallel, so the slower one sets the pace. It is measured alone, in a process like the one on
+Ray.
 """
 
 import argparse
@@ -38,9 +38,9 @@ WARM_UP = 8  # batches
 
 @dataclass
 class Measured:
-    """What was measured of one way to run a model: lists over the rounds."""
+    """Measurements of one way to run a model: lists over the rounds."""
 
-    rates: list[float] = field(default_factory=list)  # images a second
+    rates: list[float] = field(default_factory=list)  # images per second
     starts: list[float] = field(default_factory=list)  # seconds to the first result
     memory: dict[str, float] = field(default_factory=dict)  # MiB by process
 
@@ -52,14 +52,14 @@ class Measured:
 
 
 def batches(images: np.ndarray, name: str, size: int, count: int) -> Iterator[Batch]:
-    """The same images over and over."""
+    """Yields the same images repeatedly."""
     for number in range(count):
         first = number * size % len(images)
         yield Batch(number, number * size, size, {name: images[first : first + size]})
 
 
 def timed(results: Iterable[object], size: int, count: int, measured: Measured, last: int) -> None:
-    """The rate between the warm-up and the last few batches, which no longer have company."""
+    """Returns the rate between the warm-up and the last few batches, which no longer run in parallel with others."""
     began = time.perf_counter()
     marks = [time.perf_counter() for _ in results]
     measured.starts.append(marks[0] - began)
@@ -73,7 +73,7 @@ def plain_loop(model: keras.Model, given: Iterable[Batch]) -> Iterator[object]:
 
 
 def predicting(predict: Callable[..., object], images: np.ndarray, size: int, measured: Measured) -> None:
-    """The rate of a call with all images, after one with a batch."""
+    """Returns the rate of a call with all images, after a call with one batch."""
     began = time.perf_counter()
     predict(images[:size], batch_size=size, verbose=0)
     measured.starts.append(time.perf_counter() - began)
@@ -83,7 +83,7 @@ def predicting(predict: Callable[..., object], images: np.ndarray, size: int, me
 
 
 def with_memory(results: Iterable[object], memory: dict[str, float], halfway: int) -> Iterator[object]:
-    """Notes in the middle of a run what each process holds for itself."""
+    """Records the private memory of each process in the middle of a run."""
     for number, result in enumerate(results):
         if number == halfway:
             stages = [
@@ -95,7 +95,7 @@ def with_memory(results: Iterable[object], memory: dict[str, float], halfway: in
 
 
 def slowest_stage(split: ks.Split, image: np.ndarray) -> float:
-    """Images a second that the slower stage does alone, with one core."""
+    """Returns the images per second of the slower stage, alone on one core."""
     with tempfile.TemporaryDirectory() as folder:
         rates = []
         given: object = image
@@ -147,9 +147,9 @@ def compare(name: str, size: int, count: int, rounds: int) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=("ResNet50", "MobileNetV2"), help="names in keras.applications")
-    parser.add_argument("--batch-size", type=int, default=8, help="images a batch")
-    parser.add_argument("--batches", type=int, default=60, help="batches a round")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each way, in turn")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per batch")
+    parser.add_argument("--batches", type=int, default=60, help="batches per round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each variant, in turn")
     arguments = parser.parse_args()
     for name in arguments.models:
         Console(width=110).print(compare(name, arguments.batch_size, arguments.batches, arguments.rounds))

@@ -1,8 +1,8 @@
-"""How long planning takes: EfficientNetV2L, long chains of blocks, and models of up to 100,000 calls; 8 devices.
+"""Planning time: EfficientNetV2L, long chains of blocks, and models with up to 100,000 calls; 8 devices.
 
     python benchmarks/scale.py [--largest 100000] [--measure]
 
-Seconds to plan are the median of several runs; what they built is collected outside of the timing.
+Planning seconds are the median of several runs; garbage collection is not timed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def seconds(what: Callable[[], object], rounds: int = 5) -> str:
 
 
 def large_model(console: Console, measure: bool) -> None:
-    """EfficientNetV2L, from the model and its profile to the plan."""
+    """Times EfficientNetV2L, from the model and its profile to the plan."""
     model = keras.applications.EfficientNetV2L(weights=None)
     began = time.perf_counter()
     profile = ks.profile(model, measure=measure)
@@ -75,7 +75,7 @@ def sizes(largest: int) -> Iterator[int]:
 
 
 def long_chains(console: Console) -> None:
-    """The planner alone, on random numbers."""
+    """Times the planner alone, on random numbers."""
     table = Table("cuts", "throughput s", "overlap s", "latency s", title=f"Planner alone, {DEVICES} equal devices")
     for cuts in (100, 300, 1000, 3000):
         dice = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def long_chains(console: Console) -> None:
 
 
 def long_models(console: Console, largest: int) -> None:
-    """From a Keras model to the plan: chains of residual blocks."""
+    """Times chains of residual blocks, from the Keras model to the plan."""
     title = f"Keras models, chains of residual blocks, {DEVICES} equal devices"
     table = Table("calls", "profile s", "plan s", "plan µs/call", title=title)
     for calls in sizes(largest):
@@ -107,11 +107,11 @@ def long_models(console: Console, largest: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--largest", type=int, default=100_000, help="calls of the longest model")
+    parser.add_argument("--largest", type=int, default=100_000, help="calls in the longest model")
     parser.add_argument("--measure", action="store_true", help="measure EfficientNetV2L, too")
     arguments = parser.parse_args()
     console = Console(width=100)
-    sys.setrecursionlimit(1_000_000)  # Keras recurses; kerassplit does not need it
+    sys.setrecursionlimit(1_000_000)  # for Keras, which recurses; kerassplit does not need it
     large_model(console, arguments.measure)
     long_chains(console)
     long_models(console, arguments.largest)

@@ -1,13 +1,13 @@
-"""What a served split does under load: rate, latency, memory, and whether every answer is the model's.
+"""A served split under load: rate, latency and memory; checks every answer against the model's.
 
     python benchmarks/serve.py [--seconds 60] [--clients 8] [--kill-every 15] [--replicas 2]
 
-MobileNetV2 on 96 pixels in two stages behind HTTP, on this machine. Threads of this process send photographs (JPEG) and
-arrays (`.npy`, `.npz`, packed, JSON) of one to four rows, each the next request as soon as it has its answer, which is
-compared with the whole model's on the same rows. Three times: alone; beside as many clients that send a byte at a time,
-stop in the middle of a body, or go away before their answer; and beside these while, in turns, a process of each stage
-is killed. An error is any other status than 200, or none. Memory is what the processes have for themselves, together,
-at the beginning and at the end of each time.
+MobileNetV2 with 96×96 pixels in two stages, served over HTTP on this machine. Threads of this process send photographs
+(JPEG) and arrays (`.npy`, `.npz`, packed, JSON) of one to four rows; each sends its next request as soon as it has the
+answer, which is compared with the whole model's on the same rows. There are three runs: alone; together with as many
+clients that send a byte at a time, stop in the middle of a body, or leave before their answer; and with these while
+processes of each stage are killed in turn. Any status other than 200, or none, is an error. Memory is the total private
+memory of the processes at the beginning and at the end of each run.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Asked:
 
 @dataclass
 class Seen:
-    """What came back."""
+    """The results."""
 
     seconds: list[float] = field(default_factory=list)
     wrong: int = 0
@@ -71,7 +71,7 @@ class Seen:
 
 
 def requests(model: keras.Model, name: str) -> list[Asked]:
-    """Requests of all kinds of bodies, of one to four rows, for an input of this name."""
+    """Creates requests with all kinds of bodies, of one to four rows, for the input with this name."""
     images = np.random.default_rng(0).uniform(-1, 1, (ROWS, SIDE, SIDE, 3)).astype("float32")
     photo = Path(str(shipped_photo()))
     pixels = load_input(photo, model, "MobileNetV2")
@@ -94,7 +94,7 @@ def saved(save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -
 
 
 def client(port: int, asked: list[Asked], seen: Seen, until: float, seed: int) -> None:
-    """Asks one thing after another, and looks at the answers."""
+    """Sends one request after another, and checks the answers."""
     draw = random.Random(seed)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=180)
     while time.monotonic() < until:
@@ -117,7 +117,7 @@ def client(port: int, asked: list[Asked], seen: Seen, until: float, seed: int) -
 
 
 def bad_client(port: int, asked: list[Asked], seen: Seen, until: float, seed: int) -> None:
-    """Sends slowly, stops in the middle, or goes away."""
+    """Sends slowly, stops in the middle, or disconnects."""
     draw = random.Random(seed)
     while time.monotonic() < until:
         one = draw.choice(asked)
@@ -135,11 +135,11 @@ def bad_client(port: int, asked: list[Asked], seen: Seen, until: float, seed: in
                     stream.sendall(one.body if way == "gone" else one.body[: len(one.body) // 2])
                     time.sleep(draw.uniform(0, 0.1))
         except OSError:
-            time.sleep(0.1)  # it was sent away
+            time.sleep(0.1)  # the server closed the connection
 
 
 def kill(every: float, seen: Seen, until: float) -> None:
-    """Kills a process of a stage now and then."""
+    """Kills a process of a stage at intervals."""
     for stage in itertools.cycle(("head", "tail")):
         if time.monotonic() + every > until:
             return
@@ -155,7 +155,7 @@ def processes(name: str) -> list[psutil.Process]:
 
 
 def memory() -> float:
-    """MiB of the processes of the application and of Serve's proxy."""
+    """Returns the MiB of the application's processes and of Serve's proxy."""
     total = 0
     for one in [*processes("ServeReplica"), *processes("ProxyActor")]:
         try:
@@ -166,7 +166,7 @@ def memory() -> float:
 
 
 def load(port: int, asked: list[Asked], arguments: argparse.Namespace, bad: bool, killing: bool) -> tuple[str, ...]:
-    """One time of load, as a row of the table."""
+    """Runs the load once, and returns a row of the table."""
     seen, until = Seen(), time.monotonic() + arguments.seconds
     threads = [threading.Thread(target=client, args=(port, asked, seen, until, n)) for n in range(arguments.clients)]
     if bad:
@@ -208,7 +208,7 @@ with tempfile.TemporaryDirectory() as folder:
     serve.start(http_options={"port": port}, logging_config={"log_level": "ERROR", "enable_access_log": False})
     options = {"folder": str(Path(folder) / "stages"), "architecture": "MobileNetV2", "replicas": arguments.replicas}
     serve.run(app({**options, "num_cpus": 0.5, "body_timeout": 5}), route_prefix="/")
-    client(port, asked, Seen(), time.monotonic() + 5, 0)  # every number of rows is compiled once
+    client(port, asked, Seen(), time.monotonic() + 5, 0)  # each number of rows is compiled once
     table = Table(
         title=f"{arguments.clients} clients, {arguments.seconds:g} s each, {arguments.replicas} processes a stage"
     )

@@ -1,9 +1,9 @@
-"""Two checkouts of kerassplit side by side: reading, points, building, splitting, planning, profiling and running.
+"""Compares two checkouts of kerassplit: reading, points, building, splitting, planning, profiling and running.
 
     python benchmarks/versions.py OLD NEW [--rounds 5] [--model ResNet50]
 
-Each round starts one process for each checkout, in turn, and each process gives the median of several calls; the table
-gives the medians over the rounds, and the median of the ratios round by round.
+Each round starts one process for each checkout, in turn, and each process reports the median of several calls; the
+table shows the medians over the rounds, and the median of the ratios within rounds.
 """
 
 import argparse
@@ -55,7 +55,7 @@ print(json.dumps(found))
 
 
 def timed(checkout: str, model: str) -> dict[str, float]:
-    """Median seconds of each call, in a process that imports the package from this checkout."""
+    """Returns the median seconds of each call, in a process that imports the package from this checkout."""
     there = Path(checkout).resolve()
     environment = {**os.environ, "PYTHONPATH": str(there), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-P", "-c", TIMED, model, str(there)]  # -P: not the package in the current folder

@@ -1,4 +1,4 @@
-"""Makes the pictures in this folder again, or with `--check` tells which of the committed sources are stale.
+"""Redraws the pictures in this folder; with `--check`, reports which committed sources are stale.
 
 Run it from anywhere, with kerassplit installed: `python diagrams/make.py`.
 """
@@ -26,13 +26,13 @@ NARROW = 400  # points: readable on a phone
 
 
 def build(name: str) -> keras.Model:
-    """An architecture of `keras.applications`, its layers named as in a fresh process."""
+    """Builds an architecture of `keras.applications`, with layers named as in a new process."""
     keras.utils.clear_session()
     return getattr(keras.applications, name)(weights=None)
 
 
 def drawings() -> Iterator[tuple[str, Drawing]]:
-    """The pictures and the names of their files, without extension."""
+    """Yields the pictures and their file names, without extension."""
     resnet = build("ResNet50")
     in_three = split(resnet, list(CUTS), names=list(NAMES))
     yield "resnet50", plot(resnet, title="ResNet50")
@@ -43,7 +43,7 @@ def drawings() -> Iterator[tuple[str, Drawing]]:
 
 
 def charts() -> Iterator[tuple[str, Chart]]:
-    """What matplotlib draws: how, differs between its versions, so nobody checks whether these are stale."""
+    """Yields the charts. They are not checked, because their drawing differs between versions of matplotlib."""
     phone, server = Device("phone", "20 GFLOPS"), Device("server", "5 TFLOPS")
     yield "mobilenetv2_sweep", plan_sweep(build("MobileNetV2"), [phone, server], latency="5 ms").plot()
     boards = Device("board", "10 GFLOPS", memory="64 MiB", count=4)

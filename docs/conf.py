@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `pip install -e ".[docs]" && sphinx-build -W docs build/docs`."""
+"""Sphinx configuration: `pip install -e ".[docs]" && sphinx-build -W docs build/docs`."""
 
 import os
 import re
@@ -44,13 +44,13 @@ napoleon_numpy_docstring = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-suppress_warnings = ["ref.python"]  # `bytes` is a type, and an attribute of several classes
-# Types of other packages are named, not linked: the pages are built without a network.
+suppress_warnings = ["ref.python"]  # `bytes` is both a type and an attribute of several classes
+# Types from other packages are not linked, because the pages are built without a network.
 nitpick_ignore_regex = [("py:class", r"(collections|keras|matplotlib|numpy|os|pandas|pathlib|ray|typing)\..*|Figure")]
 
 
 class CommandHelp(SphinxDirective):
-    """What `kerassplit --help` and each `kerassplit COMMAND --help` print, one section for each command."""
+    """Inserts the output of `kerassplit --help` and each `kerassplit COMMAND --help`, one section per command."""
 
     def run(self) -> list[nodes.Node]:
         group = click.Context(main, info_name="kerassplit", max_content_width=80, terminal_width=80)
@@ -62,7 +62,7 @@ class CommandHelp(SphinxDirective):
 
 
 def code_in_backticks(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Docstrings are written as Markdown is: what stands in single backticks is code, also before an "s"."""
+    """Converts Markdown in docstrings: text in single backticks is code, even before an "s"."""
     lines[:] = [re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``\\ ", line) for line in lines]
 
 

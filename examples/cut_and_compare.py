@@ -1,9 +1,9 @@
-"""Cut ResNet50 in three, see that the stages compute the same numbers, save them and load one again.
+"""Cut ResNet50 in three, verify that the stages compute the same numbers, save them and load one of them.
 
-Begin here: `python examples/cut_and_compare.py`. A model can be cut where a single tensor connects all that comes
-before with all that comes after. This lists such places, asks about one that is none, and cuts at two. Then every
-tensor that a stage hands on is compared with the one inside the whole model, bit for bit; and at last one stage is
-loaded alone, as another machine would do it.
+Start here: `python examples/cut_and_compare.py`. A model can be cut where a single tensor connects everything before
+with everything after. This script lists such places, asks about a place that is not one, and cuts at two. Then it
+compares every tensor that a stage outputs with the one inside the whole model, bit for bit; and finally it loads one
+stage on its own, as another machine would.
 
 Everything is written to a temporary folder. The weights are random (seeded): no download is needed.
 """
@@ -23,15 +23,15 @@ keras.utils.set_random_seed(0)
 resnet = keras.applications.ResNet50(weights=None)
 images = np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)).astype("float32")
 
-# Where can it be cut? Behind every residual block, for one.
+# Where can it be cut? After every residual block, for example.
 blocks = [point for point in ks.split_points(resnet) if point.name.endswith("_out")]
 for point in blocks[::4]:
     print(f"{point.name:<18} {point.shape!s:<24} {point.params_before:>10,} parameters before")
 
-# Inside a block it cannot, and kerassplit says what else would cross.
+# Inside a block it cannot be cut, and kerassplit says what else would cross.
 print(ks.explain(resnet, "conv4_block6_2_relu"))
 
-# The tail alone, on a fresh Input: the layers and weights are ResNet50's own.
+# Only the tail, on a new Input: the layers and weights are ResNet50's own.
 tail = ks.build_submodel(resnet, start="conv4_block6_out")
 print(f"{tail.name}: {tail.input.shape} -> {tail.output.shape}")
 

@@ -1,18 +1,18 @@
-"""See what a classifier looks at: a Grad-CAM through a nested model, drawn over a photograph.
+"""See what a classifier looks at: Grad-CAM through a nested model, drawn over a photograph.
 
 Transfer learning puts a backbone *inside* a model: preprocessing, backbone, new classifier. Keras shows that backbone
-as one layer, and the feature maps in it cannot be asked for; kerassplit names them `backbone/...` and cuts there.
+as one layer, and gives no access to the feature maps in it; kerassplit names them `backbone/...` and cuts there.
 Grad-CAM (Selvaraju et al., "Grad-CAM: Visual explanations from deep networks", ICCV 2017) needs three things:
 
 1. the feature maps of the last convolution (a *tap*),
-2. the class score as a function of these maps alone (the *tail* behind the tap),
-3. the gradient of the score with respect to the maps: how much each of them speaks for the class.
+2. the class score as a function of these maps alone (the *tail* after the tap),
+3. the gradient of the score with respect to the maps: how much each of them contributes to the class.
 
-The maps, weighted by their mean gradients and summed, are the heat map: where the evidence for the class lies.
+The maps, weighted by their mean gradients and summed, are the heat map: it shows where the evidence for the class is.
 
-The photographs are scikit-learn's own two, a temple and a flower. By default the weights are random and seeded, so
-that nothing is downloaded: the picture then shows how it is computed, not what a trained network sees. For that, run it
-with `--weights imagenet`. Without `-o` the picture is drawn and thrown away. Needs `pip install scikit-learn pillow`.
+The photographs are the two from scikit-learn, a temple and a flower. By default the weights are random and seeded, so
+that nothing is downloaded: the picture then shows only the computation, not what a trained network sees. For that, use
+`--weights imagenet`. Without `-o` the picture is drawn and discarded. Needs `pip install scikit-learn pillow`.
 
     python grad_cam.py -o heat.png --weights imagenet
 """
@@ -32,14 +32,14 @@ from sklearn.datasets import load_sample_images
 
 import kerassplit as ks
 
-SIDE = 224  # of the photographs that the model takes
-SHOWN = 448  # of those in the picture
+SIDE = 224  # of the model's input
+SHOWN = 448  # of the photographs in the picture
 TAP = "backbone/out_relu"  # MobileNetV2's last feature maps, 7×7×1280
 CLASSES = 1000
 
 
 def transfer_model(weights: str) -> keras.Model:
-    """A classifier as transfer learning builds it: the backbone is one layer of it."""
+    """Builds a classifier as in transfer learning: the backbone is one of its layers."""
     keras.utils.set_random_seed(0)
     imagenet = weights == "imagenet"
     whole = keras.applications.MobileNetV2(weights="imagenet" if imagenet else None, input_shape=(SIDE, SIDE, 3))
@@ -47,7 +47,7 @@ def transfer_model(weights: str) -> keras.Model:
     if not imagenet:
         from kerassplit.zoo.random_weights import randomize
 
-        randomize(backbone, seed=7)  # statistics of batch normalization, too: features as lively as trained ones
+        randomize(backbone, seed=7)  # also sets batch-norm statistics, so that features vary like trained ones
     classifier = keras.layers.Dense(CLASSES, name="scores")
     model = keras.Sequential(
         [
@@ -65,7 +65,7 @@ def transfer_model(weights: str) -> keras.Model:
 
 
 def gradient(score, maps):
-    """The gradient of `score(maps)`, a number, with respect to the maps; each backend has its own way."""
+    """Computes the gradient of the number `score(maps)` with respect to the maps, on any backend."""
     if keras.backend.backend() == "tensorflow":
         tf = import_module("tensorflow")
         with tf.GradientTape() as tape:
@@ -79,7 +79,7 @@ def gradient(score, maps):
 
 
 def grad_cam(model: keras.Model, photo: np.ndarray) -> tuple[np.ndarray, int]:
-    """The heat map of the strongest class, from 0 to 1, as large as the feature maps; and that class."""
+    """Returns the heat map of the strongest class, from 0 to 1 and as large as the feature maps, and that class."""
     ops = keras.ops
     head = ks.tap(model, TAP)  # from the photograph to the maps
     tail = ks.build_submodel(model, start=TAP)  # from the maps to the scores
@@ -92,7 +92,7 @@ def grad_cam(model: keras.Model, photo: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def square(photo: np.ndarray, side: int) -> np.ndarray:
-    """The middle of a photograph with sides of so many pixels."""
+    """Crops the middle of a photograph and resizes it to a square of this many pixels."""
     shorter = min(photo.shape[:2])
     top, left = ((size - shorter) // 2 for size in photo.shape[:2])
     middle = Image.fromarray(photo[top : top + shorter, left : left + shorter])
@@ -100,14 +100,14 @@ def square(photo: np.ndarray, side: int) -> np.ndarray:
 
 
 def colored(heat: np.ndarray) -> np.ndarray:
-    """Heat from 0 to 1 as colors from deep blue over green and yellow to red."""
+    """Maps heat from 0 to 1 to colors from deep blue through green and yellow to red."""
     stops = np.array([[48, 18, 99], [41, 107, 196], [32, 190, 155], [246, 213, 71], [214, 45, 32]], "float32")
     places = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(heat, places, stops[:, channel]) for channel in range(3)], axis=-1)
 
 
 def drawn_over(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The photograph, paler, and the heat over it: the hotter, the more of its color."""
+    """Draws the heat over the faded photograph: the hotter, the more of its color."""
     smooth = Image.fromarray((heat * 255).astype("uint8")).resize(photo.shape[1::-1], Image.Resampling.BICUBIC)
     large = np.asarray(smooth, dtype="float32") / 255
     grey = photo @ np.array([0.299, 0.587, 0.114], "float32")

@@ -1,4 +1,4 @@
-"""Models that tests of all rooms use, and how many examples Hypothesis takes."""
+"""Models for tests in all folders, and the number of Hypothesis examples."""
 
 import gc
 import os
@@ -25,7 +25,7 @@ settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_of_earlier_files() -> None:
-    """Frees what earlier files have left; collections of this one do not go through half a million other objects."""
+    """Frees what earlier files left, so that collections here skip half a million other objects."""
     gc.unfreeze()
     collect()
     gc.freeze()
@@ -33,7 +33,7 @@ def nothing_of_earlier_files() -> None:
 
 @pytest.fixture(autouse=True)
 def memory_maps() -> Iterator[None]:
-    """JAX keeps whatever it compiles, in memory maps; Linux allows 65,530 of them, and JAX crashes at that."""
+    """Clears JAX's caches when it has many memory maps: Linux allows 65,530, and JAX crashes at that limit."""
     yield
     if keras.backend.backend() == "jax":
         import jax
@@ -55,7 +55,7 @@ def resnet() -> keras.Model:
 
 @pytest.fixture
 def images() -> Callable[[keras.Model], np.ndarray]:
-    """Two random images for an architecture, preprocessed its way."""
+    """Two random images for an architecture, preprocessed for it."""
 
     def draw(model: keras.Model) -> np.ndarray:
         pixels = np.stack([smooth_noise(model.input_shape[1:], seed) for seed in (3, 4)])

@@ -1,6 +1,6 @@
-"""Draws the gallery again, page and pictures: `python docs/pictures/gallery.py`.
+"""Redraws the gallery, page and pictures: `python docs/pictures/gallery.py`.
 
-Models of KerasHub take `pip install keras-hub`. Weights are random: pictures do not show them.
+The KerasHub models need `pip install keras-hub`. Weights are random, since pictures do not show them.
 """
 
 import os
@@ -21,12 +21,12 @@ FOLDER = Path(__file__).resolve().parent / "gallery"
 PAGE = Path(__file__).resolve().parent / "gallery.md"
 HEAD = """# Gallery
 
-Pictures of models that people bring, as `ks.plot` draws them. Each stands below what the model is and what the picture
-leaves out. Boxes stand in execution order. A doubled border stands for several like blocks in a row (`×12`), a red dot
-for a place where the model can be cut, a thick red line for a cut. "Shared" is a layer that the model calls more than
-once: its weights count once.
+Pictures of typical models, as `ks.plot` draws them. Above each, the text says what the model is and what the picture
+leaves out. Boxes are in execution order. A double border marks several identical blocks in a row (`×12`), a red dot a
+place where the model can be cut, a thick red line a cut. "Shared" marks a layer that the model calls more than once:
+its weights count once.
 
-Weights are random. `python docs/pictures/gallery.py` draws all of it again.
+Weights are random. Run `python docs/pictures/gallery.py` to redraw it.
 """
 
 
@@ -35,7 +35,7 @@ def application(name: str) -> keras.Model:
 
 
 def unet() -> keras.Model:
-    """Four levels down and up, as Keras names the layers."""
+    """Four levels down and four up, with layers named by Keras."""
     image = x = keras.Input((128, 128, 3))
     skips = []
     for filters in (32, 64, 128, 256):
@@ -78,7 +78,7 @@ def vit() -> keras.Model:
 
 
 def vit_by_hand() -> keras.Model:
-    """As the example on keras.io has it: attention and perceptron of each block, named by Keras."""
+    """Like the example on keras.io: attention and perceptron in each block, named by Keras."""
     image = keras.Input((72, 72, 3))
     x = layers.Conv2D(64, 6, strides=6, name="patches")(image)
     x = layers.Reshape((144, 64), name="sequence")(x)
@@ -127,7 +127,7 @@ def lstm() -> keras.Model:
 
 
 def tickets() -> keras.Model:
-    """The model with several inputs and outputs of the guide to the functional API."""
+    """The model with several inputs and outputs from the guide to the functional API."""
     title = keras.Input((None,), dtype="int32", name="title")
     body = keras.Input((None,), dtype="int32", name="body")
     tags = keras.Input((12,), name="tags")
@@ -160,7 +160,7 @@ def autoencoder() -> keras.Model:
 
 
 def translation() -> keras.Model:
-    """An encoder and a decoder of two blocks each, the decoder with attention to what the encoder gives."""
+    """An encoder and a decoder with two blocks each; the decoder attends to the encoder's output."""
     source = keras.Input((40,), dtype="int32", name="source")
     target = keras.Input((40,), dtype="int32", name="target")
     x = layers.Embedding(8000, 128, name="source_words")(source)
@@ -198,7 +198,7 @@ def residual() -> keras.Model:
 
 
 def in_stages(model: keras.Model, count: int) -> ks.Split:
-    """Cut into so many stages, at points spread evenly over those there are."""
+    """Cuts the model into `count` stages at evenly spaced split points."""
     names = [point.name for point in ks.split_points(model)]
     return ks.split(model, [names[len(names) * place // count] for place in range(1, count)])
 
@@ -210,13 +210,13 @@ def by_plan(model: keras.Model) -> ks.Split:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A picture of the gallery.
+    """A picture in the gallery.
 
     Attributes:
-        title: What it shows.
-        about: What the model is.
-        build: Makes the model.
-        cut: Makes of it what is drawn; `None` for the model itself.
+        title: Heading of its section.
+        about: Description of the model.
+        build: Builds the model.
+        cut: Cuts the model; `None` to draw the model itself.
     """
 
     title: str
@@ -225,7 +225,7 @@ class Exhibit:
     cut: Callable[[keras.Model], ks.Split] | None = None
 
     def draw(self) -> Drawing:
-        """The picture, with layers named as in a fresh process."""
+        """Draws the picture, with layers named as in a new process."""
         keras.utils.clear_session()
         model = self.build()
         return ks.plot(model if self.cut is None else self.cut(model))
@@ -234,72 +234,71 @@ class Exhibit:
 EXHIBITS = {
     "unet": Exhibit(
         "U-Net",
-        "Four levels down and four up; what each level down gives is concatenated to the level up of its size. All "
-        "layers have the names that Keras gave them.",
+        "Four levels down and four up; the output of each level down is concatenated to the level up of the same size. "
+        "All layers have the names that Keras gave them.",
         unet,
     ),
     "unet_split": Exhibit(
         "U-Net, cut at its lowest level",
-        "The same U-Net in an encoder and a decoder: five tensors cross.",
+        "The same U-Net, cut into an encoder and a decoder: five tensors cross.",
         unet,
         lambda model: ks.split(model, "conv2d_9", allow_crossing=True, names=["encoder", "decoder"]),
     ),
     "bert": Exhibit(
         "BERT",
-        "`BertBackbone` of KerasHub in the size of BERT-base: embeddings of tokens, segments and positions, twelve "
-        "transformer layers that all take the padding mask, and a pooled output beside that of each token.",
+        "`BertBackbone` from KerasHub in the size of BERT-base: embeddings of tokens, segments and positions, twelve "
+        "transformer layers that all use the padding mask, and a pooled output besides the one for each token.",
         bert,
     ),
     "gpt2": Exhibit(
         "GPT-2",
-        "`GPT2Backbone` of KerasHub in its smallest size: embeddings, twelve decoder layers, a normalization.",
+        "`GPT2Backbone` from KerasHub in its smallest size: embeddings, twelve decoder layers, a normalization.",
         gpt2,
     ),
     "vit": Exhibit(
         "ViT from KerasHub",
-        "`ViTBackbone` in the size of ViT-B/16. Its twelve transformer layers are inside one layer, `vit_encoder`, and "
-        "Keras records no graph in there: it is one box, and there is no place to cut inside.",
+        "`ViTBackbone` in the size of ViT-B/16. Its twelve transformer layers are inside one layer, `vit_encoder`, for "
+        "which Keras records no graph: it is one box, and cannot be cut inside.",
         vit,
     ),
     "vit_by_hand": Exhibit(
         "ViT in plain Keras",
-        "Eight transformer layers, each an attention and a perceptron with an addition after each, named by Keras.",
+        "Eight transformer layers, each with attention and a perceptron, both followed by an addition; named by Keras.",
         vit_by_hand,
     ),
     "siamese": Exhibit(
         "A Siamese network",
-        "One tower, called for the left and for the right image, and the distance between.",
+        "One tower, called on the left and on the right image, and the distance between the results.",
         siamese,
     ),
     "nasnetmobile": Exhibit(
         "NASNetMobile in four stages",
-        "From `stem_bn1` to `normal_concat_12` each cell takes what the two cells before it give, so no single tensor "
-        "crosses anywhere in between: the largest box cannot be opened without carrying two or more.",
+        "From `stem_bn1` to `normal_concat_12` each cell takes the outputs of the two cells before it, so at least two "
+        "tensors cross everywhere in between: the largest box cannot be cut at a single tensor.",
         lambda: application("NASNetMobile"),
         lambda model: in_stages(model, 4),
     ),
     "mobilenetv2": Exhibit(
         "MobileNetV2 in sixteen stages",
-        "Seventeen inverted residual blocks. Cuts at every fifth split point or so, some of them inside blocks.",
+        "Seventeen inverted residual blocks, cut at about every fifth split point; some cuts are inside blocks.",
         lambda: application("MobileNetV2"),
         lambda model: in_stages(model, 16),
     ),
-    "mlp": Exhibit("A multilayer perceptron", "Three dense layers with dropout between, as a `Sequential`.", mlp),
+    "mlp": Exhibit("A multilayer perceptron", "Three dense layers with dropout in between, as a `Sequential`.", mlp),
     "lstm": Exhibit(
         "Two bidirectional LSTMs",
-        "Words of any number, masked: the mask is computed from the words by an operation of its own and goes along to "
-        "both LSTMs.",
+        "Any number of words; their mask is computed from the words by its own operation and passed to both LSTMs.",
         lstm,
     ),
     "tickets": Exhibit(
         "Several inputs and outputs",
-        "Title, body and tags of a ticket give its priority and its department.",
+        "Predicts the priority and department of a ticket from its title, body and tags.",
         tickets,
     ),
     "nested": Exhibit(
         "A model inside a model",
-        "Transfer learning: a whole MobileNetV2 is one layer of this model. Pictures show what is inside, since it can "
-        "be cut there.",
+        "Transfer learning: a whole MobileNetV2 is one layer of this model. The picture shows what is inside, since it "
+        "can be cut there.",
         nested,
     ),
     "autoencoder": Exhibit(
@@ -322,28 +321,28 @@ EXHIBITS = {
     ),
     "inceptionv3": Exhibit(
         "InceptionV3",
-        "Eleven blocks of parallel branches, `mixed0` to `mixed10`; `mixed3` and `mixed8` make images smaller.",
+        "Eleven blocks of parallel branches, `mixed0` to `mixed10`; `mixed3` and `mixed8` downsample.",
         lambda: application("InceptionV3"),
     ),
     "translation": Exhibit(
         "Encoder and decoder with attention",
-        "Two encoder blocks, two decoder blocks; each of the latter also attends to what the encoder gives.",
+        "Two encoder blocks and two decoder blocks; each decoder block also attends to the encoder's output.",
         translation,
     ),
     "shared_embedding": Exhibit(
         "A shared embedding",
-        "Question and answer go through one `Embedding` and one pooling, then each through a dense layer of its own.",
+        "Question and answer go through one `Embedding` and one pooling, then each through its own dense layer.",
         shared_embedding,
     ),
     "plan": Exhibit(
         "A plan",
-        "ResNet50 as `ks.plan` cuts it for four boards of 10 GFLOPS and a network of 200 Mbit/s.",
+        "ResNet50, cut by `ks.plan` for four boards with 10 GFLOPS each and a network with 200 Mbit/s.",
         lambda: application("ResNet50"),
         by_plan,
     ),
     "crossing": Exhibit(
         "A cut inside a branch",
-        "A residual network cut within its first block: the shortcut crosses too.",
+        "A residual network, cut inside its first block: the shortcut crosses too.",
         residual,
         lambda model: ks.split(model, "first_conv", allow_crossing=True),
     ),
@@ -351,7 +350,7 @@ EXHIBITS = {
 
 
 def section(name: str, drawing: Drawing) -> str:
-    """What the page says of an exhibit."""
+    """Returns the section of the page for an exhibit."""
     exhibit = EXHIBITS[name]
     boxes = [box for cluster in drawing.picture.clusters for box in cluster.boxes if not box.is_input]
     folded = [f"`{box.name}` for {box.count} blocks in a row" for box in boxes if box.count > 1]
@@ -359,7 +358,7 @@ def section(name: str, drawing: Drawing) -> str:
     lines = [f"## {exhibit.title}", "", exhibit.about, "", f"- {drawing.picture.subtitle}"]
     lines.append(f"- Folded: {', '.join(folded)}." if folded else "- Nothing is folded.")
     if summed:
-        lines.append(f"- {summed} of {len(boxes)} boxes hold several layers each that are no run of like blocks.")
+        lines.append(f"- {summed} of {len(boxes)} boxes hold several layers that are not a run of identical blocks.")
     return "\n".join([*lines, "", f"![{exhibit.title}](gallery/{name}.svg)", ""])
 
 

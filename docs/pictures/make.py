@@ -1,6 +1,6 @@
-"""Draws the pictures of these pages again: `python docs/pictures/make.py`.
+"""Redraws the pictures of the documentation: `python docs/pictures/make.py`.
 
-A test compares the words in the pictures that are here with those that this would draw.
+A test compares the words in the stored pictures with those in new ones.
 """
 
 import os
@@ -23,13 +23,13 @@ ROOT = FOLDER.parents[1]
 
 
 def build(name: str) -> keras.Model:
-    """An architecture of `keras.applications`, its layers named as in a fresh process."""
+    """Builds an architecture of `keras.applications`, with layers named as in a new process."""
     keras.utils.clear_session()
     return getattr(keras.applications, name)(weights=None)
 
 
 def residual() -> keras.Model:
-    """The model of explanation/cutting.md."""
+    """The model in explanation/cutting.md."""
     image = keras.Input((32, 32, 3), name="image")
     x = keras.layers.Conv2D(16, 3, padding="same", name="stem")(image)
     for block in ("first", "second"):
@@ -41,7 +41,7 @@ def residual() -> keras.Model:
 
 
 class House:
-    """The rooms of the package, floor above floor, as the contract for imports in pyproject.toml has them."""
+    """Picture of the package's rooms by floor, from the import contract in pyproject.toml."""
 
     def render(self, extension: str) -> bytes:
         settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ class House:
 
 
 def pictures() -> Iterator[tuple[str, Drawing | House]]:
-    """The pictures of models and of the house, by the names of their files."""
+    """Yields the pictures of models and of the house, with their file names."""
     yield "house", House()
     stages = ["features", "middle", "classifier"]
     yield "resnet50_split", ks.plot(ks.split(build("ResNet50"), ["conv3_block4_out", "conv4_block6_out"], names=stages))
@@ -72,7 +72,7 @@ def pictures() -> Iterator[tuple[str, Drawing | House]]:
 
 
 def charts() -> Iterator[tuple[str, Chart]]:
-    """The charts, which matplotlib draws."""
+    """Yields the charts, which matplotlib draws."""
     mobilenet = build("MobileNetV2")
     yield "mobilenetv2_profile", ks.profile(mobilenet).plot()
     phone, server = ks.Device("phone", "20 GFLOPS"), ks.Device("server", "5 TFLOPS")

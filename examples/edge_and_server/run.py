@@ -1,12 +1,12 @@
-"""Half a model here, half on a server: what crosses, sent as float32, float16 and int8.
+"""Run half a model here and half on a server, and send the tensor in between as float32, float16 and int8.
 
-A phone can run the beginning of a model and send what comes out of it, in place of the photograph: that may be
-smaller, and the server has less to do. Sent with fewer bits it is smaller still, and the result a little less exact.
-How much smaller, and how much less exact? This measures it.
+A phone can run the beginning of a model and send its output instead of the photograph: it may be smaller, and the
+server has less to do. With fewer bits it is smaller still, and the result is slightly less accurate. This script
+measures by how much.
 
 The head of MobileNetV2 runs in this process, the edge; the tail runs in another one behind HTTP (../serve/server.py),
-on the loopback interface. A table says how many bytes cross, how long it takes, and how far the result is from that
-of the whole model: it has to be within the tolerance. The weights are random (seeded). Needs `pip install
+on the loopback interface. A table shows how many bytes cross, how long it takes, and how much the result differs from
+that of the whole model, which must be within the tolerance. The weights are random (seeded). Needs `pip install
 "kerassplit[ray]"`.
 """
 
@@ -49,7 +49,7 @@ def milliseconds(seconds: list[float]) -> str:
 
 
 def ask(connection: http.client.HTTPConnection, body: bytes) -> np.ndarray:
-    """The tail's answer to what crosses."""
+    """Sends the crossing tensors to the tail and returns its answer."""
     connection.request("POST", "/", body, {"Content-Type": TENSORS, "Accept": TENSORS})
     answer = connection.getresponse()
     content = answer.read()
@@ -59,7 +59,7 @@ def ask(connection: http.client.HTTPConnection, body: bytes) -> np.ndarray:
 
 
 def compare(folder: Path, port: int, image: np.ndarray, expected: np.ndarray) -> bool:
-    """Prints the table; whether all results are within their tolerances."""
+    """Prints the table, and returns True if all results are within their tolerances."""
     head = ks.load(folder, stages=["head"])[0].model
     table = Table("sent as", "bytes", "head ms", "rest ms", "largest difference", "tolerance", title=f"cut at {CUT}")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)

@@ -1,7 +1,7 @@
 """Serve MobileNetV2 in two stages over HTTP, send it a photo, then a few mistakes, and stop.
 
-The server is a process of its own (server.py beside this file). The weights are random (seeded), so what it sees in the
-photo is nonsense; that the answer is the model's is compared. Needs `pip install "kerassplit[ray]"`.
+The server is a separate process (server.py next to this file). The weights are random (seeded), so the predicted class
+is meaningless, but the answer is compared with the model's. Needs `pip install "kerassplit[ray]"`.
 """
 
 import http.client

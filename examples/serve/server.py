@@ -2,7 +2,7 @@
 
     python examples/serve/server.py FOLDER [--port 8000] [--stages tail] [--architecture MobileNetV2]
 
-It does what `serve run kerassplit.engines.serve:app folder=FOLDER` does, and stops when whoever started it is gone.
+It does the same as `serve run kerassplit.engines.serve:app folder=FOLDER`, but stops when its parent process ends.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Who knows this may talk to this Ray; by default it is kept in the home directory, for all Rays of a user.
+# Anyone with this token can connect to Ray; by default, all of a user's Ray clusters share one from the home directory.
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import ray

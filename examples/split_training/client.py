@@ -1,8 +1,8 @@
-"""The client: it has the images and the head of the model, and no labels.
+"""The client: it has the images and the head of the model, but no labels.
 
-In every step it draws some of its images, runs them through the head, and sends what comes out there, the crossing: no
-image ever leaves this process. Back comes the gradient of the loss with respect to the crossing, which is all that the
-head needs to learn.
+In every step it draws some of its images, runs them through the head, and sends the head's output, the crossing: no
+image ever leaves this process. It receives the gradient of the loss with respect to the crossing, which is all that
+the head needs to learn.
 """
 
 import argparse
@@ -24,12 +24,12 @@ BATCH = 64
 
 
 def rows_of_steps(steps: int, rows: int) -> np.ndarray:
-    """Which images each step takes: as good as any, and the same in every run."""
+    """Returns the row numbers of the images for each step: random, but the same in every run."""
     return np.random.default_rng(5).integers(0, rows, (steps, BATCH))
 
 
 def images() -> np.ndarray:
-    """1,797 handwritten digits of 8×8 pixels from 0 to 1."""
+    """Returns 1,797 handwritten digits of 8×8 pixels from 0 to 1."""
     return load_digits().images[..., None].astype("float32") / 16
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
 
     [stage] = ks.load(options.folder, stages=["head"])
-    head = StageTrainer(stage, keras.optimizers.Adam(0.01), back_to=())  # nobody wants the gradient of the images
+    head = StageTrainer(stage, keras.optimizers.Adam(0.01), back_to=())  # the gradient of the images is not needed
     mine = images()
     connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=60)
     sent = received = 0

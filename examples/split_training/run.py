@@ -2,12 +2,12 @@
 
 Two processes share a small network for handwritten digits. The client (client.py) has the images and the head, up to
 the cut; the server (server.py) has the labels and the tail. In each step the head's output goes to the server, and the
-gradient with respect to it comes back: neither process ever has the other's data or weights. This is the plain SplitNN
-of Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018). (What crosses is not
-secret: much of an image can be guessed from the output of a shallow head.)
+gradient with respect to it comes back: neither process ever sees the other's data or weights. This is the plain SplitNN
+of Gupta & Raskar, "Distributed learning of deep neural network over multiple agents" (2018). (The crossing tensors are
+not secret: much of an image can be reconstructed from the output of a shallow head.)
 
-This script cuts and saves the model, runs both, and then takes the same steps alone, with `ks.train_step`: the weights
-come out the same. Needs scikit-learn, which brings the digits.
+This script cuts and saves the model, runs both processes, and then takes the same steps in one process, with
+`ks.train_step`: the resulting weights are the same. Needs scikit-learn, for the digits.
 """
 
 import os
@@ -27,7 +27,7 @@ import kerassplit as ks
 
 STEPS = 40
 CUT = "pooled"
-TOLERANCE = 1e-5  # of weights; the same process would give the same bits
+TOLERANCE = 1e-5  # of weights; in a single process they would be equal bit for bit
 
 
 def network() -> keras.Model:
@@ -42,7 +42,7 @@ def network() -> keras.Model:
 
 
 def train_apart(folder: Path) -> None:
-    """Starts both processes and waits for them; whatever happens, they end."""
+    """Starts both processes and waits for them; both end, whatever happens."""
     here = Path(__file__).resolve().parent
     command = [sys.executable, str(here / "server.py"), str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -77,7 +77,7 @@ def main() -> int:
     weights = [[weight for stage in one for weight in stage.model.get_weights()] for one in (apart, split)]
     difference = max(float(np.abs(one - other).max()) for one, other in zip(*weights, strict=True))
     right = np.mean(apart.predict(pixels).argmax(axis=-1) == labels)
-    print(f"after {STEPS} steps of {BATCH} digits: {right:.0%} are told right")
+    print(f"after {STEPS} steps of {BATCH} digits: {right:.0%} are classified correctly")
     print(f"largest difference from training in one process: {difference:.1e}, allowed {TOLERANCE:.0e}")
     return 0 if difference <= TOLERANCE else 1
 

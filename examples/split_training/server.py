@@ -1,10 +1,11 @@
 """The server: it has the tail of the model and the labels, and never sees an image.
 
-A request holds what crossed the cut for some rows, and their numbers, by which the server finds their labels. It runs
-the tail, computes the loss and goes back through the tail. The gradient at the cut is the answer; its own gradients its
-own optimizer applies. Tensors travel in kerassplit's wire format, which holds numbers and no code.
+A request holds the crossing tensors of some rows, and the row numbers, by which the server finds their labels. The
+server runs the tail, computes the loss and backpropagates through the tail. It answers with the gradient at the cut,
+and applies the tail's gradients with its own optimizer. Tensors are sent in kerassplit's wire format, which holds
+numbers but no code.
 
-It runs until its standard input ends, so it ends with whoever has started it.
+It runs until its standard input ends, so it ends with its parent process.
 """
 
 import argparse
@@ -28,7 +29,7 @@ MOST_BYTES = 2**24
 
 
 class Tail:
-    """The tail in training."""
+    """Trains the tail."""
 
     def __init__(self, folder: Path):
         [self.stage] = ks.load(folder, stages=["tail"])
@@ -39,7 +40,7 @@ class Tail:
         self.seen: set[str] = set()
 
     def step(self, body: bytes) -> bytes:
-        """One training step: from what crosses to its gradient."""
+        """Runs one training step: takes the crossing tensors and returns their gradients."""
         tensors = unpack(body)
         self.seen.update(f"{name} {value.shape}" for name, value in tensors.items())
         labels = self.labels[tensors.pop("rows")]
@@ -64,7 +65,7 @@ def handler(tail: Tail) -> type[http.server.BaseHTTPRequestHandler]:
                 return
             try:
                 self.answer(200, tail.step(self.rfile.read(int(size))))
-            except (ValueError, KeyError, IndexError) as error:  # what was sent is no step
+            except (ValueError, KeyError, IndexError) as error:  # the request is not a valid step
                 tail.trainer.forget()
                 self.answer(400, f"{type(error).__name__}: {error}".encode())
 
@@ -75,7 +76,7 @@ def handler(tail: Tail) -> type[http.server.BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing of each request."""
+            """Logs no requests."""
 
     return Handler
 

@@ -1,6 +1,6 @@
 """Every architecture of `keras.applications`, cut wherever one tensor crosses; NASNet also where two do.
 
-Every commit has its sample (`samples.py`), named in the ids of the tests.
+Every commit has its own sample (`samples.py`), named in the ids of the tests.
 """
 
 import gc
@@ -24,7 +24,7 @@ CUTS_THAT_RUN = 6  # at most, of an architecture in a sample
 
 
 def cuts_of(name: str, model: keras.Model) -> tuple[ks.Crossing | ks.SplitPoint, ...]:
-    """Where one tensor crosses in an architecture; in NASNet, which has 5 such places, also where two do."""
+    """Places where one tensor crosses in an architecture; in NASNet, which has only 5, also where two do."""
     return ks.crossings(model, 2) if name.startswith("NASNet") else ks.split_points(model)
 
 
@@ -33,14 +33,14 @@ def names_of(cut: ks.Crossing | ks.SplitPoint) -> tuple[str, ...]:
 
 
 def nodes_of(model: keras.Model) -> Iterator[Any]:
-    """Keras's own record of the calls of a functional or Sequential model, each after those it depends on."""
+    """Returns Keras's own record of the calls of a functional or Sequential model, in topological order."""
     functional = model._functional if isinstance(model, keras.Sequential) else model
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         yield from functional._nodes_by_depth[depth]
 
 
 def operations_in(model: keras.Model, path: str = "") -> Iterator[tuple[keras.Operation, str]]:
-    """For each call its operation and the name of what it makes, those in nested models too; no inputs."""
+    """Returns each call's operation and the name of its output, including nested models, without inputs."""
     for node in nodes_of(model):
         if isinstance(node.operation, keras.Model):
             yield from operations_in(node.operation, f"{path}{node.operation.name}/")
@@ -49,12 +49,12 @@ def operations_in(model: keras.Model, path: str = "") -> Iterator[tuple[keras.Op
 
 
 def calls_in(model: keras.Model, names: dict[int, str], tensors: dict[int, str]) -> Iterator[tuple[str, Any]]:
-    """For each call its name and all there is to say about it, the tensors by their names.
+    """Returns the name and the full description of each call, with tensors by name.
 
     Args:
         model: Nested models in it are opened.
-        names: From the `id` of an operation to the name of what it makes.
-        tensors: From the `id` of a symbolic tensor to its name; those of the model's inputs are there, others come.
+        names: Maps the `id` of an operation to the name of its output.
+        tensors: Maps the `id` of a symbolic tensor to its name; contains the model's inputs, others are added.
     """
 
     def said(value: Any) -> Any:
@@ -83,16 +83,16 @@ def calls_in(model: keras.Model, names: dict[int, str], tensors: dict[int, str])
 
 @dataclass
 class Record:
-    """What a model consists of, read from Keras itself.
+    """The contents of a model, read from Keras itself.
 
     Attributes:
-        names: From the `id` of an operation to the name of what it makes.
-        calls: All there is to say about each call, by the name of what it makes.
+        names: Maps the `id` of an operation to the name of its output.
+        calls: Full description of each call, by the name of its output.
         inputs: Names of the model's inputs.
         outputs: Names of its outputs.
-        symbols: From a tensor's name to its shape and dtype.
-        variables: The `id`s of all the variables, sorted.
-        parameters: How many there are.
+        symbols: Maps a tensor's name to its shape and dtype.
+        variables: Sorted `id`s of all variables.
+        parameters: Number of parameters.
     """
 
     names: dict[int, str]

@@ -1,4 +1,4 @@
-"""Blocks of architectures: those of their papers, and Sequential models of them."""
+"""Blocks of architectures: those of their papers, and Sequential models from them."""
 
 import keras
 import numpy as np

@@ -1,9 +1,9 @@
 """KerasHub's backbones and tasks, built small from their configuration, without downloads.
 
-They bring what the models of Keras itself do not have: padding masks that every block receives, subclassed layers with
+They have features that Keras's own models lack: padding masks that every block receives, subclassed layers with
 several outputs, embeddings used at both ends, backbones nested in a task on the very same Inputs.
 
-Where KerasHub is missing, the file is skipped, but not in CI.
+If KerasHub is missing, the file is skipped, except in CI.
 """
 
 import os
@@ -150,7 +150,7 @@ def built(kind: str) -> keras.Model:
 
 
 def data(model: keras.Model, seed: int = 1) -> Any:
-    """Two samples; their masks hide the end of one text, and another end in the decoder."""
+    """Two samples; their masks hide the end of one text, and the end of another one in the decoder."""
     generator = np.random.default_rng(seed)
 
     def draw(symbol: keras.KerasTensor) -> np.ndarray:
@@ -192,7 +192,7 @@ def names(model: keras.Model) -> list[str]:
 
 @pytest.mark.parametrize("kind", MASKED)
 def test_the_padding_masks_of_these_tests_mask(kind):
-    """Else the tests below would not see a mask that gets lost."""
+    """Otherwise the tests below would not notice a lost mask."""
     model = built(kind)
     x = data(model)
     open_ends = {name: np.ones_like(value) if "mask" in name else value for name, value in x.items()}
@@ -405,13 +405,13 @@ class TestTiedEmbeddings:
 
 
 def embedding(model: keras.Model) -> Any:
-    """The one layer of a model that turns tokens into vectors and back."""
+    """Returns the layer of a model that turns tokens into vectors and back."""
     (layer,) = {id(one): one for one in inside(model) if one.name == "token_embedding"}.values()
     return layer
 
 
 def train(model: Callable[..., Any], variables: Any, x: Any) -> None:
-    """One step of gradient descent, dropout off."""
+    """Runs one step of gradient descent, with dropout off."""
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
@@ -448,7 +448,7 @@ class TestStored:
     @pytest.mark.filterwarnings("ignore:Several stages share:UserWarning")
     @pytest.mark.parametrize("kind", ["vit_classifier", "image_classifier", "gpt2_lm", "gemma_lm"])
     def test_a_task_cut_behind_its_backbone_is_saved_as_that_backbone(self, kind, tmp_path):
-        """KerasHub's own config of the backbone is in the file: its layers need not know how to be saved."""
+        """The file contains KerasHub's own config of the backbone: its layers need not be serializable."""
         model = built(kind)
         x = data(model)
         split = ks.split(model, model.backbone.name, names=["backbone", "head"])
@@ -460,9 +460,9 @@ class TestStored:
 
     @pytest.mark.parametrize("kind", [kind for kind in BUILDERS if kind not in ("llama_lm", "clip")])
     def test_names_are_the_same_after_saving_and_loading_the_model(self, kind, tmp_path):
-        """But for the numbers of unnamed ops and layers: KerasHub builds the model anew, and Keras goes on counting.
+        """Except the numbers of unnamed ops and layers: KerasHub rebuilds the model, and Keras continues counting.
 
-        KerasHub does not save that Llama's embeddings are tied, and gives CLIP's layers other names on loading.
+        KerasHub does not save that Llama's embeddings are tied, and renames CLIP's layers on loading.
         """
         model = built(kind)
         x = data(model)
@@ -502,7 +502,7 @@ def folder(task, tmp_path_factory) -> Path:
 
 
 class TestPreprocessors:
-    """What a task's `predict` puts its input through is in no stage, and nobody gets other numbers without a word."""
+    """A task's preprocessor is in no stage, and nobody silently gets different numbers."""
 
     NOTE = (
         "'flowers' puts what its own `predict` gets through its preprocessor, "
@@ -555,7 +555,7 @@ class TestPreprocessors:
         assert ks.split(built("image_classifier"), middle(built("image_classifier"))).preprocessor is None
 
     def test_a_text_task_does_not_warn_and_its_raw_texts_are_refused(self, tmp_path):
-        """Texts cannot be mistaken for what its preprocessor gives, tokens with their masks."""
+        """Texts cannot be mistaken for the preprocessor's output, tokens with masks."""
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "sat"]
         preprocessor = hub.BertTextClassifierPreprocessor(hub.BertTokenizer(vocabulary=words), sequence_length=LENGTH)
         backbone = hub.BertBackbone(**{**PLACED_TEXT, "vocabulary_size": len(words)})

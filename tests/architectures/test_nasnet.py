@@ -31,7 +31,7 @@ def test_every_crossing_of_nasnet_is_one_by_definition_and_no_pair_is_missing():
 
 
 def pairs_by_matrices(model):
-    """All cuts of two tensors: for each pair of tensors, count the users of every tensor among their ancestors."""
+    """Finds all cuts of two tensors: for each pair, counts the users of every tensor among their ancestors."""
     received, _ = edges_of(model)
     assert all(place == 0 for tensors in received.values() for _, _, place in tensors)  # one output each
     calls = list(received)

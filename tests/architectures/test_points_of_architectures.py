@@ -1,4 +1,4 @@
-"""Split points of every architecture: those that brute force finds."""
+"""Split points of every architecture, compared with brute force."""
 
 import pytest
 from oracle import split_tensors

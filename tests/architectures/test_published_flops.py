@@ -1,4 +1,4 @@
-"""FLOPs of architectures: the published figures."""
+"""FLOPs of architectures, compared with published figures."""
 
 import pytest
 from applications import parameters

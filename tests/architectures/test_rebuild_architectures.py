@@ -1,4 +1,4 @@
-"""The graphs of architectures are mapped as Keras maps them."""
+"""The graphs of architectures are mapped as by Keras."""
 
 import pytest
 from applications import parameters

@@ -1,4 +1,4 @@
-"""Seven architectures, each built once: stages of them compute what they compute, bit for bit."""
+"""Seven architectures, each built once: their stages compute what they compute, bit for bit."""
 
 import gc
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def x(model, images) -> np.ndarray:
 
 
 def cuts(model: keras.Model, stages: int) -> list[str]:
-    """Evenly spread split points."""
+    """Returns evenly spaced split points."""
     points = ks.split_points(model)
     return [points[len(points) * number // stages].name for number in range(1, stages)]
 
@@ -98,7 +98,7 @@ def test_after_a_training_step_weights_and_batch_norm_statistics_agree(model, x)
 
 
 def check_gradients(model, x, splits):
-    """The gradients and statistics of a step of the whole model and through each split, to the bit."""
+    """Compares the gradients and statistics of a step of the whole model and of each split, bit for bit."""
     before = values_of(model)
     theirs = gradients(model, lambda: sparse_categorical_crossentropy(LABELS, model(x, training=True)))
     after = values_of(model)

@@ -1,4 +1,4 @@
-"""Every architecture is built without its weights; random weights hide nothing, however deep a model is."""
+"""Every architecture is built without its weights; random weights hide nothing, even in very deep models."""
 
 import keras
 import numpy as np
@@ -32,6 +32,6 @@ def test_deep_models_neither_explode_nor_die_out(name, side):
 
 
 def linear_outputs(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """The outputs before the softmax."""
+    """Returns the outputs before the softmax."""
     probabilities = keras.ops.convert_to_numpy(model(x, training=False)).astype("float64")
     return np.log(probabilities)

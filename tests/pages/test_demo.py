@@ -1,4 +1,4 @@
-"""`kerassplit demo`, whole, in a process of its own; it must work without a network too."""
+"""`kerassplit demo`, complete, in a new process; it must also work without a network."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The documentation: it builds without a warning, names all that is public, and its code runs as it stands there."""
+"""The documentation: it builds without warnings, covers all public names, and its code runs as written."""
 
 import html
 import importlib.util
@@ -35,7 +35,7 @@ def test_no_block_is_in_a_language_that_nobody_runs():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """The pages as HTML; a warning would have been an error."""
+    """Builds the pages as HTML, with warnings as errors."""
     folder = tmp_path_factory.mktemp("docs")
     before = sorted(ROOT.rglob("docs/**/*"))
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-E", "-q", str(DOCS), str(folder)]
@@ -83,7 +83,7 @@ def test_the_pictures_show_what_would_be_drawn_today():
 
 
 def test_no_sentence_of_a_docstring_is_shown_as_a_type():
-    """Sphinx takes what stands before a colon in the first line of `Returns:` for the type."""
+    """In the first line of `Returns:`, Sphinx treats text before a colon as the type."""
     things = [getattr(kerassplit, name) for name in kerassplit.__all__]
     members = [member for thing in things if inspect.isclass(thing) for member in vars(thing).values()]
     first_lines = [

@@ -1,4 +1,4 @@
-"""The examples, as a user runs them: they end by themselves, and nothing stays."""
+"""The examples, as users run them: they end by themselves, and leave nothing behind."""
 
 import importlib.util
 import os
@@ -60,7 +60,7 @@ def two_processes_trained_what_one_does(output: str) -> None:
     assert crossing < back < crossing + 300
     assert crossing + 64 * 8 < sent < crossing + 64 * 8 + 400  # and the numbers of the rows
     assert "the server saw pooled (64, 4, 4, 8), rows (64,); loss" in output
-    assert int(re.search(r"(\d+)% are told right", output)[1]) > 85
+    assert int(re.search(r"(\d+)% are classified correctly", output)[1]) > 85
     difference, allowed = map(float, re.search(r"one process: (\S+), allowed (\S+)", output).groups())
     assert difference <= allowed <= 1e-5
 

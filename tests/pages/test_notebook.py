@@ -1,4 +1,4 @@
-"""The notebook for Colab: it is its script, changes nothing there, and runs from top to bottom without a network."""
+"""The notebook for Colab: it matches its script, changes nothing there, and runs completely without a network."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def pictures(notebook) -> list[str]:
 
 
 def shares_right(notebook) -> tuple[float, float]:
-    """Per cent that the new model reads right: on images, and its tail on features."""
+    """Returns the percentages that the new model classifies correctly: on images, and its tail on features."""
     line = re.search(r"^The whole model, on images: (.*)%\. The tail, on features: (.*)%$", printed_by(notebook), re.M)
     return float(line[1]), float(line[2])
 
@@ -47,7 +47,7 @@ def test_the_notebook_is_its_script():
 
 
 def test_it_is_stored_with_what_it_shows():
-    """The outputs are those of one run of this very code, and say nothing of the machine."""
+    """The outputs come from one run of this very code, and reveal nothing about the machine."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert notebook.metadata["outputs_of"] == digest(notebook), AGAIN
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

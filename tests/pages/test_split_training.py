@@ -1,4 +1,4 @@
-"""The server of the split-training example, and those who speak to it wrongly."""
+"""The server of the split-training example, and clients that send invalid requests."""
 
 import os
 import re

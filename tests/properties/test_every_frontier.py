@@ -1,7 +1,7 @@
 """Every kind of model in the menagerie, cut at every frontier of its graph.
 
-A frontier lies between some calls that depend on nothing but each other (every prefix of every topological order is
-such a set) and all the others. What crosses there goes to `split` as one crossing.
+A frontier separates a set of calls that depend only on each other (any prefix of any topological order) from all other
+calls. The tensors that cross it are passed to `split` as one crossing.
 """
 
 import os
@@ -53,7 +53,7 @@ _MOST_OUTPUTS = 10  # of one call
 
 @pytest.fixture
 def animal(kind: Kind) -> Iterator[Specimen]:
-    """The kind's specimen; afterwards its model is as it was before, down to the nodes of the innermost layers."""
+    """Yields the kind's specimen; afterwards its model is unchanged, down to the nodes of the innermost layers."""
     specimen = cached(kind)
     before = fingerprint(specimen.model)
     yield specimen
@@ -144,7 +144,7 @@ def test_the_flat_graph_is_the_one_in_the_config(kind: Kind, animal: Specimen) -
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """For each kind what became of one of its splits, saved here and loaded by another process; one loads them all."""
+    """Returns, for each kind, one of its splits after saving here and loading in one other process."""
     folder = tmp_path_factory.mktemp("menagerie")
     told: dict[str, str] = {}
     tasks = {}
@@ -171,7 +171,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def in_a_fresh_process(folder: Path) -> None:
-    """Loads all the splits of a folder and writes down whether they compute what they should."""
+    """Loads all the splits of a folder and records if they compute what they should."""
     warnings.filterwarnings("ignore", ".*was passed an input with a mask")
     told = {}
     for name, (x, expected, shared, safe) in pickle.loads((folder / "tasks.pickle").read_bytes()).items():
@@ -197,7 +197,7 @@ def in_a_fresh_process(folder: Path) -> None:
 
 
 def over_the_wire(split: ks.Split, x: Any) -> Any:
-    """Runs the stages by hand on what another machine would get: plain arrays, to which no mask clings."""
+    """Runs the stages by hand on what another machine would receive: plain arrays without masks."""
     tensors = split.named_inputs(x)
     for stage in split:
         for name, symbol in zip(stage.inputs, stage.model.inputs, strict=True):
@@ -208,7 +208,7 @@ def over_the_wire(split: ks.Split, x: Any) -> Any:
 
 
 def assert_same(outputs: Any, expected: Any, where: Any) -> None:
-    """Equal structure, dtypes and bits."""
+    """Checks for equal structure, dtypes and bits."""
     keras.tree.assert_same_structure(outputs, expected)
     ours, theirs = ([bits(value) for value in keras.tree.flatten(one)] for one in (outputs, expected))
     assert [one[:2] for one in ours] == [one[:2] for one in theirs], where
@@ -219,7 +219,7 @@ def assert_same(outputs: Any, expected: Any, where: Any) -> None:
 
 
 def save(split: ks.Split, folder: Path) -> None:
-    """Saves; a warning must be there where stages share weights, and nowhere else."""
+    """Saves a split; there must be a warning if stages share weights, and only then."""
     weights = [{id(variable) for variable in stage.model.weights} for stage in split]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -245,7 +245,7 @@ Made = tuple[int, int]
 
 
 def calls_of_graph(graph: Graph, known: set[str], numbers: dict[Any, int]) -> Counter[int]:
-    """How many calls there are of each number; `known` are the names that the config has."""
+    """Returns the number of calls for each call number; `known` are the names in the config."""
     made: dict[int, Made] = {}
     received: list[list[int]] = []
     number_of: list[int | None] = []
@@ -273,7 +273,7 @@ def calls_of_graph(graph: Graph, known: set[str], numbers: dict[Any, int]) -> Co
 
 
 def calls_of_config(config: dict[str, Any], numbers: dict[Any, int]) -> tuple[Counter[int], set[str]]:
-    """The same from `model.get_config()`, nested configs opened; and all the names there are."""
+    """Returns the same from `model.get_config()`, with nested configs opened, and all names."""
     calls: list[int] = []
     names: set[str] = set()
     for output in _open_config(config, "", None, numbers, calls, names):
@@ -293,7 +293,7 @@ def _open_config(
     calls: list[int],
     names: set[str],
 ) -> list[Callable[[], Made]]:
-    """The outputs of a model called on `given`; asked for one, it adds the calls that lead there and were not added."""
+    """Returns the outputs of a model called on `given`; when asked for one, adds the missing calls that lead to it."""
 
     def call(layer: dict[str, Any], received: list[Callable[[], Made]]) -> list[Callable[[], Made]]:
         name = path + layer["config"]["name"]
@@ -332,7 +332,7 @@ def _open_config(
 
 
 def _references(value: Any) -> list[tuple[str, int, int]]:
-    """All the tensors in a part of a config, in Keras's order: (name, number of the call, place)."""
+    """Returns all tensors in a part of a config, in Keras's order: (name, number of the call, position)."""
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
             return [tuple(value["config"]["keras_history"])]

@@ -1,4 +1,4 @@
-"""Every kind of model in the menagerie: the gradients of a training step through stages are the model's."""
+"""Every kind of model in the menagerie: gradients of a training step through stages equal the model's."""
 
 import every_kind as frontiers
 import keras
@@ -12,7 +12,7 @@ from kerassplit.training.steps.train_step import split_gradients
 
 
 class Squares(keras.losses.Loss):
-    """The sum of squares, whatever the mask."""
+    """The sum of squares, ignoring masks."""
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_pred = ops.cast(y_pred, "float32")
@@ -46,7 +46,7 @@ def test_gradients_of_every_kind_of_model_are_the_models(kind):
 
 
 def sum_of_squares(split, x):
-    """The gradients of the sum of squares of all outputs."""
+    """Returns the gradients of the sum of squares of all outputs."""
     return split_gradients(
         split, x, keras.tree.map_structure(lambda _: np.zeros((1, 1), "float32"), split.outputs), Squares()
     )

@@ -1,4 +1,4 @@
-"""Properties that hold for every graph: random ones with branches, merges, shared layers, nested models and masks.
+"""Properties of all graphs, on random ones with branches, merges, shared layers, nested models and masks.
 
 `pytest tests/properties/test_random_graphs.py --hypothesis-profile=long` tries twenty times as many: more than 10,000.
 """
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 def edges_of_graph(graph):
-    """The edges that kerassplit reads, as the oracle has them: a call is (its index, 0)."""
+    """Returns the edges that kerassplit reads, in the oracle's form: a call is (its index, 0)."""
 
     def as_made(tensor):
         call = graph.tensors[tensor].call
@@ -41,7 +41,7 @@ def edges_of_graph(graph):
 
 
 def as_in_the_config(graph, tensor):
-    """How the oracle calls a tensor: by the numbers of calls that Keras writes into the config."""
+    """Returns the oracle's name for a tensor, with the call numbers that Keras writes to the config."""
     call = graph.tensors[tensor].call
     around = [index for index, nest in enumerate(graph.nests) if call in nest.calls]
     path = ""
@@ -122,7 +122,7 @@ def test_cuts_at_split_points_carry_what_they_say(recipe, chosen):
 
 
 def crossing_of(graph, chosen):
-    """All that crosses behind these calls and what they depend on; what the model is given does not count."""
+    """Returns all that crosses after these calls and their dependencies, except the model's inputs."""
     received, _ = edges_of_graph(graph)
     inner = [index for index, call in enumerate(graph.calls) if call.inputs]
     before = set().union(*(ancestors(received, (inner[place % len(inner)], 0, 0)) for place in chosen))
@@ -189,7 +189,7 @@ def test_parameters_before_and_after_every_split_point(recipe):
 
 
 def names_of(model):
-    """All names but those that Keras gives anew to the operations of masks at each load."""
+    """Returns all names except those that Keras gives to mask operations anew at each load."""
     names = sorted(tensor.name for tensor in read_graph(model).tensors)
     points = [point.name for point in ks.split_points(model)]
     return [[name for name in found if not re.fullmatch(r"(any|not_equal)(_\d+)?", name)] for found in (names, points)]

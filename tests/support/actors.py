@@ -1,10 +1,10 @@
-"""The processes that Ray runs for a test."""
+"""Processes that Ray runs for a test."""
 
 import psutil
 
 
 def processes_of(kind: str) -> list[psutil.Process]:
-    """The processes of actors of one class that run below this one, by their command lines."""
+    """Returns the child processes that are actors of a class, by their command lines."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -16,5 +16,5 @@ def processes_of(kind: str) -> list[psutil.Process]:
 
 
 def gone(processes: list[psutil.Process], seconds: float = 20) -> bool:
-    """Whether processes end within some seconds."""
+    """True if the processes end within some seconds."""
     return not psutil.wait_procs(processes, timeout=seconds)[1]

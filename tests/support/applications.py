@@ -1,4 +1,4 @@
-"""Architectures of `keras.applications` with random weights, and what a backend or a version of Keras lacks."""
+"""Architectures of `keras.applications` with random weights, and what a backend or version of Keras lacks."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -16,12 +16,12 @@ SMALLEST_SIDE = {"InceptionResNetV2": 75, "InceptionV3": 75, "Xception": 71}  # 
 
 
 def parameters(names: Iterable[str]) -> list[Any]:
-    """Architectures for `pytest.mark.parametrize`, those that the backend does not build skipped."""
+    """Architectures for `pytest.mark.parametrize`, skipping those that the backend cannot build."""
     return [pytest.param(name, marks=NEEDS_NASNET if name.startswith("NASNet") else ()) for name in names]
 
 
 @lru_cache(maxsize=2)  # the largest takes half a gigabyte
 def application(name: str, side: int | None = None) -> keras.Model:
-    """An architecture of `keras.applications` with seeded weights and batch-norm statistics, on small images."""
+    """Builds an architecture of `keras.applications` on small images, with seeded weights and batch-norm statistics."""
     side = side or SMALLEST_SIDE.get(name, 64)
     return load_model(name, weights="random", seed=7, input_shape=(side, side, 3))

@@ -1,13 +1,13 @@
-"""Arithmetic of a call as the backend counts it: an oracle for the formulas.
+"""FLOPs of a call as counted by the backend: an oracle for the formulas.
 
-TensorFlow's profiler goes through the operations of a graph, JAX lets XLA analyze the program before it is optimized,
-torch counts products as they run. What a counter passes over in silence would be a zero that is none: such operations
-are looked for, and one that is neither counted nor known makes the whole unknown.
+TensorFlow's profiler visits the operations of a graph, JAX lets XLA analyze the program before optimization, torch
+counts products as they run. An operation that a counter silently skips would wrongly count as zero, so such operations
+are detected: one that is neither counted nor known makes the whole count unknown.
 
-Known differences from the formulas: XLA makes several operations of one (of a sigmoid four), takes 8 N log2 N for a
-Fourier transform, and counts no selection, branch or loop; TensorFlow's profiler counts a maximum over a window and a
-transposed convolution by other rules; torch has one operation for a whole normalization. `test_flops.py` says for each
-layer how far they may be apart.
+Known differences from the formulas: XLA splits some operations into several (a sigmoid into four), uses 8 N log2 N for
+a Fourier transform, and does not count selections, branches and loops; TensorFlow's profiler has other rules for a
+maximum over a window and a transposed convolution; torch has one operation for a whole normalization. `test_flops.py`
+says for each layer how much they may differ.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Counted = tuple[int, int | None]
 
 
 def count_by_backend(call: ConcreteCall) -> Counted | None:
-    """Lets the backend count a call; `None` where it cannot, or not all of it."""
+    """Counts a call with the backend; `None` if it cannot, or not completely."""
     if not call.is_known or any(symbol.dtype == "string" for symbol in _symbols(call)):
         return None
     counter = _COUNTERS.get(keras.backend.backend())
@@ -49,7 +49,7 @@ def _symbols(call: ConcreteCall) -> list[keras.KerasTensor]:
 
 
 def _computation(call: ConcreteCall) -> Callable[..., list[Any]]:
-    """The call as a function of its tensors; to be called in a `StatelessScope`, which drops what it assigns."""
+    """Returns the call as a function of its tensors; run it in a `StatelessScope`, which drops assignments."""
 
     def compute(*tensors: Any) -> list[Any]:
         waiting = iter(tensors)
@@ -117,7 +117,7 @@ def _by_tensorflow(call: ConcreteCall) -> Counted:
 
 
 def _profile(graph: Any) -> dict[str, int]:
-    """FLOPs by the kind of operation, as TensorFlow's profiler counts them; kinds that it passes over are not there."""
+    """Returns FLOPs by kind of operation, as counted by TensorFlow's profiler; kinds that it skips are missing."""
     profiler = import_module("tensorflow").compat.v1.profiler
 
     options = profiler.ProfileOptionBuilder(profiler.ProfileOptionBuilder.float_operation()).with_empty_output()
@@ -135,7 +135,7 @@ def _profile(graph: Any) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Keeps a logger silent: TensorFlow calls its profiler deprecated whenever it is used."""
+    """Silences a logger: TensorFlow calls its profiler deprecated on every use."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -146,10 +146,10 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _flops_of(operation: Any) -> int:
-    """An operation that the profiler passes over.
+    """Counts an operation that the profiler skips.
 
     Raises:
-        UnknownCountError: It is not known what it costs: loops, calls of functions, and what there is else.
+        UnknownCountError: The cost is unknown: loops, calls of functions and others.
     """
     if operation.type in _ELEMENTWISE:
         return _ELEMENTWISE[operation.type] * sum(size(_sides(tensor)) for tensor in operation.outputs[:1])
@@ -244,7 +244,7 @@ def _by_torch(call: ConcreteCall) -> Counted:
     products = flop_counter.FlopCounterMode(display=False)
 
     class Others(dispatch.TorchDispatchMode):
-        """Counts what torch's own counter, which knows products only, passes over."""
+        """Counts the operations that torch's own counter skips, which only knows products."""
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal others, on_cpu

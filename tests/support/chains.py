@@ -12,13 +12,13 @@ NO_LINK = Link(latency=math.inf)
 def chain(
     seconds: Sequence[Sequence[float]], crossing: Sequence[float], *, counts: Sequence[int] = (), **options: Any
 ) -> Problem:
-    """Blocks that follow one another, on devices in order.
+    """Creates the problem of consecutive blocks on devices in order.
 
     Args:
-        seconds: For each type of device the seconds of each block.
+        seconds: Seconds of each block, for each type of device.
         crossing: Bytes between each block and the next.
-        counts: How many devices there are of each type; by default one.
-        **options: Fields of the problem. Without `links`, moving takes no time.
+        counts: Number of devices of each type; one by default.
+        **options: Fields of the problem. Without `links`, transfers take no time.
     """
     nodes = tuple(Node(tuple(map(float, times))) for times in zip(*seconds, strict=True))
     tensors = tuple(Tensor(block, (block + 1,), float(size)) for block, size in enumerate(crossing))
@@ -28,11 +28,11 @@ def chain(
 
 
 def everywhere(link: Link, types: int = 1) -> tuple[tuple[Link, ...], ...]:
-    """One link between all types of devices."""
+    """The same link between all types of devices."""
     return tuple((link,) * types for _ in range(types))
 
 
 def between_neighbours(links: Sequence[Link]) -> tuple[tuple[Link, ...], ...]:
-    """A link from each device to the next, and no others."""
+    """Links from each device to the next only."""
     types = range(len(links) + 1)
     return tuple(tuple(links[one] if other == one + 1 else NO_LINK for other in types) for one in types)

@@ -1,4 +1,4 @@
-"""Whether two structures of tensors are equal, and whether a model was left alone."""
+"""Comparison of structures of tensors, and checks that a model was not changed."""
 
 import gc
 from hashlib import sha256
@@ -12,7 +12,7 @@ from kerassplit.graph.internals.map_graph import map_graph
 
 
 def same_bits(one: object, other: object) -> bool:
-    """Whether two structures of tensors are equal to the bit."""
+    """True if two structures of tensors are equal bit for bit."""
     ours, theirs = (
         [keras.ops.convert_to_numpy(value) for value in keras.tree.flatten(structure)] for structure in (one, other)
     )
@@ -20,26 +20,26 @@ def same_bits(one: object, other: object) -> bool:
 
 
 def copied(value: object) -> np.ndarray:
-    """A tensor or variable as an array of its own: what Keras gives of torch's tensors is their memory."""
+    """Copies a tensor or variable to an array: for torch, Keras returns a view of the tensor's memory."""
     return np.array(keras.ops.convert_to_numpy(value))
 
 
 def collect() -> None:
-    """Frees all that nothing uses any more: what a dead model has nested goes one level a round."""
+    """Frees everything unused: each round frees one level of nesting of a dead model."""
     for _ in range(10):
         if not gc.collect():
             return
 
 
 def _is(node: Any) -> int | None:
-    """One node tells itself from others; places that dead sub-models have left empty are all the same."""
+    """Identity of a node; empty places of dead sub-models are all equal."""
     return None if node.operation is None else id(node)
 
 
 def fingerprint(model: keras.Model, weights: bool = True) -> dict[str, object]:
-    """All that must not change about a model, down to the layers of its innermost models, once what is dead has gone.
+    """Everything that must not change in a model, at any depth of nesting, after dead sub-models are freed.
 
-    Short enough to be printed where it differs: the values are told by their hashes.
+    Short enough to print when it differs: values are replaced by their hashes.
     """
     collect()
     own = getattr(model, "operations", model.layers)

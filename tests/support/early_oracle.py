@@ -4,7 +4,7 @@ import numpy as np
 
 
 def chosen(everything, order, sure, batch_size):
-    """What early exit should give, computed by choosing afterwards: outputs, who answered, batches per stage."""
+    """Expected result of early exit, computed from all outputs: outputs, answering exits, batches per stage."""
     rows = len(everything[order[0]])
     exits = np.full(rows, order[-1], dtype="U99")
     for name in reversed(order[:-1]):

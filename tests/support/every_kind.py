@@ -1,4 +1,4 @@
-"""The kinds of the menagerie, each built once; splits at some of their frontiers, and runs that leave no trace."""
+"""All kinds of the menagerie, each built once; splits at some of their frontiers, and runs without side effects."""
 
 import gc
 from collections import Counter
@@ -30,7 +30,7 @@ def cached(kind: Kind) -> Specimen:
 
 
 def frontiers(graph: Graph) -> dict[frozenset[int], list[str]]:
-    """For each frontier, by the calls before it that lead over it, what crosses, by name."""
+    """Names of the crossing tensors of each frontier, by the calls before it from which tensors cross."""
     needs = {
         index: frozenset(graph.tensors[tensor].call for tensor in call.inputs) - _inputs(graph)
         for index, call in enumerate(graph.calls)
@@ -49,7 +49,7 @@ def frontiers(graph: Graph) -> dict[frozenset[int], list[str]]:
 
 
 def prefixes(needs: dict[int, frozenset[int]]) -> set[frozenset[int]]:
-    """Every set of calls that holds, with each, those it depends on: the prefixes of all topological orders."""
+    """All sets of calls that include their dependencies: the prefixes of all topological orders."""
     found: set[frozenset[int]] = set()
     waiting: list[frozenset[int]] = [frozenset()]
     while waiting:
@@ -95,9 +95,9 @@ def some_splits(
 
 
 def keeps_order(graph: Graph, head: frozenset[int]) -> bool:
-    """Whether the calls of each shared layer that changes as it runs stay in their order.
+    """True if the calls of each shared stateful layer stay in order.
 
-    Two updates of one batch normalization, or two draws from one seed, do not give the same the other way round.
+    The order of two updates of a batch normalization, or of two draws from a seed generator, matters.
     """
     places: dict[int, list[bool]] = {}
     for index, call in enumerate(graph.calls):
@@ -107,7 +107,7 @@ def keeps_order(graph: Graph, head: frozenset[int]) -> bool:
 
 
 def with_states_kept(model: keras.Model, run: Callable[[], Any]) -> tuple[Any, list[bytes]]:
-    """What `run` gives, and the values of all variables after it; before the next run they are as they were."""
+    """Returns the result of `run` and all variables after it; the next run starts from the old values."""
     cells = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN) and layer.stateful]
     states = [state for layer in cells for state in keras.tree.flatten(layer.states)]
     variables = [*model.variables, *states]
@@ -121,7 +121,7 @@ def with_states_kept(model: keras.Model, run: Callable[[], Any]) -> tuple[Any, l
 
 
 def gradients(model: keras.Model, run: Callable[[], Any]) -> list[Any]:
-    """How the sum of squares of all outputs that are real numbers changes with each trainable variable."""
+    """Gradients of the sum of squares of all real outputs with respect to each trainable variable."""
     variables = model.trainable_variables
 
     def loss() -> Any:
@@ -157,7 +157,7 @@ def gradients(model: keras.Model, run: Callable[[], Any]) -> list[Any]:
 
 
 def used_several_times(model: keras.Model) -> set[int]:
-    """The `id`s of the variables of layers that are called several times."""
+    """Returns the `id`s of the variables of layers that are called several times."""
     operations = [call.operation for call in read_graph(model).calls]
     several = [layer for layer, count in Counter(operations).items() if count > 1 and isinstance(layer, keras.Layer)]
     return {id(variable) for layer in several for variable in layer.variables}

@@ -1,4 +1,4 @@
-"""Saved splits in tests: small ones, and manifests changed by someone who makes the checksums right again."""
+"""Small saved splits, and ways to change manifests and make the checksums match again."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def chain_split(names: str = "abcd", at: tuple[str, ...] = ("a", "c"), size: int
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """The folder's files, those in its folders too."""
+    """Returns the files of the folder, including subfolders."""
     paths = sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if stat.S_ISREG(path.lstat().st_mode)}
 
@@ -33,7 +33,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes a manifest with the right checksum."""
+    """Writes a manifest with the correct checksum."""
     rest = {name: value for name, value in manifest.items() if name != "checksum"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     rest["checksum"] = hashlib.sha256(text.encode()).hexdigest()
@@ -48,7 +48,7 @@ def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
 
 
 def accept(folder: Path) -> None:
-    """Makes the manifest say of the stages' files what they are now."""
+    """Updates the manifest to the current files of the stages."""
     manifest = read(folder)
     for entry in manifest["stages"]:
         data = (folder / entry["file"]).read_bytes()
@@ -57,7 +57,7 @@ def accept(folder: Path) -> None:
 
 
 def as_version_1(folder: Path) -> None:
-    """Makes the folder one that the first kerassplit has written."""
+    """Converts the folder to the format of the first version of kerassplit."""
     manifest = read(folder)
     del manifest["checksum"]
     manifest["format_version"] = 1

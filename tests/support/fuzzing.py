@@ -1,6 +1,6 @@
-"""Inputs that nobody means: bytes and plain structures as good ones become by damage or on purpose.
+"""Corrupt inputs: valid bytes and plain structures, damaged at random or on purpose.
 
-`pytest --hypothesis-profile=long` tries 10,000 of them on each reader; by default it is a hundredth of that.
+`pytest --hypothesis-profile=long` tries 10,000 of them on each reader; the default is 100.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ _CHUNKS = st.sampled_from([b"\0" * 64, b"\xff" * 8, b"\n", b"{", b"[" * 2000, b"
 
 @st.composite
 def damaged(draw: st.DrawFn, *whole: bytes) -> bytes:
-    """One of these, with a few bytes changed, left out, doubled or put in, cut off anywhere, or none of it."""
+    """One of these, with a few bytes changed, removed, duplicated or inserted, truncated, or unchanged."""
     content = bytearray(draw(st.sampled_from(whole)))
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(content)))
@@ -76,7 +76,7 @@ def damaged(draw: st.DrawFn, *whole: bytes) -> bytes:
 
 @st.composite
 def altered(draw: st.DrawFn, *whole: Any) -> Any:
-    """One of these plain structures, with a few of its parts put in for others, left out, or put somewhere else."""
+    """One of these plain structures, with a few of its parts replaced, removed or moved."""
     content = json.loads(json.dumps(draw(st.sampled_from(whole))))
     for _ in range(draw(st.integers(1, 3))):
         holders = _holders(content)
@@ -97,7 +97,7 @@ def altered(draw: st.DrawFn, *whole: Any) -> Any:
 
 
 def _holders(content: Any, depth: int = 0) -> list[Any]:
-    """The dicts and lists in a structure that hold anything, but for those deep inside."""
+    """Non-empty dicts and lists in a structure, except very deep ones."""
     inner: Sequence[Any] = ()
     if isinstance(content, dict):
         inner = list(content.values())

@@ -1,4 +1,4 @@
-"""Gradients on whatever backend Keras runs on, without its `fit`."""
+"""Gradients on any backend, without Keras's `fit`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ import keras
 
 
 def gradients(model: keras.Model, compute: Callable[[], Any]) -> list[Any]:
-    """The gradients of a loss with respect to the model's trainable variables.
+    """Computes the gradients of a loss with respect to the model's trainable variables.
 
     Args:
-        model: Its variables that are not trainable are updated as by the call itself (batch-norm statistics, seeds).
-        compute: Runs the model, or stages that share its variables, and gives the loss of each sample.
+        model: Its non-trainable variables (batch-norm statistics, seeds) are updated as by a call.
+        compute: Runs the model, or stages that share its variables, and returns the loss of each sample.
     """
     weights = model.trainable_variables
     return _GRADIENTS[keras.backend.backend()](model, compute, [weight.value for weight in weights])

@@ -17,12 +17,12 @@ MORE_TOKENS = np.array([[2, 7, 0, 0, 0, 0], [1, 8, 2, 8, 1, 0]], "int32")
 
 @dataclass(frozen=True)
 class Specimen:
-    """A model and what to feed it.
+    """A model and an input for it.
 
     Attributes:
         model: Functional or Sequential.
         x: Arrays for two samples, in the structure of the model's inputs.
-        refusal: What `split` may answer at some of the frontiers, as a pattern; "" when it must cut at all of them.
+        refusal: Pattern of the error that `split` may raise at some frontiers; "" if it must cut at all of them.
     """
 
     model: keras.Model
@@ -32,16 +32,16 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Kind:
-    """How to build specimens.
+    """A kind of model, and how to build specimens.
 
     Attributes:
-        name: What the model shows.
-        build: Makes a new one.
-        backends: On which it works; all of them where empty.
-        safe: Whether it loads in Keras's safe mode.
-        predicts: Whether Keras's own `predict` takes it.
-        reloads: Whether Keras itself loads what it saved.
-        tolerance: How far a compiled run may be from another one, absolutely and relative to the larger number.
+        name: What is special about the model.
+        build: Builds a new specimen.
+        backends: Backends on which it works; all if empty.
+        safe: True if it loads in Keras's safe mode.
+        predicts: True if Keras's own `predict` accepts it.
+        reloads: True if Keras itself can load its saved file.
+        tolerance: Largest absolute and relative difference between compiled runs.
     """
 
     name: str
@@ -57,7 +57,7 @@ _ALL: dict[str, Kind] = {}
 
 
 def kind(**options: Any) -> Callable[[Callable[[], Specimen]], Callable[[], Specimen]]:
-    """Registers a builder under its function's name."""
+    """Decorator: registers a builder under the name of its function."""
 
     def register(build: Callable[[], Specimen]) -> Callable[[], Specimen]:
         _ALL[build.__name__] = Kind(build.__name__, build, **options)
@@ -67,7 +67,7 @@ def kind(**options: Any) -> Callable[[Callable[[], Specimen]], Callable[[], Spec
 
 
 def kinds() -> list[Kind]:
-    """All kinds that the backend in use can express."""
+    """Returns all kinds that the current backend supports."""
     backend = keras.backend.backend()
     return [one for one in _ALL.values() if not one.backends or backend in one.backends]
 
@@ -77,7 +77,7 @@ def floats(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def specimen(inputs: Any, outputs: Any, x: Any, name: str = "whole", refusal: str = "") -> Specimen:
-    """The functional model between these tensors, its weights drawn."""
+    """Creates the functional model between these tensors, with random weights."""
     return drawn(keras.Model(inputs, outputs, name=name), x, refusal)
 
 
@@ -280,7 +280,7 @@ def nested_of_another_rank() -> Specimen:
 
 @kind()
 def nested_of_equal_inner_names() -> Specimen:
-    """Each cut keeps the two apart or opens at most one of them, except where both are cut through."""
+    """Each cut separates the two or opens at most one of them, except cuts through both."""
     x = keras.Input((4,), name="x")
 
     def branch(name: str) -> keras.Model:
@@ -294,7 +294,7 @@ def nested_of_equal_inner_names() -> Specimen:
 
 @kind()
 def nested_side_by_side_of_equal_inner_names() -> Specimen:
-    """A cut through both branches puts two layers of one name into one stage."""
+    """A cut through both branches puts two layers with the same name into one stage."""
     x = keras.Input((4,), name="x")
 
     def branch(name: str) -> keras.Model:
@@ -318,7 +318,7 @@ def nested_that_gives_its_own_input() -> Specimen:
 
 @kind()
 def nested_at_both_ends() -> Specimen:
-    """A nested model takes the model's input, and another one's output is the model's."""
+    """One nested model takes the model's input, another returns the model's output."""
     x = keras.Input((4,), name="x")
     return specimen(x, tower("last")(layers.ReLU(name="relu")(tower("first")(x))), floats(2, 4))
 
@@ -615,7 +615,7 @@ def masks_joined_in_time() -> Specimen:
 
 @kind()
 def masked_products() -> Specimen:
-    """Multiply gives other numbers where its inputs have a mask."""
+    """The result of Multiply changes if its inputs have a mask."""
     tokens = tokens_input()
     x = layers.Embedding(10, 4, mask_zero=True, name="table")(tokens)
     y = layers.Multiply(name="gated")([x, layers.Dense(4, activation="sigmoid", name="gate")(x)])
@@ -827,7 +827,7 @@ def mixed_bfloat16() -> Specimen:
 
 @kind(tolerance=2e-2)
 def globally_mixed_float16() -> Specimen:
-    """Everything under a global policy, the model itself too, as most people do it."""
+    """Everything under a global policy, including the model itself, as most people use it."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -896,7 +896,7 @@ def sparse_inputs() -> Specimen:
 
 @kind()
 def same_op_names_as_layers() -> Specimen:
-    """Layers whose names look like what kerassplit makes of names."""
+    """Layers whose names look like those that kerassplit generates."""
     x = keras.Input((4,), name="x")
     relu = layers.ReLU(name="block")
     y = relu(layers.Dense(4, name="block_1")(relu(layers.Dense(4, name="block_2")(x))))
@@ -1024,7 +1024,7 @@ def nested_structures_optional_and_shared() -> Specimen:
 
 @kind()
 def nested_frozen_beside_live() -> Specimen:
-    """One nested model called as it is and again with training=False, dropout and statistics inside."""
+    """One nested model, called normally and with training=False; it has dropout and statistics."""
     a = keras.Input((4,), name="a")
     y = layers.Dropout(0.5, seed=1, name="drop")(layers.BatchNormalization(name="norm")(a))
     inner = keras.Model(a, layers.Dense(4, name="dense")(y), name="inner")
@@ -1038,7 +1038,7 @@ def nested_frozen_beside_live() -> Specimen:
 
 @keras.saving.register_keras_serializable("menagerie")
 class AddIfGiven(keras.Layer):
-    """Adds its second argument, where there is one."""
+    """Adds its second argument if there is one."""
 
     def call(self, x: Any, extra: Any = None) -> Any:
         return x * 2 if extra is None else x + extra
@@ -1049,7 +1049,7 @@ class AddIfGiven(keras.Layer):
 
 @keras.saving.register_keras_serializable("menagerie")
 class Several(keras.Layer):
-    """Takes nested structures and a keyword tensor, gives a nested structure, of which something may stay unused."""
+    """Takes nested structures and a keyword tensor, and returns a nested structure, parts of which may stay unused."""
 
     def call(self, tensors: Any, scale: Any = None) -> Any:
         one, (two, three) = tensors["one"], tensors["rest"]
@@ -1057,7 +1057,7 @@ class Several(keras.Layer):
 
 
 def sparse(array: np.ndarray) -> Any:
-    """The same numbers as the backend's sparse tensor."""
+    """Converts to the backend's sparse tensor."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

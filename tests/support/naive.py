@@ -1,6 +1,6 @@
-"""A pytest plugin that swaps the rebuild for the recipe of the forums: each layer called again on `inbound_nodes[0]`.
+"""Pytest plugin that swaps the rebuild for the recipe from forums: calls each layer on `inbound_nodes[0]` again.
 
-`test_honest.py` runs the suite with it, to see the suite's checks fail.
+`test_honest.py` runs the suite with it, to check that the suite's checks fail.
 """
 
 import keras

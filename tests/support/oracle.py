@@ -1,4 +1,4 @@
-"""Another way to the same answers: a model's graph read from its public config, and split points by brute force."""
+"""Independent reference: reads a model's graph from its public config, and finds split points by brute force."""
 
 from collections import defaultdict
 from itertools import combinations, pairwise
@@ -11,10 +11,10 @@ Made = tuple[str, int, int]
 
 
 def edges_of(model: keras.Model) -> tuple[dict[Call, list[Made]], set[Made]]:
-    """The tensors that each call receives, and the tensors that the model gives out, from `model.get_config()`.
+    """Returns the tensors that each call receives, and the model's output tensors, from `model.get_config()`.
 
-    A call is (operation name, number of the call), a tensor (operation name, number of the call, place). Nested models
-    are opened: their operations are called `nested/operation`.
+    A call is (operation name, number of the call), a tensor (operation name, number of the call, position). Nested
+    models are opened: their operations are named `nested/operation`.
     """
     received: dict[Call, list[Made]] = {}
     outputs = _Config(model.get_config(), "", received).outputs()
@@ -22,7 +22,7 @@ def edges_of(model: keras.Model) -> tuple[dict[Call, list[Made]], set[Made]]:
 
 
 class _Config:
-    """The config of a model, or of one call of a nested model, whose calls go into `received`."""
+    """Config of a model, or of one call of a nested model, whose calls are added to `received`."""
 
     def __init__(self, config: dict[str, Any], path: str, received: dict[Call, list[Made]], given: Any = None):
         self.path, self.received, self.given = path, received, given
@@ -51,7 +51,7 @@ class _Config:
         return [self.found(tensor) for tensor in self.results]
 
     def found(self, tensor: Made) -> Made:
-        """A tensor by its full name: what a nested model gives is made inside, what it is given outside."""
+        """Resolves a tensor by its full name: outputs of a nested model come from inside, its inputs from outside."""
         name, number, place = tensor
         if self.given is not None and tensor in self.inputs:
             return self.given[self.inputs.index(tensor)]
@@ -59,7 +59,7 @@ class _Config:
         return (self.path + name, number, place) if made is None else made[place]
 
     def made_by(self, name: str, number: int) -> list[Made] | None:
-        """What a nested model gives in a call of it; `None` for other layers. Notes what the call receives."""
+        """Returns the outputs of a nested model's call, or `None` for other layers, and records its inputs."""
         arguments: list[Made] = []
         nodes = self.nodes.get(name, [])
         _collect(nodes[number] if nodes else None, arguments)
@@ -78,10 +78,9 @@ class _Config:
 
 
 def side_calls(graph) -> set[int]:
-    """By the definitions: inputs, calls that make masks, and those whose outputs only such calls use.
+    """Finds, by definition, inputs, calls that compute masks, and calls whose outputs only such calls use.
 
-    A mask is a boolean tensor that depends alone on operations of Keras's own that have no variables and run no code of
-    the user's.
+    A mask is a boolean tensor that depends only on Keras's own operations, without variables and without user code.
     """
     needs = {index: {graph.tensors[one].call for one in call.inputs} for index, call in enumerate(graph.calls)}
 
@@ -111,7 +110,7 @@ def side_calls(graph) -> set[int]:
 
 
 def without(received: dict[Call, list[Made]], calls: set[Call]) -> dict[Call, list[Made]]:
-    """The edges between the other calls."""
+    """Returns the edges between the remaining calls."""
     return {
         call: [tensor for tensor in tensors if tensor[:2] not in calls]
         for call, tensors in received.items()
@@ -120,7 +119,7 @@ def without(received: dict[Call, list[Made]], calls: set[Call]) -> dict[Call, li
 
 
 def split_tensors(model: keras.Model) -> set[tuple[str, int, int]]:
-    """Every tensor such that, of all its ancestors make, only it is used outside of them. The model has no masks."""
+    """Finds all tensors that are the only outputs of their ancestors used elsewhere. The model has no masks."""
     received, _ = edges_of(model)
     received = without(received, {call for call, tensors in received.items() if not tensors})
     users: dict[tuple[str, int, int], set[tuple[str, int]]] = defaultdict(set)
@@ -140,7 +139,7 @@ def split_tensors(model: keras.Model) -> set[tuple[str, int, int]]:
 
 
 def cuts_by_brute_force(received, limit):
-    """Every set of up to `limit` tensors that is all that the rest uses of what its ancestors make."""
+    """Finds all sets of up to `limit` tensors that are all the rest uses from their ancestors."""
     users = defaultdict(set)
     for call, tensors in received.items():
         for tensor in tensors:
@@ -159,7 +158,7 @@ def cuts_by_brute_force(received, limit):
 def ancestors(
     received: dict[tuple[str, int], list[tuple[str, int, int]]], tensor: tuple[str, int, int]
 ) -> set[tuple[str, int]]:
-    """The calls that a tensor depends on."""
+    """Returns the calls that a tensor depends on."""
     found, waiting = {tensor[:2]}, [tensor[:2]]
     while waiting:
         for name, number, _ in received[waiting.pop()]:

@@ -1,6 +1,6 @@
-"""Pages of Markdown, run: their Python in one namespace, their commands, and what both print compared.
+"""Runs Markdown pages: their Python in one namespace, and their commands, and compares the output.
 
-A block ```` ```text ```` right behind code is what that code prints; `...` in it stands for anything.
+A block ```` ```text ```` directly after code is the output of that code; `...` in it matches anything.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ class Block:
     """A block of code on a page.
 
     Attributes:
-        language: What stands behind the backticks.
+        language: Text after the backticks.
         code: Its lines.
-        line: The line of the page that it begins at.
-        printed: What the page says that it prints, if it says it.
+        line: Its first line on the page.
+        printed: Its output according to the page, if shown.
     """
 
     language: str
@@ -45,7 +45,7 @@ class Block:
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    """The blocks of a page in these languages, in order."""
+    """Returns the blocks of a page in these languages, in order."""
     tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
     fences = [
         (token, following.content if following is not None and following.info == "text" else None)
@@ -60,7 +60,7 @@ def blocks(page: Path, *languages: str) -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """The commands of a block, without prompts and comments."""
+    """Returns the commands in a block, without prompts and comments."""
     for line in block.code.replace("\\\n", " ").splitlines():
         words = shlex.split(line.removeprefix("$ "), comments=True)
         if words:
@@ -68,7 +68,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 def run_page(page: Path) -> dict[str, Any]:
-    """Runs all that can be run on a page, in the working directory, and gives the names that its Python made."""
+    """Runs all code of a page in the working directory, and returns the names that its Python defined."""
     keras.utils.clear_session()  # so that Keras counts names from the start, as in a process of one's own
     names: dict[str, Any] = {"__name__": page.stem}
     for block in blocks(page, *COMPUTERS):
@@ -93,7 +93,7 @@ def run_page(page: Path) -> dict[str, Any]:
 
 
 def run_command(words: list[str]) -> str:
-    """Runs one command of a page, `kerassplit` in this process, and gives what it prints on standard output."""
+    """Runs one command of a page, `kerassplit` in this process, and returns its standard output."""
     if words[:2] == [
         "pip",
         "install",

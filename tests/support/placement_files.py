@@ -20,9 +20,9 @@ BEST_LOADS = {  # found by the authors' exact program, and again by an independe
 
 
 def published_problem(name: str) -> Problem:
-    """The problem of `place_NAME.json`: accelerators that pay for what they send and receive, and CPUs that do not.
+    """Reads the problem of `place_NAME.json`: accelerators pay for transfers, CPUs do not.
 
-    An edge's cost belongs to its source: the node's output is one tensor, however many use it.
+    An edge's cost belongs to its source: the node's output is one tensor, however many nodes use it.
     """
     file = json.loads((PUBLISHED / f"place_{name}.json").read_text())
     place = {node["id"]: index for index, node in enumerate(file["nodes"])}

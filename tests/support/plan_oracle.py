@@ -1,4 +1,4 @@
-"""The best plan for a small model by trying everything, from a profile and the definitions alone."""
+"""Finds the best plan for a small model by brute force, from a profile and the definitions alone."""
 
 import math
 from functools import cached_property
@@ -10,7 +10,7 @@ from kerassplit.graph.reading import read_graph
 
 
 class Oracle:
-    """All ways to cut a model and to put the stages on devices.
+    """All ways to cut a model and to assign the stages to devices.
 
     `speeds` are FLOPs per second, `memories` bytes, one for each device; `link` is (bytes per second, seconds) or None.
     """
@@ -30,7 +30,7 @@ class Oracle:
 
     @cached_property
     def cuts(self):
-        """The sets of calls before a cut: closed, and all of it leads to what crosses. With what crosses."""
+        """Returns the sets of calls before a cut (closed, and all of them lead to what crosses), with what crosses."""
         needs = {call: {self.graph.tensors[t].call for t in self.graph.calls[call].inputs} for call in self.calls}
         closed = {frozenset()}
         for call in self.calls:
@@ -59,7 +59,7 @@ class Oracle:
 
     @cached_property
     def live(self):
-        """Bytes of tensors that live during each call of a run of the whole model, block by block."""
+        """Returns the bytes of live tensors during each call of a run of the whole model, by block."""
         last, calls = {}, [self.calls[call] for block in self.profile.blocks for call in block.calls]
         for place, call in enumerate(calls):
             for tensor in (*self.graph.calls[call].inputs, *self.graph.calls[call].outputs):
@@ -81,7 +81,7 @@ class Oracle:
         return latency + sum(self.profile.tensors[tensor].bytes for tensor in tensors) / bandwidth
 
     def moved(self, some):
-        """What is sent over a cut: what crosses, and inputs on their way to later stages."""
+        """Returns what is sent over a cut: crossing tensors, and inputs on their way to later stages."""
         late = [
             tensor
             for tensor in self.profile.inputs
@@ -92,7 +92,7 @@ class Oracle:
         return [tensor for tensor in self.cuts[some] if tensor not in self.profile.inputs]
 
     def value(self, sets, devices):
-        """What a plan takes; `inf` where it does not fit. `sets` grow, without the whole."""
+        """Returns the value of a plan; `inf` if it does not fit. `sets` are increasing, without the whole."""
         bounds = [frozenset(), *sets, frozenset(self.calls)]
         loads, total = [], 0.0
         used = [tensor for tensor in self.profile.inputs if self.graph.tensors[tensor].users]
@@ -110,7 +110,7 @@ class Oracle:
         return max(loads) if self.objective == "throughput" else total
 
     def memory(self, own, given, sent):
-        """Weights, live activations, and a buffer for each tensor that is received or sent."""
+        """Returns the sum of weights, live activations, and a buffer for each tensor received or sent."""
         weights = {variable for call in own for variable in self.cost[call].variables}
         kept = sum(self.profile.variables[variable].bytes for variable in weights)
         if self.link is None:  # tensors go straight from where they are made to where they are used
@@ -122,7 +122,7 @@ class Oracle:
         return kept + max(self.live[call] for call in own)
 
     def best(self, allowed=lambda sets: True):
-        """The least value of all plans with such cuts."""
+        """Returns the minimum value of all plans with such cuts."""
         count, least = len(self.speeds), math.inf
         for stages in range(1, count + 1):
             if stages < count and not self.leave_out:
@@ -134,7 +134,7 @@ class Oracle:
         return least
 
     def _chains(self, count):
-        """All sequences of so many cuts, each with more before it than the last one."""
+        """Returns all sequences of this many cuts, each with more calls before it than the last."""
         chains = [()]
         for _ in range(count):
             chains = [(*chain, some) for chain in chains for some in self.cuts if not chain or chain[-1] < some]

@@ -1,4 +1,4 @@
-"""Random graphs with branches, merges, shared layers, nested models and masks, as Hypothesis draws them."""
+"""Random graphs with branches, merges, shared layers, nested models and masks, drawn by Hypothesis."""
 
 import warnings
 
@@ -67,7 +67,7 @@ SHARED = {
 
 
 def recipes_of(calls, inputs, depth=0, **more):
-    """Recipes for `build` out of these calls and inputs, with models nested `depth` deep."""
+    """Recipes for `build` from these calls and inputs, with models nested `depth` deep."""
     inner = recipes_of(calls, [kind for kind in inputs if kind != "half" or more], depth - 1, **more) if depth else None
     calls = [*calls, *(["nested"] * 6 if depth else [])]
     return st.fixed_dictionaries(
@@ -103,7 +103,7 @@ wild = recipes_of(
 
 
 def build(recipe, name=None, lent=None):
-    """The functional model that a recipe describes. Calls that find no tensor of their kind are left out."""
+    """Builds the functional model of a recipe. Calls without a suitable tensor are left out."""
     if "chain" in recipe:
         return chain(recipe, name)
     prefix = f"{name}_" if name else ""  # a cut through a nested model puts its layers beside those around it
@@ -189,7 +189,7 @@ def kind_of(tensor):
 
 
 def examples(count):
-    """Settings for a property; the profile `long` multiplies the number of its examples."""
+    """Settings for a property; the profile `long` multiplies the number of examples."""
     return settings(
         max_examples=count * settings.default.max_examples // 100,
         deadline=None,

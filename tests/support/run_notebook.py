@@ -1,4 +1,4 @@
-"""Makes `examples/colab.ipynb` of its script, runs it and stores it with what it shows: `python run_notebook.py`."""
+"""Builds `examples/colab.ipynb` from its script, runs it and stores its outputs: `python run_notebook.py`."""
 
 import os
 import tempfile
@@ -14,18 +14,18 @@ OF_CODE = "outputs_of"  # in the notebook's metadata: what code its outputs are 
 
 
 def digest(notebook: nbformat.NotebookNode) -> str:
-    """Of all the code."""
+    """Returns the hash of all code."""
     return sha256("\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code").encode()).hexdigest()
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Runs a notebook in a folder; its outputs are in it then."""
+    """Runs a notebook in a folder and stores its outputs in it."""
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources=resources, record_timing=False).execute()
 
 
 def store(notebook: nbformat.NotebookNode, file: Path) -> None:
-    """Writes a notebook that was run, without what libraries have said on standard error."""
+    """Writes a notebook that was run, without the standard error of libraries."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]

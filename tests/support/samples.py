@@ -1,6 +1,6 @@
-"""Samples of what is too much for every run: another one for each commit.
+"""Samples of tests that are too many for every run: a different one for each commit.
 
-`KERASSPLIT_SAMPLE=7` takes the one of that number, `KERASSPLIT_LONG=1` takes everything.
+`KERASSPLIT_SAMPLE=7` selects sample 7, `KERASSPLIT_LONG=1` everything.
 """
 
 import os
@@ -14,7 +14,7 @@ from applications import parameters
 
 
 def sample() -> int:
-    """The number in the environment, else one of the commit; 0 outside of a checkout."""
+    """Returns the number in the environment, else one from the commit, or 0 outside of a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=6", "HEAD"]
     if chosen := os.environ.get("KERASSPLIT_SAMPLE"):
         return int(chosen)
@@ -29,12 +29,12 @@ SAMPLE = sample()
 
 
 def due(items: Sequence[Any], turns: int, turn: int | None = None) -> Sequence[Any]:
-    """One in `turns` of the items, at least one; in the long run all of them."""
+    """Returns one in `turns` of the items, at least one; over time, all of them."""
     first = (SAMPLE if turn is None else turn) % min(turns, len(items)) if items else 0
     return items if LONG else items[first::turns]
 
 
 def marked(names: Iterable[str]) -> list[Any]:
-    """Architectures for `pytest.mark.parametrize`, the sample in the ids of the tests."""
+    """Architectures for `pytest.mark.parametrize`, with the sample in the ids of the tests."""
     when = "all" if LONG else f"sample{SAMPLE}"
     return [pytest.param(*one.values, marks=one.marks, id=f"{one.values[0]}-{when}") for one in parameters(names)]

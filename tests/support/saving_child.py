@@ -1,10 +1,10 @@
-"""A process that saves, told by `test_damage.py`, in children of its own so that each can be killed.
+"""A process that saves on commands from `test_damage.py`, in children that can be killed.
 
-`python saving_child.py MODEL.keras CUT...` cuts the model, says "ready" and reads lines of JSON:
-`{"folder": ..., "step": n}`: save there, and be killed by SIGKILL right before the n-th step in the file system;
-`{"folder": ..., "delay": seconds}`: be killed from outside that long after the start;
-`{"folder": ..., "largest": bytes}`: save where no file may have more bytes than that.
-It answers with a line of JSON: how the child ended, and what it said.
+`python saving_child.py MODEL.keras CUT...` cuts the model, prints "ready" and reads lines of JSON:
+`{"folder": ..., "step": n}`: save there, and get killed by SIGKILL right before the n-th file system step;
+`{"folder": ..., "delay": seconds}`: get killed from outside that long after the start;
+`{"folder": ..., "largest": bytes}`: save with this limit on the size of each file.
+It answers with a line of JSON: how the child ended, and its output.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Reads the measurements of Scission: seconds and output bytes of the blocks of 18 Keras models on 5 machines."""
+"""Reads Scission's measurements: seconds and output bytes of the blocks of 18 Keras models on 5 machines."""
 
 import json
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ _FILE = Path(__file__).parent / "published" / "scission_measurements.json"
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of a model on a machine.
+    """Blocks of a model on a machine.
 
     Attributes:
         first_layers: Number of the first layer of each block.
-        last_layers: And of the last one.
-        seconds: Of each block.
-        bytes: Of each block's output.
+        last_layers: Number of the last layer of each block.
+        seconds: Seconds of each block.
+        bytes: Bytes of each block's output.
     """
 
     first_layers: tuple[int, ...]
@@ -31,7 +31,7 @@ class Blocks:
     bytes: tuple[float, ...]
 
     def holding(self, layer: int) -> int:
-        """The block with this layer."""
+        """Returns the block with this layer."""
         return next(block for block, last in enumerate(self.last_layers) if last >= layer)
 
 
@@ -49,7 +49,7 @@ def blocks(model: str, machine: str) -> Blocks:
 
 
 def links() -> dict[tuple[str, str], Link]:
-    """From machine to machine, for bytes: megabits per second are 10^6 bits."""
+    """Links between machines, by bytes: a megabit per second is 10^6 bits."""
     return {
         (source, destination): Link(ping / 1e3, 8 / (megabits * 1e6))
         for source, destination, ping, megabits in _file()["links"]
@@ -57,13 +57,13 @@ def links() -> dict[tuple[str, str], Link]:
 
 
 def triples() -> list[tuple[str, str, str]]:
-    """Device, edge and cloud, all measured, with links between one and the next."""
+    """Device, edge and cloud, if all are measured, with links from one to the next."""
     known = [pair for pair in links() if set(pair) <= set(_file()["machines"])]
     return [(one, two, three) for one, two in known for other, three in known if other == two]
 
 
 def problem(model: str, machines: Sequence[str], **options) -> Problem:
-    """A model on machines in this order, all of them used."""
+    """The problem of a model on machines in this order, all of them used."""
     measured, known = [blocks(model, machine) for machine in machines], links()
     between = between_neighbours([known[pair] for pair in pairwise(machines)])
     seconds = [each.seconds for each in measured]

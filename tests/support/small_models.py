@@ -1,4 +1,4 @@
-"""Small models that tests of several rooms cut."""
+"""Small models that tests in several folders cut."""
 
 import keras
 
@@ -6,7 +6,7 @@ layers, ops = keras.layers, keras.ops
 
 
 def uneven():
-    """Two skips over most of the model: one tensor can be cut through only at its ends, two in its middle."""
+    """Two skips over most of the model: single-tensor cuts only at its ends, cuts of two tensors in the middle."""
     dense = keras.layers.Dense
     inputs = keras.Input((16,), name="x")
     x = first = dense(16, name="first")(inputs)
@@ -25,7 +25,7 @@ def attention(x, mask, number):
 
 
 def transformer(make_mask, blocks=3, late=False):
-    """Blocks of attention that all get one mask; `late`: the last of them sees the ids again."""
+    """Attention blocks that share a mask; `late`: the last of them also takes the ids."""
     ids = keras.Input((LENGTH,), dtype="int32", name="ids")
     x = layers.Embedding(9, 8, name="embedding")(ids)
     mask = make_mask(ids)

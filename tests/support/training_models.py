@@ -1,4 +1,4 @@
-"""A model with all that a step of training can meet, its batches and losses; values kept and put back."""
+"""A model with everything that can occur in a training step, its batches and losses; saved and restored values."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def put_back(model, values):
 
 
 def everything(activity=None):
-    """Batch norm, dropout, regularisers, a shared layer, a frozen one, two outputs, a late input, masks, integers."""
+    """Batch norm, dropout, regularizers, a shared layer, a frozen one, two outputs, a late input, masks, integers."""
     image = keras.Input((6, 6, 2), name="image")
     words = keras.Input((5,), dtype="int32", name="words")
     weigh = keras.regularizers.L2(0.01)
@@ -51,14 +51,14 @@ LOSSES = {"kind": "mse", "aside": "sparse_categorical_crossentropy"}
 
 
 def twin(model):
-    """An independent model of the same values, the states of its generators included."""
+    """An independent model with the same values, including its generators' states."""
     copy = keras.models.clone_model(model)
     put_back(copy, values_of(model))
     return copy
 
 
 def of_model(found, model):
-    """The gradients of a split in the order of the model's variables."""
+    """Returns the gradients of a split in the order of the model's variables."""
     by_variable = {id(variable): one for pairs in found.stages.values() for variable, one in pairs}
     assert len(by_variable) == sum(map(len, found.stages.values()))  # each once
     return [by_variable.get(id(variable)) for variable in model.trainable_variables]

@@ -1,4 +1,4 @@
-"""Damage of every kind: it is named, and nothing that was there is lost."""
+"""Damage of every kind: it is reported, and nothing existing is lost."""
 
 import hashlib
 import itertools
@@ -45,7 +45,7 @@ def folder(good, tmp_path):
 
 
 def is_named(folder, name):
-    """Loading names the damaged file, and leaves everything as it is."""
+    """Checks that loading names the damaged file, and changes nothing."""
     before = content(folder)
     with pytest.raises(ks.StoreError, match="expected|Expected|again") as error:
         ks.load(folder)
@@ -129,7 +129,7 @@ class Child:
         return self.process.stdout.readline()
 
     def told(self, folder, **task):
-        """Tells it to save there; gives whether it was killed, and what it said."""
+        """Makes it save there; returns if it was killed, and its output."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps({"folder": str(folder), **task}) + "\n")
         self.process.stdin.flush()
@@ -152,7 +152,7 @@ def child(tmp_path_factory):
 
 
 def lay_out(place, good, existing):
-    """A place to save into, with files of the user beside and inside."""
+    """Creates a place to save to, with user files next to it and inside."""
     place.mkdir()
     (place / "thesis.txt").write_text("years of work")
     if existing:
@@ -162,7 +162,7 @@ def lay_out(place, good, existing):
 
 
 def what_is_there(folder, good, child, existing):
-    """The outcome of a save that was cut short: 'nothing', 'old' or 'new', each of them whole."""
+    """Returns the outcome of an interrupted save: 'nothing', 'old' or 'new', each of them complete."""
     assert (folder.parent / "thesis.txt").read_text() == "years of work"
     assert not existing or (folder / "notes.txt").read_text() == "kept"
     if not folder.exists():
@@ -179,7 +179,7 @@ def what_is_there(folder, good, child, existing):
 
 
 def can_be_saved_again(folder, child):
-    """A later save works and removes what a killed one left beside."""
+    """Checks that a later save works and removes the leftovers of a killed one."""
     assert child.told(folder) == (False, "saved")
     assert same_bits(ks.load(folder)(X), child.expected)
     assert not [path for path in folder.parent.rglob(".kerassplit.*") if path.is_dir()]
@@ -232,7 +232,7 @@ def test_where_a_file_cannot_be_written_to_its_end_nothing_is_lost(tmp_path, goo
 
 
 class Disk:
-    """Notes what is on the disk when something is put in its place, as a power cut would leave it."""
+    """Records what is on the disk when something is moved into place, as a power cut would leave it."""
 
     def __init__(self, monkeypatch):
         self.safe: set[int] = set()
@@ -298,7 +298,7 @@ def exported(which):
 
 
 def write_export(target, which):
-    """Puts an export in its place, as `Split.export` does; what the stages hold makes no difference for that."""
+    """Moves an export into place, as `Split.export` does; the contents of the stages do not matter."""
     replaced = check_place(target, True, EXPORT_MANIFEST, "exported stages", read_export)
     with placed(target, EXPORT_MANIFEST, (lambda: files_of(target)) if replaced else None) as folder:
         for path, data in EXPORTS[which].items():
@@ -308,7 +308,7 @@ def write_export(target, which):
 
 
 def killed_before(step, work):
-    """Whether a process that does this was killed right before its n-th step in the file system."""
+    """Runs this in a process; True if it was killed right before its n-th file system step."""
     child = os.fork()
     if not child:
         try:
@@ -409,7 +409,7 @@ MARKER, MARK = "made-by-kerassplit", "kerassplit writes here, and removes this f
 
 
 def left_over(place, name=None, mark=MARK, file="new/stage.keras"):
-    """A folder as a process that was killed leaves one."""
+    """Creates a folder like one left by a killed process."""
     folder = place / (name or f".kerassplit.{uuid.uuid4().hex}")
     (folder / file).parent.mkdir(parents=True)
     (folder / file).write_text("half of it")
@@ -495,7 +495,7 @@ def test_old_files_that_cannot_be_removed_do_not_stop_a_save(folder):
 
 @keras.saving.register_keras_serializable("damage")
 class Swapping(keras.layers.Layer):
-    """While it is made, and so between a file's check and its weights, it rewrites the file and puts its date back."""
+    """When created, between the check of a file and its weights, rewrites the file and restores its date."""
 
     swap = staticmethod(lambda: None)
 

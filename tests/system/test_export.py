@@ -1,4 +1,4 @@
-"""Stages in the formats of other runtimes: named after their tensors, small, whole or not at all, and equal."""
+"""Stages in the formats of other runtimes: named after their tensors, small, complete or missing, and equal."""
 
 import hashlib
 import itertools
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:In '.*' a loss on '.*' is masked
 
 
 def python(code: str, *arguments: object, path: Path | None = None) -> subprocess.CompletedProcess:
-    """Runs Python in a process that finds kerassplit here."""
+    """Runs Python in a process that finds this kerassplit."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(one) for one in (path, ROOT) if one)}
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
@@ -163,7 +163,7 @@ class TestEveryFormat:
                 assert close(dict(made), small(x))
 
     def test_stages_of_another_backend_are_traced_from_their_files(self, saved, two, x, tmp_path):
-        """As an export does where Keras runs on JAX or torch."""
+        """As in an export when Keras runs on JAX or torch."""
         job = {"split": str(saved), "stage": "tail", "inputs": ["b", "a"], "outputs": ["c"]}
         result = work("trace", tmp_path, **job, target=str(tmp_path / "traced"))
         assert result["peak_memory"] > 1e8
@@ -256,7 +256,7 @@ class TestNames:
 
     @EVERY_FORMAT
     def test_names_with_dots_and_capitals_are_those_in_the_files(self, form, tmp_path):
-        """Of a cut inside a nested model, of plain layers, and of inputs that begin with a digit."""
+        """From a cut inside a nested model, from plain layers, and for inputs that begin with a digit."""
         taken, given = keras.Input((4,)), keras.Input((4,), name="0x.Image-1")
         base = keras.Model(taken, layers.Dense(4, name="last")(layers.Dense(4, name="Blk_BN")(taken)), name="base")
         x = layers.Dense(3, name="block.7")(base(given))
@@ -277,7 +277,7 @@ class TestNames:
 
 
 def names_in_file(form: str, path: Path) -> tuple[list[str], list[str]]:
-    """Names of inputs and outputs as the runtime of the format reads them."""
+    """Returns the names of inputs and outputs as read by the format's runtime."""
     if form == "savedmodel":
         import tensorflow as tf
 
@@ -309,10 +309,10 @@ def recurrent() -> ks.Split:
 
 
 def bert() -> ks.Split:
-    """A small BERT: integer inputs in a dict, a mask that crosses, attention, exact GELU; and what is odd.
+    """A small BERT: integer inputs in a dict, a mask that crosses, attention, exact GELU, and odd names and outputs.
 
-    Names that no format takes, or that become one; an input that is an output, an output given twice, one that is
-    made early; a tensor of which only the shape matters; a loop over time that is unrolled.
+    Names that no format accepts, or that collide; an input that is an output, an output returned twice, one that is
+    computed early; a tensor of which only the shape matters; an unrolled loop over time.
     """
     tokens = keras.Input((6,), dtype="int32", name="in")
     kinds, padding = (keras.Input((6,), dtype="int32", name=name) for name in ("segment ids", "self"))
@@ -333,7 +333,7 @@ def bert() -> ks.Split:
 
 
 class TestOddModels:
-    """Some of the menagerie, and what it does not have; each is verified by its export."""
+    """Models from the menagerie and some others; each is verified by its export."""
 
     @pytest.mark.parametrize(
         "name",
@@ -702,7 +702,7 @@ def test_an_output_that_is_an_input_has_the_type_that_the_model_gives_it(tmp_pat
 
 
 def sealed(folder: Path) -> Path:
-    """Has the manifest say of the files in the folder what they are now."""
+    """Updates the manifest to the current files in the folder."""
     manifest = json.loads((folder / EXPORT_MANIFEST).read_text(encoding="utf-8"))
     for stage in manifest["stages"]:
         for file in stage["files"]:
@@ -713,7 +713,7 @@ def sealed(folder: Path) -> Path:
 
 
 def adding(folder: Path, *numbers: float, outside: str | None = None, size: int = 4) -> Path:
-    """An export of a stage for each number, which adds it. The last may take its number from a file outside."""
+    """An export with a stage for each number, which adds it. The last one can read its number from a file outside."""
     helper, names = onnx.helper, [f"x{place}" for place in range(len(numbers) + 1)]
     folder.mkdir()
     stages = []

@@ -1,4 +1,4 @@
-"""The suite's own checks can fail: they do, when the rebuild is swapped for the naive one."""
+"""The suite's own checks can fail: they do when the rebuild is swapped for a naive one."""
 
 import os
 import re

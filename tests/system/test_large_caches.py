@@ -1,4 +1,4 @@
-"""Large caches of features: full disks, kills, memory."""
+"""Large feature caches: full disks, kills, memory."""
 
 import os
 import random
@@ -88,7 +88,7 @@ FORKS = """
 @pytest.mark.skipif(os.name == "nt", reason="signals, forks and limits of POSIX")
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has threads as soon as it is imported")
 def test_killed_ten_times_the_cache_is_equal_to_an_undisturbed_one(tmp_path):
-    """Each life is a process of its own, forked from one that has imported everything."""
+    """Each attempt is a separate process, forked from one that has imported everything."""
     keras.utils.set_random_seed(1)
     x = inputs = keras.Input((16,), name="x")
     for number in range(2):

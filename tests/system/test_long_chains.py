@@ -1,4 +1,4 @@
-"""Models of thousands of calls: traced and cut where recursion would end."""
+"""Models with thousands of calls: traced and cut where recursion would fail."""
 
 import sys
 

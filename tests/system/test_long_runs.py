@@ -1,4 +1,4 @@
-"""Long runs: killed thirty times they lose nothing, and their memory stays the same."""
+"""Long runs: killed thirty times, they lose nothing, and their memory use stays constant."""
 
 import os
 import random
@@ -62,7 +62,7 @@ FORKS = """
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has threads as soon as it is imported")
 def test_killed_thirty_times_over_two_thousand_rows_nothing_is_lost_and_nothing_is_twice(tmp_path):
-    """Each life of the run is a process of its own, forked from one that has imported everything."""
+    """Each attempt is a separate process, forked from one that has imported everything."""
     keras.utils.set_random_seed(1)
     x = inputs = keras.Input((16,), name="x")
     for number in range(4):

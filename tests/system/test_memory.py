@@ -1,6 +1,6 @@
-"""However many sub-models and graphs are made, memory stays flat and no node is left behind.
+"""However many sub-models and graphs are created, memory stays flat and no node is left behind.
 
-Each test counts in a process of its own: memory of a process with a long history says nothing.
+Each test counts in a new process: the memory of a process with a long history is meaningless.
 """
 
 import json
@@ -70,7 +70,7 @@ GRAPHS = """
 
 
 def numbers_of(code):
-    """What code prints as JSON in a fresh process."""
+    """Returns what code prints as JSON in a new process."""
     command = [sys.executable, "-c", textwrap.dedent(COUNTING) + textwrap.dedent(code)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(ROOT)])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
@@ -79,7 +79,7 @@ def numbers_of(code):
 
 
 def assert_flat(rounds, megabytes):
-    """After the first round, in which Keras and Python fill their caches, nothing is added."""
+    """Checks that nothing is added after the first round, in which Keras and Python fill their caches."""
     (first, objects), *_, (last, objects_last) = rounds
     assert last - first < megabytes, rounds
     assert objects_last - objects < 100, rounds

@@ -60,7 +60,7 @@ def pair(small, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    """What comes out if nothing dies; the middle stage in two processes, five of them on four CPUs."""
+    """The results if nothing dies, with two processes for the middle stage, five in total on four CPUs."""
     options = RayOptions(replicas={"middle": 3}, num_cpus=0.5)
     return list(run(folder, some_batches(77, 4), options))
 
@@ -81,7 +81,7 @@ def some_batches(rows: int, size: int, seed: int = 0) -> Iterator[Batch]:
 
 
 def plainly(small, batches):
-    """What a loop over the compiled model gives."""
+    """Returns the results of a loop over the compiled model."""
     compute = compiled(small)
     for batch in batches:
         outputs = compute(list(batch.tensors.values()))
@@ -89,7 +89,7 @@ def plainly(small, batches):
 
 
 def chain(*layers, name="chain"):
-    """A small chain, and a split behind each of its layers but the last."""
+    """A small chain, and a split after each of its layers except the last."""
     x = inputs = keras.Input((4,), name="x")
     for layer in layers:
         x = layer(x)

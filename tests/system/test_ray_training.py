@@ -1,4 +1,4 @@
-"""Training on Ray: real processes; the weights of training in one; what is left when one dies."""
+"""Training on Ray: real processes; the same weights as in one process; what remains when one dies."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Stages behind HTTP on Ray Serve: real requests, good ones and bad ones; it keeps serving."""
+"""Stages served over HTTP on Ray Serve: real requests, good and bad ones; it keeps serving."""
 
 import concurrent.futures
 import hashlib
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Path]:
-    """A cluster that counts eight CPUs: where it keeps its logs."""
+    """A cluster that counts eight CPUs; returns where it keeps its logs."""
     context = ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield Path(context.address_info["session_dir"]) / "logs"
     ray.shutdown()
@@ -58,7 +58,7 @@ def cluster() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def port(cluster) -> Iterator[int]:
-    """Serve, on the cluster."""
+    """Serve on the cluster; returns its port."""
     number = free_port()
     serve.start(http_options={"port": number}, logging_config={"log_level": "ERROR"})
     yield number
@@ -83,7 +83,7 @@ def photos(port, mobilenet, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(port, tmp_path_factory):
-    """Two open dimensions and an Embedding that refuses ids above 4, in two stages, at /words, for those who know."""
+    """Two unknown dimensions and an Embedding that refuses ids above 4, in two stages, at /words, with a token."""
     ids = keras.Input((None,), dtype="int32", name="ids")
     known = keras.layers.Embedding(5, 4, name="known")(keras.layers.Identity(name="same")(ids))
     model = keras.Model(ids, keras.layers.GlobalAveragePooling1D(name="mean")(known), name="words")
@@ -98,7 +98,7 @@ def words(port, tmp_path_factory):
 
 @pytest.fixture
 def ask(port):
-    """Sends a request: `ask(path, body, content type)` gives the status and the answer."""
+    """Sends a request: `ask(path, body, content type)` returns the status and the answer."""
 
     def send(path, body=None, kind=None, accept=None, method=None, token=TOKEN):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
@@ -126,7 +126,7 @@ def npz(save=np.savez, **arrays) -> bytes:
 
 
 def png(width, height) -> bytes:
-    """A black image whose bytes are few, however large it is."""
+    """A black image with few bytes, however large it is."""
 
     def chunk(kind, data):
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -176,7 +176,7 @@ def test_it_says_what_it_takes(ask, photos):
 
 
 def scratched(archive):
-    """An archive whose compressed bytes are no longer what they were."""
+    """An archive whose compressed bytes were changed."""
     return archive[:100] + bytes(20) + archive[120:]
 
 
@@ -263,7 +263,7 @@ def test_requests_that_come_together_run_together_and_nobody_suffers_for_another
 
 
 def replicas(name) -> list[psutil.Process]:
-    """The processes of a stage."""
+    """Returns the processes of a stage."""
     found = [one for one in psutil.Process().children(recursive=True) if f"ServeReplica:{name}" in one.name()]
     assert found
     return found
@@ -312,7 +312,7 @@ def half_open(port) -> Iterator[Callable[[], socket.socket]]:
 
 
 def answer_on(one: socket.socket) -> tuple[int, str | None, str]:
-    """Status, Retry-After header and error of the response on a connection."""
+    """Returns status, Retry-After header and error of the response on a connection."""
     answer = http.client.HTTPResponse(one)
     answer.begin()
     error = json.loads(answer.read())["error"]

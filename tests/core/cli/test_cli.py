@@ -1,4 +1,4 @@
-"""The commands as a user runs them: what they print, where, and with which exit status."""
+"""The commands as users run them: what they print, where, and with which exit code."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from kerassplit.zoo.random_weights import randomize
 
 
 def fresh(*arguments: object, **options) -> subprocess.CompletedProcess:
-    """Runs a command in a process of its own."""
+    """Runs a command in a new process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "kerassplit", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)
@@ -39,7 +39,7 @@ def model(small) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def odd() -> keras.Model:
-    """A chain of layers with names that a command line reads in another way."""
+    """A chain of layers with names that mean something else on a command line."""
     x = inputs = keras.Input((4,), name="x")
     for name in ("c", "a,b", "-dash", "10", "k=v", "last"):
         x = keras.layers.Dense(4, name=name)(x)
@@ -62,7 +62,7 @@ def folder(model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def twelve(tmp_path_factory) -> Path:
-    """A model whose inputs are open and which takes 12 tokens only."""
+    """A model whose inputs have unknown dimensions but which only accepts 12 tokens."""
     tokens, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "mask"))
     x = keras.ops.add(keras.layers.Embedding(9, 4, name="table")(tokens), np.ones((12, 4), "float32"))
     x = keras.layers.Dense(4, name="a")(x)

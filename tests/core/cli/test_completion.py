@@ -1,4 +1,4 @@
-"""What a shell completes, asked as bash, zsh and fish ask it; Keras is not imported for it."""
+"""Shell completion, requested as bash, zsh and fish do; Keras is not imported for it."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ finally:
 
 
 def completed(line: str, folder: Path, shell: str = "bash") -> list[str]:
-    """What a shell offers for the last word of a line, as kind and value."""
+    """Returns a shell's suggestions for the last word of a line, as kind and value."""
     words = line.split(" ")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "_KERASSPLIT_COMPLETE": f"{shell}_complete"}
     environment |= {"COMP_WORDS": line, "COMP_CWORD": words[-1] if shell == "fish" else str(len(words) - 1)}

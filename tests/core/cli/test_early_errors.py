@@ -1,4 +1,4 @@
-"""Mistakes that can be seen without Keras are told before it is imported: asked of `sys.modules`, not of a clock."""
+"""Errors that can be detected without Keras are reported before it is imported (checked in `sys.modules`)."""
 
 import json
 import os
@@ -30,7 +30,7 @@ for arguments in json.load(sys.stdin):
 
 
 def told_without_keras(calls: list[list[str]], folder: Path, *missing: str) -> list[str]:
-    """What commands say in a folder, in one process in which packages are missing; all fail, none imports Keras."""
+    """Runs failing commands in a folder, in one process without some packages; none imports Keras."""
     command = [sys.executable, "-c", IN_A_PROCESS_WITHOUT_KERAS, *missing]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

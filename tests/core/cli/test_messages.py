@@ -1,4 +1,4 @@
-"""Ways out that messages name: they exist where the message can be met."""
+"""Solutions that messages suggest exist where the message can occur."""
 
 import ast
 import dataclasses
@@ -25,7 +25,7 @@ CALL = re.compile(r"\b([A-Za-z_][\w.]*)\(([^()`]*)\)")
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """By dotted name, the package without its command line and its pictures, which have arguments of their own."""
+    """The package's modules by dotted name, except the command line and pictures, which have their own arguments."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE.parent).with_suffix("")
@@ -35,7 +35,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
-    """The texts in a piece of code but its docstrings; what is filled into an f-string becomes `{}`."""
+    """Returns the strings in a piece of code, except docstrings; values in f-strings become `{}`."""
     documented = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -53,7 +53,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 @cache
 def parts() -> dict[tuple[str, str], ast.AST]:
-    """Functions, methods (`Class.method`), classes and constants of the package, by module and name."""
+    """Returns the functions, methods (`Class.method`), classes and constants of the package, by module and name."""
     found: dict[tuple[str, str], ast.AST] = {}
     for module, tree in modules().items():
         for node in tree.body:
@@ -70,7 +70,7 @@ def parts() -> dict[tuple[str, str], ast.AST]:
 
 @cache
 def imported(module: str) -> dict[str, tuple[str, str]]:
-    """What the names that a module imports from the package stand for."""
+    """Maps the names that a module imports from the package to what they refer to."""
     found = {}
     for node in ast.walk(modules()[module]):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kerassplit"):
@@ -80,7 +80,7 @@ def imported(module: str) -> dict[str, tuple[str, str]]:
 
 @cache
 def uses(part: tuple[str, str]) -> frozenset[tuple[str, str]]:
-    """The parts that a part names; a method by its name alone, where the package has it in a class of its own."""
+    """Returns the parts that a part names; methods by name only, if a class of the package has it."""
     module, name = part
     node, known = parts()[part], {**{own: (module, own) for at, own in parts() if at == module}, **imported(module)}
     if isinstance(node, ast.ClassDef):
@@ -102,7 +102,7 @@ def uses(part: tuple[str, str]) -> frozenset[tuple[str, str]]:
 
 
 def reached(part: tuple[str, str]) -> set[tuple[str, str]]:
-    """The parts that a part uses, itself or through others."""
+    """Returns the parts that a part uses, directly or through others."""
     seen, waiting = {part}, [part]
     while waiting:
         new = uses(waiting.pop()) - seen
@@ -113,7 +113,7 @@ def reached(part: tuple[str, str]) -> set[tuple[str, str]]:
 
 @cache
 def entries() -> dict[str, tuple[str, str]]:
-    """The functions that users call, and the methods of what they get, by name."""
+    """Returns the functions that users call, and the methods of their results, by name."""
     found = {"load_model": ("kerassplit.zoo.models", "load_model")}
     for name in ks.__all__:
         thing = getattr(ks, name)
@@ -126,7 +126,7 @@ def entries() -> dict[str, tuple[str, str]]:
 
 
 def taken_by(name: str) -> set[str]:
-    """The keyword arguments that a function or method of the package takes."""
+    """Returns the keyword arguments of a function or method of the package."""
     place, _, method = name.partition(".")
     thing = getattr(ks, place) if place in ks.__all__ else load_model
     found = set(inspect.signature(getattr(thing, method) if method else thing).parameters)
@@ -166,7 +166,7 @@ OF_COPIES = {("kerassplit.graph.copying", "copies_of"), ("kerassplit.graph.copyi
 
 
 def without_calls(text: str) -> str:
-    """A text without the calls of functions in it, whose arguments are checked."""
+    """Returns a text without function calls, whose arguments are checked."""
     while found := CALL.search(text):
         path, arguments = found.groups()
         function = path.removeprefix("kerassplit.")

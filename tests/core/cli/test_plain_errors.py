@@ -1,4 +1,4 @@
-"""Messages are plain text, also where they quote Keras, which writes parts of its errors in bold."""
+"""Messages are plain text, even if they quote Keras, which prints parts of its errors in bold."""
 
 import contextlib
 import copy
@@ -30,7 +30,7 @@ register = keras.saving.register_keras_serializable("test_plain_errors")
 
 @register
 class Picky(layers.Layer):
-    """Takes nothing; Keras puts its error in bold."""
+    """Accepts nothing; Keras prints its error in bold."""
 
     def call(self, x):
         raise ValueError("no such rows")
@@ -109,7 +109,7 @@ ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u206
 
 @pytest.fixture(scope="module")
 def evil() -> keras.Model:
-    """A chain whose model, input and layers bear names that a terminal would act on, and markup."""
+    """A chain whose model, input and layer names contain terminal escape codes and markup."""
     x = inputs = keras.Input((4,), name=f"in{EVIL}")
     for number in range(3):
         x = layers.Dense(4, name=f"[bold]$\\frac{number}$ {number}{EVIL}")(x)
@@ -189,7 +189,7 @@ def test_ordinary_text_stays_as_it_is():
 
 
 def errors() -> list[SplitError]:
-    """One of each kind that there is, with all that it can hold."""
+    """One error of each kind, with all its attributes."""
     receipt = ks.split(model(layers.ReLU(name="relu")), "hidden").verify()
     made = {
         "_NameError": {"name": "a"},

@@ -1,4 +1,4 @@
-"""`kerassplit plan`, and `kerassplit split` by a plan."""
+"""`kerassplit plan`, and `kerassplit split` with a plan."""
 
 import json
 

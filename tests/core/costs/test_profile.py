@@ -1,4 +1,4 @@
-"""ks.profile: parameters, bytes, blocks, liveness, and how it is shown and kept."""
+"""ks.profile: parameters, bytes, blocks, liveness, display and saving."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def residual() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def twins() -> keras.Model:
-    """One layer with two calls, which are in different blocks."""
+    """One layer with two calls, in different blocks."""
     shared = layers.Dense(4, name="shared")
     x = inputs = keras.Input((4,), name="x")
     for number in range(2):
@@ -157,7 +157,7 @@ def nodes_and_values(model: keras.Model) -> list[object]:
 
 class TestCrossings:
     def test_what_crosses_is_what_crosses_in_a_split_at_every_point(self, small):
-        """`extra` comes late, `pooled` leaves early."""
+        """`extra` is used late, `pooled` is computed early."""
         profile = ks.profile(small)
         split = ks.split(small, ks.split_points(small))
         assert [[profile.tensors[one].name for one in block.crossing] for block in profile.blocks[:-1]] == [
@@ -174,7 +174,7 @@ class TestCrossings:
 
 @st.composite
 def programs(draw):
-    """Blocks of steps on numbered tensors: what each step receives and makes."""
+    """Blocks of steps on numbered tensors: the inputs and outputs of each step."""
     sizes = draw(st.lists(st.integers(0, 9), min_size=3, max_size=12))
     steps, known = [], [0, 1]
     for tensor in range(2, len(sizes)):
@@ -308,7 +308,7 @@ class TestMistakes:
 
     def test_a_layer_that_cannot_be_asked_keeps_the_shape_on_record(self):
         class Once(layers.Layer):
-            """Answers the first question for its shape only."""
+            """Answers the first request for its shape only."""
 
             asked = 0
 

@@ -1,4 +1,4 @@
-"""profile(measure=True): what is run, in which order, and what is left behind. No test asserts how long it took."""
+"""profile(measure=True): what runs, in which order, and what remains. No test asserts times."""
 
 import dataclasses
 import gc
@@ -42,7 +42,7 @@ def test_the_sum_is_checked_against_the_whole_model(measured):
 
 
 def test_load_that_comes_while_it_measures_is_not_taken_for_the_model(small, monkeypatch):
-    """Each run takes a little longer than the one before, in the end ten times what a block takes."""
+    """Each run takes longer than the one before, at last ten times a block's time."""
     load = itertools.count()
 
     def loaded(run, given):
@@ -57,7 +57,7 @@ def test_load_that_comes_while_it_measures_is_not_taken_for_the_model(small, mon
 
 
 def with_times(profile: ks.Profile, whole: float, seconds: float | list[float]) -> ks.Profile:
-    """The profile as if it had been measured: how long the whole model took, and each block."""
+    """Returns the profile with these times, as if measured: for the whole model, and for each block."""
     times = seconds if isinstance(seconds, list) else [seconds] * len(profile.blocks)
     return dataclasses.replace(
         profile,
@@ -210,7 +210,7 @@ def test_a_model_that_fails_is_told_and_left_alone():
 
 
 def test_it_runs_as_the_model_was_compiled(monkeypatch):
-    """Whole, blocks and the model that computes nothing."""
+    """The whole, the blocks and the empty model."""
     backend = keras.backend.backend()
     package, name = {"tensorflow": ("tensorflow", "function"), "jax": ("jax", "jit"), "torch": ("torch", "compile")}[
         backend
@@ -233,7 +233,7 @@ def test_it_runs_as_the_model_was_compiled(monkeypatch):
 
 
 def test_each_block_gets_what_the_blocks_before_it_made(small, monkeypatch):
-    """Late inputs, early outputs and masks included: each block takes exactly what it is built for."""
+    """Includes late inputs, early outputs and masks: each block gets exactly what it was built for."""
     seen = []
     original = timing._durations
 

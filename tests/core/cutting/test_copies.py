@@ -1,4 +1,4 @@
-"""copy_weights=True: layers and variables of its own, with everything that the originals have learnt."""
+"""copy_weights=True: separate layers and variables, with everything that the originals have learned."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Cuts where several tensors cross: complete, each once, in order, and what they say is what `split` cuts."""
+"""Cuts with several tensors: complete, unique, in order, and cut by `split` as described."""
 
 from itertools import pairwise
 
@@ -61,7 +61,7 @@ def test_a_split_at_a_crossing_computes_what_the_model_computes(recipe, place):
 
 @pytest.fixture(scope="module")
 def unet() -> keras.Model:
-    """Down twice and up again; each level and the image itself are carried over to the way up."""
+    """Two levels down and up; each level and the image itself are passed to the way up."""
     conv = keras.layers.Conv2D
     x = image = keras.Input((16, 16, 3), name="image")
     skips = [image]

@@ -1,4 +1,4 @@
-"""Stages compute what the model computes, to the bit: outputs, gradients, batch-norm statistics."""
+"""Stages compute what the model computes, bit for bit: outputs, gradients, batch-norm statistics."""
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def test_mixed_precision_is_kept():
 
 
 def test_the_arguments_of_calls_are_kept():
-    """Training flags, keyword tensors, nested structures and constants between them."""
+    """Training flags, keyword tensors, nested structures and constants in them."""
     inputs = keras.Input((6, 8), name="tokens")
     mask = keras.Input((6,), dtype="bool", name="mask")
     x = keras.layers.Dense(8, name="embed")(inputs)
@@ -59,7 +59,7 @@ def test_the_arguments_of_calls_are_kept():
 
 
 def test_every_call_of_a_shared_layer_is_computed_where_it_stands():
-    """Siamese towers, and a layer that is called again in each stage."""
+    """Siamese towers, and a layer that is called in each stage."""
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
     shared, relu = keras.layers.Dense(4, name="shared"), keras.layers.ReLU(name="relu")
     a = relu(shared(keras.layers.Dense(4, name="a")(left)))

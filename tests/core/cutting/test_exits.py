@@ -1,4 +1,4 @@
-"""Exits: outputs that are added to a model at its taps, trained alone or with it."""
+"""Exits: outputs added to a model at its taps, trained alone or with it."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Joining pieces into one model; the adapters that messages suggest."""
+"""Joining pieces into one model, and the adapters that messages suggest."""
 
 import re
 
@@ -16,7 +16,7 @@ layers = keras.layers
 
 
 def passing(shape, dtype="float32", name="tail", kind=layers.Identity):
-    """A model that takes (and gives) a tensor of that shape and dtype."""
+    """A model that passes on a tensor of this shape and dtype."""
     x = keras.Input(batch_shape=shape, dtype=dtype, name=f"{name}_in")
     return keras.Model(x, kind(dtype=dtype, name=f"{name}_out")(x), name=name)
 
@@ -31,7 +31,7 @@ def two_layers():
 
 
 def suggested(message):
-    """The layers that a message suggests, made of the text."""
+    """Creates the layers that a message suggests from its text."""
     (text,) = re.findall(r"put between them: `(.+)`", str(message))
     return text, eval(f"[{text}]", {"keras": keras})
 
@@ -129,7 +129,7 @@ def test_towers_cut_at_their_ends_are_joined_without_mixing_their_inputs():
 
 
 def forked(names=("stem", "branch")):
-    """A model with two tensors side by side, its head and its tail."""
+    """A model with two parallel tensors, its head and its tail."""
     x = keras.Input((8,), name="i")
     stem = layers.Dense(8, name=names[0])(x)
     branch = layers.Dense(8, "relu", name=names[1])(stem)
@@ -138,7 +138,7 @@ def forked(names=("stem", "branch")):
 
 
 def scaling(takes, factor, name=None):
-    """A model that multiplies the tensor of that name."""
+    """A model that multiplies the tensor with this name."""
     x = keras.Input((8,), name=takes)
     name = name or f"times_{factor}"
     return keras.Model(x, layers.Rescaling(float(factor), name=name)(x), name=f"{name}_model")
@@ -242,7 +242,7 @@ def test_a_layer_for_one_tensor_behind_several_is_refused_with_a_way_out(layer):
 
 
 def attended(mask_of):
-    """Two blocks of attention, called a0 and a1, under masks made of ids."""
+    """Two attention blocks, a0 and a1, with masks computed from ids."""
     ids = keras.Input((6,), dtype="int32", name="ids")
     x = layers.Embedding(9, 8, name="embed")(ids)
     for name in ("a0", "a1"):
@@ -256,7 +256,7 @@ def not_padding(ids):
 
 
 def shorter(ids):
-    """Of the lengths, which are integers and take fewer bytes than the mask."""
+    """A mask computed from lengths, which are integers and take fewer bytes than the mask."""
     lengths = keras.ops.sum(keras.ops.cast(keras.ops.not_equal(ids, 0), "int32"), -1, keepdims=True)
     return keras.ops.less(keras.ops.arange(6, dtype="int32")[None], lengths)[:, None]
 
@@ -319,7 +319,7 @@ def test_masks_that_passed_a_piece_by_keep_their_position():
 
 
 def masked_pieces(name):
-    """A head that gives a mask and words, and a tail that takes such by position."""
+    """A head that returns a mask and words, and a tail that takes both by position."""
     ids = keras.Input((6,), dtype="int32", name="ids")
     words = layers.Embedding(9, 8, name="words")(ids)
     head = keras.Model(ids, {"a_mask": keras.ops.not_equal(ids, 0), "words": words}, name="head")

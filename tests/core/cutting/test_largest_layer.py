@@ -1,4 +1,4 @@
-"""Models whose work sits in one layer that no cut divides: they are told so, and how to open it."""
+"""Models with most work in one layer that no cut divides: users learn about it, and how to open it."""
 
 import json
 
@@ -20,7 +20,7 @@ HINT = (
 
 @keras.saving.register_keras_serializable("tests")
 class Encoder(layers.Layer):
-    """A chain of layers in one."""
+    """A chain of layers in one layer."""
 
     def __init__(self, count=3, filters=0, **options):
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""The model is left alone, and sub-models do not disturb each other."""
+"""Cutting does not change the model, and sub-models do not disturb each other."""
 
 import gc
 import threading
@@ -14,7 +14,7 @@ from kerassplit.graph.internals.process_state import lock
 
 
 def nothing(model, directory):
-    """Calls that build nothing lasting."""
+    """Calls that create nothing permanent."""
     return {
         "split_points": lambda: ks.split_points(model),
         "explain": lambda: ks.explain(model, "conv4_block6_2_relu"),
@@ -64,7 +64,7 @@ def test_the_saved_config_and_the_tensors_are_the_same_while_sub_models_live(res
 
 
 def test_keras_own_way_does_leave_nodes_behind(small):
-    """What the promise is about: the same through `keras.Model` leaves its nodes in the layers."""
+    """The counterexample: `keras.Model` leaves its nodes in the layers."""
     model = keras.models.clone_model(small)
     before = fingerprint(model, weights=False)["nodes"]
     keras.Model([model.get_layer("both").output], model.get_layer("score").output)
@@ -135,7 +135,7 @@ def test_keras_models_built_by_other_threads_meanwhile_are_right(resnet):
 
 
 def test_a_sub_model_that_dies_while_another_thread_changes_lists_of_nodes_leaves_them_afterwards(small):
-    """Collections run in any thread: they neither disturb the one that has the lock nor wait for it."""
+    """Garbage collection runs in any thread: it neither disturbs the thread with the lock nor waits for it."""
     model = keras.models.clone_model(small)
     before = fingerprint(model)
     tail = ks.build_submodel(model, start="block1_out")
@@ -161,7 +161,7 @@ def test_a_sub_model_that_dies_while_another_thread_changes_lists_of_nodes_leave
 
 
 def test_a_place_that_a_dead_sub_model_left_empty_is_taken_and_left_empty_again(small):
-    """A later sub-model lives on, so that the place stays in the list."""
+    """A later sub-model stays alive, so that the place stays in the list."""
     model = keras.models.clone_model(small)
     dead, living = (ks.build_submodel(model, start="block1_out") for _ in range(2))
 
@@ -179,7 +179,7 @@ def test_a_place_that_a_dead_sub_model_left_empty_is_taken_and_left_empty_again(
 
 
 def test_splits_that_follow_one_another_in_a_loop_take_the_places_of_those_before(small):
-    """The old one lives until the new one is there: its nodes are never the last ones."""
+    """The old split lives until the new one exists: its nodes are never the last ones."""
     model = keras.models.clone_model(small)
     x = [np.ones((2, 8, 8, 3), "float32"), np.ones((2, 4), "float32")]
     expected = model(x)
@@ -199,7 +199,7 @@ def test_splits_that_follow_one_another_in_a_loop_take_the_places_of_those_befor
 
 
 def test_a_layer_whose_first_call_is_gone_can_be_called_again(small):
-    """Keras reads from the first node in a layer's list how many tensors it gives."""
+    """Keras reads the number of outputs from the first node in a layer's list."""
     model = keras.models.clone_model(small)
     head, tail = ks.split(model, "both")
     x = [keras.ops.ones((2, 8, 8, 3)), keras.ops.ones((2, 4))]

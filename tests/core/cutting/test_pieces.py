@@ -1,4 +1,4 @@
-"""Taps, blocks, Sequential models of blocks."""
+"""Taps, blocks, Sequential models from blocks."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from kerassplit.zoo.random_weights import randomize
 
 
 def values_of(model, tensors, x):
-    """What Keras itself computes for symbolic tensors of a model."""
+    """Returns what Keras itself computes for symbolic tensors of a model."""
     return keras.Model(model.input, tensors)(x)
 
 

@@ -1,4 +1,4 @@
-"""Split points: complete, in order, described."""
+"""Split points: complete, ordered, described."""
 
 import pickle
 from itertools import pairwise
@@ -67,7 +67,7 @@ def test_a_shared_layer_counts_once_before_and_once_after():
 
 
 def flops_by_profile(model, point, batch_size=1):
-    """FLOPs before and after a split point, as the profile counts the calls of the two sub-models."""
+    """FLOPs before and after a split point, from the profile's counts for the calls of the two sub-models."""
     calls = {call.name: call.flops for call in ks.profile(model, batch_size).calls}
     head = {call.name for call in ks.profile(ks.build_submodel(model, end=point.name), batch_size).calls}
     return sum(calls[name] for name in head), sum(flops for name, flops in calls.items() if name not in head)

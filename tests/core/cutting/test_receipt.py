@@ -1,4 +1,4 @@
-"""verify: what it finds, what it names."""
+"""verify: what it finds and reports."""
 
 import importlib
 import json
@@ -224,7 +224,7 @@ def test_texts_are_compared_as_texts():
 
 
 class Doubled(keras.Model):
-    """Its graph says half of what calling it gives."""
+    """A model whose call returns twice what its graph computes."""
 
     def __call__(self, x, **options):
         return 2 * super().__call__(x, **options)

@@ -269,7 +269,7 @@ def test_a_notebook_shows_the_picture(three):
 
 
 def test_the_numbers_of_calls_are_the_same_in_the_joined_model():
-    """`relu@0` is made first here, but runs behind `relu@1`."""
+    """`relu@0` is created first here, but runs after `relu@1`."""
     x = keras.Input((4,), name="x")
     relu = keras.layers.ReLU(name="relu")
     deep = relu(keras.layers.Dense(4, name="d2")(keras.layers.Dense(4, name="d1")(x)))

@@ -1,4 +1,4 @@
-"""build_submodel: what it takes, what it gives, what it refuses."""
+"""build_submodel: what it accepts, returns and refuses."""
 
 import gc
 
@@ -90,7 +90,7 @@ def test_an_end_inside_a_branch_is_built(resnet, images):
 
 
 class TestAnEndOfSeveral:
-    """What leads up to one tensor is always whole, whatever else the model makes of the same."""
+    """Everything that leads to a tensor is complete, whatever else the model computes from it."""
 
     @staticmethod
     def whole(model, names, x):
@@ -321,7 +321,7 @@ def test_a_tensor_of_another_model_is_refused(small):
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="on torch Keras takes the values of any model it makes")
 def test_variables_without_values_stay_so():
-    """`load_model` builds such models where only the graph is asked for: VGG16's weights would take 1.3 GB."""
+    """`load_model` builds such models when only the graph is needed: VGG16's weights would take 1.3 GB."""
     drawn = []
 
     def draw(shape, dtype=None):

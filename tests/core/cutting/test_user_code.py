@@ -1,4 +1,4 @@
-"""Models that need code of the user's own: what is said where it is missing, and that every way out works."""
+"""Models that need user code: messages when it is missing, and that each suggested solution works."""
 
 import contextlib
 import json
@@ -75,7 +75,7 @@ KINDS = {
 
 @contextlib.contextmanager
 def forgotten():
-    """Takes back what is imported inside, as if it had been another process."""
+    """Undoes the imports inside, as if they had happened in another process."""
     known = keras.saving.get_custom_objects()
     before = dict(known), list(sys.path), set(sys.modules), os.environ.pop(VARIABLE, None)
     try:
@@ -106,7 +106,7 @@ def code(tmp_path):
 
 
 def saved(code, path, make):
-    """Saves a model with code of the user's own, and gives what it computes of ones."""
+    """Saves a model with user code, and returns its output for ones."""
     with forgotten():
         import_code([str(code)])
         x = inputs = keras.Input((4,), name="x")

@@ -1,4 +1,4 @@
-"""Progress on a terminal: it appears by itself, and says how long the rest takes."""
+"""Progress on a terminal: it appears by itself, and shows the remaining time."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def wide(monkeypatch) -> None:
 
 @contextlib.contextmanager
 def terminal() -> Iterator[Callable[[str], str]]:
-    """Makes standard error a terminal; gives a function that waits for a text there, and gives all that is shown."""
+    """Makes standard error a terminal; yields a function that waits for a text there and returns all output."""
     master, slave = os.openpty()
     seen = ""
 

@@ -1,4 +1,4 @@
-"""What a REPL and a notebook show of all that public functions give: one short line, and a table."""
+"""Display in a REPL and a notebook of all results of public functions: one short line, and a table."""
 
 import inspect
 import pickle
@@ -27,7 +27,7 @@ def chain() -> keras.Model:
 
 
 def results() -> dict:
-    """What public functions give, by the name of the function."""
+    """Results of public functions, by the name of the function."""
     model, x = chain(), np.ones((2, 4), "float32")
     split = ks.split(model, ["dense_10", LONG, "dense_30"])
     devices = [ks.Device("phone", "1 MFLOPS"), ks.Device("server", "9 GFLOPS")]
@@ -60,7 +60,7 @@ NO_TABLES = ("explain", "device", *SHOWN_AS_PICTURES)
 
 
 def inside(value):
-    """A result, and the records in it."""
+    """Yields a result and the records in it."""
     yield value
     if isinstance(value, tuple):
         for one in value:

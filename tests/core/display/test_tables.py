@@ -1,4 +1,4 @@
-"""Tables on narrow screens: names stay whole, what does not fit is left out and named."""
+"""Tables on narrow screens: names are never shortened, columns that do not fit are left out and listed."""
 
 import contextlib
 import io
@@ -23,14 +23,14 @@ LONG = "a_layer_with_a_name_that_is_longer_than_the_screen_of_most_terminals_is_
 
 
 def lines_at(width: int, shown: object) -> list[str]:
-    """What a terminal so wide gets of something."""
+    """Returns the output on a terminal of this width."""
     file = io.StringIO()
     SafeConsole(file=file, width=width).print(shown)
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
 def assert_whole(names, shown: object) -> None:
-    """Names stand in one piece, and lines are longer than the screen only where a name is."""
+    """Checks that names are unbroken, and that only lines with a name exceed the width."""
     for width in WIDTHS:
         lines = lines_at(width, shown)
         words = {word.strip("',.") for line in lines for word in line.split()}
@@ -43,7 +43,7 @@ def assert_whole(names, shown: object) -> None:
 
 @pytest.fixture(scope="module")
 def nested() -> keras.Model:
-    """Names of nested models' tensors are long, and one of these longer than any screen of this test."""
+    """A model with long names of nested tensors, one of them longer than any screen here."""
     x = inner_input = keras.Input((8,), name="x")
     for name in ("first", LONG, "last"):
         x = keras.layers.Dense(8, name=name)(x)

@@ -1,4 +1,4 @@
-"""Request bodies from untrusted clients: read exactly or refused, within limits, also from many threads."""
+"""Request bodies from untrusted clients: read exactly or refused, within limits, by many threads at once."""
 
 import concurrent.futures
 import io
@@ -29,7 +29,7 @@ def tensor(dtype, *shape, name="x"):
 
 
 def told(kind, body, *taken, limits=LIMITS):
-    """The status and the text of a refusal."""
+    """Returns the status and the text of a refusal."""
     with pytest.raises(Refused) as caught:
         read(kind, body, taken, limits, None)
     return caught.value.status, str(caught.value)
@@ -156,7 +156,7 @@ def test_arrays_by_name_are_read_as_numpy_packs_them():
 
 
 def encrypted(data):
-    """An archive that says that its members are encrypted."""
+    """An archive whose members are marked as encrypted."""
     data = bytearray(data)
     data[6] |= 1
     data[data.index(b"PK\x01\x02") + 8] |= 1

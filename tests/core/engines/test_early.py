@@ -1,4 +1,4 @@
-"""Early exit: cuts that keep exits on their side, and batches that go no further than they need."""
+"""Early exit: cuts that keep exits before them, and batches that go no further than needed."""
 
 import json
 
@@ -22,7 +22,7 @@ ROWS = 103
 
 @keras.saving.register_keras_serializable("kerassplit_tests")
 class Counting(layers.Layer):
-    """Hands on what it is given, and counts how often."""
+    """Passes its input on, and counts its calls."""
 
     def build(self, shape):
         self.runs = self.add_weight(shape=(), initializer="zeros", trainable=False, name="runs")
@@ -33,14 +33,14 @@ class Counting(layers.Layer):
 
 
 def dense(name, seed, activation="softmax", classes=CLASSES):
-    """A classifier that is sure of some rows and not of others."""
+    """A classifier that is sure about some rows but not others."""
     return layers.Dense(
         classes, activation, name=name, kernel_initializer=keras.initializers.RandomNormal(0, 2, seed=seed)
     )
 
 
 def chain(exits, final="softmax", classes=CLASSES):
-    """Dense layers a to d one after another, a counter before each, with these exits by their taps."""
+    """Consecutive dense layers a to d, a counter before each, with these exits by their taps."""
     keras.utils.set_random_seed(5)
     x = inputs = keras.Input((8,), name="x")
     for name in "abcd":
@@ -65,7 +65,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def everything(early, rows):
-    """All outputs for all rows."""
+    """Returns all outputs for all rows."""
     return early.predict(rows)
 
 

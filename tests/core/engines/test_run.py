@@ -1,4 +1,4 @@
-"""Running stages: whatever the rows come from and wherever they go, they are those of the model, each once."""
+"""Running stages: for any input and output, the rows are those of the model, each exactly once."""
 
 import copy
 import json
@@ -48,7 +48,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def expected(chain, rows):
-    """What the stages give, which is what the model gives but for the rounding of the compiler."""
+    """Returns the output of the stages, which equals the model's up to rounding by the compiler."""
     result = chain.predict(rows)
     np.testing.assert_allclose(result, chain.model.predict(rows, verbose=0), rtol=1e-5, atol=1e-6)
     return result
@@ -63,7 +63,7 @@ def saved(chain, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Five images of different sizes, formats and colors, in folders; and a file that is none."""
+    """Five images of different sizes, formats and colors in folders, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("photos")
     with shipped_photo().open("rb") as file:
         photo = Image.open(file).copy()
@@ -284,7 +284,7 @@ def test_results_in_a_file_are_those_in_memory_and_nothing_is_replaced_unasked(c
 
 
 class Failing:
-    """Batches that end in an error after some."""
+    """Batches that raise an error after some."""
 
     def __init__(self, rows, good):
         self.rows, self.good, self.read = rows, good, []
@@ -320,7 +320,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(chain, rows, tmp_path):
 
 @pytest.fixture(scope="module")
 def cut_short(small, tmp_path_factory):
-    """A run with two outputs that was interrupted after 64 rows, its input, and what it gives when nothing happens."""
+    """A run with two outputs, interrupted after 64 rows, with its input and its expected results."""
     folder = tmp_path_factory.mktemp("cut")
     split = ks.split(small, ["block1_out", "pool"])
     generator = np.random.default_rng(0)
@@ -340,7 +340,7 @@ def cut_short(small, tmp_path_factory):
 
 
 def stop_at(batch, split, x, output, **options):
-    """A run that is interrupted before this batch."""
+    """Interrupts a run before this batch."""
     from kerassplit.engines.outputs import InFiles
 
     class Stopped(Exception):
@@ -431,7 +431,7 @@ def test_rows_that_are_certain_are_not_computed_again_and_others_are(cut_short, 
 @pytest.mark.parametrize("moved", [0, 1, 2])
 @pytest.mark.parametrize("how", ["nothing", "zeros in the middle", "the last byte lost"])
 def test_a_power_cut_while_finished_files_are_put_in_their_places(cut_short, tmp_path, moved, how):
-    """All rows are there and said to be: they are believed only if they are what was computed."""
+    """All rows are there and said to be: they are kept only if their digests match."""
     from kerassplit.engines.output_paths import OutputPaths
 
     split, folder, whole = cut_short
@@ -500,7 +500,7 @@ def test_never_more_rows_than_the_input_has(chain, rows, expected, tmp_path):
 @fuzzed
 @given(st.data())
 def test_any_damage_to_an_unfinished_run_ends_in_right_rows_or_none(data):
-    """The files alone, without a model: what is believed of them is what was written."""
+    """The files alone, without a model: only rows that were written are kept."""
     from kerassplit.files.atomic_file import Folder
     from kerassplit.files.growing_array import GrowingArrays
 
@@ -615,7 +615,7 @@ def test_two_processes_do_not_write_into_one_file(chain, rows, tmp_path):
 
 
 class Picky(keras.layers.Layer):
-    """Takes rows in pairs, so that it fails on batches with an odd number of them."""
+    """Accepts rows in pairs, so that it fails on batches with an odd number of them."""
 
     def call(self, x):
         pairs = keras.ops.reshape(x, (-1, 8))

@@ -1,4 +1,4 @@
-"""Models that are built for batches of one size: batches are cut and filled up where that is exact, else refused."""
+"""Models built for a fixed batch size: batches are cut and padded where that is exact, else refused."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def model_of(middle, shape: tuple[int, ...] = SHAPE) -> keras.Model:
 
 
 def folded() -> keras.Model:
-    """Its numbers of rows and columns are written into its graph."""
+    """A model with fixed numbers of rows and columns in its graph."""
     return model_of(lambda x: ops.reshape(ops.reshape(x, (SIZE, -1)), (SIZE, 3, 6)))
 
 
@@ -40,7 +40,7 @@ def rows() -> np.ndarray:
 
 
 def by_fours(model: keras.Model, rows: np.ndarray) -> np.ndarray:
-    """What the model gives, the last batch filled up by hand."""
+    """Returns the model's output, with the last batch padded by hand."""
     filled = np.concatenate([rows, np.ones((-len(rows) % SIZE, *rows.shape[1:]), "float32")])
     parts = [model(filled[start : start + SIZE]) for start in range(0, len(filled), SIZE)]
     return np.concatenate([ops.convert_to_numpy(part) for part in parts])[: len(rows)]

@@ -1,4 +1,4 @@
-"""Arrays from files of anyone: values that fit or a refusal, and no more memory than what is there."""
+"""Arrays from untrusted files: values that fit or an error, and no more memory than bytes in the file."""
 
 import io
 import os
@@ -176,7 +176,7 @@ BOMB = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource")
 def test_bombs_take_no_memory(tmp_path):
-    """What would be 200 MB, of the right shape: in one row, and column by column."""
+    """200 MB of the right shape, if unpacked: in one row, and in column order."""
     blank = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': %s, 'shape': (%d, %d), }"
     paths = []
     for name, by_column, rows, columns in (("flat", b"False", 1, 50 << 20), ("columns", b"True", 50 << 10, 1 << 10)):

@@ -1,4 +1,4 @@
-"""Files that users name: what is no regular file is not read, and no link is followed to a file that is written."""
+"""Files that users name: only regular files are read, and links to output files are not followed."""
 
 import os
 import socket
@@ -103,7 +103,7 @@ class TestLinks:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "victim"]
 
     def test_a_folder_stays_the_one_that_was_opened(self, victim, tmp_path):
-        """Another process puts a link in its place while it is open."""
+        """Another process replaces it with a link while it is open."""
         (tmp_path / "other").mkdir()
         with Folder(tmp_path / "own", make=True) as folder:
             (tmp_path / "own").rename(tmp_path / "moved")
@@ -131,7 +131,7 @@ def test_a_folder_that_nobody_may_list_is_written_to(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of open files are asked of Linux")
 class TestPowerCuts:
-    """What is moved into its place is on the disk before, and the folder's list of files after."""
+    """A file is flushed to disk before it is moved into place, and the folder's list of files after."""
 
     @pytest.fixture
     def events(self, monkeypatch):

@@ -1,4 +1,4 @@
-"""Plans and profiles may come from anyone: they are read as they were written, or refused in one way."""
+"""Untrusted plans and profiles: read exactly as written, or refused in one way."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def load_profile(file, content):
 
 
 def as_json(content):
-    """With what Python's own writer makes of surrogates and infinity, and never too deep for it."""
+    """Encodes with Python's own writer, including surrogates and infinity; deep nesting that it refuses is replaced."""
     try:
         return json.dumps(content).encode()
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Headers of arrays are read without Python's parser: by many threads, and from anyone."""
+"""Headers of arrays are read without Python's parser: by many threads, and from untrusted files."""
 
 import io
 import threading

@@ -1,4 +1,4 @@
-"""Values from outside stay what they are, or are refused."""
+"""Values from outside stay exactly what they are, or are refused."""
 
 import math
 

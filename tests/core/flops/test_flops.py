@@ -1,4 +1,4 @@
-"""FLOPs: formulas against what backends count, and against published figures."""
+"""FLOPs: formulas compared with backends' counts and published figures."""
 
 import math
 from collections.abc import Callable
@@ -64,7 +64,7 @@ class FeedForward(layers.Layer):
 
 
 class Convolutions(layers.Layer):
-    """Convolutions inside of a layer: of a layer in it, and with a kernel of its own."""
+    """Convolutions inside a layer: from a layer in it, and with its own kernel."""
 
     def __init__(self):
         super().__init__()
@@ -90,14 +90,14 @@ class OwnWeights(layers.Layer):
 
 
 class Looping(layers.Layer):
-    """A loop that only running it ends."""
+    """A loop whose number of steps is only known when it runs."""
 
     def call(self, x):
         return ops.while_loop(lambda y: ops.max(y) < 100, lambda y: (y * 2 + 1,), (x,))[0]
 
 
 class Renamed(layers.Dense):
-    """A subclass that computes what its base does."""
+    """A subclass that computes the same as its base."""
 
     def get_config(self):
         return super().get_config()
@@ -112,14 +112,14 @@ class Twice(layers.Dense):
 
 @dataclass(frozen=True)
 class Family:
-    """A layer or operation, and how far the count of a backend may be from ours.
+    """A layer or operation, and how far a backend's count may differ from ours.
 
     Attributes:
         make: Calls it.
-        shapes: Of its inputs, without the batch.
-        apart: By backend, the relative difference to allow: backends count what they run, and some run
-            more than the definition asks for (XLA makes four operations of a sigmoid).
-        uncounted: The backends whose counter does not know it.
+        shapes: Shapes of its inputs, without the batch.
+        apart: Allowed relative difference by backend: backends count what they run, and some run more than the
+            definition requires (XLA splits a sigmoid into four operations).
+        uncounted: Backends whose counter does not support it.
     """
 
     make: Callable[[Any], Any]
@@ -420,7 +420,7 @@ def test_composite_layers_inside_of_each_other_and_models_inside_count_as_if_fla
 
 
 class AttentionWithCache(layers.MultiHeadAttention):
-    """As KerasHub's: its `call` has an argument that the inherited `compute_output_spec` does not know."""
+    """Like KerasHub's: its `call` has an argument missing from the inherited `compute_output_spec`."""
 
     def call(self, query, value, key=None, cache=None):
         return layers.MultiHeadAttention.call(self, query, value, key)
@@ -501,14 +501,14 @@ def test_what_nobody_can_count_is_unknown_and_never_nothing():
 
 
 class Either(layers.Layer):
-    """One of two branches, as the numbers say."""
+    """Runs one of two branches, depending on the values."""
 
     def call(self, x):
         return ops.cond(ops.sum(x) > 0, lambda: x * 2, lambda: x + x * x)
 
 
 class Native(layers.Layer):
-    """Computes with NumPy, which no trace can follow."""
+    """Computes with NumPy, which cannot be traced."""
 
     def call(self, x):
         return ops.convert_to_tensor(np.square(x))
@@ -518,7 +518,7 @@ class Native(layers.Layer):
 
 
 class Chosen(layers.Layer):
-    """A product whose sides depend on the numbers."""
+    """A product whose shape depends on the values."""
 
     def __init__(self):
         super().__init__()
@@ -542,7 +542,7 @@ def test_what_the_numbers_decide_or_no_trace_can_follow_is_unknown(kind):
 
 @dataclass
 class Scaled:
-    """An activation of a user, which has no hash."""
+    """A custom activation without a hash."""
 
     factor: float
 
@@ -584,7 +584,7 @@ def count_of(make: Callable[[Any], Any], *shapes: tuple[int, ...], dtype: str | 
 
 
 class Number:
-    """A number that counts what is done with it."""
+    """A number that counts the operations on it."""
 
     done = 0
 

@@ -1,4 +1,4 @@
-"""Which backend Keras runs on is asked in one room, and what it is like is known in one file for each."""
+"""Only one package checks which backend is in use, and each backend's properties are in one file."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ def test_the_backend_is_that_of_keras():
 
 
 def test_another_backend_is_refused_by_name():
-    """Keras has more of them; models can be cut on those, and not run in stages."""
+    """Keras has more backends; models can be cut on them, but not run in stages."""
     openvino = Backend("openvino")
     assert openvino.strategy_of(keras.Sequential()) is None
     with pytest.raises(kerassplit.SplitError, match="^Keras runs on 'openvino' here, on which kerassplit does not com"):
@@ -50,7 +50,7 @@ def test_another_backend_is_refused_by_name():
 
 
 def test_no_other_backend_is_imported():
-    """Not even where it is installed."""
+    """Not even if it is installed."""
     program = (
         "import sys, keras, kerassplit as ks\n"
         "before = set(sys.modules)\n"

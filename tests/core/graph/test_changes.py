@@ -1,4 +1,4 @@
-"""Layers that change after a split was made, and after it was compiled: every way to run it follows."""
+"""Layers that change after splitting, and after compiling: every way to run the stages reflects it."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ class Settings:
 
 @keras.saving.register_keras_serializable("test_changes")
 class Scaled(keras.layers.Layer):
-    """Multiplies by numbers that Python keeps, in several ways."""
+    """Multiplies by numbers that are stored as Python attributes, in several ways."""
 
     everywhere = 1.0
 

@@ -1,4 +1,4 @@
-"""Layers that do not give what they declare: stages take what they really give."""
+"""Layers that do not return what they declare: stages use the actual outputs."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ X = np.random.default_rng(21).normal(size=(3, 5, 4)).astype("float32")
 
 @register
 class Longer(layers.Layer):
-    """Declares one row more than it gives, where it is told to."""
+    """Declares one row more than it returns, if told to."""
 
     def call(self, x):
         return keras.ops.tanh(x)
@@ -28,7 +28,7 @@ class Longer(layers.Layer):
 
 @register
 class Counted(layers.Layer):
-    """Declares numbers with a point and gives whole ones, too large for them."""
+    """Declares floats but returns integers, too large for the declared type."""
 
     def call(self, x):
         return keras.ops.cast(x > 0, "int32") + 2**24
@@ -39,7 +39,7 @@ class Counted(layers.Layer):
 
 @register
 class Twice(layers.Layer):
-    """Keeps its word, but can give it only for sides that are known."""
+    """Returns what it declares, but only supports known dimensions."""
 
     def call(self, x):
         return keras.ops.concatenate([x, x], axis=1)
@@ -50,7 +50,7 @@ class Twice(layers.Layer):
 
 @register
 class Pair(layers.Layer):
-    """Declares the second of its outputs with another rank."""
+    """Declares the wrong rank for its second output."""
 
     def call(self, x):
         return x * 2, x[:, 0]
@@ -61,7 +61,7 @@ class Pair(layers.Layer):
 
 @register
 class Joined(keras.Operation):
-    """An operation of the user's own that declares half as many rows as it gives."""
+    """A custom operation that declares half as many rows as it returns."""
 
     def call(self, x):
         return keras.ops.concatenate([x, x], axis=1)
@@ -71,7 +71,7 @@ class Joined(keras.Operation):
 
 
 def between(make: Any) -> keras.Model:
-    """A model with this between its first and its last layer."""
+    """A model with this layer between its first and its last layer."""
     inputs = keras.Input((5, 4), name="inputs")
     x = make(layers.Dense(4, name="stem")(inputs))
     return keras.Model(inputs, layers.Dense(2, name="out")(layers.Activation("relu", name="relu")(x)), name="model")
@@ -96,7 +96,7 @@ MAKERS = {
 
 
 def points(model: keras.Model) -> list[str]:
-    """All tensors that a call of the model takes and another one makes."""
+    """Returns all tensors that one call of the model takes and another creates."""
     graph = read_graph(model)
     return [tensor.name for tensor in graph.tensors if tensor.users and graph.calls[tensor.call].inputs]
 
@@ -150,7 +150,7 @@ def test_stages_of_layers_that_do_not_keep_their_word_are_saved_and_loaded(make,
 
 def test_layers_that_keep_their_word_are_taken_at_it():
     class Lazy(layers.Layer):
-        """Nothing is known of what it gives where it runs without numbers."""
+        """A layer whose output is unknown when it runs without values."""
 
         def call(self, x):
             keras.ops.convert_to_numpy(x)
@@ -164,7 +164,7 @@ def test_layers_that_keep_their_word_are_taken_at_it():
 
 @register
 class Window(layers.Layer):
-    """Declares all its sides and gives the first four."""
+    """Declares all dimensions and returns the first four."""
 
     def call(self, x):
         return x[:, :4]

@@ -1,4 +1,4 @@
-"""Layers with others inside that are one call: messages say that they are closed, and the way out works."""
+"""Layers that contain layers but are one call: messages say that they are closed, and the suggested solution works."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
 
 @pytest.fixture(scope="module")
 def frames():
-    """A model on the frames of a video, as many of them are written, behind another model."""
+    """A model on the frames of a video, of any number, after another model."""
     x = keras.Input((4,), name="frame")
     features = layers.BatchNormalization(name="norm")(layers.Dense(4, "relu", name="features")(x))
     backbone = keras.Model(x, features, name="backbone")
@@ -110,7 +110,7 @@ def test_composite_layers_are_opened_by_trace(frames):
 
 @pytest.fixture(scope="module")
 def readers():
-    """Layers with cells of one name, in a model and in a nested one."""
+    """Layers with cells of the same name, in a model and in a nested one."""
     x = keras.Input((3, 4), name="x")
     both = layers.Bidirectional(layers.LSTM(3, return_sequences=True, name="lstm"), name="bi")(x)
     inner = keras.Model(x, layers.LSTM(2, return_sequences=True, name="l2")(both), name="inner")

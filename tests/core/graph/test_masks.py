@@ -1,4 +1,4 @@
-"""Masks are edges: those that Keras follows only when the model runs, too."""
+"""Masks are edges, including those that Keras only propagates when the model runs."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def embedded():
 
 
 def check(model, at, crossing):
-    """A cut carries what it says, and the stages compute the same, also when nothing but arrays goes between them."""
+    """Checks that a cut carries what it says, and that stages compute the same, even if only arrays cross."""
     split = ks.split(model, at, allow_crossing=True)
     assert sorted(tensor.name for tensor in split.crossings[0].tensors) == sorted(crossing)
     assert split.verify(IDS).check().identical
@@ -142,7 +142,7 @@ def test_a_cut_before_a_layer_that_takes_the_mask_leaves_the_loss_masked():
 
 @keras.saving.register_keras_serializable("tests")
 class Attending(layers.Layer):
-    """Looks for the mask on what it is given, as `MultiHeadAttention` inside of it does."""
+    """Uses the mask on its input, like the `MultiHeadAttention` inside it."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -154,7 +154,7 @@ class Attending(layers.Layer):
 
 
 def attending():
-    """The mask is made after `mix`: nothing takes it earlier."""
+    """The mask is computed after `mix`: nothing uses it earlier."""
     ids, x = embedded()
     x = layers.Dense(8, name="mix")(x)
     for number in range(2):

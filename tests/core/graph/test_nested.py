@@ -1,4 +1,4 @@
-"""Nested models: named, opened where a cut goes through, whole elsewhere."""
+"""Nested models: named, opened if a cut goes through them, kept whole otherwise."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ layers = keras.layers
 
 @pytest.fixture(scope="module")
 def transfer():
-    """The usual fine-tuning model: preparation, a backbone with open sides and frozen, a head."""
+    """The usual fine-tuning model: preprocessing, a frozen backbone with unknown dimensions, a head."""
     inputs = keras.Input((64, 64, 3), name="image")
     preparation = keras.Sequential(
         [layers.Resizing(64, 64, name="resizing"), layers.Rescaling(1 / 127.5, -1, name="rescaling")],
@@ -45,7 +45,7 @@ def towers():
 
 
 def namesakes(names="ab"):
-    """Two nested models with layers of the same names, one behind the other."""
+    """Two consecutive nested models with layers of the same names."""
 
     def nested(name):
         return keras.Sequential([keras.Input((4,)), *(layers.Dense(4, name=one) for one in names)], name=name)
@@ -287,7 +287,7 @@ def test_names_inside_nested_models_survive_saving(transfer, tmp_path):
 
 
 def test_a_nested_model_is_given_what_keras_makes_of_its_input():
-    """A cast to the dtype of its Input, and an axis of 1."""
+    """A cast to the dtype of its Input, and an added axis of 1."""
     x = keras.Input((4, 1), dtype="float32")
     nested = keras.Model(x, layers.Flatten(name="flat")(x + 0.1), name="nested")
     inputs = keras.Input((4,), dtype="int32", name="x")

@@ -1,4 +1,4 @@
-"""The graph of a sub-model is mapped as Keras maps it, at any size."""
+"""The graph of a sub-model is mapped as by Keras, at any size."""
 
 import keras
 from applications import application

@@ -1,4 +1,4 @@
-"""Inputs of the model and masks come along with a cut: they are no obstacle, are told, counted in bytes and routed."""
+"""Model inputs and masks cross with a cut: they do not prevent it, and are reported, counted in bytes and routed."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ IDS = np.random.default_rng(0).integers(0, 4, (2, LENGTH)).astype("int32")
 
 
 def square(ids):
-    """A flag for each pair of tokens: more bytes than the ids, and no step on the way has fewer."""
+    """A flag for each pair of tokens: more bytes than the ids, and no intermediate tensor has fewer."""
     return ops.equal(ops.expand_dims(ids, 1), ops.expand_dims(ids, 2))
 
 
@@ -23,7 +23,7 @@ def points_of(model):
 
 
 def check(model, at, x=IDS):
-    """The stages compute what the model does, in all the ways there are; the last tail alone, too."""
+    """Checks that stages compute what the model does, in every way to run them; also the last tail alone."""
     split = ks.split(model, at)
     assert split.verify(x).check().identical
     expected = model(x)
@@ -67,7 +67,7 @@ def test_a_mask_of_few_bytes_crosses_with_the_point():
 
 @pytest.mark.parametrize(("blocks", "also"), [(4, "expand_dims"), (9, "ids")])
 def test_masks_that_each_block_makes_for_itself_are_weighed_together(blocks, also):
-    """Each takes a quarter of the bytes of the ids that it is made of."""
+    """Each takes a quarter of the bytes of the ids that it is computed from."""
     ids = keras.Input((LENGTH,), dtype="int32", name="ids")
     x = layers.Embedding(9, 8, name="embedding")(ids)
     for number in range(blocks):
@@ -152,7 +152,7 @@ def test_a_mask_that_is_an_output_of_the_model_is_given_once():
 
 
 def test_an_early_input_beside_the_cut_does_not_bring_the_head_along():
-    """`start` with an input of the model among its names must be whole all the same."""
+    """`start` must be complete even if it names an input of the model."""
     ids = keras.Input((4,), name="ids")
     index = keras.Input((4,), name="cache_index")
     stem = layers.Dense(4, name="stem")(layers.Add(name="sum")([ids, index]))
@@ -222,7 +222,7 @@ def test_a_section_does_not_bring_what_is_computed_of_inputs_alone_before_it():
 
 @pytest.mark.parametrize("make_mask", [narrow, square])
 def test_head_and_tail_of_one_cut_fit_together(make_mask):
-    """The tail makes the mask again of what the model takes; one that is named is an input instead."""
+    """The tail recomputes the mask from the model's input; a mask in `start` is an input instead."""
     model = transformer(make_mask)
     head, tail = ks.build_submodel(model, end="block0"), ks.build_submodel(model, start="block0")
     assert set(tail.input) == {"block0", "ids"}
@@ -247,7 +247,7 @@ def test_a_mask_of_the_cut_tensor_itself_is_made_behind_the_cut():
 
 @keras.saving.register_keras_serializable("tests")
 class TokenDrop(layers.Layer):
-    """Draws anew in each call, and has no variables."""
+    """Draws new random numbers in each call, and has no variables."""
 
     def call(self, ids):
         return keras.random.uniform(ops.shape(ids)) > 0.5

@@ -1,4 +1,4 @@
-"""Models made under a `tf.distribute` strategy: their parts stay under it, and are trained as `fit` trains them."""
+"""Models created under a `tf.distribute` strategy: their parts keep it, and train as with `fit`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Models that take strings: planned, cut, compared on a file, run; random ones there are not."""
+"""Models that take strings: planned, cut, compared on a file, run; no random input is possible."""
 
 import json
 import re

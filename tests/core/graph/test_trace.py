@@ -1,4 +1,4 @@
-"""`trace` turns subclassed models and composite layers into graphs that compute the same, and says what it cannot."""
+"""`trace` turns subclassed models and composite layers into equivalent graphs, and reports what it cannot trace."""
 
 import gc
 import inspect
@@ -73,7 +73,7 @@ class Resnet(keras.Model):
 
 @register
 class Attending(layers.Layer):
-    """A transformer layer that makes use of the mask on what it is given."""
+    """A transformer layer that uses the mask on its input."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -137,7 +137,7 @@ class Deep(keras.Model):
 
 
 class Placed(layers.Layer):
-    """Tokens and their places, as in Keras's examples."""
+    """Tokens and their positions, as in Keras's examples."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -150,7 +150,7 @@ class Placed(layers.Layer):
 
 
 class Positions(keras.Model):
-    """Layers called on constants: by place, by name, with a mask, whole models, inside a composite layer."""
+    """Layers called on constants: by position, by name, with a mask, whole models, in a composite layer."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -169,7 +169,7 @@ class Positions(keras.Model):
 
 
 def built(model: Any, x: Any) -> Any:
-    """The model or layer, called once, its weights drawn."""
+    """Returns the model or layer, called once, with random weights."""
     model(x)
     for seed, variable in enumerate(model.weights):
         drawn = floats(*variable.shape, seed=seed) / 2
@@ -220,7 +220,7 @@ def states(model: Any) -> list[np.ndarray]:
 
 
 def in_training(model: Any, x: Any, run: Any = None) -> tuple[Any, list[np.ndarray]]:
-    """What `run` gives in training mode, and the model's variables after it; they are put back."""
+    """Returns the result of `run` in training mode and the variables after it, which are restored."""
     before = states(model)
     keras.utils.set_random_seed(5)  # torch draws dropout from its own generator
     outputs = (run or model)(x, training=True)
@@ -235,7 +235,7 @@ def nodes(model: Any) -> list[tuple[int, int]]:
 
 
 def collect() -> None:
-    """Nested models go once the model around them has."""
+    """Nested models are freed after the model around them."""
     for _ in range(4):
         gc.collect()
 
@@ -508,7 +508,7 @@ def test_a_traced_model_is_saved_and_loaded_with_its_names(tmp_path):
 
 
 class Doubled:
-    """Mixed into Sequential and functional models: `call` is theirs, times two."""
+    """Mixin for Sequential and functional models whose own `call` doubles the result."""
 
     def call(self, x, training=None, mask=None):
         return super().call(x, training=training) * 2  # type: ignore[misc]
@@ -558,7 +558,7 @@ def test_layers_called_on_constants_are_in_the_graph_with_their_weights_and_in_i
 
 
 class Counting(keras.Model):
-    """`places` gives the places of tokens."""
+    """Embeds tokens and their positions, which `places` computes."""
 
     def __init__(self, places: Callable[[Any], Any]):
         super().__init__(name="counting")
@@ -713,7 +713,7 @@ def test_a_model_that_trains_unless_told_otherwise_does_so_as_a_graph():
 
 
 def at(function: Any, text: str) -> str:
-    """The place of the line of a function that holds a text, as an error gives it, and the line."""
+    """Returns the place of the function's line with a text, as in an error, and the line."""
     lines, start = inspect.getsourcelines(function)
     number = next(number for number, line in enumerate(lines) if text in line)
     return f"{__file__}, line {start + number}:\n    {lines[number].strip()}\n"
@@ -1025,7 +1025,7 @@ def test_a_layer_inside_that_is_not_built_is_not_built_by_tracing():
 
 
 def foreign(module: str) -> Any:
-    """An object of a class that some other library defines."""
+    """An object of a class from another library."""
     return type("Net", (), {"__module__": module})()
 
 

@@ -1,4 +1,4 @@
-"""Pictures show what the model is, are the same every time, and are there whole or not at all."""
+"""Pictures show the model, are the same every time, and are written completely or not at all."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from kerassplit.zoo.models import load_model
 
 @cache
 def structure(name: str) -> keras.Model:
-    """An architecture of `keras.applications` without weights."""
+    """Builds an architecture of `keras.applications` without weights."""
     return load_model(name)
 
 
@@ -34,7 +34,7 @@ def in_three() -> ks.Split:
 
 @pytest.fixture(scope="module")
 def late_input() -> keras.Model:
-    """Two inputs, the second used at the end only; a residual block whose layers Keras named."""
+    """Two inputs, the second used only at the end; a residual block with layers named by Keras."""
     image, extra = keras.Input((8, 8, 3), name="image"), keras.Input((4,), name="extra", dtype="int32")
     x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(image)
     y = keras.layers.Conv2D(4, 3, padding="same", name="inner")(x)
@@ -45,7 +45,7 @@ def late_input() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def formats() -> tuple[str, ...]:
-    """What this machine can draw: without fonts no PNG and no PDF."""
+    """Returns the formats that this machine can draw: without fonts, no PNG and PDF."""
     tiny = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     try:
         plot(tiny).render("png")
@@ -75,7 +75,7 @@ def crossing_edges(picture: Picture) -> list[Edge]:
 
 
 def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a process of its own."""
+    """Runs Python in a new process."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Rules that every picture keeps: texts fit and stand in the middle, order is execution order, runs are folded."""
+"""Rules that every picture follows: texts fit and are centered, order is execution order, runs are folded."""
 
 import importlib.util
 import re
@@ -53,7 +53,7 @@ def words(picture: ElementTree.Element) -> list[str]:
 
 
 def width_of(text: ElementTree.Element) -> float:
-    """How wide a text is in the font that the picture names first."""
+    """Returns the width of a text in the picture's first font."""
     total = 0.0
     for part in (text, *text):
         family = text.get("font-family").split(",")[0]
@@ -99,7 +99,7 @@ def test_a_u_net_is_its_levels():
 
 
 class Mixer(layers.Layer):
-    """A layer of a user's own, with weights."""
+    """A custom layer with weights."""
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         self.kernel = self.add_weight(shape=(shape[-1], shape[-1]))

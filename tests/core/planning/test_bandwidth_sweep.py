@@ -1,4 +1,4 @@
-"""The best cut at every bandwidth: nothing is better in a range, and where two meet they are equally good."""
+"""The best cut at every bandwidth: none is better within a range, and adjacent ones are equal where they meet."""
 
 import doctest
 import math
@@ -28,7 +28,7 @@ def test_the_examples_in_the_docstrings_are_right():
 
 
 def _two_devices(seed, whole=True, **fields):
-    """Whole numbers bring ties, others none."""
+    """Two devices: integers cause ties, other numbers do not."""
     dice = np.random.default_rng(seed)
     blocks = int(dice.integers(1, 7))
 
@@ -87,7 +87,7 @@ def test_no_plan_for_two_devices_is_better_at_any_bandwidth(overlap, whole):
 
 
 def _require_seamless(ranges, low, high):
-    """From end to end, each another plan than the one before, equally good where they meet."""
+    """Checks that ranges cover everything, that neighbors differ, and that they are equal where they meet."""
     assert (ranges[0].low, ranges[-1].high) == (low, high)
     for one, other in pairwise(ranges):
         assert one.low < one.high == other.low
@@ -103,7 +103,7 @@ def test_a_better_link_never_hurts():
 
 
 def _solver(problem):
-    """From a bandwidth to the line of the best placement."""
+    """Maps a bandwidth to the line of the best placement."""
     known, latency, plans = listed(problem, 1000), problem.links[0][0].latency, []
 
     def solve(bandwidth):

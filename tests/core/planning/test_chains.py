@@ -1,4 +1,4 @@
-"""Chains of blocks: other people's measurements, and how long the longest take."""
+"""Chains of blocks: published measurements, and very long chains."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def test_the_example_of_scissions_readme():
 
 
 def _only_on(problem: Problem, places: dict[int, int]) -> Problem:
-    """Each of these blocks runs only on the device given."""
+    """Restricts each of these blocks to the given device."""
     nodes = list(problem.nodes)
     for block, only in places.items():
         times = enumerate(nodes[block].seconds)
@@ -51,7 +51,7 @@ def test_scissions_models_on_all_its_machines_are_planned_as_well_as_by_exhausti
 
 
 def _exhaustively(problem: Problem) -> float:
-    """The best of all pairs of cuts for three devices."""
+    """Finds the best of all pairs of cuts for three devices."""
     one, two = np.triu_indices(len(problem.nodes) - 1, 1)
     times, sizes = zip(*(node.seconds for node in problem.nodes), strict=True), [t.seconds for t in problem.tensors]
     running = [np.concatenate([[0.0], np.cumsum(seconds)]) for seconds in times]
@@ -68,7 +68,7 @@ def _exhaustively(problem: Problem) -> float:
 
 @pytest.mark.parametrize("fields", [{}, {"overlap": True}, {"objective": "latency"}], ids=str)
 def test_chains_of_three_thousand_cuts_are_planned_exactly(fields):
-    """`benchmarks/scale.py` says how long that takes."""
+    """`benchmarks/scale.py` shows how long that takes."""
     dice = np.random.default_rng(1)
     seconds, crossing = dice.random(3_001), dice.integers(1, 1000, 3_000)
     problem = chain([seconds], crossing, counts=[8], links=everywhere(Link(0.0, 1e-3)), use_all=True, **fields)

@@ -37,7 +37,7 @@ def two_devices(edge, cloud, tensors, link):
 
 
 def _random_problem(seed: int) -> Problem:
-    """Small whole numbers, some nodes that only one device can run, some tensors with several consumers."""
+    """Small integers, some nodes that only one device can run, some tensors with several consumers."""
     dice = random.Random(seed)
     nodes = dice.randint(2, 9)
     unable = dice.choice([0.0, 0.0, 0.15])
@@ -59,7 +59,7 @@ def _random_problem(seed: int) -> Problem:
 
 
 def _closed_sets(problem: Problem) -> Iterator[tuple[bool, ...]]:
-    """All sets of nodes that hold the producers of all that their nodes use."""
+    """Returns all sets of nodes that contain the producers of everything that their nodes use."""
     needs = [(tensor.producer, user) for tensor in problem.tensors for user in tensor.consumers]
     for first in product((False, True), repeat=len(problem.nodes)):
         if all(first[producer] or not first[user] for producer, user in needs):
@@ -67,7 +67,7 @@ def _closed_sets(problem: Problem) -> Iterator[tuple[bool, ...]]:
 
 
 def _cost(problem: Problem, first) -> tuple[float, int]:
-    """Seconds, and how many tensors are moved."""
+    """Returns the seconds, and the number of tensors moved."""
     over = [one for one in problem.tensors if first[one.producer] and not all(first[user] for user in one.consumers)]
     compute = sum(node.seconds[0 if here else 1] for node, here in zip(problem.nodes, first, strict=True))
     link = (problem.links or everywhere(Link(), 2))[0][1]
@@ -75,7 +75,7 @@ def _cost(problem: Problem, first) -> tuple[float, int]:
 
 
 def found(problem):
-    """The nodes on the first device, where there is a placement."""
+    """Returns the nodes on the first device, if there is a placement."""
     first = on_first_device(problem)
     assert first is not None
     return first

@@ -1,4 +1,4 @@
-"""Placement of graphs on devices: published optima, and the same answers as trying everything."""
+"""Placement of graphs on devices: published optima, and the same answers as brute force."""
 
 import math
 from dataclasses import replace
@@ -38,7 +38,7 @@ def all_closed_sets(problem):
 
 
 def all_placements(problem):
-    """Every list of (type of device, nodes) that keeps to all rules; the memory and the cost are looked at later."""
+    """Yields every list of (type of device, nodes) that follows the rules, ignoring memory and cost."""
     everything = frozenset(range(len(problem.nodes)))
     sets = all_closed_sets(problem)
 
@@ -81,7 +81,7 @@ def all_placements(problem):
 
 
 def cost(problem, parts):
-    """Loads, the value and whether the memory is enough, by the definitions."""
+    """Computes the loads, the value and if the memory is enough, by definition."""
     loads, total, fits = [], 0.0, True
     before = frozenset()
     for index, (device, nodes) in enumerate(parts):
@@ -118,7 +118,7 @@ def cost(problem, parts):
 
 
 def tensors_crossing(problem, parts):
-    """How many tensors cross the cuts of a placement, of those that count."""
+    """Counts the tensors that cross the cuts of a placement, leaving out those that do not count."""
     stages = [nodes for _, nodes in parts]
     cuts = [frozenset().union(*stages[:end]) for end in range(1, len(stages))]
     return sum(
@@ -129,7 +129,7 @@ def tensors_crossing(problem, parts):
 
 
 def best_by_trying(problem):
-    """The least value, with it the fewest tensors, and with these the least sum of squares of loads; or `None`."""
+    """Least value, then fewest tensors, then least sum of squared loads, by brute force; or `None`."""
     costs = [(cost(problem, parts), tensors_crossing(problem, parts)) for parts in all_placements(problem)]
     possible = [(value, tensors, squares) for (value, squares, fits), tensors in costs if fits]
     return min(possible, default=None)
@@ -217,7 +217,7 @@ def random_rules(problem, rng):
 
 
 def answer(problem, **options):
-    """The placement, or `None` where there is none. Its stages are looked at: they keep to all rules."""
+    """Returns the placement, or `None`, after checking that its stages follow all rules."""
     try:
         placement = place(problem, **options)
     except PlanError:
@@ -370,7 +370,7 @@ def test_the_best_load_of_a_published_problem_is_the_published_one(name):
 
 
 def keeps_the_rules(problem, placement):
-    """Checks of a placement on a graph that is too large to try everything."""
+    """Checks a placement on a graph that is too large for brute force."""
     where = {node: index for index, stage in enumerate(placement.stages) for node in stage.nodes}
     assert sorted(where) == list(range(len(problem.nodes)))
     assert sum(len(stage.nodes) for stage in placement.stages) == len(problem.nodes)
@@ -436,7 +436,7 @@ def test_inceptionv3_is_solved_without_a_list_of_its_closed_sets():
 
 
 def lattice(rng, branches=6, length=20):
-    """Chains side by side, with tensors from one to the next here and there: closed sets beyond number."""
+    """Parallel chains, with occasional tensors from one to the next: far too many closed sets to list."""
     count = branches * length
     nodes = tuple(Node((float(rng.integers(1, 9)),)) for _ in range(count))
     tensors = [Tensor(node, (node + branches,), rng.random()) for node in range(count - branches)]

@@ -1,4 +1,4 @@
-"""Plans: as good as the best that trying everything finds, and what they say of the stages is so."""
+"""Plans: as good as the best by brute force, and correct in what they say about the stages."""
 
 import doctest
 import itertools
@@ -48,7 +48,7 @@ def costs(resnet):
 
 
 def question_of(profile, seed, **fixed):
-    """Devices, a link and an objective by chance."""
+    """Random devices, link and objective."""
     dice = random.Random(seed)
     count = dice.choice([1, 2, 2, 3])
     speeds = [(profile.flops or 1) / dice.uniform(0.5, 3) for _ in range(count)]
@@ -88,7 +88,7 @@ def asked(model, profile, question, max_crossing, **limits):
 
 
 def require_as_told(model, plan):
-    """The stages of the split are those that the plan tells of: the same calls in each, masks aside."""
+    """Checks that the stages of the split have the calls of the plan's stages, except for masks."""
     if len(plan.stages) == 1:
         assert plan.at == []
         return
@@ -102,7 +102,7 @@ def require_as_told(model, plan):
 
 
 def require_the_best(model, profile, question, max_crossing):
-    """The plan is as good as the best that trying everything finds; gives whether there is one."""
+    """Checks that the plan is as good as the best by brute force; returns True if there is one."""
     speeds, link, memories, options = question
     best = Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, **options).best()
     try:
@@ -176,7 +176,7 @@ def test_more_tensors_at_a_cut_are_never_worse(applications):
 
 
 def test_the_methods_agree_on_two_devices(resnet, costs):
-    """A chain, dynamic programming over the cuts of few tensors, and a minimum cut over all of them."""
+    """A chain, dynamic programming over cuts with few tensors, and a minimum cut over all cuts."""
     phone, server = ks.Device("phone", "2 GFLOPS"), ks.Device("server", "200 GFLOPS")
     for bandwidth in ("1 Mbit/s", "8 Mbit/s", "50 Mbit/s", "1 Gbit/s"):
         link = ks.Link(bandwidth, "1 ms")
@@ -264,7 +264,7 @@ def test_limits_are_kept_and_nothing_better_keeps_them(resnet, costs):
 
 
 def test_with_first_to_the_first_stage_is_the_first_devices(resnet, costs):
-    """Left to itself, the planner would send the picture away."""
+    """Without it, the planner would send the image away."""
     phone, server = ks.Device("phone", "1 GFLOPS"), ks.Device("server", "1 TFLOPS")
     question = {"links": ks.Link("1 Gbit/s"), "objective": "latency", "profile": costs}
     for most in (1, 2, "any"):
@@ -313,7 +313,7 @@ def test_limits_that_leave_no_plan_are_named(resnet, costs, limits, binding, mes
 
 
 def test_following_the_advice_on_devices_gives_a_plan():
-    """How many, and whether some of them stay without a stage."""
+    """The number of devices, and if some of them stay without a stage."""
     dice, followed = random.Random(3), {True: 0, False: 0}
     x = inputs = keras.Input((8,), name="x")
     for place in range(6):
@@ -336,7 +336,7 @@ def test_following_the_advice_on_devices_gives_a_plan():
 
 
 def require_that_all_advice_gives_a_plan(model, profile, count, options):
-    """Where there is no plan, each way out that the error names leads to one; gives what it names."""
+    """Checks that every solution named by the error leads to a plan; returns what it names."""
     device = ks.Device("chip", memory=options.pop("memory", None), count=count)
     try:
         ks.plan(model, device, profile=profile, **options)
@@ -434,7 +434,7 @@ def test_memory_is_shared_out_so_that_the_largest_stage_is_the_smallest(applicat
 
 
 def test_a_shared_weight_is_in_every_stage_that_uses_it():
-    """Cut at its first call, one stage would seem small: the other has the shared weight, too."""
+    """Cut at its first call, one stage would look small, but the other also has the shared weight."""
     x = keras.Input((64,))
     shared = keras.layers.Dense(64, name="shared")
     y = keras.layers.Dense(64, name="middle")(keras.layers.ReLU(name="first")(shared(x)))
@@ -719,7 +719,7 @@ def test_plans_and_sweeps_are_drawn(resnet, costs, tmp_path):
 
 
 def test_of_equal_bottlenecks_the_plan_with_the_fewest_tensors_is_taken():
-    """One block is the bottleneck; the others may be cut at one tensor, or inside branches more evenly."""
+    """One block is the bottleneck; the others can be cut at one tensor, or more evenly inside branches."""
     x = inputs = keras.Input((16,), name="x")
     for place in range(3):
         x = keras.layers.Add()([keras.layers.Dense(16, name=f"d{place}{side}")(x) for side in "abcd"])
@@ -732,7 +732,7 @@ def test_of_equal_bottlenecks_the_plan_with_the_fewest_tensors_is_taken():
 
 
 def test_a_search_says_how_far_it_has_come(monkeypatch, capfd):
-    """Its time limit, and what part of the value is proved."""
+    """Its time limit, and the proved share of the value."""
     monkeypatch.setattr(graph_answers, "MOST_CUTS", 3)
     monkeypatch.setattr(graph_answers, "FEW_CUTS", 3)
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
@@ -785,7 +785,7 @@ def test_a_sweep_is_the_best_plan_at_every_bandwidth(kind, max_crossing):
 
 
 def test_in_any_order_a_sweep_counts_no_inputs_as_moved():
-    """They are wherever they are needed."""
+    """They are available wherever they are needed."""
     x = keras.Input((16,))
     y = keras.layers.Dense(16, name="first")(x)
     model = keras.Model(x, keras.layers.Dense(16)(keras.layers.Add()([x, y])))

@@ -1,7 +1,7 @@
-"""Folders and files that nobody should load: each is refused with a `StoreError`, and nothing else happens.
+"""Hostile folders and files: each is refused with a `StoreError`, and nothing else happens.
 
-Whoever makes them knows the format: hashes, sizes and checksums are right. Meanwhile an audit hook watches what Python
-opens, imports and runs.
+Their author knows the format: hashes, sizes and checksums are correct. An audit hook watches what Python opens,
+imports and runs.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def _note(event, arguments):
 
 @contextmanager
 def nothing_happens(folder):
-    """Nothing outside the folder is opened but what belongs to Python, and nothing is run, written or removed."""
+    """Checks that only Python's own files are opened outside the folder, and nothing is run, written or removed."""
     global watched
     before = content(folder.parent)
     watched = []
@@ -80,7 +80,7 @@ def good(tmp_path_factory):
 
 @pytest.fixture
 def folder(good, tmp_path):
-    """A copy, beside which lie the same files: a path that leads out of the folder would find one."""
+    """A copy with the same files next to it, which a path that leads out of the folder would find."""
     shutil.copytree(good, tmp_path, dirs_exist_ok=True)
     shutil.copytree(good, tmp_path / "out")
     return tmp_path / "out"
@@ -331,7 +331,7 @@ def members(folder):
 
 
 def pack(folder, made, **options):
-    """Writes the file of stage_1 anew, of members in order, and has the manifest agree."""
+    """Rewrites the file of stage_1 with members in order, and updates the manifest."""
     with zipfile.ZipFile(folder / "stage_1.keras", "w", **options) as archive:
         for member, data in made:
             archive.writestr(member, data)
@@ -415,7 +415,7 @@ def configure(folder, how):
 
 
 def layer(**fields):
-    """Puts something in the place of the config of stage_1's first Dense layer."""
+    """Replaces the config of stage_1's first Dense layer."""
 
     def how(config):
         dense = next(one for one in config["config"]["layers"] if one["class_name"] == "Dense")
@@ -425,7 +425,7 @@ def layer(**fields):
 
 
 def setting(**fields):
-    """Changes what the Dense layer is told."""
+    """Changes a setting of the Dense layer."""
 
     def how(config):
         dense = next(one for one in config["config"]["layers"] if one["class_name"] == "Dense")
@@ -522,7 +522,7 @@ def test_what_was_refused_is_not_made_later(folder, units):
 
 @keras.saving.register_keras_serializable("kerassplit_tests")
 class Doubling(keras.layers.Layer):
-    """Makes a variable of a value, as the layers of users do."""
+    """Creates a variable from a value, as custom layers do."""
 
     def build(self, input_shape):
         self.factor = keras.Variable(np.float32(2), name="factor")
@@ -565,7 +565,7 @@ def test_layers_that_read_other_files_are_refused(folder, tmp_path):
 
 
 def recurrent(samples=77):
-    """A recurrent layer that keeps its states, in a wrapper and outside, on batches of 77."""
+    """A recurrent layer that keeps its states, in a wrapper and outside, with batches of 77."""
     inputs = x = keras.Input(batch_shape=(samples, 3, 2), name="x")
     for name in ("one", "two"):
         x = keras.layers.LSTM(3, stateful=True, return_sequences=True, name=name)(x)
@@ -588,7 +588,7 @@ def rewrite(path, how):
 
 
 def instead(old, new):
-    """Puts a number in the place of another one, wherever it stands."""
+    """Replaces a number by another one wherever it occurs."""
 
     def how(value):
         if isinstance(value, dict):
@@ -648,7 +648,7 @@ def test_a_model_file_asks_for_no_more_than_it_can_fill(tmp_path, suffix, monkey
 
 
 def doubled(times):
-    """A model that calls a model twice, which calls a model twice, and so on; of the innermost one, the calls."""
+    """A model that calls a model twice, which calls a model twice, and so on, with the innermost calls."""
     inputs = keras.Input((4,), name="x")
     model = keras.Model(inputs, keras.layers.Dense(4, name="dense")(inputs), name="m0")
     for number in range(1, times + 1):
@@ -658,7 +658,7 @@ def doubled(times):
 
 
 def deeper(times):
-    """Has the config of a model that was doubled twice be doubled more times."""
+    """Doubles the config of a model that was doubled twice more times."""
 
     def how(config):
         (at,) = (number for number, one in enumerate(config["config"]["layers"]) if one["class_name"] == "Functional")
@@ -745,7 +745,7 @@ def test_keras_s_safe_mode_is_on_whatever_the_process_has_told_keras(folder):
 
 
 def replaced(how):
-    """Weights in which something else stands for the kernel of the first Dense layer."""
+    """Weights in which the kernel of the first Dense layer is replaced."""
 
     def apply(weights, folder):
         place = next(
@@ -852,7 +852,7 @@ JSON = st.recursive(
 
 
 def places(value, path=()):
-    """All places in nested lists and dicts."""
+    """Returns all places in nested lists and dicts."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:
         yield (*path, key)
@@ -861,7 +861,7 @@ def places(value, path=()):
 
 @st.composite
 def manifests(draw, whole):
-    """A manifest with one to three places changed: taken away, something else, or what stands in another place."""
+    """A manifest with one to three parts changed: removed, replaced, or copied from another place."""
     manifest = json.loads(json.dumps(whole))
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(list(places(manifest)) or [()]))
@@ -968,7 +968,7 @@ def text_of(content):
 
 
 def read_or_refused(folder, name, text, reader):
-    """What a reader makes of a file, or `None` where it is refused in the one way that is promised."""
+    """Returns what a reader reads from a file, or `None` if it is refused in the promised way."""
     (folder / name).write_bytes(text)
     try:
         return reader(folder)

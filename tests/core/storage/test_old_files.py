@@ -1,4 +1,4 @@
-"""Files that earlier versions of kerassplit wrote (`tests/support/written_by`) are read as these versions read them."""
+"""Files from earlier versions of kerassplit (`tests/support/written_by`) are read as those versions read them."""
 
 import json
 import shutil

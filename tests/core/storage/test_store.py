@@ -1,4 +1,4 @@
-"""Saving and loading: whole or not at all, checked, and without the model."""
+"""Saving and loading: complete or not at all, checked, and without the model."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Features of a frozen head on the disk: whatever happens, they are those of the head, each row once."""
+"""Features of a frozen head on disk: whatever happens, they are those of the head, each row once."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ NEEDS_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", r
 
 
 def build(name="tiny", seed=5):
-    """A head and a tail: `norm` is in the middle. Layers without names get others each time."""
+    """A head and a tail: `norm` is in the middle. Layers without names get new ones each time."""
     keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, activation="relu")(x)
@@ -46,7 +46,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def digits():
-    """A hundred handwritten digits, 8×8 pixels from 0 to 16, and what they are."""
+    """A hundred handwritten digits, 8×8 pixels from 0 to 16, with their labels."""
     images, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     return images[:ROWS].reshape(-1, 8, 8, 1).astype("float32"), labels[:ROWS]
 
@@ -57,7 +57,7 @@ def expected(head, digits):
 
 
 def every(features):
-    """All rows of a cache, as they were in the data."""
+    """Returns all rows of a cache, in the order of the data."""
     return features.with_batches(features.rows, shuffle=False)[0]
 
 
@@ -590,7 +590,7 @@ def shards_of(place):
 
 
 def mended(head, data, place):
-    """The features of a cache after doing what its errors say, and what they named."""
+    """Returns the features of a cache after following its errors, and the files that they named."""
     named = []
     for _ in range(5):
         try:
@@ -704,7 +704,7 @@ def test_a_damaged_shard_stops_fit_with_its_name(many, cached, tmp_path):
 
 
 def as_of_version_0_1_0(place):
-    """Rewrites a cache as one without checksums."""
+    """Rewrites a cache without checksums."""
     for path in shards_of(place):
         with safe_open(path, "np") as file:
             said = {key: value for key, value in file.metadata().items() if key != "crc32"}
@@ -733,7 +733,7 @@ def test_caches_without_checksums_are_read_with_a_note(many, cached, tmp_path):
 @settings(fuzzed, max_examples=fuzzed.max_examples // 10)
 @given(st.data())
 def test_after_a_power_cut_the_features_are_those_of_the_head(many, cached, tmp_path_factory, data):
-    """Pages of any file are zeros, files end early, are empty or gone; the cache was finished or not."""
+    """Pages of any file are zeros, files are truncated, empty or missing; the cache was complete or not."""
     head, rows = many
     place = tmp_path_factory.mktemp("cut") / "cache"
     shutil.copytree(cached / data.draw(st.sampled_from(["whole", "begun"])), place)
@@ -850,7 +850,7 @@ def test_a_folder_that_another_process_writes_into_is_left_to_it(head, digits, t
 @fuzzed
 @given(data=st.data())
 def test_manifests_of_caches_are_read_or_refused(cached, data):
-    """With a checksum that is right, too: anyone can compute one."""
+    """Even with a correct checksum: anyone can compute one."""
     place = cached / "manifest"
     place.mkdir(exist_ok=True)
     whole = json.loads((cached / "whole" / "features.json").read_text())

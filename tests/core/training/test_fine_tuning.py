@@ -1,4 +1,4 @@
-"""A tail trained on cached features is the model's tail trained with a frozen head, and the model has its weights."""
+"""A tail trained on cached features equals one trained with a frozen head, and the model has its weights."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ CROSSENTROPY = "sparse_categorical_crossentropy"
 
 @pytest.fixture(scope="module")
 def digits():
-    """Handwritten digits of 8×8 pixels, enlarged to 32×32 in three colors, from 0 to 255; and what they are."""
+    """Handwritten digits of 8×8 pixels, enlarged to 32×32 in three colors, from 0 to 255, with their labels."""
     images, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
     images = np.repeat(np.kron(images.reshape(-1, 8, 8), np.ones((4, 4)))[..., None], 3, -1) * (255 / 16)
     return images.astype("float32"), labels.astype("int32")  # JAX has none of 64 bits

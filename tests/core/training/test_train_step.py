@@ -1,4 +1,4 @@
-"""A training step through the stages is the whole model's: gradients, weights, statistics, optimisers."""
+"""A training step through the stages is the whole model's: gradients, weights, statistics, optimizers."""
 
 import keras
 import numpy as np
@@ -111,7 +111,7 @@ def test_a_frozen_head_runs_in_its_mode_and_nothing_goes_back_into_it(small):
 
 
 def test_stages_that_know_nothing_of_each_other_but_bytes_take_the_same_step(small):
-    """Client and server by hand: what crosses goes over the wire, its gradient comes back."""
+    """Client and server by hand: crossing tensors go over the wire, their gradients come back."""
     model, other = twin(small), twin(small)
     x = {"image": DICE.normal(size=(4, 8, 8, 3)), "extra": DICE.normal(size=(4, 4))}
     y = {"score": np.ones((4, 3)), "pooled": np.zeros((4, 4))}

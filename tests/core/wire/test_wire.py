@@ -1,4 +1,4 @@
-"""Tensors as bytes and back: within what is promised, and nothing from damaged bytes."""
+"""Tensors to bytes and back: within the promised error, and nothing from damaged bytes."""
 
 import json
 import math
@@ -175,7 +175,7 @@ def test_a_shape_without_numbers_that_numpy_does_not_take_is_refused():
 
 
 def relabelled(data, **changes):
-    """The same bytes under another header."""
+    """Returns the same bytes under another header."""
     start = len(wire._MAGIC) + 4
     (length,) = struct.unpack_from("<I", data, len(wire._MAGIC))
     entries = json.loads(data[start : start + length])

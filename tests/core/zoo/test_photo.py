@@ -1,4 +1,4 @@
-"""Images of every kind: the pixels that Keras's loader gives, turned as the camera says, or refused with a way out."""
+"""All kinds of images: pixels as from Keras's loader, rotated by EXIF, or refused with advice."""
 
 import io
 import os
@@ -209,7 +209,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 
 
 def test_no_content_starts_a_program_whatever_it_is_called(tmp_path):
-    """A `gs` on the PATH leaves a mark when it is started; Pillow alone does start it."""
+    """A `gs` on the PATH leaves a mark if it is started; Pillow alone does start it."""
     marker, tools = tmp_path / "started", tmp_path / "tools"
     tools.mkdir()
     (tools / "gs").write_text(f"#!/bin/sh\ntouch '{marker}'\nexit 1\n")

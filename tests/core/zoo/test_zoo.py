@@ -47,7 +47,7 @@ def tiny() -> keras.Model:
 
 @keras.saving.register_keras_serializable("test_zoo")
 class WithVocabulary(keras.layers.Layer):
-    """As tokenizers of KerasHub do, it takes no file that a config names, and knows those by Keras's safe mode."""
+    """Like KerasHub's tokenizers, it refuses files named by a config, which it detects by Keras's safe mode."""
 
     words = "a b"
 
