@@ -369,6 +369,17 @@ def test_layers_names_every_layer_and_no_address():
     assert all(color in colored for color in dot_writer.BORDERS[:3])
 
 
+def test_layers_have_all_their_shapes_and_names_with_signs_of_graphviz(capfd: pytest.CaptureFixture[str]):
+    long, short = keras.Input((10,), name="long"), keras.Input((9,), name="short")
+    words = keras.layers.Embedding(50, 16, name="words")
+    named = [keras.layers.Flatten(name="x{y}<z>")(words(long)), keras.layers.Flatten(name="a|b")(words(short))]
+    drawn = ElementTree.fromstring(plot(keras.Model([long, short], named), detail="layers").render("svg"))
+    texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    for expected in ("words (Embedding)", "● 9×16 | 10×16", "x{y}<z> (Flatten)", "160", "a|b (Flatten)", "144"):
+        assert expected in texts
+    assert "Error" not in capfd.readouterr().err
+
+
 @pytest.mark.usefixtures("png")
 def test_every_layer_of_efficientnetb7_can_be_drawn(tmp_path: Path):
     drawing = plot(structure("EfficientNetB7"), tmp_path / "layers.svg", detail="layers")
