@@ -242,6 +242,19 @@ def test_the_gallery_shows_what_would_be_drawn_today(name: str):
     assert gallery().section(name, drawn(name)) in (folder / "gallery.md").read_text("utf-8")
 
 
+def test_the_gallery_says_what_its_boxes_hold():
+    assert "Nothing is folded" in gallery().section("mlp", drawn("mlp"))
+    levels = gallery().section("unet", drawn("unet"))
+    assert "- 10 of 10 boxes hold several layers that are not a run of similar blocks." in levels
+    assert "Nothing is folded" not in levels
+    x = keras.Input((8,))
+    y = z = layers.Dense(8, name="first")(x)
+    for _ in range(40):
+        y = layers.Dense(8)(y)
+    branched = ks.plot(keras.Model(x, layers.Dense(2, name="last")(layers.Add(name="branched")([y, z]))))
+    assert "- `branched` holds 41 layers." in gallery().section("mlp", branched)
+
+
 def test_the_gallery_shows_all_its_pictures():
     page = (ROOT / "docs" / "pictures" / "gallery.md").read_text("utf-8")
     pictures = {path.stem: path for path in (ROOT / "docs" / "pictures" / "gallery").iterdir()}
