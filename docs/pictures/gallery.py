@@ -285,9 +285,9 @@ EXHIBITS = {
     ),
     "nasnetmobile": Exhibit(
         "NASNetMobile in four stages",
-        "The stem and the cells for images of 28×28, 14×14 and 7×7 pixels. Each cell takes the outputs of the two cells "
-        "before it, so two tensors cross each cut, as `ks.crossings` finds them. The layers that begin with `adjust` "
-        "bring the older of the two outputs to the size of the newer.",
+        "The stem, then the cells for images of 28×28, 14×14 and 7×7 pixels. Each cell takes the outputs of the two "
+        "cells before it, so two tensors cross each cut, as `ks.crossings` finds them. The layers that begin with "
+        "`adjust` bring the older of the two outputs to the size of the newer.",
         lambda: application("NASNetMobile"),
         by_cells,
     ),
