@@ -20,8 +20,10 @@ from PIL import ImageFont
 import kerassplit as ks
 from kerassplit.display.chart import SMALL, WIDTH, Chart
 from kerassplit.pictures import Drawing
-from kerassplit.pictures.lettering import broken
+from kerassplit.pictures.lettering import TEXT, broken, text_width
+from kerassplit.pictures.rows import place_in_rows, track_lines
 from kerassplit.pictures.wording import describe
+from kerassplit.pictures.write_dot import WIDEST
 
 SVG = "{http://www.w3.org/2000/svg}"
 SMALL_EXHIBITS = (
@@ -274,3 +276,15 @@ def test_the_picture_of_the_readme_is_readable_and_names_its_stages():
     for name in ("features", "middle", "classifier"):
         assert name in words(picture)
         assert f'"{name}"' in readme
+
+
+@pytest.mark.parametrize("name", ["unet_split", "crossing"])
+def test_labels_hide_no_corner_of_their_lines(name: str):
+    picture = drawn(name).picture
+    page = place_in_rows(picture, WIDEST)
+    corners = {number: places[1:3] for (number, _), places in page.lines.items() if number not in page.gaps}
+    labels = {number: label for number, label in page.labels.items() if number in corners}
+    assert labels
+    for number, (x, y) in labels.items():
+        half = max(text_width(line, TEXT) for line in track_lines(picture.edges[number])) / 2
+        assert all(height == y and abs(x - corner) > half for corner, height in corners[number])
