@@ -4,6 +4,7 @@ The KerasHub models need `pip install keras-hub`. Weights are random, since pict
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from kerassplit.pictures import Drawing
 
 FOLDER = Path(__file__).resolve().parent / "gallery"
 PAGE = Path(__file__).resolve().parent / "gallery.md"
+MANY = 30  # layers: a box with this many is named
 HEAD = """# Gallery
 
 Pictures of typical models, as `ks.plot` draws them. Above each, the text says what the model is and what the picture
-leaves out. Boxes are in execution order. A double border marks several identical blocks in a row (`×12`), a red dot a
+leaves out. Boxes are in execution order. A double border marks several similar blocks in a row (`×12`), a red dot a
 place where the model can be cut, a thick red line a cut. "Shared" marks a layer that the model calls more than once:
 its weights count once.
 
@@ -203,6 +205,16 @@ def in_stages(model: keras.Model, count: int) -> ks.Split:
     return ks.split(model, [names[len(names) * place // count] for place in range(1, count)])
 
 
+def by_cells(model: keras.Model) -> ks.Split:
+    """Cuts NASNetMobile where the size of its images changes, which takes two tensors each time."""
+    cuts = [
+        ["reduction_concat_stem_1", "reduction_concat_stem_2"],
+        ["normal_concat_3", "reduction_concat_reduce_4"],
+        ["normal_concat_8", "reduction_concat_reduce_8"],
+    ]
+    return ks.split(model, cuts)
+
+
 def by_plan(model: keras.Model) -> ks.Split:
     boards = ks.Device("board", "10 GFLOPS", memory="64 MiB", count=4)
     return ks.split(model, ks.plan(model, boards, links=ks.Link("200 Mbit/s")))
@@ -273,10 +285,11 @@ EXHIBITS = {
     ),
     "nasnetmobile": Exhibit(
         "NASNetMobile in four stages",
-        "From `stem_bn1` to `normal_concat_12` each cell takes the outputs of the two cells before it, so at least two "
-        "tensors cross everywhere in between: the largest box cannot be cut at a single tensor.",
+        "The stem, then the cells for images of 28×28, 14×14 and 7×7 pixels. Each cell takes the outputs of the two "
+        "cells before it, so two tensors cross each cut, as `ks.crossings` finds them. The layers that begin with "
+        "`adjust` bring the older of the two outputs to the size of the newer.",
         lambda: application("NASNetMobile"),
-        lambda model: in_stages(model, 4),
+        by_cells,
     ),
     "mobilenetv2": Exhibit(
         "MobileNetV2 in sixteen stages",
@@ -354,11 +367,18 @@ def section(name: str, drawing: Drawing) -> str:
     exhibit = EXHIBITS[name]
     boxes = [box for cluster in drawing.picture.clusters for box in cluster.boxes if not box.is_input]
     folded = [f"`{box.name}` for {box.count} blocks in a row" for box in boxes if box.count > 1]
-    summed = sum(box.count == 1 and any("layers" in line for line in box.lines) for box in boxes)
+    counts = [(box.name, int(found[1])) for box in boxes if box.count == 1 for line in box.lines
+              if (found := re.match(r"(\d+) layers", line))]  # fmt: skip
+    many = [f"`{name}` holds {count} layers" for name, count in counts if count >= MANY]
     lines = [f"## {exhibit.title}", "", exhibit.about, "", f"- {drawing.picture.subtitle}"]
-    lines.append(f"- Folded: {', '.join(folded)}." if folded else "- Nothing is folded.")
-    if summed:
-        lines.append(f"- {summed} of {len(boxes)} boxes hold several layers that are not a run of identical blocks.")
+    if folded:
+        lines.append(f"- Folded: {', '.join(folded)}.")
+    if counts:
+        lines.append(f"- {len(counts)} of {len(boxes)} boxes hold several layers that are not a run of similar blocks.")
+    if many:
+        lines.append(f"- {', '.join(many)}.")
+    if not folded and not counts:
+        lines.append("- Nothing is folded.")
     return "\n".join([*lines, "", f"![{exhibit.title}](gallery/{name}.svg)", ""])
 
 

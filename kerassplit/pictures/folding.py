@@ -6,7 +6,7 @@ and the layers in a row that are left, at the beginning and end of most models.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import pairwise
 
 import keras
@@ -31,13 +31,16 @@ _SIZES = 3  # a model without blocks is divided by image size if it has this man
 _SHARE = 3  # a region is named after a block if at least one in this many of its named layers belongs to the block
 
 
-def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Group]:
+def find_blocks(
+    graph: Graph, prefix: str = "", *, few: bool = False, divided: Container[str | None] = ()
+) -> list[Group]:
     """Groups the calls of a graph, without inputs, into boxes, in topological order.
 
     Args:
         graph: The model, or one of its stages.
         prefix: Prefix that layer names share with the model's name.
         few: True if the whole model is so small that each region between split points gets its own box.
+        divided: Blocks that stages divide, from `divided_blocks`; what is left of them is not folded.
     """
     names = [block_name(call.operation.name.removeprefix(prefix)) for call in graph.calls]
     automatic = [is_automatic(call.operation) for call in graph.calls]
@@ -46,7 +49,7 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
             names[call], automatic[call] = block_name(nest.name), False
     named = [None if automatic[call] else name for call, name in enumerate(names)]
     parts = [open_region(graph, region, named) for region in find_regions(graph)]
-    groups = [_group(graph, names, automatic, region, len(opened) > 1) for opened in parts for region in opened]
+    groups = [_group(graph, named, region, len(opened) > 1, divided) for opened in parts for region in opened]
     groups.sort(key=lambda group: group.last)
     if few:
         return groups
@@ -59,8 +62,19 @@ def find_blocks(graph: Graph, prefix: str = "", *, few: bool = False) -> list[Gr
         _count_parts(group, names)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
     _mark_blocks(graph, groups)
-    groups = merge_along(graph, groups, lambda one, other: _alike(graph, one, other), _fold)
+    groups = merge_along(graph, groups, lambda one, other: _alike(graph, divided, one, other), _fold)
     return _merge_rows(graph, automatic, groups)
+
+
+def divided_blocks(graphs: Sequence[Graph], prefix: str) -> set[str]:
+    """Names the blocks, and parts of blocks, with layers in several graphs, not counting those that only shape."""
+    seen: Counter[str] = Counter()
+    for graph in graphs:
+        operations = (call.operation for call in graph.calls if call.inputs and not is_automatic(call.operation))
+        main = (operation for operation in operations if type(operation).__name__ not in SHAPING)
+        names = [block_name(operation.name.removeprefix(prefix)) for operation in main]
+        seen.update({word for name in names if name is not None for word in (name.key, name.full, _numbered(name))})
+    return {word for word, count in seen.items() if count > 1}
 
 
 def is_small(graphs: Sequence[Graph]) -> bool:
@@ -111,20 +125,20 @@ def _row_title(operations: Sequence[keras.Operation], prefix: str) -> str:
 
 
 def _group(
-    graph: Graph, names: Sequence[BlockName | None], automatic: Sequence[bool], region: list[int], opened: bool
+    graph: Graph, names: Sequence[BlockName | None], region: list[int], opened: bool, divided: Container[str | None]
 ) -> Group:
     """Makes a group of a region, or of a part of one that was opened, with the block that most names indicate."""
     group = Group([region], is_block=opened or branches(graph, region))
     # From the end: of equally frequent names, the last one wins.
-    named = [name for call in reversed(region) if (name := names[call]) is not None and not automatic[call]]
+    named = [name for call in reversed(region) if (name := names[call]) is not None]
     [(key, count)] = Counter(name.key for name in named).most_common(1) or [(None, 0)]
     if key is not None and count * _SHARE >= len(named):
         name = next(name for name in named if name.key == key)
-        group.key, group.family, group.number = name.key, name.family, name.number
+        group.key, group.family, group.number = name.full if name.full in divided else key, name.family, name.number
     elif group.is_block and not opened:
         end = graph.calls[region[-1]].operation
         group.key = end.name
-        group.family = automatic_name(end) if automatic[region[-1]] else end.name
+        group.family = automatic_name(end) if is_automatic(end) else end.name
     return group
 
 
@@ -203,9 +217,13 @@ def _same_number(one: Group, other: Group) -> bool:
 
 def _join_numbered(one: Group, other: Group) -> None:
     _join(one, other)
-    one.family = str(one.family).split("_")[0]
-    one.key = f"{one.family}_{one.number}"
+    one.key, one.family = _numbered(one), str(one.family).split("_")[0]
     one.subs = frozenset()
+
+
+def _numbered(block: Group | BlockName) -> str:
+    """Returns the name of the block that includes this one, such as `conv_3` for `conv_dw_3`."""
+    return f"{str(block.family).split('_')[0]}_{block.number}"
 
 
 def _mark_blocks(graph: Graph, groups: Sequence[Group]) -> None:
@@ -233,8 +251,8 @@ def _is_own_layer(graph: Graph, group: Group) -> bool:
     return len(group.calls) == 1 and module != "keras" and bool(getattr(operation, "weights", ()))
 
 
-def _alike(graph: Graph, one: Group, other: Group) -> bool:
-    """True if two neighbors are blocks of one family and image size, not divided into sub-blocks of their own."""
+def _alike(graph: Graph, divided: Container[str | None], one: Group, other: Group) -> bool:
+    """True if two neighbors are whole blocks of one family and image size, without sub-blocks of their own."""
     return (
         one.is_block
         and other.is_block
@@ -243,6 +261,8 @@ def _alike(graph: Graph, one: Group, other: Group) -> bool:
         and (one.number is None or other.number is None or one.number < other.number)
         and not (one.count > 1 and one.folded is None)
         and other.count == 1
+        and one.key not in divided
+        and other.key not in divided
         and _one_size(graph, one, other)
     )
 

@@ -32,6 +32,11 @@ class BlockName:
     number: int
     sub: str
 
+    @property
+    def full(self) -> str:
+        """The name of the block's part: `conv4_block6`; of the block if the name does not say."""
+        return f"{self.key}_{self.sub}" if self.sub else self.key
+
 
 def block_name(name: str) -> BlockName | None:
     """Returns the block that a name indicates; `None` for a name without a number."""

@@ -33,6 +33,8 @@ def layers_dot(model: keras.Model, title: str, stage_of: dict[str, int] | None =
     # Keras's default, orthogonal edges, crashes Graphviz on EfficientNetB7.
     dot.set("splines", "spline")
     dot.set("concentrate", "false")
+    # Keras's `record` would divide labels at `|`, `{` and `}`.
+    dot.get_node("node")[0].set("shape", "plain")
     label = title.replace("\\", "\\\\").replace('"', '\\"')
     for attribute, value in {"label": f'"{label}"', "labelloc": "t", "fontname": "Helvetica", "fontsize": "20"}.items():
         dot.set(attribute, value)

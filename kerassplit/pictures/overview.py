@@ -13,7 +13,7 @@ from kerassplit.files.sizes import format_bytes
 from kerassplit.graph.model_graph import Call, Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sizes import bytes_per_sample
-from kerassplit.pictures.folding import block_title, find_blocks, is_small
+from kerassplit.pictures.folding import block_title, divided_blocks, find_blocks, is_small
 from kerassplit.pictures.groups import Group, branches, split_points_of
 from kerassplit.pictures.layer_names import common_prefix, is_automatic
 from kerassplit.pictures.picture import Box, Cluster, Edge, EdgeKind, Picture
@@ -150,9 +150,9 @@ def _grouping(name: str, graphs: Sequence[Graph], layers: bool) -> _Grouping:
             lambda graph, group: graph.calls[group.last].name,
         )
     prefix = common_prefix(name, (call.operation.name for graph in graphs for call in graph.calls if call.inputs))
-    few = is_small(graphs)
+    few, divided = is_small(graphs), divided_blocks(graphs, prefix)
     return (
-        lambda graph: find_blocks(graph, prefix, few=few),
+        lambda graph: find_blocks(graph, prefix, few=few, divided=divided),
         lambda graph, group: block_title(graph, group, prefix),
     )
 
@@ -195,8 +195,8 @@ def _block_box(graph: Graph, group: Group, identity: str, title: str, about: _Ab
         lines = [words] if words.replace(" ", "_") != title else []
         lines += [count_layers(operations)] if len(calls) > 1 else []
     else:
-        merges = [region[-1] for region in group.regions if branches(graph, region)]
-        kind = block_kind(graph, merges, group.count) if merges else summary(operations)
+        merged = [region for region in group.regions if branches(graph, region)]
+        kind = block_kind(graph, merged, group.count) if merged else summary(operations)
         lines = [kind, count_layers(operations)]
     parameters = count_parameters(operations)
     if parameters:

@@ -43,7 +43,7 @@ class Page:
         boxes: Id of a box -> its area.
         frames: Index of a named cluster -> its frame.
         labels: Index of an edge -> the center of its label.
-        gaps: Indices of edges whose labels stand between two stages; other labels are on one line.
+        gaps: Indices of edges whose labels stand between two stages; other labels are on tracks.
         lines: Index of an edge and id of its target -> the corners of the line.
     """
 
@@ -101,17 +101,23 @@ def _page(picture: Picture, widest: float) -> Page:
         for target in edge.targets:
             first, last = row_of[edge.source], row_of[target]
             if (edge.source, target) not in straight:
-                rows[first].tracks[number] = LINE + 4 if edge.label and number not in page.gaps else _TRACK
+                rows[first].tracks[number] = 2 * LINE + 6 if edge.label and number not in page.gaps else _TRACK
             if last > first + 1:
                 rows[last - 1].tracks.setdefault(number, _TRACK)
     tracks = _place_boxes(page, picture, rows, gaps)
     _place_lines(page, picture, straight, row_of, tracks)
+    _place_labels(page, picture)
     return page
 
 
 def label_lines(edge: Edge) -> list[str]:
     """Returns the lines of the label of an edge between two stages, one fact per line."""
     return [line for text in edge.label for line in ([text] if " " in text else broken(text))]
+
+
+def track_lines(edge: Edge) -> list[str]:
+    """Returns the lines of the label of an edge on its track: its name, then its shape and size."""
+    return [" · ".join(edge.label[:-2]), " · ".join(edge.label[-2:])]
 
 
 def header_width(cluster: Cluster) -> float:
@@ -241,7 +247,7 @@ def _place_lines(
     row_of: dict[str, int],
     tracks: Sequence[dict[int, float]],
 ) -> None:
-    """Sets the corners of each line, and places the labels that do not stand between two frames."""
+    """Sets the corners of each line."""
     doors = _doors(page, picture)
     right = page.right
     leaving: dict[str, list[int]] = {}
@@ -271,14 +277,39 @@ def _place_lines(
             first, last = row_of[edge.source], row_of[target]
             track = tracks[first][number]
             corners = [(x, source.bottom), (x, track)]
-            turn = door
             if last > first + 1:
-                turn, track = margin, tracks[last - 1][number]
+                track = tracks[last - 1][number]
                 corners += [(margin, tracks[first][number]), (margin, track)]
             page.lines[number, target] = [*corners, (door, track), (door, height), (area.left, height)]
-            if edge.label and number not in page.labels:
-                half = text_width(" · ".join(edge.label), TEXT) / 2
-                page.labels[number] = max(half, min((x + turn) / 2, right - half)), tracks[first][number]
+
+
+def _place_labels(page: Page, picture: Picture) -> None:
+    """Places each label on a track at its line, so that it hides no corner of it and as few other lines as possible."""
+    columns = [
+        (x, min(top, bottom), max(top, bottom))
+        for corners in page.lines.values()
+        for (x, top), (other, bottom) in pairwise(corners)
+        if x == other
+    ]
+    right = page.right
+    for (number, _), corners in page.lines.items():
+        if not picture.edges[number].label or number in page.labels:
+            continue
+        (start, y), (end, _) = corners[1:3]
+        first, second = track_lines(picture.edges[number])
+        half = max(text_width(first, TEXT, bold=True), text_width(second, TEXT)) / 2
+        middle = max(half, min((start + end) / 2, right - half))
+        crossing = [x for x, top, bottom in columns if top < y + LINE and bottom > y - LINE]
+        far = half + abs(end - start) / 2 + _BESIDE
+        beside = [x + side * (half + _BESIDE / 2) for x in crossing for side in (-1, 1)]
+        places = [middle, *(place for place in beside if half <= place <= right - half and abs(place - middle) <= far)]
+        hidden = {place: (_hidden(place, half, (start, end)), _hidden(place, half, crossing)) for place in places}
+        page.labels[number] = min(places, key=lambda place: (hidden[place], abs(place - middle))), y
+
+
+def _hidden(place: float, half: float, columns: Sequence[float]) -> int:
+    """Counts the columns that a label hides."""
+    return sum(abs(place - x) < half for x in columns)
 
 
 def _doors(page: Page, picture: Picture) -> dict[str, float]:

@@ -16,6 +16,8 @@ SHAPING = points.SHAPING | {"Dropout", "GaussianNoise", "SpatialDropout2D"}
 _WORD_ENDS = re.compile(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Za-z][A-Z])(?=[A-Z][a-z])")
 _MINOR = SHAPING | {"Flatten", "Identity", "Lambda", "Normalization", "Rescaling", "Reshape", "ZeroPadding2D"}
 
+_KINDS = {"Add": "residual", "Concatenate": "dense", "Multiply": "gated"}  # of blocks that end in a merge
+
 
 def describe(operation: keras.Operation) -> str:
     """Returns the class of an operation in words: `conv 7×7`, `max pool`, `layer normalization`."""
@@ -36,22 +38,34 @@ def summary(operations: Iterable[keras.Operation], most: int = 2) -> str:
     return " · ".join(words) if len(words) <= most else f"{words[0]} … {words[-1]}"
 
 
-def block_kind(graph: Graph, ends: Sequence[int], count: int) -> str:
-    """Returns the kind of a block from the merges that end it: residual, dense, with parallel branches, gated."""
-    kinds = {type(graph.calls[call].operation).__name__: call for call in ends}
-    noun = "blocks" if count > 1 else "block"
-    for kind in ("Add", "Concatenate", "Multiply"):
-        if kind in kinds:
-            break
-    else:
-        return f"branched {noun}"
-    if kind == "Add":
-        return f"residual {noun}"
-    if kind == "Multiply":
-        return f"gated {noun}"
-    makers = [graph.tensors[tensor].call for tensor in graph.calls[kinds[kind]].inputs]
-    skips = any(len(graph.tensors[tensor].users) > 1 for tensor in graph.calls[kinds[kind]].inputs)
-    return f"dense {noun}" if skips and len(makers) == 2 else "parallel branches"
+def block_kind(graph: Graph, regions: Sequence[Sequence[int]], count: int) -> str:
+    """Returns the kind of blocks from the merges that end them: residual, dense, with parallel branches, gated.
+
+    Args:
+        graph: The graph.
+        regions: The calls of the blocks, or of parts of them, that end in a merge.
+        count: Number of blocks. If fewer are of this kind, the text says how many.
+    """
+    merges = [type(graph.calls[region[-1]].operation).__name__ for region in regions]
+    kind = next((kind for kind in _KINDS if kind in merges), None)
+    found = [region for region, merge in zip(regions, merges, strict=True) if kind in (None, merge)]
+    word = "branched" if kind is None else _KINDS[kind]
+    if kind == "Concatenate":
+        merged = graph.calls[found[-1][-1]].inputs
+        if len(merged) != 2 or all(len(graph.tensors[tensor].users) == 1 for tensor in merged):
+            return "parallel branches"
+        word = word if all(_is_dense(graph, region) for region in found) else "branched"
+    if len(found) < count:
+        return f"{len(found)} of {count} {word}"
+    return f"{word} block{'s' if count > 1 else ''}"
+
+
+def _is_dense(graph: Graph, region: Sequence[int]) -> bool:
+    """True if the last call appends to the only tensor that the region receives."""
+    given = {
+        tensor for call in region for tensor in graph.calls[call].inputs if graph.tensors[tensor].call not in region
+    }
+    return len(given) == 1 and given <= set(graph.calls[region[-1]].inputs)
 
 
 def count_parameters(operations: Iterable[keras.Operation]) -> int:

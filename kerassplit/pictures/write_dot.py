@@ -18,7 +18,7 @@ from kerassplit.pictures.lettering import (
     text_width,
 )
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
-from kerassplit.pictures.rows import Page, Point, label_lines, place_in_rows
+from kerassplit.pictures.rows import Page, Point, label_lines, place_in_rows, track_lines
 
 FILLS = ("#E3F2FD", "#FFF3E0", "#E8F5E9", "#F3E5F5", "#FFFDE7", "#E0F7FA", "#FBE9E7", "#ECEFF1")
 BORDERS = ("#1565C0", "#E65100", "#2E7D32", "#6A1B9A", "#B28704", "#00838F", "#BF360C", "#455A64")
@@ -107,12 +107,11 @@ def _style(edge: Edge) -> str:
     }[edge.kind]
 
 
-def _label(edge: Edge, name: str, place: str = "", *, one_line: bool = False) -> str:
+def _label(edge: Edge, name: str, lines: Sequence[str], place: str = "") -> str:
     """Returns the label of an edge as a plain node in its middle, so that no line runs through the text."""
     color = CUT if edge.kind == "cut" else CARRIED
-    first, *rest = edge.label if one_line else label_lines(edge)
+    first, *rest = lines
     parts = [f"<b>{html.escape(first)}</b>", *(html.escape(text) for text in rest)]
-    parts = [" · ".join(parts)] if one_line else parts
     label = _table(parts, 1 if place else 4)
     return f'  {name} [shape=plain, style=filled, color=white, fontcolor="{color}", label={label}{place}];'
 
@@ -122,7 +121,7 @@ def _edge(edge: Edge, label: str) -> list[str]:
     if not edge.label:
         return [f"  {edge.source} -> {target}{_list(style)};" for target in edge.targets]
     return [
-        _label(edge, label),
+        _label(edge, label, label_lines(edge)),
         f"  {edge.source} -> {label}{_list(style, 'dir=none')};",
         *(f"  {label} -> {target}{_list(style)};" for target in edge.targets),
     ]
@@ -132,7 +131,8 @@ def _placed_edge(edge: Edge, number: int, page: Page) -> list[str]:
     lines = []
     if edge.label:
         place = f', pos="{_points(page.labels[number])}"'
-        lines.append(_label(edge, f"t{number}", place, one_line=number not in page.gaps))
+        text = label_lines(edge) if number in page.gaps else track_lines(edge)
+        lines.append(_label(edge, f"t{number}", text, place))
     for target in edge.targets:
         tail = 6 if edge.kind == "open" else 0
         pos = f'pos="{_curve(page.lines[number, target], tail, 11 if edge.kind == "cut" else 7)}"'

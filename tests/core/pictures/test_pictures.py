@@ -102,6 +102,45 @@ def test_runs_of_like_blocks_are_folded(name: str, expected: list[str]):
     assert found[0] == "input"
 
 
+@pytest.mark.parametrize(
+    ("name", "block", "kind"),
+    [
+        ("ResNet50", "conv4 ×6", "residual blocks"),
+        ("MobileNetV2", "block_1…2 ×2", "1 of 2 residual"),
+        ("MobileNetV2", "block_13…16 ×4", "2 of 4 residual"),
+        ("EfficientNetB0", "block6 ×4", "3 of 4 residual"),
+        ("DenseNet121", "conv4 ×24", "dense blocks"),
+        ("InceptionV3", "mixed3…7 ×5", "parallel branches"),
+    ],
+)
+def test_a_run_says_how_many_of_its_blocks_are_of_a_kind(name: str, block: str, kind: str):
+    assert [box.lines[0] for box in boxes(plot(structure(name)).picture) if box.title == block] == [kind]
+
+
+def test_only_what_is_appended_to_its_own_input_is_dense():
+    source, target = keras.Input((10, 8), name="source"), keras.Input((9, 8), name="target")
+    decoded = keras.layers.LSTM(16, return_sequences=True, name="decoder")(target)
+    encoded = keras.layers.LSTM(16, return_sequences=True, name="encoder")(source)
+    attended = keras.layers.Attention(name="attention")([decoded, encoded])
+    both = keras.layers.Concatenate(name="both")([decoded, attended])
+    x = keras.layers.Dense(4, name="first")(both)
+    for place in range(6):
+        y = keras.layers.Dense(4, name=f"grow_{place}")(x)
+        x = keras.layers.Concatenate(name=f"grown_{place}")([x, y])
+    kinds = {box.title: box.lines[0] for box in boxes(plot(keras.Model([source, target], x)).picture) if box.lines}
+    assert kinds["both"] == "branched block"
+    assert kinds["grown_0…5 ×6"] == "dense blocks"
+
+
+def test_what_is_left_of_a_cut_block_is_not_counted_as_a_block():
+    split = ks.split(structure("MobileNetV2"), ["block_1_depthwise_BN", "block_5_add"])
+    assert [box.title for box in plot(split).picture.clusters[1].boxes] == ["block_1", "block_2", "block_3…5 ×3"]
+    split = ks.split(structure("ResNet50"), ["conv4_block2_1_relu", "conv4_block4_out"], allow_crossing=True)
+    found = [[box.title for box in cluster.boxes] for cluster in plot(split).picture.clusters]
+    assert found[1:] == [["conv4", "conv4 ×2"], ["conv4 ×2", "conv5 ×3", "avg_pool · predictions"]]
+    assert "conv4 ×2" not in found[0]
+
+
 @NEEDS_NASNET
 def test_a_giant_branch_is_one_box_with_its_number_of_layers():
     found = boxes(plot(structure("NASNetMobile")).picture)
@@ -367,6 +406,17 @@ def test_layers_names_every_layer_and_no_address():
     assert not re.search(r"\b\d{9,}\b", source)
     colored = plot(split, detail="layers").dot
     assert all(color in colored for color in dot_writer.BORDERS[:3])
+
+
+def test_layers_have_all_their_shapes_and_names_with_signs_of_graphviz(capfd: pytest.CaptureFixture[str]):
+    long, short = keras.Input((10,), name="long"), keras.Input((9,), name="short")
+    words = keras.layers.Embedding(50, 16, name="words")
+    named = [keras.layers.Flatten(name="x{y}<z>")(words(long)), keras.layers.Flatten(name="a|b")(words(short))]
+    drawn = ElementTree.fromstring(plot(keras.Model([long, short], named), detail="layers").render("svg"))
+    texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    for expected in ("words (Embedding)", "● 9×16 | 10×16", "x{y}<z> (Flatten)", "160", "a|b (Flatten)", "144"):
+        assert expected in texts
+    assert "Error" not in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("png")

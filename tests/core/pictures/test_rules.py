@@ -20,8 +20,10 @@ from PIL import ImageFont
 import kerassplit as ks
 from kerassplit.display.chart import SMALL, WIDTH, Chart
 from kerassplit.pictures import Drawing
-from kerassplit.pictures.lettering import broken
+from kerassplit.pictures.lettering import TEXT, broken, text_width
+from kerassplit.pictures.rows import place_in_rows, track_lines
 from kerassplit.pictures.wording import describe
+from kerassplit.pictures.write_dot import WIDEST
 
 SVG = "{http://www.w3.org/2000/svg}"
 SMALL_EXHIBITS = (
@@ -242,6 +244,19 @@ def test_the_gallery_shows_what_would_be_drawn_today(name: str):
     assert gallery().section(name, drawn(name)) in (folder / "gallery.md").read_text("utf-8")
 
 
+def test_the_gallery_says_what_its_boxes_hold():
+    assert "Nothing is folded" in gallery().section("mlp", drawn("mlp"))
+    levels = gallery().section("unet", drawn("unet"))
+    assert "- 10 of 10 boxes hold several layers that are not a run of similar blocks." in levels
+    assert "Nothing is folded" not in levels
+    x = keras.Input((8,))
+    y = z = layers.Dense(8, name="first")(x)
+    for _ in range(40):
+        y = layers.Dense(8)(y)
+    branched = ks.plot(keras.Model(x, layers.Dense(2, name="last")(layers.Add(name="branched")([y, z]))))
+    assert "- `branched` holds 41 layers." in gallery().section("mlp", branched)
+
+
 def test_the_gallery_shows_all_its_pictures():
     page = (ROOT / "docs" / "pictures" / "gallery.md").read_text("utf-8")
     pictures = {path.stem: path for path in (ROOT / "docs" / "pictures" / "gallery").iterdir()}
@@ -261,3 +276,15 @@ def test_the_picture_of_the_readme_is_readable_and_names_its_stages():
     for name in ("features", "middle", "classifier"):
         assert name in words(picture)
         assert f'"{name}"' in readme
+
+
+@pytest.mark.parametrize("name", ["unet_split", "crossing"])
+def test_labels_hide_no_corner_of_their_lines(name: str):
+    picture = drawn(name).picture
+    page = place_in_rows(picture, WIDEST)
+    corners = {number: places[1:3] for (number, _), places in page.lines.items() if number not in page.gaps}
+    labels = {number: label for number, label in page.labels.items() if number in corners}
+    assert labels
+    for number, (x, y) in labels.items():
+        half = max(text_width(line, TEXT) for line in track_lines(picture.edges[number])) / 2
+        assert all(height == y and abs(x - corner) > half for corner, height in corners[number])
