@@ -91,7 +91,7 @@ def test_a_notebook_shows_a_result_as_a_table(name):
     parser.feed(RESULTS[name]._repr_html_())
     shown = [line.rstrip() for line in parser.data.splitlines() if line.strip()]
     assert shown == [line.rstrip() for line in str(RESULTS[name]).splitlines() if line.strip()]
-    assert len(shown) > 5
+    assert len(shown) >= 4  # title, headings, rule, rows
 
 
 @pytest.mark.parametrize("name", SHOWN_AS_PICTURES)
@@ -118,7 +118,7 @@ def test_records_are_tuples():
     assert points == tuple(points)
     assert hash(points) == hash(tuple(points))
     assert type(points[1:3]) is type(points)
-    assert repr(points[1:3]) == "<2 split points: dense_1, sum_1>"
+    assert repr(points[1:3]) == "<2 split points: dense_1; sum_1>"
     assert (points[:0], repr(points[:0])) == ((), "()")
     assert points[0] is next(iter(points))
     blocks = RESULTS["profile"].blocks

@@ -212,9 +212,9 @@ def test_what_does_not_fit_is_refused_before_anything_runs(chain, on_photos, row
         (tmp_path / "absurd.npy", "absurd.npy' cannot be read as NumPy arrays"),
         (
             tmp_path / "negative.npy",
-            r"negative.npy' cannot be read as NumPy arrays: its header does not say",
+            r"negative.npy' cannot be read as NumPy arrays: its header does not describe an array",
         ),
-        (tmp_path / "t.npy", r"t.npy' cannot be read as NumPy arrays: its header does not say"),
+        (tmp_path / "t.npy", r"t.npy' cannot be read as NumPy arrays: its header does not describe an array"),
         (tmp_path / "wide.npy", r"wide.npy' holds an array of shape \(3, 9\); 'x' of 'chain' takes 8 for each row"),
         (tmp_path / "text.npy", "text.npy' holds values of type <U1; 'x' takes float32"),
         (tmp_path / "none.npy", "at least one, along the first dimension; got 'x' \\(0, 8\\)"),
