@@ -142,7 +142,7 @@ class Stages:
 
     @property
     def shared_variables(self) -> dict[str, tuple[str, ...]]:
-        """Variables that several stages use: variable path -> names of these stages."""
+        """Variables that several stages use, as a dict from variable path to the names of these stages."""
         stages_of: dict[int, tuple[str, list[str]]] = {}
         for stage in self.stages:
             for variable in stage.model.variables:  # including the states of random generators

@@ -103,7 +103,7 @@ def load_input(
         exif: Rotate an image as its EXIF data says. Keras's own loader does not: `False` reproduces its numbers.
 
     Returns:
-        The input, in the structure of the model's inputs: an image as a `float32` batch of one; arrays as they were
+        The input, structured as the model's inputs. An image is a `float32` batch of one; arrays as they were
         saved, with a missing batch dimension added. For a model with a fixed batch size, the first batch of that size.
 
     Raises:

@@ -86,7 +86,7 @@ class PlanData:
 
     @property
     def bottleneck(self) -> float:
-        """The largest load of a stage: the time per batch once all devices are busy."""
+        """The largest load of a stage, which is the time per batch once all devices are busy."""
         return max(stage.load for stage in self.stages)
 
     @property

@@ -546,7 +546,7 @@ class TestPreprocessors:
         )
 
     def test_exports_say_so(self, task, tmp_path):
-        with pytest.warns(UserWarning, match="Preprocessor', which is not exported: the exported stages"):
+        with pytest.warns(UserWarning, match="Preprocessor', which is not exported. Pass preprocessed input"):
             ks.split(task, middle(task)).export(tmp_path / "out", format="savedmodel", verify=False)
 
     def test_a_tail_and_a_model_without_one_say_nothing(self, task, folder):
@@ -568,7 +568,9 @@ class TestPreprocessors:
         for one in (split, ks.load(tmp_path / "stages")):
             assert one.preprocessor == "BertTextClassifierPreprocessor"
             np.testing.assert_allclose(one.predict(prepared), expected, rtol=1e-4, atol=1e-5)
-            with pytest.raises(ks.SplitError, match="through its preprocessor, 'BertTextClassifierPreprocessor'"):
+            with pytest.raises(
+                ks.SplitError, match="applies a preprocessor in its own `predict`, 'BertTextClassifierPreprocessor'"
+            ):
                 one.predict(texts)
         split.export(tmp_path / "out", format="savedmodel", verify=False)
 

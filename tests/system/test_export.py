@@ -670,7 +670,9 @@ class TestCommand:
             "already holds exported stages. Name another folder, or pass --overwrite to replace its contents."
             in message
         )
-        message = run(*arguments, "savedmodel", "--no-verify", "--overwrite", "--input", "x.npy", status=2).stderr
+        np.save(tmp_path / "x.npy", np.zeros((1, 4)))
+        compared = ["--overwrite", "--input", tmp_path / "x.npy"]
+        message = run(*arguments, "savedmodel", "--no-verify", *compared, status=2).stderr
         assert message == "Error: An input to compare on cannot be combined with --no-verify, which compares nothing.\n"
         assert "Invalid value for '--format': 'h5' is not one of" in run(*arguments, "h5", status=2).stderr
 
