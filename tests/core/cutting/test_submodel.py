@@ -169,9 +169,7 @@ def test_a_start_that_leads_nowhere_is_refused(resnet):
 def test_wrong_references_are_refused(resnet):
     with pytest.raises(ks.UnknownTensorError, match="Did you mean 'conv4_block6_out'"):
         ks.build_submodel(resnet, start="conv4_block6_ouput")
-    with pytest.raises(
-        ks.SplitError, match="Name a tensor by a string, a keras.Layer or a KerasTensor of the model; got 3.5"
-    ):
+    with pytest.raises(ks.SplitError, match="by a string, a keras.Layer or a KerasTensor of the model; got 3.5"):
         ks.build_submodel(resnet, start=3.5)
     with pytest.raises(ks.SplitError, match="`start` is empty"):
         ks.build_submodel(resnet, start=[])
