@@ -232,7 +232,7 @@ class TestSameFile:
         out = tmp_path / "out"
         assert command("split", model, "--at", "a", "-o", out)[0] == 0
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        stage = sorted(out.glob("*.keras"))[0]
+        last_stage = sorted(out.glob("*.keras"))[-1]
         device = f"x: {profile}"
         for arguments in (
             ["plan", model, "--devices", 2, "-o", model],
@@ -241,7 +241,7 @@ class TestSameFile:
             ["plan", model, "--devices", 2, "--plot", tmp_path / "m.svg"],
             ["profile", model, "--plot", tmp_path / "m.svg"],
             ["plot", model, "-o", tmp_path / "m.txt"],
-            ["split", stage, "--at", "a", "-o", out, "--overwrite"],
+            ["split", last_stage, "--at", "b", "-o", out, "--overwrite"],
             ["split", model, "--plan", out / "kerassplit.json", "-o", out, "--overwrite"],
         ):
             code, text = command(*arguments)
