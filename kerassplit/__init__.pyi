@@ -65,5 +65,6 @@ from .training.features.dataset import FeatureDataset as FeatureDataset
 from .training.fine_tuning import fine_tune as fine_tune
 from .training.steps.optimizers import stage_optimizers as stage_optimizers
 from .training.steps.train_step import train_step as train_step
+from .zoo.encoding import encoded_bytes as encoded_bytes
 
 __version__: str

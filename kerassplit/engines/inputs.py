@@ -24,7 +24,7 @@ from kerassplit.files.atomic_file import check_regular, status_of
 from kerassplit.files.values import as_values, check_range, fits
 from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.names import find_architecture
-from kerassplit.zoo.photos import IMAGE_SUFFIXES, read_photo
+from kerassplit.zoo.photos import photos_in, read_photo
 
 _NO_PREPROCESSING = "none"
 _READ_AT_ONCE = 256  # rows of an array that is hashed
@@ -153,13 +153,7 @@ def _from_path(path: Path, route: Route, batch_size: int, preprocess: str | None
     if status_of(path) is None:
         raise SplitError(f"There is no file or folder '{path}' to take input from.")
     if path.is_dir():
-        there = [one for one in path.rglob("*") if not one.name.startswith(".") and one.is_file()]
-        found = sorted(one for one in there if one.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise SplitError(
-                f"There are no images in '{path}'. Expected files such as .jpg or .png, in subfolders too."
-            )
-        others = len(there) - len(found)
+        found, others = photos_in(path)
         notes = [f"{others} files in '{path}' are not images and were left out."] if others else []
         return _from_images(path, found, route, batch_size, preprocess, exif, notes)
     check_regular(path)

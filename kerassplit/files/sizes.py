@@ -9,7 +9,12 @@ from kerassplit.errors import SplitError
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*")
 DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-BYTES = {"byte": 1.0, "bytes": 1.0, **{f"{prefix}B": float(size) for prefix, size in {**DECIMAL, **_BINARY}.items()}}
+BYTES = {
+    "byte": 1.0,
+    "bytes": 1.0,
+    "KB": 1e3,
+    **{f"{prefix}B": float(size) for prefix, size in {**DECIMAL, **_BINARY}.items()},
+}
 
 
 def format_bytes(count: int | None) -> str:

@@ -12,6 +12,7 @@ In reading order:
 - `models`: loads a model by name or file: `load_model`.
 - `pixels`: converts an opened image to pixels.
 - `photos`: converts a photograph to model input.
+- `encoding`: measures what photographs take as files: `encoded_bytes`.
 """
 
 from typing import TYPE_CHECKING

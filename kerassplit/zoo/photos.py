@@ -1,8 +1,9 @@
 """Converts photographs to model input."""
 
+import contextlib
 import importlib.resources
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO
@@ -47,9 +48,23 @@ def read_photo(
         channels, height, width = height, width, channels
     if channels not in _COLORS:
         raise SplitError(f"'{model}' takes images with {channels} channels; a photograph has 1, 3 or 4.")
+    with opened_photo(path, "an image, a .npy or a .npz file") as image:
+        pixels = pixels_of(image, (width or _OPEN_SIDE, height or _OPEN_SIDE), _COLORS[channels], exif=exif)
+    if keras.config.image_data_format() == "channels_first":
+        pixels = pixels.transpose(2, 0, 1)
+    return architecture_module(architecture).preprocess_input(pixels[None])[0] if architecture else pixels
+
+
+@contextlib.contextmanager
+def opened_photo(path: Path | IO[bytes], expected: str = "an image") -> Iterator[Image.Image]:
+    """Opens an image with Pillow; `expected` is what the file may be, for messages.
+
+    Raises:
+        SplitError: The file is not an image, or damaged: also if this only shows in the body of the `with` statement.
+    """
     try:
         with _opened(path) as image:
-            pixels = pixels_of(image, (width or _OPEN_SIDE, height or _OPEN_SIDE), _COLORS[channels], exif=exif)
+            yield image
     except Image.DecompressionBombError as error:
         raise SplitError(
             f"'{path}' cannot be read as an image: {error} To read larger images, set PIL.Image.MAX_IMAGE_PIXELS."
@@ -58,10 +73,20 @@ def read_photo(
         raise SplitError(f"'{path}' cannot be read as an image: {error}") from error
     except Exception as error:  # Pillow raises unrelated errors for damaged files: struct.error, SyntaxError, ...
         why = f"it is none of {', '.join(IMAGE_FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
-        raise SplitError(f"'{path}' cannot be read as an image, a .npy or a .npz file: {why}.") from error
-    if keras.config.image_data_format() == "channels_first":
-        pixels = pixels.transpose(2, 0, 1)
-    return architecture_module(architecture).preprocess_input(pixels[None])[0] if architecture else pixels
+        raise SplitError(f"'{path}' cannot be read as {expected}: {why}.") from error
+
+
+def photos_in(folder: Path) -> tuple[list[Path], int]:
+    """Returns the image files in a folder and its subfolders, sorted by path, and the number of its other files.
+
+    Raises:
+        SplitError: There are no images.
+    """
+    there = [one for one in folder.rglob("*") if not one.name.startswith(".") and one.is_file()]
+    found = sorted(one for one in there if one.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise SplitError(f"There are no images in '{folder}'. Expected files such as .jpg or .png, in subfolders too.")
+    return found, len(there) - len(found)
 
 
 def _opened(path: Path | IO[bytes]) -> Image.Image:

@@ -20,7 +20,7 @@ _TURNS = {
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
-def pixels_of(image: Image.Image, size: tuple[int, int], colors: str, *, exif: bool) -> np.ndarray:
+def pixels_of(image: Image.Image, size: tuple[int, int] | None, colors: str, *, exif: bool) -> np.ndarray:
     """Returns the pixels of an image as float32: height × width × channels, from 0 to 255.
 
     The image is center-cropped to the aspect ratio of `size`. With 8 bits per channel, the numbers are those of
@@ -28,7 +28,7 @@ def pixels_of(image: Image.Image, size: tuple[int, int], colors: str, *, exif: b
 
     Args:
         image: Image opened by Pillow.
-        size: Width and height.
+        size: Width and height; `None` for those of the image.
         colors: `"grayscale"`, `"rgb"` or `"rgba"`.
         exif: Rotates the image as its EXIF data says.
 
@@ -41,7 +41,8 @@ def pixels_of(image: Image.Image, size: tuple[int, int], colors: str, *, exif: b
     if deep is None and colors != "rgba":
         image.info.pop("transparency", None)  # dropped, as Keras does; Pillow would warn
     plain = image.convert(_MODES[colors]) if deep is None else deep
-    resized = _resized(plain if turn is None else plain.transpose(turn), size)
+    turned = plain if turn is None else plain.transpose(turn)
+    resized = _resized(turned, size or turned.size)
     pixels = np.asarray(resized, np.float32)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
