@@ -10,11 +10,13 @@ from kerassplit.cli.options import gathered
 from kerassplit.display.units import parse_flops_per_second
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
+from kerassplit.text import listed
 
 if TYPE_CHECKING:
     from kerassplit.planning.devices import Device, Link
 
 _DEVICE = "NAME: SPEED[, MEMORY][, xCOUNT]"
+_LINK = "BANDWIDTH[, LATENCY][, down BANDWIDTH]"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ device_options = gathered(
         "--link",
         "links",
         multiple=True,
-        metavar="'BANDWIDTH[, LATENCY]'",
-        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one per step.",
+        metavar=f"'{_LINK}'",
+        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one per step. DOWN: back to "
+        "earlier devices, with --any-order.",
     ),
     click.option(
         "--device",
@@ -119,9 +122,11 @@ def _link(text: str) -> "Link":
     from kerassplit.planning.devices import Link
 
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) > 2:
-        raise SplitError(f"The link '{text}' has {len(parts)} parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'.")
-    return Link(*parts)
+    first, *back = [part for part in parts if part.startswith("down ")] or [None]
+    forward = [part for part in parts if part != first]
+    if back or not 1 <= len(forward) <= 2:
+        raise SplitError(f"The link '{text}' is not valid. Expected '{_LINK}', such as '20 Mbit/s, 10 ms'.")
+    return Link(*forward, down=first and first.removeprefix("down "))
 
 
 def number_or_any(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
@@ -146,7 +151,7 @@ def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value:
     """Reads `--compression`."""
     if value is None:
         return None
-    from kerassplit.planning.work import check_compression  # imports NumPy
+    from kerassplit.planning.transport import check_compression  # imports NumPy
 
     try:
         given = float(value)
@@ -157,3 +162,17 @@ def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value:
     except SplitError as error:
         raise click.BadParameter(str(error)) from error
     return given
+
+
+def of_inputs(_context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> Any:
+    """Reads `--input-bytes` and `--input-seconds`: a text for the model's input, or one for each of some by name."""
+    named = {name.strip(): text.strip() for name, colon, text in (value.rpartition(":") for value in values) if colon}
+    if not named and len(values) < 2:
+        return values[0] if values else None
+    if len(named) < len(values):
+        option = parameter.opts[0]
+        raise click.BadParameter(
+            f"got {listed(values)}. Expected one value for the model's only input, or one for each input by its name: "
+            f"{option} '{parameter.metavar}'."
+        )
+    return named

@@ -10,7 +10,7 @@ from rich.text import Text
 import kerassplit as ks
 from kerassplit.cli import completion
 from kerassplit.cli.commands import main
-from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, size
+from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, of_inputs, size
 from kerassplit.cli.framework import Show, command, working
 from kerassplit.cli.options import (
     PATH,
@@ -113,7 +113,21 @@ def profile(
     "--compression",
     callback=factor_or_dtype,
     metavar="X",
-    help="Compression factor, or the dtype in which floats are sent.",
+    help="How tensors are sent: a form of the wire such as int8, or a compression factor.",
+)
+@click.option(
+    "--input-bytes",
+    callback=of_inputs,
+    multiple=True,
+    metavar="[NAME: ]SIZE",
+    help="Bytes per sample sent in place of an input, such as '30 KB' for a JPEG file (repeatable, by input).",
+)
+@click.option(
+    "--input-seconds",
+    callback=of_inputs,
+    multiple=True,
+    metavar="[NAME: ]TIME",
+    help="Time to decode a batch of an input where it arrives, such as '5 ms' (repeatable, by input).",
 )
 @click.option(
     "--largest-crossing", callback=size, metavar="SIZE", help="Most bytes that may cross a cut, such as '512 KiB'."

@@ -3,7 +3,7 @@
 - `devices`: the devices and links to plan for.
 - `results`: plans and sweeps as plain data; `tables`, `chart_plan` and `chart_sweep` show them.
 - `plan`, `sweep`: the public classes `Plan` and `Sweep`.
-- `work`, `task`: the cost of everything on each device, and the complete planning task.
+- `work`, `transport`, `task`: what calls cost on each device, how tensors travel, and the complete planning task.
 - `options`: checks the arguments of `plan` and turns them into a task.
 - `graph_problem`, `graph_answers`: the placement problem of a model, and its solutions.
 - `answers`: turns a solution into a plan.

@@ -56,6 +56,7 @@ def plan_of(graph: GraphProblem, found: Placement) -> Plan:
         optimal=bool(found.optimal),
         method=_METHODS.get(found.method, found.method),
         cuts=_possible_cuts(task, parts[:-1]),
+        inputs=task.sent_inputs,
     )
 
 
@@ -141,5 +142,8 @@ def _possible_cuts(task: Task, chosen: Sequence[_Part]) -> tuple[PossibleCut, ..
 
 
 def _bytes(task: Task, crossing: Sequence[int]) -> float | None:
+    """Returns the bytes of a message with these tensors; `None` if some are unknown."""
     sizes = [size for size in map(task.known_size, crossing) if size is not None]
-    return float(sum(sizes)) if len(sizes) == len(crossing) else None
+    if len(sizes) < len(crossing):
+        return None
+    return float(sum(sizes) + task.transport.message_bytes) if crossing else 0.0

@@ -1,7 +1,7 @@
 """Devices and the links between them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from typing import Any
 
@@ -76,22 +76,28 @@ class Link:
     Attributes:
         bandwidth: Bytes per second, or a text such as `"20 Mbit/s"` or `"1 GB/s"`.
         latency: Additional seconds for every transfer, or a text such as `"10 ms"`.
+        down: Bandwidth from a device to one listed before it, for one link between all devices; `bandwidth` is then
+            that from a device to one listed after it. Stages go back only with `any_order=True`. `None`: the same.
 
     Raises:
         SplitError: A value is invalid.
 
     Example:
 
-    >>> Link("20 Mbit/s", "10 ms").bandwidth
-    2500000.0
+    >>> Link("20 Mbit/s", "10 ms", down="100 Mbit/s")
+    Link(bandwidth=2500000.0, latency=0.01, down=12500000.0)
     """
 
     bandwidth: float | str
     latency: float | str = 0.0
+    _: KW_ONLY
+    down: float | str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "bandwidth", parse_bandwidth(self.bandwidth, "bandwidth of a link"))
         object.__setattr__(self, "latency", parse_seconds(self.latency, "latency of a link"))
+        if self.down is not None:
+            object.__setattr__(self, "down", parse_bandwidth(self.down, "bandwidth down of a link"))
 
 
 Links = Link | Sequence[Link] | Mapping[tuple[str, str], Link]
@@ -146,6 +152,7 @@ def read_links(links: Links | None, devices: Sequence[Device]) -> Links | None:
             for name in pair:
                 if name not in names:
                     raise SplitError(f"`links` names device {name!r}. The devices are {listed(names)}.")
+        _require_one_way(links.values(), "Give the pair in the other order a link of its own")
         return dict(links)
     several = _tuple(links)
     if (not several and links != []) or not all(isinstance(link, Link) for link in several):
@@ -156,7 +163,15 @@ def read_links(links: Links | None, devices: Sequence[Device]) -> Links | None:
             f"`links` has {len(several)} links for {count} devices. Expected {count - 1}: one between each device and "
             "the next."
         )
+    _require_one_way(several, "Leave it out: nothing goes back over it")
     return list(several)
+
+
+def _require_one_way(links: Iterable[Link], remedy: str) -> None:
+    if any(link.down is not None for link in links):
+        raise SplitError(
+            f"A link of several has `down`, but each of them goes one way, from one device to another. {remedy}."
+        )
 
 
 def device_names(devices: Sequence[Device]) -> list[str]:

@@ -136,16 +136,27 @@ class GraphProblem:
             yield DeviceType(kind.name, count, float(kind.memory or 0) if limited else math.inf)
 
     def _links(self) -> tuple[tuple[TypeLink, ...], ...] | None:
-        """Returns a link for each pair of types. Crossing is counted in bytes, so the factor is seconds per byte."""
+        """Returns a link for each pair of types."""
         links, rows = self.task.links, range(len(self.devices))
         if links is None:
             return None
         if isinstance(links, Link):
-            return tuple(tuple(_type_link(links) for _ in rows) for _ in rows)
+            back = Link(links.bandwidth if links.down is None else links.down, links.latency)
+            return tuple(tuple(self.type_link(links if one <= other else back) for other in rows) for one in rows)
         if isinstance(links, Mapping):
             names = [self.task.devices[device].name for _, device in self.devices]
-            return tuple(tuple(_type_link(links.get((one, other))) for other in names) for one in names)
-        return tuple(tuple(_type_link(links[one] if other == one + 1 else None) for other in rows) for one in rows)
+            return tuple(tuple(self.type_link(links.get((one, other))) for other in names) for one in names)
+        return tuple(tuple(self.type_link(links[one] if other == one + 1 else None) for other in rows) for one in rows)
+
+    def type_link(self, link: Link | None) -> TypeLink:
+        """Returns a link of the problem. Crossing is counted in bytes, so the factor is seconds per byte.
+
+        The bytes of a message besides its tensors count as latency: both are there once if anything crosses.
+        """
+        if link is None:
+            return TypeLink(latency=math.inf)
+        per_byte = 1 / float(link.bandwidth)
+        return TypeLink(float(link.latency) + self.task.transport.message_bytes * per_byte, per_byte)
 
     def _rules(self, max_tensors: int | None) -> CutRules:
         """Returns the rules for cuts. A node whose outputs no other node uses can only be in the last stage."""
@@ -159,7 +170,7 @@ class GraphProblem:
             forbidden.append(set(range(self.first_call)))  # inputs alone are not a stage
         return CutRules(
             max_tensors=max_tensors,
-            max_memory=limits.largest_crossing,
+            max_memory=max(0.0, limits.largest_crossing - self.task.transport.message_bytes),
             first=frozenset(first),
             last=frozenset(last),
             required=tuple(frozenset(self.before(tensors)) for tensors in limits.must_cut),
@@ -205,12 +216,12 @@ class GraphProblem:
         return found
 
     def sent_behind(self, table: Table) -> NDArray[np.float64]:
-        """Returns the bytes that cross after each set of nodes, without inputs of the model; shape (sets,)."""
+        """Returns the bytes of a message after each set of nodes, without inputs of the model; shape (sets,)."""
         sent = np.zeros(table.shape[1])
         for tensor, size in zip(self.tensors, self._sent, strict=True):
             if size:
                 sent += size * (table[tensor.producer] & ~table[list(tensor.consumers)].all(axis=0))
-        return sent
+        return sent + self.task.transport.message_bytes * (sent > 0)
 
 
 def _single_devices(task: Task) -> list[tuple[int, int]]:
@@ -218,9 +229,3 @@ def _single_devices(task: Task) -> list[tuple[int, int]]:
     if isinstance(task.links, Sequence):
         return [(1, index) for index, device in enumerate(task.devices) for _ in range(device.count)]
     return [(device.count, index) for index, device in enumerate(task.devices)]
-
-
-def _type_link(link: Link | None) -> TypeLink:
-    if link is None:
-        return TypeLink(latency=math.inf)
-    return TypeLink(float(link.latency), 1 / float(link.bandwidth))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kerassplit.cutting.crossings import cuts
-from kerassplit.errors import PlanError
+from kerassplit.errors import SplitError
 from kerassplit.planning.graph_answers import InGraph
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.solver.listed import listed
@@ -33,7 +33,7 @@ def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
         else:  # cuts are listed once
             known = listed(graph.problem(), _MOST_CUTS, graph.permitted(graph.table(possible)))
             better = None if known is None else known.least_load(most)
-    except PlanError:
+    except SplitError:  # no plan; or the bytes of a tensor inside a branch are unknown
         return ()
     if better is None or better > most or any(device.memory is not None for device in task.devices if task.holds):
         return ()

@@ -20,7 +20,15 @@ from kerassplit.graph.sides import read_sides
 from kerassplit.planning.devices import Device, Links, read_devices, read_links
 from kerassplit.planning.results import Objective
 from kerassplit.planning.task import Limits, Task
-from kerassplit.planning.work import Balance, check_compression, needs_measuring, work_of
+from kerassplit.planning.transport import (
+    OfInputs,
+    Transport,
+    check_compression,
+    read_input_bytes,
+    read_input_seconds,
+    require_measured,
+)
+from kerassplit.planning.work import Balance, needs_measuring, work_of
 
 _REMEDY = (
     "To cut where several tensors cross, name all of them in a list of their own: [{crossing}] (--must-cut A,B), and "
@@ -45,6 +53,8 @@ class PlanOptions:
     leave_out: bool | None = None
     overlap: bool = False
     compression: float | str | None = None
+    input_bytes: OfInputs | None = None
+    input_seconds: OfInputs | None = None
     largest_crossing: float | str | None = None
     must_cut: Cut | Sequence[Cut] | None = None
     must_not_cut: Cut | Sequence[Cut] | None = None
@@ -91,6 +101,8 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
         )
     if not [call for call in graph.calls if call.inputs]:
         raise SplitError(f"'{graph.model.name}' computes nothing: there is nothing to plan.")
+    sizes, times = _read_inputs(graph, options)
+    require_measured(options.compression, options.profile)
     costs = _costs(graph, options, needs_measuring(devices, options.balance))
     work = work_of(costs, devices, options.balance)
     if objective == "latency" and work.unit in ("parameters", "bytes"):
@@ -113,12 +125,29 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
         links=links,
         objective=objective,
         overlap=options.overlap,
-        compression=options.compression,
+        transport=Transport(graph, costs, options.compression, sizes, times),
         any_order=any_order,
         leave_out=leave_out,
         limits=limits,
         time_limit=options.time_limit,
     )
+
+
+def _read_inputs(graph: Graph, options: PlanOptions) -> tuple[dict[int, float], dict[int, float]]:
+    """Reads what is sent in place of inputs, and their seconds; refuses them where nothing is sent for inputs."""
+    for argument in ("input_bytes", "input_seconds"):
+        if getattr(options, argument) is None or (options.links is not None and not options.any_order):
+            continue
+        why = "there are no links"
+        how = "Give `links` (--link)"
+        if options.links is not None:
+            why = "in any order, inputs are available wherever they are needed"
+            how = "Give the devices in their order, without `any_order` (--any-order)"
+        raise SplitError(
+            f"`{argument}` is about sending inputs of the model over links, but {why}, so nothing is sent for them. "
+            f"{how}, or leave `{argument}` (--{argument.replace('_', '-')}) out."
+        )
+    return read_input_bytes(graph, options.input_bytes), read_input_seconds(graph, options.input_seconds)
 
 
 def _costs(graph: Graph, options: PlanOptions, measure: bool) -> Profile:

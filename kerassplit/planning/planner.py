@@ -22,6 +22,7 @@ from kerassplit.planning.plan import Plan
 from kerassplit.planning.reporting import Report, reporting, silent
 from kerassplit.planning.results import Objective
 from kerassplit.planning.task import Task
+from kerassplit.planning.transport import OfInputs
 from kerassplit.planning.work import Balance
 
 
@@ -38,6 +39,8 @@ def plan(
     leave_out: bool | None = None,
     overlap: bool = False,
     compression: float | str | None = None,
+    input_bytes: OfInputs | None = None,
+    input_seconds: OfInputs | None = None,
     largest_crossing: float | str | None = None,
     must_cut: Cut | Sequence[Cut] | None = None,
     must_not_cut: Cut | Sequence[Cut] | None = None,
@@ -87,7 +90,14 @@ def plan(
         any_order: Whether the planner may choose the order of the devices.
         leave_out: Whether devices may stay without a stage. By default only for latency.
         overlap: For throughput: transfers run in parallel with computing, so links are stages of the pipeline, too.
-        compression: The factor by which sent tensors shrink, or the dtype that floats are sent as (`"float16"`).
+        compression: How tensors are sent: a form of `kerassplit.wire` such as `"int8"`, counted to the byte with the
+            message around the tensors; the factor by which a codec of your own shrinks them; or `"float8_e4m3fn"` or
+            `"float8_e5m2"`, dtypes without a message. `None`: the bytes of the tensors alone.
+        input_bytes: Bytes per sample that are sent in place of a model input's tensor, such as those of a JPEG file: a
+            number, a text such as `"30 KB"`, or a mapping of inputs to these. `encoded_bytes` measures pictures.
+            `compression` does not apply to these inputs.
+        input_seconds: Seconds per batch to decode an input, added to every move of it over a link: a number, a text
+            such as `"5 ms"`, or a mapping of inputs to these.
         largest_crossing: The most bytes that may cross a cut, as they are sent and without the model's inputs; a number
             or a text such as `"512 KiB"`.
         must_cut: Cuts to make in any case, in the form that `split` accepts.
@@ -103,7 +113,7 @@ def plan(
 
     With links and a fixed order, the model's inputs are on the first device: other devices that use them have to
     receive them, and with `first_to` the first stage runs on the first device. In any order, inputs are available
-    wherever they are needed.
+    wherever they are needed, and `input_bytes` and `input_seconds` are refused.
 
     Returns:
         A `Plan`; pass its `at`, or the plan itself, to `split`.

@@ -45,6 +45,30 @@ class PlannedStage:
 
 @with_short_repr
 @dataclass(frozen=True, slots=True)
+class SentInput:
+    """How an input of the model travels to devices that need it. All figures are for one batch.
+
+    Attributes:
+        name: Its name.
+        bytes: Bytes that are sent: those given as `input_bytes`, or those of its tensor as it is sent.
+        tensor_bytes: Bytes of its tensor in memory; `None` if unknown.
+        dtype: Its dtype.
+        seconds: Seconds of each move besides, as given by `input_seconds`.
+        given: Whether `input_bytes` says what is sent in place of the tensor.
+        jpeg_bytes: For pictures of floats without `input_bytes`: about what they take as JPEG files of quality 90.
+    """
+
+    name: str
+    bytes: float
+    tensor_bytes: int | None
+    dtype: str
+    seconds: float = 0.0
+    given: bool = False
+    jpeg_bytes: float | None = None
+
+
+@with_short_repr
+@dataclass(frozen=True, slots=True)
 class PossibleCut:
     """A candidate cut of a plan.
 
@@ -77,6 +101,7 @@ class PlanData:
     method: str
     cuts: tuple[PossibleCut, ...]
     hints: tuple[str, ...] = ()
+    inputs: tuple[SentInput, ...] = ()
 
     @property
     def at(self) -> list[str | list[str]]:
@@ -141,3 +166,4 @@ class SweepData:
     ranges: tuple[SweepRange, ...]
     front_bandwidth: float
     front: tuple[PlanData, ...]
+    inputs: tuple[SentInput, ...] = ()

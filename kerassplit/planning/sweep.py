@@ -29,6 +29,7 @@ class Sweep(SweepData, Shown, Saved):
             breakpoint both are equally good.
         front_bandwidth: Bandwidth of `front`, in bytes per second.
         front: Plans that no other beats in both latency and bottleneck, from the least latency to the least bottleneck.
+        inputs: How inputs of the model are sent, if they are on the first of several devices and others may need them.
     """
 
     front: tuple[Plan, ...]

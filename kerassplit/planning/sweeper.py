@@ -31,6 +31,7 @@ from kerassplit.planning.solver.stages import value_of
 from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
 from kerassplit.planning.sweep import Sweep
 from kerassplit.planning.task import Task
+from kerassplit.planning.transport import OfInputs
 from kerassplit.planning.work import Balance
 
 
@@ -48,6 +49,8 @@ def plan_sweep(
     leave_out: bool | None = None,
     overlap: bool = False,
     compression: float | str | None = None,
+    input_bytes: OfInputs | None = None,
+    input_seconds: OfInputs | None = None,
     largest_crossing: float | str | None = None,
     must_cut: Cut | Sequence[Cut] | None = None,
     must_not_cut: Cut | Sequence[Cut] | None = None,
@@ -69,7 +72,8 @@ def plan_sweep(
     Args:
         model: A functional or built Sequential model. It is not changed.
         devices: A `Device` for each, in the order in which stages use them, or the number of identical devices.
-        bandwidths: The lowest and the highest bandwidth: bytes per second, or texts such as `"20 Mbit/s"`.
+        bandwidths: The lowest and the highest bandwidth: bytes per second, or texts such as `"20 Mbit/s"`; the same in
+            both directions.
         latency: Additional seconds for every transfer, or a text such as `"10 ms"`.
         objective: `"latency"`; or `"throughput"`, for two devices.
         front_bandwidth: Bandwidth of the front; by default the geometric mean of `bandwidths`. A front requires that
@@ -108,7 +112,8 @@ def plan_sweep(
         front = _front(task) if task.is_chain else []
         ranges_of = _latency_ranges if task.objective == "latency" else _throughput_ranges
         ranges = ranges_of(task, low, high, report)
-    return Sweep(task.profile.model, task.profile.batch_size, task.objective, ranges, middle, tuple(front))
+    model_name, samples = task.profile.model, task.profile.batch_size
+    return Sweep(model_name, samples, task.objective, ranges, middle, tuple(front), task.sent_inputs)
 
 
 def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:
@@ -131,7 +136,10 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
             f"'{task.profile.model}' has too many cuts for a sweep of throughput, which tries them all: more "
             f"than {MOST_CUTS}. Sweep the latency (objective='latency'), or call `plan` at the bandwidths that matter."
         )
-    ranges = lower_envelope(*known.on_two_devices())
+    assert isinstance(task.links, Link)
+    latency, message = float(task.links.latency), task.transport.message_bytes
+    flat, fixed, moved = known.over(TypeLink(latency, 1.0)).on_two_devices()
+    ranges = lower_envelope(flat, fixed, moved + message * known.family.crossing.any(axis=0))
     made = []
     for one in ranges:
         if max(one.low, low) < min(one.high, high):
@@ -143,17 +151,13 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
 
 def _latency_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:
     """Finds the ranges for latency by planning where the lines of two plans intersect."""
-    assert isinstance(task.links, Link)
-    latency = float(task.links.latency)
     plans: list[Plan] = []
     plan_at = _planner(task, report)
 
     def best(bandwidth: float) -> BandwidthRange:
         plan = plan_at(bandwidth)
         plans.append(plan)
-        transfers = sum(stage.receive > 0 for stage in plan.stages)
-        seconds = sum(stage.work for stage in plan.stages) + transfers * latency
-        return BandwidthRange(low, high, len(plans) - 1, seconds, _moved(task, plan))
+        return BandwidthRange(low, high, len(plans) - 1, *_line(task, plan))
 
     return tuple(_range(one, plans[one.plan]) for one in sweep_lines(best, low, high))
 
@@ -167,7 +171,7 @@ def _planner(task: Task, report: Report) -> Callable[[float], Plan]:
     known = graph.listed()
     if known is None:
         return lambda bandwidth: solve(replace(task, links=Link(bandwidth, latency)), report)
-    return lambda bandwidth: plan_of(graph, best_listed(known.over(TypeLink(latency, 1 / bandwidth))))
+    return lambda bandwidth: plan_of(graph, best_listed(known.over(graph.type_link(Link(bandwidth, latency)))))
 
 
 def _range(one: BandwidthRange, plan: Plan) -> SweepRange:
@@ -192,16 +196,22 @@ def _front(task: Task) -> list[Plan]:
     ]
 
 
-def _moved(task: Task, plan: Plan) -> float:
-    """Returns the bytes that a plan sends: crossing tensors, and the model's inputs on their way to their consumers."""
-    tensors = task.graph.tensors
+def _line(task: Task, plan: Plan) -> tuple[float, float]:
+    """Returns the seconds of a plan that do not depend on the bandwidth, and the bytes that it sends.
+
+    What it sends are crossing tensors, and the model's inputs on their way to their consumers.
+    """
+    assert isinstance(task.links, Link)
+    tensors, transport = task.graph.tensors, task.transport
     place_of = {name: place for place, stage in enumerate(plan.stages) for name in stage.calls}
     index = {tensor.name: place for place, tensor in enumerate(tensors)}
     crossing = [index[name] for stage in plan.stages for name in (*stage.crossing, *stage.also)]
-    moved = sum(task.sent(one) for one in crossing if task.inputs_move or one not in task.profile.inputs)
+    sent = [one for one in crossing if task.inputs_move or one not in task.profile.inputs]
     fetched = plan.stages[0].receive > 0
     for one in task.used_inputs if task.inputs_move else ():
         users = [place_of[task.graph.calls[user].name] for user in tensors[one].users]
-        if users:
-            moved += task.sent(one) * (min(users) + fetched)
-    return moved
+        sent += [one] * (min(users) + fetched if users else 0)
+    messages = sum(stage.receive > 0 for stage in plan.stages)
+    seconds = sum(stage.work for stage in plan.stages) + messages * float(task.links.latency)
+    seconds += sum(map(transport.seconds, sent))
+    return seconds, sum(map(task.sent, sent)) + messages * transport.message_bytes

@@ -10,7 +10,7 @@ from kerassplit.display.rich_table import right
 from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_bandwidth, format_count
 from kerassplit.files.sizes import format_bytes
-from kerassplit.planning.results import PlanData, SweepData, SweepRange
+from kerassplit.planning.results import PlanData, SentInput, SweepData, SweepRange
 from kerassplit.text import listed
 
 
@@ -81,7 +81,30 @@ def _remarks(plan: PlanData) -> Sequence[str]:
         lines.append("There is nothing to cut: everything runs on one device.")
     else:
         lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
-    return [*lines, *plan.hints]
+    return [*lines, *_inputs_as_sent(plan), *plan.hints]
+
+
+def _inputs_as_sent(data: PlanData | SweepData) -> list[str]:
+    """Returns a sentence on each input for which `input_bytes` was given, or probably should be."""
+    return [_input_as_sent(one, data.batch_size) for one in data.inputs if one.given or one.jpeg_bytes is not None]
+
+
+def _input_as_sent(one: SentInput, samples: int) -> str:
+    times = "" if samples == 1 else f"{samples} × "
+    sent = f"{times}{round(one.bytes / samples):,} bytes"
+    tensor = "" if one.tensor_bytes is None else f"{one.tensor_bytes // samples:,}"
+    if tensor and one.bytes == one.tensor_bytes:
+        sent += f" of {one.dtype}"
+    elif tensor:
+        sent += f" ({tensor} as {one.dtype})"
+    said = f"The input '{one.name}' travels as {sent}."
+    if one.jpeg_bytes is None:
+        return said
+    size = f"{float(f'{one.jpeg_bytes / samples / 1000:.2g}'):g} KB"
+    return (
+        f"{said} A JPEG of that size is about {size}: if photographs arrive as files, say input_bytes='{size}' "
+        f"(--input-bytes '{size}')."
+    )
 
 
 def sweep_tables(sweep: SweepData) -> Group:
@@ -107,6 +130,7 @@ def sweep_tables(sweep: SweepData) -> Group:
     parts: list[FittedTable | Text] = [table]
     if not all(one.optimal for one in sweep.ranges):
         parts.append(Text("Not all of these are proved to be the best: some may have better cuts."))
+    parts += map(Text, _inputs_as_sent(sweep))
     if sweep.front:
         parts.append(_front_table(sweep))
     return Group(*parts)

@@ -12,8 +12,9 @@ from kerassplit.graph.sides import Sides, read_sides
 from kerassplit.graph.sizes import total
 from kerassplit.graph.strings import behind_strings
 from kerassplit.planning.devices import Device, Links
-from kerassplit.planning.results import Objective
-from kerassplit.planning.work import OPEN_SIDES, Work, wire_bytes
+from kerassplit.planning.results import Objective, SentInput
+from kerassplit.planning.transport import Transport
+from kerassplit.planning.work import OPEN_SIDES, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Task:
         links: The links between the devices; `None` if moving is free.
         objective: The value to minimize.
         overlap: Whether transfers overlap with computing.
-        compression: How tensors are sent.
+        transport: How tensors are sent.
         any_order: Whether devices may be used in any order.
         leave_out: Whether devices may be left out.
         limits: The limits.
@@ -63,7 +64,7 @@ class Task:
     links: Links | None
     objective: Objective
     overlap: bool
-    compression: float | str | None
+    transport: Transport
     any_order: bool
     leave_out: bool
     limits: Limits
@@ -138,13 +139,15 @@ class Task:
         return unit if unit in ("bytes", "parameters") else None
 
     def known_size(self, tensor: int) -> float | None:
-        """Returns the bytes of a tensor as sent, for a mask at most those of its source inputs; `None` if unknown."""
-        size = wire_bytes(self.profile.tensors[tensor], self.compression)
+        """Returns the bytes of a tensor as sent, or of the inputs that make a mask if smaller; `None` if unknown."""
+        size = self.transport.bytes(tensor)
         if self.in_blocks or tensor not in self.sides.users or self.sides.is_input(tensor):
             return size
-        sources = [self.known_size(source) for source in self.sides.sources[tensor]]
-        sizes = [one for one in (size, total(sources)) if one is not None]
-        return min(sizes, default=None)
+        tensors, sources = self.profile.tensors, self.sides.sources[tensor]
+        own, theirs = tensors[tensor].bytes, total(tensors[source].bytes for source in sources)
+        if theirs is None or (own is not None and own <= theirs):  # as `Sides.chosen` decides
+            return size
+        return total(self.known_size(source) for source in sources)
 
     def sent(self, tensor: int) -> float:
         """Returns the bytes of a tensor as it is sent; 0 if they are unknown and do not matter.
@@ -159,11 +162,22 @@ class Task:
 
     def _unknown_size(self, tensor: int) -> SplitError:
         cost = self.profile.tensors[tensor]
+        if self.transport.is_measured:
+            return SplitError(
+                f"The profile has no bytes of '{cost.name}' as {self.transport.compression!r}: this form cannot hold "
+                "its values in the sample. Take another one for both `compression` and the profile."
+            )
         if cost.dtype != "string":
             return SplitError(f"The size of '{cost.name}' in bytes is unknown. {OPEN_SIDES}")
         return SplitError(
             f"The size of '{cost.name}' in bytes is unknown: it holds strings. {behind_strings(self.graph)}"
         )
+
+    @cached_property
+    def sent_inputs(self) -> tuple[SentInput, ...]:
+        """How the model's inputs are sent; empty if nothing can be sent for them."""
+        alone = sum(device.count for device in self.devices) == 1
+        return () if alone or not self.inputs_move else self.transport.inputs(self.used_inputs)
 
     @cached_property
     def sides(self) -> Sides:

@@ -1,16 +1,13 @@
 """Costs of a model's calls and blocks on each device: the numbers that a plan balances."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerassplit.costs.profile import Profile
-from kerassplit.costs.records import TensorCost
 from kerassplit.errors import SplitError
 from kerassplit.planning.devices import Device
 from kerassplit.planning.results import Unit
@@ -188,33 +185,3 @@ def _shared_out(profile: Profile, seconds: Array) -> Array:
     shares = np.where(empty, 1 / numbers[block_of], shares / np.where(empty, 1.0, totals[block_of]))
     known = np.where(np.isinf(seconds), 0.0, seconds)
     return np.where(np.isinf(seconds)[block_of], np.inf, known[block_of] * shares)
-
-
-def wire_bytes(tensor: TensorCost, compression: float | str | None) -> float | None:
-    """Returns the bytes of a tensor as it is sent: divided by a factor, or as floats of another dtype."""
-    if tensor.bytes is None or compression is None:
-        return tensor.bytes
-    if not isinstance(compression, str):
-        return tensor.bytes / compression
-    if "float" not in tensor.dtype:
-        return tensor.bytes
-    return min(tensor.bytes, math.prod(side or 0 for side in tensor.shape) * _FLOAT_BYTES[compression])
-
-
-_FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
-
-
-def check_compression(compression: float | str | None) -> None:
-    """Checks that the compression is a factor or a dtype.
-
-    Raises:
-        SplitError: It is neither.
-    """
-    if compression is None or (isinstance(compression, str) and compression in _FLOAT_BYTES):
-        return
-    number = float(compression) if isinstance(compression, Real) and not isinstance(compression, bool) else 0.0
-    if not 1 <= number < math.inf:
-        raise SplitError(
-            f"`compression` is {compression!r}. Expected a factor of 1 or more, or a dtype to send floats as: "
-            f"{listed(_FLOAT_BYTES)}."
-        )

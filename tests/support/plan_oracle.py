@@ -13,15 +13,34 @@ class Oracle:
     """All ways to cut a model and to assign the stages to devices.
 
     `speeds` are FLOPs per second, `memories` bytes, one for each device; `link` is (bytes per second, seconds) or None.
+    `sent` are the bytes of each tensor on a link, `fixed` seconds besides for some, `message` bytes of each message
+    besides its tensors, and `down` the bytes per second to a device that is listed earlier.
     """
 
     def __init__(
-        self, model, profile, speeds, link, memories, *, objective, overlap, leave_out, max_crossing, any_order=False
+        self,
+        model,
+        profile,
+        speeds,
+        link,
+        memories,
+        *,
+        objective,
+        overlap,
+        leave_out,
+        max_crossing,
+        any_order=False,
+        sent=None,
+        fixed=None,
+        message=0,
+        down=None,
     ):
         self.graph, self.profile = read_graph(model), profile
         self.speeds, self.link, self.memories = speeds, link, memories
         self.objective, self.overlap, self.leave_out = objective, overlap, leave_out
         self.any_order = any_order
+        self.sent = [tensor.bytes for tensor in profile.tensors] if sent is None else sent
+        self.fixed, self.message, self.down = fixed or {}, message, down
         self.inputs_move = link is not None and not any_order
         self.most = math.inf if max_crossing == "any" else max_crossing
         self.sides = side_calls(self.graph)
@@ -74,11 +93,13 @@ class Oracle:
             for place, call in enumerate(calls)
         }
 
-    def moving(self, tensors):
+    def moving(self, tensors, back=False):
         if self.link is None:
             return 0.0
         bandwidth, latency = self.link
-        return latency + sum(self.profile.tensors[tensor].bytes for tensor in tensors) / bandwidth
+        bandwidth = self.down if back and self.down else bandwidth
+        seconds = latency + sum(self.fixed.get(tensor, 0.0) for tensor in tensors)
+        return seconds + (self.message + sum(self.sent[tensor] for tensor in tensors)) / bandwidth
 
     def moved(self, some):
         """Returns what is sent over a cut: crossing tensors, and inputs on their way to later stages."""
@@ -101,8 +122,10 @@ class Oracle:
             work = sum(self.cost[call].flops for call in own) / self.speeds[device]
             given = self.moved(bounds[place]) if place else []
             sent = self.moved(bounds[place + 1]) if place + 1 < len(devices) else []
-            receive = self.moving(given) if place else self.moving(used) if device and self.inputs_move else 0.0
-            send = self.moving(sent) if sent else 0.0
+            receive = self.moving(used) if not place and device and self.inputs_move else 0.0
+            if place:
+                receive = self.moving(given, device < devices[place - 1])
+            send = self.moving(sent, devices[place + 1] < device) if sent else 0.0
             loads.append(max(work, receive, send) if self.overlap else work + receive + send)
             total += work + receive
             if self.memory(own, given, sent) > self.memories[device]:
@@ -118,7 +141,7 @@ class Oracle:
             buffers = received | {tensor for tensor in sent if self.graph.tensors[tensor].call in own}
         else:
             buffers = {*given, *sent}
-        kept += sum(self.profile.tensors[tensor].bytes for tensor in buffers - set(self.profile.inputs))
+        kept += sum(self.sent[tensor] for tensor in buffers - set(self.profile.inputs))
         return kept + max(self.live[call] for call in own)
 
     def best(self, allowed=lambda sets: True):

@@ -59,6 +59,22 @@ def test_devices_and_links_are_read(tmp_path):
     assert data["stages"][0]["crossing_bytes"] <= 100 * 1024
 
 
+def test_inputs_are_sent_as_files_and_links_have_two_bandwidths():
+    model = ("MobileNetV2", "--device", "phone: 2 GFLOPS", "--device", "server: 5 TFLOPS", "--objective", "latency")
+    link = ("--link", "20 Mbit/s, 10 ms, down 100 Mbit/s")
+    plain = run("plan", *model, *link).stdout
+    assert "travels as 602,112 bytes of float32" in " ".join(plain.split())
+    data = json.loads(run("plan", *model, *link, "--input-bytes", "30 KB", "--input-seconds", "5 ms", "--json").stdout)
+    (sent,) = data["inputs"]
+    assert (sent["bytes"], sent["tensor_bytes"], sent["seconds"], sent["given"]) == (30_000, 602_112, 0.005, True)
+    assert data["stages"][0]["receive"] == pytest.approx(0.01 + 30_000 / 2.5e6 + 0.005)
+    named = ("--input-bytes", f"{sent['name']}: 30 KB", "--input-seconds", f"{sent['name']}:5 ms")
+    assert json.loads(run("plan", *model, *link, *named, "--json").stdout) == data
+    int8 = json.loads(run("plan", *model, *link, "--compression", "int8", "--use-all", "--json").stdout)
+    crossing = {tuple(cut["names"]): cut["bytes"] for cut in int8["cuts"]}
+    assert 56 * 56 * 24 < crossing[("block_2_add",)] < 56 * 56 * 24 + 500
+
+
 def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
     model, file = tmp_path / "small.keras", tmp_path / "phone.json"
     small.save(model)
@@ -81,7 +97,17 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
         (("--device", "phone: "), "The device 'phone: ' is not valid."),
         (("--devices", 2, "--link", "200"), "The bandwidth of a link '200' has no unit."),
         (("--device", "a: nowhere.json"), "'nowhere.json' cannot be read: No such file or directory."),
-        (("--devices", 2, "--link", "1 Mbit/s, 1 ms, 2"), "has 3 parts. Expected 'BANDWIDTH' or 'BANDWIDTH, LATENCY'."),
+        (
+            ("--devices", 2, "--link", "1 Mbit/s, 1 ms, 2"),
+            "not valid. Expected 'BANDWIDTH[, LATENCY][, down BANDWIDTH]'",
+        ),
+        (("--devices", 2, "--link", "1 Mbit/s, down 2 kg"), "The bandwidth down of a link '2 kg' has the unit 'kg'."),
+        (("--devices", 2, "--input-bytes", "30 KB"), "--input-bytes"),
+        (("--devices", 2, "--input-bytes", "30 KB", "--input-bytes", "2 KB"), "--input-bytes '[NAME: ]SIZE'"),
+        (
+            ("--devices", 2, "--input-seconds", "x: 3 ms", "--input-seconds", "2 ms"),
+            "or one for each input by its",
+        ),
         (("--devices", 2, "--link", "1 Mbit/s"), "or measure here with --balance time."),
         (("--devices", 2, "--max-crossing", "few"), "1 or more, or 'any'; got 'few'"),
         (("--devices", 2, "--compression", "zip"), "`compression` is 'zip'"),

@@ -535,7 +535,7 @@ def test_links_between_neighbours_and_between_pairs(resnet, costs):
         ({"max_crossing": 0}, "`max_crossing` says how many tensors may cross a cut: 1 or more, or 'any'; got 0."),
         ({"max_crossing": 1.5}, "got 1.5"),
         ({"batch_size": 0}, "batch"),
-        ({"compression": 0.5}, "`compression` is 0.5. Expected a factor of 1 or more, or a dtype to send floats as"),
+        ({"compression": 0.5}, "`compression` is 0.5. Expected a factor of 1 or more, or a form to send floats in"),
         ({"compression": "zip"}, "`compression` is 'zip'."),
         ({"largest_crossing": "1 MHz"}, "The largest crossing '1 MHz' has the unit 'MHz'."),
         ({"largest_crossing": -1}, "The largest crossing is -1. It must be 0 or more, and finite."),

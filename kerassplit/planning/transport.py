@@ -1,0 +1,197 @@
+"""How tensors travel over links: their bytes and seconds, and what is sent in place of the model's inputs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import keras
+
+from kerassplit.costs.profile import Profile
+from kerassplit.display.units import parse_seconds
+from kerassplit.errors import SplitError
+from kerassplit.files.sizes import parse_bytes
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.references import TensorRef, resolve
+from kerassplit.planning.results import SentInput
+from kerassplit.text import listed
+from kerassplit.wire import FORMS, MESSAGE_BYTES, packed_bytes
+
+Quantity = float | str
+OfInputs = Quantity | Mapping[TensorRef, Quantity]
+"""A number or a text for the model's input, or one for each of some inputs."""
+
+PACKED = "+zlib"
+_FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
+"""Dtypes of one byte that floats may be sent as by other means than `kerassplit.wire`."""
+_JPEG_BITS = {1: 2.28, 3: 2.58, 4: 2.58}
+"""Bits per pixel of a JPEG file of quality 90, by number of channels: see `jpeg_bytes`."""
+
+
+def check_compression(compression: float | str | None) -> None:
+    """Checks that the compression is a factor, a form of `kerassplit.wire` or a dtype.
+
+    Raises:
+        SplitError: It is none of these.
+    """
+    if compression is None or (isinstance(compression, str) and compression in (*FORMS, *_FLOAT8)):
+        return
+    number = float(compression) if isinstance(compression, Real) and not isinstance(compression, bool) else 0.0
+    if not 1 <= number < math.inf:
+        raise SplitError(
+            f"`compression` is {compression!r}. Expected a factor of 1 or more, or a form to send floats in: "
+            f"{listed([form for form in FORMS if PACKED not in form])}, each also packed ('int8{PACKED}'); or "
+            f"{listed(_FLOAT8, 'or')}."
+        )
+
+
+def require_measured(compression: float | str | None, profile: Profile | None) -> None:
+    """Checks that a form whose bytes depend on values was measured.
+
+    Raises:
+        SplitError: There is no profile of a sample in this form.
+    """
+    if not isinstance(compression, str) or PACKED not in compression or getattr(profile, "wire", None) == compression:
+        return
+    other = getattr(profile, "wire", None)
+    but = "" if profile is None else f", but the profile has {f'those of {other!r}' if other else 'not packed any'}"
+    raise SplitError(
+        f"How many bytes tensors take as {compression!r} depends on their values{but}. Measure them on a sample: "
+        f"profile=kerassplit.profile(model, sample=images, wire={compression!r}) (--profile FILE, which `kerassplit "
+        f"profile MODEL --input SAMPLE --wire {compression} --json` writes)."
+    )
+
+
+def jpeg_bytes(shape: Sequence[int | None], dtype: str) -> float | None:
+    """Estimates what pictures take as JPEG files of quality 90, in bytes; `None` if the tensor holds no pictures.
+
+    Floats of four dimensions with 1, 3 or 4 channels count as pictures. The estimate is pixels times the bits per pixel
+    of the photograph that is shipped with kerassplit (`zoo/data/chelsea.jpg`), cropped and resized to 224×224.
+    """
+    if "float" not in dtype or len(shape) != 4 or None in shape:
+        return None
+    samples, *sides = (side or 0 for side in shape)
+    if keras.config.image_data_format() == "channels_first":
+        channels, height, width = sides
+    else:
+        height, width, channels = sides
+    return samples * height * width * _JPEG_BITS[channels] / 8 if channels in _JPEG_BITS else None
+
+
+@dataclass(frozen=True, eq=False)
+class Transport:
+    """How the tensors of a model travel over links. Tensors are indices into the graph; all figures are for one batch.
+
+    Attributes:
+        graph: The model's graph.
+        profile: Its costs.
+        compression: A factor by which tensors shrink, or the form in which they are sent; `None`: as they are.
+        input_bytes: Bytes per sample that are sent in place of the tensors of some inputs.
+        input_seconds: Seconds to decode some inputs.
+    """
+
+    graph: Graph
+    profile: Profile
+    compression: float | str | None
+    input_bytes: Mapping[int, float]
+    input_seconds: Mapping[int, float]
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of a message besides its tensors, if tensors are packed by `kerassplit.wire`."""
+        return MESSAGE_BYTES if self.compression in FORMS else 0
+
+    @property
+    def is_measured(self) -> bool:
+        """True if the profile holds measured bytes and seconds of the form in which tensors are sent."""
+        return self.compression is not None and self.profile.wire == self.compression
+
+    def bytes(self, tensor: int) -> float | None:
+        """Returns the bytes of a tensor as it is sent; `None` if they are unknown."""
+        cost, compression = self.profile.tensors[tensor], self.compression
+        if tensor in self.input_bytes:
+            return self.input_bytes[tensor] * self.profile.batch_size
+        if self.is_measured:
+            return cost.wire_bytes
+        if cost.bytes is None or compression is None:
+            return cost.bytes
+        if not isinstance(compression, str):
+            return cost.bytes / compression
+        if compression in FORMS:
+            name = self.graph.tensors[tensor].name  # the profile may be from a process where inputs have other names
+            return packed_bytes(name, cost.shape, cost.dtype, compression)
+        return min(cost.bytes, math.prod(side or 0 for side in cost.shape)) if "float" in cost.dtype else cost.bytes
+
+    def seconds(self, tensor: int) -> float:
+        """Returns the seconds that a move of a tensor takes besides its bytes: to pack, unpack or decode it."""
+        seconds, cost = self.input_seconds.get(tensor, 0.0), self.profile.tensors[tensor]
+        if self.is_measured and tensor not in self.input_bytes:
+            seconds += (cost.pack_seconds or 0.0) + (cost.unpack_seconds or 0.0)
+        return seconds
+
+    def inputs(self, used: Sequence[int]) -> tuple[SentInput, ...]:
+        """Describes how these inputs of the model are sent."""
+        made = []
+        for index in used:
+            cost, given = self.profile.tensors[index], index in self.input_bytes
+            made.append(
+                SentInput(
+                    name=self.graph.tensors[index].name,
+                    bytes=self.bytes(index) or 0.0,
+                    tensor_bytes=cost.bytes,
+                    dtype=cost.dtype,
+                    seconds=self.seconds(index),
+                    given=given,
+                    jpeg_bytes=None if given else jpeg_bytes(cost.shape, cost.dtype),
+                )
+            )
+        return tuple(made)
+
+
+def read_input_bytes(graph: Graph, given: OfInputs | None) -> dict[int, float]:
+    """Reads `input_bytes`: bytes per sample of some inputs.
+
+    Raises:
+        SplitError: It does not fit the model.
+    """
+    return _of_inputs(graph, given, "input_bytes", lambda value: parse_bytes(value, "size of an input"))
+
+
+def read_input_seconds(graph: Graph, given: OfInputs | None) -> dict[int, float]:
+    """Reads `input_seconds`: seconds per batch of some inputs.
+
+    Raises:
+        SplitError: It does not fit the model.
+    """
+    return _of_inputs(graph, given, "input_seconds", lambda value: parse_seconds(value, "time of an input"))
+
+
+def _of_inputs(graph: Graph, given: OfInputs | None, argument: str, parse: Callable[[Any], float]) -> dict[int, float]:
+    """Returns the number for each of the inputs that an argument is about."""
+    if given is None:
+        return {}
+    inputs = graph.flat_inputs()
+    if isinstance(given, Mapping):
+        return {_input(graph, name, argument): parse(value) for name, value in given.items()}
+    if len(inputs) > 1:
+        names = graph.names(inputs)
+        option = f"--{argument.replace('_', '-')}"
+        raise SplitError(
+            f"`{argument}` is {given!r}, but '{graph.model.name}' has {len(inputs)} inputs: {listed(names)}. Say which "
+            f"it is about: {argument}={{{names[0]!r}: {given!r}}} ({option} '{names[0]}: {given}')."
+        )
+    return {inputs[0]: parse(given)}
+
+
+def _input(graph: Graph, reference: TensorRef, argument: str) -> int:
+    """Returns the index of an input by its name or another reference."""
+    inputs = graph.flat_inputs()
+    named = dict(zip(graph.names(inputs), inputs, strict=True))
+    found = named.get(reference) if isinstance(reference, str) else resolve(graph, reference)
+    if found not in inputs:
+        raise SplitError(
+            f"`{argument}` names {reference!r}, which is no input of '{graph.model.name}'. Its inputs are "
+            f"{listed(named)}."
+        )
+    return found

@@ -1,0 +1,401 @@
+"""What travels over links: inputs as files, tensors as messages, links with two bandwidths. Plans equal brute force."""
+
+import json
+import math
+import random
+from itertools import pairwise
+
+import keras
+import menagerie
+import numpy as np
+import pytest
+from hypothesis import assume, given, strategies as st
+from PIL import Image
+from plan_oracle import Oracle
+from random_models import build, examples, recipes
+
+import kerassplit as ks
+from kerassplit import wire
+from kerassplit.graph.reading import read_graph
+from kerassplit.zoo.photos import shipped_photo
+
+PHONE, SERVER = ks.Device("phone", "10 MFLOPS"), ks.Device("server", "1 GFLOPS")
+
+
+def chain(widths, samples=None):
+    x = inputs = keras.Input((16,), samples, name="x")
+    for number, width in enumerate(widths):
+        x = keras.layers.Dense(width, name=f"dense{number}")(x)
+    return keras.Model(inputs, x, name="chain")
+
+
+def of_photos(shape=(32, 32, 3), name="photo", dtype="float32"):
+    x = inputs = keras.Input(shape, name=name, dtype=dtype)
+    for number in range(3):
+        x = keras.layers.Conv2D(8, 3, strides=2, name=f"conv{number}")(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(x), name="of_photos")
+
+
+def sizes(model, profile, compression, input_bytes):
+    """Returns the bytes of each tensor on a link, and of a message besides, by the definitions."""
+    names = [tensor.name for tensor in read_graph(model).tensors]
+    found, message = [tensor.bytes for tensor in profile.tensors], 0
+    if isinstance(compression, int):
+        found = [size / compression for size in found]
+    elif compression is not None:
+        arrays = [np.ones(tensor.shape, tensor.dtype) for tensor in profile.tensors]
+        message = len(wire.pack({}, compression))
+        found = [
+            len(wire.pack({name: array}, compression)) - message for name, array in zip(names, arrays, strict=True)
+        ]
+    for name, size in input_bytes.items():
+        found[names.index(name)] = size * profile.batch_size
+    return found, message
+
+
+def question_of(model, profile, seed):
+    """Random devices and links, as the planner and the oracle take them."""
+    dice = random.Random(seed)
+    count = dice.choice([2, 2, 3])
+    speeds = [profile.flops / dice.uniform(0.5, 3) for _ in range(count)]
+    inputs = [read_graph(model).tensors[one].name for one in profile.inputs]
+    compression = dice.choice([None, 2, *wire.FORMS])
+    any_order = dice.random() < 0.3
+    input_bytes = {name: dice.choice([0, 7, 40, 300]) for name in inputs if dice.random() < 0.6 and not any_order}
+    input_seconds = {name: dice.uniform(0, 0.5) for name in inputs if dice.random() < 0.0 and not any_order}
+    sent, message = sizes(model, profile, compression, input_bytes)
+    link = (max(sent) / dice.uniform(0.01, 1), dice.choice([0.0, 0.05]))
+    down = link[0] * dice.choice([0.2, 5]) if dice.random() < 0.5 else None
+    objective = dice.choice(["throughput", "latency"])
+    common = {
+        "objective": objective,
+        "overlap": objective == "throughput" and dice.random() < 0.4,
+        "leave_out": dice.random() < 0.6,
+        "any_order": any_order,
+    }
+    fixed = {profile.inputs[inputs.index(name)]: seconds for name, seconds in input_seconds.items()}
+    more = {"compression": compression, "input_bytes": input_bytes or None, "input_seconds": input_seconds or None}
+    return speeds, link, down, common, {"sent": sent, "message": message, "fixed": fixed}, more
+
+
+def devices_of(speeds):
+    return [ks.Device(f"d{place}", speed) for place, speed in enumerate(speeds)]
+
+
+def require_the_best(model, seed, max_crossing):
+    """Checks that the plan is as good as the best by brute force; returns True if there is one."""
+    profile = ks.profile(model, 2)
+    assume(profile.flops and len(profile.calls) <= 8)
+    speeds, link, down, common, sent, more = question_of(model, profile, seed)
+    memories = [math.inf] * len(speeds)
+    oracle = Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, down=down, **common, **sent)
+    best = oracle.best()
+    links = ks.Link(*link, down=down)
+    options = {"links": links, "max_crossing": max_crossing, "batch_size": 2, "profile": profile, **common, **more}
+    try:
+        plan = ks.plan(model, devices_of(speeds), **options)
+    except ks.PlanError as error:
+        assert best == math.inf, str(error)
+        return False
+    assert plan.value == pytest.approx(best, rel=1e-9)
+    assert plan.optimal
+    return True
+
+
+@examples(150)
+@given(recipes, st.integers(0, 10**6), st.sampled_from([1, 2, "any"]))
+def test_no_plan_of_a_random_model_is_better(recipe, seed, max_crossing):
+    require_the_best(build(recipe), seed, max_crossing)
+
+
+@pytest.mark.parametrize("max_crossing", [1, 2, "any"])
+@pytest.mark.parametrize(
+    "kind",
+    [menagerie.two_towers, menagerie.input_that_only_the_tail_needs, menagerie.input_used_on_both_sides],
+    ids=lambda kind: kind.__name__,
+)
+def test_no_plan_for_several_inputs_is_better(kind, max_crossing):
+    model = kind().model
+    assert [require_the_best(model, seed, max_crossing) for seed in range(12)].count(True) >= 5
+
+
+# Messages.
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    return keras.applications.MobileNetV2((64, 64, 3), alpha=0.35, weights=None, name="mobilenet")
+
+
+@pytest.fixture(scope="module")
+def activations(mobilenet):
+    names = [point.name for point in ks.split_points(mobilenet)]
+    made = ks.tap(mobilenet, names).predict(np.random.default_rng(0).random((2, 64, 64, 3), "float32"), verbose=0)
+    return {name: np.asarray(made[name]) for name in names}
+
+
+@pytest.mark.parametrize("form", wire.FORMS)
+def test_the_bytes_that_cross_are_those_of_the_message_at_every_split_point(mobilenet, activations, form):
+    options = {"links": ks.Link("1 MB/s"), "compression": form, "batch_size": 2}
+    plan = ks.plan(mobilenet, [PHONE, SERVER], must_cut="block_6_expand_relu", **options)
+    expected = {name: len(wire.pack({name: array}, form)) for name, array in activations.items()}
+    assert {name: cut.bytes for cut in plan.cuts for name in cut.names} == expected
+    first, second = plan.stages
+    assert first.crossing_bytes == expected["block_6_expand_relu"]
+    assert second.receive == pytest.approx(first.crossing_bytes / 1e6)
+
+
+@pytest.mark.parametrize("form", wire.FORMS)
+def test_several_tensors_cross_in_one_message(form):
+    model = menagerie.unet().model
+    names = ["down0", "down1", "down2"]
+    options = {"max_crossing": "any", "must_cut": [names], "links": ks.Link("1 kB/s", "2 s"), "compression": form}
+    plan = ks.plan(model, [PHONE, SERVER], **options)
+    shapes = {tensor.name: tensor.shape for tensor in ks.profile(model).tensors}
+    sent = len(wire.pack({name: np.ones(shapes[name], "float32") for name in names}, form))
+    assert plan.stages[0].crossing_bytes == sent
+    assert plan.stages[1].receive == pytest.approx(2 + sent / 1000)
+
+
+def test_the_largest_crossing_counts_the_whole_message(mobilenet, activations):
+    size = len(wire.pack({"block_6_project_BN": activations["block_6_project_BN"]}, "int8"))
+    options = {"compression": "int8", "batch_size": 2, "must_cut": "block_6_project_BN"}
+    for most in (1, 2):
+        plan = ks.plan(mobilenet, [PHONE, SERVER], largest_crossing=size, max_crossing=most, **options)
+        assert plan.stages[0].crossing_bytes == size
+        with pytest.raises(ks.PlanError, match=f"the largest crossing has to be {size} bytes"):
+            ks.plan(mobilenet, [PHONE, SERVER], largest_crossing=size - 1, max_crossing=most, **options)
+
+
+# Inputs.
+
+
+def test_an_input_is_sent_as_a_file():
+    model, devices, link = of_photos(), [PHONE, ks.Device("server", "1 TFLOPS")], ks.Link("1 MB/s", "10 ms")
+    for batch_size in (1, 4):
+        options = {"links": link, "objective": "latency", "batch_size": batch_size}
+        plan = ks.plan(model, devices, input_bytes="2 KB", input_seconds="3 ms", **options)
+        (stage,) = plan.stages
+        assert stage.device == "server"
+        assert stage.receive == pytest.approx(0.01 + batch_size * 2000 / 1e6 + 0.003)
+        by_name = {"input_bytes": {"photo": 2000}, "input_seconds": {model.inputs[0]: 0.003}}
+        assert ks.plan(model, devices, **by_name, **options) == plan
+        (sent,) = plan.inputs
+        assert (sent.bytes, sent.tensor_bytes) == (batch_size * 2000, batch_size * 32 * 32 * 3 * 4)
+        assert (sent.name, sent.dtype, sent.seconds, sent.given, sent.jpeg_bytes) == (
+            "photo",
+            "float32",
+            0.003,
+            True,
+            None,
+        )
+
+
+def test_an_input_that_passes_through_stages_is_decoded_by_each_device_that_receives_it():
+    model = menagerie.input_that_only_the_tail_needs().model
+    late = [one.name.split("/")[0] for one in model.inputs][-1]
+    devices = devices_of([1e6, 1e6, 1e6])
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency", "leave_out": False, "max_crossing": "any"}
+    plain = ks.plan(model, devices, input_bytes={late: 0}, **options)
+    decoded = ks.plan(model, devices, input_bytes={late: 0}, input_seconds={late: "1 ms"}, **options)
+    assert decoded.value == pytest.approx(plain.value + 0.002)
+
+
+def test_compression_does_not_touch_an_input_sent_as_a_file():
+    model, devices = of_photos(), [PHONE, ks.Device("server", "1 TFLOPS")]
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency"}
+    plain = ks.plan(model, devices, input_bytes=500, **options)
+    assert ks.plan(model, devices, input_bytes=500, compression=2, **options).value == plain.value
+    (stage,) = ks.plan(model, devices, input_bytes=500, compression="int8", **options).stages
+    assert stage.receive == pytest.approx((500 + len(wire.pack({}))) / 1e6)
+
+
+def test_strings_can_be_sent_where_their_size_is_given():
+    model = menagerie.strings_looked_up().model
+    seconds = dict.fromkeys([block.name for block in ks.profile(model).blocks], 1.0)
+    devices = [ks.Device(name, seconds=seconds) for name in "ab"]
+    with pytest.raises(ks.SplitError, match="it holds strings"):
+        ks.plan(model, devices, links=ks.Link("1 MB/s"))
+    words, numbers = ks.plan(model, devices, links=ks.Link("1 MB/s"), input_bytes={"word": 80}).inputs
+    assert (words.name, words.bytes, words.tensor_bytes, words.given) == ("word", 80, None, True)
+    assert (numbers.name, numbers.bytes, numbers.given) == ("number", 24, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_bytes": "30 kg"}, "The size of an input '30 kg' has the unit 'kg'. Expected bytes"),
+        ({"input_bytes": -1}, "The size of an input is -1. It must be 0 or more"),
+        ({"input_bytes": [1]}, r"The size of an input is \[1\]. Expected bytes"),
+        ({"input_seconds": "5 KB"}, "The time of an input '5 KB' has the unit 'KB'. Expected seconds"),
+        ({"input_bytes": {"image": 1}}, "'image', which is no input of 'of_photos'. Its inputs are 'photo'."),
+        ({"input_seconds": {"conv1": 1}}, "`input_seconds` names 'conv1', which is no input of 'of_photos'."),
+        ({"input_bytes": 1, "links": None}, "sending inputs of the model over links, but there are no links, so"),
+        ({"input_seconds": 1, "links": None}, r"`links` \(--link\), or leave `input_seconds` \(--input-seconds\) out."),
+        ({"input_bytes": 1, "any_order": True}, "but in any order, inputs are available wherever they are needed, so"),
+    ],
+)  # fmt: skip
+def test_nonsense_about_inputs_is_refused(arguments, message):
+    with pytest.raises(ks.SplitError, match=message):
+        ks.plan(of_photos(), [PHONE, SERVER], **{"links": ks.Link("1 MB/s"), **arguments})
+
+
+def test_of_several_inputs_each_is_named(small):
+    with pytest.raises(ks.SplitError) as error:
+        ks.plan(small, [PHONE, SERVER], links=ks.Link("1 MB/s"), input_bytes="30 KB")
+    assert str(error.value).endswith(
+        "has 2 inputs: 'image' and 'extra'. Say which it is about: input_bytes={'image': '30 KB'} "
+        "(--input-bytes 'image: 30 KB')."
+    )
+
+
+# What plans say of inputs.
+
+
+def test_pictures_that_travel_as_floats_are_reported_with_both_figures():
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency"}
+    plan = ks.plan(of_photos((224, 224, 3)), [PHONE, SERVER], **options)
+    (sent,) = plan.inputs
+    assert (sent.bytes, sent.tensor_bytes, sent.given) == (602_112, 602_112, False)
+    assert sent.jpeg_bytes == pytest.approx(16_200, rel=0.01)
+    remark = (
+        "The input 'photo' travels as 602,112 bytes of float32. A JPEG of that size is about 16 KB: if photographs "
+        "arrive as files, say input_bytes='16 KB' (--input-bytes '16 KB')."
+    )
+    assert remark in " ".join(str(plan).split())
+    sweep = ks.plan_sweep(of_photos((224, 224, 3)), [PHONE, SERVER])
+    assert " ".join(str(sweep).split()).count(remark) == 1
+    assert sweep.inputs == plan.inputs
+    packed = ks.plan(of_photos((224, 224, 3)), [PHONE, SERVER], compression=4, batch_size=8, **options)
+    assert "travels as 8 × 150,528 bytes (602,112 as float32). A JPEG" in " ".join(str(packed).split())
+
+
+def test_with_input_bytes_a_plan_says_what_was_taken():
+    options = {"input_bytes": "30 KB", "batch_size": 2}
+    plan = ks.plan(of_photos((224, 224, 3)), [PHONE, SERVER], links=ks.Link("1 MB/s"), **options)
+    sweep = ks.plan_sweep(of_photos((224, 224, 3)), [PHONE, SERVER], **options)
+    for shown in (plan, sweep):
+        text = " ".join(str(shown).split())
+        assert "The input 'photo' travels as 2 × 30,000 bytes (602,112 as float32)." in text
+        assert "JPEG" not in text
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_the_estimate_for_a_jpeg_is_what_the_shipped_photograph_takes(tmp_path, channels, mode):
+    with shipped_photo().open("rb") as file:
+        Image.open(file).convert(mode).save(tmp_path / "photo.png")
+    (measured,) = ks.encoded_bytes(tmp_path / "photo.png", size=(224, 224))
+    model = of_photos((224, 224, channels))
+    (sent,) = ks.plan(model, [PHONE, SERVER], links=ks.Link("1 MB/s"), batch_size=3).inputs
+    assert sent.jpeg_bytes == pytest.approx(3 * measured, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda: ks.plan(of_photos(), [PHONE, SERVER]),  # no links
+        lambda: ks.plan(of_photos(), PHONE, links=ks.Link("1 MB/s")),  # nowhere to go
+        lambda: ks.plan(of_photos(), [PHONE, SERVER], links=ks.Link("1 MB/s"), any_order=True),
+        lambda: ks.plan(of_photos(dtype="uint8"), [PHONE, SERVER], links=ks.Link("1 MB/s")),
+        lambda: ks.plan(of_photos((32, 32, 5)), [PHONE, SERVER], links=ks.Link("1 MB/s")),
+        lambda: ks.plan(chain([4, 4]), [PHONE, SERVER], links=ks.Link("1 MB/s")),
+    ],
+)
+def test_what_is_no_picture_or_need_not_travel_is_not_reported(asked):
+    assert "travels" not in str(asked())
+
+
+def test_pictures_are_recognized_with_channels_first():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        x = keras.Input((3, 32, 32), name="photo")
+        model = keras.Model(x, keras.layers.Flatten(name="flat")(keras.layers.ReLU(name="relu")(x)))
+        (sent,) = ks.plan(model, [PHONE, SERVER], links=ks.Link("1 MB/s")).inputs
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    (same,) = ks.plan(of_photos(), [PHONE, SERVER], links=ks.Link("1 MB/s")).inputs
+    assert sent.jpeg_bytes == same.jpeg_bytes > 0
+
+
+def test_plans_and_sweeps_of_earlier_versions_have_no_inputs(tmp_path):
+    options = {"input_bytes": "2 KB", "compression": "int8"}
+    plan = ks.plan(of_photos(), [PHONE, SERVER], links=ks.Link("1 MB/s"), **options)
+    sweep = ks.plan_sweep(of_photos(), [PHONE, SERVER], **options)
+    for made, kind in ((plan, ks.Plan), (sweep, ks.Sweep)):
+        made.save(tmp_path / "made.json")
+        assert kind.load(tmp_path / "made.json") == made
+        assert made.inputs[0].bytes == 2000
+        content = json.loads((tmp_path / "made.json").read_text())
+        assert content["inputs"][0]["given"] is True
+        for one in (content, *content.get("front", ())):
+            del one["inputs"]
+        (tmp_path / "made.json").write_text(json.dumps(content))
+        assert kind.load(tmp_path / "made.json").inputs == ()
+
+
+# Links with two bandwidths.
+
+
+def test_with_two_bandwidths_going_back_costs_another_time():
+    table = {"dense0": 1.0, "dense1": math.inf}, {"dense0": math.inf, "dense1": 1.0}
+    late, early = (ks.Device(name, seconds=seconds) for name, seconds in zip(("late", "early"), table, strict=True))
+    model = chain([25, 4])
+    link = ks.Link("1 kB/s", "3 s", down="10 kB/s")
+    forward = ks.plan(model, [late, early], links=link, any_order=True)
+    back = ks.plan(model, [early, late], links=link, any_order=True)
+    assert forward.stages[0].send == pytest.approx(3 + 0.1)
+    assert back.stages[0].send == pytest.approx(3 + 0.01)
+    pairs = {("early", "late"): ks.Link("1 kB/s", "3 s"), ("late", "early"): ks.Link("10 kB/s", "3 s")}
+    assert ks.plan(model, [early, late], links=pairs, any_order=True).value == back.value
+    both_ways = ks.plan(model, [early, late], links=ks.Link("1 kB/s", "3 s"), any_order=True)
+    assert both_ways.value == forward.value
+
+
+def test_of_several_links_each_goes_one_way():
+    link = ks.Link("1 MB/s", down="2 MB/s")
+    with pytest.raises(ks.SplitError, match="A link of several has `down`, .* Leave it out: nothing goes back"):
+        ks.plan(chain([4, 4]), [PHONE, SERVER], links=[link])
+    with pytest.raises(ks.SplitError, match="Give the pair in the other order a link of its own."):
+        ks.plan(chain([4, 4]), [PHONE, SERVER], links={("phone", "server"): link})
+    with pytest.raises(ks.SplitError, match="The bandwidth down of a link is 0. It must be more than 0"):
+        ks.Link("1 MB/s", down=0)
+
+
+# Sweeps.
+
+
+def oracle_at(model, profile, speeds, link, common, sent):
+    return Oracle(model, profile, speeds, link, [math.inf] * len(speeds), max_crossing=1, **common, **sent).best()
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_sweeps_are_exact_at_every_breakpoint(objective):
+    several = 0
+    for seed in range(12):
+        dice = random.Random(seed)
+        model = chain([dice.choice([1, 2, 4, 8, 16, 40]) for _ in range(dice.randint(2, 6))])
+        profile = ks.profile(model, 2)
+        speeds, link, _, common, sent, more = question_of(model, profile, seed)
+        common |= {"objective": objective, "overlap": objective == "throughput" and dice.random() < 0.5}
+        if objective == "throughput":
+            speeds, common["any_order"] = speeds[:2], False
+        if common["any_order"]:
+            more |= {"input_bytes": None, "input_seconds": None}
+        devices, latency = devices_of(speeds), link[1]
+        options = {"bandwidths": (1, 1e6), "latency": latency, "batch_size": 2, "profile": profile}
+        try:
+            sweep = ks.plan_sweep(model, devices, **options, **common, **more)
+        except ks.SplitError as error:
+            assert "A sweep for throughput" in str(error)
+            continue
+        several += len(sweep.ranges) > 1
+        ends = [sweep.ranges[0].low, *(one.high for one in sweep.ranges)]
+        for one in sweep.ranges:
+            for bandwidth in (one.low, one.high, math.sqrt(one.low * one.high)):
+                best = oracle_at(model, profile, speeds, (bandwidth, latency), common, sent)
+                assert one.value(bandwidth) == pytest.approx(best, rel=1e-9), (seed, bandwidth)
+        for bandwidth in (10 ** dice.uniform(0, 6) for _ in range(5)):
+            best = oracle_at(model, profile, speeds, (bandwidth, latency), common, sent)
+            assert sweep.best(bandwidth).value(bandwidth) == pytest.approx(best, rel=1e-9), (seed, bandwidth)
+        assert all(low < high for low, high in pairwise(ends))
+    assert several >= 3
