@@ -61,7 +61,10 @@ class GraphProblem:
             held[node] += 0.0 if others else self._size_of(variable)
         seconds = (work.blocks if task.in_blocks else work.calls)[rows].T.tolist()
         made = zip(seconds, held[self.first_call :], self._live_bytes(), strict=True)
-        return (*[Node(free)] * self.first_call, *(Node(tuple(times), *bytes_) for times, *bytes_ in made))
+        masks = set() if task.in_blocks else set(task.sides.calls)
+        idle = [task.calls[group[0]] in masks for group in self.members[self.first_call :]]
+        calls = (Node(tuple(times), *bytes_, mask) for (times, *bytes_), mask in zip(made, idle, strict=True))
+        return (*[Node(free, idle=True)] * self.first_call, *calls)
 
     def _size_of(self, variable: int) -> float:
         cost = self.task.profile.variables[variable]

@@ -143,17 +143,14 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
 
 def _latency_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:
     """Finds the ranges for latency by planning where the lines of two plans intersect."""
-    assert isinstance(task.links, Link)
-    latency = float(task.links.latency)
     plans: list[Plan] = []
     plan_at = _planner(task, report)
 
     def best(bandwidth: float) -> BandwidthRange:
         plan = plan_at(bandwidth)
         plans.append(plan)
-        transfers = sum(stage.receive > 0 for stage in plan.stages)
-        seconds = sum(stage.work for stage in plan.stages) + transfers * latency
-        return BandwidthRange(low, high, len(plans) - 1, seconds, _moved(task, plan))
+        moved = _moved(task, plan)
+        return BandwidthRange(low, high, len(plans) - 1, plan.latency - moved / bandwidth, moved)
 
     return tuple(_range(one, plans[one.plan]) for one in sweep_lines(best, low, high))
 

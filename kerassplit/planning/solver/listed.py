@@ -93,7 +93,11 @@ class Listed:
         family, problem = self.family, self.family.problem
         first, second, link = 0, len(problem.devices) - 1, (problem.links or ((Link(),),))[0][0]
         costs, last, one, other = StageCosts(family, "largest"), len(family) - 1, Kind(first), Kind(second)
-        compute = np.maximum(family.seconds[first], family.seconds[second, -1] - family.seconds[second])
+        busy, devices = family.busy, problem.devices
+        compute = np.maximum(
+            family.seconds[first] + devices[first].overhead * (busy > 0),
+            family.seconds[second, -1] - family.seconds[second] + devices[second].overhead * (busy < busy[-1]),
+        )
         possible = np.ones(len(family), dtype=np.bool_)
         possible[1:] = costs.between(0, np.arange(1, last + 1), {one})[one] < np.inf
         for index in range(last):
@@ -102,8 +106,8 @@ class Listed:
         possible[0] &= first != second  # identical devices: the same as everything on the first one
         for cut in family.required:
             possible &= np.arange(len(family)) == cut
-        latency = np.where(family.crossing.any(axis=0), link.latency, 0.0)
-        flat, fixed = (compute, latency) if problem.overlap else (np.zeros(len(family)), compute + latency)
+        moves = family.seconds_over(replace(link, factor=0.0))
+        flat, fixed = (compute, moves) if problem.overlap else (np.zeros(len(family)), compute + moves)
         return flat, np.where(possible, fixed, np.inf), family.crossing_seconds
 
     def divided(self, index: int) -> tuple[Stage, ...]:

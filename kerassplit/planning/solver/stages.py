@@ -14,7 +14,7 @@ class Stage:
     Attributes:
         device: Index of the device's type in `Problem.devices`.
         nodes: Its nodes, in increasing order.
-        compute: Seconds of its nodes.
+        compute: Seconds of its nodes, with the overhead of its device.
         receive: Seconds to receive tensors.
         send: Seconds to send tensors.
         load: The sum of the three; with `overlap` the largest.
@@ -49,7 +49,8 @@ def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> t
         else:
             receive = problem.devices[device].receive * math.fsum(tensor.seconds for tensor in received)
             send = problem.devices[device].send * math.fsum(tensor.seconds for tensor in sent)
-        compute = math.fsum(problem.nodes[node].seconds[device] for node in nodes)
+        overhead = 0.0 if all(problem.nodes[node].idle for node in nodes) else problem.devices[device].overhead
+        compute = math.fsum([overhead, *(problem.nodes[node].seconds[device] for node in nodes)])
         held = math.fsum(problem.nodes[node].memory for node in nodes)
         shared = math.fsum(weight.memory for weight in problem.weights if not set(weight.nodes).isdisjoint(nodes))
         workspace = max((problem.nodes[node].workspace for node in nodes), default=0.0)
@@ -68,4 +69,5 @@ def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
 
 
 def _over_link(link: Link, tensors: Sequence[Tensor]) -> float:
-    return link.latency + link.factor * math.fsum(tensor.seconds for tensor in tensors)
+    seconds, fixed = (math.fsum(times) for times in zip(*((one.seconds, one.fixed) for one in tensors), strict=True))
+    return link.latency + link.factor * seconds + link.fixed * fixed

@@ -89,6 +89,7 @@ def cost(problem, parts):
         taken_in = [t for t in problem.tensors if t.producer in before and nodes & set(t.consumers)]
         given_out = [t for t in problem.tensors if t.producer in nodes and behind & set(t.consumers)]
         compute = sum(problem.nodes[node].seconds[device] for node in nodes)
+        compute += 0.0 if all(problem.nodes[node].idle for node in nodes) else kind.overhead
         if problem.links is None:
             receive = kind.receive * sum(tensor.seconds for tensor in taken_in)
             send = kind.send * sum(tensor.seconds for tensor in given_out)
@@ -99,11 +100,9 @@ def cost(problem, parts):
             over_last = [t for t in problem.tensors if t.producer in before | nodes and behind & set(t.consumers)]
             receive = send = 0.0
             if over_first:
-                link = problem.links[parts[index - 1][0]][device]
-                receive = link.latency + link.factor * sum(tensor.seconds for tensor in over_first)
+                receive = moving(problem.links[parts[index - 1][0]][device], over_first)
             if over_last:
-                link = problem.links[device][parts[index + 1][0]]
-                send = link.latency + link.factor * sum(tensor.seconds for tensor in over_last)
+                send = moving(problem.links[device][parts[index + 1][0]], over_last)
             total += compute + receive
             kept = [t for t in problem.tensors if any(t is other for other in over_first + over_last)]
             room = sum(tensor.memory for tensor in kept)
@@ -115,6 +114,10 @@ def cost(problem, parts):
         before |= nodes
     value = max(loads) if problem.objective == "throughput" else total
     return value, sum(load * load for load in loads), fits and value < math.inf
+
+
+def moving(link, tensors):
+    return link.latency + sum(link.factor * tensor.seconds + link.fixed * tensor.fixed for tensor in tensors)
 
 
 def tensors_crossing(problem, parts):
@@ -198,7 +201,26 @@ def random_problem(seed):
         in_order=chance(0.3),
         use_all=chance(0.1),
     )
-    return replace(problem, rules=random_rules(problem, rng)) if chance(0.3) else problem
+    problem = replace(problem, rules=random_rules(problem, rng)) if chance(0.3) else problem
+    return with_more_costs(problem, seed) if seed % 2 else problem
+
+
+def with_more_costs(problem, seed):
+    """Adds overheads, idle nodes, and seconds to move tensors that no link makes shorter."""
+    rng = np.random.default_rng([seed, 1])
+
+    def quarters(probability):
+        return int(rng.integers(0, 8)) / 4 * bool(rng.random() < probability)
+
+    return replace(
+        problem,
+        nodes=tuple(replace(node, idle=bool(rng.random() < 0.3)) for node in problem.nodes),
+        tensors=tuple(replace(tensor, fixed=quarters(0.6)) for tensor in problem.tensors),
+        devices=tuple(replace(device, overhead=quarters(0.8)) for device in problem.devices),
+        links=problem.links and tuple(tuple(replace(one, fixed=quarters(1)) for one in row) for row in problem.links)
+        if seed % 4 == 1
+        else problem.links,
+    )
 
 
 def random_rules(problem, rng):
