@@ -13,9 +13,11 @@ from kerassplit.planning.solver.closed_sets import Family, Table, closed_sets, f
 from kerassplit.planning.solver.contract import Contraction, contract, contract_by
 from kerassplit.planning.solver.device_orders import NO_LINK, Arc, DeviceOrders, Kind, device_orders
 from kerassplit.planning.solver.dynamic_program import best_chain, search
+from kerassplit.planning.solver.energy import additive
 from kerassplit.planning.solver.problem import Link, Problem
 from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
 from kerassplit.planning.solver.stages import Stage, stages_of, value_of
+from kerassplit.planning.solver.within import best_within, is_within
 
 Cuts = Sequence[Collection[int]] | Table
 Numbers = NDArray[np.float64]
@@ -28,7 +30,7 @@ class Listed:
     Attributes:
         problem: The problem.
         contraction: The problem with merged nodes.
-        family: The closed sets of the merged nodes.
+        family: The closed sets of the merged nodes; for energy, with seconds in joules (`additive`).
     """
 
     problem: Problem
@@ -38,6 +40,10 @@ class Listed:
     def best(self) -> tuple[Stage, ...] | None:
         """Finds the stages of the best placement, with ties broken as in `best_chain`; `None` if there is none."""
         chain = best_chain(self.family)
+        stages = None if chain is None else self._stages(chain.parts)
+        if stages is None or is_within(self.problem, stages):
+            return stages
+        chain = best_within(self.family, self.contraction.problem)
         return None if chain is None else self._stages(chain.parts)
 
     def least_load(self, most: float) -> float | None:
@@ -137,5 +143,5 @@ def listed(problem: Problem, limit: int, cuts: Cuts | None = None) -> Listed | N
         contraction, table = contract_by(problem, given)
     if table is None:
         return None
-    smaller = contraction.problem
+    smaller = additive(contraction.problem)
     return Listed(problem, contraction, family_of(smaller, table, device_rates(smaller)))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Objective = Literal["throughput", "latency"]
+Objective = Literal["throughput", "latency", "energy"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class DeviceType:
         send: Without links: the factor on the time to move a tensor out of a device; 0 if that is free.
         receive: Without links: the factor on the time to move a tensor into a device.
         overhead: Additional time of each stage with a node that is not idle, such as to call it.
+        watts: Power while it computes.
+        sending_watts: Power while it sends.
     """
 
     name: str
@@ -81,6 +83,8 @@ class DeviceType:
     send: float = 1.0
     receive: float = 1.0
     overhead: float = 0.0
+    watts: float = 0.0
+    sending_watts: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ class Problem:
 
     The load of a stage is the time of its nodes with the overhead of its device, of receiving and of sending: the sum,
     or with `overlap` the largest of the three. "throughput" minimizes the largest load, "latency" the time of all stages and all moves one after another
-    (a move over a link counts once).
+    (a move over a link counts once), "energy" the sum of the times of computing and of sending, each multiplied by the
+    power of the device.
 
     Attributes:
         nodes: The nodes. They are referred to by their indices in this tuple.
@@ -136,7 +141,8 @@ class Problem:
         classes: Sets of nodes, each of which must stay in one stage.
         weights: Memory that nodes share.
         links: `links[a][b]` is the link from type a to type b; or `None`.
-        objective: "throughput" or "latency".
+        objective: "throughput", "latency" or "energy".
+        budget: For latency the most energy, for energy the most latency.
         overlap: Whether devices receive, compute and send at the same time.
         in_order: Whether the stages use the devices in the order of `devices`; some may be left out. Otherwise in any
             order.
@@ -162,6 +168,7 @@ class Problem:
     weights: tuple[Weight, ...] = ()
     links: tuple[tuple[Link, ...], ...] | None = None
     objective: Objective = "throughput"
+    budget: float = math.inf
     overlap: bool = False
     in_order: bool = False
     use_all: bool = False

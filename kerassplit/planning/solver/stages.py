@@ -19,6 +19,7 @@ class Stage:
         send: Seconds to send tensors.
         load: The sum of the three; with `overlap` the largest.
         memory: Bytes that it needs.
+        energy: Energy of computing and sending.
     """
 
     device: int
@@ -28,6 +29,7 @@ class Stage:
     send: float
     load: float
     memory: float
+    energy: float = 0.0
 
 
 def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> tuple[Stage, ...]:
@@ -56,14 +58,17 @@ def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> t
         workspace = max((problem.nodes[node].workspace for node in nodes), default=0.0)
         memory = math.fsum([held, shared, workspace, *(tensor.memory for tensor in kept)])
         load = max(compute, receive, send) if problem.overlap else math.fsum([compute, receive, send])
-        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory))
+        energy = compute * problem.devices[device].watts + send * problem.devices[device].sending_watts
+        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory, energy))
     return tuple(stages)
 
 
 def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
-    """Returns the largest load, or for latency the time of all stages and moves one after another."""
+    """Returns the largest load; for latency the time of all stages and moves one after another; or the energy."""
     if problem.objective == "throughput":
         return max(stage.load for stage in stages)
+    if problem.objective == "energy":
+        return math.fsum(stage.energy for stage in stages)
     moves = [stage.receive + (0.0 if problem.links is not None else stage.send) for stage in stages]
     return math.fsum([stage.compute for stage in stages] + moves)
 
