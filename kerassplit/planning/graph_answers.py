@@ -138,7 +138,10 @@ class InGraph(GraphProblem):
         two = replace(
             problem,
             nodes=tuple(replace(node, seconds=seconds) for node, seconds in zip(problem.nodes, pairs, strict=True)),
-            devices=(DeviceType("first"), DeviceType("fastest")),
+            devices=tuple(
+                DeviceType(name, overhead=min(device.overhead for device in devices))
+                for name, devices in (("first", problem.devices[:1]), ("fastest", problem.devices))
+            ),
             links=None if problem.links is None else ((problem.links[0][0],) * 2,) * 2,
             use_all=False,
             rules=CutRules(),

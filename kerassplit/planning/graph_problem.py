@@ -61,7 +61,10 @@ class GraphProblem:
             held[node] += 0.0 if others else self._size_of(variable)
         seconds = (work.blocks if task.in_blocks else work.calls)[rows].T.tolist()
         made = zip(seconds, held[self.first_call :], self._live_bytes(), strict=True)
-        return (*[Node(free)] * self.first_call, *(Node(tuple(times), *bytes_) for times, *bytes_ in made))
+        masks = set() if task.in_blocks else set(task.sides.calls)
+        idle = [task.calls[group[0]] in masks for group in self.members[self.first_call :]]
+        calls = (Node(tuple(times), *bytes_, mask) for (times, *bytes_), mask in zip(made, idle, strict=True))
+        return (*[Node(free, idle=True)] * self.first_call, *calls)
 
     def _size_of(self, variable: int) -> float:
         cost = self.task.profile.variables[variable]
@@ -106,7 +109,8 @@ class GraphProblem:
                 self._sent.append(size if graph.calls[tensor.call].inputs else 0.0)
                 buffer = self._sent[-1] if self._holds == "bytes" else 0.0  # inputs are among the live activations
                 counts = bool(self.members[node]) if task.in_blocks else tensor.call not in task.sides.calls
-                made.append(Tensor(node, tuple(consumers), seconds, buffer, counts))
+                fixed = task.transport.seconds(index) if task.links else 0.0
+                made.append(Tensor(node, tuple(consumers), seconds, buffer, counts, fixed))
         return tuple(made)
 
     def problem(self, max_tensors: int | None = None) -> Problem:

@@ -139,7 +139,7 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
     assert isinstance(task.links, Link)
     latency, message = float(task.links.latency), task.transport.message_bytes
     flat, fixed, moved = known.over(TypeLink(latency, 1.0)).on_two_devices()
-    ranges = lower_envelope(flat, fixed, moved + message * known.family.crossing.any(axis=0))
+    ranges = lower_envelope(flat, fixed, moved + message * known.family.crosses)
     made = []
     for one in ranges:
         if max(one.low, low) < min(one.high, high):

@@ -5,7 +5,8 @@
 - `contract`: merges nodes that stay together.
 - `closed_sets`, `device_orders`: every cut, and every order of devices.
 - `stages`, `stage_costs`: costs of stages, by definition and for many at a time.
-- `dynamic_program`, `listed`: exact if the closed sets can be listed.
+- `energy`: problems of energy as problems of latency.
+- `dynamic_program`, `within`, `listed`: exact if the closed sets can be listed; `within` a limit beside the objective.
 - `local_search`: a good placement if they cannot.
 - `partition`, with `stage_bounds` and `least_crossing`: proves lower bounds.
 - `bounds`: bounds from the total work.

@@ -130,13 +130,12 @@ def memory_sides_of(family: Family) -> Sides:
 def _over_links(family: Family, rates: NDArray[np.float64]):
     """Returns least transfer costs over the best of all links: work to send, work to receive, and seconds to move."""
     links = family.problem.links or ()
-    crosses = family.crossing.any(axis=0)
     sending, receiving, moving = (np.full(len(family), np.inf) for _ in range(3))
     for source, row in enumerate(links):
         for target, link in enumerate(row):
             if link.latency < np.inf:
-                seconds = np.where(crosses, link.latency + link.factor * family.crossing_seconds, 0.0)
+                seconds = family.seconds_over(link)
                 sending = np.minimum(sending, rates[source] * seconds)
                 receiving = np.minimum(receiving, rates[target] * seconds)
                 moving = np.minimum(moving, seconds)
-    return np.where(crosses, sending, 0.0), np.where(crosses, receiving, 0.0), np.where(crosses, moving, 0.0)
+    return tuple(np.where(family.crosses, least, 0.0) for least in (sending, receiving, moving))

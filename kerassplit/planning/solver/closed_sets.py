@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerassplit.errors import PlanError
-from kerassplit.planning.solver.problem import Problem, predecessors_of, topological_order
+from kerassplit.planning.solver.problem import Link, Problem, predecessors_of, topological_order
 
 Table = NDArray[np.bool_]
 
@@ -110,6 +110,11 @@ class Family:
         return None if finite.all() else self.sums_of((~finite).astype(np.float64))
 
     @cached_property
+    def busy(self) -> NDArray[np.float64]:
+        """Number of nodes of each set that are not idle, shape (sets,)."""
+        return self.sums_of(np.array([[float(not node.idle)] for node in self.problem.nodes]))[0]
+
+    @cached_property
     def memory(self) -> NDArray[np.float64]:
         """Bytes that the nodes of each set keep, without shared weights, shape (sets,)."""
         return self.sums_of(np.array([[node.memory] for node in self.problem.nodes]))[0]
@@ -153,6 +158,23 @@ class Family:
     def crossing_seconds(self) -> NDArray[np.float64]:
         """Seconds of all tensors that cross after each set, shape (sets,)."""
         return self._crossing_sums([tensor.seconds for tensor in self.problem.tensors])
+
+    @cached_property
+    def crossing_fixed(self) -> NDArray[np.float64]:
+        """Fixed seconds of all tensors that cross after each set, shape (sets,)."""
+        return self._crossing_sums([tensor.fixed for tensor in self.problem.tensors])
+
+    @cached_property
+    def crosses(self) -> NDArray[np.bool_]:
+        """Whether some tensor crosses after each set, shape (sets,)."""
+        return np.logical_or.reduce(self.crossing)
+
+    def seconds_over(self, link: Link, sets=slice(None)) -> NDArray[np.float64]:
+        """Returns the seconds over a link of the tensors that cross after one set, each of several, or all."""
+        if link.latency == np.inf:
+            return np.where(self.crosses[sets], np.inf, 0.0)
+        seconds = link.latency + link.factor * self.crossing_seconds[sets] + link.fixed * self.crossing_fixed[sets]
+        return np.where(self.crosses[sets], seconds, 0.0)
 
     @cached_property
     def crossing_memory(self) -> NDArray[np.float64]:

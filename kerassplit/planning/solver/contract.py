@@ -4,7 +4,8 @@
   can come before the other.
 - Nodes that must be in the first stage pull all their predecessors in; nodes that must be in the last, all successors.
 - A node that takes no time and no memory may join its only producer, or its only consumer, if that never makes a cut
-  between them more expensive. In any placement, the node can then be moved there without making any stage worse.
+  between them more expensive, nor an idle stage busy. In any placement, the node can then be moved there without making
+  any stage worse.
 """
 
 import math
@@ -111,7 +112,7 @@ def _without_idle_memory(problem: Problem) -> Problem:
     held += sum(tensor.memory for tensor in problem.tensors) + max(node.workspace for node in problem.nodes)
     if held > min(device.memory for device in problem.devices):
         return problem
-    return replace(problem, nodes=tuple(Node(node.seconds) for node in problem.nodes), weights=())
+    return replace(problem, nodes=tuple(Node(node.seconds, idle=node.idle) for node in problem.nodes), weights=())
 
 
 def _ends(problem: Problem) -> list[list[int]]:
@@ -185,7 +186,7 @@ def _between(home: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
         producer = home[tensor.producer]
         consumers = tuple(sorted({home[user] for user in tensor.consumers} - {producer}))
         if consumers:
-            kept.append(Tensor(producer, consumers, tensor.seconds, tensor.memory, tensor.counts))
+            kept.append(replace(tensor, producer=producer, consumers=consumers))
     return kept
 
 
@@ -221,6 +222,7 @@ def _merged(nodes: Sequence[Node]) -> Node:
         tuple(sum(times) for times in zip(*(node.seconds for node in nodes), strict=True)),
         sum(node.memory for node in nodes),
         max(node.workspace for node in nodes),
+        all(node.idle for node in nodes),
     )
 
 
@@ -262,7 +264,7 @@ def _foldable(problem: Problem) -> list[tuple[int, int]]:
         made[tensor.producer].append(tensor)
         for user in tensor.consumers:
             used[user].append(tensor)
-    pairs, taken = [], set()
+    pairs, taken, overhead = [], set(), any(device.overhead for device in problem.devices)
     for index, node in enumerate(problem.nodes):
         if any(node.seconds) or node.memory or node.workspace or index in sharing:
             continue
@@ -275,7 +277,8 @@ def _foldable(problem: Problem) -> list[tuple[int, int]]:
         if len(users) == 1 and _no_more(used[index], made[index]):
             choices += users
         for other in choices:
-            if not {index, other} & taken:
+            wakes = overhead and problem.nodes[other].idle and not node.idle
+            if not wakes and not {index, other} & taken:
                 pairs.append((index, other))
                 taken |= {index, other}
                 break
@@ -284,8 +287,8 @@ def _foldable(problem: Problem) -> list[tuple[int, int]]:
 
 def _no_more(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Checks that these tensors cost no more than the others at a cut: in count, seconds and memory."""
-    return (
-        sum(tensor.counts for tensor in some) <= sum(tensor.counts for tensor in others)
-        and sum(tensor.seconds for tensor in some) <= sum(tensor.seconds for tensor in others)
-        and sum(tensor.memory for tensor in some) <= sum(tensor.memory for tensor in others)
+    one, other = (
+        [sum(getattr(tensor, cost) for tensor in tensors) for cost in ("counts", "seconds", "fixed", "memory")]
+        for tensors in (some, others)
     )
+    return all(mine <= theirs for mine, theirs in zip(one, other, strict=True))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kerassplit.errors import PlanError
 from kerassplit.planning.solver.problem import Link, Problem
 
-NO_LINK = Link(0.0, 0.0)
+NO_LINK = Link(0.0, 0.0, 0.0)
 State = tuple[tuple[int, ...], int | None, int | None]  # devices used, type of the last stage, type of the next
 
 
@@ -65,16 +65,24 @@ class DeviceOrders:
     between: tuple[int, ...]
 
 
-def device_orders(problem: Problem) -> DeviceOrders:
+def links_differ(problem: Problem) -> bool:
+    """Checks if links differ between types of devices."""
+    return problem.links is not None and len({link for row in problem.links for link in row}) > 1
+
+
+def device_orders(problem: Problem, differ: bool | None = None) -> DeviceOrders:
     """Builds the automaton for a problem's devices and links.
+
+    Args:
+        problem: The problem.
+        differ: Whether a state includes types; by default only if links differ.
 
     Raises:
         PlanError: The automaton has too many states.
     """
     counts = tuple(device.count for device in problem.devices)
     nothing: tuple[int, ...] = (0,) * len(counts)
-    differ = problem.links is not None and len({link for row in problem.links for link in row}) > 1
-    # A state includes types only if links differ.
+    differ = links_differ(problem) if differ is None else differ
     starts: list[State] = (
         [(nothing, None, device) for device in range(len(counts))] if differ else [(nothing, None, None)]
     )

@@ -8,6 +8,7 @@ known value allows. (The recurrence is from Tarnawski et al., NeurIPS 2020; the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,13 @@ def best_chain(family: Family, bound: float = np.inf) -> Chain | None:
     else:
         best = search(_useful(family, orders, chain.value * SLACK), orders, "even", chain.value * ROUNDING)
     return replace(best or chain, value=chain.value)
+
+
+def least_sum(family: Family) -> Chain | None:
+    """Finds a chain of the least total time; `None` if there is none."""
+    orders = device_orders(family.problem)
+    bound = upper_bound(family, orders, "sum")
+    return search(_useful(family, orders, bound), orders, "sum", bound)
 
 
 def upper_bound(family: Family, orders: DeviceOrders, goal: Goal) -> float:
@@ -209,7 +217,7 @@ def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[
 
 def _by_states(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[np.bool_], costs: StageCosts) -> None:
     """Processes one state at a time, with all its sets: in a chain, all pairs of sets are stages."""
-    caps = _caps(family)
+    caps = caps_of(family)
     for source in np.argsort(orders.counts.sum(axis=1), kind="stable"):  # every stage uses a device
         sets = ways.open(allowed, source, slice(-1))
         for arc in orders.arcs[source] if len(sets) else ():
@@ -266,10 +274,10 @@ def _windows(family: Family, orders: DeviceOrders, allowed: NDArray[np.bool_]) -
     some = allowed.any(axis=1)
     first = np.where(some, allowed.argmax(axis=1), sets)
     end = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
-    return Windows(first, end, _caps(family))
+    return Windows(first, end, caps_of(family))
 
 
-def _caps(family: Family) -> NDArray[np.int64]:
+def caps_of(family: Family) -> NDArray[np.int64]:
     """Returns the end of the sets that a stage may reach from each set: stages do not skip required cuts."""
     caps = np.full(len(family), len(family))
     for place in family.required:
@@ -287,12 +295,18 @@ def _trace(family: Family, orders: DeviceOrders, ways: Ways) -> Chain | None:
     if not ends:
         return None
     state = min(ends, key=lambda end: (orders.counts[end].sum(), end))
-    index = len(family) - 1
-    reached, parts = float(value[0, state, index]), []
-    while index:
-        source, start = (int(number) for number in ways.came_from[:, state, index])
-        device = next(arc.kind.device for arc in orders.arcs[source] if arc.target == state)
-        nodes = np.flatnonzero(family.inside[:, index] & ~family.inside[:, start])
+    way = [(int(state), len(family) - 1)]
+    while way[-1][1]:
+        source, start = ways.came_from[:, *way[-1]].tolist()
+        way.append((source, start))
+    return chain_along(family, orders, float(value[0, state, -1]), way[::-1])
+
+
+def chain_along(family: Family, orders: DeviceOrders, value: float, way: Sequence[tuple[int, int]]) -> Chain:
+    """Returns the chain of a way, given by a state and a set before its first stage and after each."""
+    parts = []
+    for (source, start), (target, end) in pairwise(way):
+        device = next(arc.kind.device for arc in orders.arcs[source] if arc.target == target)
+        nodes = np.flatnonzero(family.inside[:, end] & ~family.inside[:, start])
         parts.append((device, tuple(nodes.tolist())))
-        state, index = source, start
-    return Chain(reached, tuple(parts[::-1]))
+    return Chain(value, tuple(parts))

@@ -36,8 +36,20 @@ class Least:
     above: Nodes
 
 
+def fixed_share(problem: Problem) -> float:
+    """Returns the most seconds that a fixed second is worth over every link, whatever the link's factor."""
+    links = {link for row in problem.links or () for link in row if link.latency < np.inf}
+    return min((link.fixed / link.factor for link in links if link.factor), default=0.0)
+
+
+def least_seconds(problem: Problem) -> NDArray[np.float64]:
+    """Returns the seconds of each tensor, with the share of its fixed seconds that every link takes."""
+    share = fixed_share(problem)
+    return np.array([tensor.seconds + share * tensor.fixed for tensor in problem.tensors])
+
+
 class Crossings:
-    """Minimum cuts of one graph.
+    """Minimum cuts of one graph, with the `least_seconds` of tensors.
 
     Attributes:
         work: The work of each node, shape (nodes,).
@@ -55,21 +67,23 @@ class Crossings:
             for maker in makers[node]:
                 np.maximum(self.before[node], self.before[maker], out=self.before[node])
         arcs, self.size = [], count
-        for tensor in problem.tensors:
+        seconds = least_seconds(problem)
+        for tensor, cost in zip(problem.tensors, seconds, strict=True):
             users = [user for user in tensor.consumers if user != tensor.producer]
             arcs += [(user, tensor.producer, np.inf) for user in users]
             if len(users) == 1:
-                arcs.append((tensor.producer, users[0], tensor.seconds))
-            elif users and tensor.seconds:
-                arcs.append((tensor.producer, self.size, tensor.seconds))
+                arcs.append((tensor.producer, users[0], cost))
+            elif users and cost:
+                arcs.append((tensor.producer, self.size, cost))
                 arcs += [(self.size, user, np.inf) for user in users]
                 self.size += 1
         table = np.array(arcs, dtype=np.float64).reshape(-1, 3)
         self.tails, self.heads = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
         self.costs = table[:, 2]
-        moved = [tensor for tensor in problem.tensors if tensor.consumers and tensor.seconds]
+        costly = [index for index, tensor in enumerate(problem.tensors) if tensor.consumers and seconds[index]]
+        moved = [problem.tensors[index] for index in costly]
         self._makers = np.array([tensor.producer for tensor in moved], dtype=np.int64)
-        self._seconds = np.array([tensor.seconds for tensor in moved])
+        self._seconds = seconds[costly]
         self._users = np.array([user for tensor in moved for user in tensor.consumers], dtype=np.int64)
         self._first = np.cumsum([0, *(len(tensor.consumers) for tensor in moved)])[:-1]
 

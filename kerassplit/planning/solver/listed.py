@@ -13,9 +13,11 @@ from kerassplit.planning.solver.closed_sets import Family, Table, closed_sets, f
 from kerassplit.planning.solver.contract import Contraction, contract, contract_by
 from kerassplit.planning.solver.device_orders import NO_LINK, Arc, DeviceOrders, Kind, device_orders
 from kerassplit.planning.solver.dynamic_program import best_chain, search
+from kerassplit.planning.solver.energy import additive
 from kerassplit.planning.solver.problem import Link, Problem
 from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
 from kerassplit.planning.solver.stages import Stage, stages_of, value_of
+from kerassplit.planning.solver.within import best_within, is_within
 
 Cuts = Sequence[Collection[int]] | Table
 Numbers = NDArray[np.float64]
@@ -28,7 +30,7 @@ class Listed:
     Attributes:
         problem: The problem.
         contraction: The problem with merged nodes.
-        family: The closed sets of the merged nodes.
+        family: The closed sets of the merged nodes; for energy, with seconds in joules (`additive`).
     """
 
     problem: Problem
@@ -38,6 +40,10 @@ class Listed:
     def best(self) -> tuple[Stage, ...] | None:
         """Finds the stages of the best placement, with ties broken as in `best_chain`; `None` if there is none."""
         chain = best_chain(self.family)
+        stages = None if chain is None else self._stages(chain.parts)
+        if stages is None or is_within(self.problem, stages):
+            return stages
+        chain = best_within(self.family, self.contraction.problem)
         return None if chain is None else self._stages(chain.parts)
 
     def least_load(self, most: float) -> float | None:
@@ -93,7 +99,11 @@ class Listed:
         family, problem = self.family, self.family.problem
         first, second, link = 0, len(problem.devices) - 1, (problem.links or ((Link(),),))[0][0]
         costs, last, one, other = StageCosts(family, "largest"), len(family) - 1, Kind(first), Kind(second)
-        compute = np.maximum(family.seconds[first], family.seconds[second, -1] - family.seconds[second])
+        busy, devices = family.busy, problem.devices
+        compute = np.maximum(
+            family.seconds[first] + devices[first].overhead * (busy > 0),
+            family.seconds[second, -1] - family.seconds[second] + devices[second].overhead * (busy < busy[-1]),
+        )
         possible = np.ones(len(family), dtype=np.bool_)
         possible[1:] = costs.between(0, np.arange(1, last + 1), {one})[one] < np.inf
         for index in range(last):
@@ -102,8 +112,8 @@ class Listed:
         possible[0] &= first != second  # identical devices: the same as everything on the first one
         for cut in family.required:
             possible &= np.arange(len(family)) == cut
-        latency = np.where(family.crossing.any(axis=0), link.latency, 0.0)
-        flat, fixed = (compute, latency) if problem.overlap else (np.zeros(len(family)), compute + latency)
+        moves = family.seconds_over(replace(link, factor=0.0))
+        flat, fixed = (compute, moves) if problem.overlap else (np.zeros(len(family)), compute + moves)
         return flat, np.where(possible, fixed, np.inf), family.crossing_seconds
 
     def divided(self, index: int) -> tuple[Stage, ...]:
@@ -133,5 +143,5 @@ def listed(problem: Problem, limit: int, cuts: Cuts | None = None) -> Listed | N
         contraction, table = contract_by(problem, given)
     if table is None:
         return None
-    smaller = contraction.problem
+    smaller = additive(contraction.problem)
     return Listed(problem, contraction, family_of(smaller, table, device_rates(smaller)))

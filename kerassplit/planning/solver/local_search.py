@@ -18,7 +18,7 @@ from kerassplit.planning.solver.bounds import device_rates
 from kerassplit.planning.solver.closed_sets import Table, distinct, family_of, node_work, table_of_bits
 from kerassplit.planning.solver.device_orders import device_orders
 from kerassplit.planning.solver.dynamic_program import SLACK, Chain, best_chain, search
-from kerassplit.planning.solver.least_crossing import Nodes
+from kerassplit.planning.solver.least_crossing import Nodes, least_seconds
 from kerassplit.planning.solver.problem import Problem, Tensor, predecessors_of, successors_of, topological_order
 
 STARTS = 600  # closed sets of each order
@@ -86,6 +86,7 @@ class _Neighbors:
         self._before, self._after = [_bits(nodes) for nodes in before], [_bits(nodes) for nodes in after]
         self._beside = [[*makers, *users] for makers, users in zip(before, after, strict=True)]
         self._near: list[list[int]] = [[] for _ in range(count)]  # the tensors that a node makes or uses
+        self._seconds = least_seconds(problem).tolist()
         self._users = [_bits(tensor.consumers) for tensor in problem.tensors]
         for index, tensor in enumerate(problem.tensors):
             for node in {tensor.producer, *tensor.consumers}:
@@ -149,7 +150,7 @@ class _Neighbors:
             tensor, users = self._tensors[index], self._users[index]
             before = held >> tensor.producer & 1 and users & ~held
             after = with_node >> tensor.producer & 1 and users & ~with_node
-            change += tensor.seconds * (bool(after) - bool(before))
+            change += self._seconds[index] * (bool(after) - bool(before))
         return change
 
 

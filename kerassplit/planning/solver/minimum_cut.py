@@ -45,30 +45,45 @@ def on_first_device(problem: Problem) -> NDArray[np.bool_] | None:
     >>> on_first_device(problem).tolist()
     [False, False, False]
     """
-    link = Link(0.0, 0.0) if problem.links is None else problem.links[0][1]
+    link = Link(0.0, 0.0, 0.0) if problem.links is None else problem.links[0][1]
     seconds = np.array([node.seconds for node in problem.nodes]).T
-    moving = link.factor * np.array([tensor.seconds for tensor in problem.tensors])
+    moving = np.array([link.factor * tensor.seconds + link.fixed * tensor.fixed for tensor in problem.tensors])
+    overheads = [device.overhead for device in problem.devices]
     counts = np.array([tensor.counts for tensor in problem.tensors], dtype=np.int64)
     finite = np.where(np.isfinite(seconds), seconds, 0.0)
-    total, unit = finite.sum() + moving.sum() + link.latency, 1 + int(counts.sum())  # all tensors are less than a unit
+    total, unit = (
+        finite.sum() + moving.sum() + link.latency + sum(overheads),
+        1 + int(counts.sum()),
+    )  # all tensors are less than a unit
     scale = 2.0 ** min(58 - unit.bit_length() - math.ceil(math.log2(total)), 1000) if total > 0 else 1.0
     ticks = np.where(np.isfinite(seconds), np.rint(finite * scale).astype(np.int64) * unit, _ENDLESS)
     moving_ticks = np.rint(moving * scale).astype(np.int64) * unit + counts
-    found = _best_side(ticks, moving_ticks, problem.tensors)
-    if found is None or not link.latency:
-        return found
-    crossing = [found[one.producer] and not found[list(one.consumers)].all() for one in problem.tensors]
-    if any(crossing):
-        # The link's latency is not part of the cut: the other candidate is the best placement that moves nothing.
-        still = _best_side(ticks, np.full(len(moving), _ENDLESS), problem.tensors)
-        moved = round(link.latency * scale) * unit + int(moving_ticks[crossing].sum())
-        if still is not None and _ticks(still, ticks) <= _ticks(found, ticks) + moved:
-            return still
-    return found
+    latency, *starts = (round(seconds * scale) * unit for seconds in (link.latency, *overheads))
+    busy = np.array([not node.idle for node in problem.nodes])
+
+    def rank(first: NDArray[np.bool_]) -> tuple[int, bool, int]:
+        crossing = _crossing(first, problem.tensors)
+        value = ticks[0][first].sum() + ticks[1][~first].sum() + moving_ticks[crossing].sum() + latency * crossing.any()
+        value += starts[0] * (first & busy).any() + starts[1] * (~first & busy).any()
+        return int(value), bool(crossing.any()), int(first.sum())
+
+    # Neither the link's latency nor overheads are part of a cut: the other candidates are the best placements that move
+    # nothing, and those with all busy nodes on one device.
+    found = []
+    for idle in (None, 0, 1) if any(overheads) else (None,):
+        able = ticks.copy()
+        if idle is not None:
+            able[idle, busy] = _ENDLESS
+        side = _best_side(able, moving_ticks, problem.tensors)
+        found.append(side)
+        if latency and side is not None and _crossing(side, problem.tensors).any():
+            found.append(_best_side(able, np.full(len(moving), _ENDLESS), problem.tensors))
+    return min((side for side in found if side is not None), key=rank, default=None)
 
 
-def _ticks(first: NDArray[np.bool_], ticks: NDArray[np.int64]) -> int:
-    return int(ticks[0][first].sum() + ticks[1][~first].sum())
+def _crossing(first: NDArray[np.bool_], tensors: Sequence[Tensor]) -> NDArray[np.bool_]:
+    """Returns which tensors go from the first device to the second."""
+    return np.array([first[one.producer] and not first[list(one.consumers)].all() for one in tensors], dtype=np.bool_)
 
 
 def _best_side(

@@ -13,6 +13,7 @@ from kerassplit.planning.solver.closed_sets import node_work
 from kerassplit.planning.solver.contract import Contraction, contract
 from kerassplit.planning.solver.device_orders import device_orders
 from kerassplit.planning.solver.dynamic_program import search, upper_bound
+from kerassplit.planning.solver.energy import additive
 from kerassplit.planning.solver.least_crossing import Nodes
 from kerassplit.planning.solver.listed import Cuts, Listed, listed
 from kerassplit.planning.solver.local_search import best_among, local_search
@@ -30,7 +31,8 @@ class Placement:
     """Assignment of the nodes to devices.
 
     Attributes:
-        value: For "throughput" the largest load of a stage, for "latency" the time of all stages and moves.
+        value: For "throughput" the largest load of a stage, for "latency" the time of all stages and moves, or the
+            energy.
         lower_bound: No placement has a lower value; equals `value` if the placement is optimal.
         optimal: Whether it is proved that no placement is better.
         method: The method that found it. "closed sets", "minimum cut" and "bounded path" (see `Listed.front`) are
@@ -80,8 +82,8 @@ def place(
     Raises:
         PlanError: There is no placement within the limits; or a time limit ended the search before one was found
             (`binding` is "time").
-        ValueError: There are more closed sets than `limit` and the method "closed sets" was requested; or a cut
-            contains a node without all that it depends on.
+        ValueError: There are more closed sets than `limit` and the method "closed sets" was requested or is needed for
+            a budget; or a cut contains a node without all that it depends on.
 
     Example:
 
@@ -97,7 +99,7 @@ def place(
     known = listed(problem, limit, cuts) if cuts is not None or method in (None, "closed sets") else None
     if known is not None:
         return best_listed(known)
-    if method == "closed sets":
+    if method == "closed sets" or problem.budget < math.inf:
         raise ValueError(f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` unset.")
     if report is not None:
         return _with_bound(problem, contract(problem), time_limit, report)
@@ -158,7 +160,7 @@ def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = N
 
 def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, report: Report) -> Placement:
     """Finds a placement by local search, and proves a bound with a partition of the closed sets."""
-    smaller, deadline = contraction.problem, time.monotonic() + time_limit
+    smaller, deadline = additive(contraction.problem), time.monotonic() + time_limit
     partition = Partition(smaller) if len(smaller.nodes) <= LARGEST else None
     bound = float(node_work(smaller, device_rates(smaller)).sum())
     chain = local_search(smaller, time_limit / 4, partition.sets if partition else ())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Objective = Literal["throughput", "latency"]
+Objective = Literal["throughput", "latency", "energy"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,14 @@ class Node:
         seconds: Its time on each device type; `math.inf` where it cannot run.
         memory: Bytes that it keeps on its device, such as parameters.
         workspace: Bytes that it needs only while it runs. A stage needs the most that any of its nodes needs.
+        idle: Whether nothing has to be called for it, as for an input of a model. A stage of idle nodes alone has no
+            overhead.
     """
 
     seconds: tuple[float, ...]
     memory: float = 0.0
     workspace: float = 0.0
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Tensor:
         seconds: Time to move it, before the factors of devices and links.
         memory: Bytes that it occupies on a device that receives or sends it.
         counts: Whether it counts toward the limit on crossing tensors (`CutRules.max_tensors`).
+        fixed: With links: additional time to move it, whatever the factor of the link, such as to pack and unpack it.
     """
 
     producer: int
@@ -47,6 +51,7 @@ class Tensor:
     seconds: float = 0.0
     memory: float = 0.0
     counts: bool = True
+    fixed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ class DeviceType:
         memory: Bytes of memory of one device.
         send: Without links: the factor on the time to move a tensor out of a device; 0 if that is free.
         receive: Without links: the factor on the time to move a tensor into a device.
+        overhead: Additional time of each stage with a node that is not idle, such as to call it.
+        watts: Power while it computes.
+        sending_watts: Power while it sends.
     """
 
     name: str
@@ -74,17 +82,22 @@ class DeviceType:
     memory: float = math.inf
     send: float = 1.0
     receive: float = 1.0
+    overhead: float = 0.0
+    watts: float = 0.0
+    sending_watts: float = 0.0
 
 
 @dataclass(frozen=True)
 class Link:
-    """A link between two device types. The tensors of a cut take `latency` + `factor` × the sum of their seconds.
+    """A link between two device types.
 
+    The tensors of a cut take `latency` + `factor` × the sum of their seconds + `fixed` × the sum of their fixed seconds.
     If nothing crosses, there is no latency either. A latency of `math.inf` means that there is no link.
     """
 
     latency: float = 0.0
     factor: float = 1.0
+    fixed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,9 +129,10 @@ class Problem:
     that uses it pays once to receive it, however many of its nodes use it. With `links`, all tensors that cross a cut
     go over the link between the two stages at the cut, once, including those that only a later stage needs.
 
-    The load of a stage is the time of its nodes, of receiving and of sending: the sum, or with `overlap` the largest of
-    the three. "throughput" minimizes the largest load, "latency" the time of all stages and all moves one after another
-    (a move over a link counts once).
+    The load of a stage is the time of its nodes with the overhead of its device, of receiving and of sending: the sum,
+    or with `overlap` the largest of the three. "throughput" minimizes the largest load, "latency" the time of all stages and all moves one after another
+    (a move over a link counts once), "energy" the sum of the times of computing and of sending, each multiplied by the
+    power of the device.
 
     Attributes:
         nodes: The nodes. They are referred to by their indices in this tuple.
@@ -127,7 +141,8 @@ class Problem:
         classes: Sets of nodes, each of which must stay in one stage.
         weights: Memory that nodes share.
         links: `links[a][b]` is the link from type a to type b; or `None`.
-        objective: "throughput" or "latency".
+        objective: "throughput", "latency" or "energy".
+        budget: For latency the most energy, for energy the most latency.
         overlap: Whether devices receive, compute and send at the same time.
         in_order: Whether the stages use the devices in the order of `devices`; some may be left out. Otherwise in any
             order.
@@ -153,6 +168,7 @@ class Problem:
     weights: tuple[Weight, ...] = ()
     links: tuple[tuple[Link, ...], ...] | None = None
     objective: Objective = "throughput"
+    budget: float = math.inf
     overlap: bool = False
     in_order: bool = False
     use_all: bool = False

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from kerassplit.planning.solver.device_orders import Kind
-from kerassplit.planning.solver.least_crossing import Crossings, Nodes
+from kerassplit.planning.solver.least_crossing import Crossings, Nodes, fixed_share
 from kerassplit.planning.solver.problem import Link, Problem
 from kerassplit.planning.solver.stage_costs import ROUNDING
 
@@ -30,6 +30,7 @@ class Cell:
         low: The least work.
         high: The most work.
         crossing: Lower bound on the crossing, in seconds.
+        fixed: Fixed seconds of the tensors that certainly cross after each of them.
         crosses: Whether some tensor certainly crosses after each of them.
         below: A closed set with little crossing, within the limits or below them.
         above: A closed set with little crossing, within the limits or above them.
@@ -40,6 +41,7 @@ class Cell:
     low: float
     high: float
     crossing: float
+    fixed: float
     crosses: bool
     below: Nodes
     above: Nodes
@@ -66,6 +68,8 @@ class StageBounds:
         self._seconds = np.where(self._barred, 0.0, seconds)
         self._moving = np.array([tensor.seconds for tensor in problem.tensors])
         self._room = np.array([tensor.memory for tensor in problem.tensors])
+        self.fixed, self._share = np.array([tensor.fixed for tensor in problem.tensors]), fixed_share(problem)
+        self._busy = np.array([not node.idle for node in problem.nodes])
         self._held = np.array([node.memory for node in problem.nodes])
         self._workspace = np.array([node.workspace for node in problem.nodes])
         everything = self._held.sum() + self._room.sum() + self._workspace.max()
@@ -85,6 +89,8 @@ class StageBounds:
         received, sent = self._moved(first, second, self._moving) if problem.links is None else (0.0, 0.0)
         memory = self._memory(first, second) if self._memory_binds else None
         none = self._impossible(first, second)
+        # Without idle nodes, every stage has a busy one.
+        busy = self._busy.all() | ((first.outside * self._busy) @ second.inside.T > 0)
         loads = []
         for kind, seconds_each, barred, rate in zip(
             problem.devices, self._seconds.T, self._barred.T, self._rates, strict=True
@@ -94,6 +100,7 @@ class StageBounds:
                 compute = np.maximum(compute - work, 0.0)
             else:
                 compute += np.maximum(rest, 0.0) / rate if rate > 0 else np.where(rest > 0, np.inf, 0.0)
+            compute += kind.overhead * busy
             parts = compute, kind.receive * received, kind.send * sent
             together = np.maximum if problem.overlap and problem.objective == "throughput" else np.add
             load = together(together(parts[0], parts[1]), parts[2])
@@ -108,14 +115,21 @@ class StageBounds:
         load = table[kind.device]
         if self._problem.links is None:
             return load
-        least = np.array([cell.crossing for cell in cells])
+        least, fixed = np.array([(cell.crossing, cell.fixed) for cell in cells]).T
         crosses = np.array([cell.crosses for cell in cells]) | (least > 0)
-        receive, send = (_over(link, least, crosses) for link in (kind.receives, kind.sends))
+        receive, send = (self._over(link, least, fixed, crosses) for link in (kind.receives, kind.sends))
         if self._problem.objective == "latency":
             return load + receive[:, None]
         if self._problem.overlap:
             return np.maximum(np.maximum(load, receive[:, None]), send[None, :])
         return load + receive[:, None] + send[None, :]
+
+    def _over(self, link: Link, seconds: Numbers, fixed: Numbers, crosses: NDArray[np.bool_]) -> Numbers:
+        """Returns the least time over a link."""
+        if link.latency == np.inf:
+            return np.where(crosses, np.inf, 0.0)
+        more = max(link.fixed - link.factor * self._share, 0.0)  # the share is part of the seconds
+        return np.where(crosses, link.latency + link.factor * seconds + more * fixed, 0.0)
 
     def crossing(self, inside: Numbers, outside: Numbers) -> Numbers:
         """Returns 1 for each tensor that certainly crosses after the sets of a cell, else 0; shape (..., tensors)."""
@@ -197,10 +211,3 @@ class _Stack:
 
 def _members(cut: frozenset[int], like: NDArray) -> NDArray[np.bool_]:
     return np.isin(np.arange(len(like)), list(cut))
-
-
-def _over(link: Link, seconds: Numbers, crosses: NDArray[np.bool_]) -> Numbers:
-    """Returns the least seconds over a link."""
-    if link.latency == np.inf:
-        return np.where(crosses, np.inf, 0.0)
-    return np.where(crosses, link.latency + link.factor * seconds, 0.0)

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from kerassplit.planning.solver.bounds import NO_MEMORY
 from kerassplit.planning.solver.closed_sets import Family, columns_of
 from kerassplit.planning.solver.device_orders import Kind
-from kerassplit.planning.solver.problem import Link
 
 Goal = Literal["largest", "sum", "even", "small", "memory", "stages"]
 Numbers = NDArray[np.float64]
@@ -36,7 +35,6 @@ class StageCosts:
         self._problem, self._most = problem, most
         self._seconds = np.array([tensor.seconds for tensor in problem.tensors])
         self._room = np.array([tensor.memory for tensor in problem.tensors])
-        self._crosses = np.logical_or.reduce(family.crossing)
         self._shared = _SharedMemory(family)
         self._workspaces = sorted(
             ((node.workspace, index) for index, node in enumerate(problem.nodes) if node.workspace), reverse=True
@@ -105,9 +103,11 @@ class StageCosts:
     def _cost(self, kind: Kind, index, later, received: Numbers, sent: Numbers, memory: Numbers | None) -> Numbers:
         family, device = self._family, self._problem.devices[kind.device]
         compute = family.seconds[kind.device, later] - family.seconds[kind.device, index]
+        if device.overhead:
+            compute += device.overhead * (family.busy[later] > family.busy[index])
         if self._problem.links is not None:
-            receive = self._over_link(kind.receives, index)
-            send = self._over_link(kind.sends, later)
+            receive = family.seconds_over(kind.receives, index)
+            send = family.seconds_over(kind.sends, later)
         else:
             receive, send = device.receive * received, device.send * sent
         overlap = self._problem.overlap
@@ -123,12 +123,6 @@ class StageCosts:
         if memory is not None:
             cost[memory > device.memory * ROUNDING] = np.inf
         return np.where(cost < np.inf, 1.0, np.inf) if self._goal == "stages" else cost
-
-    def _over_link(self, link: Link, sets) -> Numbers:
-        """Returns the seconds over a link of the tensors that cross a set, or each of several."""
-        if link.latency == np.inf:
-            return np.where(self._crosses[sets], np.inf, 0.0)
-        return np.where(self._crosses[sets], link.latency + link.factor * self._family.crossing_seconds[sets], 0.0)
 
     def _memory(self, index: int, later: NDArray[np.int64], touched, still) -> Numbers:
         """Returns the bytes that each stage needs."""

@@ -14,11 +14,12 @@ class Stage:
     Attributes:
         device: Index of the device's type in `Problem.devices`.
         nodes: Its nodes, in increasing order.
-        compute: Seconds of its nodes.
+        compute: Seconds of its nodes, with the overhead of its device.
         receive: Seconds to receive tensors.
         send: Seconds to send tensors.
         load: The sum of the three; with `overlap` the largest.
         memory: Bytes that it needs.
+        energy: Energy of computing and sending.
     """
 
     device: int
@@ -28,6 +29,7 @@ class Stage:
     send: float
     load: float
     memory: float
+    energy: float = 0.0
 
 
 def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> tuple[Stage, ...]:
@@ -49,23 +51,28 @@ def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> t
         else:
             receive = problem.devices[device].receive * math.fsum(tensor.seconds for tensor in received)
             send = problem.devices[device].send * math.fsum(tensor.seconds for tensor in sent)
-        compute = math.fsum(problem.nodes[node].seconds[device] for node in nodes)
+        overhead = 0.0 if all(problem.nodes[node].idle for node in nodes) else problem.devices[device].overhead
+        compute = math.fsum([overhead, *(problem.nodes[node].seconds[device] for node in nodes)])
         held = math.fsum(problem.nodes[node].memory for node in nodes)
         shared = math.fsum(weight.memory for weight in problem.weights if not set(weight.nodes).isdisjoint(nodes))
         workspace = max((problem.nodes[node].workspace for node in nodes), default=0.0)
         memory = math.fsum([held, shared, workspace, *(tensor.memory for tensor in kept)])
         load = max(compute, receive, send) if problem.overlap else math.fsum([compute, receive, send])
-        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory))
+        energy = compute * problem.devices[device].watts + send * problem.devices[device].sending_watts
+        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory, energy))
     return tuple(stages)
 
 
 def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
-    """Returns the largest load, or for latency the time of all stages and moves one after another."""
+    """Returns the largest load; for latency the time of all stages and moves one after another; or the energy."""
     if problem.objective == "throughput":
         return max(stage.load for stage in stages)
+    if problem.objective == "energy":
+        return math.fsum(stage.energy for stage in stages)
     moves = [stage.receive + (0.0 if problem.links is not None else stage.send) for stage in stages]
     return math.fsum([stage.compute for stage in stages] + moves)
 
 
 def _over_link(link: Link, tensors: Sequence[Tensor]) -> float:
-    return link.latency + link.factor * math.fsum(tensor.seconds for tensor in tensors)
+    seconds, fixed = (math.fsum(times) for times in zip(*((one.seconds, one.fixed) for one in tensors), strict=True))
+    return link.latency + link.factor * seconds + link.fixed * fixed

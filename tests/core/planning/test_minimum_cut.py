@@ -55,7 +55,15 @@ def _random_problem(seed: int) -> Problem:
             users = dice.sample(later, min(len(later), dice.choice([0, 1, 1, 2, 3])))
             tensors.append((producer, users, dice.randint(0, 9)))
     link = Link(dice.choice([0.0, 0.0, 2.0, 5.0]), dice.choice([2.0, 1.0, 0.25, 0.0]))
-    return two_devices(*zip(*times, strict=True), tensors, link)
+    problem = two_devices(*zip(*times, strict=True), tensors, link)
+    if seed % 2:
+        return problem
+    return replace(
+        problem,
+        nodes=(replace(problem.nodes[0], idle=True), *problem.nodes[1:]),
+        tensors=tuple(replace(tensor, fixed=float(dice.randint(0, 3))) for tensor in problem.tensors),
+        devices=tuple(replace(device, overhead=float(dice.randint(0, 9))) for device in problem.devices),
+    )
 
 
 def _closed_sets(problem: Problem) -> Iterator[tuple[bool, ...]]:
@@ -70,8 +78,11 @@ def _cost(problem: Problem, first) -> tuple[float, int]:
     """Returns the seconds, and the number of tensors moved."""
     over = [one for one in problem.tensors if first[one.producer] and not all(first[user] for user in one.consumers)]
     compute = sum(node.seconds[0 if here else 1] for node, here in zip(problem.nodes, first, strict=True))
+    called = {0 if here else 1 for node, here in zip(problem.nodes, first, strict=True) if not node.idle}
+    compute += sum(problem.devices[device].overhead for device in called)
     link = (problem.links or everywhere(Link(), 2))[0][1]
-    return compute + (link.latency + link.factor * sum(one.seconds for one in over) if over else 0.0), len(over)
+    moving = link.latency + sum(link.factor * one.seconds + one.fixed for one in over) if over else 0.0
+    return compute + moving, len(over)
 
 
 def found(problem):
@@ -102,7 +113,7 @@ def test_no_closed_set_is_better_or_moves_fewer_tensors():
 
 def test_without_latency_the_fewest_nodes_are_on_the_first_device():
     for seed in range(300):
-        problem = _random_problem(seed)
+        problem = _random_problem(2 * seed + 1)  # no overheads
         link = Link(0.0, (problem.links or everywhere(Link(), 2))[0][1].factor)
         problem = replace(problem, links=everywhere(link, 2))
         costs = {first: _cost(problem, first) for first in _closed_sets(problem)}

@@ -62,7 +62,7 @@ def question_of(model, profile, seed):
     compression = dice.choice([None, 2, *wire.FORMS])
     any_order = dice.random() < 0.3
     input_bytes = {name: dice.choice([0, 7, 40, 300]) for name in inputs if dice.random() < 0.6 and not any_order}
-    input_seconds = {name: dice.uniform(0, 0.5) for name in inputs if dice.random() < 0.0 and not any_order}
+    input_seconds = {name: dice.uniform(0, 0.5) for name in inputs if dice.random() < 0.4 and not any_order}
     sent, message = sizes(model, profile, compression, input_bytes)
     link = (max(sent) / dice.uniform(0.01, 1), dice.choice([0.0, 0.05]))
     down = link[0] * dice.choice([0.2, 5]) if dice.random() < 0.5 else None

@@ -1,0 +1,211 @@
+"""Finds the chain of least latency within an energy, or of least energy within a latency.
+
+With a price on what is limited, the two are one sum, which dynamic programming minimizes. The best price gives a chain
+within the limit and a bound on better ones (Handler and Zang, "A dual algorithm for the constrained shortest path
+problem", 1980). Between the two, all ways are followed that no other beats in both (Hansen, "Bicriterion path
+problems", 1980), as long as the least that remains of each and of their sum lets them end better.
+"""
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kerassplit.planning.solver.bounds import SLACK, device_rates, sides_of
+from kerassplit.planning.solver.closed_sets import Family, node_work
+from kerassplit.planning.solver.device_orders import Arc, DeviceOrders, device_orders, links_differ
+from kerassplit.planning.solver.dynamic_program import Chain, caps_of, chain_along, least_sum
+from kerassplit.planning.solver.energy import weighted
+from kerassplit.planning.solver.problem import Objective, Problem
+from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
+from kerassplit.planning.solver.stages import Stage, stages_of, value_of
+
+Numbers = NDArray[np.float64]
+
+
+def is_within(problem: Problem, stages: Sequence[Stage]) -> bool:
+    """Checks if a placement keeps to the budget of its problem."""
+    limited = replace(problem, objective=_goals(problem)[1])
+    return problem.budget == math.inf or value_of(limited, stages) <= problem.budget * ROUNDING
+
+
+def _goals(problem: Problem) -> tuple[Objective, Objective]:
+    """Returns what is minimized and what is limited."""
+    return ("energy", "latency") if problem.objective == "energy" else ("latency", "energy")
+
+
+def best_within(family: Family, problem: Problem) -> Chain | None:
+    """Finds the best chain of a problem with a budget; `None` if there is none. Of equal values, any may be found.
+
+    Args:
+        family: The closed sets, of a problem with the same graph.
+        problem: The problem, without classes.
+    """
+    goals = _goals(problem)
+    budget = problem.budget * ROUNDING
+
+    def priced(value: float, price: float) -> Family:
+        weights = {goals[0]: value, goals[1]: price}
+        return _with_problem(family, weighted(problem, weights["latency"], weights["energy"]))
+
+    def costs(chain: Chain) -> list[float]:
+        stages = stages_of(problem, chain.parts)
+        return [value_of(replace(problem, objective=goal), stages) for goal in goals]
+
+    over, under = least_sum(priced(1.0, 0.0)), least_sum(priced(0.0, 1.0))
+    if over is None or under is None or costs(under)[1] > budget:
+        return None
+    if costs(over)[1] <= budget:
+        return over
+    while True:
+        (least, most), (value, spent) = costs(over), costs(under)
+        if value <= least * ROUNDING:
+            return under
+        price = (value - least) / (most - spent)
+        between = least_sum(priced(1.0, price))
+        assert between is not None
+        reached, used = costs(between)
+        if reached + price * used >= (value + price * spent) * (1 - 1e-9):
+            break
+        over, under = (over, between) if used <= budget else (between, under)
+    limits = np.array([value, budget, value + price * budget]) * [SLACK, 1.0, SLACK]
+    families = [priced(1.0, 0.0), priced(0.0, 1.0), priced(1.0, price)]
+    useful = np.all([sides_of(one).total <= limit * SLACK for one, limit in zip(families, limits, strict=True)], axis=0)
+    useful[[0, -1, *family.required]] = True
+    kept = [one.restricted(np.flatnonzero(useful)) for one in families[:2]]
+    return _Labels((kept[0], kept[1]), price, limits).best() or under
+
+
+def _with_problem(family: Family, problem: Problem) -> Family:
+    """Returns the same sets, in the same order, with other times of nodes, devices and links."""
+    other = copy.copy(family)  # with what is known about its sets
+    vars(other).pop("seconds", None)
+    rates = device_rates(problem)
+    object.__setattr__(other, "problem", problem)
+    object.__setattr__(other, "rates", rates)
+    object.__setattr__(other, "work", other.sums_of(node_work(problem, rates)[:, None])[0])
+    return other
+
+
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """Ways to closed sets that no other way beats in both value and spending.
+
+    A label is a way's value, its spending, and the sum of the two at the price.
+
+    Attributes:
+        families: The closed sets with the problem of the value, and with that of the spending.
+        price: Value per spending.
+        limits: The most of each, shape (3,).
+    """
+
+    families: tuple[Family, Family]
+    price: float
+    limits: Numbers
+
+    @cached_property
+    def orders(self) -> tuple[DeviceOrders, DeviceOrders]:
+        """The orders of devices of the two problems, with the same states."""
+        one, other = (family.problem for family in self.families)
+        differ = links_differ(one) or links_differ(other)
+        return device_orders(one, differ), device_orders(other, differ)
+
+    @cached_property
+    def costs(self) -> tuple[StageCosts, StageCosts]:
+        """The costs of stages in both problems."""
+        return StageCosts(self.families[0], "sum"), StageCosts(self.families[1], "sum")
+
+    def best(self) -> Chain | None:
+        """Finds the best chain within the limits."""
+        behind, orders, last = self.behind(), self.orders[0], len(self.families[0]) - 1
+        able = np.isfinite(behind[2])
+        first = np.where(able.any(axis=1), able.argmax(axis=1), last + 1)
+        found: dict[tuple[int, int], tuple[Numbers, NDArray[np.int64]]] = {}
+        waiting = defaultdict[tuple[int, int], list[tuple[Numbers, NDArray[np.int64]]]](list)
+        for state in orders.starts:
+            waiting[state, 0].append((np.zeros((3, 1)), np.zeros((3, 1), dtype=np.int64)))
+        for index in range(last + 1):
+            states = [state for state in range(len(orders.arcs)) if (state, index) in waiting]
+            for state in states:
+                found[state, index] = _unbeaten(waiting.pop((state, index)))
+            for arc, later, steps in self.steps(index, states, first) if index < last else ():
+                reached = found[arc.source, index][0][:, :, None] + steps[:, None, :]
+                rest = behind[:, arc.target, later][:, None, :]
+                fits = (reached + rest <= self.limits[:, None, None]).all(axis=0)
+                for place in np.flatnonzero(fits.any(axis=0)):
+                    labels = np.flatnonzero(fits[:, place])
+                    origin = np.array([np.full_like(labels, arc.source), np.full_like(labels, index), labels])
+                    waiting[arc.target, int(later[place])].append((reached[:, labels, place], origin))
+        ends = [(*found[state, last][0][:2, 0], state) for state in orders.ends if (state, last) in found]
+        if not ends:
+            return None
+        value, _, state = min(ends)
+        way = [(int(state), last)]
+        label = 0
+        while way[-1][1]:
+            *place, label = found[way[-1]][1][:, label].tolist()
+            way.append((place[0], place[1]))
+        return chain_along(self.families[0], orders, float(value), way[::-1])
+
+    def behind(self) -> Numbers:
+        """Returns the least that remains to be added in each state at each set, shape (3, states, sets)."""
+        orders, sets = self.orders[0], len(self.families[0])
+        behind = np.full((3, len(orders.arcs), sets), np.inf)
+        behind[:, orders.ends, -1] = 0.0
+        first = np.full(len(orders.arcs), sets)
+        first[list(orders.ends)] = sets - 1
+        for index in reversed(range(sets - 1)):
+            states = set(orders.starts) if index == 0 else set(range(len(orders.arcs))) - set(orders.starts)
+            for arc, later, steps in self.steps(index, states, first):
+                least = (steps + behind[:, arc.target, later]).min(axis=1)
+                behind[:, arc.source, index] = np.minimum(behind[:, arc.source, index], least)
+            first[np.isfinite(behind[2, :, index])] = index
+        return behind
+
+    def steps(
+        self, index: int, states: Collection[int], first: NDArray[np.int64]
+    ) -> Iterator[tuple[Arc, NDArray[np.int64], Numbers]]:
+        """Yields the stages from a set in some states: an arc, the sets that follow, and what the stages add.
+
+        Args:
+            index: The set.
+            states: The states.
+            first: First set at which each state may be.
+        """
+        pairs = [
+            (one, other)
+            for state in states
+            for one, other in zip(self.orders[0].arcs[state], self.orders[1].arcs[state], strict=True)
+            if first[one.target] < len(self.families[0])
+        ]
+        low = max(index + 1, min((int(first[one.target]) for one, _ in pairs), default=0))
+        later = self.families[0].supersets(index, low, int(self.caps[index]))
+        if not pairs or not len(later):
+            return
+        values = self.costs[0].between(index, later, {one.kind for one, _ in pairs})
+        spending = self.costs[1].between(index, later, {other.kind for _, other in pairs})
+        for one, other in pairs:
+            value, spent = values[one.kind], spending[other.kind]
+            yield one, later, np.array([value, spent, value + self.price * spent])
+
+    @cached_property
+    def caps(self) -> NDArray[np.int64]:
+        """The end of the sets that may follow each set."""
+        return caps_of(self.families[0])
+
+
+def _unbeaten(
+    parts: list[tuple[Numbers, NDArray[np.int64]]],
+) -> tuple[Numbers, NDArray[np.int64]]:
+    """Returns the labels that no other beats in both value and spending, by value."""
+    labels, origins = (np.concatenate(some, axis=1) for some in zip(*parts, strict=True))
+    order = np.lexsort((labels[1], labels[0]))
+    spent = labels[1, order]
+    best = np.minimum.accumulate(spent)
+    kept = order[np.concatenate([[True], spent[1:] < best[:-1]])]
+    return labels[:, kept], origins[:, kept]
