@@ -52,15 +52,17 @@ def require_measured(compression: float | str | None, profile: Profile | None) -
     Raises:
         SplitError: There is no profile of a sample in this form.
     """
-    if not isinstance(compression, str) or PACKED not in compression or getattr(profile, "wire", None) == compression:
+    if not isinstance(compression, str) or PACKED not in compression:
         return
-    other = getattr(profile, "wire", None)
-    but = "" if profile is None else f", but the profile has {f'those of {other!r}' if other else 'not packed any'}"
-    raise SplitError(
-        f"How many bytes tensors take as {compression!r} depends on their values{but}. Measure them on a sample: "
-        f"profile=kerassplit.profile(model, sample=images, wire={compression!r}) (--profile FILE, which `kerassplit "
-        f"profile MODEL --input SAMPLE --wire {compression} --json` writes)."
-    )
+    measured = getattr(profile, "wire", None)
+    if measured != compression:
+        those = f"those for {measured!r}" if measured else "none"
+        but = "" if profile is None else f", and `profile` holds {those}"
+        raise SplitError(
+            f"The bytes of tensors as {compression!r} depend on their values{but}. Measure them on a sample: "
+            f"profile=kerassplit.profile(model, sample=images, wire={compression!r}) (--profile FILE, from `kerassplit "
+            f"profile MODEL --input SAMPLE --wire {compression} --json`)."
+        )
 
 
 def jpeg_bytes(shape: Sequence[int | None], dtype: str) -> float | None:

@@ -63,7 +63,7 @@ def encoded_bytes(
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def _bytes(pixels: np.ndarray, kind: Format, quality: int) -> int:

@@ -19,6 +19,7 @@ from kerassplit import wire
 from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.photos import shipped_photo
 
+UNPACKED = [form for form in wire.FORMS if "+" not in form]
 PHONE, SERVER = ks.Device("phone", "10 MFLOPS"), ks.Device("server", "1 GFLOPS")
 
 
@@ -59,7 +60,7 @@ def question_of(model, profile, seed):
     count = dice.choice([2, 2, 3])
     speeds = [profile.flops / dice.uniform(0.5, 3) for _ in range(count)]
     inputs = [read_graph(model).tensors[one].name for one in profile.inputs]
-    compression = dice.choice([None, 2, *wire.FORMS])
+    compression = dice.choice([None, 2, *UNPACKED])
     any_order = dice.random() < 0.3
     input_bytes = {name: dice.choice([0, 7, 40, 300]) for name in inputs if dice.random() < 0.6 and not any_order}
     input_seconds = {name: dice.uniform(0, 0.5) for name in inputs if dice.random() < 0.4 and not any_order}
@@ -82,10 +83,8 @@ def devices_of(speeds):
     return [ks.Device(f"d{place}", speed) for place, speed in enumerate(speeds)]
 
 
-def require_the_best(model, seed, max_crossing):
+def require_the_best(model, profile, seed, max_crossing):
     """Checks that the plan is as good as the best by brute force; returns True if there is one."""
-    profile = ks.profile(model, 2)
-    assume(profile.flops and len(profile.calls) <= 8)
     speeds, link, down, common, sent, more = question_of(model, profile, seed)
     memories = [math.inf] * len(speeds)
     oracle = Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, down=down, **common, **sent)
@@ -102,10 +101,13 @@ def require_the_best(model, seed, max_crossing):
     return True
 
 
-@examples(150)
+@examples(60)
 @given(recipes, st.integers(0, 10**6), st.sampled_from([1, 2, "any"]))
 def test_no_plan_of_a_random_model_is_better(recipe, seed, max_crossing):
-    require_the_best(build(recipe), seed, max_crossing)
+    model = build(recipe)
+    profile = ks.profile(model, 2)
+    assume(profile.flops and len(profile.calls) <= 8)
+    require_the_best(model, profile, seed, max_crossing)
 
 
 @pytest.mark.parametrize("max_crossing", [1, 2, "any"])
@@ -116,7 +118,8 @@ def test_no_plan_of_a_random_model_is_better(recipe, seed, max_crossing):
 )
 def test_no_plan_for_several_inputs_is_better(kind, max_crossing):
     model = kind().model
-    assert [require_the_best(model, seed, max_crossing) for seed in range(12)].count(True) >= 5
+    profile = ks.profile(model, 2)
+    assert [require_the_best(model, profile, seed, max_crossing) for seed in range(12)].count(True) >= 5
 
 
 # Messages.
@@ -134,7 +137,7 @@ def activations(mobilenet):
     return {name: np.asarray(made[name]) for name in names}
 
 
-@pytest.mark.parametrize("form", wire.FORMS)
+@pytest.mark.parametrize("form", UNPACKED)
 def test_the_bytes_that_cross_are_those_of_the_message_at_every_split_point(mobilenet, activations, form):
     options = {"links": ks.Link("1 MB/s"), "compression": form, "batch_size": 2}
     plan = ks.plan(mobilenet, [PHONE, SERVER], must_cut="block_6_expand_relu", **options)
@@ -145,7 +148,7 @@ def test_the_bytes_that_cross_are_those_of_the_message_at_every_split_point(mobi
     assert second.receive == pytest.approx(first.crossing_bytes / 1e6)
 
 
-@pytest.mark.parametrize("form", wire.FORMS)
+@pytest.mark.parametrize("form", UNPACKED)
 def test_several_tensors_cross_in_one_message(form):
     model = menagerie.unet().model
     names = ["down0", "down1", "down2"]
@@ -163,7 +166,7 @@ def test_the_largest_crossing_counts_the_whole_message(mobilenet, activations):
     for most in (1, 2):
         plan = ks.plan(mobilenet, [PHONE, SERVER], largest_crossing=size, max_crossing=most, **options)
         assert plan.stages[0].crossing_bytes == size
-        with pytest.raises(ks.PlanError, match=f"the largest crossing has to be {size} bytes"):
+        with pytest.raises(ks.PlanError, match=f"he largest crossing has to be {size} bytes"):
             ks.plan(mobilenet, [PHONE, SERVER], largest_crossing=size - 1, max_crossing=most, **options)
 
 
@@ -192,12 +195,14 @@ def test_an_input_is_sent_as_a_file():
 
 
 def test_an_input_that_passes_through_stages_is_decoded_by_each_device_that_receives_it():
-    model = menagerie.input_that_only_the_tail_needs().model
-    late = [one.name.split("/")[0] for one in model.inputs][-1]
-    devices = devices_of([1e6, 1e6, 1e6])
-    options = {"links": ks.Link("1 MB/s"), "objective": "latency", "leave_out": False, "max_crossing": "any"}
-    plain = ks.plan(model, devices, input_bytes={late: 0}, **options)
-    decoded = ks.plan(model, devices, input_bytes={late: 0}, input_seconds={late: "1 ms"}, **options)
+    early, late = keras.Input((16,), name="early"), keras.Input((4,), name="late")
+    x = keras.layers.Dense(8, name="second")(keras.layers.Dense(8, name="first")(early))
+    x = keras.layers.Dense(8, name="third")(keras.layers.Concatenate(name="both")([x, late]))
+    model, devices = keras.Model([early, late], x), devices_of([1e6, 1e6, 1e6])
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency", "leave_out": False, "must_cut": ["first", "second"]}
+    plain = ks.plan(model, devices, input_bytes={"late": 100}, **options)
+    assert plain.stages[2].receive == pytest.approx((8 * 4 + 100) / 1e6)
+    decoded = ks.plan(model, devices, input_bytes={"late": 100}, input_seconds={"late": "1 ms"}, **options)
     assert decoded.value == pytest.approx(plain.value + 0.002)
 
 
