@@ -5,7 +5,7 @@ import math
 import os
 import reprlib
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -20,8 +20,6 @@ LARGEST = 8 * 1024**2
 At worst, parsed JSON takes 24 times its size in memory."""
 _DEEPEST = 100  # nested lists and dicts; a manifest needs five, plus the nesting of the model's inputs and outputs
 _MOST_DIGITS = 40  # of an integer: sums and products of such numbers still fit into floats
-_ADDED = ("also", "hints")
-"""Fields missing in records of earlier versions."""
 _hints = cache(get_type_hints)
 
 
@@ -171,8 +169,11 @@ def read_record(kind: Any, value: Any, place: str = "") -> Any:
 
 
 def _read_fields(kind: Any, values: dict[str, Any], place: str) -> Any:
-    optional = kind.__optional_keys__ if is_typeddict(kind) else _ADDED
-    names = _hints(kind) if is_typeddict(kind) else [field.name for field in fields(kind)]
+    if is_typeddict(kind):
+        names, optional = list(_hints(kind)), kind.__optional_keys__
+    else:  # records of earlier versions lack fields that were added, which have defaults
+        names = [field.name for field in fields(kind)]
+        optional = [field.name for field in fields(kind) if field.default is not MISSING]
     missing = [name for name in names if name not in values and name not in optional]
     if missing:
         raise ValueError(f"there is no '{missing[0]}'{f' in {place}' if place else ''}")

@@ -65,6 +65,8 @@ def read(
         given = _npz(body, taken, limits.body)
     elif kind == WIRE:
         try:
+            if wire.unpacked_bytes(body) > limits.body:
+                raise Refused(413, f"The arrays take more than {limits.body} bytes once unpacked.")
             given = wire.unpack(body)
         except SplitError as error:
             raise Refused(400, f"The body cannot be read as {kind}: {error}") from error

@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from kerassplit import text, wire
+from kerassplit import text
 from kerassplit.display import units
 from kerassplit.files import sizes, untrusted_json, values
 from kerassplit.files.sizes import format_bytes
@@ -12,10 +12,11 @@ from kerassplit.flops import count, operations
 from kerassplit.graph import sizes as tensor_sizes
 from kerassplit.planning import devices
 from kerassplit.planning.solver import problem
+from kerassplit.wire import message
 
 
 @pytest.mark.parametrize(
-    "module", [sizes, tensor_sizes, units, text, wire, values, untrusted_json, count, operations, devices, problem]
+    "module", [sizes, tensor_sizes, units, text, message, values, untrusted_json, count, operations, devices, problem]
 )
 def test_the_examples_in_the_docstrings_are_right(module):
     results = doctest.testmod(module)

@@ -18,7 +18,7 @@ from PIL import Image
 from kerassplit.cutting.crossing import CrossingTensor
 from kerassplit.engines.serve.bodies import JSON, NPY, NPZ, WIRE, read
 from kerassplit.engines.serve.limits import Limits, Refused
-from kerassplit.wire import pack
+from kerassplit.wire import FORMS, pack
 
 LIMITS = Limits(2**20, 2**18, 8)
 X = np.arange(6, dtype="float32").reshape(1, 2, 3)
@@ -186,6 +186,19 @@ def test_archives_that_are_bombs_or_make_no_sense_are_refused_before_they_take_m
     tracemalloc.stop()
 
 
+def test_packed_tensors_are_taken_in_every_form_and_bombs_are_refused_before_they_take_memory():
+    taken, sent = tensor("float32", 64), {"x": np.linspace(0, 1, 128, dtype="float32").reshape(2, 64)}
+    for form in FORMS:
+        np.testing.assert_allclose(read(WIRE, pack(sent, form), (taken,), LIMITS, None)["x"], sent["x"], atol=0.04)
+    bomb = pack({"x": np.zeros((2**14, 64), "float32")}, "float32+zlib")
+    assert len(bomb) < 2**13
+    tracemalloc.start()
+    status, sentence = told(WIRE, bomb, taken)
+    assert (status, sentence) == (413, "The arrays take more than 1048576 bytes once unpacked.")
+    assert tracemalloc.get_traced_memory()[1] < 2**18
+    tracemalloc.stop()
+
+
 def test_no_other_format_of_images_than_those_on_the_list_is_opened():
     taken = tensor("uint8", 8, 8, 3)
     for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"):
@@ -221,7 +234,7 @@ GOOD = {"x": X, "y": np.array([1], "int32")}
 BODIES = {
     NPY: [npy(X), npy(X.astype("float64")), npy(np.asfortranarray(X))],
     NPZ: [zipped([("x.npy", npy(X)), ("y.npy", npy(GOOD["y"]))], how) for how in (0, zipfile.ZIP_DEFLATED)],
-    WIRE: [pack(GOOD, "float32"), pack(GOOD, "float16"), pack(GOOD, "int8")],
+    WIRE: [pack(GOOD, form) for form in FORMS],
     JSON: [json.dumps({name: array.tolist() for name, array in GOOD.items()}).encode(), b'{"inputs": {"x": [[1e3]]}}'],
     "image/png": [picture("PNG"), picture("JPEG"), picture("GIF"), picture("TIFF"), picture("WEBP")],
 }

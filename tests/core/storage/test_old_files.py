@@ -34,6 +34,15 @@ def expected(old: Path, what: str):
     return json.loads((old / "expected.json").read_text())[what]
 
 
+def holds(new, earlier):
+    """Whether these plain values hold all the earlier ones: later versions add fields, and change none."""
+    if isinstance(earlier, dict):
+        return all(name in new and holds(new[name], value) for name, value in earlier.items())
+    if isinstance(earlier, list):
+        return len(new) == len(earlier) and all(map(holds, new, earlier))
+    return new == earlier
+
+
 @KERAS_THAT_WROTE
 def test_a_split(old):
     split = ks.load(old / "split")
@@ -47,20 +56,19 @@ def test_a_split(old):
 def test_a_profile_and_a_plan(old):
     for name in ("profile", "measured"):
         profile = ks.Profile.load(old / f"{name}.json")
-        assert json.loads(json.dumps(profile.to_dict())) == json.loads((old / f"{name}.json").read_text())
+        assert holds(json.loads(json.dumps(profile.to_dict())), json.loads((old / f"{name}.json").read_text()))
     plan = ks.Plan.load(old / "plan.json")
-    assert json.loads(json.dumps(plan.to_dict())) == json.loads((old / "plan.json").read_text())
+    assert holds(json.loads(json.dumps(plan.to_dict())), json.loads((old / "plan.json").read_text()))
     assert [stage.name for stage in ks.split(write.model(), plan)] == ["stage_0", "stage_1"]
 
 
-@pytest.mark.parametrize("form", wire.FORMS)
-def test_tensors_as_bytes(old, form):
-    tensors = wire.unpack((old / f"{form}.wire").read_bytes())
-    assert {name: (one.dtype, one.shape) for name, one in tensors.items()} == {
-        name: (one.dtype, one.shape) for name, one in write.tensors().items()
-    }
-    digests = {name: sha256(one.tobytes()).hexdigest() for name, one in tensors.items()}
-    assert digests == expected(old, "tensors")[form]
+def test_tensors_as_bytes(old):
+    for form, digests in expected(old, "tensors").items():
+        tensors = wire.unpack((old / f"{form}.wire").read_bytes())
+        assert {name: (one.dtype, one.shape) for name, one in tensors.items()} == {
+            name: (one.dtype, one.shape) for name, one in write.tensors().items()
+        }
+        assert {name: sha256(one.tobytes()).hexdigest() for name, one in tensors.items()} == digests
 
 
 def test_a_cache_of_features(old, capsys):
