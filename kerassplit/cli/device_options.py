@@ -73,7 +73,8 @@ device_options = gathered(
         multiple=True,
         metavar=f"'{_DEVICE}'",
         help="A device: 'phone: 20 GFLOPS, 2 GiB' or 'gpu: 10 TFLOPS, x4' (repeatable, in order). Instead of the "
-        "speed: a file written there by `profile --measure --json`.",
+        "speed: a file written there by `profile --measure --json`. Also '2 ms overhead' per call of a stage, and the "
+        "power: '2 W', and '1 W sending'.",
     ),
     click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="Plan for N identical devices."),
 )
@@ -96,6 +97,12 @@ def _device(text: str) -> "Device":
             key, value = "count", int(part[1:])
         elif part.endswith(".json"):
             key, value = "seconds", Profile.load(part)
+        elif part.endswith(" overhead"):
+            key, value = "overhead", part.removesuffix("overhead").strip()
+        elif part.endswith(" sending"):
+            key, value = "sending_watts", part.removesuffix("sending").strip()
+        elif part.endswith("W"):
+            key, value = "watts", part
         else:
             key, value = _speed_or_memory(part, name)
         if key in values:
@@ -114,7 +121,8 @@ def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
     except SplitError as error:
         raise SplitError(
             f"'{text}' of device '{device}' is not a speed such as '20 GFLOPS', a memory such as '2 GiB', a count such "
-            "as 'x4', or a profile (a .json file)."
+            "as 'x4', an overhead such as '2 ms overhead', a power such as '2 W' or '1 W sending', or a profile (a "
+            ".json file)."
         ) from error
 
 

@@ -9,6 +9,9 @@ _BANDWIDTHS = {
     **{f"{prefix}{unit}": size / 8 for prefix, size in DECIMAL.items() for unit in ("bit/s", "bps")},
 }
 _SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ns": 1e-9}  # both signs for micro
+_WATTS = {"W": 1.0, "mW": 1e-3, "kW": 1e3}
+_JOULES = {"J": 1.0, "mJ": 1e-3, "µJ": 1e-6, "μJ": 1e-6, "uJ": 1e-6, "kJ": 1e3, "Wh": 3600.0, "mWh": 3.6}
+_JOULE_UNITS = (("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6))
 _RATES = {f"{prefix}{unit}": size for prefix, size in DECIMAL.items() for unit in ("FLOPS", "FLOP/s", "FLOPs/s")}
 
 
@@ -80,6 +83,40 @@ def parse_seconds(value: str | float, what: str) -> float:
     0.01
     """
     return parse_quantity(value, what, _SECONDS, "seconds, or a text with a unit such as '10 ms'")
+
+
+def parse_watts(value: str | float, what: str) -> float:
+    """Parses watts: a number, or a text such as `"2.5 W"`.
+
+    Raises:
+        SplitError: The value is neither, or below 0.
+
+    >>> parse_watts("800 mW", "power")
+    0.8
+    """
+    return parse_quantity(value, what, _WATTS, "watts, or a text with a unit such as '2.5 W'")
+
+
+def parse_joules(value: str | float, what: str) -> float:
+    """Parses joules: a number, or a text such as `"0.5 J"`.
+
+    Raises:
+        SplitError: The value is neither, or below 0.
+
+    >>> parse_joules("20 mJ", "energy")
+    0.02
+    """
+    return parse_quantity(value, what, _JOULES, "joules, or a text with a unit such as '0.5 J'")
+
+
+def format_joules(joules: float) -> str:
+    """Formats joules in a suitable unit.
+
+    >>> format_joules(0.02), format_joules(1234.5)
+    ('20 mJ', '1.23 kJ')
+    """
+    unit, factor = next((one for one in _JOULE_UNITS if float(f"{joules:.3g}") >= one[1]), _JOULE_UNITS[-1])
+    return f"{joules / factor:.3g} {unit}" if joules < 1e6 else f"{joules / 1e3:,.0f} kJ"
 
 
 def parse_flops_per_second(value: str | float, what: str) -> float:

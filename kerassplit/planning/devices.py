@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any
 
 from kerassplit.costs.profile import Profile
-from kerassplit.display.units import parse_bandwidth, parse_flops_per_second, parse_seconds
+from kerassplit.display.units import parse_bandwidth, parse_flops_per_second, parse_seconds, parse_watts
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
 from kerassplit.text import listed, with_short_repr
@@ -25,6 +25,10 @@ class Device:
             (`profile(model, measure=True).save(...)`, then `Profile.load`), or seconds for each block of
             `profile(model)` by name; `float("inf")` for a block that cannot run there.
         count: Number of identical devices.
+        overhead: Time of calling a stage on it, which each stage takes once per batch: seconds, or a text such as
+            `"2 ms"`. `None`: as it was measured together with its seconds; 0 if they were not measured.
+        watts: Its power while it computes: watts, or a text such as `"2.5 W"`.
+        sending_watts: Its power while it sends.
 
     Raises:
         SplitError: A value is invalid.
@@ -40,6 +44,9 @@ class Device:
     memory: float | str | None = None
     seconds: Profile | Mapping[str, float] | None = None
     count: int = 1
+    overhead: float | str | None = None
+    watts: float | str | None = None
+    sending_watts: float | str | None = None
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name:
@@ -54,6 +61,13 @@ class Device:
             object.__setattr__(self, "flops_per_second", speed)
         if self.memory is not None:
             object.__setattr__(self, "memory", parse_bytes(self.memory, f"memory {of_device}"))
+        for name, what, parse in (
+            ("overhead", "overhead", parse_seconds),
+            ("watts", "power", parse_watts),
+            ("sending_watts", "power for sending", parse_watts),
+        ):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, parse(getattr(self, name), f"{what} {of_device}"))
         if isinstance(self.count, bool) or not isinstance(self.count, Integral) or self.count < 1:
             raise SplitError(f"The count {of_device} is {self.count!r}. It must be a whole number, 1 or more.")
         if isinstance(self.seconds, Profile):

@@ -137,7 +137,14 @@ class GraphProblem:
         for count, device in self.devices:
             kind = self.task.devices[device]
             limited = kind.memory is not None and self._holds == "bytes"
-            yield DeviceType(kind.name, count, float(kind.memory or 0) if limited else math.inf)
+            yield DeviceType(
+                kind.name,
+                count,
+                float(kind.memory or 0) if limited else math.inf,
+                overhead=float(self.task.work.overheads[device]),
+                watts=float(kind.watts or 0),
+                sending_watts=float(kind.sending_watts or 0),
+            )
 
     def _links(self) -> tuple[tuple[TypeLink, ...], ...] | None:
         """Returns a link for each pair of types."""

@@ -66,8 +66,8 @@ def plan(
     of the whole model, including the model's inputs, and buffers for the tensors that cross at both its ends.
 
     Measured seconds are those of blocks, scaled so that their sum is the time of the whole model; the seconds of a
-    block are divided among its calls in proportion to their FLOPs. The overhead of calling a stage (`profile.overhead`)
-    is not included.
+    block are divided among its calls in proportion to their FLOPs. Each stage also takes the overhead of its device
+    once per batch (`Device.overhead`): where the seconds were measured, so was the overhead (`profile.overhead`).
 
     Methods: exact dynamic programming over all sets of calls that can lie before a cut, if there are at most 50,000 of
     them (Tarnawski et al., "Efficient Algorithms for Device Placement of DNN Graph Operators", 2020); otherwise local

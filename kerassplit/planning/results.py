@@ -20,7 +20,7 @@ class PlannedStage:
         calls: Names of its calls, in execution order.
         crossing: Names of the tensors that cross the cut after it; none after the last stage.
         crossing_bytes: Bytes of `crossing` and `also`, as they are sent.
-        work: Cost of its calls.
+        work: Cost of its calls, with the overhead of calling it on its device.
         receive: Cost of receiving the tensors that cross before it, or the model's inputs if they are elsewhere.
         send: Cost of sending the tensors that cross after it.
         load: Load of the device: the sum of the three, or the largest of them if transfers overlap.

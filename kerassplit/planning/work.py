@@ -30,11 +30,13 @@ class Work:
         blocks: Cost of each block of the profile on each device, shape (devices, blocks).
         calls: Cost of each call on each device, shape (devices, calls). Seconds are measured for blocks only, and
             divided among their calls in proportion to FLOPs.
+        overheads: Cost of calling a stage on each device, shape (devices,).
     """
 
     unit: Unit
     blocks: Array
     calls: Array
+    overheads: Array
 
 
 def needs_measuring(devices: Sequence[Device], balance: Balance) -> bool:
@@ -60,7 +62,25 @@ def work_of(profile: Profile, devices: Sequence[Device], balance: Balance) -> Wo
         )
     pairs = [_on_device(profile, device, balance) for device in devices]
     unit: Unit = "seconds" if own else _UNITS[balance]
-    return Work(unit, np.array([blocks for blocks, _ in pairs]), np.array([calls for _, calls in pairs]))
+    overheads = _overheads(profile, devices, unit)
+    return Work(unit, np.array([blocks for blocks, _ in pairs]), np.array([calls for _, calls in pairs]), overheads)
+
+
+def _overheads(profile: Profile, devices: Sequence[Device], unit: Unit) -> Array:
+    """Returns the seconds of calling a stage on each device: given, or measured where its seconds were."""
+    found = []
+    for device in devices:
+        if device.overhead is not None and unit != "seconds":
+            raise SplitError(
+                f"The overhead of device '{device.name}' takes seconds, but the work of devices is in {unit}: the two "
+                "cannot be added. Give each Device `flops_per_second` or `seconds`, or measure here with "
+                "balance='time' (--balance time)."
+            )
+        here = unit == "seconds" and device.flops_per_second is None and device.seconds is None
+        measured = profile if here else device.seconds
+        timing = measured.overhead if isinstance(measured, Profile) else None
+        found.append(float(device.overhead if device.overhead is not None else timing.median if timing else 0.0))
+    return np.array(found)
 
 
 def _on_device(profile: Profile, device: Device, balance: Balance) -> tuple[Array, Array]:

@@ -25,11 +25,13 @@ class Kind:
         device: The device type that it runs on.
         receives: The link over which it receives; meaningless if the problem has no links.
         sends: The link over which it sends; meaningless if the problem has no links.
+        replicas: The number of devices that share its load.
     """
 
     device: int
     receives: Link = NO_LINK
     sends: Link = NO_LINK
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,19 @@ def _stages_after(problem: Problem, key: State, differ: bool) -> Iterator[tuple[
     """Yields the states that one more stage can lead to, with the kind of that stage."""
     used, last, chosen = key
     links = problem.links or ()
-    for device, after in _steps(problem, used):
+    for device, number, after in _steps(problem, used):
         if not differ:
             common = links[0][0] if links else NO_LINK
-            yield (after, None, None), Kind(device, common, common)
+            yield (after, None, None), Kind(device, common, common, number)
         elif device == chosen:
             receives = NO_LINK if last is None else links[last][device]
-            yield (after, device, None), Kind(device, receives, NO_LINK)
-            for other, _ in _steps(problem, after):
-                yield (after, device, other), Kind(device, receives, links[device][other])
+            yield (after, device, None), Kind(device, receives, NO_LINK, number)
+            for other in dict.fromkeys(other for other, _, _ in _steps(problem, after)):
+                yield (after, device, other), Kind(device, receives, links[device][other], number)
 
 
-def _steps(problem: Problem, used: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yields the types that may come next, each with the devices used after it.
+def _steps(problem: Problem, used: tuple[int, ...]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """Yields the types that may come next, each with the number of its devices, and the devices used after it.
 
     With a fixed order, skipped devices count as used, which keeps the number of states small.
     """
@@ -143,8 +145,8 @@ def _steps(problem: Problem, used: tuple[int, ...]) -> Iterator[tuple[int, tuple
             skipped = tuple(earlier.count for earlier in problem.devices[:device])
             if problem.use_all and skipped != used[:device]:
                 continue
-        if count:
-            yield device, (*skipped, used[device] + 1, *used[device + 1 :])
+        for number in range(1, (count if problem.replicas else min(count, 1)) + 1):
+            yield device, number, (*skipped, used[device] + number, *used[device + 1 :])
 
 
 def _left(problem: Problem, used: tuple[int, ...]) -> list[int]:

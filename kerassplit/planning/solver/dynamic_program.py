@@ -30,10 +30,12 @@ class Chain:
     Attributes:
         value: The minimized value, such as the largest load or the total time.
         parts: Device type and nodes of each stage.
+        replicas: Number of devices of each stage.
     """
 
     value: float
     parts: tuple[tuple[int, tuple[int, ...]], ...]
+    replicas: tuple[int, ...]
 
 
 def best_chain(family: Family, bound: float = np.inf) -> Chain | None:
@@ -203,7 +205,7 @@ def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[
     reachable = _windows(family, orders, allowed)
     for index in range(len(family) - 1):
         arcs = [arc for state in ways.open(allowed, slice(None), index) for arc in orders.arcs[state]]
-        high = min(reachable.high(arcs, index), costs.last({arc.kind.device for arc in arcs}, index, ways.bound))
+        high = min(reachable.high(arcs, index), costs.last({arc.kind for arc in arcs}, index, ways.bound))
         low = max(index + 1, reachable.low(arcs))
         if low >= high:
             continue
@@ -304,9 +306,9 @@ def _trace(family: Family, orders: DeviceOrders, ways: Ways) -> Chain | None:
 
 def chain_along(family: Family, orders: DeviceOrders, value: float, way: Sequence[tuple[int, int]]) -> Chain:
     """Returns the chain of a way, given by a state and a set before its first stage and after each."""
-    parts = []
+    parts, kinds = [], []
     for (source, start), (target, end) in pairwise(way):
-        device = next(arc.kind.device for arc in orders.arcs[source] if arc.target == target)
+        kinds.append(next(arc.kind for arc in orders.arcs[source] if arc.target == target))
         nodes = np.flatnonzero(family.inside[:, end] & ~family.inside[:, start])
-        parts.append((device, tuple(nodes.tolist())))
-    return Chain(value, tuple(parts))
+        parts.append((kinds[-1].device, tuple(nodes.tolist())))
+    return Chain(value, tuple(parts), tuple(kind.replicas for kind in kinds))

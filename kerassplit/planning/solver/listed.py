@@ -40,7 +40,7 @@ class Listed:
     def best(self) -> tuple[Stage, ...] | None:
         """Finds the stages of the best placement, with ties broken as in `best_chain`; `None` if there is none."""
         chain = best_chain(self.family)
-        stages = None if chain is None else self._stages(chain.parts)
+        stages = None if chain is None else self._stages(chain.parts, chain.replicas)
         if stages is None or is_within(self.problem, stages):
             return stages
         chain = best_within(self.family, self.contraction.problem)
@@ -122,8 +122,8 @@ class Listed:
         sides = [(0, np.flatnonzero(inside)), (len(self.problem.devices) - 1, np.flatnonzero(~inside))]
         return self._stages([(device, tuple(nodes.tolist())) for device, nodes in sides if len(nodes)])
 
-    def _stages(self, parts: Sequence[tuple[int, Collection[int]]]) -> tuple[Stage, ...]:
-        return stages_of(self.problem, self.contraction.parts(parts))
+    def _stages(self, parts: Sequence[tuple[int, Collection[int]]], replicas: Sequence[int] = ()) -> tuple[Stage, ...]:
+        return stages_of(self.problem, self.contraction.parts(parts), replicas)
 
 
 def listed(problem: Problem, limit: int, cuts: Cuts | None = None) -> Listed | None:

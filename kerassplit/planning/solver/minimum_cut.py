@@ -51,10 +51,8 @@ def on_first_device(problem: Problem) -> NDArray[np.bool_] | None:
     overheads = [device.overhead for device in problem.devices]
     counts = np.array([tensor.counts for tensor in problem.tensors], dtype=np.int64)
     finite = np.where(np.isfinite(seconds), seconds, 0.0)
-    total, unit = (
-        finite.sum() + moving.sum() + link.latency + sum(overheads),
-        1 + int(counts.sum()),
-    )  # all tensors are less than a unit
+    total = finite.sum() + moving.sum() + link.latency + sum(overheads)
+    unit = 1 + int(counts.sum())  # all tensors are less than a unit
     scale = 2.0 ** min(58 - unit.bit_length() - math.ceil(math.log2(total)), 1000) if total > 0 else 1.0
     ticks = np.where(np.isfinite(seconds), np.rint(finite * scale).astype(np.int64) * unit, _ENDLESS)
     moving_ticks = np.rint(moving * scale).astype(np.int64) * unit + counts

@@ -180,7 +180,7 @@ def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, r
             "Allow more time, more memory or more devices.",
             binding=("time",),
         )
-    stages = stages_of(problem, contraction.parts(chain.parts))
+    stages = stages_of(problem, contraction.parts(chain.parts), chain.replicas)
     value = value_of(problem, stages)
     optimal = value <= bound * (1 + 1e-6)  # sums are rounded
     return Placement(value, value if optimal else min(bound, value), optimal, "local search", stages, None)

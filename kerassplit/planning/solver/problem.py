@@ -91,8 +91,8 @@ class DeviceType:
 class Link:
     """A link between two device types.
 
-    The tensors of a cut take `latency` + `factor` × the sum of their seconds + `fixed` × the sum of their fixed seconds.
-    If nothing crosses, there is no latency either. A latency of `math.inf` means that there is no link.
+    The tensors of a cut take `latency` + `factor` × the sum of their `seconds` + `fixed` × the sum of their `fixed`. If
+    nothing crosses, there is no latency either. A latency of `math.inf` means that there is no link.
     """
 
     latency: float = 0.0
@@ -130,9 +130,9 @@ class Problem:
     go over the link between the two stages at the cut, once, including those that only a later stage needs.
 
     The load of a stage is the time of its nodes with the overhead of its device, of receiving and of sending: the sum,
-    or with `overlap` the largest of the three. "throughput" minimizes the largest load, "latency" the time of all stages and all moves one after another
-    (a move over a link counts once), "energy" the sum of the times of computing and of sending, each multiplied by the
-    power of the device.
+    or with `overlap` the largest of the three. "throughput" minimizes the largest load, "latency" the time of all
+    stages and all moves one after another (a move over a link counts once), "energy" the sum of the times of computing
+    and of sending, each multiplied by the power of the device.
 
     Attributes:
         nodes: The nodes. They are referred to by their indices in this tuple.
@@ -147,6 +147,9 @@ class Problem:
         in_order: Whether the stages use the devices in the order of `devices`; some may be left out. Otherwise in any
             order.
         use_all: Whether every device must have a stage. Otherwise some may stay without.
+        replicas: For throughput: whether a stage may have several devices of a type, which take turns, so that its load
+            is divided by their number (Narayanan et al., "PipeDream: Generalized Pipeline Parallelism for DNN
+            Training", SOSP 2019). Each needs the memory of the stage.
         rules: Rules for the allowed cuts.
 
     Numbers are 0 or more, and finite except for times, memories and latencies. Each node can run on some device type,
@@ -172,6 +175,7 @@ class Problem:
     overlap: bool = False
     in_order: bool = False
     use_all: bool = False
+    replicas: bool = False
     rules: CutRules = field(default_factory=CutRules)
 
 

@@ -111,10 +111,13 @@ class StageBounds:
         return np.array(loads)
 
     def over_links(self, kind: Kind, cells: Sequence[Cell], table: Numbers) -> Numbers:
-        """Adds transfers over links to the costs of a table, for one kind of stage; shape (cells, cells)."""
+        """Returns the costs of a table for one kind of stage, with transfers over links; shape (cells, cells)."""
         load = table[kind.device]
-        if self._problem.links is None:
-            return load
+        if self._problem.links is not None:
+            load = self._with_links(kind, cells, load)
+        return load if kind.replicas == 1 else load / kind.replicas
+
+    def _with_links(self, kind: Kind, cells: Sequence[Cell], load: Numbers) -> Numbers:
         least, fixed = np.array([(cell.crossing, cell.fixed) for cell in cells]).T
         crosses = np.array([cell.crosses for cell in cells]) | (least > 0)
         receive, send = (self._over(link, least, fixed, crosses) for link in (kind.receives, kind.sends))

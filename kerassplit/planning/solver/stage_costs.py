@@ -45,11 +45,11 @@ class StageCosts:
         self._memory_binds = goal == "memory" or everything > min(limits)
         self._moves = problem.links is None and bool(self._seconds.any())
 
-    def last(self, devices: Collection[int], index: int, bound: float) -> int:
-        """Returns the end of the sets that one of these device types can reach from a set within a bound on load."""
+    def last(self, kinds: Collection[Kind], index: int, bound: float) -> int:
+        """Returns the end of the sets that one of these kinds of stages can reach from a set within a bound on load."""
         if bound == np.inf or self._goal in ("sum", "small"):
             return len(self._family)
-        most = max((self._rates[device] for device in devices), default=0.0)
+        most = max((self._rates[kind.device] * kind.replicas for kind in kinds), default=0.0)
         work = self._family.work
         return int(np.searchsorted(work, (work[index] + most * bound) * (1 + 1e-9), side="right"))
 
@@ -112,6 +112,7 @@ class StageCosts:
             receive, send = device.receive * received, device.send * sent
         overlap = self._problem.overlap
         cost = np.maximum(np.maximum(compute, receive), send) if overlap else compute + receive + send
+        cost = cost if kind.replicas == 1 else cost / kind.replicas
         if self._goal in ("sum", "small"):
             within = cost <= self._most
             cost = compute + receive + (0.0 if self._problem.links is not None else send)

@@ -17,9 +17,10 @@ class Stage:
         compute: Seconds of its nodes, with the overhead of its device.
         receive: Seconds to receive tensors.
         send: Seconds to send tensors.
-        load: The sum of the three; with `overlap` the largest.
+        load: The sum of the three, with `overlap` the largest; divided by `replicas`.
         memory: Bytes that it needs.
         energy: Energy of computing and sending.
+        replicas: Number of devices that share its load.
     """
 
     device: int
@@ -30,10 +31,19 @@ class Stage:
     load: float
     memory: float
     energy: float = 0.0
+    replicas: int = 1
 
 
-def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> tuple[Stage, ...]:
-    """Computes the stages for pairs of a device type and its nodes, in the order in which they run."""
+def stages_of(
+    problem: Problem, parts: Sequence[tuple[int, Iterable[int]]], replicas: Sequence[int] = ()
+) -> tuple[Stage, ...]:
+    """Computes the stages for pairs of a device type and its nodes, in the order in which they run.
+
+    Args:
+        problem: The problem.
+        parts: The pairs.
+        replicas: The number of devices of each stage; by default one.
+    """
     place = {node: index for index, (_, nodes) in enumerate(parts) for node in nodes}
     moved = [(place[tensor.producer], [place[user] for user in tensor.consumers], tensor) for tensor in problem.tensors]
     stages = []
@@ -57,9 +67,10 @@ def stages_of(problem: Problem, parts: Sequence[tuple[int, Iterable[int]]]) -> t
         shared = math.fsum(weight.memory for weight in problem.weights if not set(weight.nodes).isdisjoint(nodes))
         workspace = max((problem.nodes[node].workspace for node in nodes), default=0.0)
         memory = math.fsum([held, shared, workspace, *(tensor.memory for tensor in kept)])
-        load = max(compute, receive, send) if problem.overlap else math.fsum([compute, receive, send])
+        number = replicas[index] if replicas else 1
+        load = (max(compute, receive, send) if problem.overlap else math.fsum([compute, receive, send])) / number
         energy = compute * problem.devices[device].watts + send * problem.devices[device].sending_watts
-        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory, energy))
+        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory, energy, number))
     return tuple(stages)
 
 

@@ -136,8 +136,8 @@ class _Labels:
             for arc, later, steps in self.steps(index, states, first) if index < last else ():
                 reached = found[arc.source, index][0][:, :, None] + steps[:, None, :]
                 rest = behind[:, arc.target, later][:, None, :]
-                fits = (reached + rest <= self.limits[:, None, None]).all(axis=0)
-                for place in np.flatnonzero(fits.any(axis=0)):
+                fits: NDArray[np.bool_] = np.all(reached + rest <= self.limits[:, None, None], axis=0)
+                for place in np.flatnonzero(fits.any(axis=0)).tolist():
                     labels = np.flatnonzero(fits[:, place])
                     origin = np.array([np.full_like(labels, arc.source), np.full_like(labels, index), labels])
                     waiting[arc.target, int(later[place])].append((reached[:, labels, place], origin))

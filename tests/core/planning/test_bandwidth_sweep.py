@@ -126,7 +126,7 @@ def _solver(problem):
 
 def test_more_devices_in_any_order():
     several = 0
-    for seed in range(90):
+    for seed in range(60):
         problem = replace(random_problem(seed), objective="latency", budget=math.inf, in_order=False, use_all=False)
         problem = replace(problem, links=everywhere(Link(1.0), len(problem.devices)))
         if _best(problem, 1.0) == math.inf:
@@ -137,7 +137,7 @@ def test_more_devices_in_any_order():
         for one in ranges:
             for bandwidth in (one.low, one.high, math.sqrt(one.low * one.high)):
                 assert one.value(bandwidth) == pytest.approx(_best(problem, bandwidth), rel=1e-9), (seed, one)
-    assert several > 5
+    assert several > 3
 
 
 def test_a_whole_graph_can_be_swept_by_minimum_cuts():

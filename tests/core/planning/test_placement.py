@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
+from operator import le
 
 import numpy as np
 import pytest
@@ -75,16 +76,33 @@ def all_placements(problem):
             and problem.rules.first <= stages[0]
             and problem.rules.last <= stages[-1]
             and all(cut in cuts for cut in problem.rules.required)
-            and (not problem.use_all or len(parts) == sum(kind.count for kind in problem.devices))
         ):
             yield parts
 
 
-def cost(problem, parts):
+def replicas_of(problem, parts):
+    """Yields every list of numbers of devices for these stages."""
+    most = [problem.devices[device].count if problem.replicas else 1 for device, _ in parts]
+    for numbers in product(*(range(1, number + 1) for number in most)):
+        used = [
+            sum(number for (other, _), number in zip(parts, numbers, strict=True) if other == device)
+            for device in range(len(problem.devices))
+        ]
+        counts = [kind.count for kind in problem.devices]
+        if all(map(le, used, counts)) and (used == counts or not problem.use_all):
+            yield numbers
+
+
+def every_placement(problem):
+    """Yields every list of (type of device, nodes) and of numbers of devices."""
+    return ((parts, numbers) for parts in all_placements(problem) for numbers in replicas_of(problem, parts))
+
+
+def cost(problem, parts, replicas=None):
     """Computes the value, the squares of the loads, and if memory and budget are enough, by definition."""
     loads, total, energy, fits = [], 0.0, 0.0, True
     before = frozenset()
-    for index, (device, nodes) in enumerate(parts):
+    for index, ((device, nodes), number) in enumerate(zip(parts, replicas or [1] * len(parts), strict=True)):
         kind, behind = problem.devices[device], frozenset(range(len(problem.nodes))) - before - nodes
         taken_in = [t for t in problem.tensors if t.producer in before and nodes & set(t.consumers)]
         given_out = [t for t in problem.tensors if t.producer in nodes and behind & set(t.consumers)]
@@ -107,7 +125,7 @@ def cost(problem, parts):
             kept = [t for t in problem.tensors if any(t is other for other in over_first + over_last)]
             room = sum(tensor.memory for tensor in kept)
         energy += compute * kind.watts + send * kind.sending_watts
-        loads.append(max(compute, receive, send) if problem.overlap else compute + receive + send)
+        loads.append((max(compute, receive, send) if problem.overlap else compute + receive + send) / number)
         memory = sum(problem.nodes[node].memory for node in nodes) + room
         memory += max(problem.nodes[node].workspace for node in nodes)
         memory += sum(weight.memory for weight in problem.weights if nodes & set(weight.nodes))
@@ -135,7 +153,9 @@ def tensors_crossing(problem, parts):
 
 def best_by_trying(problem):
     """Least value, then fewest tensors, then least sum of squared loads, by brute force; or `None`."""
-    costs = [(cost(problem, parts), tensors_crossing(problem, parts)) for parts in all_placements(problem)]
+    costs = [
+        (cost(problem, parts, numbers), tensors_crossing(problem, parts)) for parts, numbers in every_placement(problem)
+    ]
     possible = [(value, tensors, squares) for (value, squares, fits), tensors in costs if fits]
     return min(possible, default=None)
 
@@ -223,6 +243,7 @@ def with_more_costs(problem, seed):
             for device in problem.devices
         ),
         objective="energy" if problem.objective == "latency" and rng.random() < 0.6 else problem.objective,
+        replicas=problem.objective == "throughput" and bool(rng.random() < 0.5),
         budget=float(rng.integers(1, 30)) if problem.objective == "latency" and rng.random() < 0.6 else math.inf,
         links=problem.links and tuple(tuple(replace(one, fixed=quarters(1)) for one in row) for row in problem.links)
         if seed % 4 == 1
@@ -252,10 +273,11 @@ def answer(problem, **options):
     except PlanError:
         return None
     parts = [(stage.device, frozenset(stage.nodes)) for stage in placement.stages]
-    value, _, fits = cost(problem, parts)
+    numbers = tuple(stage.replicas for stage in placement.stages)
+    value, _, fits = cost(problem, parts, numbers)
     assert fits
     assert value == pytest.approx(placement.value, abs=1e-9)
-    assert parts in list(all_placements(problem))
+    assert (parts, numbers) in list(every_placement(problem))
     return placement
 
 
