@@ -17,12 +17,12 @@ from kerassplit.graph.references import TensorRef, resolve
 from kerassplit.planning.results import SentInput
 from kerassplit.text import listed
 from kerassplit.wire import FORMS, MESSAGE_BYTES, packed_bytes
+from kerassplit.wire.forms import PACKED
 
 Quantity = float | str
 OfInputs = Quantity | Mapping[TensorRef, Quantity]
 """A number or a text for the model's input, or one for each of some inputs."""
 
-PACKED = "+zlib"
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 """Dtypes of one byte that floats may be sent as by other means than `kerassplit.wire`."""
 _JPEG_BITS = {1: 2.28, 3: 2.58, 4: 2.58}
@@ -122,7 +122,7 @@ class Transport:
             return cost.bytes / compression
         if compression in FORMS:
             name = self.graph.tensors[tensor].name  # the profile may be from a process where inputs have other names
-            return packed_bytes(name, cost.shape, cost.dtype, compression)
+            return packed_bytes(name, [side or 0 for side in cost.shape], cost.dtype, compression)
         return min(cost.bytes, math.prod(side or 0 for side in cost.shape)) if "float" in cost.dtype else cost.bytes
 
     def seconds(self, tensor: int) -> float:
