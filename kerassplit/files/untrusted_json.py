@@ -20,7 +20,7 @@ LARGEST = 8 * 1024**2
 At worst, parsed JSON takes 24 times its size in memory."""
 _DEEPEST = 100  # nested lists and dicts; a manifest needs five, plus the nesting of the model's inputs and outputs
 _MOST_DIGITS = 40  # of an integer: sums and products of such numbers still fit into floats
-_ADDED = ("also", "hints")
+_ADDED = ("also", "energy", "hints", "replicas")
 """Fields missing in records of earlier versions."""
 _hints = cache(get_type_hints)
 
