@@ -29,7 +29,7 @@ from kerassplit.storage.manifest import read_manifest
 @click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
 @click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True, help="Format to write.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Folder for the exported stages.")
-@input_option("a photo for an architecture of keras.applications, random for other models.")
+@input_option(default=" Default: a photo for an architecture of keras.applications, random for other models.")
 @exif_option
 @click.option("--no-verify", is_flag=True, help="Do not run the exported stages.")
 @click.option(

@@ -46,14 +46,14 @@ exif_option = click.option(
 )
 
 
-def input_option(default: str = "random.") -> Callable[..., Any]:
-    """Adds `--input`; `default` describes the input used for comparison without it."""
+def input_option(use: str = "to compare on", default: str = " Default: random.") -> Callable[..., Any]:
+    """Adds `--input`; `use` says what for, and `default` what is used without it."""
     return click.option(
         "--input",
         "input_file",
         type=PATH,
         metavar="FILE",
-        help=f"Input to compare on: a photo, a .npy file, or a .npz file with one array per input. Default: {default}",
+        help=f"Input {use}: a photo, a .npy file, or a .npz file with one array per input.{default}",
     )
 
 

@@ -9,21 +9,26 @@ from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli import completion
-from kerassplit.cli.commands import main
+from kerassplit.cli.commands import input_from, main
 from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, of_inputs, size
 from kerassplit.cli.framework import Show, command, working
 from kerassplit.cli.options import (
     PATH,
     ModelOptions,
     check_cuts,
+    check_input,
     check_written,
     cut,
+    exif_option,
+    input_option,
     model_options,
     open_sides_option,
     overwrite_option,
 )
 from kerassplit.costs.tables import profile_tables
 from kerassplit.display.chart import check_chart
+from kerassplit.errors import SplitError
+from kerassplit.wire.forms import check_form
 
 _batch_option = click.option(
     "--batch-size",
@@ -42,6 +47,13 @@ def _name_option(name: str, text: str, *, multiple: bool = False) -> Any:
 @_batch_option
 @open_sides_option
 @click.option("--measure", is_flag=True, help="Also run each block on this device, and time it.")
+@input_option("for --wire", "")
+@exif_option
+@click.option(
+    "--wire",
+    metavar="FORM",
+    help="Also pack what crosses when --input runs, such as int8+zlib: bytes, seconds, and the error of the outputs.",
+)
 @click.option("--calls", is_flag=True, help="List calls instead of blocks.")
 @click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
 @overwrite_option
@@ -53,6 +65,9 @@ def profile(
     batch_size: int | None,
     open_sides: int | None,
     measure: bool,
+    input_file: Path | None,
+    exif: bool,
+    wire: Any,
     calls: bool,
     chart: Path | None,
     overwrite: bool,
@@ -60,14 +75,20 @@ def profile(
 ) -> dict[str, Any]:
     """Show what MODEL costs between its split points: parameters, bytes, FLOPs and, with --measure, seconds.
 
-    A multiply-add is two FLOPs. No weights are downloaded: costs do not depend on them.
+    A multiply-add is two FLOPs. No weights are downloaded, unless for --wire: other costs do not depend on them.
     """
     _check_chart(chart)
-    check_written([chart] if chart else [], options.files(model), overwrite=overwrite)
+    check_input(input_file)
+    _check_wire(input_file, wire)
+    check_written([chart] if chart else [], [input_file, *options.files(model)], overwrite=overwrite)
     options.check(model)
-    built = options.load(model, structure_only=True)
-    with contextlib.nullcontext() if measure else working(f"Counting what {built.name} costs"):  # measuring has a bar
-        costs = ks.profile(built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed)
+    built = options.load(model, structure_only=wire is None)
+    sample = input_from(input_file, built, model, exif=exif)
+    bar = measure or wire is not None
+    with contextlib.nullcontext() if bar else working(f"Counting what {built.name} costs"):
+        costs = ks.profile(
+            built, batch_size, open_sides=open_sides, measure=measure, seed=options.seed, sample=sample, wire=wire
+        )
     if chart is not None:
         costs.plot(chart)
     show(profile_tables(costs, "calls" if calls else "blocks"))
@@ -210,3 +231,10 @@ def plan(
 def _check_chart(chart: Path | None) -> None:
     if chart is not None:
         check_chart(chart)
+
+
+def _check_wire(input_file: Path | None, wire: str | None) -> None:
+    if wire is not None:
+        check_form(wire)
+    if (input_file is None) != (wire is None):
+        raise SplitError("--wire packs what crosses when a sample runs: pass --input FILE and --wire FORM together.")

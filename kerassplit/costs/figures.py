@@ -25,6 +25,7 @@ class Figures:
     whole: Timing | None = None
     whole_seconds: float | None = None
     overhead: Timing | None = None
+    wire: str | None = None
 
     @property
     def parameters(self) -> int:

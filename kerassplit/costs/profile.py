@@ -40,7 +40,10 @@ class Profile(Figures, Shown, Saved):
         whole: Time of the whole model, compiled as one; `None` if it was not measured.
         whole_seconds: Median of `whole` without the overhead of a call, which is measured right before and after it.
         overhead: Time of calling a compiled model that computes nothing, over all its runs.
+        wire: Form in which the tensors of a sample were packed, such as `"int8+zlib"`; `None` if none were.
     """
+
+    _unbounded = ("difference",)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the profile as plain values for JSON, including the totals."""

@@ -11,7 +11,9 @@ import keras
 from kerassplit.costs.memory import peaks
 from kerassplit.costs.profile import Profile
 from kerassplit.costs.records import BlockCost, CallCost, TensorCost, VariableCost
+from kerassplit.costs.sample import check_shapes, read_sample, rows_of
 from kerassplit.costs.timing import measure as measure_blocks
+from kerassplit.costs.wire_costs import measure_wire
 from kerassplit.cutting.blocks import Region, regions
 from kerassplit.flops.count import UnknownCountError
 from kerassplit.flops.inside import count_call
@@ -27,6 +29,7 @@ from kerassplit.graph.shapes import (
     input_shapes,
 )
 from kerassplit.graph.sizes import Shape, bytes_in, tensor_bytes, total
+from kerassplit.wire import Form
 
 
 def profile(
@@ -36,9 +39,11 @@ def profile(
     open_sides: OpenSides = None,
     measure: bool = False,
     seed: int = 0,
+    sample: Any = None,
+    wire: Form | None = None,
     verbose: bool | None = None,
 ) -> Profile:
-    """Computes the costs of a model in inference: parameters, bytes, FLOPs and, on request, seconds.
+    """Computes the costs of a model in inference: parameters, bytes, FLOPs and, on request, seconds and packed bytes.
 
     All figures are for a batch of `batch_size` samples, for every call of the model and for every block between its
     split points. One multiply-add is two FLOPs. FLOPs are counted by formulas for Keras's layers and operations, the
@@ -57,14 +62,20 @@ def profile(
             `model.compile`. A model that was not compiled runs with Keras's `jit_compile="auto"`: through XLA on JAX,
             and on TensorFlow with a GPU; as a plain `tf.function` on TensorFlow without one; eagerly on torch.
         seed: Seed of the random input for measuring.
+        sample: Arrays in the structure of the model's inputs, to pack the tensors that can cross a cut with real
+            values. Its batch is the batch size, and its shapes are the sizes of open dimensions.
+        wire: Form to pack them in, one of `kerassplit.wire.FORMS`, such as `"int8+zlib"`. The profile then holds the
+            bytes of each tensor in this form, the seconds to pack and unpack it on this device and, for the cut after
+            each block, the error of the outputs. Runs the model on the sample, and each block once for every cut
+            before it.
         verbose: Whether to show a progress bar while measuring; by default on a terminal.
 
     Returns:
         `Profile`: prints as a table; has `save`, `to_pandas` and `plot`.
 
     Raises:
-        SplitError: `batch_size` or `open_sides` do not fit the model, or it cannot be measured (it takes strings, or
-            fails on random input).
+        SplitError: `batch_size`, `open_sides` or `sample` do not fit the model; or only one of `sample` and `wire` is
+            given; or it cannot be measured (it takes strings, or fails on its input).
         UnsupportedModelError: The model has no graph.
 
     Example:
@@ -74,14 +85,18 @@ def profile(
     (3857973248, 25636712, 40)
     """
     graph = read_graph(model)
-    samples = batch_or_own(graph, batch_size)
+    values = read_sample(graph, sample, wire)
+    samples = batch_or_own(graph, batch_size if batch_size is not None or not values else rows_of(values))
+    if values and open_sides is None:
+        open_sides = {graph.tensors[tensor].name: value.shape[1:] for tensor, value in values.items() if value.ndim}
     found = regions(graph)
     with names_kept():
         shapes = concrete_shapes(graph, input_shapes(graph, samples, open_sides), open_sides=open_sides)
-        counted = _profile(graph, found, shapes, samples)
-    if not measure or not found:  # a model that returns its inputs has no calls
-        return counted
-    return measure_blocks(counted, graph, found, seed=seed, verbose=verbose)
+        profiled = _profile(graph, found, shapes, samples)
+    check_shapes(profiled, values)
+    if measure and found:  # a model that returns its inputs has no calls
+        profiled = measure_blocks(profiled, graph, found, seed=seed, verbose=verbose)
+    return measure_wire(profiled, graph, found, values, wire, verbose=verbose) if wire else profiled
 
 
 def _profile(graph: Graph, found: Sequence[Region], shapes: Sequence[Shape], batch_size: int) -> Profile:

@@ -36,12 +36,20 @@ class TensorCost:
         shape: Its shape with the batch; `None` for a dimension that is only known once the model runs.
         dtype: Its dtype, such as `"float32"`.
         bytes: Bytes of the whole batch; `None` if a dimension is unknown, or for strings.
+        wire_bytes: Bytes that it adds to a message in the form `Profile.wire`: those of the sample, to the byte. `None`
+            if nothing was packed, if it never crosses (no call uses it), or if this form cannot hold it (infinities as
+            `"int8"`).
+        pack_seconds: Median seconds to pack it; `None` likewise.
+        unpack_seconds: Median seconds to unpack it; `None` likewise.
     """
 
     name: str
     shape: Shape
     dtype: str
     bytes: int | None
+    wire_bytes: int | None = None
+    pack_seconds: float | None = None
+    unpack_seconds: float | None = None
 
 
 @with_short_repr
@@ -124,6 +132,13 @@ class BlockCost:
         seconds: The median without that overhead, which is measured right before and after it: the time that the block
             adds to a stage; 0 if it is too short to measure. `None` if it was not measured.
         also: Tensors that cross in addition to `crossing`: inputs of the model that both sides use, and masks.
+        wire_bytes: Bytes of the message that carries `crossing` and `also` in the form `Profile.wire`; `None` if
+            nothing was packed, or if the form cannot hold one of them; and after the last block.
+        pack_seconds: Seconds to pack these tensors; `None` likewise.
+        unpack_seconds: Seconds to unpack them; `None` likewise.
+        agreement: Share of the sample's rows whose largest score is of the same class as without packing, in every
+            output of shape (batch, classes); `None` also if there is no such output.
+        difference: Largest absolute difference that packing makes in an output.
     """
 
     name: str
@@ -141,3 +156,8 @@ class BlockCost:
     time: Timing | None = None
     seconds: float | None = None
     also: tuple[int, ...] = ()
+    wire_bytes: int | None = None
+    pack_seconds: float | None = None
+    unpack_seconds: float | None = None
+    agreement: float | None = None
+    difference: float | None = None

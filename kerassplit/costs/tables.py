@@ -51,16 +51,18 @@ def profile_tables(profile: Figures, of: Rows = "blocks") -> Group:
     """Returns the table of the blocks, or of the calls, with remarks below."""
     if of == "calls":
         return Group(calls_table(profile), *map(Text, remarks_on_flops(profile)))
-    return Group(blocks_table(profile), *map(Text, [*remarks_on_flops(profile), *remarks_on_seconds(profile)]))
+    remarks = [*remarks_on_flops(profile), *remarks_on_seconds(profile), *remarks_on_wire(profile)]
+    return Group(blocks_table(profile), *map(Text, remarks))
 
 
 def blocks_table(profile: Figures) -> FittedTable:
     """Returns a table with one row per block, and the model's totals in the footer."""
     measured = profile.whole is not None
     samples = "1 sample" if profile.batch_size == 1 else f"batches of {profile.batch_size}"
-    headings = [*(["time", "±"] if measured else []), "FLOPs", "crosses\nafter", "parameters", "peak\nlive"]
-    headings += ["weights", "calls"]
-    feet = [*([format_seconds(profile.seconds), ""] if measured else []), *_figures(profile, "")]
+    headings = [*(["time", "±"] if measured else []), "FLOPs", "crosses\nafter"]
+    headings += [f"as\n{profile.wire}", "pack", "unpack", "same\nclass", "largest\ndifference"] if profile.wire else []
+    headings += ["parameters", "peak\nlive", "weights", "calls"]
+    feet = [*([format_seconds(profile.seconds), ""] if measured else []), *_figures(profile, _sent(profile))]
     table = FittedTable(
         f"{profile.model}, {samples}",
         right("#"),
@@ -71,7 +73,7 @@ def blocks_table(profile: Figures) -> FittedTable:
     )
     for index, block in enumerate(profile.blocks):
         last = index == len(profile.blocks) - 1
-        figures = _figures(block, "" if last else format_bytes(block.crossing_bytes))
+        figures = _figures(block, _sent(profile, None if last else block))
         if measured and block.time is not None:
             spread = (block.time.high - block.time.low) / 2
             figures = [format_seconds(block.seconds), format_seconds(spread), *figures]
@@ -79,16 +81,29 @@ def blocks_table(profile: Figures) -> FittedTable:
     return table
 
 
-def _figures(one: Figures | BlockCost, crossing: str) -> list[str]:
-    """Returns the table cells of the model or of one of its blocks."""
+def _figures(one: Figures | BlockCost, sent: list[str]) -> list[str]:
+    """Returns the table cells of the model or of one of its blocks; `sent` are those about what crosses after it."""
     return [
         format_flops(one.flops, one.known_flops),
-        crossing,
+        *sent,
         format_count(one.parameters),
         format_bytes(one.peak_live_bytes),
         format_bytes(one.parameter_bytes),
         str(len(one.calls)),
     ]
+
+
+def _sent(profile: Figures, block: BlockCost | None = None) -> list[str]:
+    """Returns the table cells about what crosses after a block; empty ones without a block."""
+    if block is None:
+        return [""] * (6 if profile.wire else 1)
+    cells = [format_bytes(block.crossing_bytes)]
+    if profile.wire:
+        cells += ["" if block.wire_bytes is None else format_bytes(block.wire_bytes)]
+        cells += [format_seconds(block.pack_seconds), format_seconds(block.unpack_seconds)]
+        cells += ["" if block.agreement is None else f"{block.agreement:.0%}"]
+        cells += ["" if block.difference is None else f"{block.difference:.1e}"]
+    return cells
 
 
 def calls_table(profile: Figures) -> FittedTable:
@@ -138,4 +153,19 @@ def remarks_on_seconds(profile: Figures) -> list[str]:
         doubtful = f"{lost} blocks are too short to tell"
     if doubtful:
         lines.append(f"{doubtful}, or the machine was busy: measure again on an idle one, or with a larger batch.")
+    return lines
+
+
+def remarks_on_wire(profile: Figures) -> list[str]:
+    """Returns a sentence about what was packed; none if nothing was."""
+    if profile.wire is None:
+        return []
+    rows = "1 row" if profile.batch_size == 1 else f"{profile.batch_size} rows"
+    lines = [
+        f"Packed as {profile.wire}: what crosses when the sample ({rows}) runs. Same class: the share of rows whose "
+        "largest score stays that of the same class; largest difference: in any output."
+    ]
+    lost = [block.name for block in profile.blocks if block.crossing and block.wire_bytes is None]
+    if lost:
+        lines.append(f"{profile.wire} cannot hold what crosses after {listed(lost)}: infinities, NaN or large numbers.")
     return lines

@@ -1,10 +1,9 @@
 """Measures the seconds of each block of a model on this device, compiled as a stage of a split would be."""
 
-import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from kerassplit.costs.profile import Profile
 from kerassplit.costs.records import Timing
+from kerassplit.costs.running import cleaned_up, failures_of
 from kerassplit.cutting.blocks import Region
 from kerassplit.cutting.submodel import build_part
 from kerassplit.cutting.trial import drawn
@@ -65,17 +65,7 @@ def measure(counted: Profile, graph: Graph, regions: Sequence[Region], *, seed: 
     Raises:
         SplitError: The model takes strings, or cannot be compiled or run.
     """
-    try:
-        found = _measure(counted, graph, regions, seed, verbose)
-    except SplitError as error:
-        found = error.with_traceback(None)
-        found.__cause__ = found.__context__ = None
-    # Models are reference cycles. Tracebacks hold blocks, too, and blocks hold nodes in the model's own layers: so the
-    # error is raised here, without its cause.
-    gc.collect()
-    if isinstance(found, SplitError):
-        raise found
-    return found
+    return cleaned_up(lambda: _measure(counted, graph, regions, seed, verbose))
 
 
 def _measure(counted: Profile, graph: Graph, regions: Sequence[Region], seed: int, verbose: bool | None) -> Profile:
@@ -91,7 +81,7 @@ def _measure(counted: Profile, graph: Graph, regions: Sequence[Region], seed: in
         show(0, 0)
         whole, taken, _ = _runnable(graph, everything, used, outputs)
         given = [values[tensor] for tensor in taken]
-        with _failures_of(f"'{graph.model.name}'"):
+        with failures_of(f"'{graph.model.name}'"):
             empty = _empty(graph)
             runs = _between(empty, whole, given)
         show(1, 1)
@@ -102,7 +92,7 @@ def _measure(counted: Profile, graph: Graph, regions: Sequence[Region], seed: in
             if place % _BLOCKS_BETWEEN_COLLECTIONS == 0:
                 gc.collect()
             show(place + 2, place + 2)
-        with _failures_of(f"'{graph.model.name}'"):
+        with failures_of(f"'{graph.model.name}'"):
             runs += _between(empty, whole, given)
         show(len(regions) + 2, len(regions) + 2)
     overhead = [duration for one in (runs, *blocks) for duration in one.empty]
@@ -125,18 +115,10 @@ def _measure_block(
     """Measures one block and adds its outputs to `values`."""
     run, taken, made = _runnable(graph, region.calls, region.given, region.made)
     given = [values[tensor] for tensor in taken]
-    with _failures_of(f"The block of '{graph.model.name}' that ends at '{graph.tensors[region.end].name}'"):
+    with failures_of(f"The block of '{graph.model.name}' that ends at '{graph.tensors[region.end].name}'"):
         durations = _between(empty, run, given)
         values.update(zip(made, map(without_mask, run(given)), strict=True))
     return durations
-
-
-@contextlib.contextmanager
-def _failures_of(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # layers raise what they like
-        raise SplitError(f"{what} cannot be run on random input: {type(error).__name__}: {error}") from error
 
 
 def _runnable(
