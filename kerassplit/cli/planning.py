@@ -102,10 +102,10 @@ def profile(
 @device_options
 @click.option(
     "--objective",
-    type=click.Choice(["throughput", "latency"]),
+    type=click.Choice(["throughput", "latency", "energy"]),
     default="throughput",
     show_default=True,
-    help="Minimize the slowest stage, or the time of one batch through all stages.",
+    help="Minimize the slowest stage, the time of one batch through all stages, or the joules for it.",
 )
 @click.option(
     "--balance",
@@ -127,7 +127,7 @@ def profile(
 @click.option(
     "--leave-out/--use-all",
     default=None,
-    help="Allow unused devices, or use all. Default: use all, except for latency.",
+    help="Allow unused devices, or use all. Default: use all for throughput.",
 )
 @click.option("--overlap", is_flag=True, help="Transfers overlap with computation.")
 @click.option(
@@ -157,6 +157,9 @@ def profile(
 @_name_option("--must-not-cut", "Never cut here (name or glob; repeatable).", multiple=True)
 @_name_option("--first-to", "The first stage computes at least this tensor.")
 @_name_option("--last-from", "The last stage contains everything that uses this tensor.")
+@click.option("--largest-latency", metavar="TIME", help="For energy: the most time of one batch, such as '50 ms'.")
+@click.option("--largest-energy", metavar="ENERGY", help="For latency: the most energy for one batch, such as '0.5 J'.")
+@click.option("--replicas", is_flag=True, help="Stages may have several identical devices, which take turns.")
 @open_sides_option
 @click.option(
     "--time-limit",

@@ -78,6 +78,7 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
     "--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order (repeatable)."
 )
 @_ray_option("--replicas", "number of processes for a stage.", "STAGE=N")
+@click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Ray: replicas as in this plan of the stages.")
 @_ray_option("--num-cpus", "CPUs per process.")
 @_ray_option("--num-gpus", "GPUs per process.")
 @click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often to restart a process that dies.")
@@ -93,6 +94,7 @@ def run(
     quiet: bool,
     unsafe: bool,
     engine: str,
+    plan_file: Path | None,
     **given: Any,
 ) -> dict[str, Any]:
     """Run the saved stages in DIR on images or arrays, and write the results.
@@ -103,10 +105,12 @@ def run(
     options = {name: given.pop(name) for name in _OF_ENGINES}
     options["devices"] = list(options["devices"])
     replicas = _per_stage("--replicas", options["replicas"], whole=True)
-    options["replicas"] = {name: int(number) for name, number in replicas.items()}
+    manifest = read_manifest(directory)
+    planned = {} if plan_file is None else _planned_replicas(plan_file, manifest)
+    options["replicas"] = planned | {name: int(number) for name, number in replicas.items()}
     for name in ("num_cpus", "num_gpus"):
         options[name] = _number_or_stages(options[name])
-    _check_run(read_manifest(directory), input_path, output, engine, given)
+    _check_run(manifest, input_path, output, engine, given)
     start_keras()
     from kerassplit.engines.running import run_stages
 
@@ -150,6 +154,17 @@ def _check_run(
     places = output_paths(output, leaves(manifest["outputs"]), {})
     if not given["resume"] or given["overwrite"]:
         check_free(places, resume=given["resume"], overwrite=given["overwrite"])
+
+
+def _planned_replicas(plan_file: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the number of devices of each stage that has several in a plan, by the names of the saved stages."""
+    from kerassplit.planning.plan import Plan
+
+    plan, stages = Plan.load(plan_file), manifest["stages"]
+    if len(plan.stages) != len(stages):
+        raise SplitError(f"The plan in '{plan_file}' has {len(plan.stages)} stages, the folder {len(stages)}.")
+    pairs = zip(stages, plan.stages, strict=True)
+    return {stage["name"]: planned.replicas for stage, planned in pairs if planned.replicas > 1}
 
 
 def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: bool = False) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Turns a placement of a model's graph into a plan."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -29,6 +30,7 @@ class _Part:
     Attributes:
         device: Name of its device.
         stage: Its costs.
+        energy: Joules, with those of stages before it that run no calls; `None` if unknown.
         calls: Its calls, as indices into the profile.
         crossing: The tensors that cross the cut after it, as indices into the graph.
         also: Tensors that cross in addition: inputs of the model that both sides use, and masks.
@@ -36,6 +38,7 @@ class _Part:
 
     device: str
     stage: Stage
+    energy: float | None
     calls: Sequence[int]
     crossing: tuple[int, ...]
     also: tuple[int, ...]
@@ -66,9 +69,12 @@ def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
     numbered = iter(device_names(task.devices))
     names = [[next(numbered) for _ in range(device.count)] for device in task.devices]
     before: list[int] = []
-    fetched = 0.0
+    fetched, spent = 0.0, list[float | None]()
     masks: list[int] = []
     for index, stage in enumerate(placed):
+        device = task.devices[graph.devices[stage.device][1]]
+        named = names[graph.devices[stage.device][1]]
+        spent.append(None if device.watts is None or device.sending_watts is None else stage.energy)
         calls = [*masks, *sorted(call for node in stage.nodes for call in graph.members[node])]
         if not calls or (not task.in_blocks and all(task.calls[call] in task.sides.calls for call in calls)):
             fetched, masks = stage.send, calls  # only inputs and masks: the next stage receives them
@@ -77,8 +83,16 @@ def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
         masks = []
         crossing, also = ((), ()) if index == len(placed) - 1 else _crossing_after(graph, stage, before)
         stage = replace(stage, receive=stage.receive or fetched)
-        parts.append(_Part(names[graph.devices[stage.device][1]].pop(0), stage, calls, crossing, also))
+        name = _name([named.pop(0) for _ in range(stage.replicas)])
+        energy = None if None in spent else math.fsum(one for one in spent if one is not None)
+        parts.append(_Part(name, stage, energy, calls, crossing, also))
+        spent = []
     return parts
+
+
+def _name(devices: Sequence[str]) -> str:
+    """Returns a name for identical devices: of several, the first number and the last."""
+    return devices[0] if len(devices) == 1 else f"{devices[0]}-{devices[-1].rpartition(' ')[2]}"
 
 
 def _crossing_after(graph: GraphProblem, stage: Stage, calls: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -109,6 +123,8 @@ def _stage(task: Task, part: _Part) -> PlannedStage:
         parameter_bytes=sum(profile.variables[variable].bytes for variable in variables),
         memory=float(stage.memory) if known else None,
         also=tuple(task.graph.names(part.also)),
+        energy=None if part.energy is None else float(part.energy),
+        replicas=stage.replicas,
     )
 
 

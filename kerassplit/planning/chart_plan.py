@@ -8,7 +8,7 @@ from kerassplit.display.chart import SMALL, WIDTH, Chart, new_figure
 from kerassplit.display.colors import CUT
 from kerassplit.files.sizes import format_bytes
 from kerassplit.planning.results import PlanData
-from kerassplit.planning.tables import format_amount
+from kerassplit.planning.tables import format_amount, format_value
 from kerassplit.text import printable
 
 _WORK, _MOVE, _BAR, _LINE = "#42A5F5", "#FFB74D", "#B0BEC5", "#37474F"
@@ -29,8 +29,7 @@ def plot_plan(plan: PlanData, to_file: str | os.PathLike[str] | None = None) -> 
         else:
             upper = figure.subplots()
         _draw_stages(upper, plan)
-        goal = "throughput" if plan.objective == "throughput" else "latency"
-        figure.suptitle(f"{plan.model}: the plan for {goal}", fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(f"{plan.model}: the plan for {plan.objective}", fontweight="bold", x=0.01, ha="left")
     chart = Chart(figure)
     if to_file is not None:
         chart.save(to_file)
@@ -39,7 +38,7 @@ def plot_plan(plan: PlanData, to_file: str | os.PathLike[str] | None = None) -> 
 
 def _draw_stages(axes: Any, plan: PlanData) -> None:
     """Draws a bar per stage: receiving, computing, sending. For latency, each begins where the previous one ends."""
-    in_turn = plan.objective == "latency"
+    in_turn = plan.objective != "throughput"
     end = plan.latency if in_turn else plan.bottleneck
     unit, factor = _unit(end, plan.unit)
     done = 0.0
@@ -82,9 +81,8 @@ def _draw_stages(axes: Any, plan: PlanData) -> None:
 def _subtitle(plan: PlanData) -> str:
     samples = "1 sample" if plan.batch_size == 1 else f"batches of {plan.batch_size}"
     found = "the best there is" if plan.optimal else f"at most {plan.gap:.1%} above the best"
-    name = "bottleneck" if plan.objective == "throughput" else "latency"
-    unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
-    return f"{name} {format_amount(plan.value, plan.unit)}{unit} · {found} · {samples}"
+    name = "bottleneck" if plan.objective == "throughput" else plan.objective
+    return f"{name} {format_value(plan, plan.value)} · {found} · {samples}"
 
 
 def _draw_cuts(axes: Any, plan: PlanData) -> None:

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from kerassplit.errors import PlanError
+from kerassplit.errors import PlanError, SplitError
 from kerassplit.planning.devices import Link
 from kerassplit.planning.graph_problem import GraphProblem
 from kerassplit.planning.reporting import Report, silent
 from kerassplit.planning.solver.closed_sets import Table
+from kerassplit.planning.solver.energy import additive
 from kerassplit.planning.solver.listed import Listed, listed
 from kerassplit.planning.solver.minimum_cut import on_first_device
-from kerassplit.planning.solver.place import Placement, least_memory, no_placement, place
+from kerassplit.planning.solver.place import Placement, best_listed, least_memory, no_placement, place
 from kerassplit.planning.solver.problem import CutRules, DeviceType, Problem
 from kerassplit.planning.solver.stages import stages_of, value_of
 
@@ -40,6 +41,8 @@ class InGraph(GraphProblem):
         table = None if limit is None else self.cuts(limit)
         if table is not None:
             return place(self.problem(), cuts=table)
+        if task.budget < math.inf:
+            return self._within_budget(problem)
         few, bound = self._best_of_few(), self._latency_bound()
         if few is not None and few.value <= bound * (1 + 1e-9):
             return few
@@ -55,11 +58,23 @@ class InGraph(GraphProblem):
         optimal = best.value <= bound * (1 + 1e-6)
         return replace(best, lower_bound=best.value if optimal else bound, optimal=optimal)
 
+    def _within_budget(self, problem: Problem) -> Placement:
+        known = listed(problem, MOST_CUTS)
+        if known is None:
+            limit = "largest_latency" if self.task.objective == "energy" else "largest_energy"
+            option = limit.replace("_", "-")
+            raise SplitError(
+                f"With `{limit}` (--{option}), all cuts are compared, and '{self.task.profile.model}' has more than "
+                f"{MOST_CUTS} if so many tensors may cross. Let fewer cross (max_crossing=1, --max-crossing 1)."
+            )
+        return best_listed(known)
+
     def _is_one_flow(self, problem: Problem) -> bool:
-        """Checks if a minimum cut solves it: latency on two devices over one link, without limits, with one end."""
+        """Checks if a minimum cut solves it: a sum for two devices over one link, without limits, with one end."""
         task, limits = self.task, self.task.limits
         return (
-            task.objective == "latency"
+            task.objective != "throughput"
+            and task.budget == math.inf
             and [(device.count, device.memory) for device in problem.devices] == [(1, math.inf)] * 2
             and isinstance(task.links, Link)
             and task.leave_out
@@ -174,7 +189,7 @@ class InGraph(GraphProblem):
 
 
 def _by_minimum_cut(problem: Problem) -> Placement:
-    first = on_first_device(problem)
+    first = on_first_device(additive(problem))
     if first is None:
         raise no_placement()
     sides = [(0, np.flatnonzero(first)), (1, np.flatnonzero(~first))]

@@ -63,7 +63,7 @@ class GraphProblem:
         made = zip(seconds, held[self.first_call :], self._live_bytes(), strict=True)
         masks = set() if task.in_blocks else set(task.sides.calls)
         idle = [task.calls[group[0]] in masks for group in self.members[self.first_call :]]
-        calls = (Node(tuple(times), *bytes_, mask) for (times, *bytes_), mask in zip(made, idle, strict=True))
+        calls = (Node(tuple(times), *bytes_, idle=mask) for (times, *bytes_), mask in zip(made, idle, strict=True))
         return (*[Node(free, idle=True)] * self.first_call, *calls)
 
     def _size_of(self, variable: int) -> float:
@@ -127,9 +127,11 @@ class GraphProblem:
             ),
             links=self._links(),
             objective=task.objective,
+            budget=task.budget,
             overlap=task.overlap and task.objective == "throughput",
             in_order=not task.any_order,
             use_all=not task.leave_out,
+            replicas=task.replicas,
             rules=self._rules(max_tensors),
         )
 

@@ -1,7 +1,7 @@
 """Checks the arguments of `plan` and `plan_sweep`, and turns them into a task."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from kerassplit.costs.profiling import profile as profile_model
 from kerassplit.cutting.cuts import Cut, resolve_cuts
 from kerassplit.cutting.frontiers import split_tensors
 from kerassplit.cutting.points import SplitPoint
+from kerassplit.display.units import parse_joules, parse_seconds
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
 from kerassplit.graph.model_graph import Graph
@@ -18,7 +19,7 @@ from kerassplit.graph.references import TensorRef, resolve_glob, several_of
 from kerassplit.graph.shapes import OpenSides, batch_or_own
 from kerassplit.graph.sides import read_sides
 from kerassplit.planning.devices import Device, Links, read_devices, read_links
-from kerassplit.planning.results import Objective
+from kerassplit.planning.results import Objective, Unit
 from kerassplit.planning.task import Limits, Task
 from kerassplit.planning.transport import (
     OfInputs,
@@ -60,6 +61,9 @@ class PlanOptions:
     must_not_cut: Cut | Sequence[Cut] | None = None
     first_to: TensorRef | Sequence[TensorRef] | None = None
     last_from: TensorRef | Sequence[TensorRef] | None = None
+    largest_latency: float | str | None = None
+    largest_energy: float | str | None = None
+    replicas: bool = False
     profile: Profile | None = None
     open_sides: OpenSides = None
     time_limit: float = 60.0
@@ -68,11 +72,22 @@ class PlanOptions:
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> "PlanOptions":
         """Picks the options from the arguments of a function."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+        return cls(**{field.name: arguments[field.name] for field in fields(cls) if field.name in arguments})
 
     def __post_init__(self):
-        if self.objective not in ("throughput", "latency"):
-            raise SplitError(f"`objective` is 'throughput' or 'latency'; got {self.objective!r}.")
+        if self.objective not in ("throughput", "latency", "energy"):
+            raise SplitError(f"`objective` is 'throughput', 'latency' or 'energy'; got {self.objective!r}.")
+        for limit, objective in (("largest_latency", "energy"), ("largest_energy", "latency")):
+            if getattr(self, limit) is not None and self.objective != objective:
+                raise SplitError(
+                    f"`{limit}` limits plans that minimize the {objective}, but the objective is '{self.objective}'. "
+                    f"Use objective='{objective}' (--objective {objective}), or leave the limit out."
+                )
+        if self.replicas and self.objective != "throughput":
+            raise SplitError(
+                f"Replicas take turns with batches, which helps throughput, but the objective is '{self.objective}'. "
+                "Use objective='throughput' (--objective throughput), or leave out `replicas`."
+            )
         check_compression(self.compression)
         seconds = self.time_limit
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
@@ -88,9 +103,9 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
     devices, limits = read_devices(devices), _limits_of(graph, options)
     objective, any_order = options.objective, options.any_order
     links = read_links(options.links, devices)
-    leave_out = objective == "latency" if options.leave_out is None else options.leave_out
+    leave_out = objective != "throughput" if options.leave_out is None else options.leave_out
     if isinstance(links, list) and (any_order or leave_out):
-        if leave_out and objective == "latency" and not any_order:
+        if leave_out and objective != "throughput" and not any_order:
             raise SplitError(
                 "A list of links only connects each device to the next, so no device can be left out. Give one Link "
                 "for all or a mapping of pairs of devices, or use all devices with leave_out=False (--use-all)."
@@ -110,6 +125,7 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
             f"Latency is a time, but balance='{options.balance}' balances what stages hold. Use balance='flops' or "
             "'time', or specify how fast the devices are."
         )
+    _check_units(options, devices, work.unit)
     if work.unit == "parameters" and any(device.memory is not None for device in devices):
         raise SplitError("To respect the memory of devices, balance bytes: balance='memory' (--balance memory).")
     if links is not None and work.unit != "seconds":
@@ -128,6 +144,7 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
         transport=Transport(graph, costs, options.compression, sizes, times),
         any_order=any_order,
         leave_out=leave_out,
+        replicas=bool(options.replicas),
         limits=limits,
         time_limit=options.time_limit,
     )
@@ -148,6 +165,27 @@ def _read_inputs(graph: Graph, options: PlanOptions) -> tuple[dict[int, float], 
             f"{how}, or leave `{argument}` (--{argument.replace('_', '-')}) out."
         )
     return read_input_bytes(graph, options.input_bytes), read_input_seconds(graph, options.input_seconds)
+
+
+def _check_units(options: PlanOptions, devices: Sequence[Device], unit: Unit) -> None:
+    """Refuses energy without power or time, and replicas of stages that are balanced by what they hold."""
+    if options.objective == "energy" or options.largest_energy is not None:
+        for device in devices:
+            if device.watts is None or device.sending_watts is None:
+                raise SplitError(
+                    f"Energy is power × time, and the power of device '{device.name}' is unknown. Give it `watts` and "
+                    "`sending_watts` (--device 'phone: 20 GFLOPS, 2 W, 1 W sending'); 0 if it does not matter there."
+                )
+        if unit != "seconds":
+            raise SplitError(
+                f"Energy is power × time, but the work of devices is in {unit}. Give each Device `flops_per_second` or "
+                "`seconds`, or measure here with balance='time' (--balance time)."
+            )
+    if options.replicas and unit in ("parameters", "bytes"):
+        raise SplitError(
+            f"Replicas share the time of a stage, but balance='{options.balance}' balances what stages hold, and each "
+            "replica holds all of it. Use balance='flops' or 'time', or specify how fast the devices are."
+        )
 
 
 def _costs(graph: Graph, options: PlanOptions, measure: bool) -> Profile:
@@ -200,15 +238,20 @@ def _limits_of(graph: Graph, options: PlanOptions) -> Limits:
                 f"`max_crossing` says how many tensors may cross a cut: 1 or more, or 'any'; got {max_crossing!r}."
             )
         max_crossing = int(max_crossing)
-    most = math.inf if options.largest_crossing is None else parse_bytes(options.largest_crossing, "largest crossing")
     return Limits(
         max_crossing=None if max_crossing == "any" else max_crossing,
-        largest_crossing=most,
+        largest_crossing=_limit(options.largest_crossing, "largest crossing", parse_bytes),
         must_cut=_cuts(graph, options.must_cut),
         must_not_cut=_cuts_not_to_make(graph, options.must_not_cut),
         first_to=_tensors(graph, options.first_to),
         last_from=_tensors(graph, options.last_from),
+        largest_latency=_limit(options.largest_latency, "largest latency", parse_seconds),
+        largest_energy=_limit(options.largest_energy, "largest energy", parse_joules),
     )
+
+
+def _limit(given: float | str | None, what: str, parse: Callable[[float | str, str], float]) -> float:
+    return math.inf if given is None else parse(given, what)
 
 
 def _cuts(graph: Graph, at: Any) -> list[list[int]]:

@@ -21,11 +21,12 @@ class Plan(PlanData, Shown, Saved):
     Attributes:
         model: The model's name.
         batch_size: Samples in the batch that all figures refer to.
-        objective: `"throughput"` minimizes the largest load, `"latency"` the time of one batch through all stages.
+        objective: `"throughput"` minimizes the largest load, `"latency"` the time of one batch through all stages,
+            `"energy"` the joules that all devices spend on it.
         unit: Unit of all loads: `"seconds"`, `"FLOPs"`, `"parameters"` or `"bytes"`.
         overlap: Whether transfers overlap with computing.
         stages: The stages, in the order in which they run.
-        value: The minimized value: the largest load, or the latency.
+        value: The minimized value: the largest load, the latency, or the energy in joules.
         lower_bound: No plan within the limits has a lower value.
         optimal: Whether the value is proved to be the best.
         method: The algorithm that found the plan.
@@ -38,13 +39,13 @@ class Plan(PlanData, Shown, Saved):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as plain values for JSON."""
-        totals = {"at": self.at, "bottleneck": self.bottleneck, "latency": self.latency}
+        totals = {"at": self.at, "bottleneck": self.bottleneck, "latency": self.latency, "energy": self.energy}
         return {"format_version": self._format_version, **asdict(self), **totals}
 
     def _check(self) -> None:
         """Raises a `ValueError` if the values are not a valid plan."""
-        if not self.stages or self.batch_size < 1:
-            raise ValueError("there are no stages, or no samples")
+        if not self.stages or self.batch_size < 1 or not all(stage.replicas for stage in self.stages):
+            raise ValueError("there are no stages, no samples, or no devices of a stage")
         if not all(math.isfinite(number) for number in (self.value, self.lower_bound, self.bottleneck, self.latency)):
             raise ValueError("numbers are too large")
 
@@ -71,5 +72,6 @@ class Plan(PlanData, Shown, Saved):
 
     def __repr__(self) -> str:
         devices = ", ".join(stage.device for stage in self.stages)
-        what = "bottleneck" if self.objective == "throughput" else "latency"
-        return printable(f"<Plan for {self.model} on {devices}: {what} {self.value:.6g} {self.unit}>")
+        what = "bottleneck" if self.objective == "throughput" else self.objective
+        unit = "joules" if self.objective == "energy" else self.unit
+        return printable(f"<Plan for {self.model} on {devices}: {what} {self.value:.6g} {unit}>")

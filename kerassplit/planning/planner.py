@@ -46,6 +46,9 @@ def plan(
     must_not_cut: Cut | Sequence[Cut] | None = None,
     first_to: TensorRef | Sequence[TensorRef] | None = None,
     last_from: TensorRef | Sequence[TensorRef] | None = None,
+    largest_latency: float | str | None = None,
+    largest_energy: float | str | None = None,
+    replicas: bool = False,
     profile: Profile | None = None,
     open_sides: OpenSides = None,
     time_limit: float = 60.0,
@@ -54,10 +57,12 @@ def plan(
     """Finds the best cuts of a model for some devices, with a proof or a bound on how much better a plan could be.
 
     `objective="throughput"` minimizes the time of the slowest stage, including transfers; `"latency"` minimizes the
-    time of one batch through all stages and transfers. Ties are broken by the fewest tensors over all cuts; then, for
-    throughput, by the most even loads; then by the fewest bytes over all cuts. Dynamic programming breaks ties exactly;
-    a minimum cut considers value and tensors only; local search considers only the cuts that it visited. Plans are
-    deterministic, unless a time limit ends the search.
+    time of one batch through all stages and transfers; `"energy"` minimizes the joules that the devices spend on it:
+    the seconds of each stage × `Device.watts`, and those of each transfer × the sender's `Device.sending_watts`.
+
+    Ties are broken by the fewest tensors over all cuts; then, for throughput, by the most even loads; then by the
+    fewest bytes over all cuts. Dynamic programming breaks ties exactly; a minimum cut considers value and tensors only;
+    local search considers only the cuts that it visited. Plans are deterministic, unless a time limit ends the search.
 
     Over links, tensors go from each stage to the next: a tensor that a later stage needs passes through the stages in
     between, and is moved once over each link, however many consumers it has. Without links, it goes there directly.
@@ -68,6 +73,9 @@ def plan(
     Measured seconds are those of blocks, scaled so that their sum is the time of the whole model; the seconds of a
     block are divided among its calls in proportion to their FLOPs. Each stage also takes the overhead of its device
     once per batch (`Device.overhead`): where the seconds were measured, so was the overhead (`profile.overhead`).
+
+    With `largest_latency` or `largest_energy`, the ways through the cuts that no other beats in both latency and energy
+    are compared (Hansen, "Bicriterion path problems", 1980); ties are not broken further.
 
     Methods: exact dynamic programming over all sets of calls that can lie before a cut, if there are at most 50,000 of
     them (Tarnawski et al., "Efficient Algorithms for Device Placement of DNN Graph Operators", 2020); otherwise local
@@ -80,7 +88,7 @@ def plan(
         devices: The number of identical devices, or a `Device` for each, in the order in which stages use them.
         links: Links between devices: one `Link` for all, a list with one from each device to the next, or a mapping of
             pairs `("phone", "server")` to links, which connects only these pairs. `None`: moving takes no time.
-        objective: `"throughput"` or `"latency"`.
+        objective: `"throughput"`, `"latency"` or `"energy"`.
         balance: The quantity to balance if devices have no speed: `"flops"`; what stages hold, their `"params"` or all
             their `"memory"` (see above), for throughput; or the `"time"` of calls, measured on this machine.
         max_crossing: How many tensors may cross a cut, or `"any"` number; inputs of the model and masks do not count.
@@ -88,7 +96,7 @@ def plan(
         batch_size: Samples in the batch that all figures refer to; by default the batch size that the model is built
             for, or 1 if it accepts any.
         any_order: Whether the planner may choose the order of the devices.
-        leave_out: Whether devices may stay without a stage. By default only for latency.
+        leave_out: Whether devices may stay without a stage. By default not for throughput.
         overlap: For throughput: transfers run in parallel with computing, so links are stages of the pipeline, too.
         compression: How tensors are sent: a form of `kerassplit.wire` such as `"int8"`, counted to the byte with the
             message around the tensors; the factor by which a codec of your own shrinks them; or `"float8_e4m3fn"` or
@@ -104,6 +112,12 @@ def plan(
         must_not_cut: Cuts that must not be made, in the same form.
         first_to: Tensor or tensors that the first stage must produce.
         last_from: Tensor or tensors whose consumers must all be in the last stage.
+        largest_latency: For energy: the most seconds of one batch, or a text such as `"50 ms"`.
+        largest_energy: For latency: the most joules for one batch, or a text such as `"0.5 J"`.
+        replicas: For throughput: whether a stage may have several of the identical devices of a `Device`. They take
+            turns with batches, so its load is divided by their number (Narayanan et al., "PipeDream", SOSP 2019), and
+            each needs the memory of the whole stage. Without limits of memory, that is often the whole model on each.
+            `split.predict(x, engine="ray", replicas=plan.replicas)` runs them.
         profile: The result of `profile(model)`, to save time; with `measure=True` for `balance="time"`.
         open_sides: Sizes to assume for unknown (`None`) input dimensions; see `profile`.
         time_limit: Approximate seconds for local search and its proof together; 60 by default. Listing cuts and exact
@@ -120,7 +134,8 @@ def plan(
 
     Raises:
         PlanError: No cuts satisfy all limits; names the limits that prevent a plan and what would be enough.
-        SplitError: An argument is invalid, or the costs of calls are unknown.
+        SplitError: An argument is invalid, the costs of calls or the power of devices are unknown, or there are too
+            many cuts for a limit of latency or energy.
         UnsupportedModelError: The model has no graph.
 
     Example:

@@ -10,6 +10,7 @@ import numpy as np
 from kerassplit.errors import PlanError, SplitError
 from kerassplit.files.sizes import format_bytes
 from kerassplit.planning.graph_answers import InGraph
+from kerassplit.planning.solver.stages import value_of
 from kerassplit.planning.task import Task
 from kerassplit.text import listed
 
@@ -61,7 +62,7 @@ def refuse_at_once(task: Task) -> None:
         SplitError: A required cut has several tensors, but only one may cross.
     """
     devices, stages = _count(task), len(task.profile.blocks)
-    too_many = task.is_chain and devices > stages and not task.leave_out
+    too_many = task.is_chain and devices > stages and not (task.leave_out or task.replicas)
     if too_many and _is_possible(replace(task, leave_out=True)):
         alike = len(task.devices) == 1 and _would_do(task, stages)
         raise PlanError(
@@ -112,6 +113,9 @@ def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
         yield "memory", lambda task: _with_memory(task, math.inf)
     if limits.largest_crossing < math.inf:
         yield "largest_crossing", lambda task: task.with_limits(largest_crossing=math.inf)
+    for name in ("largest_latency", "largest_energy"):
+        if getattr(limits, name) < math.inf:
+            yield name, lambda task, name=name: task.with_limits(**{name: math.inf})
     yield "devices", lambda task: _with_devices(task, MORE_DEVICES)
     for name in ("must_cut", "must_not_cut", "first_to", "last_from"):
         if getattr(limits, name):
@@ -173,6 +177,11 @@ def _enough(name: str, task: Task) -> float | None:
         return sizes[
             _least(0, len(sizes) - 1, lambda place: _is_possible(task.with_limits(largest_crossing=sizes[place])))
         ]
+    if name in ("largest_latency", "largest_energy"):
+        least = replace(task.with_limits(**{name: math.inf}), objective=name.removeprefix("largest_"))
+        known = InGraph(least).few_listed()
+        stages = None if known is None else known.best()
+        return None if known is None or stages is None else value_of(known.problem, stages) * (1 + 1e-12)
     if name == "devices" and not _is_possible(_with_devices(task, 0)):
         for more in range(1, MORE_DEVICES + 1):  # if all of them have to be in use, more may be too many
             if _would_do(task, _count(task) + more):
@@ -198,6 +207,10 @@ def _way_out(name: str, task: Task, enough: float | None) -> str:
         return f"each device needs {size} (the smallest has {_size(smallest)})"
     if name == "largest_crossing":
         return f"the largest crossing has to be {_size(enough or 0)} or more (it is {_size(limits.largest_crossing)})"
+    if name in ("largest_latency", "largest_energy"):
+        unit, now = "s" if name == "largest_latency" else "J", getattr(limits, name)
+        least = "more" if enough is None else f"{_rounded_up(enough):.4g} {unit} or more"
+        return f"the {name.replace('_', ' ')} has to be {least} (it is {now:.4g} {unit})"
     if name in ("must_cut", "must_not_cut"):
         cuts = [" + ".join(_names(task, cut)) for cut in getattr(limits, name)]
         what = "require" if name == "must_cut" else "forbid"
@@ -221,6 +234,12 @@ def _way_out(name: str, task: Task, enough: float | None) -> str:
         "links": "link more pairs of devices (links)",
         "seconds": "let more blocks run on more devices (some seconds are infinite)",
     }[name]
+
+
+def _rounded_up(number: float) -> float:
+    """Rounds up to four digits."""
+    step = 10.0 ** (math.floor(math.log10(number)) - 3) if number else 1.0
+    return math.ceil(number / step) * step
 
 
 def _size(count: float) -> str:

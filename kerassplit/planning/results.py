@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from kerassplit.display.units import parse_bandwidth
 from kerassplit.text import with_short_repr
 
-Objective = Literal["throughput", "latency"]
+Objective = Literal["throughput", "latency", "energy"]
 Unit = Literal["seconds", "FLOPs", "parameters", "bytes"]
 
 
@@ -23,11 +23,15 @@ class PlannedStage:
         work: Cost of its calls, with the overhead of calling it on its device.
         receive: Cost of receiving the tensors that cross before it, or the model's inputs if they are elsewhere.
         send: Cost of sending the tensors that cross after it.
-        load: Load of the device: the sum of the three, or the largest of them if transfers overlap.
+        load: Load of each of its devices per batch: the sum of the three, or the largest of them if transfers overlap;
+            divided by `replicas`.
         parameter_bytes: Bytes of its weights, each once.
         memory: Bytes that it needs: weights, peak live activations, and buffers for the tensors that cross at both
             ends. `None` if sizes are unknown.
         also: Names of tensors that cross in addition to `crossing`: inputs of the model that both sides use, and masks.
+        energy: Joules for computing and sending; with those of sending the model's inputs to it, if they are elsewhere.
+            `None` if the power of the device is unknown.
+        replicas: Number of devices that take turns with batches.
     """
 
     device: str
@@ -41,6 +45,8 @@ class PlannedStage:
     parameter_bytes: int
     memory: float | None
     also: tuple[str, ...] = ()
+    energy: float | None = None
+    replicas: int = 1
 
 
 @with_short_repr
@@ -118,6 +124,17 @@ class PlanData:
     def latency(self) -> float:
         """The time of one batch through all stages, with each transfer counted once."""
         return sum(stage.work + stage.receive for stage in self.stages)
+
+    @property
+    def energy(self) -> float | None:
+        """The joules that all devices spend on one batch; `None` if the power of one is unknown."""
+        spent = [stage.energy for stage in self.stages]
+        return None if None in spent else sum(one for one in spent if one is not None)
+
+    @property
+    def replicas(self) -> dict[str, int]:
+        """The number of devices of each stage that has several, by the names that stages have by default."""
+        return {f"stage_{place}": one.replicas for place, one in enumerate(self.stages) if one.replicas > 1}
 
     @property
     def gap(self) -> float:

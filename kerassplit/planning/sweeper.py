@@ -97,6 +97,11 @@ def plan_sweep(
     >>> print(ks.plan_sweep(resnet, [phone, server], latency="10 ms"))  # doctest: +SKIP
     """
     arguments = locals()
+    if objective == "energy":
+        raise SplitError(
+            "A sweep minimizes the latency or the slowest stage. For least energy, call `plan` with objective='energy' "
+            "(--objective energy) at the bandwidths that matter."
+        )
     if not isinstance(bandwidths, (tuple, list)) or len(bandwidths) != 2:
         raise SplitError(f"`bandwidths` must be two values, the lowest and the highest; got {bandwidths!r}.")
     low, high = (parse_bandwidth(one, "bandwidth of a sweep") for one in bandwidths)

@@ -8,7 +8,7 @@ from rich.text import Text
 from kerassplit.costs.tables import format_seconds
 from kerassplit.display.rich_table import right
 from kerassplit.display.table import FittedTable
-from kerassplit.display.units import format_bandwidth, format_count
+from kerassplit.display.units import format_bandwidth, format_count, format_joules
 from kerassplit.files.sizes import format_bytes
 from kerassplit.planning.results import PlanData, SentInput, SweepData, SweepRange
 from kerassplit.text import listed
@@ -25,6 +25,13 @@ def format_amount(amount: float, unit: str) -> str:
     return format_bytes(round(amount)) if unit == "bytes" else format_count(round(amount))
 
 
+def format_value(plan: PlanData, amount: float) -> str:
+    """Formats the value of a plan, or its lower bound, with the unit."""
+    if plan.objective == "energy":
+        return format_joules(amount)
+    return format_amount(amount, plan.unit) + ("" if plan.unit in ("seconds", "bytes") else f" {plan.unit}")
+
+
 def plan_tables(plan: PlanData) -> Group:
     """Returns the table of the stages, with the minimized value and its quality below."""
     return Group(_stages_table(plan), *(Text(line) for line in _remarks(plan)))
@@ -35,6 +42,8 @@ def _stages_table(plan: PlanData) -> FittedTable:
     samples = "1 sample" if plan.batch_size == 1 else f"batches of {plan.batch_size}"
     timed = plan.unit == "seconds"
     work = ("load", "computes", "moves") if timed else (plan.unit,)
+    known = any(stage.energy is not None for stage in plan.stages)
+    work = (*work, "energy") if known else work
     table = FittedTable(
         f"{plan.model}: {stages}, {samples}",
         *("device", "cut after it at"),
@@ -44,11 +53,13 @@ def _stages_table(plan: PlanData) -> FittedTable:
     for place, stage in enumerate(plan.stages):
         last = place == len(plan.stages) - 1
         amounts = [stage.load, stage.work, stage.receive + stage.send] if timed else [stage.work]
+        spent = ["?" if stage.energy is None else format_joules(stage.energy)] if known else []
         along = [f"with {name}" for name in stage.also]
         table.add_row(
             stage.device,
             "\n".join([*_joined(stage.crossing), *along]),
             *(format_amount(amount, plan.unit) for amount in amounts),
+            *spent,
             "" if last else _size(stage.crossing_bytes),
             "?" if stage.memory is None else format_bytes(round(stage.memory)),
             format_bytes(stage.parameter_bytes),
@@ -67,16 +78,15 @@ def _size(count: float | None) -> str:
 
 
 def _remarks(plan: PlanData) -> Sequence[str]:
-    what = "The largest load" if plan.objective == "throughput" else "The time of one batch through all stages"
-    if plan.objective == "latency" and plan.batch_size == 1:
-        what = "The time of one sample through all stages"
-    value, bound = (format_amount(amount, plan.unit) for amount in (plan.value, plan.lower_bound))
-    unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
+    sample = "sample" if plan.batch_size == 1 else "batch"
+    what = f"The {'energy' if plan.objective == 'energy' else 'time'} of one {sample} through all stages"
+    what = "The largest load" if plan.objective == "throughput" else what
+    value, bound = (format_value(plan, amount) for amount in (plan.value, plan.lower_bound))
     if plan.optimal:
         how_good = "no plan within the limits has less"
     else:
-        how_good = f"no plan has less than {bound}{unit}, so at most {plan.gap:.1%} could be gained"
-    lines = [f"{what}: {value}{unit}; {how_good} ({plan.method})."]
+        how_good = f"no plan has less than {bound}, so at most {plan.gap:.1%} could be gained"
+    lines = [f"{what}: {value}; {how_good} ({plan.method})."]
     if len(plan.stages) == 1:
         lines.append("There is nothing to cut: everything runs on one device.")
     else:

@@ -1,5 +1,6 @@
 """The complete planning task: the model, its costs, the devices and all limits."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,8 @@ class Limits:
         must_not_cut: Forbidden cuts.
         first_to: Tensors that the first stage must produce.
         last_from: Tensors whose consumers must all be in the last stage.
+        largest_latency: The most seconds of one batch, for least energy.
+        largest_energy: The most joules for one batch, for least latency.
     """
 
     max_crossing: int | None
@@ -36,6 +39,8 @@ class Limits:
     must_not_cut: Sequence[Sequence[int]]
     first_to: Sequence[int]
     last_from: Sequence[int]
+    largest_latency: float = math.inf
+    largest_energy: float = math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,7 @@ class Task:
         transport: How tensors are sent.
         any_order: Whether devices may be used in any order.
         leave_out: Whether devices may be left out.
+        replicas: Whether a stage may have several identical devices.
         limits: The limits.
         time_limit: Seconds for everything but exact dynamic programming.
     """
@@ -67,6 +73,7 @@ class Task:
     transport: Transport
     any_order: bool
     leave_out: bool
+    replicas: bool
     limits: Limits
     time_limit: float
 
@@ -75,6 +82,11 @@ class Task:
         """True if the bytes of activations matter."""
         memory = any(device.memory is not None for device in self.devices)
         return memory or self.links is not None or self.limits.largest_crossing < float("inf")
+
+    @property
+    def budget(self) -> float:
+        """The limit beside the objective."""
+        return min(self.limits.largest_latency, self.limits.largest_energy)
 
     @property
     def inputs_move(self) -> bool:

@@ -463,12 +463,16 @@ def test_seconds_come_from_a_measured_profile_or_a_table(small):
     factor = measured.whole_seconds / measured.seconds  # together they take as long as the whole model
     table = {block.name: block.seconds * factor for block in measured.blocks}
     by_profile = ks.plan(small, ks.Device("here", seconds=measured, count=2))
-    by_table = ks.plan(small, ks.Device("here", seconds=table, count=2))
+    overhead = measured.overhead.median
+    by_table = ks.plan(small, ks.Device("here", seconds=table, count=2, overhead=overhead))
     by_time = ks.plan(small, ks.Device("here", count=2), balance="time", profile=measured)
     assert by_profile == by_table == by_time
     assert by_profile.unit == "seconds"
-    assert sum(stage.work for stage in by_profile.stages) == pytest.approx(measured.whole_seconds)
-    together = ks.plan(small, ks.Device("here", seconds=table, count=2), max_crossing="any")
+    assert sum(stage.work for stage in by_profile.stages) == pytest.approx(measured.whole_seconds + 2 * overhead)
+    free = ks.plan(small, ks.Device("here", seconds=measured, count=2, overhead=0.0))
+    assert free == ks.plan(small, ks.Device("here", seconds=table, count=2))
+    assert free.value == pytest.approx(by_profile.value - overhead)
+    together = ks.plan(small, ks.Device("here", seconds=measured, count=2), max_crossing="any")
     assert together.value <= by_table.value * (1 + 1e-9)
 
 
