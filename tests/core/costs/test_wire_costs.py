@@ -159,7 +159,7 @@ def test_open_sides_and_batch_size_are_those_of_the_sample():
     ("options", "message"),
     [
         ({"sample": images()}, "`sample` is given, but no form to pack its tensors in: pass `wire` too"),
-        ({"wire": "int8"}, "wire='int8' packs the tensors of a sample: pass `sample` too"),
+        ({"wire": "int8"}, r"`wire` \('int8'\) packs the tensors of a sample: pass `sample` too"),
         ({"sample": images(), "wire": "int2"}, "each also packed .*; got 'int2'"),
         ({"sample": images(), "wire": "int8", "batch_size": 2}, r"shape \(3, 8, 8, 3\) .* Leave out `batch_size`"),
         ({"sample": images()[0], "wire": "int8"}, r"`sample` has shape \(8, 8, 3\) for 'image'; expected \(None, 8, 8"),
