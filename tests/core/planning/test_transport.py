@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import keras
@@ -13,6 +14,7 @@ from hypothesis import assume, given, strategies as st
 from PIL import Image
 from plan_oracle import Oracle
 from random_models import build, examples, recipes
+from small_models import narrow, transformer
 
 import kerassplit as ks
 from kerassplit import wire
@@ -158,6 +160,17 @@ def test_several_tensors_cross_in_one_message(form):
     sent = len(wire.pack({name: np.ones(shapes[name], "float32") for name in names}, form))
     assert plan.stages[0].crossing_bytes == sent
     assert plan.stages[1].receive == pytest.approx(2 + sent / 1000)
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+@pytest.mark.parametrize("late", [False, True])
+def test_masks_and_inputs_that_both_sides_use_are_in_the_message(form, late):
+    model = transformer(narrow, late=late)
+    tensors = {tensor.name: np.ones(tensor.shape, tensor.dtype) for tensor in ks.profile(model).tensors}
+    plan = ks.plan(model, [PHONE, SERVER], links=ks.Link("1 MB/s"), compression=form)
+    for cut in plan.cuts:
+        received = ks.split(model, list(cut.names))[1].inputs
+        assert cut.bytes == len(wire.pack({name: tensors[name] for name in received}, form)), cut
 
 
 def test_the_largest_crossing_counts_the_whole_message(mobilenet, activations):
@@ -404,3 +417,96 @@ def test_sweeps_are_exact_at_every_breakpoint(objective):
             assert sweep.best(bandwidth).value(bandwidth) == pytest.approx(best, rel=1e-9), (seed, bandwidth)
         assert all(low < high for low, high in pairwise(ends))
     assert several >= 3
+
+
+# Measured profiles.
+
+
+def measured(model, form, rows=2):
+    sample = np.random.default_rng(0).random((rows, *model.input_shape[1:]), "float32")
+    return ks.profile(model, sample=sample, wire=form)
+
+
+@pytest.mark.parametrize("form", ["int8+zlib", "float32+zlib", "float16"])
+def test_a_measured_profile_gives_bytes_and_the_seconds_to_pack_and_unpack(form):
+    model = of_photos()
+    sample = np.random.default_rng(0).random((2, *model.input_shape[1:]), "float32")
+    profile = measured(model, form)
+    made = ks.tap(model, ["conv0", "conv1", "conv2"])(sample)
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency", "leave_out": False, "profile": profile}
+    for name in made:
+        plan = ks.plan(model, [PHONE, SERVER], must_cut=name, compression=form, batch_size=2, **options)
+        assert plan.stages[0].crossing_bytes == len(wire.pack({name: np.asarray(made[name])}, form))
+        (cost,) = [tensor for tensor in profile.tensors if tensor.name == name]
+        seconds = cost.pack_seconds + cost.unpack_seconds
+        assert plan.stages[1].receive == pytest.approx(plan.stages[0].crossing_bytes / 1e6 + seconds)
+        assert seconds > 0
+        plain = ks.plan(model, [PHONE, SERVER], must_cut=name, batch_size=2, **options)
+        assert plain.stages[0].crossing_bytes == made[name].numpy().nbytes
+        assert plain.stages[1].receive == pytest.approx(plain.stages[0].crossing_bytes / 1e6)
+
+
+def test_plans_and_sweeps_with_a_measured_profile_are_the_best_there_are():
+    model = chain([8, 40, 4, 40, 4])
+    profile = measured(model, "int8+zlib")
+    seconds = {index: random.Random(index).uniform(0, 1) for index, tensor in enumerate(profile.tensors)}
+    tensors = tuple(
+        cost if cost.wire_bytes is None else replace(cost, pack_seconds=seconds[index], unpack_seconds=0.0)
+        for index, cost in enumerate(profile.tensors)
+    )
+    profile = replace(profile, tensors=tensors)
+    speeds = [profile.flops / 2, profile.flops / 0.5]
+    options = {"profile": profile, "batch_size": 2, "compression": "int8+zlib", "objective": "latency"}
+    sent = {"sent": [one.wire_bytes for one in tensors], "fixed": seconds, "message": len(wire.pack({}))}
+    common = {"objective": "latency", "overlap": False, "leave_out": True}
+    sweep = ks.plan_sweep(model, devices_of(speeds), bandwidths=(1, 1e6), **options)
+    assert len(sweep.ranges) > 1
+    for one in sweep.ranges:
+        for bandwidth in (one.low, math.sqrt(one.low * one.high), one.high):
+            best = oracle_at(model, profile, speeds, (bandwidth, 0.0), common, sent)
+            assert one.value(bandwidth) == pytest.approx(best, rel=1e-9)
+            plan = ks.plan(model, devices_of(speeds), links=ks.Link(bandwidth), **options)
+            assert plan.value == pytest.approx(best, rel=1e-9)
+
+
+def test_an_input_sent_as_a_file_is_not_packed():
+    model = of_photos()
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency", "compression": "int8+zlib", "batch_size": 2}
+    devices = [PHONE, ks.Device("server", "1 TFLOPS")]
+    plan = ks.plan(model, devices, profile=measured(model, "int8+zlib"), input_bytes=100, **options)
+    assert plan.stages[0].receive == pytest.approx((200 + len(wire.pack({}))) / 1e6)
+
+
+def test_forms_whose_bytes_depend_on_values_are_measured_first():
+    model = of_photos()
+    options = {"links": ks.Link("1 MB/s"), "compression": "int8+zlib"}
+    advice = (
+        "Measure them on a sample: profile=kerassplit.profile(model, sample=images, wire='int8+zlib') (--profile FILE, "
+        "from `kerassplit profile MODEL --input SAMPLE --wire int8+zlib --json`)."
+    )
+    for profile, start in (
+        (None, "The bytes of tensors as 'int8+zlib' depend on their values."),
+        (ks.profile(model), "depend on their values, and `profile` holds none."),
+        (measured(model, "int4+zlib", 1), "depend on their values, and `profile` holds those for 'int4+zlib'."),
+    ):
+        for planned in (ks.plan, ks.plan_sweep):
+            some = options if planned is ks.plan else {"compression": "int8+zlib"}
+            with pytest.raises(ks.SplitError) as error:
+                planned(model, [PHONE, SERVER], profile=profile, **some)
+            assert f"{start} {advice}" in str(error.value)
+
+
+def test_a_tensor_that_the_form_cannot_hold_is_named():
+    x = inputs = keras.Input((64,), name="x")
+    x = keras.layers.Dense(64, name="dense")(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(keras.ops.log(x * 0.0)))
+    profile = measured(model, "int8+zlib")
+    with pytest.raises(ks.SplitError, match="The profile has no bytes of 'log' as 'int8.zlib': this form cannot hold"):
+        ks.plan(model, [PHONE, SERVER], links=ks.Link("1 MB/s"), compression="int8+zlib", profile=profile)
+
+
+def test_a_plan_is_for_batches_as_its_profile():
+    model = of_photos()
+    assert ks.plan(model, 2, profile=ks.profile(model, 3)).batch_size == 3
+    with pytest.raises(ks.SplitError, match="The profile is for batches of 3, the plan for 1. Pass batch_size=3"):
+        ks.plan(model, 2, profile=ks.profile(model, 3), batch_size=1)
