@@ -382,41 +382,52 @@ def test_of_several_links_each_goes_one_way():
 # Sweeps.
 
 
-def oracle_at(model, profile, speeds, link, common, sent):
-    return Oracle(model, profile, speeds, link, [math.inf] * len(speeds), max_crossing=1, **common, **sent).best()
+def require_exact(sweep, best_at, low, high, dice):
+    """Checks a sweep against the value of the best plan at a bandwidth: at its breakpoints, and at random."""
+    assert (sweep.ranges[0].low, sweep.ranges[-1].high) == (low, high)
+    assert all(one.low < one.high == other.low for one, other in pairwise(sweep.ranges))
+    for one in sweep.ranges:
+        for bandwidth in (one.low, one.high, math.sqrt(one.low * one.high)):
+            assert one.value(bandwidth) == pytest.approx(best_at(bandwidth), rel=1e-9), bandwidth
+    for bandwidth in (low * (high / low) ** dice.random() for _ in range(4)):
+        assert sweep.best(bandwidth).value(bandwidth) == pytest.approx(best_at(bandwidth), rel=1e-9), bandwidth
+
+
+def swept(model, seed, max_crossing, objective):
+    """Sweeps a model for random devices, and checks the sweep; returns the number of its ranges."""
+    dice, profile = random.Random(seed), ks.profile(model, 2)
+    speeds, (_, latency), _, common, sent, more = question_of(model, profile, seed)
+    common |= {"objective": objective, "overlap": objective == "throughput" and dice.random() < 0.5}
+    if objective == "throughput":  # which is swept for two devices in a given order
+        speeds, common["any_order"] = speeds[:2], False
+    options = {"bandwidths": (1, 1e6), "latency": latency, "max_crossing": max_crossing, "profile": profile}
+    sweep = ks.plan_sweep(model, devices_of(speeds), **options, **common, **more)
+
+    def best_at(bandwidth):
+        memories = [math.inf] * len(speeds)
+        link = (bandwidth, latency)
+        return Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, **common, **sent).best()
+
+    require_exact(sweep, best_at, 1, 1e6, dice)
+    return len(sweep.ranges)
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
 def test_sweeps_are_exact_at_every_breakpoint(objective):
-    several = 0
+    dice, counts = random.Random(0), []
     for seed in range(12):
-        dice = random.Random(seed)
-        model = chain([dice.choice([1, 2, 4, 8, 16, 40]) for _ in range(dice.randint(2, 6))])
-        profile = ks.profile(model, 2)
-        speeds, link, _, common, sent, more = question_of(model, profile, seed)
-        common |= {"objective": objective, "overlap": objective == "throughput" and dice.random() < 0.5}
-        if objective == "throughput":
-            speeds, common["any_order"] = speeds[:2], False
-        if common["any_order"]:
-            more |= {"input_bytes": None, "input_seconds": None}
-        devices, latency = devices_of(speeds), link[1]
-        options = {"bandwidths": (1, 1e6), "latency": latency, "batch_size": 2, "profile": profile}
-        try:
-            sweep = ks.plan_sweep(model, devices, **options, **common, **more)
-        except ks.SplitError as error:
-            assert "A sweep for throughput" in str(error)
-            continue
-        several += len(sweep.ranges) > 1
-        ends = [sweep.ranges[0].low, *(one.high for one in sweep.ranges)]
-        for one in sweep.ranges:
-            for bandwidth in (one.low, one.high, math.sqrt(one.low * one.high)):
-                best = oracle_at(model, profile, speeds, (bandwidth, latency), common, sent)
-                assert one.value(bandwidth) == pytest.approx(best, rel=1e-9), (seed, bandwidth)
-        for bandwidth in (10 ** dice.uniform(0, 6) for _ in range(5)):
-            best = oracle_at(model, profile, speeds, (bandwidth, latency), common, sent)
-            assert sweep.best(bandwidth).value(bandwidth) == pytest.approx(best, rel=1e-9), (seed, bandwidth)
-        assert all(low < high for low, high in pairwise(ends))
-    assert several >= 3
+        model = chain([dice.choice([1, 2, 4, 8, 16, 40]) for _ in range(dice.randint(3, 6))])
+        counts.append(swept(model, seed, 1, objective))
+    assert sum(count > 1 for count in counts) >= 3
+
+
+@pytest.mark.parametrize("max_crossing", [1, "any"])
+@pytest.mark.parametrize(
+    "kind", [menagerie.two_towers, menagerie.input_that_only_the_tail_needs], ids=lambda kind: kind.__name__
+)
+def test_sweeps_of_graphs_are_exact_at_every_breakpoint(kind, max_crossing):
+    model = kind().model
+    assert max(swept(model, seed, max_crossing, "latency") for seed in range(5)) > 1
 
 
 # Measured profiles.
@@ -461,12 +472,15 @@ def test_plans_and_sweeps_with_a_measured_profile_are_the_best_there_are():
     common = {"objective": "latency", "overlap": False, "leave_out": True}
     sweep = ks.plan_sweep(model, devices_of(speeds), bandwidths=(1, 1e6), **options)
     assert len(sweep.ranges) > 1
-    for one in sweep.ranges:
-        for bandwidth in (one.low, math.sqrt(one.low * one.high), one.high):
-            best = oracle_at(model, profile, speeds, (bandwidth, 0.0), common, sent)
-            assert one.value(bandwidth) == pytest.approx(best, rel=1e-9)
-            plan = ks.plan(model, devices_of(speeds), links=ks.Link(bandwidth), **options)
-            assert plan.value == pytest.approx(best, rel=1e-9)
+
+    def best_at(bandwidth):
+        memories = [math.inf] * 2
+        best = Oracle(model, profile, speeds, (bandwidth, 0.0), memories, max_crossing=1, **common, **sent).best()
+        plan = ks.plan(model, devices_of(speeds), links=ks.Link(bandwidth), **options)
+        assert plan.value == pytest.approx(best, rel=1e-9)
+        return best
+
+    require_exact(sweep, best_at, 1, 1e6, random.Random(0))
 
 
 def test_an_input_sent_as_a_file_is_not_packed():
