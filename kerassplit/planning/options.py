@@ -199,7 +199,7 @@ def _costs(graph: Graph, options: PlanOptions, measure: bool) -> Profile:
     _require_profile_of(graph, given)
     if options.open_sides is not None:
         raise SplitError("A profile already has all its shapes: pass either `open_sides` or `profile`, not both.")
-    samples = batch_or_own(graph, options.batch_size)
+    samples = given.batch_size if options.batch_size is None else batch_or_own(graph, options.batch_size)
     if given.batch_size != samples:
         raise SplitError(
             f"The profile is for batches of {given.batch_size}, the plan for {samples}. Pass "

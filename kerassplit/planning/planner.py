@@ -93,8 +93,8 @@ def plan(
             their `"memory"` (see above), for throughput; or the `"time"` of calls, measured on this machine.
         max_crossing: How many tensors may cross a cut, or `"any"` number; inputs of the model and masks do not count.
             If one per cut leaves the largest load far from even, `Plan.hints` says what two would achieve.
-        batch_size: Samples in the batch that all figures refer to; by default the batch size that the model is built
-            for, or 1 if it accepts any.
+        batch_size: Samples in the batch that all figures refer to; by default that of `profile`, or the batch size that
+            the model is built for, or 1 if it accepts any.
         any_order: Whether the planner may choose the order of the devices.
         leave_out: Whether devices may stay without a stage. By default not for throughput.
         overlap: For throughput: transfers run in parallel with computing, so links are stages of the pipeline, too.

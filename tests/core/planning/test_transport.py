@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import keras
@@ -13,6 +14,7 @@ from hypothesis import assume, given, strategies as st
 from PIL import Image
 from plan_oracle import Oracle
 from random_models import build, examples, recipes
+from small_models import narrow, transformer
 
 import kerassplit as ks
 from kerassplit import wire
@@ -158,6 +160,17 @@ def test_several_tensors_cross_in_one_message(form):
     sent = len(wire.pack({name: np.ones(shapes[name], "float32") for name in names}, form))
     assert plan.stages[0].crossing_bytes == sent
     assert plan.stages[1].receive == pytest.approx(2 + sent / 1000)
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+@pytest.mark.parametrize("late", [False, True])
+def test_masks_and_inputs_that_both_sides_use_are_in_the_message(form, late):
+    model = transformer(narrow, late=late)
+    tensors = {tensor.name: np.ones(tensor.shape, tensor.dtype) for tensor in ks.profile(model).tensors}
+    plan = ks.plan(model, [PHONE, SERVER], links=ks.Link("1 MB/s"), compression=form)
+    for cut in plan.cuts:
+        received = ks.split(model, list(cut.names))[1].inputs
+        assert cut.bytes == len(wire.pack({name: tensors[name] for name in received}, form)), cut
 
 
 def test_the_largest_crossing_counts_the_whole_message(mobilenet, activations):
@@ -369,38 +382,145 @@ def test_of_several_links_each_goes_one_way():
 # Sweeps.
 
 
-def oracle_at(model, profile, speeds, link, common, sent):
-    return Oracle(model, profile, speeds, link, [math.inf] * len(speeds), max_crossing=1, **common, **sent).best()
+def require_exact(sweep, best_at, low, high, dice):
+    """Checks a sweep against the value of the best plan at a bandwidth: at its breakpoints, and at random."""
+    assert (sweep.ranges[0].low, sweep.ranges[-1].high) == (low, high)
+    assert all(one.low < one.high == other.low for one, other in pairwise(sweep.ranges))
+    for one in sweep.ranges:
+        for bandwidth in (one.low, one.high, math.sqrt(one.low * one.high)):
+            assert one.value(bandwidth) == pytest.approx(best_at(bandwidth), rel=1e-9), bandwidth
+    for bandwidth in (low * (high / low) ** dice.random() for _ in range(4)):
+        assert sweep.best(bandwidth).value(bandwidth) == pytest.approx(best_at(bandwidth), rel=1e-9), bandwidth
+
+
+def swept(model, seed, max_crossing, objective):
+    """Sweeps a model for random devices, and checks the sweep; returns the number of its ranges."""
+    dice, profile = random.Random(seed), ks.profile(model, 2)
+    speeds, (_, latency), _, common, sent, more = question_of(model, profile, seed)
+    common |= {"objective": objective, "overlap": objective == "throughput" and dice.random() < 0.5}
+    if objective == "throughput":  # which is swept for two devices in a given order
+        speeds, common["any_order"] = speeds[:2], False
+    options = {"bandwidths": (1, 1e6), "latency": latency, "max_crossing": max_crossing, "profile": profile}
+    sweep = ks.plan_sweep(model, devices_of(speeds), **options, **common, **more)
+
+    def best_at(bandwidth):
+        memories = [math.inf] * len(speeds)
+        link = (bandwidth, latency)
+        return Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, **common, **sent).best()
+
+    require_exact(sweep, best_at, 1, 1e6, dice)
+    return len(sweep.ranges)
 
 
 @pytest.mark.parametrize("objective", ["latency", "throughput"])
 def test_sweeps_are_exact_at_every_breakpoint(objective):
-    several = 0
+    dice, counts = random.Random(0), []
     for seed in range(12):
-        dice = random.Random(seed)
-        model = chain([dice.choice([1, 2, 4, 8, 16, 40]) for _ in range(dice.randint(2, 6))])
-        profile = ks.profile(model, 2)
-        speeds, link, _, common, sent, more = question_of(model, profile, seed)
-        common |= {"objective": objective, "overlap": objective == "throughput" and dice.random() < 0.5}
-        if objective == "throughput":
-            speeds, common["any_order"] = speeds[:2], False
-        if common["any_order"]:
-            more |= {"input_bytes": None, "input_seconds": None}
-        devices, latency = devices_of(speeds), link[1]
-        options = {"bandwidths": (1, 1e6), "latency": latency, "batch_size": 2, "profile": profile}
-        try:
-            sweep = ks.plan_sweep(model, devices, **options, **common, **more)
-        except ks.SplitError as error:
-            assert "A sweep for throughput" in str(error)
-            continue
-        several += len(sweep.ranges) > 1
-        ends = [sweep.ranges[0].low, *(one.high for one in sweep.ranges)]
-        for one in sweep.ranges:
-            for bandwidth in (one.low, one.high, math.sqrt(one.low * one.high)):
-                best = oracle_at(model, profile, speeds, (bandwidth, latency), common, sent)
-                assert one.value(bandwidth) == pytest.approx(best, rel=1e-9), (seed, bandwidth)
-        for bandwidth in (10 ** dice.uniform(0, 6) for _ in range(5)):
-            best = oracle_at(model, profile, speeds, (bandwidth, latency), common, sent)
-            assert sweep.best(bandwidth).value(bandwidth) == pytest.approx(best, rel=1e-9), (seed, bandwidth)
-        assert all(low < high for low, high in pairwise(ends))
-    assert several >= 3
+        model = chain([dice.choice([1, 2, 4, 8, 16, 40]) for _ in range(dice.randint(3, 6))])
+        counts.append(swept(model, seed, 1, objective))
+    assert sum(count > 1 for count in counts) >= 3
+
+
+@pytest.mark.parametrize("max_crossing", [1, "any"])
+@pytest.mark.parametrize(
+    "kind", [menagerie.two_towers, menagerie.input_that_only_the_tail_needs], ids=lambda kind: kind.__name__
+)
+def test_sweeps_of_graphs_are_exact_at_every_breakpoint(kind, max_crossing):
+    model = kind().model
+    assert max(swept(model, seed, max_crossing, "latency") for seed in range(5)) > 1
+
+
+# Measured profiles.
+
+
+def measured(model, form, rows=2):
+    sample = np.random.default_rng(0).random((rows, *model.input_shape[1:]), "float32")
+    return ks.profile(model, sample=sample, wire=form)
+
+
+@pytest.mark.parametrize("form", ["int8+zlib", "float32+zlib", "float16"])
+def test_a_measured_profile_gives_bytes_and_the_seconds_to_pack_and_unpack(form):
+    model = of_photos()
+    sample = np.random.default_rng(0).random((2, *model.input_shape[1:]), "float32")
+    profile = measured(model, form)
+    made = ks.tap(model, ["conv0", "conv1", "conv2"])(sample)
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency", "leave_out": False, "profile": profile}
+    for name in made:
+        plan = ks.plan(model, [PHONE, SERVER], must_cut=name, compression=form, batch_size=2, **options)
+        assert plan.stages[0].crossing_bytes == len(wire.pack({name: np.asarray(made[name])}, form))
+        (cost,) = [tensor for tensor in profile.tensors if tensor.name == name]
+        seconds = cost.pack_seconds + cost.unpack_seconds
+        assert plan.stages[1].receive == pytest.approx(plan.stages[0].crossing_bytes / 1e6 + seconds)
+        assert seconds > 0
+        plain = ks.plan(model, [PHONE, SERVER], must_cut=name, batch_size=2, **options)
+        assert plain.stages[0].crossing_bytes == made[name].numpy().nbytes
+        assert plain.stages[1].receive == pytest.approx(plain.stages[0].crossing_bytes / 1e6)
+
+
+def test_plans_and_sweeps_with_a_measured_profile_are_the_best_there_are():
+    model = chain([8, 40, 4, 40, 4])
+    profile = measured(model, "int8+zlib")
+    seconds = {index: random.Random(index).uniform(0, 1) for index, tensor in enumerate(profile.tensors)}
+    tensors = tuple(
+        cost if cost.wire_bytes is None else replace(cost, pack_seconds=seconds[index], unpack_seconds=0.0)
+        for index, cost in enumerate(profile.tensors)
+    )
+    profile = replace(profile, tensors=tensors)
+    speeds = [profile.flops / 2, profile.flops / 0.5]
+    options = {"profile": profile, "batch_size": 2, "compression": "int8+zlib", "objective": "latency"}
+    sent = {"sent": [one.wire_bytes for one in tensors], "fixed": seconds, "message": len(wire.pack({}))}
+    common = {"objective": "latency", "overlap": False, "leave_out": True}
+    sweep = ks.plan_sweep(model, devices_of(speeds), bandwidths=(1, 1e6), **options)
+    assert len(sweep.ranges) > 1
+
+    def best_at(bandwidth):
+        memories = [math.inf] * 2
+        best = Oracle(model, profile, speeds, (bandwidth, 0.0), memories, max_crossing=1, **common, **sent).best()
+        plan = ks.plan(model, devices_of(speeds), links=ks.Link(bandwidth), **options)
+        assert plan.value == pytest.approx(best, rel=1e-9)
+        return best
+
+    require_exact(sweep, best_at, 1, 1e6, random.Random(0))
+
+
+def test_an_input_sent_as_a_file_is_not_packed():
+    model = of_photos()
+    options = {"links": ks.Link("1 MB/s"), "objective": "latency", "compression": "int8+zlib", "batch_size": 2}
+    devices = [PHONE, ks.Device("server", "1 TFLOPS")]
+    plan = ks.plan(model, devices, profile=measured(model, "int8+zlib"), input_bytes=100, **options)
+    assert plan.stages[0].receive == pytest.approx((200 + len(wire.pack({}))) / 1e6)
+
+
+def test_forms_whose_bytes_depend_on_values_are_measured_first():
+    model = of_photos()
+    options = {"links": ks.Link("1 MB/s"), "compression": "int8+zlib"}
+    advice = (
+        "Measure them on a sample: profile=kerassplit.profile(model, sample=images, wire='int8+zlib') (--profile FILE, "
+        "from `kerassplit profile MODEL --input SAMPLE --wire int8+zlib --json`)."
+    )
+    for profile, start in (
+        (None, "The bytes of tensors as 'int8+zlib' depend on their values."),
+        (ks.profile(model), "depend on their values, and `profile` holds none."),
+        (measured(model, "int4+zlib", 1), "depend on their values, and `profile` holds those for 'int4+zlib'."),
+    ):
+        for planned in (ks.plan, ks.plan_sweep):
+            some = options if planned is ks.plan else {"compression": "int8+zlib"}
+            with pytest.raises(ks.SplitError) as error:
+                planned(model, [PHONE, SERVER], profile=profile, **some)
+            assert f"{start} {advice}" in str(error.value)
+
+
+def test_a_tensor_that_the_form_cannot_hold_is_named():
+    x = inputs = keras.Input((64,), name="x")
+    x = keras.layers.Dense(64, name="dense")(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(keras.ops.log(x * 0.0)))
+    profile = measured(model, "int8+zlib")
+    with pytest.raises(ks.SplitError, match="The profile has no bytes of 'log' as 'int8.zlib': this form cannot hold"):
+        ks.plan(model, [PHONE, SERVER], links=ks.Link("1 MB/s"), compression="int8+zlib", profile=profile)
+
+
+def test_a_plan_is_for_batches_as_its_profile():
+    model = of_photos()
+    assert ks.plan(model, 2, profile=ks.profile(model, 3)).batch_size == 3
+    with pytest.raises(ks.SplitError, match="The profile is for batches of 3, the plan for 1. Pass batch_size=3"):
+        ks.plan(model, 2, profile=ks.profile(model, 3), batch_size=1)
