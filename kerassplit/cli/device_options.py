@@ -64,8 +64,8 @@ device_options = gathered(
         "links",
         multiple=True,
         metavar=f"'{_LINK}'",
-        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one per step. DOWN: back to "
-        "earlier devices, with --any-order.",
+        help="Connection between devices, such as '20 Mbit/s, 10 ms': one for all, or one per step. After "
+        "'down', the bandwidth back to earlier devices, for --any-order.",
     ),
     click.option(
         "--device",

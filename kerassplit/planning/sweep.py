@@ -56,6 +56,8 @@ class Sweep(SweepData, Shown, Saved):
     def _check(self) -> None:
         if not self.ranges or not all(0 < one.low <= one.high for one in self.ranges):
             raise ValueError("there are no ranges, or one has no bandwidths")
+        if self.batch_size < 1:
+            raise ValueError("there are no samples")
         if not all(math.isfinite(one.value(one.low)) for one in self.ranges):
             raise ValueError("numbers are too large")
         for plan in self.front:

@@ -349,6 +349,9 @@ def test_plans_and_sweeps_of_earlier_versions_have_no_inputs(tmp_path):
             del one["inputs"]
         (tmp_path / "made.json").write_text(json.dumps(content))
         assert kind.load(tmp_path / "made.json").inputs == ()
+        (tmp_path / "made.json").write_text(json.dumps(content | {"batch_size": 0}))
+        with pytest.raises(ks.SplitError, match="no samples"):
+            kind.load(tmp_path / "made.json")
 
 
 # Links with two bandwidths.
