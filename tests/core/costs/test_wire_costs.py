@@ -207,6 +207,7 @@ def test_a_profile_with_packed_bytes_is_saved_tabled_and_shown(classifier, tmp_p
     frame = profile.to_pandas()
     first = profile.blocks[0]
     columns = ["wire_bytes", "pack_seconds", "unpack_seconds", "agreement", "difference"]
+    assert not {*columns} & {*ks.profile(classifier).to_pandas().columns}
     assert list(frame.loc["conv", columns]) == [getattr(first, column) for column in columns]
     text = " ".join(str(profile).split())
     assert "as int8+zlib" in text or "int8+zlib pack unpack class difference" in text
