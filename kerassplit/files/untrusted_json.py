@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from kerassplit.errors import SplitError, StoreError
 from kerassplit.files.atomic_file import open_regular
@@ -158,10 +158,11 @@ def read_record(kind: Any, value: Any, place: str = "") -> Any:
         }
     if origin is Literal and isinstance(value, str) and value in of:
         return value
-    if type(None) in of:
-        return None if value is None else read_record(of[0], value, place)
-    if origin is UnionType:
-        return read_record(of[1] if isinstance(value, list) else of[0], value, place)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in of:
+            return None
+        as_python = {list: tuple}.get(type(value), type(value))
+        return read_record(next((one for one in of if (get_origin(one) or one) is as_python), of[0]), value, place)
     is_kind = type(value) is kind or (kind is float and type(value) is int)
     if not is_kind or (isinstance(value, (int, float)) and value < 0):
         raise ValueError(f"{place or 'it'} is {reprlib.repr(value)}")

@@ -60,6 +60,7 @@ def plan_of(graph: GraphProblem, found: Placement) -> Plan:
         method=_METHODS.get(found.method, found.method),
         cuts=_possible_cuts(task, parts[:-1]),
         inputs=task.sent_inputs,
+        compression=task.transport.compression,
     )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from kerassplit.display.chart import SMALL, WIDTH, Chart, new_figure
 from kerassplit.display.units import format_bandwidth
 from kerassplit.planning.results import SweepData
-from kerassplit.planning.tables import place_of
+from kerassplit.planning.tables import as_sent, place_of
 
 _COLORS = ("#1E88E5", "#FB8C00", "#43A047", "#8E24AA", "#E53935", "#00ACC1", "#6D4C41", "#3949AB", "#C0CA33", "#D81B60")
-_LINE = "#37474F"
+_LINE, _FAINT = "#37474F", "#546E7A"
 
 
 def plot_sweep(sweep: SweepData, to_file: str | os.PathLike[str] | None = None) -> Chart:
@@ -24,6 +24,8 @@ def plot_sweep(sweep: SweepData, to_file: str | os.PathLike[str] | None = None) 
         else:
             upper = figure.subplots()
         _draw_ranges(upper, sweep)
+        if sweep.compression is not None or any(one.given for one in sweep.inputs):
+            upper.set_title(" ".join(as_sent(sweep)), fontsize=SMALL, color=_FAINT)
         figure.suptitle(f"{sweep.model}: the best cut at every bandwidth", fontweight="bold", x=0.01, ha="left")
     chart = Chart(figure)
     if to_file is not None:
@@ -72,5 +74,5 @@ def _draw_front(axes: Any, sweep: SweepData) -> None:
     axes.set_xlabel("latency [ms]")
     axes.set_ylabel("slowest stage [ms]")
     axes.set_title(
-        f"latency against throughput at {format_bandwidth(sweep.front_bandwidth)}", fontsize=SMALL, color="#546E7A"
+        f"latency against throughput at {format_bandwidth(sweep.front_bandwidth)}", fontsize=SMALL, color=_FAINT
     )

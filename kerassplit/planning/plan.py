@@ -33,6 +33,7 @@ class Plan(PlanData, Shown, Saved):
         cuts: The candidate cuts of one tensor, and the chosen cuts.
         hints: Suggestions for changing the model or the limits to get a better plan, as sentences.
         inputs: How inputs of the model are sent, if they are on the first of several devices and others may need them.
+        compression: How tensors are sent, as in `plan`.
     """
 
     _columns: ClassVar = ("at", "latency", "bottleneck", "unit", "optimal")

@@ -108,6 +108,7 @@ class PlanData:
     cuts: tuple[PossibleCut, ...]
     hints: tuple[str, ...] = ()
     inputs: tuple[SentInput, ...] = ()
+    compression: float | str | None = None
 
     @property
     def at(self) -> list[str | list[str]]:
@@ -184,3 +185,4 @@ class SweepData:
     front_bandwidth: float
     front: tuple[PlanData, ...]
     inputs: tuple[SentInput, ...] = ()
+    compression: float | str | None = None

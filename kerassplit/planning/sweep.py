@@ -30,6 +30,7 @@ class Sweep(SweepData, Shown, Saved):
         front_bandwidth: Bandwidth of `front`, in bytes per second.
         front: Plans that no other beats in both latency and bottleneck, from the least latency to the least bottleneck.
         inputs: How inputs of the model are sent, if they are on the first of several devices and others may need them.
+        compression: How tensors are sent, as in `plan`.
     """
 
     front: tuple[Plan, ...]

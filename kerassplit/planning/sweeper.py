@@ -118,7 +118,8 @@ def plan_sweep(
         ranges_of = _latency_ranges if task.objective == "latency" else _throughput_ranges
         ranges = ranges_of(task, low, high, report)
     model_name, samples = task.profile.model, task.profile.batch_size
-    return Sweep(model_name, samples, task.objective, ranges, middle, tuple(front), task.sent_inputs)
+    sent = task.sent_inputs, task.transport.compression
+    return Sweep(model_name, samples, task.objective, ranges, middle, tuple(front), *sent)
 
 
 def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> tuple[SweepRange, ...]:

@@ -91,12 +91,17 @@ def _remarks(plan: PlanData) -> Sequence[str]:
         lines.append("There is nothing to cut: everything runs on one device.")
     else:
         lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
-    return [*lines, *_inputs_as_sent(plan), *plan.hints]
+    return [*lines, *as_sent(plan), *plan.hints]
 
 
-def _inputs_as_sent(data: PlanData | SweepData) -> list[str]:
-    """Returns a sentence on each input for which `input_bytes` was given, or probably should be."""
-    return [_input_as_sent(one, data.batch_size) for one in data.inputs if one.given or one.jpeg_bytes is not None]
+def as_sent(data: PlanData | SweepData) -> list[str]:
+    """Returns a sentence on how tensors are sent, and one on each input that is a file, or may be one."""
+    found = [_input_as_sent(one, data.batch_size) for one in data.inputs if one.given or one.jpeg_bytes is not None]
+    if isinstance(data.compression, str):
+        found.append(f"Tensors are sent as {data.compression}.")
+    elif data.compression is not None:
+        found.append(f"Tensors are sent {data.compression:g} times smaller than they are.")
+    return found
 
 
 def _input_as_sent(one: SentInput, samples: int) -> str:
@@ -140,7 +145,7 @@ def sweep_tables(sweep: SweepData) -> Group:
     parts: list[FittedTable | Text] = [table]
     if not all(one.optimal for one in sweep.ranges):
         parts.append(Text("Not all of these are proved to be the best: some may have better cuts."))
-    parts += map(Text, _inputs_as_sent(sweep))
+    parts += map(Text, as_sent(sweep))
     if sweep.front:
         parts.append(_front_table(sweep))
     return Group(*parts)
