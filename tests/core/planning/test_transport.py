@@ -298,6 +298,23 @@ def test_with_input_bytes_a_plan_says_what_was_taken():
         assert "JPEG" not in text
 
 
+@pytest.mark.parametrize(
+    ("compression", "sentence"),
+    [("int8", "Tensors are sent as int8."), (8, "Tensors are sent 8 times smaller than they are."), (None, "")],
+)
+def test_a_plan_says_how_tensors_are_sent(tmp_path, compression, sentence):
+    options = {"input_bytes": "30 KB", "compression": compression}
+    plan = ks.plan(of_photos(), [PHONE, SERVER], links=ks.Link("1 MB/s"), **options)
+    sweep = ks.plan_sweep(of_photos(), [PHONE, SERVER], **options)
+    for number, made in enumerate((plan, sweep)):
+        text = " ".join(str(made).split())
+        assert sentence in text and ("Tensors are sent" in text) == bool(sentence)
+        made.save(tmp_path / f"{number}.json")
+        assert type(made).load(tmp_path / f"{number}.json").compression == compression
+    title = sweep.plot().figure.axes[0].get_title("left")
+    assert title == f"The input 'photo' travels as 30,000 bytes (12,288 as float32). {sentence}".strip()
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_the_estimate_for_a_jpeg_is_what_the_shipped_photograph_takes(tmp_path, channels, mode):
     with shipped_photo().open("rb") as file:
