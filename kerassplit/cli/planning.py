@@ -28,7 +28,6 @@ from kerassplit.cli.options import (
 from kerassplit.costs.tables import profile_tables
 from kerassplit.display.chart import check_chart
 from kerassplit.errors import SplitError
-from kerassplit.wire.forms import check_form
 
 _batch_option = click.option(
     "--batch-size",
@@ -237,6 +236,8 @@ def _check_chart(chart: Path | None) -> None:
 
 
 def _check_wire(input_file: Path | None, wire: str | None) -> None:
+    from kerassplit.wire.forms import check_form
+
     if wire is not None:
         check_form(wire)
     if (input_file is None) != (wire is None):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from rich.console import Group
 
 from kerassplit.costs.figures import Figures
-from kerassplit.costs.records import BlockCost, CallCost, Timing
+from kerassplit.costs.records import PACKED_FIELDS, BlockCost, CallCost, Timing
 from kerassplit.costs.tables import Rows, profile_tables
 from kerassplit.display.rich_table import SafeConsole, Shown
 from kerassplit.errors import SplitError
@@ -89,7 +89,8 @@ class Profile(Figures, Shown, Saved):
         except ImportError as error:
             raise SplitError("A data frame needs pandas: `pip install pandas`.") from error
         items, kind = (self.blocks, BlockCost) if of == "blocks" else (self.calls, CallCost)
-        columns = [field.name for field in fields(kind) if field.name not in ("variables", "time")]
+        without = ("variables", "time", *(() if self.wire else PACKED_FIELDS))
+        columns = [field.name for field in fields(kind) if field.name not in without]
         if of == "blocks" and self.whole is not None:
             columns += [f"time_{field.name}" for field in fields(Timing)]
         return pandas.DataFrame([self._row(item) for item in items], columns=columns).set_index("name")

@@ -9,6 +9,9 @@ from kerassplit.text import with_short_repr
 CountedBy = Literal["formula", "tensorflow", "jax", "torch", "unknown"]
 """How FLOPs were counted; only profiles of version 0.1.0 name a backend."""
 
+PACKED_FIELDS = ("wire_bytes", "pack_seconds", "unpack_seconds", "agreement", "difference")
+"""Fields of blocks that only packing a sample fills in."""
+
 
 @with_short_repr
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def read_sample(graph: Graph, sample: Any, wire: str | None) -> dict[int, np.nda
     check_form(wire)
     if sample is None:
         raise SplitError(
-            f"wire={wire!r} packs the tensors of a sample: pass `sample` too, arrays as the model takes them (--input)."
+            f"`wire` ({wire!r}) packs the tensors of a sample: pass `sample` too, arrays as the model takes them."
         )
     names = [graph.tensors[tensor].name for tensor in range(len(graph.tensors))]
     given = named_tensors(sample, keras.tree.map_structure(names.__getitem__, graph.inputs), graph.model.name)

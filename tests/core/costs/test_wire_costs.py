@@ -159,7 +159,7 @@ def test_open_sides_and_batch_size_are_those_of_the_sample():
     ("options", "message"),
     [
         ({"sample": images()}, "`sample` is given, but no form to pack its tensors in: pass `wire` too"),
-        ({"wire": "int8"}, "wire='int8' packs the tensors of a sample: pass `sample` too"),
+        ({"wire": "int8"}, r"`wire` \('int8'\) packs the tensors of a sample: pass `sample` too"),
         ({"sample": images(), "wire": "int2"}, "each also packed .*; got 'int2'"),
         ({"sample": images(), "wire": "int8", "batch_size": 2}, r"shape \(3, 8, 8, 3\) .* Leave out `batch_size`"),
         ({"sample": images()[0], "wire": "int8"}, r"`sample` has shape \(8, 8, 3\) for 'image'; expected \(None, 8, 8"),
@@ -207,6 +207,7 @@ def test_a_profile_with_packed_bytes_is_saved_tabled_and_shown(classifier, tmp_p
     frame = profile.to_pandas()
     first = profile.blocks[0]
     columns = ["wire_bytes", "pack_seconds", "unpack_seconds", "agreement", "difference"]
+    assert not {*columns} & {*ks.profile(classifier).to_pandas().columns}
     assert list(frame.loc["conv", columns]) == [getattr(first, column) for column in columns]
     text = " ".join(str(profile).split())
     assert "as int8+zlib" in text or "int8+zlib pack unpack class difference" in text
