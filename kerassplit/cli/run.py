@@ -162,7 +162,10 @@ def _planned_replicas(plan_file: Path, manifest: Mapping[str, Any]) -> dict[str,
 
     plan, stages = Plan.load(plan_file), manifest["stages"]
     if len(plan.stages) != len(stages):
-        raise SplitError(f"The plan in '{plan_file}' has {len(plan.stages)} stages, the folder {len(stages)}.")
+        raise SplitError(
+            f"The plan in '{plan_file}' is for another split: stages in the plan: {len(plan.stages)}, in the "
+            f"folder: {len(stages)}."
+        )
     pairs = zip(stages, plan.stages, strict=True)
     return {stage["name"]: planned.replicas for stage, planned in pairs if planned.replicas > 1}
 

@@ -179,8 +179,6 @@ class GraphProblem:
         ends = {tensor.producer for tensor in self.tensors}
         last |= {node for node in range(self.first_call, len(self.nodes)) if node not in ends}
         forbidden = [before for tensors in limits.must_not_cut if (before := self._before_cut(tensors)) is not None]
-        if self.first_call and not self.task.leave_out:
-            forbidden.append(set(range(self.first_call)))  # inputs alone are not a stage
         return CutRules(
             max_tensors=max_tensors,
             max_memory=max(0.0, limits.largest_crossing - self.task.transport.message_bytes),

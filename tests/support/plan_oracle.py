@@ -12,7 +12,9 @@ from kerassplit.graph.reading import read_graph
 class Oracle:
     """All ways to cut a model and to assign the stages to devices.
 
-    `speeds` are FLOPs per second, `memories` bytes, one for each device; `link` is (bytes per second, seconds) or None.
+    `speeds` are FLOPs per second, `memories` bytes, `overheads` seconds, `powers` watts for computing and for sending,
+    one for each device; `link` is (bytes per second, seconds) or None. `budget` are the most joules for latency, or the
+    most seconds for energy.
     `sent` are the bytes of each tensor on a link, `fixed` seconds besides for some, `message` bytes of each message
     besides its tensors, and `down` the bytes per second to a device that is listed earlier.
     """
@@ -34,7 +36,12 @@ class Oracle:
         fixed=None,
         message=0,
         down=None,
+        overheads=None,
+        powers=None,
+        budget=math.inf,
     ):
+        self.overheads, self.powers = overheads or [0.0] * len(speeds), powers or [(0.0, 0.0)] * len(speeds)
+        self.budget = budget
         self.graph, self.profile = read_graph(model), profile
         self.speeds, self.link, self.memories = speeds, link, memories
         self.objective, self.overlap, self.leave_out = objective, overlap, leave_out
@@ -115,11 +122,11 @@ class Oracle:
     def value(self, sets, devices):
         """Returns the value of a plan; `inf` if it does not fit. `sets` are increasing, without the whole."""
         bounds = [frozenset(), *sets, frozenset(self.calls)]
-        loads, total = [], 0.0
+        loads, total, energy = [], 0.0, 0.0
         used = [tensor for tensor in self.profile.inputs if self.graph.tensors[tensor].users]
         for place, device in enumerate(devices):
             own = bounds[place + 1] - bounds[place]
-            work = sum(self.cost[call].flops for call in own) / self.speeds[device]
+            work = sum(self.cost[call].flops for call in own) / self.speeds[device] + self.overheads[device]
             given = self.moved(bounds[place]) if place else []
             sent = self.moved(bounds[place + 1]) if place + 1 < len(devices) else []
             receive = self.moving(used) if not place and device and self.inputs_move else 0.0
@@ -128,9 +135,13 @@ class Oracle:
             send = self.moving(sent, devices[place + 1] < device) if sent else 0.0
             loads.append(max(work, receive, send) if self.overlap else work + receive + send)
             total += work + receive
+            energy += work * self.powers[device][0] + send * self.powers[device][1]
+            energy += 0.0 if place else receive * self.powers[0][1]
             if self.memory(own, given, sent) > self.memories[device]:
                 return math.inf
-        return max(loads) if self.objective == "throughput" else total
+        if (energy if self.objective == "latency" else total) > self.budget:
+            return math.inf
+        return {"throughput": max(loads), "latency": total, "energy": energy}[self.objective]
 
     def memory(self, own, given, sent):
         """Returns the sum of weights, live activations, and a buffer for each tensor received or sent."""

@@ -24,7 +24,7 @@ class Node:
         memory: Bytes that it keeps on its device, such as parameters.
         workspace: Bytes that it needs only while it runs. A stage needs the most that any of its nodes needs.
         idle: Whether nothing has to be called for it, as for an input of a model. A stage of idle nodes alone has no
-            overhead.
+            overhead, and with `use_all`, there is none.
     """
 
     seconds: tuple[float, ...]
@@ -146,14 +146,14 @@ class Problem:
         overlap: Whether devices receive, compute and send at the same time.
         in_order: Whether the stages use the devices in the order of `devices`; some may be left out. Otherwise in any
             order.
-        use_all: Whether every device must have a stage. Otherwise some may stay without.
+        use_all: Whether every device must have a stage, with a node that is not idle. Otherwise some may stay without.
         replicas: For throughput: whether a stage may have several devices of a type, which take turns, so that its load
             is divided by their number (Narayanan et al., "PipeDream: Generalized Pipeline Parallelism for DNN
             Training", SOSP 2019). Each needs the memory of the stage.
         rules: Rules for the allowed cuts.
 
     Numbers are 0 or more, and finite except for times, memories and latencies. Each node can run on some device type,
-    the graph has no cycle, and required cuts are closed sets: `graph_problem` ensures all of this.
+    not all are idle, the graph has no cycle, and required cuts are closed sets: `graph_problem` ensures all of this.
 
     Example:
 

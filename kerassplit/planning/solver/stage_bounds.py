@@ -157,7 +157,8 @@ class StageBounds:
         """Marks pairs of cells without a stage between them: no strict superset, or a required cut is skipped."""
         none = first.inside @ second.outside.T > 0
         none |= first.low[:, None] > second.high[None, :] + self._crossings.slack
-        none |= (1 - first.inside) @ (1 - second.outside).T == 0  # no node can be in the stage
+        nodes = self._busy if self._problem.use_all else np.ones_like(self._busy)
+        none |= ((1 - first.inside) * nodes) @ (1 - second.outside).T == 0  # no node can be in the stage
         for cut in self._problem.rules.required:
             members = _members(cut, self._held)
             before = (first.outside @ members) > 0

@@ -103,8 +103,8 @@ class StageCosts:
     def _cost(self, kind: Kind, index, later, received: Numbers, sent: Numbers, memory: Numbers | None) -> Numbers:
         family, device = self._family, self._problem.devices[kind.device]
         compute = family.seconds[kind.device, later] - family.seconds[kind.device, index]
-        if device.overhead:
-            compute += device.overhead * (family.busy[later] > family.busy[index])
+        called = family.busy[later] > family.busy[index]
+        compute += device.overhead * called
         if self._problem.links is not None:
             receive = family.seconds_over(kind.receives, index)
             send = family.seconds_over(kind.sends, later)
@@ -117,6 +117,8 @@ class StageCosts:
             within = cost <= self._most
             cost = compute + receive + (0.0 if self._problem.links is not None else send)
             cost[~within] = np.inf
+        if self._problem.use_all:
+            cost[~called] = np.inf
         if family.barred is not None:
             cost[family.barred[kind.device, later] > family.barred[kind.device, index]] = np.inf
         if self._goal == "memory" and memory is not None:

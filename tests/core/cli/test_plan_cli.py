@@ -8,6 +8,8 @@ from command_line import run
 from small_models import narrow, transformer, uneven
 
 import kerassplit as ks
+from kerassplit.cli.run import _planned_replicas
+from kerassplit.storage.manifest import read_manifest
 
 
 def test_a_plan_is_printed_drawn_and_written(tmp_path):
@@ -87,6 +89,35 @@ def test_a_plan_takes_the_bytes_of_a_packed_sample(small, tmp_path):
     assert (data["batch_size"], data["stages"][0]["crossing_bytes"]) == (3, block["wire_bytes"])
     error = run("plan", model, *devices, status=2).stderr
     assert "The bytes of tensors as 'int8+zlib' depend on their values. Measure them on a sample:" in error
+
+
+def test_the_power_and_the_overhead_of_devices_are_read(small, tmp_path):
+    model = tmp_path / "small.keras"
+    small.save(model)
+    phone = ("--device", "phone: 1 MFLOPS, 2 ms overhead, 4 W, 1 W sending")
+    server = ("--device", "server: 1 GFLOPS, 0 W, 0 W sending")
+    question = ("plan", model, *phone, *server, "--link", "2 Mbit/s, 10 ms", "--must-cut", "pool", "--json")
+    frugal = json.loads(run(*question, "--objective", "energy").stdout)
+    here, there = frugal["stages"]
+    assert frugal["value"] == frugal["energy"] == here["energy"] == pytest.approx(4 * here["work"] + here["send"])
+    assert here["work"] > 0.002 > there["work"]
+    limit = ("--objective", "latency", "--largest-energy", f"{frugal['energy']} J")
+    assert json.loads(run(*question, *limit).stdout)["at"] == ["pool"]
+    message = run(*question, "--objective", "energy", "--largest-latency", "1 ms", status=2).stderr
+    assert "The largest latency has to be" in message
+
+
+def test_stages_have_replicas(small, tmp_path):
+    model, file, folder = tmp_path / "small.keras", tmp_path / "plan.json", tmp_path / "out"
+    small.save(model)
+    run("plan", model, "--device", "chip: 1 MFLOPS, x5", "--replicas", "--must-cut", "pool", "-o", file)
+    plan = ks.Plan.load(file)
+    assert plan.replicas
+    run("split", model, "--plan", file, "-o", folder)
+    assert _planned_replicas(file, read_manifest(folder)) == plan.replicas
+    run("plan", model, "--devices", 1, "-o", file, "--overwrite")
+    question = ("run", folder, "--input", model, "-o", tmp_path / "y.npy", "--plan", file)
+    assert "is for another split: stages in the plan: 1, in the folder: 2." in run(*question, status=2).stderr
 
 
 def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):

@@ -76,6 +76,7 @@ def all_placements(problem):
             and problem.rules.first <= stages[0]
             and problem.rules.last <= stages[-1]
             and all(cut in cuts for cut in problem.rules.required)
+            and not (problem.use_all and any(all(problem.nodes[node].idle for node in nodes) for nodes in stages))
         ):
             yield parts
 
@@ -236,7 +237,9 @@ def with_more_costs(problem, seed):
 
     return replace(
         problem,
-        nodes=tuple(replace(node, idle=bool(rng.random() < 0.3)) for node in problem.nodes),
+        nodes=tuple(
+            replace(node, idle=index > 0 and bool(rng.random() < 0.3)) for index, node in enumerate(problem.nodes)
+        ),
         tensors=tuple(replace(tensor, fixed=quarters(0.6)) for tensor in problem.tensors),
         devices=tuple(
             replace(device, overhead=quarters(0.8), watts=quarters(0.9), sending_watts=quarters(0.9))
