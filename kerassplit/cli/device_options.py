@@ -159,7 +159,7 @@ def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value:
     """Reads `--compression`."""
     if value is None:
         return None
-    from kerassplit.planning.transport import check_compression  # imports NumPy
+    from kerassplit.planning.compression import check_compression  # imports NumPy
 
     try:
         given = float(value)

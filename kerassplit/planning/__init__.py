@@ -3,7 +3,9 @@
 - `devices`: the devices and links to plan for.
 - `results`: plans and sweeps as plain data; `tables`, `chart_plan` and `chart_sweep` show them.
 - `plan`, `sweep`: the public classes `Plan` and `Sweep`.
-- `work`, `transport`, `task`: what calls cost on each device, how tensors travel, and the complete planning task.
+- `work`: the cost of everything on each device.
+- `compression`, `transport`: how tensors travel over links.
+- `task`: the complete planning task.
 - `options`: checks the arguments of `plan` and turns them into a task.
 - `graph_problem`, `graph_answers`: the placement problem of a model, and its solutions.
 - `answers`: turns a solution into a plan.

@@ -18,17 +18,11 @@ from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.references import TensorRef, resolve_glob, several_of
 from kerassplit.graph.shapes import OpenSides, batch_or_own
 from kerassplit.graph.sides import read_sides
+from kerassplit.planning.compression import check_compression, require_measured
 from kerassplit.planning.devices import Device, Links, read_devices, read_links
 from kerassplit.planning.results import Objective, Unit
 from kerassplit.planning.task import Limits, Task
-from kerassplit.planning.transport import (
-    OfInputs,
-    Transport,
-    check_compression,
-    read_input_bytes,
-    read_input_seconds,
-    require_measured,
-)
+from kerassplit.planning.transport import OfInputs, Transport, read_input_bytes, read_input_seconds
 from kerassplit.planning.work import Balance, needs_measuring, work_of
 
 _REMEDY = (
@@ -89,6 +83,7 @@ class PlanOptions:
                 "Use objective='throughput' (--objective throughput), or leave out `replicas`."
             )
         check_compression(self.compression)
+        require_measured(self.compression, self.profile)
         seconds = self.time_limit
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
             raise SplitError(f"`time_limit` is {seconds!r}. Expected seconds, more than 0.")
@@ -117,7 +112,6 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
     if not [call for call in graph.calls if call.inputs]:
         raise SplitError(f"'{graph.model.name}' computes nothing: there is nothing to plan.")
     sizes, times = _read_inputs(graph, options)
-    require_measured(options.compression, options.profile)
     costs = _costs(graph, options, needs_measuring(devices, options.balance))
     work = work_of(costs, devices, options.balance)
     if objective == "latency" and work.unit in ("parameters", "bytes"):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import keras
@@ -17,52 +16,13 @@ from kerassplit.graph.references import TensorRef, resolve
 from kerassplit.planning.results import SentInput
 from kerassplit.text import listed
 from kerassplit.wire import FORMS, MESSAGE_BYTES, packed_bytes
-from kerassplit.wire.forms import PACKED
 
 Quantity = float | str
 OfInputs = Quantity | Mapping[TensorRef, Quantity]
 """A number or a text for the model's input, or one for each of some inputs."""
 
-_FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
-"""Dtypes of one byte that floats may be sent as by other means than `kerassplit.wire`."""
 _JPEG_BITS = {1: 2.28, 3: 2.58, 4: 2.58}
 """Bits per pixel of a JPEG file of quality 90, by number of channels: see `jpeg_bytes`."""
-
-
-def check_compression(compression: float | str | None) -> None:
-    """Checks that the compression is a factor, a form of `kerassplit.wire` or a dtype.
-
-    Raises:
-        SplitError: It is none of these.
-    """
-    if compression is None or (isinstance(compression, str) and compression in (*FORMS, *_FLOAT8)):
-        return
-    number = float(compression) if isinstance(compression, Real) and not isinstance(compression, bool) else 0.0
-    if not 1 <= number < math.inf:
-        raise SplitError(
-            f"`compression` is {compression!r}. Expected a factor of 1 or more, or a form to send floats in: "
-            f"{listed([form for form in FORMS if PACKED not in form])}, each also packed ('int8{PACKED}'); or "
-            f"{listed(_FLOAT8, 'or')}."
-        )
-
-
-def require_measured(compression: float | str | None, profile: Profile | None) -> None:
-    """Checks that a form whose bytes depend on values was measured.
-
-    Raises:
-        SplitError: There is no profile of a sample in this form.
-    """
-    if not isinstance(compression, str) or PACKED not in compression:
-        return
-    measured = getattr(profile, "wire", None)
-    if measured != compression:
-        those = f"those for {measured!r}" if measured else "none"
-        but = "" if profile is None else f", and `profile` holds {those}"
-        raise SplitError(
-            f"The bytes of tensors as {compression!r} depend on their values{but}. Measure them on a sample: "
-            f"profile=kerassplit.profile(model, sample=images, wire={compression!r}) (--profile FILE, from `kerassplit "
-            f"profile MODEL --input SAMPLE --wire {compression} --json`)."
-        )
 
 
 def jpeg_bytes(shape: Sequence[int | None], dtype: str) -> float | None:

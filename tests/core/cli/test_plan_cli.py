@@ -78,6 +78,19 @@ def test_inputs_are_sent_as_files_and_links_have_two_bandwidths():
     assert 56 * 56 * 24 < crossing[("block_2_add",)] < 56 * 56 * 24 + 500
 
 
+def test_a_plan_takes_the_bytes_of_a_packed_sample(small, tmp_path):
+    model, sample, file = tmp_path / "small.keras", tmp_path / "sample.npz", tmp_path / "profile.json"
+    small.save(model)
+    np.savez(sample, image=np.ones((3, 8, 8, 3), "float32"), extra=np.ones((3, 4), "float32"))
+    file.write_text(run("profile", model, "--input", sample, "--wire", "int8+zlib", "--json").stdout)
+    devices = ("--device", "a: 1 MFLOPS", "--device", "b: 1 MFLOPS", "--link", "1 MB/s", "--compression", "int8+zlib")
+    data = json.loads(run("plan", model, *devices, "--profile", file, "--json").stdout)
+    block = next(one for one in json.loads(file.read_text())["blocks"] if one["name"] == data["at"][0])
+    assert (data["batch_size"], data["stages"][0]["crossing_bytes"]) == (3, block["wire_bytes"])
+    error = run("plan", model, *devices, status=2).stderr
+    assert "The bytes of tensors as 'int8+zlib' depend on their values. Measure them on a sample:" in error
+
+
 def test_the_power_and_the_overhead_of_devices_are_read(small, tmp_path):
     model = tmp_path / "small.keras"
     small.save(model)
@@ -105,19 +118,6 @@ def test_stages_have_replicas(small, tmp_path):
     run("plan", model, "--devices", 1, "-o", file, "--overwrite")
     question = ("run", folder, "--input", model, "-o", tmp_path / "y.npy", "--plan", file)
     assert "is for another split: stages in the plan: 1, in the folder: 2." in run(*question, status=2).stderr
-
-
-def test_a_plan_takes_the_bytes_of_a_packed_sample(small, tmp_path):
-    model, sample, file = tmp_path / "small.keras", tmp_path / "sample.npz", tmp_path / "profile.json"
-    small.save(model)
-    np.savez(sample, image=np.ones((3, 8, 8, 3), "float32"), extra=np.ones((3, 4), "float32"))
-    file.write_text(run("profile", model, "--input", sample, "--wire", "int8+zlib", "--json").stdout)
-    devices = ("--device", "a: 1 MFLOPS", "--device", "b: 1 MFLOPS", "--link", "1 MB/s", "--compression", "int8+zlib")
-    data = json.loads(run("plan", model, *devices, "--profile", file, "--json").stdout)
-    block = next(one for one in json.loads(file.read_text())["blocks"] if one["name"] == data["at"][0])
-    assert (data["batch_size"], data["stages"][0]["crossing_bytes"]) == (3, block["wire_bytes"])
-    error = run("plan", model, *devices, status=2).stderr
-    assert "The bytes of tensors as 'int8+zlib' depend on their values. Measure them on a sample:" in error
 
 
 def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):

@@ -69,7 +69,8 @@ def question_of(model, profile, seed):
     sent, message = sizes(model, profile, compression, input_bytes)
     link = (max(sent) / dice.uniform(0.01, 1), dice.choice([0.0, 0.05]))
     down = link[0] * dice.choice([0.2, 5]) if dice.random() < 0.5 else None
-    objective = dice.choice(["throughput", "latency"])
+    objective = dice.choice(["throughput", "latency", "energy"])
+    costs = {"overheads": [dice.choice([0.0, 0.1]) for _ in speeds], "powers": [(dice.random(), 2.0) for _ in speeds]}
     common = {
         "objective": objective,
         "overlap": objective == "throughput" and dice.random() < 0.4,
@@ -78,23 +79,32 @@ def question_of(model, profile, seed):
     }
     fixed = {profile.inputs[inputs.index(name)]: seconds for name, seconds in input_seconds.items()}
     more = {"compression": compression, "input_bytes": input_bytes or None, "input_seconds": input_seconds or None}
-    return speeds, link, down, common, {"sent": sent, "message": message, "fixed": fixed}, more
+    return speeds, link, down, common, {"sent": sent, "message": message, "fixed": fixed, **costs}, more
 
 
-def devices_of(speeds):
-    return [ks.Device(f"d{place}", speed) for place, speed in enumerate(speeds)]
+def devices_of(speeds, *, overheads=None, powers=None, **_):
+    return [
+        ks.Device(
+            f"d{place}",
+            speed,
+            overhead=overheads[place] if overheads else 0.0,
+            watts=powers[place][0] if powers else None,
+            sending_watts=powers[place][1] if powers else None,
+        )
+        for place, speed in enumerate(speeds)
+    ]
 
 
 def require_the_best(model, profile, seed, max_crossing):
     """Checks that the plan is as good as the best by brute force; returns True if there is one."""
-    speeds, link, down, common, sent, more = question_of(model, profile, seed)
+    speeds, link, down, common, costs, more = question_of(model, profile, seed)
     memories = [math.inf] * len(speeds)
-    oracle = Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, down=down, **common, **sent)
+    oracle = Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, down=down, **common, **costs)
     best = oracle.best()
     links = ks.Link(*link, down=down)
     options = {"links": links, "max_crossing": max_crossing, "batch_size": 2, "profile": profile, **common, **more}
     try:
-        plan = ks.plan(model, devices_of(speeds), **options)
+        plan = ks.plan(model, devices_of(speeds, **costs), **options)
     except ks.PlanError as error:
         assert best == math.inf, str(error)
         return False
@@ -416,17 +426,17 @@ def require_exact(sweep, best_at, low, high, dice):
 def swept(model, seed, max_crossing, objective):
     """Sweeps a model for random devices, and checks the sweep; returns the number of its ranges."""
     dice, profile = random.Random(seed), ks.profile(model, 2)
-    speeds, (_, latency), _, common, sent, more = question_of(model, profile, seed)
+    speeds, (_, latency), _, common, costs, more = question_of(model, profile, seed)
     common |= {"objective": objective, "overlap": objective == "throughput" and dice.random() < 0.5}
     if objective == "throughput":  # which is swept for two devices in a given order
         speeds, common["any_order"] = speeds[:2], False
     options = {"bandwidths": (1, 1e6), "latency": latency, "max_crossing": max_crossing, "profile": profile}
-    sweep = ks.plan_sweep(model, devices_of(speeds), **options, **common, **more)
+    sweep = ks.plan_sweep(model, devices_of(speeds, **costs), **options, **common, **more)
 
     def best_at(bandwidth):
         memories = [math.inf] * len(speeds)
         link = (bandwidth, latency)
-        return Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, **common, **sent).best()
+        return Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, **common, **costs).best()
 
     require_exact(sweep, best_at, 1, 1e6, dice)
     return len(sweep.ranges)
