@@ -2,6 +2,7 @@
 
 import json
 import os
+import reprlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,6 +16,7 @@ from kerassplit.display.rich_table import SafeConsole, Shown
 from kerassplit.errors import SplitError
 from kerassplit.files.saved import Saved
 from kerassplit.text import printable, warn
+from kerassplit.wire.forms import FORMS
 
 if TYPE_CHECKING:
     import pandas
@@ -76,6 +78,8 @@ class Profile(Figures, Shown, Saved):
 
     def _check(self) -> None:
         _check_indices(self)
+        if self.wire not in (None, *FORMS):
+            raise ValueError(f"wire is {reprlib.repr(self.wire)}")
 
     def to_pandas(self, of: Rows = "blocks") -> "pandas.DataFrame":
         """Returns a data frame with one row per block, or per call; with names in place of indices.

@@ -35,7 +35,7 @@ def read_sample(graph: Graph, sample: Any, wire: str | None) -> dict[int, np.nda
         raise SplitError(
             f"`wire` ({wire!r}) packs the tensors of a sample: pass `sample` too, arrays as the model takes them."
         )
-    names = [graph.tensors[tensor].name for tensor in range(len(graph.tensors))]
+    names = [tensor.name for tensor in graph.tensors]
     given = named_tensors(sample, keras.tree.map_structure(names.__getitem__, graph.inputs), graph.model.name)
     values = {tensor: _value(graph, tensor, given[names[tensor]]) for tensor in dict.fromkeys(graph.flat_inputs())}
     rows = {len(value) for value in values.values() if value.ndim}

@@ -224,6 +224,9 @@ def test_an_earlier_profile_has_no_packed_bytes(classifier, tmp_path):
             record.pop(name, None)
     (tmp_path / "earlier.json").write_text(json.dumps(content))
     assert ks.Profile.load(tmp_path / "earlier.json") == ks.profile(classifier)
+    (tmp_path / "other.json").write_text(json.dumps({**content, "wire": "int2"}))
+    with pytest.raises(ks.SplitError, match="holds no profile.* wire is 'int2'"):
+        ks.Profile.load(tmp_path / "other.json")
 
 
 def test_the_command_measures_as_python_does(classifier, tmp_path):
