@@ -42,6 +42,7 @@ class StageCosts:
         limits = [device.memory for device in problem.devices]
         everything = family.memory[-1] + self._shared.everything + sum(tensor.memory for tensor in problem.tensors)
         everything += self._workspaces[0][0] if self._workspaces else 0.0
+        self._idle = any(node.idle for node in problem.nodes)
         self._memory_binds = goal == "memory" or everything > min(limits)
         self._moves = problem.links is None and bool(self._seconds.any())
 
@@ -103,7 +104,7 @@ class StageCosts:
     def _cost(self, kind: Kind, index, later, received: Numbers, sent: Numbers, memory: Numbers | None) -> Numbers:
         family, device = self._family, self._problem.devices[kind.device]
         compute = family.seconds[kind.device, later] - family.seconds[kind.device, index]
-        called = family.busy[later] > family.busy[index]
+        called = family.busy[later] > family.busy[index] if self._idle else np.True_
         compute += device.overhead * called
         if self._problem.links is not None:
             receive = family.seconds_over(kind.receives, index)
@@ -117,7 +118,7 @@ class StageCosts:
             within = cost <= self._most
             cost = compute + receive + (0.0 if self._problem.links is not None else send)
             cost[~within] = np.inf
-        if self._problem.use_all:
+        if self._problem.use_all and self._idle:
             cost[~called] = np.inf
         if family.barred is not None:
             cost[family.barred[kind.device, later] > family.barred[kind.device, index]] = np.inf

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scission
 from chains import chain, everywhere
-from test_placement import all_placements, best_by_trying, cost, random_problem
+from test_placement import best_by_trying, cost, every_placement, random_problem
 
 from kerassplit.errors import PlanError
 from kerassplit.planning.solver import sweep
@@ -127,7 +127,9 @@ def _solver(problem):
 def test_more_devices_in_any_order():
     several = 0
     for seed in range(60):
-        problem = replace(random_problem(seed), objective="latency", budget=math.inf, in_order=False, use_all=False)
+        problem = replace(
+            random_problem(seed), objective="latency", budget=math.inf, replicas=False, in_order=False, use_all=False
+        )
         problem = replace(problem, links=everywhere(Link(1.0), len(problem.devices)))
         if _best(problem, 1.0) == math.inf:
             continue
@@ -179,13 +181,13 @@ def test_vgg19_on_a_raspberry_pi_and_a_server():
 def test_the_front_is_what_no_plan_beats_in_both():
     several = 0
     for seed in range(60):
-        problem = replace(random_problem(seed), objective="latency", budget=math.inf)
+        problem = replace(random_problem(seed), objective="latency", budget=math.inf, replicas=False)
         if len(problem.nodes) > 5:
             continue
         busiest = replace(problem, objective="throughput")
         points = {
             (cost(problem, parts)[0], cost(busiest, parts)[0])
-            for parts in all_placements(problem)
+            for parts, _ in every_placement(problem)
             if cost(problem, parts)[2]
         }
         expected = [

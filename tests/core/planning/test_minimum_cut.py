@@ -56,7 +56,7 @@ def _random_problem(seed: int) -> Problem:
             tensors.append((producer, users, dice.randint(0, 9)))
     link = Link(dice.choice([0.0, 0.0, 2.0, 5.0]), dice.choice([2.0, 1.0, 0.25, 0.0]))
     problem = two_devices(*zip(*times, strict=True), tensors, link)
-    if seed % 2:
+    if seed % 4:
         return problem
     return replace(
         problem,
