@@ -16,7 +16,7 @@ class PlannedStage:
     """A stage of a plan. Work, transfers and load are in the plan's unit, for one batch.
 
     Attributes:
-        device: Name of the device that it runs on.
+        device: Name of the device that it runs on; of identical devices, with their first and last number.
         calls: Names of its calls, in execution order.
         crossing: Names of the tensors that cross the cut after it; none after the last stage.
         crossing_bytes: Bytes of `crossing` and `also`, as they are sent.

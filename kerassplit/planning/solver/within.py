@@ -73,12 +73,13 @@ def best_within(family: Family, problem: Problem) -> Chain | None:
         if reached + price * used >= (value + price * spent) * (1 - 1e-9):
             break
         over, under = (over, between) if used <= budget else (between, under)
-    limits = np.array([value, budget, value + price * budget]) * [SLACK, 1.0, SLACK]
+    limits = np.array([value, budget, value + price * budget]) * SLACK  # sums of stages differ in the last bits
     families = [priced(1.0, 0.0), priced(0.0, 1.0), priced(1.0, price)]
     useful = np.all([sides_of(one).total <= limit * SLACK for one, limit in zip(families, limits, strict=True)], axis=0)
     useful[[0, -1, *family.required]] = True
     kept = [one.restricted(np.flatnonzero(useful)) for one in families[:2]]
-    return _Labels((kept[0], kept[1]), price, limits).best() or under
+    better = (chain for chain in _Labels((kept[0], kept[1]), price, limits).chains() if costs(chain)[1] <= budget)
+    return min(next(better, under), under, key=costs)
 
 
 def _with_problem(family: Family, problem: Problem) -> Family:
@@ -120,8 +121,8 @@ class _Labels:
         """The costs of stages in both problems."""
         return StageCosts(self.families[0], "sum"), StageCosts(self.families[1], "sum")
 
-    def best(self) -> Chain | None:
-        """Finds the best chain within the limits."""
+    def chains(self) -> Iterator[Chain]:
+        """Yields the chains within the limits that no other beats, the best first."""
         behind, orders, last = self.behind(), self.orders[0], len(self.families[0]) - 1
         able = np.isfinite(behind[2])
         first = np.where(able.any(axis=1), able.argmax(axis=1), last + 1)
@@ -141,16 +142,16 @@ class _Labels:
                     labels = np.flatnonzero(fits[:, place])
                     origin = np.array([np.full_like(labels, arc.source), np.full_like(labels, index), labels])
                     waiting[arc.target, int(later[place])].append((reached[:, labels, place], origin))
-        ends = [(*found[state, last][0][:2, 0], state) for state in orders.ends if (state, last) in found]
-        if not ends:
-            return None
-        value, _, state = min(ends)
-        way = [(int(state), last)]
-        label = 0
-        while way[-1][1]:
-            *place, label = found[way[-1]][1][:, label].tolist()
-            way.append((place[0], place[1]))
-        return chain_along(self.families[0], orders, float(value), way[::-1])
+        ends = [state for state in orders.ends if (state, last) in found]
+        numbered = [
+            (*one, state, label) for state in ends for label, one in enumerate(found[state, last][0].T.tolist())
+        ]
+        for value, _, _, state, label in sorted(numbered):
+            way = [(state, last)]
+            while way[-1][1]:
+                source, start, label = found[way[-1]][1][:, label].tolist()
+                way.append((source, start))
+            yield chain_along(self.families[0], orders, value, way[::-1])
 
     def behind(self) -> Numbers:
         """Returns the least that remains to be added in each state at each set, shape (3, states, sets)."""

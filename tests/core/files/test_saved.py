@@ -79,7 +79,7 @@ def test_an_infinite_difference_survives(records, tmp_path):
         ({"ranges.at": [3]}, r"ranges\[0\].at\[0\] is 3"),
         ({"ranges.at": [["a", 3]]}, r"ranges\[0\].at\[0\]\[1\] is 3"),
         ({"ranges.high": "inf"}, r"ranges\[0\].high is 'inf'"),
-        ({"front.stages": []}, "there are no stages, or no samples"),
+        ({"front.stages": []}, "there are no stages, no samples, or no devices of a stage"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused(records, change, message, tmp_path):

@@ -308,6 +308,47 @@ def test_random_problems_have_the_answers_that_trying_everything_gives(start):
         agree(random_problem(seed))
 
 
+def with_a_trade_between_time_and_energy(seed):
+    """Few nodes on devices that take more power the faster they are."""
+    rng = np.random.default_rng(seed)
+    count, types = int(rng.integers(3, 6)), int(rng.integers(2, 4))
+    times = rng.integers(1, 20, (count, types)) / 2.0 ** np.arange(types)
+    tensors = [
+        Tensor(node, (node + 1,), float(rng.integers(0, 4)), fixed=rng.integers(0, 4) / 4) for node in range(count - 1)
+    ]
+    tensors += [Tensor(0, (count - 1,), float(rng.integers(0, 4)))] * int(rng.integers(0, 2))
+    return Problem(
+        tuple(Node(tuple(row), idle=index == 0) for index, row in enumerate(times.tolist())),
+        tuple(tensors),
+        tuple(
+            DeviceType(
+                f"type {one}", overhead=rng.integers(0, 4) / 4, watts=4.0**one, sending_watts=rng.integers(0, 8) / 4
+            )
+            for one in range(types)
+        ),
+        links=None if seed % 4 == 0 else ((Link(rng.integers(0, 4) / 4, rng.integers(1, 4) / 4),) * types,) * types,
+        objective=("latency", "energy")[seed % 2],
+        in_order=bool(rng.random() < 0.5),
+    )
+
+
+def test_with_a_limit_beside_the_objective_no_placement_within_it_is_better():
+    between = 0
+    for seed in range(100):
+        problem = with_a_trade_between_time_and_energy(seed)
+        other = replace(problem, objective="energy" if problem.objective == "latency" else "latency")
+        points = {(cost(problem, parts)[0], cost(other, parts)[0]) for parts, _ in every_placement(problem)}
+        budget = float(np.random.default_rng(seed).choice(sorted(spent for _, spent in points)))
+        agree(replace(problem, budget=budget))
+        value, spent = min(point for point in points if point[1] <= budget)
+        between += any(  # no price finds it
+            left < spent < right and high + (low - high) * (spent - left) / (right - left) < value
+            for high, left in points
+            for low, right in points
+        )
+    assert between > 10
+
+
 def test_bounds_found_first_change_no_answer(monkeypatch):
     monkeypatch.setattr(dynamic_program, "FEW", 1)
     for seed in range(6000, 6400):
