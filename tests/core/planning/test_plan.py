@@ -534,7 +534,7 @@ def test_links_between_neighbours_and_between_pairs(resnet, costs):
         ({"devices": []}, r"`devices` must be a number of identical devices, a Device or a list; got \[\]."),
         ({"devices": True}, "`devices` must be a number of identical devices"),
         ({"devices": [ks.Device("a"), ks.Device("a")]}, "Two devices are called 'a'."),
-        ({"objective": "speed"}, "`objective` is 'throughput' or 'latency'; got 'speed'."),
+        ({"objective": "speed"}, "`objective` is 'throughput', 'latency' or 'energy'; got 'speed'."),
         ({"balance": "layers"}, "`balance` must be one of 'flops', 'params', 'memory' and 'time'; got 'layers'."),
         ({"max_crossing": 0}, "`max_crossing` says how many tensors may cross a cut: 1 or more, or 'any'; got 0."),
         ({"max_crossing": 1.5}, "got 1.5"),
