@@ -59,7 +59,7 @@ class SentInput:
         bytes: Bytes that are sent: those given as `input_bytes`, or those of its tensor as it is sent.
         tensor_bytes: Bytes of its tensor in memory; `None` if unknown.
         dtype: Its dtype.
-        seconds: Seconds of each move besides, as given by `input_seconds`.
+        seconds: Seconds of each move besides its bytes: `input_seconds`, or measured ones to pack and unpack it.
         given: Whether `input_bytes` says what is sent in place of the tensor.
         jpeg_bytes: For pictures of floats without `input_bytes`: about what they take as JPEG files of quality 90.
     """

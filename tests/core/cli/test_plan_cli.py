@@ -8,6 +8,7 @@ from command_line import run
 from small_models import narrow, transformer, uneven
 
 import kerassplit as ks
+from kerassplit.cli.device_options import Devices
 from kerassplit.cli.run import _planned_replicas
 from kerassplit.storage.manifest import read_manifest
 
@@ -65,6 +66,7 @@ def test_devices_and_links_are_read(tmp_path):
 def test_inputs_are_sent_as_files_and_links_have_two_bandwidths():
     model = ("MobileNetV2", "--device", "phone: 2 GFLOPS", "--device", "server: 5 TFLOPS", "--objective", "latency")
     link = ("--link", "20 Mbit/s, 10 ms, down 100 Mbit/s")
+    assert Devices(None, (), link[1:]).read_links() == ks.Link("20 Mbit/s", "10 ms", down="100 Mbit/s")
     plain = run("plan", *model, *link).stdout
     assert "travels as 602,112 bytes of float32" in " ".join(plain.split())
     data = json.loads(run("plan", *model, *link, "--input-bytes", "30 KB", "--input-seconds", "5 ms", "--json").stdout)
