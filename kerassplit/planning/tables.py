@@ -91,17 +91,17 @@ def _remarks(plan: PlanData) -> Sequence[str]:
         lines.append("There is nothing to cut: everything runs on one device.")
     else:
         lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
-    return [*lines, *as_sent(plan), *plan.hints]
+    return [*lines, *as_sent(plan), *_as_files(plan), *plan.hints]
 
 
 def as_sent(data: PlanData | SweepData) -> list[str]:
     """Returns a sentence on how tensors are sent, and one on each input that is a file, or may be one."""
-    found = [_input_as_sent(one, data.batch_size) for one in data.inputs if one.given or one.jpeg_bytes is not None]
+    found = []
     if isinstance(data.compression, str):
         found.append(f"Tensors are sent as {data.compression}.")
     elif data.compression is not None:
         found.append(f"Tensors are sent {data.compression:g} times smaller than they are.")
-    return found
+    return found + [_input_as_sent(one, data.batch_size) for one in data.inputs if one.given or one.jpeg_bytes]
 
 
 def _input_as_sent(one: SentInput, samples: int) -> str:
@@ -112,14 +112,22 @@ def _input_as_sent(one: SentInput, samples: int) -> str:
         sent += f" of {one.dtype}"
     elif tensor:
         sent += f" ({tensor} as {one.dtype})"
-    said = f"The input '{one.name}' travels as {sent}."
-    if one.jpeg_bytes is None:
-        return said
-    size = f"{float(f'{one.jpeg_bytes / samples / 1000:.2g}'):g} KB"
-    return (
-        f"{said} A JPEG of that size is about {size}: if photographs arrive as files, say input_bytes='{size}' "
-        f"(--input-bytes '{size}')."
-    )
+    return f"The input '{one.name}' travels as {sent}."
+
+
+def _as_files(data: PlanData | SweepData) -> list[str]:
+    """Returns hints at the size of each input as a file, where the size of its tensor was taken."""
+    hints = []
+    for one in data.inputs:
+        if one.jpeg_bytes:
+            size = f"{float(f'{one.jpeg_bytes / data.batch_size / 1000:.2g}'):g} KB"
+            named = len(data.inputs) > 1
+            argument, option = (f"{{'{one.name}': '{size}'}}", f"{one.name}: {size}") if named else (f"'{size}'", size)
+            hints.append(
+                f"A JPEG of '{one.name}' takes about {size}: if photographs arrive as files, say "
+                f"input_bytes={argument} (--input-bytes '{option}')."
+            )
+    return hints
 
 
 def sweep_tables(sweep: SweepData) -> Group:
@@ -145,7 +153,7 @@ def sweep_tables(sweep: SweepData) -> Group:
     parts: list[FittedTable | Text] = [table]
     if not all(one.optimal for one in sweep.ranges):
         parts.append(Text("Not all of these are proved to be the best: some may have better cuts."))
-    parts += map(Text, as_sent(sweep))
+    parts += map(Text, [*as_sent(sweep), *_as_files(sweep)])
     if sweep.front:
         parts.append(_front_table(sweep))
     return Group(*parts)

@@ -287,7 +287,7 @@ def test_pictures_that_travel_as_floats_are_reported_with_both_figures():
     assert (sent.bytes, sent.tensor_bytes, sent.given) == (602_112, 602_112, False)
     assert sent.jpeg_bytes == pytest.approx(16_200, rel=0.01)
     remark = (
-        "The input 'photo' travels as 602,112 bytes of float32. A JPEG of that size is about 16 KB: if photographs "
+        "The input 'photo' travels as 602,112 bytes of float32. A JPEG of 'photo' takes about 16 KB: if photographs "
         "arrive as files, say input_bytes='16 KB' (--input-bytes '16 KB')."
     )
     assert remark in " ".join(str(plan).split())
@@ -322,7 +322,7 @@ def test_a_plan_says_how_tensors_are_sent(tmp_path, compression, sentence):
         made.save(tmp_path / f"{number}.json")
         assert type(made).load(tmp_path / f"{number}.json").compression == compression
     title = sweep.plot().figure.axes[0].get_title("left")
-    assert title == f"The input 'photo' travels as 30,000 bytes (12,288 as float32). {sentence}".strip()
+    assert title == f"{sentence} The input 'photo' travels as 30,000 bytes (12,288 as float32).".strip()
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
