@@ -94,7 +94,7 @@ def found(problem):
 
 def test_no_closed_set_is_better_or_moves_fewer_tensors():
     possible = ties = 0
-    for seed in range(1500):
+    for seed in range(500):
         problem = _random_problem(seed)
         costs = {first: _cost(problem, first) for first in _closed_sets(problem)}
         best = min(seconds for seconds, _ in costs.values())
@@ -107,8 +107,8 @@ def test_no_closed_set_is_better_or_moves_fewer_tensors():
         ties += len(set(equal)) > 1
         assert first is not None
         assert costs[tuple(first.tolist())] == (best, min(equal)), seed
-    assert possible > 1000
-    assert ties > 50
+    assert possible > 300
+    assert ties > 15
 
 
 def test_without_latency_the_fewest_nodes_are_on_the_first_device():

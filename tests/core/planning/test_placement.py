@@ -501,6 +501,7 @@ def test_inceptionv3_has_a_certified_optimum():
     keeps_the_rules(problem, placement)
 
 
+@pytest.mark.skipif(not LONG, reason="takes half a minute: nightly")
 def test_inceptionv3_has_no_better_placement_without_bounds_and_with_every_node(monkeypatch):
     problem = contract(published_problem("inceptionv3"), fold=False).problem
     table = closed_sets(problem, 50_000)

@@ -714,7 +714,7 @@ def test_plans_and_sweeps_are_drawn(resnet, costs, tmp_path):
         ks.plan_sweep(resnet, [phone, server], profile=costs, max_crossing=2),
     ]
     for number, one in enumerate(drawn):
-        for extension in ("svg", "png", "pdf"):
+        for extension in ("svg", "png", "pdf") if number == 2 else ("svg",):
             file = tmp_path / f"{number}.{extension}"
             one.plot(file)
             assert file.stat().st_size > 5000
