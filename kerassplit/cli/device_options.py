@@ -106,7 +106,11 @@ def _device(text: str) -> "Device":
         else:
             key, value = _speed_or_memory(part, name)
         if key in values:
-            raise SplitError(f"The device '{text}' has two values of the same kind. Expected '{_DEVICE}'.")
+            raise SplitError(
+                f"The device '{text}' has two values of the same kind. Expected one of each: a speed (20 GFLOPS) or a "
+                "profile (a .json file), a memory (2 GiB), a count (x4), an overhead (2 ms overhead), a power (2 W), "
+                "and a power for sending (1 W sending)."
+            )
         values[key] = value
     return Device(name.strip(), **values)
 

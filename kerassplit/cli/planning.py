@@ -189,7 +189,7 @@ def plan(
     options: ModelOptions,
     **limits: Any,
 ) -> dict[str, Any]:
-    """Find the cuts of MODEL for given devices that minimize the slowest stage, or the latency of one batch.
+    """Find the cuts of MODEL for given devices that minimize the slowest stage, or the latency or energy of one batch.
 
     No weights are downloaded: costs do not depend on them.
 

@@ -17,6 +17,7 @@ from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import status_of
 from kerassplit.storage.manifest import read_manifest
 from kerassplit.storage.structure import leaves
+from kerassplit.text import listed
 
 _OF_ENGINES = ["devices", "replicas", "num_cpus", "num_gpus", "max_restarts", "max_retries", "in_flight", "address"]
 
@@ -106,6 +107,8 @@ def run(
     options["devices"] = list(options["devices"])
     replicas = _per_stage("--replicas", options["replicas"], whole=True)
     manifest = read_manifest(directory)
+    if plan_file is not None and engine != "ray":
+        raise SplitError("--plan says how many processes run each stage, which only Ray does. Add --engine ray.")
     planned = {} if plan_file is None else _planned_replicas(plan_file, manifest)
     options["replicas"] = planned | {name: int(number) for name, number in replicas.items()}
     for name in ("num_cpus", "num_gpus"):
@@ -166,6 +169,13 @@ def _planned_replicas(plan_file: Path, manifest: Mapping[str, Any]) -> dict[str,
             f"The plan in '{plan_file}' is for another split: stages in the plan: {len(plan.stages)}, in the "
             f"folder: {len(stages)}."
         )
+    for stage, planned in zip(stages, plan.stages, strict=True):
+        made = {output["tensor"] for output in stage["outputs"]}
+        if not made.issuperset(planned.crossing):
+            raise SplitError(
+                f"The plan in '{plan_file}' is for another split: it cuts at {listed(planned.crossing)}, and "
+                f"'{stage['name']}' in the folder ends at {listed(made)}."
+            )
     pairs = zip(stages, plan.stages, strict=True)
     return {stage["name"]: planned.replicas for stage, planned in pairs if planned.replicas > 1}
 

@@ -82,6 +82,7 @@ class InGraph(GraphProblem):
             and limits.max_crossing is None
             and limits.largest_crossing == math.inf
             and not any((limits.must_cut, limits.must_not_cut, limits.first_to, limits.last_from))
+            and not problem.classes
             and len(problem.rules.last) == 1
         )
 

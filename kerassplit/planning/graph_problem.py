@@ -100,11 +100,14 @@ class GraphProblem:
         task, graph = self.task, self.task.graph
         made = []
         self._sent: list[float] = []  # bytes over cuts, of each tensor; inputs of the model are not counted
+        self._inseparable: list[tuple[int, ...]] = []
         for index, tensor in enumerate(graph.tensors):
             node = self._node_of.get(tensor.call)
             consumers = () if node is None else sorted({self._node_of[user] for user in tensor.users} - {node})
             if node is not None and consumers:
                 size = task.sent(index)
+                if task.is_unsendable(index):
+                    self._inseparable.append((node, *consumers))
                 seconds = size if task.links else 0.0  # times seconds per byte
                 self._sent.append(size if graph.calls[tensor.call].inputs else 0.0)
                 buffer = self._sent[-1] if self._holds == "bytes" else 0.0  # inputs are among the live activations
@@ -120,6 +123,7 @@ class GraphProblem:
             nodes=self.nodes,
             tensors=self.tensors,
             devices=tuple(self._device_types()),
+            classes=tuple(self._inseparable),
             weights=tuple(
                 Weight(tuple(nodes), self._size_of(variable))
                 for variable, nodes in self._users.items()

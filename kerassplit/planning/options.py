@@ -83,6 +83,13 @@ class PlanOptions:
                 "Use objective='throughput' (--objective throughput), or leave out `replicas`."
             )
         check_compression(self.compression)
+        if not isinstance(self.replicas, bool):
+            raise SplitError(f"`replicas` is True or False: whether stages may have several; got {self.replicas!r}.")
+        if self.profile is not None and not isinstance(self.profile, Profile):
+            raise SplitError(
+                "`profile` must be the result of `kerassplit.profile(model)`, or a file of it read by "
+                f"`kerassplit.Profile.load`; got a {type(self.profile).__name__}."
+            )
         require_measured(self.compression, self.profile)
         seconds = self.time_limit
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
@@ -127,7 +134,7 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
             f"Links take seconds, but the work of devices is in {work.unit}: the two cannot be added. Give each Device "
             "`flops_per_second` or `seconds`, or measure here with balance='time' (--balance time)."
         )
-    return Task(
+    task = Task(
         graph=graph,
         profile=costs,
         devices=devices,
@@ -138,10 +145,17 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
         transport=Transport(graph, costs, options.compression, sizes, times),
         any_order=any_order,
         leave_out=leave_out,
-        replicas=bool(options.replicas),
+        replicas=options.replicas,
         limits=limits,
         time_limit=options.time_limit,
     )
+    for tensor in (tensor for cut in limits.must_cut for tensor in cut):
+        if task.is_unsendable(tensor):
+            raise SplitError(
+                f"The cut at '{costs.tensors[tensor].name}' cannot be made: {options.compression} cannot hold its "
+                "values in the sample. Cut elsewhere, or take another form for both `compression` and the profile."
+            )
+    return task
 
 
 def _read_inputs(graph: Graph, options: PlanOptions) -> tuple[dict[int, float], dict[int, float]]:
@@ -188,8 +202,6 @@ def _costs(graph: Graph, options: PlanOptions, measure: bool) -> Profile:
     if given is None:
         sides, verbose = options.open_sides, options.verbose
         return profile_model(graph.model, options.batch_size, open_sides=sides, measure=measure, verbose=verbose)
-    if not isinstance(given, Profile):
-        raise SplitError(f"`profile` must be the result of `kerassplit.profile(model)`; got a {type(given).__name__}.")
     _require_profile_of(graph, given)
     if options.open_sides is not None:
         raise SplitError("A profile already has all its shapes: pass either `open_sides` or `profile`, not both.")

@@ -177,10 +177,10 @@ def place_of(one: SweepRange, separator: str = ", ") -> str:
     """Describes the cuts of a range in words.
 
     >>> place_of(SweepRange(0.0, 1.0, (), ("phone",), 1.0, 0.0, 0.0, True))
-    "keep all on 'phone'"
+    "all on 'phone'"
     """
     if not one.at:
-        return f"keep all on '{one.devices[0]}'"
+        return f"all on '{one.devices[0]}'"
     return "cut at " + separator.join(_cut(cut) for cut in one.at)
 
 

@@ -168,17 +168,16 @@ class Task:
             SplitError: The bytes matter and are unknown.
         """
         size = self.known_size(tensor)
-        if size is None and self.sizes_count:
+        if size is None and self.sizes_count and not self.is_unsendable(tensor):
             raise self._unknown_size(tensor)
         return size or 0.0
 
+    def is_unsendable(self, tensor: int) -> bool:
+        """Checks if the form in which tensors are sent cannot hold the values of this one."""
+        return self.sizes_count and self.transport.is_measured and self.known_size(tensor) is None
+
     def _unknown_size(self, tensor: int) -> SplitError:
         cost = self.profile.tensors[tensor]
-        if self.transport.is_measured:
-            return SplitError(
-                f"The profile has no bytes of '{cost.name}' as {self.transport.compression!r}: this form cannot hold "
-                "its values in the sample. Take another one for both `compression` and the profile."
-            )
         if cost.dtype != "string":
             return SplitError(f"The size of '{cost.name}' in bytes is unknown. {OPEN_SIDES}")
         return SplitError(

@@ -21,24 +21,29 @@ Quantity = float | str
 OfInputs = Quantity | Mapping[TensorRef, Quantity]
 """A number or a text for the model's input, or one for each of some inputs."""
 
-_JPEG_BITS = {1: 2.28, 3: 2.58, 4: 2.58}
-"""Bits per pixel of a JPEG file of quality 90, by number of channels: see `jpeg_bytes`."""
+_JPEG = {1: (380, 2.22), 3: (680, 2.467), 4: (680, 2.467)}
+"""Bytes of a JPEG file of quality 90 besides its pixels, and bits per pixel, by channels: see `jpeg_bytes`."""
+_SMALLEST_PICTURE = 16
 
 
 def jpeg_bytes(shape: Sequence[int | None], dtype: str) -> float | None:
     """Estimates what pictures take as JPEG files of quality 90, in bytes; `None` if the tensor holds no pictures.
 
-    Floats of four dimensions with 1, 3 or 4 channels count as pictures. The estimate is pixels times the bits per pixel
-    of the photograph that is shipped with kerassplit (`zoo/data/chelsea.jpg`), cropped and resized to 224×224.
+    Floats of four dimensions with 1, 3 or 4 channels and sides from 16 on count as pictures. The estimate is a line
+    through the sizes of the photograph that is shipped with kerassplit (`zoo/data/chelsea.jpg`), cropped and resized to
+    16×16 and to 224×224.
     """
     if "float" not in dtype or len(shape) != 4 or None in shape:
         return None
-    samples, *sides = (side or 0 for side in shape)
+    samples, *sides = shape
     if keras.config.image_data_format() == "channels_first":
         channels, height, width = sides
     else:
         height, width, channels = sides
-    return samples * height * width * _JPEG_BITS[channels] / 8 if channels in _JPEG_BITS else None
+    if channels not in _JPEG or min(height, width) < _SMALLEST_PICTURE:
+        return None
+    header, bits = _JPEG[channels]
+    return samples * (header + height * width * bits / 8)
 
 
 @dataclass(frozen=True, eq=False)
