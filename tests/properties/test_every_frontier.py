@@ -35,6 +35,7 @@ from every_kind import (
 )
 from keras import ops
 from menagerie import Kind, Specimen
+from samples import due
 
 import kerassplit as ks
 from kerassplit.graph.model_graph import Graph
@@ -49,6 +50,7 @@ pytestmark = [
 ]
 
 _MOST_OUTPUTS = 10  # of one call
+_MOST_FRONTIERS = 30  # of one kind; of more, every commit has its own sample
 
 
 @pytest.fixture
@@ -65,7 +67,8 @@ def test_stages_compute_what_the_model_computes_at_every_frontier(kind: Kind, an
     model, x = animal.model, animal.x
     expected, after = with_states_kept(model, lambda: model(x))
     cut = 0
-    for names in frontiers(read_graph(model)).values():
+    places = list(frontiers(read_graph(model)).values())
+    for names in due(places, 1 + len(places) // _MOST_FRONTIERS):
         try:
             split = ks.split(model, [names], allow_crossing=True)
         except ks.SplitError as error:
