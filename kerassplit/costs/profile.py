@@ -15,8 +15,9 @@ from kerassplit.costs.tables import Rows, profile_tables
 from kerassplit.display.rich_table import SafeConsole, Shown
 from kerassplit.errors import SplitError
 from kerassplit.files.saved import Saved
+from kerassplit.graph.sizes import total
 from kerassplit.text import printable, warn
-from kerassplit.wire.forms import FORMS
+from kerassplit.wire import FORMS, MESSAGE_BYTES
 
 if TYPE_CHECKING:
     import pandas
@@ -80,6 +81,7 @@ class Profile(Figures, Shown, Saved):
         _check_indices(self)
         if self.wire not in (None, *FORMS):
             raise ValueError(f"wire is {reprlib.repr(self.wire)}")
+        _check_packed(self)
 
     def to_pandas(self, of: Rows = "blocks") -> "pandas.DataFrame":
         """Returns a data frame with one row per block, or per call; with names in place of indices.
@@ -167,3 +169,14 @@ def _check_indices(profile: Profile) -> None:
         check(block.calls, profile.calls)
         check(block.variables, profile.variables)
         check((*block.crossing, *block.also), profile.tensors)
+
+
+def _check_packed(profile: Profile) -> None:
+    """Raises a `ValueError` if packed figures of a profile contradict each other."""
+    for block in profile.blocks:
+        if not 0 <= (block.agreement or 0) <= 1:
+            raise ValueError(f"the agreement of '{block.name}' is {block.agreement}")
+        crossing = [profile.tensors[index].wire_bytes for index in (*block.crossing, *block.also)]
+        size = total([MESSAGE_BYTES, *crossing]) if crossing else None
+        if block.wire_bytes != size:
+            raise ValueError(f"wire_bytes of '{block.name}' are {block.wire_bytes}; its tensors make them {size}")

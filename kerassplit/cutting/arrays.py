@@ -1,6 +1,7 @@
 """Inputs and outputs of a model: converts between structures of arrays and dicts by tensor name."""
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from scipy.sparse import issparse
 
 from kerassplit.cutting.crossing import CrossingTensor
 from kerassplit.errors import SplitError
+from kerassplit.text import shortened
 
 
 def named_tensors(x: Any, inputs: Any, model: str) -> dict[str, Any]:
@@ -70,4 +72,6 @@ def wrong_batch(tensors: Mapping[str, Any], size: int | None, model: str) -> str
 
 def _outline(x: Any) -> str:
     """Describes a structure by the types of its leaves, short enough for a message."""
-    return repr(keras.tree.map_structure(lambda leaf: type(leaf).__name__, x))
+    if isinstance(x, (list, tuple)) and any(isinstance(leaf, Number) for leaf in keras.tree.flatten(x)):
+        return "lists of numbers; pass NumPy arrays"
+    return shortened(repr(keras.tree.map_structure(lambda leaf: type(leaf).__name__, x)))

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from kerassplit.errors import SplitError
-from kerassplit.wire.forms import Entry
+from kerassplit.wire.forms import INSTEAD, Entry
 
 _LARGEST_HALF = 65504.0
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
@@ -22,7 +22,8 @@ def write_unchanged(array: np.ndarray, _: Entry) -> bytes:
 def read_unchanged(part: memoryview, entry: Entry) -> np.ndarray:
     """Restores what `write_unchanged` wrote."""
     dtype = np.dtype(entry.dtype)
-    values = np.frombuffer(part, dtype if dtype.name == "bfloat16" else dtype.newbyteorder("<"))
+    stored = np.dtype(np.uint8) if dtype.name == "bool" else dtype  # damaged bytes may be neither 0 nor 1
+    values = np.frombuffer(part, dtype if dtype.name == "bfloat16" else stored.newbyteorder("<"))
     return values.astype(dtype).reshape(entry.shape)
 
 
@@ -31,9 +32,7 @@ def write_float16(array: np.ndarray, entry: Entry) -> bytes:
     largest = _largest(array)
     scale = 2.0 ** max(0, math.ceil(math.log2(largest / _LARGEST_HALF))) if largest > _LARGEST_HALF else 1.0
     if scale > 2.0**127:
-        raise SplitError(
-            f"'{entry.name}' holds values up to {largest:.3g}, which cannot be sent as float16. Send it as 'float32'."
-        )
+        raise SplitError(f"'{entry.name}' holds values up to {largest:.3g}, which cannot be sent as float16. {INSTEAD}")
     return struct.pack("<f", scale) + (array / array.dtype.type(scale)).astype("<f2").tobytes()
 
 
@@ -54,7 +53,7 @@ def write_bfloat16(array: np.ndarray, entry: Entry) -> bytes:
     largest = _largest(array)
     if largest > _LARGEST_SINGLE:
         raise SplitError(
-            f"'{entry.name}' holds values up to {largest:.3g}, which cannot be sent as bfloat16. Send it as 'float32'."
+            f"'{entry.name}' holds values up to {largest:.3g}, which cannot be sent as bfloat16. {INSTEAD}"
         )
     if largest > _LARGEST_BFLOAT:  # these would become infinite
         array = np.where(np.isfinite(array), np.clip(array, -_LARGEST_BFLOAT, _LARGEST_BFLOAT), array)

@@ -24,6 +24,9 @@ FORMS: tuple[Form, ...] = get_args(Form)
 PACKED = "+zlib"
 """Ending of the forms that are packed losslessly."""
 UNCHANGED = "as it is"
+INSTEAD = "Send it as 'float32'."
+"""Remedy for a tensor that a form cannot hold."""
+FORMS_IN_WORDS = f"{listed([form for form in FORMS if PACKED not in form])}, each also packed ('int8{PACKED}')"
 
 
 def check_form(form: object) -> None:
@@ -33,8 +36,7 @@ def check_form(form: object) -> None:
         SplitError: There is no such form.
     """
     if form not in FORMS:
-        plain = [one for one in FORMS if not one.endswith(PACKED)]
-        raise SplitError(f"Tensors can be sent as {listed(plain)}, each also packed ('int8{PACKED}'); got {form!r}.")
+        raise SplitError(f"Tensors can be sent as {FORMS_IN_WORDS}; got {form!r}.")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from kerassplit.errors import SplitError
+from kerassplit.files.untrusted import shortened
 from kerassplit.files.untrusted_json import loads, read_record
 from kerassplit.wire import first_version
 from kerassplit.wire.codecs import CODECS, PLAIN, Codec
@@ -24,7 +26,7 @@ _NOT_PACK = "it is damaged, or not from kerassplit.wire.pack."
 def pack(tensors: Mapping[str, np.ndarray], dtype: Form = "float32") -> bytes:
     """Serializes tensors to bytes.
 
-    Only floating-point tensors that get smaller are changed; all others, and vectors, are sent unchanged. In the
+    Only floating-point tensors that get smaller are changed; all others, and 1-D arrays, are sent unchanged. In the
     following, x is a value, x' is what `unpack` returns, and the rounding of x' to the tensor's own dtype is left out.
 
     - `"float32"`: nothing changes.
@@ -32,15 +34,16 @@ def pack(tensors: Mapping[str, np.ndarray], dtype: Form = "float32") -> bytes:
       Otherwise all values of the tensor are divided by s, the smallest power of two that makes them fit, so none
       overflows to infinity. Infinities and NaN are preserved.
     - `"bfloat16"`: `|x - x'| <= |x| / 256 + 2**-133`, for all of float32. Infinities and NaN are preserved.
-    - `"int8"`: `|x - x'| <= s / 2`, where s is 1/255 of a range: from the smallest to the largest value of a sample in
-      a group of neighboring channels (last dimension), widened by 2/65535 of the range of the whole sample. Groups are
-      the smallest that hold at least 80 values of a sample: single channels from 80 values on. `x' = a + s * q` with
-      whole q: the affine quantization of Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    - `"int8"`: `|x - x'| <= s / 2 + r`, where s is 1/255 of a range: from the smallest to the largest value of a sample
+      in a group of neighboring channels (last dimension), widened by 2/65535 of the range of the whole sample. Groups
+      are the smallest that hold at least 80 values of a sample: single channels from 80 values on. `x' = a + s * q`
+      with whole q: the affine quantization of Jacob et al., "Quantization and Training of Neural Networks for Efficient
       Integer-Arithmetic-Only Inference" (CVPR 2018), eq. 1, with the lower end a of the range in place of an integer
-      zero point. A sample's numbers do not depend on the others in its batch.
+      zero point. `r = m * 2**-40 + 2**-150`, where m is the largest magnitude in the sample: ranges are stored as
+      float32, which matters to nearly constant float64. A sample's numbers do not depend on the others in its batch.
     - `"int4"`: likewise, where s is 1/15 of that range.
     - Each of these with `"+zlib"`, such as `"int8+zlib"`: the same values, packed without further loss if that saves
-      bytes. How many depends on the values. Integers and vectors are packed, too.
+      bytes. How many depends on the values. Integers and 1-D arrays are packed, too.
 
     Args:
         tensors: Arrays by name, with samples along the first dimension.
@@ -50,7 +53,9 @@ def pack(tensors: Mapping[str, np.ndarray], dtype: Form = "float32") -> bytes:
         The bytes, for `unpack`. Without `"+zlib"` their number is known beforehand: see `packed_bytes`.
 
     Raises:
-        SplitError: A tensor cannot be sent: strings, or infinities and NaN as `"int8"` or `"int4"`.
+        SplitError: A tensor cannot be sent: strings; infinities and NaN as `"int8"` or `"int4"`; float64 beyond the
+            largest float32 as these or as `"bfloat16"`, or beyond `65504 * 2**127` as `"float16"`. Or a name is not a
+            text.
 
     Example:
 
@@ -91,7 +96,7 @@ def packed_bytes(name: str, shape: Sequence[int], dtype: Any, form: Form) -> int
         form: Form in which it is sent, without `"+zlib"`.
 
     Raises:
-        SplitError: `form` depends on the values, or the dtype cannot be sent.
+        SplitError: The bytes of `form` depend on the values, `shape` is not a shape, or the dtype cannot be sent.
 
     Example:
 
@@ -108,8 +113,10 @@ def packed_bytes(name: str, shape: Sequence[int], dtype: Any, form: Form) -> int
     return len(entry.line) + CODECS[entry.form].size(entry)
 
 
-def unpack(data: bytes) -> dict[str, np.ndarray]:
+def unpack(data: bytes | bytearray | memoryview) -> dict[str, np.ndarray]:
     """Restores tensors from the bytes that `pack` returned, in their original dtypes.
+
+    The bytes can be in any buffer, such as a memory map.
 
     The arrays take at most 16 times the bytes (float64 sent as int4), and reading them a few times as much. Packed
     bytes can stand for up to 1,032 times as many: limit `unpacked_bytes` of data that you do not trust.
@@ -123,7 +130,7 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
     {'features': array([[1., 1.]], dtype=float32)}
     """
     tensors = {}
-    for entry, codec, part in _parts(data):
+    for entry, codec, part in _parts(_viewed(data)):
         if entry.zlib is not None:
             part = memoryview(unpacked(part, codec.size(entry), entry))
         try:
@@ -135,7 +142,7 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
     return tensors
 
 
-def unpacked_bytes(data: bytes) -> int:
+def unpacked_bytes(data: bytes | bytearray | memoryview) -> int:
     """Returns the bytes that a message would take without lossless packing. Reads its header only.
 
     Raises:
@@ -147,15 +154,15 @@ def unpacked_bytes(data: bytes) -> int:
     >>> [unpacked_bytes(pack({"zeros": zeros}, form)) for form in ("int8", "int8+zlib")]
     [1004091, 1004102]
     """
-    return len(data) + sum(codec.size(entry) - len(part) for entry, codec, part in _parts(data))
+    view = _viewed(data)
+    return len(view) + sum(codec.size(entry) - len(part) for entry, codec, part in _parts(view))
 
 
 def _entry(name: str, shape: Sequence[int], dtype: Any, form: str) -> Entry:
     """Returns the entry of a tensor: in this form if that saves bytes, otherwise unchanged."""
-    kind = np.dtype(dtype).name
-    if kind not in PLAIN:
-        raise SplitError(f"'{name}' holds values of type {dtype}, which cannot be sent. Convert them to numbers.")
-    unchanged = Entry(name, tuple(shape), kind, UNCHANGED)
+    if not isinstance(name, str):
+        raise SplitError(f"Names of tensors are texts; got {shortened(name)}.")
+    unchanged = Entry(name, _shape_of(name, shape), _dtype_of(name, dtype), UNCHANGED)
     smaller = replace(unchanged, form=form.removesuffix(PACKED))
     codec = CODECS.get(smaller.form)
     if codec is not None and codec.takes(smaller) and codec.size(smaller) < CODECS[UNCHANGED].size(unchanged):
@@ -163,16 +170,55 @@ def _entry(name: str, shape: Sequence[int], dtype: Any, form: str) -> Entry:
     return unchanged
 
 
-def _parts(data: bytes) -> Iterator[tuple[Entry, Codec, memoryview]]:
+def _shape_of(name: str, shape: Any) -> tuple[int, ...]:
+    try:
+        sides = tuple(int(side) for side in shape if isinstance(side, Integral) and not isinstance(side, bool))
+        is_shape = len(sides) == len(shape) and min(sides, default=0) >= 0
+    except TypeError:
+        sides, is_shape = (), False
+    if not is_shape:
+        raise SplitError(
+            f"The shape of '{name}' is {shortened(shape)}. Expected whole numbers from 0 on, such as "
+            "(1, 14, 14, 1024), with the number of samples first."
+        )
+    return sides
+
+
+def _dtype_of(name: str, dtype: Any) -> str:
+    try:
+        kind = None if dtype is None else np.dtype(dtype).name
+    except (TypeError, ValueError, SyntaxError):
+        kind = None
+    if kind not in PLAIN:
+        raise SplitError(
+            f"'{name}' holds values of type {dtype}, which cannot be sent. Convert them to bool, int8 to int64, uint8 "
+            "to uint64, bfloat16, or float16 to float64."
+        )
+    return kind
+
+
+def _viewed(data: Any) -> memoryview:
+    """Returns the bytes of a buffer, without copying them."""
+    try:
+        return memoryview(data).cast("B")
+    except TypeError as error:
+        raise SplitError(
+            "These are not tensors: expected the output of kerassplit.wire.pack, as bytes or a contiguous buffer; got "
+            f"'{type(data).__name__}'."
+        ) from error
+
+
+def _parts(data: memoryview) -> Iterator[tuple[Entry, Codec, memoryview]]:
     """Yields the entry of each tensor, its codec and its bytes; refuses data whose length contradicts the header."""
-    is_first = data.startswith(first_version.MAGIC)
-    if len(data) < MESSAGE_BYTES or not (is_first or data.startswith(_MAGIC)):
+    start = data[: len(_MAGIC)]
+    is_first = start == first_version.MAGIC
+    if len(data) < MESSAGE_BYTES or not (is_first or start == _MAGIC):
         raise SplitError("These bytes are not tensors: expected the output of kerassplit.wire.pack.")
     (length,) = struct.unpack_from("<I", data, len(_MAGIC))
     place, there = MESSAGE_BYTES + length, len(data) - MESSAGE_BYTES
     if length > min(_LONGEST_HEADER, there):
         raise SplitError(f"The tensors are cut off: their header has {length} bytes, but {there} follow.")
-    header = data[MESSAGE_BYTES:place]
+    header = bytes(data[MESSAGE_BYTES:place])
     codecs = first_version.CODECS if is_first else CODECS
     entries = _entries(header, codecs, is_first)
     sizes = [codecs[entry.form].size(entry) if entry.zlib is None else entry.zlib for entry in entries]
@@ -181,7 +227,7 @@ def _parts(data: bytes) -> Iterator[tuple[Entry, Codec, memoryview]]:
             f"The tensors should take {sum(sizes)} bytes, but {there - length} follow: they are cut off, or damaged."
         )
     for entry, size in zip(entries, sizes, strict=True):
-        yield entry, codecs[entry.form], memoryview(data)[place : place + size]
+        yield entry, codecs[entry.form], data[place : place + size]
         place += size
 
 

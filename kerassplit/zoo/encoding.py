@@ -58,8 +58,8 @@ def encoded_bytes(
         raise SplitError(f"`quality` must be a whole number from 1 to 100; got {quality!r}.")
     if size is not None and not (isinstance(size, (tuple, list)) and len(size) == 2 and all(map(_is_whole, size))):
         raise SplitError(f"`size` must be (height, width) in pixels, such as (224, 224); got {size!r}.")
-    to_size = None if size is None else (size[1], size[0])
-    return np.array([_bytes(picture, format, quality) for picture in _pictures(images, format, to_size)], np.int64)
+    to_size = None if size is None else (int(size[1]), int(size[0]))
+    return np.array([_bytes(picture, format, int(quality)) for picture in _pictures(images, format, to_size)], np.int64)
 
 
 def _is_whole(value: Any) -> bool:

@@ -166,12 +166,29 @@ def test_open_sides_and_batch_size_are_those_of_the_sample():
         ({"sample": images(0), "wire": "int8"}, "The inputs in `sample` have 0 rows"),
         ({"sample": {"photo": images()}, "wire": "int8"}, "The input does not have the structure that 'classifier'"),
         ({"sample": images().astype(str), "wire": "int8"}, "'image' takes float32, but"),
+        ({"sample": images(2).tolist(), "wire": "int8"}, "got lists of numbers; pass NumPy arrays"),
         ({"sample": "cat.jpg", "wire": "int8"}, "'classifier' takes one array or tensor; got 'str'"),
     ],
 )
 def test_a_sample_that_does_not_fit_is_refused(classifier, options, message):
     with pytest.raises(ks.SplitError, match=message):
         ks.profile(classifier, **options)
+
+
+def test_a_profile_whose_packed_figures_contradict_each_other_is_not_read(classifier, tmp_path):
+    content = json.loads(saved(ks.profile(classifier, sample=images(), wire="int8"), tmp_path).read_text())
+    size = content["blocks"][0]["wire_bytes"]
+    for place, name, value, text in (
+        (0, "agreement", 1.5, "the agreement of 'conv' is 1.5"),
+        (0, "wire_bytes", size + 1, f"wire_bytes of 'conv' are {size + 1}"),
+        (0, "wire_bytes", None, "wire_bytes of 'conv' are None"),
+        (-1, "wire_bytes", 12, "wire_bytes of 'score' are 12"),
+    ):
+        changed = json.loads(json.dumps(content))
+        changed["blocks"][place][name] = value
+        (tmp_path / "changed.json").write_text(json.dumps(changed))
+        with pytest.raises(ks.SplitError, match=f"holds no profile.*{text}"):
+            ks.Profile.load(tmp_path / "changed.json")
 
 
 def test_inputs_of_different_rows_are_refused(small, sample):

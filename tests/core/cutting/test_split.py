@@ -251,6 +251,16 @@ def test_what_is_no_array_is_refused(resnet):
     assert split.predict([np.ones((1, 64, 64, 3), "float32")]).shape == (1, 1000)
 
 
+def test_lists_of_numbers_are_refused_briefly(resnet, small):
+    one, two = ks.split(resnet, [3]), ks.split(small, ["block1_out"])
+    lists = np.zeros((1, 64, 64, 3)).tolist()
+    for split, x in ((one, lists), (one, [lists]), (two, [lists, [[0.0] * 4]]), (two, lists)):
+        for work in (split.predict, split.verify, split):
+            with pytest.raises(ks.SplitError, match="got lists of numbers; pass NumPy arrays") as refused:
+                work(x)
+            assert len(str(refused.value)) < 300
+
+
 def test_a_stage_is_called_predicts_and_sums_up_as_its_model(three, images, resnet, capsys):
     x = images(resnet)
     first = three["features"]

@@ -105,6 +105,12 @@ def test_a_header_that_promises_much_takes_no_memory(shape, form, extra):
     tracemalloc.stop()
 
 
+def test_booleans_are_0_or_1():
+    data = bytearray(pack({"x": np.zeros((1, 4), "bool")}))
+    data[-3:] = b"\x05\x00\xff"
+    assert unpack(bytes(data))["x"].tobytes() == b"\x00\x01\x00\x01"
+
+
 def test_a_shape_without_numbers_that_numpy_does_not_take_is_refused():
     whole = pack({"x": np.zeros((0, 3), "float32")})
     with pytest.raises(ks.SplitError, match="'x' is damaged: its shape is"):

@@ -1,6 +1,8 @@
 """Tensors to bytes and back: within the promised error, in the promised number of bytes."""
 
 import math
+import mmap
+import struct
 
 import keras
 import ml_dtypes
@@ -79,7 +81,7 @@ def test_bfloat16_keeps_its_promise_and_makes_no_infinity(array):
     assert np.all(np.abs(wide - back) <= np.abs(wide) / 256 + 2.0**-133)
 
 
-def bounds(array, most):
+def bounds(array, most, rounding=(2.0**-22, 2.0**-148)):
     """The promised error of each value, from its group's range, one group after another."""
     flat = array.astype(float).reshape(len(array), -1, array.shape[-1])
     promised = np.empty_like(flat)
@@ -89,7 +91,7 @@ def bounds(array, most):
         for start in range(0, sample.shape[1], size):
             group = sample[:, start : start + size]
             own[:, start : start + size] = (group.max() - group.min() + widened) / most / 2
-        own += np.abs(sample).max() * 2**-22 + 2.0**-148  # the rounding of float32
+        own += np.abs(sample).max() * rounding[0] + rounding[1]  # by default, of float32
     return promised.reshape(array.shape)
 
 
@@ -97,6 +99,18 @@ def bounds(array, most):
 def test_whole_numbers_are_within_half_a_step(array, form):
     result = there_and_back(array, form).astype(float)
     assert np.all(np.abs(array.astype(float) - result) <= bounds(array, LEVELS[form]))
+
+
+DOUBLES = st.floats(-3e38, 3e38)
+NEARLY_CONSTANT = st.builds(
+    lambda value, x, most: value + most * x, DOUBLES, FINITE, st.sampled_from([0, 1e-60, 1e-45])
+)
+
+
+@given(st.one_of(hnp.arrays(np.float64, SHAPES, elements=DOUBLES), NEARLY_CONSTANT), st.sampled_from(["int8", "int4"]))
+def test_float64_is_within_half_a_step_and_the_rounding_of_ranges(array, form):
+    result = there_and_back(np.asarray(array, "float64"), form)
+    assert np.all(np.abs(array - result) <= bounds(array, LEVELS[form], (2.0**-40, 2.0**-150)))
 
 
 @given(st.one_of(FINITE, st.builds(noise, LONG)))
@@ -167,8 +181,14 @@ def test_what_cannot_be_sent_is_named():
     for form in LEVELS:
         with pytest.raises(ks.SplitError, match=f"'x' holds infinities or NaN.* {form} .* Send it as 'float32'"):
             pack({"x": np.array([[1.0, np.nan]])}, form)
-        with pytest.raises(ks.SplitError, match=f"'x' holds values beyond float32, which cannot be sent as {form}"):
+        with pytest.raises(
+            ks.SplitError, match=f"beyond float32, which cannot be sent as {form}. Send it as 'float32'."
+        ):
             pack({"x": np.array([[1.0, 1e39]])}, form)
+    for dtype in ("object", "foo", "string", None, "float8_e5m2"):
+        text = rf"'x' holds values of type {dtype}, which cannot be sent\. Convert them to bool, int8 to int64, "
+        with pytest.raises(ks.SplitError, match=text):
+            packed_bytes("x", (1, 2), dtype, "int8")
     with pytest.raises(ks.SplitError, match="'x' holds values of type object"):
         pack({"x": np.array([{}])})
     with pytest.raises(ks.SplitError, match=r"'int4', each also packed \('int8\+zlib'\); got 'int2'"):
@@ -178,3 +198,57 @@ def test_what_cannot_be_sent_is_named():
             pack({"x": np.array([[1e300, 0, 0]])}, form)
     with pytest.raises(ks.SplitError, match="The header of 1 tensors has 1048636 bytes; at most 1048576 can be sent"):
         pack({"x" * 2**20: np.ones(2, "float32")})
+
+
+@pytest.mark.parametrize("name", [1, b"x", None])
+def test_names_are_texts(name):
+    for work in (lambda: pack({name: np.ones((2, 3))}), lambda: packed_bytes(name, (2, 3), "float32", "int8")):
+        with pytest.raises(ks.SplitError, match=f"Names of tensors are texts; got {name!r}"):
+            work()
+
+
+def test_shapes_are_whole_numbers_of_any_kind():
+    expected = packed_bytes("x", (1, 200), "float32", "int8")
+    for shape in ([1, 200], (np.int64(1), np.uint8(200)), np.array([1, 200])):
+        assert packed_bytes("x", shape, "float32", "int8") == expected
+
+
+@pytest.mark.parametrize(
+    "shape", [(None, 2), (-1, 5), (1.0, 5), ("1", 5), (True, 5), 5, None, "ab", np.array(5), np.ones((1, 1), int)]
+)
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ks.SplitError, match=r"The shape of 'x' is .*Expected whole numbers from 0 on, such as \(1, 14"):
+        packed_bytes("x", shape, "float32", "int8")
+
+
+@pytest.mark.parametrize("form", ["float32", "int8+zlib"])
+def test_any_buffer_is_unpacked(form, tmp_path):
+    array = noise((2, 9, 100))
+    data = pack({"x": array}, form)
+    expected = unpack(data)["x"]
+    (tmp_path / "x").write_bytes(data)
+    with (tmp_path / "x").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        for buffer in (
+            memoryview(data),
+            memoryview(b"no" + data)[2:],
+            bytearray(data),
+            np.frombuffer(data, "u1"),
+            mapped,
+        ):
+            assert unpack(buffer)["x"].tobytes() == expected.tobytes()
+            assert unpacked_bytes(buffer) == unpacked_bytes(data)
+
+
+@pytest.mark.parametrize("data", [None, "abc", 5, [1, 2], memoryview(bytes(100))[::2]])
+def test_what_holds_no_bytes_is_refused(data):
+    for read in (unpack, unpacked_bytes):
+        with pytest.raises(ks.SplitError, match=f"of kerassplit.wire.pack, as bytes .*got '{type(data).__name__}'"):
+            read(data)
+
+
+@given(st.one_of(SHAPES, LONG), st.sampled_from(["int8", "int4"]))
+def test_ranges_take_a_twentieth_of_a_byte_per_value_and_12_bytes_per_sample(shape, form):
+    data, values = pack({"x": np.ones(shape, "float32")}, form), math.prod(shape)
+    (header,) = struct.unpack_from("<I", data, 8)
+    of_ranges = len(data) - MESSAGE_BYTES - header - math.ceil(values * (1 if form == "int8" else 1 / 2))
+    assert of_ranges <= values / 20 + 12 * shape[0]

@@ -57,6 +57,14 @@ def test_with_a_size_pictures_are_cropped_and_resized_as_a_model_sees_them(photo
     assert ks.encoded_bytes(np.asarray(photo), size=(96, 64)).tolist() == [found]
 
 
+def test_quality_and_size_may_be_integers_of_numpy(photo):
+    pixels, options = np.asarray(photo), {"quality": 9, "size": (96, 64)}
+    for kind in ("jpeg", "webp"):
+        expected = ks.encoded_bytes(pixels, kind, **options)
+        size = np.array([96, 64])
+        assert ks.encoded_bytes(pixels, kind, quality=np.int64(9), size=tuple(size)) == expected
+
+
 def test_arrays_are_pictures_of_0_to_255(photo):
     pixels = np.asarray(photo.resize((40, 30)))
     expected = saved(photo.resize((40, 30)), "jpeg", quality=90)
