@@ -7,7 +7,7 @@ from typing import Any
 from kerassplit.errors import SplitError
 from kerassplit.text import listed
 from kerassplit.wire import FORMS
-from kerassplit.wire.forms import PACKED
+from kerassplit.wire.forms import FORMS_IN_WORDS, PACKED
 
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 """Dtypes of one byte that floats may be sent as by other means than `kerassplit.wire`."""
@@ -25,8 +25,7 @@ def check_compression(compression: float | str | None) -> None:
     if not 1 <= number < math.inf:
         raise SplitError(
             f"`compression` is {compression!r}. Expected a factor of 1 or more, or a form to send floats in: "
-            f"{listed([form for form in FORMS if PACKED not in form])}, each also packed ('int8{PACKED}'); or "
-            f"{listed(_FLOAT8, 'or')}."
+            f"{FORMS_IN_WORDS}; or {listed(_FLOAT8, 'or')}."
         )
 
 
