@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -70,7 +70,7 @@ def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
     numbered = iter(device_names(task.devices))
     names = [[next(numbered) for _ in range(device.count)] for device in task.devices]
     before: list[int] = []
-    fetched, spent = 0.0, list[float | None]()
+    spent = list[float | None]()
     masks: list[int] = []
     for index, stage in enumerate(placed):
         device = task.devices[graph.devices[stage.device][1]]
@@ -78,12 +78,11 @@ def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
         spent.append(None if device.watts is None or device.sending_watts is None else stage.energy)
         calls = [*masks, *sorted(call for node in stage.nodes for call in graph.members[node])]
         if not calls or (not task.in_blocks and all(task.calls[call] in task.sides.calls for call in calls)):
-            fetched, masks = stage.send, calls  # only inputs and masks: the next stage receives them
+            masks = calls  # only inputs and masks: the next stage receives them
             continue
         before += calls
         masks = []
         crossing, also = ((), ()) if index == len(placed) - 1 else _crossing_after(graph, stage, before)
-        stage = replace(stage, receive=stage.receive or fetched)
         name = _name([named.pop(0) for _ in range(stage.replicas)])
         energy = None if None in spent else math.fsum(one for one in spent if one is not None)
         parts.append(_Part(name, stage, energy, calls, crossing, also))
@@ -126,6 +125,7 @@ def _stage(task: Task, part: _Part) -> PlannedStage:
         also=tuple(task.graph.names(part.also)),
         energy=None if part.energy is None else float(part.energy),
         replicas=stage.replicas,
+        packing=float(stage.packing),
     )
 
 

@@ -43,7 +43,8 @@ def _draw_stages(axes: Any, plan: PlanData) -> None:
     unit, factor = _unit(end, plan.unit)
     done = 0.0
     for row, stage in enumerate(plan.stages):
-        parts = [(stage.receive, _MOVE), (stage.work, _WORK), (0.0 if in_turn else stage.send, _MOVE)]
+        before, after = (stage.packing + stage.receive, 0.0) if in_turn else (stage.receive, stage.send)
+        parts = [(before, _MOVE), (stage.work, _WORK), (after, _MOVE)]
         left = done
         for place, (amount, color) in enumerate(parts):
             if plan.overlap and not in_turn:
@@ -53,7 +54,7 @@ def _draw_stages(axes: Any, plan: PlanData) -> None:
                 left += amount
         if in_turn:
             done = left
-        shown = stage.receive + stage.work if in_turn else stage.load
+        shown = before + stage.work if in_turn else stage.load
         axes.annotate(
             format_amount(shown, plan.unit),
             ((left if in_turn else stage.load) / factor, row),

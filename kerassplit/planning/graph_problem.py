@@ -112,8 +112,8 @@ class GraphProblem:
                 self._sent.append(size if graph.calls[tensor.call].inputs else 0.0)
                 buffer = self._sent[-1] if self._holds == "bytes" else 0.0  # inputs are among the live activations
                 counts = bool(self.members[node]) if task.in_blocks else tensor.call not in task.sides.calls
-                fixed = task.transport.seconds(index) if task.links else 0.0
-                made.append(Tensor(node, tuple(consumers), seconds, buffer, counts, fixed))
+                ends = task.transport.ends(index) if task.links else (0.0, 0.0)
+                made.append(Tensor(node, tuple(consumers), seconds, buffer, counts, *ends))
         return tuple(made)
 
     def problem(self, max_tensors: int | None = None) -> Problem:

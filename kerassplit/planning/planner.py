@@ -59,6 +59,7 @@ def plan(
     `objective="throughput"` minimizes the time of the slowest stage, including transfers; `"latency"` minimizes the
     time of one batch through all stages and transfers; `"energy"` minimizes the joules that the devices spend on it:
     the seconds of each stage × `Device.watts`, and those of each transfer × the sender's `Device.sending_watts`.
+    Packing is computed by the device that sends, unpacking and decoding by the one that receives.
 
     Ties are broken by the fewest tensors over all cuts; then, for throughput, by the most even loads; then by the
     fewest bytes over all cuts. Dynamic programming breaks ties exactly; a minimum cut considers value and tensors only;
@@ -104,8 +105,8 @@ def plan(
         input_bytes: Bytes per sample that are sent in place of a model input's tensor, such as those of a JPEG file: a
             number, a text such as `"30 KB"`, or a mapping of inputs to these. `encoded_bytes` measures pictures.
             `compression` does not apply to these inputs.
-        input_seconds: Seconds per batch to decode an input, added to every move of it over a link: a number, a text
-            such as `"5 ms"`, or a mapping of inputs to these.
+        input_seconds: Seconds per batch to decode an input, on each device that receives it over a link: a number, a
+            text such as `"5 ms"`, or a mapping of inputs to these.
         largest_crossing: The most bytes that may cross a cut, as they are sent and without the model's inputs; a number
             or a text such as `"512 KiB"`.
         must_cut: Cuts to make in any case, in the form that `split` accepts.

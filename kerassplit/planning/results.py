@@ -21,8 +21,9 @@ class PlannedStage:
         crossing: Names of the tensors that cross the cut after it; none after the last stage.
         crossing_bytes: Bytes of `crossing` and `also`, as they are sent.
         work: Cost of its calls, with the overhead of calling it on its device.
-        receive: Cost of receiving the tensors that cross before it, or the model's inputs if they are elsewhere.
-        send: Cost of sending the tensors that cross after it.
+        receive: Cost of receiving the tensors that cross before it, or the model's inputs if they are elsewhere, and of
+            unpacking or decoding them.
+        send: Cost of packing and sending the tensors that cross after it.
         load: Load of each of its devices per batch: the sum of the three, or the largest of them if transfers overlap;
             divided by `replicas`.
         parameter_bytes: Bytes of its weights, each once.
@@ -32,6 +33,7 @@ class PlannedStage:
         energy: Joules for computing and sending; with those of sending the model's inputs to it, if they are elsewhere.
             `None` if the power of the device is unknown.
         replicas: Number of devices that take turns with batches.
+        packing: Seconds to pack what it receives on the device that sends it: part of `send` there.
     """
 
     device: str
@@ -47,6 +49,7 @@ class PlannedStage:
     also: tuple[str, ...] = ()
     energy: float | None = None
     replicas: int = 1
+    packing: float = 0.0
 
 
 @with_short_repr
@@ -124,7 +127,7 @@ class PlanData:
     @property
     def latency(self) -> float:
         """The time of one batch through all stages, with each transfer counted once."""
-        return sum(stage.work + stage.receive for stage in self.stages)
+        return sum(stage.packing + stage.receive + stage.work for stage in self.stages)
 
     @property
     def energy(self) -> float | None:

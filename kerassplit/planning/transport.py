@@ -90,12 +90,16 @@ class Transport:
             return packed_bytes(name, [side or 0 for side in cost.shape], cost.dtype, compression)
         return min(cost.bytes, math.prod(side or 0 for side in cost.shape)) if "float" in cost.dtype else cost.bytes
 
-    def seconds(self, tensor: int) -> float:
-        """Returns the seconds that a move of a tensor takes besides its bytes: to pack, unpack or decode it."""
-        seconds, cost = self.input_seconds.get(tensor, 0.0), self.profile.tensors[tensor]
+    def ends(self, tensor: int) -> tuple[float, float]:
+        """Returns the seconds of a move at its ends: to pack a tensor, and to unpack or decode it where it arrives."""
+        decoding, cost = self.input_seconds.get(tensor, 0.0), self.profile.tensors[tensor]
         if self.is_measured and tensor not in self.input_bytes:
-            seconds += (cost.pack_seconds or 0.0) + (cost.unpack_seconds or 0.0)
-        return seconds
+            return cost.pack_seconds or 0.0, decoding + (cost.unpack_seconds or 0.0)
+        return 0.0, decoding
+
+    def seconds(self, tensor: int) -> float:
+        """Returns the seconds that a move of a tensor takes besides its bytes."""
+        return sum(self.ends(tensor))
 
     def inputs(self, used: Sequence[int]) -> tuple[SentInput, ...]:
         """Describes how these inputs of the model are sent."""

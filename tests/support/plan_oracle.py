@@ -14,8 +14,9 @@ class Oracle:
 
     `speeds` are FLOPs per second, `memories` bytes, `overheads` seconds, `powers` watts for computing and for sending,
     one for each device; `link` is (bytes per second, seconds) or None. `budget` are the most joules for latency, or the
-    most seconds for energy. `sent` are the bytes of each tensor on a link, `fixed` seconds besides for some, `message`
-    bytes of each message besides its tensors, and `down` the bytes per second to a device that is listed earlier.
+    most seconds for energy. `sent` are the bytes of each tensor on a link, `packing` the seconds to pack some of them,
+    `unpacking` those to unpack them, `message` the bytes of each message besides its tensors, and `down` the bytes per
+    second to a device that is listed earlier.
     """
 
     def __init__(
@@ -32,7 +33,8 @@ class Oracle:
         max_crossing,
         any_order=False,
         sent=None,
-        fixed=None,
+        packing=None,
+        unpacking=None,
         message=0,
         down=None,
         overheads=None,
@@ -46,7 +48,8 @@ class Oracle:
         self.objective, self.overlap, self.leave_out = objective, overlap, leave_out
         self.any_order = any_order
         self.sent = [tensor.bytes for tensor in profile.tensors] if sent is None else sent
-        self.fixed, self.message, self.down = fixed or {}, message, down
+        self.packing, self.unpacking = packing or {}, unpacking or {}
+        self.message, self.down = message, down
         self.inputs_move = link is not None and not any_order
         self.most = math.inf if max_crossing == "any" else max_crossing
         self.sides = side_calls(self.graph)
@@ -100,12 +103,14 @@ class Oracle:
         }
 
     def moving(self, tensors, back=False):
+        """Returns the seconds to pack tensors, to send them and to unpack them."""
         if self.link is None:
-            return 0.0
+            return 0.0, 0.0, 0.0
         bandwidth, latency = self.link
         bandwidth = self.down if back and self.down else bandwidth
-        seconds = latency + sum(self.fixed.get(tensor, 0.0) for tensor in tensors)
-        return seconds + (self.message + sum(self.sent[tensor] for tensor in tensors)) / bandwidth
+        packing, unpacking = (sum(some.get(one, 0.0) for one in tensors) for some in (self.packing, self.unpacking))
+        seconds = latency + (self.message + sum(self.sent[tensor] for tensor in tensors)) / bandwidth
+        return packing, seconds, unpacking
 
     def moved(self, some):
         """Returns what is sent over a cut: crossing tensors, and inputs on their way to later stages."""
@@ -128,14 +133,15 @@ class Oracle:
             work = sum(self.cost[call].flops for call in own) / self.speeds[device] + self.overheads[device]
             given = self.moved(bounds[place]) if place else []
             sent = self.moved(bounds[place + 1]) if place + 1 < len(devices) else []
-            receive = self.moving(used) if not place and device and self.inputs_move else 0.0
+            come = self.moving(used) if not place and device and self.inputs_move else (0.0, 0.0, 0.0)
             if place:
-                receive = self.moving(given, device < devices[place - 1])
-            send = self.moving(sent, devices[place + 1] < device) if sent else 0.0
+                come = self.moving(given, device < devices[place - 1])
+            packing, sending, _ = self.moving(sent, devices[place + 1] < device) if sent else (0.0, 0.0, 0.0)
+            receive, send = come[1] + come[2], packing + sending
             loads.append(max(work, receive, send) if self.overlap else work + receive + send)
-            total += work + receive
-            energy += work * self.powers[device][0] + send * self.powers[device][1]
-            energy += 0.0 if place else receive * self.powers[0][1]
+            total += work + sum(come)
+            energy += (work + packing + come[2]) * self.powers[device][0] + sending * self.powers[device][1]
+            energy += 0.0 if place else come[0] * self.powers[0][0] + come[1] * self.powers[0][1]
             if self.memory(own, given, sent) > self.memories[device]:
                 return math.inf
         if (energy if self.objective == "latency" else total) > self.budget:

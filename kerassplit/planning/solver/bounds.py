@@ -102,14 +102,9 @@ def sides_of(family: Family) -> Sides:
         sending, receiving, moving = _over_links(family, rates)
     if problem.overlap and problem.objective == "throughput":
         sending = receiving = np.zeros(len(family))
-    left = np.maximum(family.work[-1] - family.work, 0.0)
-    return Sides(
-        family.work + sending,
-        left + receiving,
-        family.work[-1] + moving,
-        rates,
-        problem.objective == "latency",
-    )
+    left, latency = np.maximum(family.work[-1] - family.work, 0.0), problem.objective == "latency"
+    behind = left + (moving if latency else receiving)
+    return Sides(family.work + sending, behind, family.work[-1] + moving, rates, latency)
 
 
 def in_order_of_memory(family: Family) -> Family:
@@ -134,8 +129,7 @@ def _over_links(family: Family, rates: NDArray[np.float64]):
     for source, row in enumerate(links):
         for target, link in enumerate(row):
             if link.latency < np.inf:
-                seconds = family.seconds_over(link)
-                sending = np.minimum(sending, rates[source] * seconds)
-                receiving = np.minimum(receiving, rates[target] * seconds)
-                moving = np.minimum(moving, seconds)
+                sending = np.minimum(sending, rates[source] * family.seconds_over(link.sending))
+                receiving = np.minimum(receiving, rates[target] * family.seconds_over(link.receiving))
+                moving = np.minimum(moving, family.seconds_over(link))
     return tuple(np.where(family.crosses, least, 0.0) for least in (sending, receiving, moving))

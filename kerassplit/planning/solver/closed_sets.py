@@ -160,9 +160,14 @@ class Family:
         return self._crossing_sums([tensor.seconds for tensor in self.problem.tensors])
 
     @cached_property
-    def crossing_fixed(self) -> NDArray[np.float64]:
-        """Fixed seconds of all tensors that cross after each set, shape (sets,)."""
-        return self._crossing_sums([tensor.fixed for tensor in self.problem.tensors])
+    def crossing_packing(self) -> NDArray[np.float64]:
+        """Seconds to pack all tensors that cross after each set, shape (sets,)."""
+        return self._crossing_sums([tensor.packing for tensor in self.problem.tensors])
+
+    @cached_property
+    def crossing_unpacking(self) -> NDArray[np.float64]:
+        """Seconds to unpack all tensors that cross after each set, shape (sets,)."""
+        return self._crossing_sums([tensor.unpacking for tensor in self.problem.tensors])
 
     @cached_property
     def crosses(self) -> NDArray[np.bool_]:
@@ -173,7 +178,8 @@ class Family:
         """Returns the seconds over a link of the tensors that cross after one set, each of several, or all."""
         if link.latency == np.inf:
             return np.where(self.crosses[sets], np.inf, 0.0)
-        seconds = link.latency + link.factor * self.crossing_seconds[sets] + link.fixed * self.crossing_fixed[sets]
+        seconds = link.latency + link.factor * self.crossing_seconds[sets]
+        seconds += link.packing * self.crossing_packing[sets] + link.unpacking * self.crossing_unpacking[sets]
         return np.where(self.crosses[sets], seconds, 0.0)
 
     @cached_property

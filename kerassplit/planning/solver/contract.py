@@ -288,7 +288,10 @@ def _foldable(problem: Problem) -> list[tuple[int, int]]:
 def _no_more(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Checks that these tensors cost no more than the others at a cut: in count, seconds and memory."""
     one, other = (
-        [sum(getattr(tensor, cost) for tensor in tensors) for cost in ("counts", "seconds", "fixed", "memory")]
+        [
+            sum(getattr(tensor, cost) for tensor in tensors)
+            for cost in ("counts", "seconds", "packing", "unpacking", "memory")
+        ]
         for tensors in (some, others)
     )
     return all(mine <= theirs for mine, theirs in zip(one, other, strict=True))

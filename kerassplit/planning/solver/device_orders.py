@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kerassplit.errors import PlanError
 from kerassplit.planning.solver.problem import Link, Problem
 
-NO_LINK = Link(0.0, 0.0, 0.0)
+NO_LINK = Link(0.0, 0.0, 0.0, 0.0)
 State = tuple[tuple[int, ...], int | None, int | None]  # devices used, type of the last stage, type of the next
 
 

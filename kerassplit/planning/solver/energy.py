@@ -10,10 +10,13 @@ def weighted(problem: Problem, seconds: float, joules: float) -> Problem:
     """Returns the problem of latency whose value is `seconds` × the latency + `joules` × the energy.
 
     Energy is the sum of all times of computing and sending, each multiplied by watts, so it is a latency with other
-    times. Receiving takes no energy.
+    times: packing and unpacking is computing. Receiving takes no energy.
     """
     computing = [seconds + joules * device.watts for device in problem.devices]
     sending = [seconds + joules * device.sending_watts for device in problem.devices]
+    # Links that differ for nothing would make the search longer.
+    packing = computing if any(tensor.packing for tensor in problem.tensors) else [1.0] * len(computing)
+    unpacking = computing if any(tensor.unpacking for tensor in problem.tensors) else [1.0] * len(computing)
     return replace(
         problem,
         nodes=tuple(replace(node, seconds=tuple(map(_times, node.seconds, computing))) for node in problem.nodes),
@@ -23,8 +26,11 @@ def weighted(problem: Problem, seconds: float, joules: float) -> Problem:
         ),
         links=problem.links
         and tuple(
-            tuple(Link(_times(link.latency, rate), link.factor * rate, link.fixed * rate) for link in row)
-            for row, rate in zip(problem.links, sending, strict=True)
+            tuple(
+                Link(_times(link.latency, rate), link.factor * rate, link.packing * here, link.unpacking * there)
+                for link, there in zip(row, unpacking, strict=True)
+            )
+            for row, rate, here in zip(problem.links, sending, packing, strict=True)
         ),
         objective="latency",
         budget=math.inf,

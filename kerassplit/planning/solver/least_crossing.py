@@ -36,16 +36,15 @@ class Least:
     above: Nodes
 
 
-def fixed_share(problem: Problem) -> float:
-    """Returns the most seconds that a fixed second is worth over every link, whatever the link's factor."""
-    links = {link for row in problem.links or () for link in row if link.latency < np.inf}
-    return min((link.fixed / link.factor for link in links if link.factor), default=0.0)
-
-
 def least_seconds(problem: Problem) -> NDArray[np.float64]:
-    """Returns the seconds of each tensor, with the share of its fixed seconds that every link takes."""
-    share = fixed_share(problem)
-    return np.array([tensor.seconds + share * tensor.fixed for tensor in problem.tensors])
+    """Returns the seconds of each tensor, with what packing and unpacking add at least, whatever the link's factor."""
+    links = {link for row in problem.links or () for link in row if link.latency < np.inf and link.factor}
+    if problem.objective != "latency":
+        links = {end for link in links for end in (link.sending, link.receiving)}
+    scales = np.array([(link.packing / link.factor, link.unpacking / link.factor) for link in links])
+    costs = np.array([(tensor.packing, tensor.unpacking) for tensor in problem.tensors])
+    seconds = np.array([tensor.seconds for tensor in problem.tensors])
+    return seconds + (scales @ costs.T).min(axis=0) if links and len(seconds) else seconds
 
 
 class Crossings:

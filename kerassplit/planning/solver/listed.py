@@ -100,10 +100,8 @@ class Listed:
         first, second, link = 0, len(problem.devices) - 1, (problem.links or ((Link(),),))[0][0]
         costs, last, one, other = StageCosts(family, "largest"), len(family) - 1, Kind(first), Kind(second)
         busy, devices = family.busy, problem.devices
-        compute = np.maximum(
-            family.seconds[first] + devices[first].overhead * (busy > 0),
-            family.seconds[second, -1] - family.seconds[second] + devices[second].overhead * (busy < busy[-1]),
-        )
+        here = family.seconds[first] + devices[first].overhead * (busy > 0)
+        there = family.seconds[second, -1] - family.seconds[second] + devices[second].overhead * (busy < busy[-1])
         possible = np.ones(len(family), dtype=np.bool_)
         possible[1:] = costs.between(0, np.arange(1, last + 1), {one})[one] < np.inf
         for index in range(last):
@@ -112,8 +110,11 @@ class Listed:
         possible[0] &= first != second  # identical devices: the same as everything on the first one
         for cut in family.required:
             possible &= np.arange(len(family)) == cut
-        moves = family.seconds_over(replace(link, factor=0.0))
-        flat, fixed = (compute, moves) if problem.overlap else (np.zeros(len(family)), compute + moves)
+        sends, receives = (family.seconds_over(replace(one, factor=0.0)) for one in (link.sending, link.receiving))
+        if problem.overlap:
+            flat, fixed = np.maximum(here, there), np.maximum(sends, receives)
+        else:
+            flat, fixed = np.zeros(len(family)), np.maximum(here + sends, there + receives)
         return flat, np.where(possible, fixed, np.inf), family.crossing_seconds
 
     def divided(self, index: int) -> tuple[Stage, ...]:

@@ -45,9 +45,10 @@ def on_first_device(problem: Problem) -> NDArray[np.bool_] | None:
     >>> on_first_device(problem).tolist()
     [False, False, False]
     """
-    link = Link(0.0, 0.0, 0.0) if problem.links is None else problem.links[0][1]
+    link = Link(0.0, 0.0, 0.0, 0.0) if problem.links is None else problem.links[0][1]
     seconds = np.array([node.seconds for node in problem.nodes]).T
-    moving = np.array([link.factor * tensor.seconds + link.fixed * tensor.fixed for tensor in problem.tensors])
+    costs = np.array([(tensor.seconds, tensor.packing, tensor.unpacking) for tensor in problem.tensors]).reshape(-1, 3)
+    moving = costs @ [link.factor, link.packing, link.unpacking]
     overheads = [device.overhead for device in problem.devices]
     counts = np.array([tensor.counts for tensor in problem.tensors], dtype=np.int64)
     finite = np.where(np.isfinite(seconds), seconds, 0.0)

@@ -76,8 +76,8 @@ class Partition:
         count, total = len(problem.nodes), self._crossings.total
         none, every = np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.bool_)
         self._cells = [
-            Cell(none, every, 0.0, 0.0, 0.0, 0.0, False, none, none),
-            Cell(every, none, total, total, 0.0, 0.0, False, every, every),
+            Cell(none, every, 0.0, 0.0, 0.0, np.zeros(3), False, none, none),
+            Cell(every, none, total, total, 0.0, np.zeros(3), False, every, every),
         ]
         self._table = self._costs.between(self._cells, self._cells)
         before = self._crossings.before > 0
@@ -156,8 +156,8 @@ class Partition:
         high = min(high, crossings.total - float(crossings.work @ outside))
         crossing = self._costs.crossing(inside.astype(np.float64), outside.astype(np.float64)) > 0
         seconds = max(least.seconds, 0.0)
-        fixed = float(self._costs.fixed @ crossing)
-        cell = Cell(inside, outside, low, high, seconds, fixed, bool(crossing.any()), least.below, least.above)
+        besides = self._costs.besides @ crossing
+        cell = Cell(inside, outside, low, high, seconds, besides, bool(crossing.any()), least.below, least.above)
         if seconds == np.inf or not self._costs.is_cut(cell, crossing):
             return None
         self.sets += [least.below, least.above]

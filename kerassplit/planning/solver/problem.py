@@ -9,7 +9,8 @@ All times are in seconds and all memory in bytes, but nothing depends on that: a
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 Objective = Literal["throughput", "latency", "energy"]
@@ -43,7 +44,8 @@ class Tensor:
         seconds: Time to move it, before the factors of devices and links.
         memory: Bytes that it occupies on a device that receives or sends it.
         counts: Whether it counts toward the limit on crossing tensors (`CutRules.max_tensors`).
-        fixed: With links: additional time to move it, whatever the factor of the link, such as to pack and unpack it.
+        packing: With links: time of computing on the device that sends it, for each move.
+        unpacking: With links: time of computing on the device that receives it, for each move.
     """
 
     producer: int
@@ -51,7 +53,8 @@ class Tensor:
     seconds: float = 0.0
     memory: float = 0.0
     counts: bool = True
-    fixed: float = 0.0
+    packing: float = 0.0
+    unpacking: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,25 @@ class DeviceType:
 class Link:
     """A link between two device types.
 
-    The tensors of a cut take `latency` + `factor` × the sum of their `seconds` + `fixed` × the sum of their `fixed`. If
-    nothing crosses, there is no latency either. A latency of `math.inf` means that there is no link.
+    The tensors of a cut take `latency` + `factor` × the sum of their `seconds` + `packing` × the sum of their `packing`
+    + `unpacking` × the sum of their `unpacking`. If nothing crosses, there is no latency either. A latency of
+    `math.inf` means that there is no link.
     """
 
     latency: float = 0.0
     factor: float = 1.0
-    fixed: float = 1.0
+    packing: float = 1.0
+    unpacking: float = 1.0
+
+    @cached_property
+    def sending(self) -> "Link":
+        """The link as it loads the device that sends."""
+        return replace(self, unpacking=0.0)
+
+    @cached_property
+    def receiving(self) -> "Link":
+        """The link as it loads the device that receives."""
+        return replace(self, packing=0.0)
 
 
 @dataclass(frozen=True)
@@ -130,9 +145,10 @@ class Problem:
     go over the link between the two stages at the cut, once, including those that only a later stage needs.
 
     The load of a stage is the time of its nodes with the overhead of its device, of receiving and of sending: the sum,
-    or with `overlap` the largest of the three. "throughput" minimizes the largest load, "latency" the time of all
-    stages and all moves one after another (a move over a link counts once), "energy" the sum of the times of computing
-    and of sending, each multiplied by the power of the device.
+    or with `overlap` the largest of the three. Over a link, sending includes packing, and receiving unpacking.
+    "throughput" minimizes the largest load, "latency" the time of all stages and all moves one after another (a move
+    over a link counts once, with packing and unpacking), "energy" the sum of the times of computing, packing and
+    unpacking included, and of sending, each multiplied by the power of the device.
 
     Attributes:
         nodes: The nodes. They are referred to by their indices in this tuple.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from kerassplit.planning.solver.device_orders import Kind
-from kerassplit.planning.solver.least_crossing import Crossings, Nodes, fixed_share
+from kerassplit.planning.solver.least_crossing import Crossings, Nodes, least_seconds
 from kerassplit.planning.solver.problem import Link, Problem
 from kerassplit.planning.solver.stage_costs import ROUNDING
 
@@ -30,7 +30,7 @@ class Cell:
         low: The least work.
         high: The most work.
         crossing: Lower bound on the crossing, in seconds.
-        fixed: Fixed seconds of the tensors that certainly cross after each of them.
+        besides: Of the tensors that certainly cross after each of them, the sums of what `StageBounds.besides` holds.
         crosses: Whether some tensor certainly crosses after each of them.
         below: A closed set with little crossing, within the limits or below them.
         above: A closed set with little crossing, within the limits or above them.
@@ -41,7 +41,7 @@ class Cell:
     low: float
     high: float
     crossing: float
-    fixed: float
+    besides: Numbers
     crosses: bool
     below: Nodes
     above: Nodes
@@ -59,6 +59,9 @@ class StageBounds:
         problem: A problem without classes.
         rates: The most work per second of each device type.
         crossings: Minimum cuts of the graph, with its work.
+
+    Attributes:
+        besides: Packing, unpacking and what of both is in the `least_seconds` of each tensor, shape (3, tensors).
     """
 
     def __init__(self, problem: Problem, rates: Numbers, crossings: Crossings):
@@ -68,7 +71,9 @@ class StageBounds:
         self._seconds = np.where(self._barred, 0.0, seconds)
         self._moving = np.array([tensor.seconds for tensor in problem.tensors])
         self._room = np.array([tensor.memory for tensor in problem.tensors])
-        self.fixed, self._share = np.array([tensor.fixed for tensor in problem.tensors]), fixed_share(problem)
+        packing = np.array([tensor.packing for tensor in problem.tensors])
+        unpacking = np.array([tensor.unpacking for tensor in problem.tensors])
+        self.besides = np.array([packing, unpacking, least_seconds(problem) - self._moving])
         self._busy = np.array([not node.idle for node in problem.nodes])
         self._held = np.array([node.memory for node in problem.nodes])
         self._workspace = np.array([node.workspace for node in problem.nodes])
@@ -118,21 +123,22 @@ class StageBounds:
         return load if kind.replicas == 1 else load / kind.replicas
 
     def _with_links(self, kind: Kind, cells: Sequence[Cell], load: Numbers) -> Numbers:
-        least, fixed = np.array([(cell.crossing, cell.fixed) for cell in cells]).T
+        least, besides = np.array([cell.crossing for cell in cells]), np.array([cell.besides for cell in cells])
         crosses = np.array([cell.crosses for cell in cells]) | (least > 0)
-        receive, send = (self._over(link, least, fixed, crosses) for link in (kind.receives, kind.sends))
         if self._problem.objective == "latency":
-            return load + receive[:, None]
+            return load + self._over(kind.receives, least, besides, crosses)[:, None]
+        ends = kind.receives.receiving, kind.sends.sending
+        receive, send = (self._over(link, least, besides, crosses) for link in ends)
         if self._problem.overlap:
             return np.maximum(np.maximum(load, receive[:, None]), send[None, :])
         return load + receive[:, None] + send[None, :]
 
-    def _over(self, link: Link, seconds: Numbers, fixed: Numbers, crosses: NDArray[np.bool_]) -> Numbers:
+    def _over(self, link: Link, seconds: Numbers, besides: Numbers, crosses: NDArray[np.bool_]) -> Numbers:
         """Returns the least time over a link."""
         if link.latency == np.inf:
             return np.where(crosses, np.inf, 0.0)
-        more = max(link.fixed - link.factor * self._share, 0.0)  # the share is part of the seconds
-        return np.where(crosses, link.latency + link.factor * seconds + more * fixed, 0.0)
+        more = np.maximum(besides @ [link.packing, link.unpacking, -link.factor], 0.0)
+        return np.where(crosses, link.latency + link.factor * seconds + more, 0.0)
 
     def crossing(self, inside: Numbers, outside: Numbers) -> Numbers:
         """Returns 1 for each tensor that certainly crosses after the sets of a cell, else 0; shape (..., tensors)."""

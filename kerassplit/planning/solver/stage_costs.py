@@ -107,16 +107,18 @@ class StageCosts:
         called = family.busy[later] > family.busy[index] if self._idle else np.True_
         compute += device.overhead * called
         if self._problem.links is not None:
-            receive = family.seconds_over(kind.receives, index)
-            send = family.seconds_over(kind.sends, later)
+            receive = family.seconds_over(kind.receives.receiving, index)
+            send = family.seconds_over(kind.sends.sending, later)
+            moves = family.seconds_over(kind.receives, index)
         else:
             receive, send = device.receive * received, device.send * sent
+            moves = receive + send
         overlap = self._problem.overlap
         cost = np.maximum(np.maximum(compute, receive), send) if overlap else compute + receive + send
         cost = cost if kind.replicas == 1 else cost / kind.replicas
         if self._goal in ("sum", "small"):
             within = cost <= self._most
-            cost = compute + receive + (0.0 if self._problem.links is not None else send)
+            cost = compute + moves
             cost[~within] = np.inf
         if self._problem.use_all and self._idle:
             cost[~called] = np.inf

@@ -15,12 +15,13 @@ class Stage:
         device: Index of the device's type in `Problem.devices`.
         nodes: Its nodes, in increasing order.
         compute: Seconds of its nodes, with the overhead of its device.
-        receive: Seconds to receive tensors.
-        send: Seconds to send tensors.
+        receive: Seconds to receive tensors, and to unpack them.
+        send: Seconds to send tensors, and to pack them.
         load: The sum of the three, with `overlap` the largest; divided by `replicas`.
         memory: Bytes that it needs.
         energy: Energy of computing and sending.
         replicas: Number of devices that share its load.
+        packing: Seconds to pack what it receives: part of `send` of the stage before it.
     """
 
     device: int
@@ -32,6 +33,7 @@ class Stage:
     memory: float
     energy: float = 0.0
     replicas: int = 1
+    packing: float = 0.0
 
 
 def stages_of(
@@ -55,12 +57,13 @@ def stages_of(
         if problem.links is not None:
             over = [tensor for made, used, tensor in moved if made < index <= max(used, default=made)]
             onward = [tensor for made, used, tensor in moved if made <= index < max(used, default=made)]
-            receive = _over_link(problem.links[parts[index - 1][0]][device], over) if over else 0.0
-            send = _over_link(problem.links[device][parts[index + 1][0]], onward) if onward else 0.0
+            into = _over_link(problem.links[parts[index - 1][0]][device], over) if over else _Move()
+            out = _over_link(problem.links[device][parts[index + 1][0]], onward) if onward else _Move()
             kept = over + sent
         else:
-            receive = problem.devices[device].receive * math.fsum(tensor.seconds for tensor in received)
-            send = problem.devices[device].send * math.fsum(tensor.seconds for tensor in sent)
+            into = _Move(problem.devices[device].receive * math.fsum(tensor.seconds for tensor in received))
+            out = _Move(problem.devices[device].send * math.fsum(tensor.seconds for tensor in sent))
+        receive, send = into.seconds + into.unpacking, out.seconds + out.packing
         overhead = 0.0 if all(problem.nodes[node].idle for node in nodes) else problem.devices[device].overhead
         compute = math.fsum([overhead, *(problem.nodes[node].seconds[device] for node in nodes)])
         held = math.fsum(problem.nodes[node].memory for node in nodes)
@@ -69,8 +72,9 @@ def stages_of(
         memory = math.fsum([held, shared, workspace, *(tensor.memory for tensor in kept)])
         number = replicas[index] if replicas else 1
         load = (max(compute, receive, send) if problem.overlap else math.fsum([compute, receive, send])) / number
-        energy = compute * problem.devices[device].watts + send * problem.devices[device].sending_watts
-        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory, energy, number))
+        energy = math.fsum([compute, into.unpacking, out.packing]) * problem.devices[device].watts
+        energy += out.seconds * problem.devices[device].sending_watts
+        stages.append(Stage(device, tuple(nodes), compute, receive, send, load, memory, energy, number, into.packing))
     return tuple(stages)
 
 
@@ -80,10 +84,22 @@ def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
         return max(stage.load for stage in stages)
     if problem.objective == "energy":
         return math.fsum(stage.energy for stage in stages)
-    moves = [stage.receive + (0.0 if problem.links is not None else stage.send) for stage in stages]
+    moves = [stage.receive + (stage.send if problem.links is None else stage.packing) for stage in stages]
     return math.fsum([stage.compute for stage in stages] + moves)
 
 
-def _over_link(link: Link, tensors: Sequence[Tensor]) -> float:
-    seconds, fixed = (math.fsum(times) for times in zip(*((one.seconds, one.fixed) for one in tensors), strict=True))
-    return link.latency + link.factor * seconds + link.fixed * fixed
+@dataclass(frozen=True)
+class _Move:
+    """Seconds of a move: on the way, to pack on the device that sends, and to unpack on the one that receives."""
+
+    seconds: float = 0.0
+    packing: float = 0.0
+    unpacking: float = 0.0
+
+
+def _over_link(link: Link, tensors: Sequence[Tensor]) -> _Move:
+    return _Move(
+        link.latency + link.factor * math.fsum(tensor.seconds for tensor in tensors),
+        link.packing * math.fsum(tensor.packing for tensor in tensors),
+        link.unpacking * math.fsum(tensor.unpacking for tensor in tensors),
+    )

@@ -55,8 +55,11 @@ def _two_devices(seed, whole=True, **fields):
         devices = tuple(
             replace(one, overhead=cost) for one, cost in zip(devices, numbers(4, len(devices)), strict=True)
         )
-    fixed = numbers(4, len(problem.tensors)) * (seed % 3 == 0)
-    tensors = tuple(replace(one, fixed=cost) for one, cost in zip(problem.tensors, fixed.tolist(), strict=True))
+    ends = numbers(4, 2 * len(problem.tensors)).reshape(-1, 2) * (seed % 3 == 0)
+    tensors = tuple(
+        replace(one, packing=packing, unpacking=unpacking)
+        for one, (packing, unpacking) in zip(problem.tensors, ends.tolist(), strict=True)
+    )
     return replace(problem, nodes=nodes, devices=devices, tensors=tensors)
 
 
@@ -126,7 +129,7 @@ def _solver(problem):
 
 def test_more_devices_in_any_order():
     several = 0
-    for seed in range(60):
+    for seed in range(80):
         problem = replace(
             random_problem(seed), objective="latency", budget=math.inf, replicas=False, in_order=False, use_all=False
         )

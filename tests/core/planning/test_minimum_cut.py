@@ -61,7 +61,10 @@ def _random_problem(seed: int) -> Problem:
     return replace(
         problem,
         nodes=(replace(problem.nodes[0], idle=True), *problem.nodes[1:]),
-        tensors=tuple(replace(tensor, fixed=float(dice.randint(0, 3))) for tensor in problem.tensors),
+        tensors=tuple(
+            replace(tensor, packing=float(dice.randint(0, 2)), unpacking=float(dice.randint(0, 2)))
+            for tensor in problem.tensors
+        ),
         devices=tuple(replace(device, overhead=float(dice.randint(0, 9))) for device in problem.devices),
     )
 
@@ -81,7 +84,9 @@ def _cost(problem: Problem, first) -> tuple[float, int]:
     called = {0 if here else 1 for node, here in zip(problem.nodes, first, strict=True) if not node.idle}
     compute += sum(problem.devices[device].overhead for device in called)
     link = (problem.links or everywhere(Link(), 2))[0][1]
-    moving = link.latency + sum(link.factor * one.seconds + one.fixed for one in over) if over else 0.0
+    moving = (
+        link.latency + sum(link.factor * one.seconds + one.packing + one.unpacking for one in over) if over else 0.0
+    )
     return compute + moving, len(over)
 
 

@@ -111,21 +111,23 @@ def cost(problem, parts, replicas=None):
         compute += 0.0 if all(problem.nodes[node].idle for node in nodes) else kind.overhead
         if problem.links is None:
             receive = kind.receive * sum(tensor.seconds for tensor in taken_in)
-            send = kind.send * sum(tensor.seconds for tensor in given_out)
+            send = sending = kind.send * sum(tensor.seconds for tensor in given_out)
+            packing = unpacking = 0.0
             total += compute + receive + send
             room = sum(tensor.memory for tensor in taken_in) + sum(tensor.memory for tensor in given_out)
         else:
             over_first = [t for t in problem.tensors if t.producer in before and (nodes | behind) & set(t.consumers)]
             over_last = [t for t in problem.tensors if t.producer in before | nodes and behind & set(t.consumers)]
-            receive = send = 0.0
+            received = packed_before = unpacking = sending = packing = 0.0
             if over_first:
-                receive = moving(problem.links[parts[index - 1][0]][device], over_first)
+                received, packed_before, unpacking = moving(problem.links[parts[index - 1][0]][device], over_first)
             if over_last:
-                send = moving(problem.links[device][parts[index + 1][0]], over_last)
-            total += compute + receive
+                sending, packing, _ = moving(problem.links[device][parts[index + 1][0]], over_last)
+            receive, send = received + unpacking, sending + packing
+            total += compute + packed_before + received + unpacking
             kept = [t for t in problem.tensors if any(t is other for other in over_first + over_last)]
             room = sum(tensor.memory for tensor in kept)
-        energy += compute * kind.watts + send * kind.sending_watts
+        energy += (compute + packing + unpacking) * kind.watts + sending * kind.sending_watts
         loads.append((max(compute, receive, send) if problem.overlap else compute + receive + send) / number)
         memory = sum(problem.nodes[node].memory for node in nodes) + room
         memory += max(problem.nodes[node].workspace for node in nodes)
@@ -138,7 +140,10 @@ def cost(problem, parts, replicas=None):
 
 
 def moving(link, tensors):
-    return link.latency + sum(link.factor * tensor.seconds + link.fixed * tensor.fixed for tensor in tensors)
+    """Returns the seconds on the way, of packing and of unpacking."""
+    seconds = link.latency + sum(link.factor * tensor.seconds for tensor in tensors)
+    packing = sum(link.packing * tensor.packing for tensor in tensors)
+    return seconds, packing, sum(link.unpacking * tensor.unpacking for tensor in tensors)
 
 
 def tensors_crossing(problem, parts):
@@ -230,9 +235,9 @@ def random_problem(seed):
 
 def with_more_costs(problem, seed):
     """Adds overheads, idle nodes, seconds to move tensors that no link makes shorter, energy, and limits of it."""
-    rng = np.random.default_rng([seed, 1])
+    rng, other = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
 
-    def quarters(probability):
+    def quarters(probability, rng=rng):
         return int(rng.integers(0, 8)) / 4 * bool(rng.random() < probability)
 
     return replace(
@@ -240,7 +245,9 @@ def with_more_costs(problem, seed):
         nodes=tuple(
             replace(node, idle=index > 0 and bool(rng.random() < 0.3)) for index, node in enumerate(problem.nodes)
         ),
-        tensors=tuple(replace(tensor, fixed=quarters(0.6)) for tensor in problem.tensors),
+        tensors=tuple(
+            replace(tensor, packing=quarters(0.6), unpacking=quarters(0.6, other)) for tensor in problem.tensors
+        ),
         devices=tuple(
             replace(device, overhead=quarters(0.8), watts=quarters(0.9), sending_watts=quarters(0.9))
             for device in problem.devices
@@ -248,7 +255,11 @@ def with_more_costs(problem, seed):
         objective="energy" if problem.objective == "latency" and rng.random() < 0.6 else problem.objective,
         replicas=problem.objective == "throughput" and bool(rng.random() < 0.5),
         budget=float(rng.integers(1, 30)) if problem.objective == "latency" and rng.random() < 0.6 else math.inf,
-        links=problem.links and tuple(tuple(replace(one, fixed=quarters(1)) for one in row) for row in problem.links)
+        links=problem.links
+        and tuple(
+            tuple(replace(one, packing=quarters(1), unpacking=quarters(1, other)) for one in row)
+            for row in problem.links
+        )
         if seed % 4 == 1
         else problem.links,
     )
@@ -314,7 +325,14 @@ def with_a_trade_between_time_and_energy(seed):
     count, types = int(rng.integers(3, 6)), int(rng.integers(2, 4))
     times = rng.integers(1, 20, (count, types)) / 2.0 ** np.arange(types)
     tensors = [
-        Tensor(node, (node + 1,), float(rng.integers(0, 4)), fixed=rng.integers(0, 4) / 4) for node in range(count - 1)
+        Tensor(
+            node,
+            (node + 1,),
+            float(rng.integers(0, 4)),
+            packing=rng.integers(0, 4) / 4,
+            unpacking=rng.integers(0, 4) / 4,
+        )
+        for node in range(count - 1)
     ]
     tensors += [Tensor(0, (count - 1,), float(rng.integers(0, 4)))] * int(rng.integers(0, 2))
     return Problem(

@@ -77,9 +77,9 @@ def question_of(model, profile, seed):
         "leave_out": dice.random() < 0.6,
         "any_order": any_order,
     }
-    fixed = {profile.inputs[inputs.index(name)]: seconds for name, seconds in input_seconds.items()}
+    decoding = {profile.inputs[inputs.index(name)]: seconds for name, seconds in input_seconds.items()}
     more = {"compression": compression, "input_bytes": input_bytes or None, "input_seconds": input_seconds or None}
-    return speeds, link, down, common, {"sent": sent, "message": message, "fixed": fixed, **costs}, more
+    return speeds, link, down, common, {"sent": sent, "message": message, "unpacking": decoding, **costs}, more
 
 
 def devices_of(speeds, *, overheads=None, powers=None, **_):
@@ -479,9 +479,12 @@ def test_a_measured_profile_gives_bytes_and_the_seconds_to_pack_and_unpack(form)
         plan = ks.plan(model, [PHONE, SERVER], must_cut=name, compression=form, batch_size=2, **options)
         assert plan.stages[0].crossing_bytes == len(wire.pack({name: np.asarray(made[name])}, form))
         (cost,) = [tensor for tensor in profile.tensors if tensor.name == name]
-        seconds = cost.pack_seconds + cost.unpack_seconds
-        assert plan.stages[1].receive == pytest.approx(plan.stages[0].crossing_bytes / 1e6 + seconds)
-        assert seconds > 0
+        sender, receiver = plan.stages
+        seconds = sender.crossing_bytes / 1e6
+        assert sender.send == pytest.approx(seconds + cost.pack_seconds)
+        assert receiver.receive == pytest.approx(seconds + cost.unpack_seconds)
+        assert receiver.packing == cost.pack_seconds > 0
+        assert plan.latency == pytest.approx(sender.work + sender.send + cost.unpack_seconds + receiver.work)
         plain = ks.plan(model, [PHONE, SERVER], must_cut=name, batch_size=2, **options)
         assert plain.stages[0].crossing_bytes == made[name].numpy().nbytes
         assert plain.stages[1].receive == pytest.approx(plain.stages[0].crossing_bytes / 1e6)
@@ -490,15 +493,18 @@ def test_a_measured_profile_gives_bytes_and_the_seconds_to_pack_and_unpack(form)
 def test_plans_and_sweeps_with_a_measured_profile_are_the_best_there_are():
     model = chain([8, 40, 4, 40, 4])
     profile = measured(model, "int8+zlib")
-    seconds = {index: random.Random(index).uniform(0, 1) for index, tensor in enumerate(profile.tensors)}
+    packing, unpacking = (
+        {one: dice.random() for one in range(len(profile.tensors))} for dice in map(random.Random, (1, 2))
+    )
     tensors = tuple(
-        cost if cost.wire_bytes is None else replace(cost, pack_seconds=seconds[index], unpack_seconds=0.0)
+        cost if cost.wire_bytes is None else replace(cost, pack_seconds=packing[index], unpack_seconds=unpacking[index])
         for index, cost in enumerate(profile.tensors)
     )
     profile = replace(profile, tensors=tensors)
     speeds = [profile.flops / 2, profile.flops / 0.5]
     options = {"profile": profile, "batch_size": 2, "compression": "int8+zlib", "objective": "latency"}
-    sent = {"sent": [one.wire_bytes for one in tensors], "fixed": seconds, "message": len(wire.pack({}))}
+    sent = {"sent": [one.wire_bytes for one in tensors], "message": len(wire.pack({}))}
+    sent |= {"packing": packing, "unpacking": unpacking}
     common = {"objective": "latency", "overlap": False, "leave_out": True}
     sweep = ks.plan_sweep(model, devices_of(speeds), bandwidths=(1, 1e6), **options)
     assert len(sweep.ranges) > 1
@@ -511,6 +517,54 @@ def test_plans_and_sweeps_with_a_measured_profile_are_the_best_there_are():
         return best
 
     require_exact(sweep, best_at, 1, 1e6, random.Random(0))
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency", "energy"])
+def test_no_plan_with_packing_at_one_end_and_unpacking_at_the_other_is_better(objective):
+    model = chain([8, 40, 4, 40, 4])
+    profile, dice = measured(model, "int8+zlib"), random.Random(objective)
+    plans = set()
+    for _ in range(40):
+        packing, unpacking = ({one: dice.random() for one in range(len(profile.tensors))} for _ in range(2))
+        tensors = tuple(
+            replace(cost, pack_seconds=packing[index], unpack_seconds=unpacking[index])
+            for index, cost in enumerate(profile.tensors)
+        )
+        costs = {"powers": [(dice.uniform(0, 2), dice.uniform(0, 2)) for _ in range(3)]}
+        costs |= {"overheads": [dice.choice([0.0, 0.2]) for _ in range(3)]}
+        speeds, link = [profile.flops / dice.uniform(0.5, 6) for _ in range(3)], (dice.uniform(10, 1e4), 0.05)
+        common = {"objective": objective, "leave_out": dice.random() < 0.5}
+        common |= {"overlap": objective == "throughput" and dice.random() < 0.5}
+        sent = {"sent": [one.wire_bytes for one in tensors], "message": len(wire.pack({}))}
+        sent |= {"packing": packing, "unpacking": unpacking}
+        memories = [math.inf] * 3
+        best = Oracle(model, profile, speeds, link, memories, max_crossing=1, **common, **costs, **sent).best()
+        options = {"profile": replace(profile, tensors=tensors), "batch_size": 2, "compression": "int8+zlib", **common}
+        plan = ks.plan(model, devices_of(speeds, **costs), links=ks.Link(*link), **options)
+        assert plan.value == pytest.approx(best, rel=1e-9)
+        value = {"throughput": plan.bottleneck, "latency": plan.latency, "energy": plan.energy}[objective]
+        assert plan.value == pytest.approx(value, rel=1e-9)
+        plans.add((tuple(stage.device for stage in plan.stages), str(plan.at)))
+    assert len(plans) > 4
+
+
+def test_packing_takes_the_power_of_computing_and_decoding_that_of_the_device_that_decodes():
+    model = of_photos()
+    phone, server = ks.Device("phone", "1 MFLOPS", watts=1, sending_watts=1), ks.Device("server", "1 TFLOPS", watts=0)
+    devices = [phone, replace(server, sending_watts=0)]
+    options = {"links": ks.Link("1 MB/s"), "objective": "energy", "batch_size": 2}
+    plain = ks.plan(model, devices, input_bytes=100, **options)
+    decoded = ks.plan(model, devices, input_bytes=100, input_seconds="50 s", **options)
+    assert [stage.device for stage in plain.stages] == [stage.device for stage in decoded.stages] == ["server"]
+    assert plain.energy == decoded.energy == decoded.value == pytest.approx(1 * 200 / 1e6)
+    assert decoded.latency == pytest.approx(plain.latency + 50)
+    assert ks.plan(model, [phone, replace(server, watts=2, sending_watts=0)], input_bytes=100, **options).energy < 1
+    slow = ks.plan(model, [replace(phone, sending_watts=0), devices[1]], must_cut="conv1", first_to="conv1", **options)
+    profile = measured(model, "int8+zlib")
+    (cost,) = [tensor for tensor in profile.tensors if tensor.name == "conv1"]
+    options |= {"profile": profile, "compression": "int8+zlib", "must_cut": "conv1", "first_to": "conv1"}
+    packed = ks.plan(model, [replace(phone, sending_watts=0), devices[1]], **options)
+    assert packed.energy == pytest.approx(slow.energy + 1 * cost.pack_seconds)
 
 
 def test_an_input_sent_as_a_file_is_not_packed():
