@@ -29,7 +29,7 @@ from rich.table import Table
 import kerassplit as ks
 from kerassplit.costs.records import TensorCost
 from kerassplit.engines.inputs import load_input
-from kerassplit.wire import MESSAGE_BYTES, pack, unpack
+from kerassplit.wire import MESSAGE_BYTES, Form, pack, unpack
 from kerassplit.zoo import load_model
 from kerassplit.zoo.photos import shipped_photo
 
@@ -38,8 +38,8 @@ MODELS = (
     *("EfficientNetB3", "EfficientNetV2B0", "EfficientNetV2S", "ResNet50", "ResNet101V2", "DenseNet121"),
     *("DenseNet201", "InceptionV3", "Xception", "ConvNeXtTiny", "VGG16", "VGG19"),
 )
-FORMS = ("float32", "float16", "int8", "int4")
-PACKED = "zlib"
+FORMS: tuple[Form, ...] = ("float32", "float16", "int8", "int4")
+PACKED: tuple[Form, ...] = ("float32+zlib", "float16+zlib", "int8+zlib", "int4+zlib")
 LATENCY = 0.005
 
 
@@ -58,11 +58,10 @@ def profiles_of(model: keras.Model, photo: np.ndarray) -> dict[str, ks.Profile]:
     plain = ks.profile(model)
     points = [point.name for point in ks.split_points(model)]
     features = dict(zip(points, map(keras.ops.convert_to_numpy, ks.tap(model, points)(photo).values()), strict=True))
-    packed = {f"{form}+{PACKED}": as_packed(plain, features, f"{form}+{PACKED}") for form in FORMS}
-    return {**dict.fromkeys(FORMS, plain), **packed}
+    return {**dict.fromkeys(FORMS, plain), **{form: as_packed(plain, features, form) for form in PACKED}}
 
 
-def as_packed(plain: ks.Profile, features: dict[str, np.ndarray], form: str) -> ks.Profile:
+def as_packed(plain: ks.Profile, features: dict[str, np.ndarray], form: Form) -> ks.Profile:
     """Returns what `profile(sample=..., wire=form)` returns, at the split points only and without errors of scores."""
 
     def measured(tensor: TensorCost) -> TensorCost:
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("--server", default="5 TFLOPS")
     options = parser.parse_args()
     devices = [ks.Device("phone", options.phone), ks.Device("server", options.server)]
-    forms = [*FORMS, *(f"{form}+{PACKED}" for form in FORMS)]
+    forms = [*FORMS, *PACKED]
     table = Table(
         "model", "input", "bytes", *forms, title="bandwidths [Mbit/s] at which a cut is best, and largest gain"
     )

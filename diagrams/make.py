@@ -45,8 +45,14 @@ def drawings() -> Iterator[tuple[str, Drawing]]:
 def charts() -> Iterator[tuple[str, Chart]]:
     """Yields the charts. They are not checked, because their drawing differs between versions of matplotlib."""
     phone, server = Device("phone", "20 GFLOPS"), Device("server", "5 TFLOPS")
-    sent = {"latency": "5 ms", "input_bytes": "30 KB", "compression": "int8"}
-    sweep = plan_sweep(build("MobileNetV2"), [phone, server], bandwidths=("1 Mbit/s", "100 Mbit/s"), **sent)
+    sweep = plan_sweep(
+        build("MobileNetV2"),
+        [phone, server],
+        bandwidths=("1 Mbit/s", "100 Mbit/s"),
+        latency="5 ms",
+        input_bytes="30 KB",
+        compression="int8",
+    )
     yield "mobilenetv2_sweep", sweep.plot()
     boards = Device("board", "10 GFLOPS", memory="64 MiB", count=4)
     yield "resnet50_plan", plan(build("ResNet50"), boards, links=Link("200 Mbit/s"), max_crossing=2).plot()

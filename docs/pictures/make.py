@@ -76,8 +76,14 @@ def charts() -> Iterator[tuple[str, Chart]]:
     mobilenet = build("MobileNetV2")
     yield "mobilenetv2_profile", ks.profile(mobilenet).plot()
     phone, server = ks.Device("phone", "20 GFLOPS"), ks.Device("server", "5 TFLOPS")
-    sent = {"latency": "5 ms", "input_bytes": "30 KB", "compression": "int8"}
-    sweep = ks.plan_sweep(mobilenet, [phone, server], bandwidths=("1 Mbit/s", "100 Mbit/s"), **sent)
+    sweep = ks.plan_sweep(
+        mobilenet,
+        [phone, server],
+        bandwidths=("1 Mbit/s", "100 Mbit/s"),
+        latency="5 ms",
+        input_bytes="30 KB",
+        compression="int8",
+    )
     yield "mobilenetv2_sweep", sweep.plot()
 
 

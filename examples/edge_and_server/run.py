@@ -30,11 +30,11 @@ from rich.table import Table
 
 import kerassplit as ks
 from kerassplit.engines.inputs import load_input
-from kerassplit.wire import pack, unpack
+from kerassplit.wire import Form, pack, unpack
 from kerassplit.zoo import load_model
 from kerassplit.zoo.photos import shipped_photo
 
-TOLERANCES = {"float32": 1e-6, "float16": 1e-5, "int8": 2e-4, "int4": 5e-3}  # of probabilities
+TOLERANCES: dict[Form, float] = {"float32": 1e-6, "float16": 1e-5, "int8": 2e-4, "int4": 5e-3}  # of probabilities
 
 
 def throttled(body: bytes, bandwidth: float, chunk: int = 1400) -> Iterator[bytes]:
@@ -97,7 +97,7 @@ def compare(
         for form, tolerance in TOLERANCES.items():
             answers: list[np.ndarray] = []
 
-            def answer(form: str = form, rate: float = float(link.bandwidth), answers: list = answers) -> None:
+            def answer(form: Form = form, rate: float = float(link.bandwidth), answers: list = answers) -> None:
                 features = keras.ops.convert_to_numpy(head.compiled([image])[0])
                 (scores,) = ask(connection, pack({cut: features}, form), rate).values()
                 answers.append(scores)

@@ -161,7 +161,7 @@ def read_record(kind: Any, value: Any, place: str = "") -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in of:
             return None
-        as_python = {list: tuple}.get(type(value), type(value))
+        as_python = tuple if isinstance(value, list) else type(value)
         return read_record(next((one for one in of if (get_origin(one) or one) is as_python), of[0]), value, place)
     is_kind = type(value) is kind or (kind is float and type(value) is int)
     if not is_kind or (isinstance(value, (int, float)) and value < 0):

@@ -33,9 +33,10 @@ def jpeg_bytes(shape: Sequence[int | None], dtype: str) -> float | None:
     through the sizes of the photograph that is shipped with kerassplit (`zoo/data/chelsea.jpg`), cropped and resized to
     16×16 and to 224×224.
     """
-    if "float" not in dtype or len(shape) != 4 or None in shape:
+    known = [side for side in shape if side is not None]
+    if "float" not in dtype or len(shape) != 4 or len(known) < 4:
         return None
-    samples, *sides = shape
+    samples, *sides = known
     if keras.config.image_data_format() == "channels_first":
         channels, height, width = sides
     else:
