@@ -616,13 +616,13 @@ MEMORY = """
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a process its peak")
 def test_saving_and_loading_keep_one_stage_in_memory_besides_the_model(tmp_path):
-    size, count = 2304, 16
+    size, count = 2944, 12  # a stage above 32 MiB: the allocator returns smaller ones to the system when it likes
     arguments = [sys.executable, "-c", textwrap.dedent(MEMORY), str(tmp_path), str(size), str(count)]
     with subprocess.Popen([*arguments, "save"], stdout=subprocess.PIPE, text=True) as saving:
         saved = saving.communicate()[0]
     with subprocess.Popen([*arguments, "load"], stdout=subprocess.PIPE, text=True) as loading:
         loaded = loading.communicate()[0]
     stage = size * size * 4
-    # Seen: 3 and 22, of which 3 are there however many stages are loaded. Keras needs 38 for the model's own file.
-    assert int(saved) / stage < 5
-    assert int(loaded) / stage < count + 8
+    # Seen: 2, and 4 more than there are stages. Keras needs 27 for the model's own file.
+    assert int(saved) / stage < 3
+    assert int(loaded) / stage < count + 5
