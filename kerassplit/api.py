@@ -267,7 +267,7 @@ def split(
             `split_points(model)` or indices into it. To cut where several tensors cross, pass a list of them within
             the list, or one of `crossings(model)`. Such a list may also name outputs of the model: these are computed
             before the cut. Anything that no cut names or needs is computed in the last stage. Or a `plan` for this
-            model.
+            model; one that runs all of it on several devices gives one stage.
         stages: Number of stages with even FLOPs to cut into, in place of `at`, as `plan(model, stages)` finds them.
         allow_crossing: Allow cuts inside a branch, and carry all tensors that cross there.
         names: One name per stage; by default `stage_0`, `stage_1`, ...
@@ -297,7 +297,6 @@ def split(
         at = even_stages(model, stages)
     if isinstance(at, Plan):
         at = _planned(at, read_graph(model))
-    assert at is not None
     made = _as_split(cut(model, at, allow_crossing=allow_crossing, names=names))
     if isinstance(at, int | np.integer) and at > 0:  # 0 and below can only be places
         warn(
@@ -341,16 +340,20 @@ def _as_split(stages: Stages) -> Split:
     return Split(**{field.name: getattr(stages, field.name) for field in fields(Stages)})
 
 
-def _planned(plan: Plan, graph: Graph) -> Sequence[Cut]:
-    """Returns the cuts of a plan; refuses a plan for another model, and one with a single stage."""
+def _planned(plan: Plan, graph: Graph) -> Sequence[Cut] | None:
+    """Returns the cuts of a plan; `None` for a single stage on several devices.
+
+    Raises:
+        SplitError: The plan is for another model, or runs all of it on one device.
+    """
     theirs = sorted(name for stage in plan.stages for name in stage.calls)
     if theirs != sorted(call.name for call in graph.calls if call.inputs):
         raise SplitError(
             f"The plan was made for '{plan.model}', but '{graph.model.name}' has other layers. Plan for this model, "
             "or pass at=plan.at to cut it at the same tensors."
         )
-    if len(plan.stages) == 1:
+    if plan.replicas == [1]:
         raise SplitError(
             f"The plan for '{plan.model}' runs all of it on '{plan.stages[0].device}': there is nothing to cut."
         )
-    return plan.at
+    return plan.at or None

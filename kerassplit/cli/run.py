@@ -160,7 +160,7 @@ def _check_run(
 
 
 def _planned_replicas(plan_file: Path, manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the number of devices of each stage that has several in a plan, by the names of the saved stages."""
+    """Returns the number of devices of each stage in a plan, by the names of the saved stages."""
     from kerassplit.planning.plan import Plan
 
     plan, stages = Plan.load(plan_file), manifest["stages"]
@@ -176,8 +176,7 @@ def _planned_replicas(plan_file: Path, manifest: Mapping[str, Any]) -> dict[str,
                 f"The plan in '{plan_file}' is for another split: it cuts at {listed(planned.crossing)}, and "
                 f"'{stage['name']}' in the folder ends at {listed(made)}."
             )
-    pairs = zip(stages, plan.stages, strict=True)
-    return {stage["name"]: planned.replicas for stage, planned in pairs if planned.replicas > 1}
+    return {stage["name"]: count for stage, count in zip(stages, plan.replicas, strict=True)}
 
 
 def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: bool = False) -> dict[str, float]:

@@ -28,15 +28,15 @@ _REMEDY = "To cut here anyway and carry {carried}, pass allow_crossing=True."
 
 def cut(
     model: keras.Model,
-    at: Cut | Sequence[Cut] | Set[Cut],
+    at: Cut | Sequence[Cut] | Set[Cut] | None,
     *,
     allow_crossing: bool = False,
     names: Sequence[str] | None = None,
 ) -> Stages:
-    """Cuts a model into stages; see `kerassplit.split`."""
+    """Cuts a model into stages; see `kerassplit.split`. Without `at`, the whole model is one stage."""
     graph = read_graph(model)
     sides = read_sides(graph)
-    cuts = resolve_cuts(sides, at, allow_crossing)
+    cuts = [] if at is None else resolve_cuts(sides, at, allow_crossing)
     labels = stage_names(None if names is None else several_of(names), len(cuts) + 1)
     parts = stage_parts(sides, cuts)
     _warn_of_another_order(graph, parts)

@@ -20,7 +20,8 @@ def stage_names(labels: Sequence[str] | None, count: int) -> list[str]:
         return [f"stage_{place}" for place in range(count)]
     if len(labels) != count:
         cuts = "1 cut makes" if count == 2 else f"{count - 1} cuts make"
-        raise SplitError(f"{cuts} {count} stages; `names` has {len(labels)}: {listed(map(str, labels))}.")
+        made = f"{cuts} {count} stages" if count > 1 else "There is 1 stage"
+        raise SplitError(f"{made}; `names` has {len(labels)}: {listed(map(str, labels))}.")
     for label in labels:
         if not isinstance(label, str) or not STAGE_NAME.fullmatch(label):
             raise SplitError(

@@ -19,7 +19,7 @@ from kerassplit.graph.references import TensorRef, resolve_glob, several_of
 from kerassplit.graph.shapes import OpenSides, batch_or_own
 from kerassplit.graph.sides import read_sides
 from kerassplit.planning.compression import check_compression, require_measured
-from kerassplit.planning.devices import Device, Links, read_devices, read_links
+from kerassplit.planning.devices import Device, Link, Links, read_devices, read_links
 from kerassplit.planning.results import Objective, Unit
 from kerassplit.planning.task import Limits, Task
 from kerassplit.planning.transport import OfInputs, Transport, read_input_bytes, read_input_seconds
@@ -115,6 +115,11 @@ def task_of(graph: Graph, devices: int | Device | Sequence[Device], options: Pla
         raise SplitError(
             "A list of links only connects each device to the next, so none can be left out or change places. Give one "
             "Link for all, or a mapping of pairs of devices."
+        )
+    if isinstance(links, Link) and links.down is not None and not any_order:
+        raise SplitError(
+            "The link has a bandwidth `down`, but nothing goes back to earlier devices: stages run on the devices in "
+            "their order. Leave it out, or pass any_order=True (--any-order)."
         )
     if not [call for call in graph.calls if call.inputs]:
         raise SplitError(f"'{graph.model.name}' computes nothing: there is nothing to plan.")

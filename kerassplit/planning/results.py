@@ -136,9 +136,9 @@ class PlanData:
         return None if None in spent else sum(one for one in spent if one is not None)
 
     @property
-    def replicas(self) -> dict[str, int]:
-        """The number of devices of each stage that has several, by the names that stages have by default."""
-        return {f"stage_{place}": one.replicas for place, one in enumerate(self.stages) if one.replicas > 1}
+    def replicas(self) -> list[int]:
+        """The number of devices of each stage."""
+        return [stage.replicas for stage in self.stages]
 
     @property
     def gap(self) -> float:

@@ -88,7 +88,8 @@ def _remarks(plan: PlanData) -> Sequence[str]:
         how_good = f"no plan has less than {bound}, so at most {plan.gap:.1%} could be gained"
     lines = [f"{what}: {value}; {how_good} ({plan.method})."]
     if len(plan.stages) == 1:
-        lines.append("There is nothing to cut: everything runs on one device.")
+        where = "one device" if plan.replicas == [1] else f"each of {plan.replicas[0]} devices, which take turns"
+        lines.append(f"There is nothing to cut: everything runs on {where}.")
     else:
         lines.append(f"Cut at {listed(cut if isinstance(cut, str) else ' + '.join(cut) for cut in plan.at)}.")
     return [*lines, *as_sent(plan), *_as_files(plan), *plan.hints]

@@ -1,9 +1,11 @@
-"""A model with everything that can occur in a training step, its batches and losses; saved and restored values."""
+"""Models and data to train: one with everything that can occur in a step, and handwritten digits to tell apart."""
 
 import keras
 import numpy as np
 import pytest
 from comparing import copied
+
+import kerassplit as ks
 
 IN_BLOCKS = pytest.mark.filterwarnings("ignore:'.*' keeps a state, and the stages call it in another order:UserWarning")
 
@@ -62,3 +64,21 @@ def of_model(found, model):
     by_variable = {id(variable): one for pairs in found.stages.values() for variable, one in pairs}
     assert len(by_variable) == sum(map(len, found.stages.values()))  # each once
     return [by_variable.get(id(variable)) for variable in model.trainable_variables]
+
+
+CROSSENTROPY = "sparse_categorical_crossentropy"
+
+
+def handwritten_digits():
+    """Returns digits of 8×8 pixels, enlarged to 32×32 in three colors, from 0 to 255, with their labels."""
+    images, labels = pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+    images = np.repeat(np.kron(images.reshape(-1, 8, 8), np.ones((4, 4)))[..., None], 3, -1) * (255 / 16)
+    return images.astype("float32"), labels.astype("int32")  # JAX has none of 64 bits
+
+
+def fine_tuned(model, at, data, directory, **options):
+    return ks.fine_tune(model, at, data, directory, verbose=False, seed=0, **options)
+
+
+def values(weights):
+    return [copied(weight) for weight in weights]

@@ -60,8 +60,8 @@ def pair(small, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(folder):
-    """The results if nothing dies, with two processes for the middle stage, five in total on four CPUs."""
-    options = RayOptions(replicas={"middle": 3}, num_cpus=0.5)
+    """The results if nothing dies, with three processes for the middle stage, five in total on four CPUs."""
+    options = RayOptions(replicas=[1, 3, 1], num_cpus=0.5)
     return list(run(folder, some_batches(77, 4), options))
 
 
@@ -118,6 +118,18 @@ def test_rows_order_and_values_are_those_of_the_plain_model(small, undisturbed):
         for name, value in expected.items():
             np.testing.assert_allclose(result.tensors[name], value, rtol=1e-5, atol=1e-6)
             assert result.tensors[name].flags.writeable
+
+
+def test_a_plan_with_the_whole_model_on_every_device_runs_in_as_many_processes(small, tmp_path):
+    plan = ks.plan(small, ks.Device("chip", count=2), replicas=True)
+    ks.split(small, plan, names=["all"]).save(tmp_path / "out")
+    results = run(tmp_path / "out", some_batches(9, 2), RayOptions(replicas=plan.replicas))
+    got = [next(results)]
+    assert len(our_processes()) == 2
+    got += list(results)
+    for result, expected in zip(got, plainly(small, some_batches(9, 2)), strict=True):
+        for name, value in expected.items():
+            np.testing.assert_allclose(result.tensors[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_killed_process_is_started_again_and_every_row_comes_out_once_and_equal(folder, undisturbed, log):
@@ -329,6 +341,8 @@ def test_damaged_files_are_noticed_before_anything_starts(folder, tmp_path):
     ("options", "message"),
     [
         (RayOptions(replicas={"heads": 2}), "`replicas` names 'heads'; the stages are 'head', 'middle'"),
+        (RayOptions(replicas=[2, 1]), "`replicas` must be one number for each of 'head', .*; got \\[2, 1\\]"),
+        (RayOptions(replicas=2), "`replicas` must be one number for each of .* or numbers by stage name; got 2"),
         (RayOptions(num_cpus={"tails": 2}), "`num_cpus` names 'tails'"),
         (RayOptions(replicas={"head": 0}), r"`replicas\['head'\]` must be a whole number, at least 1; got 0"),
         (RayOptions(in_flight=0), "`in_flight` must be a whole number, at least 1; got 0"),

@@ -32,7 +32,8 @@ class RayOptions:
     """Options for running stages on Ray.
 
     Attributes:
-        replicas: Number of processes of each stage, by stage name; one for stages not named.
+        replicas: Number of processes of each stage, one after another as in `Plan.replicas`, or by stage name (one for
+            stages not named).
         num_cpus: CPUs that Ray reserves for each process: one number for all stages, or by stage name (one for stages
             not named). They need not be whole: 0.5 lets three stages run on two cores. Ray only counts them; it does
             not limit what a process uses.
@@ -44,7 +45,7 @@ class RayOptions:
             is connected to or that `RAY_ADDRESS` names, else one started on this machine and stopped afterwards.
     """
 
-    replicas: Mapping[str, int] = field(default_factory=dict)
+    replicas: Sequence[int] | Mapping[str, int] = field(default_factory=dict)
     num_cpus: float | Mapping[str, float] = 1
     num_gpus: float | Mapping[str, float] = 0
     max_restarts: int = 3
@@ -60,6 +61,21 @@ class RayOptions:
         )
         return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
 
+    def processes(self, stages: Sequence[str]) -> list[int]:
+        """Returns the number of processes of each stage.
+
+        Raises:
+            SplitError: There is not one for each.
+        """
+        if isinstance(self.replicas, Mapping):
+            return [self.replicas.get(name, 1) for name in stages]
+        if not isinstance(self.replicas, (list, tuple)) or len(self.replicas) != len(stages):
+            raise SplitError(
+                f"`replicas` must be one number for each of {listed(stages)}, or numbers by stage name; "
+                f"got {self.replicas!r}."
+            )
+        return list(self.replicas)
+
     def check(self, stages: Sequence[str]) -> None:
         """Checks the options for a split with these stages.
 
@@ -72,7 +88,8 @@ class RayOptions:
             if unknown:
                 raise SplitError(f"`{option}` names {listed(unknown)}; the stages are {listed(stages)}.")
         whole = {"max_restarts": (self.max_restarts, 0), "max_retries": (self.max_retries, 0)}
-        whole |= {f"replicas['{stage}']": (count, 1) for stage, count in self.replicas.items()}
+        counts = zip(stages, self.processes(stages), strict=True)
+        whole |= {f"replicas['{stage}']": (count, 1) for stage, count in counts}
         if self.in_flight is not None:
             whole["in_flight"] = (self.in_flight, 1)
         for option, (value, least) in whole.items():
@@ -151,7 +168,8 @@ def _run(
     batches: Iterable[Batch],
     options: RayOptions,
 ) -> Generator[Batch]:
-    places = [number for number, step in enumerate(route.steps) for _ in range(options.replicas.get(step.name, 1))]
+    counts = options.processes([step.name for step in route.steps])
+    places = [number for number, count in enumerate(counts) for _ in range(count)]
     needs = [options.needs(route.steps[number].name) for number in places]
     with quiet(), connected(ray, options.address), reserved(ray, needs) as group:
         files = [ray.put(content) for content in contents]

@@ -6,7 +6,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import keras
@@ -21,13 +20,6 @@ from kerassplit.cli.options import cut
 from kerassplit.zoo.names import may_hold_with_imagenet
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize
-
-
-def fresh(*arguments: object, **options) -> subprocess.CompletedProcess:
-    """Runs a command in a new process."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "kerassplit", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -537,76 +529,6 @@ class TestOddInput:
         np.savez(tmp_path / "x.npz", image=np.ones((2, 8, 8, 3), "float32"), extra=np.ones((3, 4), "float32"))
         message = run("verify", folder, "--model", file, "--input", tmp_path / "x.npz", status=2).stderr
         assert "along the first dimension; got 'image' (2, 8, 8, 3), 'extra' (3, 4)." in message
-
-
-class TestFreshProcess:
-    def test_a_terminal_that_knows_no_unicode(self, file):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
-        command = [sys.executable, "-m", "kerassplit", "points", str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-        assert "block1_out" in done.stdout
-        assert "8?8?4" in done.stdout
-
-    def test_a_reader_that_goes_away(self, file):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "kerassplit", "points", str(file)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 141
-        process.stderr.close()
-
-    def test_nothing_but_the_table_is_written(self, file):
-        environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-        command = [sys.executable, "-m", "kerassplit", "points", str(file)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**environment, "PYTHONPATH": str(ROOT)}, check=True
-        )
-        assert done.stderr == ""
-        assert done.stdout.strip().startswith("small: ")
-
-    def test_split_and_verify_an_application_with_dropout(self, tmp_path):
-        options = ["--weights", "random", "--seed", "3", "--input-shape", "64,64,3"]
-        done = fresh("split", "MobileNetV3Small", "--at", "9", "-o", tmp_path / "out", *options, "--json")
-        assert done.returncode == 0, done.stderr
-        photo = tmp_path / "photo.jpg"
-        photo.write_bytes(shipped_photo().read_bytes())
-        arguments = ["--model", "MobileNetV3Small", "--input", photo, "--json"]
-        done = fresh("verify", tmp_path / "out", *arguments, *options)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["receipt"]["identical"] is True
-
-    @pytest.mark.parametrize(
-        ("missing", "installed", "remedy"),
-        [
-            ("tensorflow", [], "It needs a backend: `pip install tensorflow`, for example."),
-            (
-                "tensorflow",
-                ["torch"],
-                "Its backend is set to tensorflow, but torch is installed. Set KERAS_BACKEND=torch to use it.",
-            ),
-            (
-                "jax",
-                ["jax", "tensorflow"],
-                "Its backend is set to jax, but tensorflow is installed. Set KERAS_BACKEND=tensorflow to use it.",
-            ),
-        ],
-        ids=["no backend", "the default", "one of their own"],
-    )
-    def test_keras_that_lacks_its_backend(self, missing, installed, remedy, tmp_path):
-        message = f"No module named '{missing}'"
-        (tmp_path / "keras.py").write_text(f"raise ModuleNotFoundError({message!r}, name={missing!r})\n")
-        code = f"""
-            import importlib.util
-            importlib.util.find_spec = lambda name: name if name in {installed} else None
-            from kerassplit.cli import main
-            main(["points", "ResNet50"])
-        """
-        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 2
-        assert done.stderr == f"Error: Keras cannot be imported: {message}. {remedy}\n"
 
 
 def test_names_are_checked_before_an_architecture_gets_its_weights(tmp_path, folder):

@@ -114,14 +114,14 @@ def test_stages_have_replicas(small, tmp_path):
     small.save(model)
     run("plan", model, "--device", "chip: 1 MFLOPS, x5", "--replicas", "--must-cut", "pool", "-o", file)
     plan = ks.Plan.load(file)
-    assert plan.replicas
-    run("split", model, "--plan", file, "-o", folder)
-    assert _planned_replicas(file, read_manifest(folder)) == plan.replicas
+    assert max(plan.replicas) > 1
+    run("split", model, "--plan", file, "--names", "head,tail", "-o", folder)
+    assert _planned_replicas(file, read_manifest(folder)) == dict(zip(["head", "tail"], plan.replicas, strict=True))
     question = ("run", folder, "--input", model, "-o", tmp_path / "y.npy", "--engine", "ray", "--plan", file)
     assert "Add --engine ray." in run(*(one for one in question if one not in ("--engine", "ray")), status=2).stderr
     run("plan", model, "--devices", 2, "--must-cut", "block1_out", "-o", tmp_path / "other.json")
     other = " ".join(run(*question[:-1], tmp_path / "other.json", status=2).stderr.split())
-    assert "is for another split: it cuts at 'block1_out', and 'stage_0' in the folder ends at 'pool'." in other
+    assert "is for another split: it cuts at 'block1_out', and 'head' in the folder ends at 'pool'." in other
     run("plan", model, "--devices", 1, "-o", file, "--overwrite")
     assert "is for another split: stages in the plan: 1, in the folder: 2." in run(*question, status=2).stderr
 

@@ -2,17 +2,14 @@
 
 import os
 import re
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import keras
 import pytest
 from applications import NEEDS_NASNET
-from checkout import ROOT
 from PIL import Image
 
 import kerassplit as ks
@@ -72,14 +69,6 @@ def titles(model: keras.Model) -> list[str]:
 
 def crossing_edges(picture: Picture) -> list[Edge]:
     return [edge for edge in picture.edges if edge.label]
-
-
-def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a new process."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), **variables}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
 
 
 @pytest.mark.parametrize(
@@ -284,27 +273,6 @@ def test_wide_splits_go_on_below(tmp_path: Path):
         assert abs(image.size[0] - 1600) <= 8
 
 
-def test_the_same_model_gives_the_same_files_in_every_process(formats: tuple[str, ...], tmp_path: Path):
-    code = """
-import sys, keras, kerassplit as ks
-with keras.StatelessScope():
-    model = keras.applications.ResNet50(weights=None)
-split = ks.split(model, ["conv3_block4_out", "conv4_block6_out"])
-for extension in sys.argv[2:]:
-    ks.plot(split[1], f"{sys.argv[1]}/stage.{extension}", detail="layers")
-    ks.plot(split, f"{sys.argv[1]}/split.{extension}")
-"""
-    contents = []
-    for seed in ("1", "2"):
-        folder = tmp_path / seed
-        folder.mkdir()
-        done = run(code, str(folder), *formats, PYTHONHASHSEED=seed)
-        assert done.returncode == 0, done.stderr
-        contents.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
-    assert contents[0] == contents[1]
-    assert len(contents[0]) == 2 * len(formats)
-
-
 def test_an_unknown_format_is_refused_with_the_list(tmp_path: Path):
     for name in ("split.gif", "split"):
         with pytest.raises(ks.SplitError, match=r"\.svg, \.png, \.pdf, \.dot, \.mmd, \.txt; got .*split"):
@@ -355,48 +323,6 @@ def test_without_pygraphviz_the_dot_program_draws(tmp_path: Path, monkeypatch: p
     assert "<svg>-Tsvg</svg>" in (tmp_path / "split.svg").read_text()
 
 
-def test_what_fontconfig_finds_odd_in_its_configuration_is_not_told(tmp_path: Path):
-    odd = '<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><odd/></fontconfig>'
-    (tmp_path / "fonts.conf").write_text(odd)
-    code = """
-import os, keras, kerassplit as ks
-model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="first"), keras.layers.Dense(2)], name="tiny")
-os.write(2, b"before")
-for _ in range(2):
-    ks.plot(model).render("svg")
-    os.write(2, b"after")
-"""
-    variables = {"FONTCONFIG_FILE": str(tmp_path / "fonts.conf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = run(code, **variables)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.endswith("beforeafterafter")
-
-
-@pytest.fixture
-def without_fonts(tmp_path: Path) -> Iterator[dict[str, str]]:
-    empty = tmp_path / "fonts.conf"
-    empty.write_text('<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig></fontconfig>')
-    yield {"FONTCONFIG_FILE": str(empty), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-
-
-def test_without_fonts_letters_are_not_silently_lost(tmp_path: Path, without_fonts: dict[str, str]):
-    code = """
-import sys, keras, kerassplit as ks
-model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="first"), keras.layers.Dense(2)], name="tiny")
-ks.plot(model, sys.argv[1] + "/tiny.svg")
-for extension in ("png", "pdf"):
-    try:
-        ks.plot(model, f"{sys.argv[1]}/tiny.{extension}")
-    except ks.SplitError as error:
-        print(error)
-"""
-    done = run(code, str(tmp_path), **without_fonts)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("This machine has no fonts") == 2
-    assert "first" in (tmp_path / "tiny.svg").read_text()
-    assert not list(tmp_path.glob("*.p*"))
-
-
 def test_layers_names_every_layer_and_no_address():
     split = in_three()
     source = plot(split[1], detail="layers").dot
@@ -442,14 +368,6 @@ def test_a_notebook_shows_a_split_and_print_gives_text():
     text = str(plot(in_three()))
     assert "cut 0 · conv3_block4_out · 28×28×512 float32 · 1.5 MiB per sample" in text
     assert "‖conv4 ×6‖" in text
-
-
-def test_the_committed_diagrams_are_those_that_the_code_makes():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "diagrams" / "make.py"), "--check"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def test_outputs_of_one_call_are_told():

@@ -224,9 +224,7 @@ def test_a_slow_stage_gets_several_devices_and_its_load_is_divided(resnet, costs
     alone, shared = (ks.plan(resnet, chip, profile=costs, replicas=replicas) for replicas in (False, True))
     assert shared.value < alone.value
     assert sum(stage.replicas for stage in shared.stages) == 4
-    assert shared.replicas == {
-        f"stage_{place}": stage.replicas for place, stage in enumerate(shared.stages) if stage.replicas > 1
-    }
+    assert shared.replicas == [stage.replicas for stage in shared.stages]
     for stage in shared.stages:
         assert stage.load == pytest.approx((stage.receive + stage.work + stage.send) / stage.replicas)
         assert stage.memory <= chip.memory
@@ -240,4 +238,10 @@ def test_more_devices_than_split_points_have_work_as_replicas(resnet, costs):
     plan = ks.plan(resnet, ks.Device("chip", memory="120 MB", count=60), profile=costs, replicas=True)
     assert plan.value == costs.flops / 60
     assert [(stage.device, stage.replicas) for stage in plan.stages] == [("chip 1-60", 60)]
-    assert plan.replicas == {"stage_0": 60}
+    assert plan.replicas == [60]
+    assert "There is nothing to cut: everything runs on each of 60 devices, which take turns." in str(plan)
+    split = ks.split(resnet, plan, names=["everything"])
+    assert [stage.name for stage in split] == ["everything"]
+    assert split.verify().identical
+    with pytest.raises(ks.SplitError, match="There is 1 stage; `names` has 2: 'a' and 'b'"):
+        ks.split(resnet, plan, names=["a", "b"])

@@ -101,7 +101,7 @@ def require_the_best(model, profile, seed, max_crossing):
     memories = [math.inf] * len(speeds)
     oracle = Oracle(model, profile, speeds, link, memories, max_crossing=max_crossing, down=down, **common, **costs)
     best = oracle.best()
-    links = ks.Link(*link, down=down)
+    links = ks.Link(*link, down=down if common["any_order"] else None)
     options = {"links": links, "max_crossing": max_crossing, "batch_size": 2, "profile": profile, **common, **more}
     try:
         plan = ks.plan(model, devices_of(speeds, **costs), **options)
@@ -405,6 +405,8 @@ def test_of_several_links_each_goes_one_way():
         ks.plan(chain([4, 4]), [PHONE, SERVER], links=[link])
     with pytest.raises(ks.SplitError, match="Give the pair in the other order a link of its own."):
         ks.plan(chain([4, 4]), [PHONE, SERVER], links={("phone", "server"): link})
+    with pytest.raises(ks.SplitError, match=r"a bandwidth `down`, but nothing goes back .* or pass any_order=True"):
+        ks.plan(chain([4, 4]), [PHONE, SERVER], links=link)
     with pytest.raises(ks.SplitError, match="The bandwidth down of a link is 0. It must be more than 0"):
         ks.Link("1 MB/s", down=0)
 
