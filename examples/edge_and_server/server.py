@@ -8,6 +8,7 @@ Answers tensors, packed with kerassplit.wire, with tensors. It shows the princip
 
 import os
 import sys
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -25,10 +26,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections open
     disable_nagle_algorithm = True
     stage: ks.Stage
+    compute: Callable[[list], list]  # an object with `__call__`, so not bound
 
     def do_POST(self) -> None:
         tensors = unpack(self.rfile.read(int(self.headers["Content-Length"])))
-        outputs = self.stage.compiled([tensors[name] for name in self.stage.inputs]) if tensors else []
+        outputs = self.compute([tensors[name] for name in self.stage.inputs]) if tensors else []
         body = pack(dict(zip(self.stage.outputs, map(keras.ops.convert_to_numpy, outputs), strict=False)))
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -42,6 +44,7 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     folder, name = sys.argv[1:]
     Handler.stage = ks.load(folder, stages=[name])[0]
+    Handler.compute = Handler.stage.compiled
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         print(server.server_port, flush=True)
