@@ -12,8 +12,7 @@ from kerassplit.planning.devices import device_names
 from kerassplit.planning.graph_problem import GraphProblem
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.results import PlannedStage, PossibleCut
-from kerassplit.planning.solver.place import Placement
-from kerassplit.planning.solver.stages import Stage
+from kerassplit.planning.solver.stages import Placement, Stage
 from kerassplit.planning.task import Task
 
 _METHODS = {

@@ -31,7 +31,7 @@ def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
         if task.holds:
             better = graph.least_memory()
         else:  # cuts are listed once
-            known = listed(graph.problem(), _MOST_CUTS, graph.permitted(graph.table(possible)))
+            known = listed(graph.problem(), graph.permitted(graph.table(possible)))
             better = None if known is None else known.least_load(most)
     except SplitError:  # no plan; or the bytes of a tensor inside a branch are unknown
         return ()

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from kerassplit.planning.solver.device_orders import Kind
 from kerassplit.planning.solver.least_crossing import Crossings, Nodes, least_seconds
-from kerassplit.planning.solver.problem import Link, Problem
+from kerassplit.planning.solver.problem import Link, Problem, memory_binds
 from kerassplit.planning.solver.stage_costs import ROUNDING
 
 Numbers = NDArray[np.float64]
@@ -77,9 +77,7 @@ class StageBounds:
         self._busy = np.array([not node.idle for node in problem.nodes])
         self._held = np.array([node.memory for node in problem.nodes])
         self._workspace = np.array([node.workspace for node in problem.nodes])
-        everything = self._held.sum() + self._room.sum() + self._workspace.max()
-        everything += sum(weight.memory for weight in problem.weights)
-        self._memory_binds = everything > min(device.memory for device in problem.devices)
+        self._memory_binds = memory_binds(problem)
         self._makers = np.array([tensor.producer for tensor in problem.tensors], dtype=np.int64)
         self._users = [np.array(tensor.consumers, dtype=np.int64) for tensor in problem.tensors]
         rows = np.repeat(np.arange(len(self._users)), [len(users) for users in self._users])

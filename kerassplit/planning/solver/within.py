@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from kerassplit.planning.solver.bounds import SLACK, device_rates, sides_of
 from kerassplit.planning.solver.closed_sets import Family, node_work
-from kerassplit.planning.solver.device_orders import Arc, DeviceOrders, device_orders, links_differ
+from kerassplit.planning.solver.device_orders import Arc, DeviceOrders, device_orders
 from kerassplit.planning.solver.dynamic_program import Chain, caps_of, chain_along, least_sum
 from kerassplit.planning.solver.energy import weighted
-from kerassplit.planning.solver.problem import Objective, Problem
+from kerassplit.planning.solver.problem import Objective, Problem, links_differ
 from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
 from kerassplit.planning.solver.stages import Stage, stages_of, value_of
 
