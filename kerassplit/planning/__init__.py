@@ -11,6 +11,6 @@
 - `answers`: turns a solution into a plan.
 - `reporting`: progress of a search.
 - `refusals`, `hints`: explain why there is no plan, and suggest better ones.
-- `planner`, `sweeper`, `even`: the entry points `plan`, `plan_sweep` and even stages.
+- `planner`, `sweeper`: the entry points `plan` and `plan_sweep`.
 - `solver/`: plain numbers, no Keras.
 """

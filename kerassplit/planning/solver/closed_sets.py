@@ -4,6 +4,7 @@ A family of sets is stored as a table of booleans with a row per node and a colu
 thousands of sets at once if they contain a node.
 """
 
+import copy
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,6 +88,12 @@ class Family:
     def restricted(self, sets: NDArray[np.int64]) -> "Family":
         """Returns the family of some of these sets, given in increasing order."""
         return Family(self.problem, np.ascontiguousarray(self.inside[:, sets]), self.work[sets], self.rates)
+
+    def with_problem(self, problem: Problem) -> "Family":
+        """Returns the same sets for a problem with the same nodes and tensors; keeps what is cached about them."""
+        other = copy.copy(self)
+        object.__setattr__(other, "problem", problem)
+        return other
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """Problems with listed closed sets, and their exact solutions: the best placement, and the front of tradeoffs."""
 
-import copy
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -87,8 +86,7 @@ class Listed:
     def over(self, link: Link) -> "Listed":
         """Returns the same problem with another link between all devices; keeps what is cached about closed sets."""
         rows = tuple((link,) * len(self.problem.devices) for _ in self.problem.devices)
-        family = copy.copy(self.family)
-        object.__setattr__(family, "problem", replace(family.problem, links=rows))
+        family = self.family.with_problem(replace(self.family.problem, links=rows))
         contraction = replace(self.contraction, problem=family.problem)
         return Listed(replace(self.problem, links=rows), contraction, family)
 

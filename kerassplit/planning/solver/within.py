@@ -6,7 +6,6 @@ problem", 1980). Between the two, all ways are followed that no other beats in b
 problems", 1980), as long as the least that remains of each and of their sum lets them end better.
 """
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -84,10 +83,8 @@ def best_within(family: Family, problem: Problem) -> Chain | None:
 
 def _with_problem(family: Family, problem: Problem) -> Family:
     """Returns the same sets, in the same order, with other times of nodes, devices and links."""
-    other = copy.copy(family)  # with what is known about its sets
+    other, rates = family.with_problem(problem), device_rates(problem)
     vars(other).pop("seconds", None)
-    rates = device_rates(problem)
-    object.__setattr__(other, "problem", problem)
     object.__setattr__(other, "rates", rates)
     object.__setattr__(other, "work", other.sums_of(node_work(problem, rates)[:, None])[0])
     return other
