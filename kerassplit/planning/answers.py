@@ -125,6 +125,7 @@ def _possible_cuts(task: Task, chosen: Sequence[tuple[Crossing, list[int]]]) -> 
     calls, blocks = (np.where(np.isinf(work[0]), 0.0, work[0]) for work in (task.work.calls, task.work.blocks))
     whole = float(blocks.sum()) or 1.0
     ends = zip(task.profile.blocks[:-1], accumulate(blocks.tolist()), strict=False)
+    work: dict[tuple[int, ...], tuple[tuple[int, ...], float]]
     work = {block.crossing: (block.also, amount) for block, amount in ends if len(block.crossing) == 1}
     for (crossing, also), before in chosen:
         work.setdefault(crossing, (also, float(calls[before].sum())))

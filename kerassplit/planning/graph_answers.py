@@ -36,9 +36,9 @@ class InGraph(GraphProblem):
         problem = self.problem(limit)
         if self._is_one_flow(problem):
             return _by_minimum_cut(problem)
-        table = None if limit is None else self.cuts(limit)
-        if table is not None:
-            return place(self.problem(), cuts=table)
+        known = self.listed()
+        if known is not None:
+            return required(known.best())
         if task.budget < math.inf:
             return self._within_budget(problem)
         known, bound = self.few_listed(), self._latency_bound()
@@ -87,9 +87,12 @@ class InGraph(GraphProblem):
 
     def listed(self) -> Listed | None:
         """Lists all allowed cuts; `None` if any number of tensors may cross, or if there are too many cuts."""
-        limit = self.task.limits.max_crossing
-        table = None if limit is None else self.cuts(limit)
+        table = self._all_cuts()
         return None if table is None else listed(self.problem(), table)
+
+    def _all_cuts(self) -> Table | None:
+        limit = self.task.limits.max_crossing
+        return None if limit is None else self.cuts(limit)
 
     def cuts(self, limit: int, most: int | None = None) -> Table | None:
         """Returns the nodes before each cut of at most `limit` tensors; `None` if there are more than `most` cuts."""
@@ -110,9 +113,10 @@ class InGraph(GraphProblem):
 
     def least_memory(self) -> float | None:
         """Returns the least memory in bytes that suffices if all devices have it; `None` if there is no placement."""
-        limit = self.task.limits.max_crossing
-        table = None if limit is None else self.cuts(limit)
-        return least_memory(self.problem(), self._widest_family(limit or 4) if table is None else table)
+        table = self._all_cuts()
+        if table is None:
+            table = self._widest_family(self.task.limits.max_crossing or 4)
+        return least_memory(self.problem(), table)
 
     def sizes_of_cuts(self) -> list[float]:
         """Returns the bytes that cross at cuts of few tensors, each size once, in increasing order."""

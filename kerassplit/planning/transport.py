@@ -130,9 +130,8 @@ def read_of_inputs(
     if given is None:
         return {}
     inputs = graph.flat_inputs()
-    parse, what = (
-        (parse_bytes, "size of an input") if argument == "input_bytes" else (parse_seconds, "time of an input")
-    )
+    sized = argument == "input_bytes"
+    parse, what = (parse_bytes, "size of an input") if sized else (parse_seconds, "time of an input")
     if isinstance(given, Mapping):
         return {_input(graph, name, argument): parse(value, what) for name, value in given.items()}
     if len(inputs) > 1:
