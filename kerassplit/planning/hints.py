@@ -35,7 +35,7 @@ def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
             better = None if known is None else known.least_load(most)
     except SplitError:  # no plan; or the bytes of a tensor inside a branch are unknown
         return ()
-    if better is None or better > most or any(device.memory is not None for device in task.devices if task.holds):
+    if better is None or better > most or (task.holds and task.limits_memory):
         return ()
     unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
     return (

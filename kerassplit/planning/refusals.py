@@ -108,7 +108,7 @@ def _many_devices(task: Task) -> int | None:
 def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
     """Yields a function to lift each limit of the task, with the limit's name."""
     limits = task.limits
-    if any(device.memory is not None for device in task.devices):
+    if task.limits_memory:
         yield "memory", lambda task: _with_memory(task, math.inf)
     if limits.largest_crossing < math.inf:
         yield "largest_crossing", lambda task: task.with_limits(largest_crossing=math.inf)

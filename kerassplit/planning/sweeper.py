@@ -34,6 +34,8 @@ from kerassplit.planning.task import Task
 from kerassplit.planning.transport import OfInputs
 from kerassplit.planning.work import Balance
 
+_INSTEAD = "Sweep the latency (objective='latency'), or call `plan` at the bandwidths that matter."
+
 
 def plan_sweep(
     model: keras.Model,
@@ -126,21 +128,18 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
     """Finds the best of all cuts at every bandwidth, for throughput on two devices in a given order."""
     if not task.is_chain:
         raise SplitError(
-            "A sweep for throughput needs a model whose split points follow one another, and max_crossing=1. Sweep the "
-            "latency (objective='latency'), or call `plan` at the bandwidths that matter."
+            "A sweep for throughput needs a model whose split points follow one another, and max_crossing=1. "
+            f"{_INSTEAD}"
         )
     if sum(device.count for device in task.devices) != 2 or task.any_order:
-        raise SplitError(
-            "A sweep for throughput needs two devices in a given order. Sweep the latency (objective='latency'), or "
-            "call `plan` at the bandwidths that matter."
-        )
+        raise SplitError(f"A sweep for throughput needs two devices in a given order. {_INSTEAD}")
     solve(task, report)  # says why where there is no plan
     graph = InGraph(task)
     known = graph.listed()
     if known is None:
         raise SplitError(
             f"'{task.profile.model}' has too many cuts for a sweep of throughput, which tries them all: more "
-            f"than {MOST_CUTS}. Sweep the latency (objective='latency'), or call `plan` at the bandwidths that matter."
+            f"than {MOST_CUTS}. {_INSTEAD}"
         )
     assert isinstance(task.links, Link)
     latency, message = float(task.links.latency), task.transport.message_bytes

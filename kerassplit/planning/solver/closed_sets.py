@@ -45,10 +45,12 @@ def closed_sets(problem: Problem, limit: int) -> Table | None:
 
 def table_of(count: int, sets: Sequence[Collection[int]]) -> Table:
     """Converts sets of nodes to a table, shape (count, sets)."""
-    table = np.zeros((count, len(sets)), dtype=np.bool_)
-    for index, nodes in enumerate(sets):
-        table[list(nodes), index] = True
-    return table
+    return np.array([members_of(count, nodes) for nodes in sets], dtype=np.bool_).reshape(-1, count).T
+
+
+def members_of(count: int, nodes: Collection[int]) -> NDArray[np.bool_]:
+    """Returns whether each node is in a set, shape (nodes,)."""
+    return np.isin(np.arange(count), list(nodes))
 
 
 def table_of_bits(count: int, sets: Iterable[int]) -> Table:
@@ -218,7 +220,7 @@ class Family:
     @cached_property
     def required(self) -> list[int]:
         """The sets that must be among the cuts."""
-        members = [np.isin(np.arange(len(self.inside)), list(cut)) for cut in self.problem.rules.required]
+        members = [members_of(len(self.inside), cut) for cut in self.problem.rules.required]
         return [int(np.flatnonzero((self.inside == member[:, None]).all(axis=0))[0]) for member in members]
 
     @property
@@ -254,8 +256,7 @@ def family_of(problem: Problem, table: Table, rates: NDArray[np.float64]) -> Fam
     count = len(problem.nodes)
     ends = np.zeros((count, 2), dtype=np.bool_)
     ends[:, 1] = True
-    required = [np.isin(np.arange(count), list(cut))[:, None] for cut in problem.rules.required]
-    table = distinct(np.concatenate([table, ends, *required], axis=1))
+    table = distinct(np.concatenate([table, ends, table_of(count, problem.rules.required)], axis=1))
     unordered = Family(problem, table, np.zeros(0), rates)
     sums = unordered.sums_of(node_work(problem, rates)[:, None])[0]
     order = np.lexsort((unordered.sizes, sums))
@@ -276,8 +277,7 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
     rules, inside = family.problem.rules, family.inside
     allowed = np.ones(len(family), dtype=np.bool_)
     if rules.max_tensors is not None:
-        counted = np.array([tensor.counts for tensor in family.problem.tensors], dtype=np.bool_)
-        allowed &= family.crossing[counted].sum(axis=0) <= rules.max_tensors
+        allowed &= family.crossing_count <= rules.max_tensors
     if rules.max_memory < np.inf:
         allowed &= family.crossing_memory <= rules.max_memory
     for node in rules.first:
@@ -285,10 +285,10 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
     for node in rules.last:
         allowed &= ~inside[node]
     for cut in rules.required:  # cuts are nested: each contains the required one or is contained in it
-        member = np.isin(np.arange(len(inside)), list(cut))
+        member = members_of(len(inside), cut)
         allowed &= inside[member].all(axis=0) | ~inside[~member].any(axis=0)
     for cut in rules.forbidden:
-        allowed &= (inside != np.isin(np.arange(len(inside)), list(cut))[:, None]).any(axis=0)
+        allowed &= (inside != members_of(len(inside), cut)[:, None]).any(axis=0)
     allowed[[0, -1]] = True
     return allowed
 

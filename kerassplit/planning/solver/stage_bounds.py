@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from kerassplit.planning.solver.closed_sets import members_of
 from kerassplit.planning.solver.device_orders import Kind
 from kerassplit.planning.solver.least_crossing import Crossings, Nodes, least_seconds
 from kerassplit.planning.solver.problem import Link, Problem, memory_binds
@@ -152,10 +153,11 @@ class StageBounds:
             return False
         if self._room @ crossing > rules.max_memory * ROUNDING:
             return False
-        required = (_members(cut, inside) for cut in rules.required)
+        required = (members_of(len(inside), cut) for cut in rules.required)
         if any((outside & cut).any() and (inside & ~cut).any() for cut in required):
             return False
-        return bool(cell.free.any()) or not any((inside == _members(cut, inside)).all() for cut in rules.forbidden)
+        forbidden = (members_of(len(inside), cut) for cut in rules.forbidden)
+        return bool(cell.free.any()) or not any((inside == cut).all() for cut in forbidden)
 
     def _impossible(self, first: "_Stack", second: "_Stack") -> NDArray[np.bool_]:
         """Marks pairs of cells without a stage between them: no strict superset, or a required cut is skipped."""
@@ -164,7 +166,7 @@ class StageBounds:
         nodes = self._busy if self._problem.use_all else np.ones_like(self._busy)
         none |= ((1 - first.inside) * nodes) @ (1 - second.outside).T == 0  # no node can be in the stage
         for cut in self._problem.rules.required:
-            members = _members(cut, self._held)
+            members = members_of(len(self._held), cut)
             before = (first.outside @ members) > 0
             none |= before[:, None] & ((second.inside @ ~members) > 0)[None, :]
         return none
@@ -215,7 +217,3 @@ class _Stack:
     def crossing(self) -> Numbers:
         """The tensors that certainly cross, shape (cells, tensors)."""
         return self.bounds.crossing(self.inside, self.outside)
-
-
-def _members(cut: frozenset[int], like: NDArray) -> NDArray[np.bool_]:
-    return np.isin(np.arange(len(like)), list(cut))
