@@ -38,7 +38,7 @@ def problems(name: str, counts: list[int], gigabytes: list[float], measured: boo
 
 def measure(problem: Problem, time_limit: float) -> list[str]:
     began, computed = time.perf_counter(), time.process_time()
-    found = place(problem, method="local search", time_limit=time_limit)
+    found = place(problem, limit=0, time_limit=time_limit)
     seconds, computed = time.perf_counter() - began, time.process_time() - computed
     work = sum(node.seconds[0] for node in problem.nodes) / problem.devices[0].count
     return [

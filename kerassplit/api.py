@@ -22,8 +22,8 @@ from kerassplit.engines.early_exit import EarlyExits
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
-from kerassplit.planning.even import even_stages
 from kerassplit.planning.plan import Plan
+from kerassplit.planning.planner import even_stages
 from kerassplit.storage import saving
 from kerassplit.storage.exports import export as exports
 from kerassplit.storage.exports.receipt import ExportReceipt

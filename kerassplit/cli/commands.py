@@ -178,7 +178,7 @@ def split(
     from kerassplit.graph.strings import string_inputs
 
     if stages is not None:
-        from kerassplit.planning.even import even_stages
+        from kerassplit.planning.planner import even_stages
 
         most = 1 if max_crossing is None else max_crossing
         planned = even_stages(built, stages, open_sides=open_sides, max_crossing=most)

@@ -11,14 +11,13 @@ from typing import Any
 
 from kerassplit.costs.figures import Figures
 from kerassplit.costs.tables import format_flops, format_seconds
-from kerassplit.display.chart import SMALL, WIDTH, Chart, new_figure
+from kerassplit.display.chart import BYTES, SMALL, WIDTH, Chart, chart_of, new_figure, scale
 from kerassplit.display.colors import CUT
 from kerassplit.display.units import format_count
 from kerassplit.files.sizes import format_bytes
 from kerassplit.graph.sizes import total
 
 _BAR, _INPUT, _LINE = "#90CAF9", "#B0BEC5", "#37474F"
-_UNITS = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("bytes", 1))
 
 
 def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None) -> Chart:
@@ -26,7 +25,7 @@ def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None
     taken = total(profile.tensors[tensor].bytes for tensor in profile.inputs)
     sizes = [taken, *(block.crossing_bytes for block in profile.blocks[:-1])]
     most = max(size or 0 for size in sizes)
-    unit, factor = next(((unit, factor) for unit, factor in _UNITS if most >= factor), _UNITS[-1])
+    unit, factor = scale(most, BYTES)
     best = _smaller_than_all_before(sizes)
     with new_figure(WIDTH, 6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
@@ -50,10 +49,7 @@ def plot_profile(profile: Figures, to_file: str | os.PathLike[str] | None = None
         figure.suptitle(f"{profile.model}: where to cut it", fontweight="bold", x=0.01, ha="left")
         upper.set_title(_subtitle(profile), fontsize=SMALL, color="#546E7A")
         _name(lower, profile, sizes, best, factor)
-    chart = Chart(figure)
-    if to_file is not None:
-        chart.save(to_file)
-    return chart
+    return chart_of(figure, to_file)
 
 
 def _smaller_than_all_before(sizes: Sequence[int | None]) -> list[int]:
@@ -106,7 +102,7 @@ def _ticks(count: int) -> tuple[list[int], list[str]]:
     return places, ["input" if place == 0 else str(place - 1) for place in places]
 
 
-def _name(axes: Any, profile: Figures, sizes: Sequence[int | None], best: Sequence[int], factor: int) -> None:
+def _name(axes: Any, profile: Figures, sizes: Sequence[int | None], best: Sequence[int], factor: float) -> None:
     """Labels the best cuts with their tensors, vertically so that neighbors do not overlap."""
     from matplotlib.patheffects import withStroke
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kerassplit.costs.memory import peaks
+from kerassplit.costs.memory import largest, peaks
 from kerassplit.costs.records import BlockCost, CallCost, TensorCost, Timing, VariableCost
 from kerassplit.errors import SplitError
 from kerassplit.graph.sizes import total
@@ -52,8 +52,7 @@ class Figures:
         Memory that a call uses internally while it runs (attention scores, the workspace of a convolution) is not
         counted: a device needs more.
         """
-        sizes = [block.peak_live_bytes for block in self.blocks]
-        return None if None in sizes else max((size for size in sizes if size is not None), default=0)
+        return largest(block.peak_live_bytes for block in self.blocks)
 
     @property
     def flops(self) -> int | None:
@@ -115,8 +114,7 @@ class Figures:
             tensor for block in self.blocks[last + 1 :] for call in block.calls for tensor in self.calls[call].inputs
         }
         made = {tensor for block in steps for _, outputs in block for tensor in outputs}
-        found = peaks(steps, [tensor.bytes for tensor in self.tensors], made & {*used_later, *self.outputs})
-        return None if None in found else max(size for size in found if size is not None)
+        return largest(peaks(steps, [tensor.bytes for tensor in self.tensors], made & {*used_later, *self.outputs}))
 
     def _stage(self, first: int, last: int) -> tuple[BlockCost, ...]:
         if not 0 <= first <= last < len(self.blocks):

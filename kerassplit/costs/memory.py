@@ -46,3 +46,9 @@ def peaks(
                     total, unknown = total - (size or 0), unknown - (size is None)
         found.append(most if known else None)
     return found
+
+
+def largest(sizes: Iterable[int | None]) -> int | None:
+    """Returns the largest of some sizes, 0 without any; `None` if one is unknown."""
+    known = list(sizes)
+    return None if None in known else max(known, default=0)  # pyright: ignore[reportArgumentType]

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ WIDTH = 8.5
 
 SMALL = 10
 """The smallest font size of a chart, in points."""
+
+BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("bytes", 1.0))
+"""Units of an axis, for `scale`."""
 
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -110,6 +113,19 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
         yield figure
         for text in figure.findobj(Text):
             text.set_text(printable(text.get_text()))
+
+
+def chart_of(figure: "Figure", to_file: str | os.PathLike[str] | None) -> Chart:
+    """Returns a finished figure as a chart, and writes it if there is a file to write to."""
+    chart = Chart(figure)
+    if to_file is not None:
+        chart.save(to_file)
+    return chart
+
+
+def scale(largest: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    """Returns the first unit that is not above a number, and its factor; else the last one."""
+    return next((unit for unit in units if largest >= unit[1]), units[-1])
 
 
 @contextlib.contextmanager

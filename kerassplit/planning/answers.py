@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 
 from kerassplit.cutting.frontiers import leaving
+from kerassplit.graph.sizes import total
 from kerassplit.planning.devices import device_names
 from kerassplit.planning.graph_problem import GraphProblem
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.results import PlannedStage, PossibleCut
-from kerassplit.planning.solver.place import Placement
-from kerassplit.planning.solver.stages import Stage
+from kerassplit.planning.solver.stages import Placement, Stage
 from kerassplit.planning.task import Task
 
 _METHODS = {
@@ -23,71 +22,62 @@ _METHODS = {
 """Readable names of methods whose names in the solver are short."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A stage that runs calls of the model.
-
-    Attributes:
-        device: Name of its device.
-        stage: Its costs.
-        energy: Joules, with those of stages before it that run no calls; `None` if unknown.
-        calls: Its calls, as indices into the profile.
-        crossing: The tensors that cross the cut after it, as indices into the graph.
-        also: Tensors that cross in addition: inputs of the model that both sides use, and masks.
-    """
-
-    device: str
-    stage: Stage
-    energy: float | None
-    calls: Sequence[int]
-    crossing: tuple[int, ...]
-    also: tuple[int, ...]
+Crossing = tuple[tuple[int, ...], tuple[int, ...]]
+"""Tensors that cross a cut, as indices into the graph; and those that cross in addition: inputs of the model that both
+sides use, and masks."""
 
 
 def plan_of(graph: GraphProblem, found: Placement) -> Plan:
     """Builds the plan of a placement."""
-    task, parts = graph.task, _parts(graph, found.stages)
+    task = graph.task
+    stages, cuts = _stages_and_cuts(graph, found.stages)
     return Plan(
         model=task.profile.model,
         batch_size=task.profile.batch_size,
         objective=task.objective,
         unit=task.work.unit,
         overlap=task.overlap,
-        stages=tuple(_stage(task, part) for part in parts),
+        stages=tuple(stages),
         value=float(found.value),
         lower_bound=float(found.lower_bound),
         optimal=bool(found.optimal),
         method=_METHODS.get(found.method, found.method),
-        cuts=_possible_cuts(task, parts[:-1]),
+        cuts=_possible_cuts(task, cuts),
         inputs=task.sent_inputs,
         compression=task.transport.compression,
     )
 
 
-def _parts(graph: GraphProblem, placed: Sequence[Stage]) -> list[_Part]:
-    """Returns the stages that run calls; identical devices are numbered in order of use."""
-    task, parts = graph.task, []
+def _stages_and_cuts(
+    graph: GraphProblem, placed: Sequence[Stage]
+) -> tuple[list[PlannedStage], list[tuple[Crossing, list[int]]]]:
+    """Returns the stages that run calls, and the cuts between them, each with all calls before it.
+
+    Identical devices are numbered in order of use.
+    """
+    task = graph.task
     numbered = iter(device_names(task.devices))
     names = [[next(numbered) for _ in range(device.count)] for device in task.devices]
+    stages: list[PlannedStage] = []
+    cuts: list[tuple[Crossing, list[int]]] = []
     before: list[int] = []
-    spent = list[float | None]()
+    spent = list[float | None]()  # by this stage, and by those before it that run no calls
     masks: list[int] = []
     for index, stage in enumerate(placed):
-        device = task.devices[graph.devices[stage.device][1]]
-        named = names[graph.devices[stage.device][1]]
+        kind = graph.devices[stage.device][1]
+        device = task.devices[kind]
         spent.append(None if device.watts is None or device.sending_watts is None else stage.energy)
         calls = [*masks, *sorted(call for node in stage.nodes for call in graph.members[node])]
         if not calls or (not task.in_blocks and all(task.calls[call] in task.sides.calls for call in calls)):
             masks = calls  # only inputs and masks: the next stage receives them
             continue
-        before += calls
-        masks = []
-        crossing, also = ((), ()) if index == len(placed) - 1 else _crossing_after(graph, stage, before)
-        name = _name([named.pop(0) for _ in range(stage.replicas)])
-        energy = None if None in spent else math.fsum(one for one in spent if one is not None)
-        parts.append(_Part(name, stage, energy, calls, crossing, also))
+        before, masks = [*before, *calls], []
+        crossing = ((), ()) if index == len(placed) - 1 else _crossing_after(graph, stage, before)
+        name = _name([names[kind].pop(0) for _ in range(stage.replicas)])
+        stages.append(_stage(task, stage, name, calls, crossing, spent))
+        cuts.append((crossing, before))
         spent = []
-    return parts
+    return stages, cuts[:-1]
 
 
 def _name(devices: Sequence[str]) -> str:
@@ -95,8 +85,8 @@ def _name(devices: Sequence[str]) -> str:
     return devices[0] if len(devices) == 1 else f"{devices[0]}-{devices[-1].rpartition(' ')[2]}"
 
 
-def _crossing_after(graph: GraphProblem, stage: Stage, calls: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the tensors that cross after these calls, which end with this stage, and those that cross in addition."""
+def _crossing_after(graph: GraphProblem, stage: Stage, calls: Sequence[int]) -> Crossing:
+    """Returns what crosses after these calls, which end with this stage."""
     task = graph.task
     if task.in_blocks:
         block = task.profile.blocks[stage.nodes[-1] - graph.first_call]
@@ -106,61 +96,53 @@ def _crossing_after(graph: GraphProblem, stage: Stage, calls: Sequence[int]) -> 
     return tuple(crossing), tuple(task.sides.along(before.__contains__, crossing))
 
 
-def _stage(task: Task, part: _Part) -> PlannedStage:
-    profile, stage = task.profile, part.stage
-    calls = [profile.calls[call] for call in part.calls]
-    variables = {variable for call in calls for variable in call.variables}
-    known = all(call.activation_bytes is not None for call in calls)
+def _stage(
+    task: Task, stage: Stage, device: str, calls: Sequence[int], after: Crossing, spent: Sequence[float | None]
+) -> PlannedStage:
+    costs, variables = [task.profile.calls[call] for call in calls], task.profile.variables
+    crossing, also = after
     return PlannedStage(
-        device=part.device,
-        calls=tuple(call.name for call in calls),
-        crossing=tuple(task.graph.names(part.crossing)),
-        crossing_bytes=_bytes(task, (*part.crossing, *part.also)),
+        device=device,
+        calls=tuple(call.name for call in costs),
+        crossing=tuple(task.graph.names(crossing)),
+        crossing_bytes=_bytes(task, after),
         work=float(stage.compute),
         receive=float(stage.receive),
         send=float(stage.send),
         load=float(stage.load),
-        parameter_bytes=sum(profile.variables[variable].bytes for variable in variables),
-        memory=float(stage.memory) if known else None,
-        also=tuple(task.graph.names(part.also)),
-        energy=None if part.energy is None else float(part.energy),
+        parameter_bytes=sum(variables[one].bytes for one in {one for call in costs for one in call.variables}),
+        memory=None if any(call.activation_bytes is None for call in costs) else float(stage.memory),
+        also=tuple(task.graph.names(also)),
+        energy=None if None in spent else math.fsum(one for one in spent if one is not None),
         replicas=stage.replicas,
         packing=float(stage.packing),
     )
 
 
-def _possible_cuts(task: Task, chosen: Sequence[_Part]) -> tuple[PossibleCut, ...]:
+def _possible_cuts(task: Task, chosen: Sequence[tuple[Crossing, list[int]]]) -> tuple[PossibleCut, ...]:
     """Returns the cuts of one tensor and the chosen ones, ordered by the work before them."""
-    calls, blocks = task.work.calls[0], task.work.blocks[0]
     # For a device that cannot run everything, the work that it can run.
-    calls, blocks = np.where(np.isinf(calls), 0.0, calls), np.where(np.isinf(blocks), 0.0, blocks)
-    total = float(blocks.sum()) or 1.0
-    part_before: dict[tuple[int, ...], float] = {}
-    along: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for block, amount in zip(task.profile.blocks[:-1], accumulate(blocks.tolist()), strict=False):
-        if len(block.crossing) == 1:
-            part_before[tuple(block.crossing)] = amount / total
-            along[tuple(block.crossing)] = block.also
-    made = {part.crossing for part in chosen}
-    before: list[int] = []
-    for one in chosen:
-        before += one.calls
-        part_before.setdefault(one.crossing, float(calls[before].sum()) / total)
-        along.setdefault(one.crossing, one.also)
+    calls, blocks = (np.where(np.isinf(work[0]), 0.0, work[0]) for work in (task.work.calls, task.work.blocks))
+    whole = float(blocks.sum()) or 1.0
+    ends = zip(task.profile.blocks[:-1], accumulate(blocks.tolist()), strict=False)
+    work: dict[tuple[int, ...], tuple[tuple[int, ...], float]]
+    work = {block.crossing: (block.also, amount) for block, amount in ends if len(block.crossing) == 1}
+    for (crossing, also), before in chosen:
+        work.setdefault(crossing, (also, float(calls[before].sum())))
+    made = {crossing for (crossing, _), _ in chosen}
     return tuple(
         PossibleCut(
             tuple(task.graph.names(crossing)),
-            _bytes(task, (*crossing, *along[crossing])),
-            min(part, 1.0),
+            _bytes(task, (crossing, also)),
+            min(amount / whole, 1.0),
             crossing in made,
         )
-        for crossing, part in sorted(part_before.items(), key=lambda item: (item[1], item[0]))
+        for crossing, (also, amount) in sorted(work.items(), key=lambda item: (item[1][1] / whole, item[0]))
     )
 
 
-def _bytes(task: Task, crossing: Sequence[int]) -> float | None:
+def _bytes(task: Task, crossing: Crossing) -> float | None:
     """Returns the bytes of a message with these tensors; `None` if some are unknown."""
-    sizes = [size for size in map(task.known_size, crossing) if size is not None]
-    if len(sizes) < len(crossing):
-        return None
-    return float(sum(sizes) + task.transport.message_bytes) if crossing else 0.0
+    sizes = [task.known_size(tensor) for tensors in crossing for tensor in tensors]
+    size = total([task.transport.message_bytes, *sizes]) if sizes else 0.0
+    return None if size is None else float(size)

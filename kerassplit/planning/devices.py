@@ -52,16 +52,13 @@ class Device:
         if not isinstance(self.name, str) or not self.name:
             raise SplitError(f"A device needs a name; got {self.name!r}.")
         of_device = f"of device '{self.name}'"
-        if self.flops_per_second is not None:
-            if self.seconds is not None:
-                raise SplitError(
-                    f"Device '{self.name}' has `flops_per_second` and `seconds`: both say how fast it is. Give one."
-                )
-            speed = parse_flops_per_second(self.flops_per_second, f"speed {of_device}")
-            object.__setattr__(self, "flops_per_second", speed)
-        if self.memory is not None:
-            object.__setattr__(self, "memory", parse_bytes(self.memory, f"memory {of_device}"))
+        if self.flops_per_second is not None and self.seconds is not None:
+            raise SplitError(
+                f"Device '{self.name}' has `flops_per_second` and `seconds`: both say how fast it is. Give one."
+            )
         for name, what, parse in (
+            ("flops_per_second", "speed", parse_flops_per_second),
+            ("memory", "memory", parse_bytes),
             ("overhead", "overhead", parse_seconds),
             ("watts", "power", parse_watts),
             ("sending_watts", "power for sending", parse_watts),

@@ -11,14 +11,12 @@ from kerassplit.planning.graph_problem import GraphProblem
 from kerassplit.planning.reporting import Report, silent
 from kerassplit.planning.solver.closed_sets import Table
 from kerassplit.planning.solver.energy import additive
-from kerassplit.planning.solver.listed import Listed, listed
+from kerassplit.planning.solver.listed import MOST_CUTS, Listed, listed
 from kerassplit.planning.solver.minimum_cut import on_first_device
-from kerassplit.planning.solver.place import Placement, best_listed, least_memory, no_placement, place
+from kerassplit.planning.solver.place import least_memory, place, required
 from kerassplit.planning.solver.problem import CutRules, DeviceType, Problem
-from kerassplit.planning.solver.stages import stages_of, value_of
+from kerassplit.planning.solver.stages import Placement, stages_of, stages_of_two
 
-MOST_CUTS = 50_000
-"""The most closed sets of calls that are listed. With more of them, the answer has a bound instead of a proof."""
 FEW_CUTS = 5_000
 """The most closed sets that are listed to find a good plan before the search among all of them."""
 
@@ -38,12 +36,13 @@ class InGraph(GraphProblem):
         problem = self.problem(limit)
         if self._is_one_flow(problem):
             return _by_minimum_cut(problem)
-        table = None if limit is None else self.cuts(limit)
-        if table is not None:
-            return place(self.problem(), cuts=table)
+        known = self.listed()
+        if known is not None:
+            return required(known.best())
         if task.budget < math.inf:
             return self._within_budget(problem)
-        few, bound = self._best_of_few(), self._latency_bound()
+        known, bound = self.few_listed(), self._latency_bound()
+        few = None if known is None else known.best()
         if few is not None and few.value <= bound * (1 + 1e-9):
             return few
         try:
@@ -59,7 +58,7 @@ class InGraph(GraphProblem):
         return replace(best, lower_bound=best.value if optimal else bound, optimal=optimal)
 
     def _within_budget(self, problem: Problem) -> Placement:
-        known = listed(problem, MOST_CUTS)
+        known = listed(problem, limit=MOST_CUTS)
         if known is None:
             limit = "largest_latency" if self.task.objective == "energy" else "largest_energy"
             option = limit.replace("_", "-")
@@ -67,7 +66,7 @@ class InGraph(GraphProblem):
                 f"With `{limit}` (--{option}), all cuts are compared, and '{self.task.profile.model}' has more than "
                 f"{MOST_CUTS} if so many tensors may cross. Let fewer cross (max_crossing=1, --max-crossing 1)."
             )
-        return best_listed(known)
+        return required(known.best())
 
     def _is_one_flow(self, problem: Problem) -> bool:
         """Checks if a minimum cut solves it: a sum for two devices over one link, without limits, with one end."""
@@ -88,9 +87,12 @@ class InGraph(GraphProblem):
 
     def listed(self) -> Listed | None:
         """Lists all allowed cuts; `None` if any number of tensors may cross, or if there are too many cuts."""
+        table = self._all_cuts()
+        return None if table is None else listed(self.problem(), table)
+
+    def _all_cuts(self) -> Table | None:
         limit = self.task.limits.max_crossing
-        table = None if limit is None else self.cuts(limit)
-        return None if table is None else listed(self.problem(), MOST_CUTS, table)
+        return None if limit is None else self.cuts(limit)
 
     def cuts(self, limit: int, most: int | None = None) -> Table | None:
         """Returns the nodes before each cut of at most `limit` tensors; `None` if there are more than `most` cuts."""
@@ -107,22 +109,14 @@ class InGraph(GraphProblem):
 
     def few_listed(self) -> Listed | None:
         """Lists the cuts of few tensors: up to the largest number of tensors with few enough cuts to try them all."""
-        return listed(self.problem(), MOST_CUTS, self._widest_family(self.task.limits.max_crossing or 4))
-
-    def _best_of_few(self) -> Placement | None:
-        """Finds the best placement with few tensors crossing each cut; `None` if there is none."""
-        known = self.few_listed()
-        stages = None if known is None else known.best()
-        if stages is None:
-            return None
-        value = value_of(self.problem(), stages)
-        return Placement(value, value, True, "closed sets", stages, None)
+        return listed(self.problem(), self._widest_family(self.task.limits.max_crossing or 4))
 
     def least_memory(self) -> float | None:
         """Returns the least memory in bytes that suffices if all devices have it; `None` if there is no placement."""
-        limit = self.task.limits.max_crossing
-        table = None if limit is None else self.cuts(limit)
-        return least_memory(self.problem(), cuts=self._widest_family(limit or 4) if table is None else table)
+        table = self._all_cuts()
+        if table is None:
+            table = self._widest_family(self.task.limits.max_crossing or 4)
+        return least_memory(self.problem(), table)
 
     def sizes_of_cuts(self) -> list[float]:
         """Returns the bytes that cross at cuts of few tensors, each size once, in increasing order."""
@@ -170,7 +164,7 @@ class InGraph(GraphProblem):
         everything = self.cuts(limit)
         table = self._widest_family(limit) if everything is None else everything
         problem = self.problem()
-        least = least_memory(problem, limit=MOST_CUTS, cuts=table)
+        least = least_memory(problem, table)
         within = [replace(one, memory=min(one.memory, math.inf if least is None else least)) for one in problem.devices]
         try:
             placement = place(replace(problem, devices=tuple(within)), cuts=table)
@@ -192,8 +186,5 @@ class InGraph(GraphProblem):
 def _by_minimum_cut(problem: Problem) -> Placement:
     first = on_first_device(additive(problem))
     if first is None:
-        raise no_placement()
-    sides = [(0, np.flatnonzero(first)), (1, np.flatnonzero(~first))]
-    stages = stages_of(problem, [(device, nodes.tolist()) for device, nodes in sides if len(nodes)])
-    value = value_of(problem, stages)
-    return Placement(value, value, True, "minimum cut", stages, None)
+        return required(None)
+    return Placement.exact(problem, stages_of_two(problem, first), "minimum cut")

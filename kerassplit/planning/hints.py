@@ -31,11 +31,11 @@ def hint_at_two_tensors(task: Task, plan: Plan) -> tuple[str, ...]:
         if task.holds:
             better = graph.least_memory()
         else:  # cuts are listed once
-            known = listed(graph.problem(), _MOST_CUTS, graph.permitted(graph.table(possible)))
+            known = listed(graph.problem(), graph.permitted(graph.table(possible)))
             better = None if known is None else known.least_load(most)
     except SplitError:  # no plan; or the bytes of a tensor inside a branch are unknown
         return ()
-    if better is None or better > most or any(device.memory is not None for device in task.devices if task.holds):
+    if better is None or better > most or (task.holds and task.limits_memory):
         return ()
     unit = "" if plan.unit in ("seconds", "bytes") else f" {plan.unit}"
     return (

@@ -22,7 +22,7 @@ from kerassplit.planning.compression import check_compression, require_measured
 from kerassplit.planning.devices import Device, Link, Links, read_devices, read_links
 from kerassplit.planning.results import Objective, Unit
 from kerassplit.planning.task import Limits, Task
-from kerassplit.planning.transport import OfInputs, Transport, read_input_bytes, read_input_seconds
+from kerassplit.planning.transport import OfInputs, Transport, read_of_inputs
 from kerassplit.planning.work import Balance, needs_measuring, work_of
 
 _REMEDY = (
@@ -177,7 +177,8 @@ def _read_inputs(graph: Graph, options: PlanOptions) -> tuple[dict[int, float], 
             f"`{argument}` is about sending inputs of the model over links, but {why}, so nothing is sent for them. "
             f"{how}, or leave `{argument}` (--{argument.replace('_', '-')}) out."
         )
-    return read_input_bytes(graph, options.input_bytes), read_input_seconds(graph, options.input_seconds)
+    sizes = read_of_inputs(graph, options.input_bytes, "input_bytes")
+    return sizes, read_of_inputs(graph, options.input_seconds, "input_seconds")
 
 
 def _check_units(options: PlanOptions, devices: Sequence[Device], unit: Unit) -> None:

@@ -62,7 +62,7 @@ class Plan(PlanData, Shown, Saved):
         Raises:
             SplitError: matplotlib is not installed, or the file cannot be written.
         """
-        from kerassplit.planning.chart_plan import plot_plan
+        from kerassplit.planning.charts import plot_plan
 
         return plot_plan(self, to_file)
 

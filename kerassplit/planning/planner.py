@@ -1,17 +1,18 @@
-"""`plan`: the best cuts of a model for some devices."""
+"""`plan`: the best cuts of a model for some devices; and even stages, for `split(model, stages=3)`."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
 from kerassplit.costs.profile import Profile
 from kerassplit.cutting.cuts import Cut
 from kerassplit.cutting.largest_layer import closed_layer
-from kerassplit.errors import PlanError
+from kerassplit.errors import PlanError, SplitError
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef
 from kerassplit.graph.shapes import OpenSides
@@ -174,3 +175,29 @@ def solve(task: Task, report: Report = silent) -> Plan:
         return plan_of(graph, graph.solve(report))
     except PlanError as error:
         raise explained(error, task) from error
+
+
+def even_stages(model: keras.Model, stages: int, **options: Any) -> Plan:
+    """Plans for this many identical devices.
+
+    Args:
+        model: A functional or built Sequential model.
+        stages: Number of stages; at least 2.
+        **options: Options of `plan`.
+
+    Raises:
+        SplitError: `stages` is not such a number, or there is no such plan. The message refers to `plan`, which has
+            more options.
+    """
+    try:
+        count = 0 if isinstance(stages, bool) else operator.index(stages)
+    except TypeError:
+        count = 0
+    if count < 2:
+        raise SplitError(f"`stages` must be a whole number, 2 or more; got {stages!r}.")
+    try:
+        return plan(model, count, **options)
+    except SplitError as error:
+        raise SplitError(
+            f"{error}\nArguments that `split` does not take are those of `kerassplit.plan`: pass the plan as `at`."
+        ) from error

@@ -10,7 +10,6 @@ import numpy as np
 from kerassplit.errors import PlanError, SplitError
 from kerassplit.files.sizes import format_bytes
 from kerassplit.planning.graph_answers import InGraph
-from kerassplit.planning.solver.stages import value_of
 from kerassplit.planning.task import Task
 from kerassplit.text import listed
 
@@ -109,7 +108,7 @@ def _many_devices(task: Task) -> int | None:
 def _lifts(task: Task) -> Iterator[tuple[str, Lift]]:
     """Yields a function to lift each limit of the task, with the limit's name."""
     limits = task.limits
-    if any(device.memory is not None for device in task.devices):
+    if task.limits_memory:
         yield "memory", lambda task: _with_memory(task, math.inf)
     if limits.largest_crossing < math.inf:
         yield "largest_crossing", lambda task: task.with_limits(largest_crossing=math.inf)
@@ -180,8 +179,8 @@ def _enough(name: str, task: Task) -> float | None:
     if name in ("largest_latency", "largest_energy"):
         least = replace(task.with_limits(**{name: math.inf}), objective=name.removeprefix("largest_"))
         known = InGraph(least).few_listed()
-        stages = None if known is None else known.best()
-        return None if known is None or stages is None else value_of(known.problem, stages) * (1 + 1e-12)
+        best = None if known is None else known.best()
+        return None if best is None else best.value * (1 + 1e-12)
     if name == "devices" and not _is_possible(_with_devices(task, 0)):
         for more in range(1, MORE_DEVICES + 1):  # if all of them have to be in use, more may be too many
             if _would_do(task, _count(task) + more):

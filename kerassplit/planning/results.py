@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from kerassplit.display.units import parse_bandwidth
+from kerassplit.graph.sizes import total
 from kerassplit.text import with_short_repr
 
 Objective = Literal["throughput", "latency", "energy"]
@@ -132,8 +133,7 @@ class PlanData:
     @property
     def energy(self) -> float | None:
         """The joules that all devices spend on one batch; `None` if the power of one is unknown."""
-        spent = [stage.energy for stage in self.stages]
-        return None if None in spent else sum(one for one in spent if one is not None)
+        return total(stage.energy for stage in self.stages)
 
     @property
     def replicas(self) -> list[int]:

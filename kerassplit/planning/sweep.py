@@ -76,7 +76,7 @@ class Sweep(SweepData, Shown, Saved):
         Raises:
             SplitError: matplotlib is not installed, or the file cannot be written.
         """
-        from kerassplit.planning.chart_sweep import plot_sweep
+        from kerassplit.planning.charts import plot_sweep
 
         return plot_sweep(self, to_file)
 

@@ -18,21 +18,23 @@ from kerassplit.graph.references import TensorRef
 from kerassplit.graph.shapes import OpenSides
 from kerassplit.planning.answers import plan_of
 from kerassplit.planning.devices import Device, Link
-from kerassplit.planning.graph_answers import MOST_CUTS, InGraph
+from kerassplit.planning.graph_answers import InGraph
 from kerassplit.planning.options import PlanOptions, task_of
 from kerassplit.planning.plan import Plan
 from kerassplit.planning.planner import solve
 from kerassplit.planning.reporting import Report, reporting
 from kerassplit.planning.results import Objective, SweepRange
-from kerassplit.planning.solver.listed import listed
-from kerassplit.planning.solver.place import Placement, best_listed
+from kerassplit.planning.solver.listed import MOST_CUTS, listed
+from kerassplit.planning.solver.place import required
 from kerassplit.planning.solver.problem import Link as TypeLink
-from kerassplit.planning.solver.stages import value_of
+from kerassplit.planning.solver.stages import Placement, value_of
 from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
 from kerassplit.planning.sweep import Sweep
 from kerassplit.planning.task import Task
 from kerassplit.planning.transport import OfInputs
 from kerassplit.planning.work import Balance
+
+_INSTEAD = "Sweep the latency (objective='latency'), or call `plan` at the bandwidths that matter."
 
 
 def plan_sweep(
@@ -126,21 +128,18 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
     """Finds the best of all cuts at every bandwidth, for throughput on two devices in a given order."""
     if not task.is_chain:
         raise SplitError(
-            "A sweep for throughput needs a model whose split points follow one another, and max_crossing=1. Sweep the "
-            "latency (objective='latency'), or call `plan` at the bandwidths that matter."
+            "A sweep for throughput needs a model whose split points follow one another, and max_crossing=1. "
+            f"{_INSTEAD}"
         )
     if sum(device.count for device in task.devices) != 2 or task.any_order:
-        raise SplitError(
-            "A sweep for throughput needs two devices in a given order. Sweep the latency (objective='latency'), or "
-            "call `plan` at the bandwidths that matter."
-        )
+        raise SplitError(f"A sweep for throughput needs two devices in a given order. {_INSTEAD}")
     solve(task, report)  # says why where there is no plan
     graph = InGraph(task)
     known = graph.listed()
     if known is None:
         raise SplitError(
             f"'{task.profile.model}' has too many cuts for a sweep of throughput, which tries them all: more "
-            f"than {MOST_CUTS}. Sweep the latency (objective='latency'), or call `plan` at the bandwidths that matter."
+            f"than {MOST_CUTS}. {_INSTEAD}"
         )
     assert isinstance(task.links, Link)
     latency, message = float(task.links.latency), task.transport.message_bytes
@@ -151,7 +150,7 @@ def _throughput_ranges(task: Task, low: float, high: float, report: Report) -> t
         if max(one.low, low) < min(one.high, high):
             stages = known.divided(one.plan)
             part = replace(one, low=max(one.low, low), high=min(one.high, high))
-            made.append(_range(part, plan_of(graph, Placement(0.0, 0.0, True, "closed sets", stages, None))))
+            made.append(_range(part, plan_of(graph, Placement(0.0, 0.0, True, "closed sets", stages))))
     return tuple(made)
 
 
@@ -177,7 +176,7 @@ def _planner(task: Task, report: Report) -> Callable[[float], Plan]:
     known = graph.listed()
     if known is None:
         return lambda bandwidth: solve(replace(task, links=Link(bandwidth, latency)), report)
-    return lambda bandwidth: plan_of(graph, best_listed(known.over(graph.type_link(Link(bandwidth, latency)))))
+    return lambda bandwidth: plan_of(graph, required(known.over(graph.type_link(Link(bandwidth, latency))).best()))
 
 
 def _range(one: BandwidthRange, plan: Plan) -> SweepRange:
@@ -190,14 +189,14 @@ def _front(task: Task) -> list[Plan]:
     """Finds the plans on the front; only the one at the end that `objective` minimizes has the optimal value."""
     graph = InGraph(task)
     cuts = graph.cuts(1)
-    known = None if cuts is None else listed(replace(graph.problem(), objective="latency"), MOST_CUTS, cuts)
+    known = None if cuts is None else listed(replace(graph.problem(), objective="latency"), cuts)
     if known is None:
         return []
     found = known.front()
     in_turn = task.objective == "latency"
     values = [value_of(known.problem, one) if in_turn else max(stage.load for stage in one) for one in found]
     return [
-        plan_of(graph, Placement(value, min(values), value == min(values), "bounded path", one, None))
+        plan_of(graph, Placement(value, min(values), value == min(values), "bounded path", one))
         for one, value in zip(found, values, strict=True)
     ]
 

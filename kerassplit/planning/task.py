@@ -80,8 +80,12 @@ class Task:
     @property
     def sizes_count(self) -> bool:
         """True if the bytes of activations matter."""
-        memory = any(device.memory is not None for device in self.devices)
-        return memory or self.links is not None or self.limits.largest_crossing < float("inf")
+        return self.limits_memory or self.links is not None or self.limits.largest_crossing < math.inf
+
+    @property
+    def limits_memory(self) -> bool:
+        """True if the memory of a device is limited."""
+        return any(device.memory is not None for device in self.devices)
 
     @property
     def budget(self) -> float:
@@ -139,7 +143,7 @@ class Task:
         Raises:
             SplitError: The bytes of a tensor, which the message names, are unknown.
         """
-        if self.holds == "bytes" or any(device.memory is not None for device in self.devices):
+        if self.holds == "bytes" or self.limits_memory:
             for index, tensor in enumerate(self.profile.tensors):
                 if tensor.bytes is None:
                     raise self._unknown_size(index)

@@ -1,9 +1,9 @@
 """How tensors travel over links: their bytes and seconds, and what is sent in place of the model's inputs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import keras
 
@@ -104,48 +104,36 @@ class Transport:
 
     def inputs(self, used: Sequence[int]) -> tuple[SentInput, ...]:
         """Describes how these inputs of the model are sent."""
-        made = []
-        for index in used:
-            cost, given = self.profile.tensors[index], index in self.input_bytes
-            made.append(
-                SentInput(
-                    name=self.graph.tensors[index].name,
-                    bytes=self.bytes(index) or 0.0,
-                    tensor_bytes=cost.bytes,
-                    dtype=cost.dtype,
-                    seconds=self.seconds(index),
-                    given=given,
-                    jpeg_bytes=None if given else jpeg_bytes(cost.shape, cost.dtype),
-                )
-            )
-        return tuple(made)
+        return tuple(map(self._input, used))
+
+    def _input(self, index: int) -> SentInput:
+        cost, given = self.profile.tensors[index], index in self.input_bytes
+        return SentInput(
+            name=self.graph.tensors[index].name,
+            bytes=self.bytes(index) or 0.0,
+            tensor_bytes=cost.bytes,
+            dtype=cost.dtype,
+            seconds=self.seconds(index),
+            given=given,
+            jpeg_bytes=None if given else jpeg_bytes(cost.shape, cost.dtype),
+        )
 
 
-def read_input_bytes(graph: Graph, given: OfInputs | None) -> dict[int, float]:
-    """Reads `input_bytes`: bytes per sample of some inputs.
-
-    Raises:
-        SplitError: It does not fit the model.
-    """
-    return _of_inputs(graph, given, "input_bytes", lambda value: parse_bytes(value, "size of an input"))
-
-
-def read_input_seconds(graph: Graph, given: OfInputs | None) -> dict[int, float]:
-    """Reads `input_seconds`: seconds per batch of some inputs.
+def read_of_inputs(
+    graph: Graph, given: OfInputs | None, argument: Literal["input_bytes", "input_seconds"]
+) -> dict[int, float]:
+    """Reads an argument about inputs: bytes per sample, or seconds per batch, of some of them.
 
     Raises:
         SplitError: It does not fit the model.
     """
-    return _of_inputs(graph, given, "input_seconds", lambda value: parse_seconds(value, "time of an input"))
-
-
-def _of_inputs(graph: Graph, given: OfInputs | None, argument: str, parse: Callable[[Any], float]) -> dict[int, float]:
-    """Returns the number for each of the inputs that an argument is about."""
     if given is None:
         return {}
     inputs = graph.flat_inputs()
+    sized = argument == "input_bytes"
+    parse, what = (parse_bytes, "size of an input") if sized else (parse_seconds, "time of an input")
     if isinstance(given, Mapping):
-        return {_input(graph, name, argument): parse(value) for name, value in given.items()}
+        return {_input(graph, name, argument): parse(value, what) for name, value in given.items()}
     if len(inputs) > 1:
         names = graph.names(inputs)
         option = f"--{argument.replace('_', '-')}"
@@ -153,7 +141,7 @@ def _of_inputs(graph: Graph, given: OfInputs | None, argument: str, parse: Calla
             f"`{argument}` is {given!r}, but '{graph.model.name}' has {len(inputs)} inputs: {listed(names)}. Say which "
             f"it is about: {argument}={{{names[0]!r}: {given!r}}} ({option} '{names[0]}: {given}')."
         )
-    return {inputs[0]: parse(given)}
+    return {inputs[0]: parse(given, what)}
 
 
 def _input(graph: Graph, reference: TensorRef, argument: str) -> int:

@@ -60,10 +60,9 @@ def work_of(profile: Profile, devices: Sequence[Device], balance: Balance) -> Wo
             f"{'it' if len(without) == 1 else 'them'} `flops_per_second` or `seconds`; or use balance='time' "
             "(--balance time), which assumes the speed of this machine."
         )
-    pairs = [_on_device(profile, device, balance) for device in devices]
+    blocks, calls = zip(*(_on_device(profile, device, balance) for device in devices), strict=True)
     unit: Unit = "seconds" if own else _UNITS[balance]
-    overheads = _overheads(profile, devices, unit)
-    return Work(unit, np.array([blocks for blocks, _ in pairs]), np.array([calls for _, calls in pairs]), overheads)
+    return Work(unit, np.array(blocks), np.array(calls), _overheads(profile, devices, unit))
 
 
 def _overheads(profile: Profile, devices: Sequence[Device], unit: Unit) -> Array:
@@ -86,11 +85,9 @@ def _overheads(profile: Profile, devices: Sequence[Device], unit: Unit) -> Array
 def _on_device(profile: Profile, device: Device, balance: Balance) -> tuple[Array, Array]:
     if device.flops_per_second is not None:
         calls = _flops(profile) / float(device.flops_per_second)
-    elif device.seconds is not None:
-        seconds = _given_seconds(profile, device, device.seconds)
-        return seconds, _shared_out(profile, seconds)
-    elif balance == "time":
-        seconds = measured_seconds(profile)
+    elif device.seconds is not None or balance == "time":
+        given = device.seconds
+        seconds = measured_seconds(profile) if given is None else _given_seconds(profile, device, given)
         return seconds, _shared_out(profile, seconds)
     elif balance == "flops":
         calls = _flops(profile)
@@ -100,9 +97,8 @@ def _on_device(profile: Profile, device: Device, balance: Balance) -> tuple[Arra
 
 
 def _summed(profile: Profile, calls: Array) -> Array:
-    summed = np.zeros(len(profile.blocks))
-    np.add.at(summed, [call.block for call in profile.calls], calls)
-    return summed
+    block_of = [call.block for call in profile.calls]
+    return np.bincount(block_of, calls, minlength=len(profile.blocks)).astype(np.float64)
 
 
 def _flops(profile: Profile) -> Array:
@@ -173,11 +169,10 @@ def _given_seconds(profile: Profile, device: Device, given: Profile | Mapping[st
             f"Device '{device.name}' has {what}. Expected seconds for the {len(names)} blocks of '{profile.model}', by "
             "their names in `profile(model)`."
         )
-    seconds = [table[name] for name in names]
     wrong = [name for name in names if not _is_time(table[name])]
     if wrong:
         raise SplitError(f"Device '{device.name}' takes {table[wrong[0]]!r} s for '{wrong[0]}'. Expected 0 or more.")
-    return np.array(seconds, dtype=np.float64)
+    return np.array([table[name] for name in names], dtype=np.float64)
 
 
 def measured_seconds(profile: Profile) -> Array:

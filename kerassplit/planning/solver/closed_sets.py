@@ -4,6 +4,7 @@ A family of sets is stored as a table of booleans with a row per node and a colu
 thousands of sets at once if they contain a node.
 """
 
+import copy
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,10 +45,12 @@ def closed_sets(problem: Problem, limit: int) -> Table | None:
 
 def table_of(count: int, sets: Sequence[Collection[int]]) -> Table:
     """Converts sets of nodes to a table, shape (count, sets)."""
-    table = np.zeros((count, len(sets)), dtype=np.bool_)
-    for index, nodes in enumerate(sets):
-        table[list(nodes), index] = True
-    return table
+    return np.array([members_of(count, nodes) for nodes in sets], dtype=np.bool_).reshape(-1, count).T
+
+
+def members_of(count: int, nodes: Collection[int]) -> NDArray[np.bool_]:
+    """Returns whether each node is in a set, shape (nodes,)."""
+    return np.isin(np.arange(count), list(nodes))
 
 
 def table_of_bits(count: int, sets: Iterable[int]) -> Table:
@@ -87,6 +90,12 @@ class Family:
     def restricted(self, sets: NDArray[np.int64]) -> "Family":
         """Returns the family of some of these sets, given in increasing order."""
         return Family(self.problem, np.ascontiguousarray(self.inside[:, sets]), self.work[sets], self.rates)
+
+    def with_problem(self, problem: Problem) -> "Family":
+        """Returns the same sets for a problem with the same nodes and tensors; keeps what is cached about them."""
+        other = copy.copy(self)
+        object.__setattr__(other, "problem", problem)
+        return other
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
@@ -211,7 +220,7 @@ class Family:
     @cached_property
     def required(self) -> list[int]:
         """The sets that must be among the cuts."""
-        members = [np.isin(np.arange(len(self.inside)), list(cut)) for cut in self.problem.rules.required]
+        members = [members_of(len(self.inside), cut) for cut in self.problem.rules.required]
         return [int(np.flatnonzero((self.inside == member[:, None]).all(axis=0))[0]) for member in members]
 
     @property
@@ -247,8 +256,7 @@ def family_of(problem: Problem, table: Table, rates: NDArray[np.float64]) -> Fam
     count = len(problem.nodes)
     ends = np.zeros((count, 2), dtype=np.bool_)
     ends[:, 1] = True
-    required = [np.isin(np.arange(count), list(cut))[:, None] for cut in problem.rules.required]
-    table = distinct(np.concatenate([table, ends, *required], axis=1))
+    table = distinct(np.concatenate([table, ends, table_of(count, problem.rules.required)], axis=1))
     unordered = Family(problem, table, np.zeros(0), rates)
     sums = unordered.sums_of(node_work(problem, rates)[:, None])[0]
     order = np.lexsort((unordered.sizes, sums))
@@ -269,8 +277,7 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
     rules, inside = family.problem.rules, family.inside
     allowed = np.ones(len(family), dtype=np.bool_)
     if rules.max_tensors is not None:
-        counted = np.array([tensor.counts for tensor in family.problem.tensors], dtype=np.bool_)
-        allowed &= family.crossing[counted].sum(axis=0) <= rules.max_tensors
+        allowed &= family.crossing_count <= rules.max_tensors
     if rules.max_memory < np.inf:
         allowed &= family.crossing_memory <= rules.max_memory
     for node in rules.first:
@@ -278,10 +285,10 @@ def _allowed(family: Family) -> NDArray[np.bool_]:
     for node in rules.last:
         allowed &= ~inside[node]
     for cut in rules.required:  # cuts are nested: each contains the required one or is contained in it
-        member = np.isin(np.arange(len(inside)), list(cut))
+        member = members_of(len(inside), cut)
         allowed &= inside[member].all(axis=0) | ~inside[~member].any(axis=0)
     for cut in rules.forbidden:
-        allowed &= (inside != np.isin(np.arange(len(inside)), list(cut))[:, None]).any(axis=0)
+        allowed &= (inside != members_of(len(inside), cut)[:, None]).any(axis=0)
     allowed[[0, -1]] = True
     return allowed
 

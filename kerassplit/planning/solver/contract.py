@@ -10,8 +10,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -25,6 +26,8 @@ from kerassplit.planning.solver.problem import (
     Problem,
     Tensor,
     Weight,
+    links_differ,
+    memory_binds,
     predecessors_of,
     successors_of,
     topological_order,
@@ -50,12 +53,10 @@ class Contraction:
         return [(device, sorted(node for group in nodes for node in self.members[group])) for device, nodes in parts]
 
 
-def contract(problem: Problem, *, fold: bool = True) -> Contraction:
+def contract(problem: Problem) -> Contraction:
     """Merges all nodes that stay together into one node.
 
-    Args:
-        problem: Any problem.
-        fold: Also let nodes without time join their neighbors, if that is known to lose nothing.
+    Nodes without time join their neighbors, too, if that is known to lose nothing.
 
     Raises:
         PlanError: A required cut divides nodes that must stay together, or no device can run all of them.
@@ -64,13 +65,11 @@ def contract(problem: Problem, *, fold: bool = True) -> Contraction:
     _check_runs(problem, home, "must stay in one stage", "devices")
     home = _home(problem, [*problem.classes, *_ends(problem)])
     _check_runs(problem, home, "are in one stage by the rules for the first and the last stage", "cuts")
-    contraction = _contraction(_without_idle_memory(problem), home)
-    while fold and _may_fold(problem):
-        pairs = _foldable(contraction.problem)
-        if not pairs:
-            break
-        joined = _joined(len(contraction.members), pairs)
-        contraction = _contraction(_without_idle_memory(problem), [joined[group] for group in contraction.home])
+    problem = _without_idle_memory(problem)
+    contraction = _contraction(problem, home)
+    while _may_fold(problem) and (pairs := _foldable(contraction.problem)):
+        joined = _home(contraction.problem, pairs)
+        contraction = _contraction(problem, [joined[group] for group in contraction.home])
     return contraction
 
 
@@ -108,9 +107,7 @@ def contract_by(problem: Problem, cuts: Table) -> tuple[Contraction, Table]:
 
 def _without_idle_memory(problem: Problem) -> Problem:
     """Drops the memory of nodes if every device could hold everything."""
-    held = sum(node.memory for node in problem.nodes) + sum(weight.memory for weight in problem.weights)
-    held += sum(tensor.memory for tensor in problem.tensors) + max(node.workspace for node in problem.nodes)
-    if held > min(device.memory for device in problem.devices):
+    if memory_binds(problem):
         return problem
     return replace(problem, nodes=tuple(Node(node.seconds, idle=node.idle) for node in problem.nodes), weights=())
 
@@ -134,26 +131,19 @@ def _reached(start: Collection[int], following: Sequence[Sequence[int]]) -> set[
     return seen
 
 
-def _joined(count: int, sets: Collection[Collection[int]]) -> list[int]:
-    """Returns a representative of each node's group: the smallest of the nodes that are joined."""
-    root = list(range(count))
+def _home(problem: Problem, sets: Iterable[Sequence[int]]) -> list[int]:
+    """Returns a representative of each node's group, its smallest node, if these sets stay together.
 
-    def find(node: int) -> int:
-        while root[node] != node:
-            root[node] = root[root[node]]
-            node = root[node]
-        return node
-
-    for nodes in sets:
-        roots = sorted({find(node) for node in nodes})
-        for other in roots[1:]:
-            root[other] = roots[0]
-    return [find(node) for node in range(count)]
-
-
-def _home(problem: Problem, sets: Collection[Collection[int]]) -> list[int]:
-    """Returns a representative of each node's group if these sets stay together."""
-    return _without_cycles(_joined(len(problem.nodes), sets), problem.tensors)
+    Groups are strongly connected: by a circle through each set, and by cycles between sets.
+    """
+    count = len(problem.nodes)
+    arcs = [(tensor.producer, user) for tensor in problem.tensors for user in tensor.consumers]
+    arcs += [arc for nodes in sets if nodes for arc in pairwise([*nodes, nodes[0]])]
+    rows, columns = np.array(arcs, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(arcs)), (rows, columns)), shape=(count, count))
+    _, labels = connected_components(graph, directed=True, connection="strong")
+    smallest: dict[int, int] = {}
+    return [smallest.setdefault(label, node) for node, label in enumerate(labels.tolist())]
 
 
 def _check_runs(problem: Problem, home: Sequence[int], why: str, binding: str) -> None:
@@ -164,19 +154,6 @@ def _check_runs(problem: Problem, home: Sequence[int], why: str, binding: str) -
     for nodes in members.values():
         if min(_merged([problem.nodes[node] for node in nodes]).seconds) == math.inf:
             raise PlanError(f"The nodes {nodes} {why}, and no type of device can run them all.", binding=(binding,))
-
-
-def _without_cycles(home: list[int], tensors: Sequence[Tensor]) -> list[int]:
-    """Merges each strongly connected set of groups into one group."""
-    count = len(home)
-    edges = [(tensor.producer, user) for tensor in _between(home, tensors) for user in tensor.consumers]
-    rows, columns = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges), dtype=np.int8), (rows, columns)), shape=(count, count))
-    _, labels = connected_components(graph, directed=True, connection="strong")
-    smallest: dict[int, int] = {}
-    for group in range(count):
-        smallest.setdefault(labels[group], group)
-    return [smallest[labels[group]] for group in home]
 
 
 def _between(home: Sequence[int], tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -251,8 +228,8 @@ def _may_fold(problem: Problem) -> bool:
     It may leave a stage empty, and so make two devices neighbors that no link, or a slower one, connects.
     """
     rules = problem.rules
-    alike = problem.links is None or len({link for row in problem.links for link in row}) == 1
-    return alike and not (problem.use_all or rules.first or rules.last or rules.required or rules.forbidden)
+    ruled = problem.use_all or rules.first or rules.last or rules.required or rules.forbidden
+    return not ruled and not links_differ(problem)
 
 
 def _foldable(problem: Problem) -> list[tuple[int, int]]:

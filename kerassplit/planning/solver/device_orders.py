@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerassplit.errors import PlanError
-from kerassplit.planning.solver.problem import Link, Problem
+from kerassplit.planning.solver.problem import Link, Problem, links_differ
 
 NO_LINK = Link(0.0, 0.0, 0.0, 0.0)
 State = tuple[tuple[int, ...], int | None, int | None]  # devices used, type of the last stage, type of the next
@@ -65,11 +65,6 @@ class DeviceOrders:
     starts: tuple[int, ...]
     ends: tuple[int, ...]
     between: tuple[int, ...]
-
-
-def links_differ(problem: Problem) -> bool:
-    """Checks if links differ between types of devices."""
-    return problem.links is not None and len({link for row in problem.links for link in row}) > 1
 
 
 def device_orders(problem: Problem, differ: bool | None = None) -> DeviceOrders:

@@ -202,17 +202,20 @@ class Ways:
 
 def _by_sets(family: Family, orders: DeviceOrders, ways: Ways, allowed: NDArray[np.bool_], costs: StageCosts) -> None:
     """Processes one set at a time, with all sets that may follow it."""
-    reachable = _windows(family, orders, allowed)
-    for index in range(len(family) - 1):
+    sets, some, caps = len(family), allowed.any(axis=1), caps_of(family)
+    first = np.where(some, allowed.argmax(axis=1), sets)  # the first set and the end of the sets of each state
+    end = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
+    for index in range(sets - 1):
         arcs = [arc for state in ways.open(allowed, slice(None), index) for arc in orders.arcs[state]]
-        high = min(reachable.high(arcs, index), costs.last({arc.kind for arc in arcs}, index, ways.bound))
-        low = max(index + 1, reachable.low(arcs))
-        if low >= high:
+        if not arcs:
             continue
+        targets, kinds = [arc.target for arc in arcs], {arc.kind for arc in arcs}
+        low = max(index + 1, int(first[targets].min()))
+        high = min(int(end[targets].max()), int(caps[index]), costs.last(kinds, index, ways.bound))
         later = family.supersets(index, low, high)
         if not len(later):
             continue
-        loads = costs.between(index, later, {arc.kind for arc in arcs})
+        loads = costs.between(index, later, kinds)
         for arc in arcs:
             ways.keep(arc, index, later, ways.values(arc, index, later, loads[arc.kind]))
 
@@ -254,29 +257,6 @@ def _allowed(
         rest = sides.behind if goal == "sum" else rest
     allowed[np.setdiff1d(np.arange(len(allowed)), orders.between), :-1] = False
     return allowed, rest
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The first set and the end of the sets in which each state may be, and the end of each set's successors."""
-
-    first: NDArray[np.int64]
-    end: NDArray[np.int64]
-    caps: NDArray[np.int64]
-
-    def low(self, arcs: Sequence[Arc]) -> int:
-        return min((int(self.first[arc.target]) for arc in arcs), default=0)
-
-    def high(self, arcs: Sequence[Arc], index: int) -> int:
-        return min(int(self.caps[index]), max((int(self.end[arc.target]) for arc in arcs), default=0))
-
-
-def _windows(family: Family, orders: DeviceOrders, allowed: NDArray[np.bool_]) -> Windows:
-    sets = len(family)
-    some = allowed.any(axis=1)
-    first = np.where(some, allowed.argmax(axis=1), sets)
-    end = np.where(some, sets - allowed[:, ::-1].argmax(axis=1), 0)
-    return Windows(first, end, caps_of(family))
 
 
 def caps_of(family: Family) -> NDArray[np.int64]:

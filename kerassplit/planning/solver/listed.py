@@ -1,6 +1,5 @@
 """Problems with listed closed sets, and their exact solutions: the best placement, and the front of tradeoffs."""
 
-import copy
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +11,17 @@ from kerassplit.planning.solver.bounds import device_rates, in_order_of_memory
 from kerassplit.planning.solver.closed_sets import Family, Table, closed_sets, family_of, table_of
 from kerassplit.planning.solver.contract import Contraction, contract, contract_by
 from kerassplit.planning.solver.device_orders import NO_LINK, Arc, DeviceOrders, Kind, device_orders
-from kerassplit.planning.solver.dynamic_program import best_chain, search
+from kerassplit.planning.solver.dynamic_program import Chain, best_chain, search
 from kerassplit.planning.solver.energy import additive
 from kerassplit.planning.solver.problem import Link, Problem
 from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
-from kerassplit.planning.solver.stages import Stage, stages_of, value_of
+from kerassplit.planning.solver.stages import Placement, Stage, stages_of, stages_of_two, value_of
 from kerassplit.planning.solver.within import best_within, is_within
 
 Cuts = Sequence[Collection[int]] | Table
 Numbers = NDArray[np.float64]
+MOST_CUTS = 50_000
+"""The most closed sets that are listed. With more of them, the answer has a bound instead of a proof."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +38,14 @@ class Listed:
     contraction: Contraction
     family: Family
 
-    def best(self) -> tuple[Stage, ...] | None:
-        """Finds the stages of the best placement, with ties broken as in `best_chain`; `None` if there is none."""
+    def best(self) -> Placement | None:
+        """Finds the best placement, with ties broken as in `best_chain`; `None` if there is none."""
         chain = best_chain(self.family)
-        stages = None if chain is None else self._stages(chain.parts, chain.replicas)
-        if stages is None or is_within(self.problem, stages):
-            return stages
-        chain = best_within(self.family, self.contraction.problem)
-        return None if chain is None else self._stages(chain.parts)
+        if chain is not None and not is_within(self.problem, self._stages(chain)):
+            chain = best_within(self.family, self.contraction.problem)
+        if chain is None:
+            return None
+        return Placement.exact(self.problem, self._stages(chain), "closed sets", len(self.family))
 
     def least_load(self, most: float) -> float | None:
         """Returns the smallest possible bottleneck; `None` if it is above a limit."""
@@ -61,7 +62,7 @@ class Listed:
         found: list[tuple[Stage, ...]] = []
         orders, most = device_orders(self.family.problem), math.inf
         while (chain := search(self.family, orders, "sum", math.inf, most / ROUNDING)) is not None:
-            stages = self._stages(chain.parts)
+            stages = self._stages(chain)
             largest = max(stage.load for stage in stages)
             if largest >= most:  # the same except for rounding
                 break
@@ -85,8 +86,7 @@ class Listed:
     def over(self, link: Link) -> "Listed":
         """Returns the same problem with another link between all devices; keeps what is cached about closed sets."""
         rows = tuple((link,) * len(self.problem.devices) for _ in self.problem.devices)
-        family = copy.copy(self.family)
-        object.__setattr__(family, "problem", replace(family.problem, links=rows))
+        family = self.family.with_problem(replace(self.family.problem, links=rows))
         contraction = replace(self.contraction, problem=family.problem)
         return Listed(replace(self.problem, links=rows), contraction, family)
 
@@ -119,15 +119,14 @@ class Listed:
 
     def divided(self, index: int) -> tuple[Stage, ...]:
         """The stages with one closed set on the first device and the rest on the second one."""
-        inside = self.family.inside[:, index]
-        sides = [(0, np.flatnonzero(inside)), (len(self.problem.devices) - 1, np.flatnonzero(~inside))]
-        return self._stages([(device, tuple(nodes.tolist())) for device, nodes in sides if len(nodes)])
+        inside = self.family.inside[list(self.contraction.home), index]
+        return stages_of_two(self.problem, inside, len(self.problem.devices) - 1)
 
-    def _stages(self, parts: Sequence[tuple[int, Collection[int]]], replicas: Sequence[int] = ()) -> tuple[Stage, ...]:
-        return stages_of(self.problem, self.contraction.parts(parts), replicas)
+    def _stages(self, chain: Chain) -> tuple[Stage, ...]:
+        return stages_of(self.problem, self.contraction.parts(chain.parts), chain.replicas)
 
 
-def listed(problem: Problem, limit: int, cuts: Cuts | None = None) -> Listed | None:
+def listed(problem: Problem, cuts: Cuts | None = None, limit: int = MOST_CUTS) -> Listed | None:
     """Lists the closed sets of a problem, or uses the given cuts; `None` if there are more than a limit.
 
     Nodes that none of the given cuts divides are merged, so a chain of blocks has as many nodes as blocks.

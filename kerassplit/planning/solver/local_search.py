@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kerassplit.planning.solver.bounds import device_rates
-from kerassplit.planning.solver.closed_sets import Table, distinct, family_of, node_work, table_of_bits
+from kerassplit.planning.solver.closed_sets import Table, distinct, family_of, members_of, node_work, table_of_bits
 from kerassplit.planning.solver.device_orders import device_orders
 from kerassplit.planning.solver.dynamic_program import SLACK, Chain, best_chain, search
 from kerassplit.planning.solver.least_crossing import Nodes, least_seconds
@@ -57,7 +57,7 @@ def local_search(problem: Problem, time_limit: float = 10.0, sets: Sequence[Node
 
 def best_among(problem: Problem, best: Chain | None, sets: Sequence[Nodes]) -> Chain | None:
     """Finds the best chain of some closed sets and the cuts of a chain; returns that chain if none is better."""
-    cuts = [] if best is None else [np.isin(np.arange(len(problem.nodes)), nodes) for _, nodes in best.parts]
+    cuts = [] if best is None else [members_of(len(problem.nodes), nodes) for _, nodes in best.parts]
     table = np.array([*np.logical_or.accumulate(cuts), *sets], dtype=np.bool_).reshape(-1, len(problem.nodes)).T
     value = math.inf if best is None else best.value
     found = best_chain(family_of(problem, distinct(table), device_rates(problem)), value * SLACK)

@@ -3,11 +3,10 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from kerassplit.errors import PlanError
-from kerassplit.planning.reporting import Report, reporting
+from kerassplit.planning.reporting import Report, silent
 from kerassplit.planning.solver.bounds import device_rates, in_order_of_memory
 from kerassplit.planning.solver.closed_sets import node_work
 from kerassplit.planning.solver.contract import Contraction, contract
@@ -15,50 +14,23 @@ from kerassplit.planning.solver.device_orders import device_orders
 from kerassplit.planning.solver.dynamic_program import search, upper_bound
 from kerassplit.planning.solver.energy import additive
 from kerassplit.planning.solver.least_crossing import Nodes
-from kerassplit.planning.solver.listed import Cuts, Listed, listed
+from kerassplit.planning.solver.listed import MOST_CUTS, Cuts, listed
 from kerassplit.planning.solver.local_search import best_among, local_search
 from kerassplit.planning.solver.partition import Partition
 from kerassplit.planning.solver.problem import Problem
-from kerassplit.planning.solver.stages import Stage, stages_of, value_of
+from kerassplit.planning.solver.stages import Placement, stages_of, value_of
 
-Method = Literal["closed sets", "local search", "minimum cut", "bounded path"]
 LARGEST = 4000  # nodes: tables of pairs of them fit into memory
 NEWEST = 2000  # latest closed sets of the proof that are searched for a better placement
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Assignment of the nodes to devices.
-
-    Attributes:
-        value: For "throughput" the largest load of a stage, for "latency" the time of all stages and moves, or the
-            energy.
-        lower_bound: No placement has a lower value; equals `value` if the placement is optimal.
-        optimal: Whether it is proved that no placement is better.
-        method: The method that found it. "closed sets", "minimum cut" and "bounded path" (see `Listed.front`) are
-            exact; "local search" comes with a bound, which is proved by a partition of the closed sets (`partition`),
-            or for more than 4,000 nodes by the total work.
-        stages: The stages, in the order in which they run.
-        closed_sets: Number of closed sets to choose from; `None` if there were too many to list.
-    """
-
-    value: float
-    lower_bound: float
-    optimal: bool
-    method: Method
-    stages: tuple[Stage, ...]
-    closed_sets: int | None
 
 
 def place(
     problem: Problem,
     *,
-    method: Method | None = None,
-    limit: int = 50_000,
+    limit: int = MOST_CUTS,
     time_limit: float = 60.0,
     cuts: Cuts | None = None,
-    verbose: bool | None = None,
-    report: Report | None = None,
+    report: Report = silent,
 ) -> Placement:
     """Finds the best placement of a graph's nodes on devices.
 
@@ -67,14 +39,12 @@ def place(
 
     Args:
         problem: The nodes, tensors, devices and limits.
-        method: The method to use. `None` chooses: dynamic programming over all closed sets if there are at most `limit`
-            of them; otherwise local search, with branch and bound to prove that nothing is better.
-        limit: The most closed sets to list.
+        limit: The most closed sets to list for dynamic programming. If there are more, local search finds a placement,
+            and branch and bound proves that nothing is better.
         time_limit: Approximate seconds for local search, which uses a quarter at most, and the proof together.
         cuts: The closed sets that may be cuts, if not all: the nodes before each cut; or a table, shape (nodes, cuts).
             Cuts that divide nodes that must stay together are left out. Implies the exact method.
-        verbose: Whether to show progress on standard error; by default on a terminal, once it takes 2 seconds.
-        report: Receives the progress of the search instead of showing it.
+        report: Receives the progress of the search.
 
     Returns:
         A `Placement`.
@@ -82,8 +52,8 @@ def place(
     Raises:
         PlanError: There is no placement within the limits; or a time limit ended the search before one was found
             (`binding` is "time").
-        ValueError: There are more closed sets than `limit` and the method "closed sets" was requested or is needed for
-            a budget; or a cut contains a node without all that it depends on.
+        ValueError: There are more closed sets than `limit`, and a budget needs them; or a cut contains a node without
+            all that it depends on.
 
     Example:
 
@@ -96,42 +66,32 @@ def place(
     >>> placement.value, [stage.nodes for stage in placement.stages]
     (3.1, [(0, 1), (2,)])
     """
-    known = listed(problem, limit, cuts) if cuts is not None or method in (None, "closed sets") else None
+    known = listed(problem, cuts, limit)
     if known is not None:
-        return best_listed(known)
-    if method == "closed sets" or problem.budget < math.inf:
-        raise ValueError(f"There are more than {limit} closed sets. Allow more with `limit`, or leave `method` unset.")
-    if report is not None:
-        return _with_bound(problem, contract(problem), time_limit, report)
-    with reporting(f"Placing {len(problem.nodes)} nodes", time_limit, verbose) as show:
-        return _with_bound(problem, contract(problem), time_limit, show)
+        return required(known.best())
+    if problem.budget < math.inf:
+        raise ValueError(f"There are more than {limit} closed sets, and a budget needs them: allow more with `limit`.")
+    return _with_bound(problem, contract(problem), time_limit, report)
 
 
-def no_placement() -> PlanError:
-    """Returns the error of a problem without a placement; `kerassplit.planning.refusals` explains it."""
-    return PlanError("No placement satisfies all limits of memory, cuts and devices.")
-
-
-def best_listed(known: Listed) -> Placement:
-    """Returns the best placement of a problem with listed closed sets.
+def required(found: Placement | None) -> Placement:
+    """Returns a placement.
 
     Raises:
-        PlanError: There is no placement.
+        PlanError: There is none; `kerassplit.planning.refusals` explains why.
     """
-    stages = known.best()
-    if stages is None:
-        raise no_placement()
-    value = value_of(known.problem, stages)
-    return Placement(value, value, True, "closed sets", stages, len(known.family))
+    if found is None:
+        raise PlanError("No placement satisfies all limits of memory, cuts and devices.")
+    return found
 
 
-def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = None) -> float | None:
+def least_memory(problem: Problem, cuts: Cuts | None = None, limit: int = MOST_CUTS) -> float | None:
     """Finds the least memory with which there is a placement, if all devices have the same.
 
     Args:
         problem: As for `place`; the memory of its devices is ignored.
-        limit: The most closed sets to list.
         cuts: As for `place`.
+        limit: The most closed sets to list.
 
     Returns:
         Bytes; `None` if there is no placement at all, or more closed sets than `limit`.
@@ -149,7 +109,7 @@ def least_memory(problem: Problem, *, limit: int = 50_000, cuts: Cuts | None = N
     # The search minimizes the share of a device's memory, for shares of more than 1.
     unit = everything * 1e-9
     small = replace(problem, devices=tuple(replace(device, memory=unit) for device in problem.devices))
-    known = listed(small, limit, cuts)
+    known = listed(small, cuts, limit)
     if known is None:
         return None
     family = in_order_of_memory(known.family)
@@ -174,7 +134,7 @@ def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, r
         bound = partition.refine(math.inf if chain is None else chain.value, deadline, improve, report)
     if chain is None:
         if bound == math.inf:
-            raise no_placement()
+            return required(None)
         raise PlanError(
             f"No placement was found within {time_limit:g} s, but there may be one. "
             "Allow more time, more memory or more devices.",

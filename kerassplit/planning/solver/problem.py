@@ -195,6 +195,18 @@ class Problem:
     rules: CutRules = field(default_factory=CutRules)
 
 
+def links_differ(problem: Problem) -> bool:
+    """Checks if links differ between types of devices."""
+    return problem.links is not None and len({link for row in problem.links for link in row}) > 1
+
+
+def memory_binds(problem: Problem) -> bool:
+    """Checks if some device could not hold everything."""
+    everything = sum(one.memory for one in (*problem.nodes, *problem.weights, *problem.tensors))
+    everything += max(node.workspace for node in problem.nodes)
+    return everything > min(device.memory for device in problem.devices)
+
+
 def successors_of(count: int, tensors: Iterable[Tensor]) -> list[list[int]]:
     """Returns the direct successors of each node, each once, in increasing order."""
     after: list[set[int]] = [set() for _ in range(count)]

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from kerassplit.planning.solver.closed_sets import members_of
 from kerassplit.planning.solver.device_orders import Kind
 from kerassplit.planning.solver.least_crossing import Crossings, Nodes, least_seconds
-from kerassplit.planning.solver.problem import Link, Problem
+from kerassplit.planning.solver.problem import Link, Problem, memory_binds
 from kerassplit.planning.solver.stage_costs import ROUNDING
 
 Numbers = NDArray[np.float64]
@@ -77,9 +78,7 @@ class StageBounds:
         self._busy = np.array([not node.idle for node in problem.nodes])
         self._held = np.array([node.memory for node in problem.nodes])
         self._workspace = np.array([node.workspace for node in problem.nodes])
-        everything = self._held.sum() + self._room.sum() + self._workspace.max()
-        everything += sum(weight.memory for weight in problem.weights)
-        self._memory_binds = everything > min(device.memory for device in problem.devices)
+        self._memory_binds = memory_binds(problem)
         self._makers = np.array([tensor.producer for tensor in problem.tensors], dtype=np.int64)
         self._users = [np.array(tensor.consumers, dtype=np.int64) for tensor in problem.tensors]
         rows = np.repeat(np.arange(len(self._users)), [len(users) for users in self._users])
@@ -154,10 +153,11 @@ class StageBounds:
             return False
         if self._room @ crossing > rules.max_memory * ROUNDING:
             return False
-        required = (_members(cut, inside) for cut in rules.required)
+        required = (members_of(len(inside), cut) for cut in rules.required)
         if any((outside & cut).any() and (inside & ~cut).any() for cut in required):
             return False
-        return bool(cell.free.any()) or not any((inside == _members(cut, inside)).all() for cut in rules.forbidden)
+        forbidden = (members_of(len(inside), cut) for cut in rules.forbidden)
+        return bool(cell.free.any()) or not any((inside == cut).all() for cut in forbidden)
 
     def _impossible(self, first: "_Stack", second: "_Stack") -> NDArray[np.bool_]:
         """Marks pairs of cells without a stage between them: no strict superset, or a required cut is skipped."""
@@ -166,7 +166,7 @@ class StageBounds:
         nodes = self._busy if self._problem.use_all else np.ones_like(self._busy)
         none |= ((1 - first.inside) * nodes) @ (1 - second.outside).T == 0  # no node can be in the stage
         for cut in self._problem.rules.required:
-            members = _members(cut, self._held)
+            members = members_of(len(self._held), cut)
             before = (first.outside @ members) > 0
             none |= before[:, None] & ((second.inside @ ~members) > 0)[None, :]
         return none
@@ -217,7 +217,3 @@ class _Stack:
     def crossing(self) -> Numbers:
         """The tensors that certainly cross, shape (cells, tensors)."""
         return self.bounds.crossing(self.inside, self.outside)
-
-
-def _members(cut: frozenset[int], like: NDArray) -> NDArray[np.bool_]:
-    return np.isin(np.arange(len(like)), list(cut))

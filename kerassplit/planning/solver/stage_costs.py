@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from kerassplit.planning.solver.bounds import NO_MEMORY
 from kerassplit.planning.solver.closed_sets import Family, columns_of
 from kerassplit.planning.solver.device_orders import Kind
+from kerassplit.planning.solver.problem import memory_binds
 
 Goal = Literal["largest", "sum", "even", "small", "memory", "stages"]
 Numbers = NDArray[np.float64]
@@ -39,11 +40,8 @@ class StageCosts:
         self._workspaces = sorted(
             ((node.workspace, index) for index, node in enumerate(problem.nodes) if node.workspace), reverse=True
         )
-        limits = [device.memory for device in problem.devices]
-        everything = family.memory[-1] + self._shared.everything + sum(tensor.memory for tensor in problem.tensors)
-        everything += self._workspaces[0][0] if self._workspaces else 0.0
         self._idle = any(node.idle for node in problem.nodes)
-        self._memory_binds = goal == "memory" or everything > min(limits)
+        self._memory_binds = goal == "memory" or memory_binds(problem)
         self._moves = problem.links is None and bool(self._seconds.any())
 
     def last(self, kinds: Collection[Kind], index: int, bound: float) -> int:
@@ -172,7 +170,6 @@ class _SharedMemory:
         self._begun = self._memory @ (self.count > 0)
         self._over = self._memory @ whole
         self._partly = columns_of((self.count > 0) & ~whole)
-        self.everything = float(self._memory.sum())
 
     def between(self, index: int, later: NDArray[np.int64]) -> Numbers:
         """Returns the shared bytes of stages from a set to others: weights used so far minus those they do not use."""

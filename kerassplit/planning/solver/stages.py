@@ -3,8 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kerassplit.planning.solver.problem import Link, Problem, Tensor
+
+Method = Literal["closed sets", "local search", "minimum cut", "bounded path"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,12 @@ def stages_of(
     return tuple(stages)
 
 
+def stages_of_two(problem: Problem, first: NDArray[np.bool_], second: int = 1) -> tuple[Stage, ...]:
+    """Computes the stages with some nodes on the first type of device, and the others on another."""
+    sides = (0, np.flatnonzero(first)), (second, np.flatnonzero(~first))
+    return stages_of(problem, [(device, nodes.tolist()) for device, nodes in sides if len(nodes)])
+
+
 def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
     """Returns the largest load; for latency the time of all stages and moves one after another; or the energy."""
     if problem.objective == "throughput":
@@ -86,6 +98,38 @@ def value_of(problem: Problem, stages: Sequence[Stage]) -> float:
         return math.fsum(stage.energy for stage in stages)
     moves = [stage.receive + (stage.send if problem.links is None else stage.packing) for stage in stages]
     return math.fsum([stage.compute for stage in stages] + moves)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Assignment of the nodes to devices.
+
+    Attributes:
+        value: For "throughput" the largest load of a stage, for "latency" the time of all stages and moves, or the
+            energy.
+        lower_bound: No placement has a lower value; equals `value` if the placement is optimal.
+        optimal: Whether it is proved that no placement is better.
+        method: The method that found it. "closed sets", "minimum cut" and "bounded path" (see `Listed.front`) are
+            exact; "local search" comes with a bound, which is proved by a partition of the closed sets (`partition`),
+            or for more than 4,000 nodes by the total work.
+        stages: The stages, in the order in which they run.
+        closed_sets: Number of closed sets to choose from; `None` if there were too many to list.
+    """
+
+    value: float
+    lower_bound: float
+    optimal: bool
+    method: Method
+    stages: tuple[Stage, ...]
+    closed_sets: int | None = None
+
+    @classmethod
+    def exact(
+        cls, problem: Problem, stages: tuple[Stage, ...], method: Method, closed_sets: int | None = None
+    ) -> "Placement":
+        """Returns a placement that is proved to be the best one."""
+        value = value_of(problem, stages)
+        return cls(value, value, True, method, stages, closed_sets)
 
 
 @dataclass(frozen=True)

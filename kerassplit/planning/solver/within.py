@@ -6,26 +6,25 @@ problem", 1980). Between the two, all ways are followed that no other beats in b
 problems", 1980), as long as the least that remains of each and of their sum lets them end better.
 """
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kerassplit.planning.solver.bounds import SLACK, device_rates, sides_of
 from kerassplit.planning.solver.closed_sets import Family, node_work
-from kerassplit.planning.solver.device_orders import Arc, DeviceOrders, device_orders, links_differ
+from kerassplit.planning.solver.device_orders import Arc, device_orders
 from kerassplit.planning.solver.dynamic_program import Chain, caps_of, chain_along, least_sum
 from kerassplit.planning.solver.energy import weighted
-from kerassplit.planning.solver.problem import Objective, Problem
+from kerassplit.planning.solver.problem import Objective, Problem, links_differ
 from kerassplit.planning.solver.stage_costs import ROUNDING, StageCosts
 from kerassplit.planning.solver.stages import Stage, stages_of, value_of
 
 Numbers = NDArray[np.float64]
+Labels = tuple[Numbers, NDArray[np.int64]]  # labels, shape (3, labels); and the state, set and label of each before it
 
 
 def is_within(problem: Problem, stages: Sequence[Stage]) -> bool:
@@ -78,56 +77,44 @@ def best_within(family: Family, problem: Problem) -> Chain | None:
     useful = np.all([sides_of(one).total <= limit * SLACK for one, limit in zip(families, limits, strict=True)], axis=0)
     useful[[0, -1, *family.required]] = True
     kept = [one.restricted(np.flatnonzero(useful)) for one in families[:2]]
-    better = (chain for chain in _Labels((kept[0], kept[1]), price, limits).chains() if costs(chain)[1] <= budget)
+    better = (chain for chain in _Labels(kept, price, limits).chains() if costs(chain)[1] <= budget)
     return min(next(better, under), under, key=costs)
 
 
 def _with_problem(family: Family, problem: Problem) -> Family:
     """Returns the same sets, in the same order, with other times of nodes, devices and links."""
-    other = copy.copy(family)  # with what is known about its sets
+    other, rates = family.with_problem(problem), device_rates(problem)
     vars(other).pop("seconds", None)
-    rates = device_rates(problem)
-    object.__setattr__(other, "problem", problem)
     object.__setattr__(other, "rates", rates)
     object.__setattr__(other, "work", other.sums_of(node_work(problem, rates)[:, None])[0])
     return other
 
 
-@dataclass(frozen=True, eq=False)
 class _Labels:
     """Ways to closed sets that no other way beats in both value and spending.
 
     A label is a way's value, its spending, and the sum of the two at the price.
 
-    Attributes:
+    Args:
         families: The closed sets with the problem of the value, and with that of the spending.
         price: Value per spending.
         limits: The most of each, shape (3,).
     """
 
-    families: tuple[Family, Family]
-    price: float
-    limits: Numbers
-
-    @cached_property
-    def orders(self) -> tuple[DeviceOrders, DeviceOrders]:
-        """The orders of devices of the two problems, with the same states."""
-        one, other = (family.problem for family in self.families)
-        differ = links_differ(one) or links_differ(other)
-        return device_orders(one, differ), device_orders(other, differ)
-
-    @cached_property
-    def costs(self) -> tuple[StageCosts, StageCosts]:
-        """The costs of stages in both problems."""
-        return StageCosts(self.families[0], "sum"), StageCosts(self.families[1], "sum")
+    def __init__(self, families: Sequence[Family], price: float, limits: Numbers):
+        self.families, self.price, self.limits = families, price, limits
+        differ = any(links_differ(family.problem) for family in families)
+        self.orders = [device_orders(family.problem, differ) for family in families]  # with the same states
+        self.costs = [StageCosts(family, "sum") for family in families]
+        self.caps = caps_of(families[0])
 
     def chains(self) -> Iterator[Chain]:
         """Yields the chains within the limits that no other beats, the best first."""
         behind, orders, last = self.behind(), self.orders[0], len(self.families[0]) - 1
         able = np.isfinite(behind[2])
         first = np.where(able.any(axis=1), able.argmax(axis=1), last + 1)
-        found: dict[tuple[int, int], tuple[Numbers, NDArray[np.int64]]] = {}
-        waiting = defaultdict[tuple[int, int], list[tuple[Numbers, NDArray[np.int64]]]](list)
+        found: dict[tuple[int, int], Labels] = {}
+        waiting = defaultdict[tuple[int, int], list[Labels]](list)
         for state in orders.starts:
             waiting[state, 0].append((np.zeros((3, 1)), np.zeros((3, 1), dtype=np.int64)))
         for index in range(last + 1):
@@ -194,15 +181,8 @@ class _Labels:
             value, spent = values[one.kind], spending[other.kind]
             yield one, later, np.array([value, spent, value + self.price * spent])
 
-    @cached_property
-    def caps(self) -> NDArray[np.int64]:
-        """The end of the sets that may follow each set."""
-        return caps_of(self.families[0])
 
-
-def _unbeaten(
-    parts: list[tuple[Numbers, NDArray[np.int64]]],
-) -> tuple[Numbers, NDArray[np.int64]]:
+def _unbeaten(parts: Sequence[Labels]) -> Labels:
     """Returns the labels that no other beats in both value and spending, by value."""
     labels, origins = (np.concatenate(some, axis=1) for some in zip(*parts, strict=True))
     order = np.lexsort((labels[1], labels[0]))

@@ -15,7 +15,7 @@ from kerassplit.errors import PlanError
 from kerassplit.planning.solver import sweep
 from kerassplit.planning.solver.listed import listed
 from kerassplit.planning.solver.minimum_cut import on_first_device
-from kerassplit.planning.solver.place import best_listed, place
+from kerassplit.planning.solver.place import place
 from kerassplit.planning.solver.problem import CutRules, Link, Node, Tensor
 from kerassplit.planning.solver.stages import stages_of, value_of
 from kerassplit.planning.solver.sweep import BandwidthRange, lower_envelope, sweep_lines
@@ -79,7 +79,7 @@ def test_no_plan_for_two_devices_is_better_at_any_bandwidth(overlap, whole):
     several = 0
     for seed in range(150):
         problem = _two_devices(seed, whole, overlap=overlap)
-        known = listed(problem, 100)
+        known = listed(problem, limit=100)
         ranges = lower_envelope(*known.on_two_devices())
         if not ranges:
             assert _best(problem, 1.0) == math.inf, seed
@@ -108,16 +108,16 @@ def _require_seamless(ranges, low, high):
 def test_a_better_link_never_hurts():
     for seed in range(100):
         problem = replace(_two_devices(seed, overlap=True), use_all=False)
-        values = [one.value(min(one.high, 1e9)) for one in lower_envelope(*listed(problem, 100).on_two_devices())]
+        values = [one.value(min(one.high, 1e9)) for one in lower_envelope(*listed(problem, limit=100).on_two_devices())]
         assert values == sorted(values, reverse=True)
 
 
 def _solver(problem):
     """Maps a bandwidth to the line of the best placement."""
-    known, latency, plans = listed(problem, 1000), problem.links[0][0].latency, []
+    known, latency, plans = listed(problem, limit=1000), problem.links[0][0].latency, []
 
     def solve(bandwidth):
-        stages = best_listed(known.over(Link(latency, 1 / bandwidth))).stages
+        stages = known.over(Link(latency, 1 / bandwidth)).best().stages
         parts = [(stage.device, stage.nodes) for stage in stages]
         seconds = value_of(problem, stages_of(known.over(Link(latency, 0.0)).problem, parts))
         moved = (value_of(problem, stages) - seconds) * bandwidth
@@ -197,7 +197,7 @@ def test_the_front_is_what_no_plan_beats_in_both():
             point for point in sorted(points) if not any(_beats(other, point) for other in points if other != point)
         ]
         try:
-            found = listed(problem, 1000).front()
+            found = listed(problem, limit=1000).front()
         except PlanError:
             found = []
         several += len(found) > 1

@@ -12,7 +12,7 @@ from placement_files import BEST_LOADS, published_problem
 from samples import LONG
 
 from kerassplit.errors import PlanError
-from kerassplit.planning.solver import dynamic_program
+from kerassplit.planning.solver import contract as contract_module, dynamic_program
 from kerassplit.planning.solver.bounds import device_rates
 from kerassplit.planning.solver.closed_sets import closed_sets, family_of, node_work
 from kerassplit.planning.solver.contract import contract
@@ -396,7 +396,7 @@ def test_chains_are_planned_alike_in_small_parts_and_with_bounds_found_first(mon
 def test_without_the_list_of_closed_sets_the_same_values_are_proved(start):
     for seed in range(start, start + (500 if start else 100)):
         problem = replace(random_problem(seed), budget=math.inf)
-        expected, found = best_by_trying(problem), answer(problem, method="local search")
+        expected, found = best_by_trying(problem), answer(problem, limit=0)
         assert (found is None) == (expected is None)
         if found is not None and expected is not None:
             assert found.optimal
@@ -407,7 +407,7 @@ def test_what_is_found_and_proved_in_no_time_is_on_both_sides_of_the_optimum():
     optimal = feasible = 0
     for seed in range(300):
         problem = replace(random_problem(seed), budget=math.inf)
-        expected, found = best_by_trying(problem), answer(problem, method="local search", time_limit=1e-9)
+        expected, found = best_by_trying(problem), answer(problem, limit=0, time_limit=1e-9)
         if expected is None:
             assert found is None
         elif found is not None:
@@ -521,7 +521,8 @@ def test_inceptionv3_has_a_certified_optimum():
 
 @pytest.mark.skipif(not LONG, reason="takes half a minute: nightly")
 def test_inceptionv3_has_no_better_placement_without_bounds_and_with_every_node(monkeypatch):
-    problem = contract(published_problem("inceptionv3"), fold=False).problem
+    monkeypatch.setattr(contract_module, "_may_fold", lambda problem: False)
+    problem = contract(published_problem("inceptionv3")).problem
     table = closed_sets(problem, 50_000)
     assert table is not None
     family = family_of(problem, table, device_rates(problem))
@@ -545,7 +546,7 @@ def test_where_closed_sets_are_too_many_the_solver_proves_what_local_search_find
 
 
 def test_inceptionv3_is_solved_without_a_list_of_its_closed_sets():
-    placement = place(published_problem("inceptionv3"), method="local search")
+    placement = place(published_problem("inceptionv3"), limit=0)
     assert (placement.method, placement.optimal, placement.closed_sets) == ("local search", True, None)
     assert placement.value == pytest.approx(51.55186, rel=1e-6)
 
@@ -668,10 +669,11 @@ def test_a_given_cut_that_is_not_closed_is_refused():
         place(chain_of([1.0, 1.0, 1.0]), cuts=[{1}])
 
 
-def test_more_closed_sets_than_allowed_are_refused_where_that_method_was_asked_for():
-    problem = Problem(tuple(Node((1.0,)) for _ in range(12)), (), (DeviceType("one", 2),))
+def test_more_closed_sets_than_allowed_are_refused_where_a_budget_needs_them():
+    nodes = tuple(Node((1.0,)) for _ in range(12))
+    problem = Problem(nodes, (), (DeviceType("one", 2),), objective="latency", budget=1.0)
     with pytest.raises(ValueError, match="There are more than 100 closed sets"):
-        place(problem, method="closed sets", limit=100)
+        place(problem, limit=100)
 
 
 def test_equal_problems_get_equal_answers():
@@ -699,8 +701,8 @@ def test_the_fewest_stages_are_the_fewest_devices_that_are_enough(seed):
     nodes = tuple(Node((1.0,), memory=float(rng.integers(1, 5))) for _ in range(6))
     tensors = tuple(Tensor(place, (place + 1,), 1.0, float(rng.integers(0, 3))) for place in range(5))
     problem = Problem(nodes, tensors, (DeviceType("chip", 1, float(rng.integers(4, 11))),))
-    fewest, counts = listed(problem, 100).fewest_stages(), range(1, 7)
-    enough = [count for count in counts if listed(with_count(problem, count), 100).best() is not None]
+    fewest, counts = listed(problem, limit=100).fewest_stages(), range(1, 7)
+    enough = [count for count in counts if listed(with_count(problem, count), limit=100).best() is not None]
     assert fewest == min(enough, default=None)
 
 

@@ -1,19 +1,26 @@
-"""Chart of a plan: the work of each device, and the chosen cuts among all possible ones."""
+"""Charts of plans and sweeps.
+
+A plan: the work of each device, and the chosen cuts among all possible ones. A sweep: the time of the best cut at every
+bandwidth, and latency against throughput.
+"""
 
 import math
 import os
 from typing import Any
 
-from kerassplit.display.chart import SMALL, WIDTH, Chart, new_figure
+import numpy as np
+
+from kerassplit.display.chart import BYTES, SMALL, WIDTH, Chart, chart_of, new_figure, scale
 from kerassplit.display.colors import CUT
+from kerassplit.display.units import format_bandwidth
 from kerassplit.files.sizes import format_bytes
-from kerassplit.planning.results import PlanData
-from kerassplit.planning.tables import format_amount, format_value
+from kerassplit.planning.results import PlanData, SweepData
+from kerassplit.planning.tables import as_sent, format_amount, format_value, place_of
 from kerassplit.text import printable
 
-_WORK, _MOVE, _BAR, _LINE = "#42A5F5", "#FFB74D", "#B0BEC5", "#37474F"
+_WORK, _MOVE, _BAR, _LINE, _FAINT = "#42A5F5", "#FFB74D", "#B0BEC5", "#37474F", "#546E7A"
+_COLORS = ("#1E88E5", "#FB8C00", "#43A047", "#8E24AA", "#E53935", "#00ACC1", "#6D4C41", "#3949AB", "#C0CA33", "#D81B60")
 _SECONDS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
-_BYTES = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10), ("bytes", 1.0))
 _LABEL_WIDTH = 18  # percent of the axis
 _COUNTS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
@@ -30,10 +37,7 @@ def plot_plan(plan: PlanData, to_file: str | os.PathLike[str] | None = None) -> 
             upper = figure.subplots()
         _draw_stages(upper, plan)
         figure.suptitle(f"{plan.model}: the plan for {plan.objective}", fontweight="bold", x=0.01, ha="left")
-    chart = Chart(figure)
-    if to_file is not None:
-        chart.save(to_file)
-    return chart
+    return chart_of(figure, to_file)
 
 
 def _draw_stages(axes: Any, plan: PlanData) -> None:
@@ -71,7 +75,7 @@ def _draw_stages(axes: Any, plan: PlanData) -> None:
     axes.set_xlabel(f"{'time since the input' if in_turn else 'load of a stage'} [{unit}]")
     axes.grid(visible=False, axis="y")
     axes.set_axisbelow(True)
-    axes.set_title(_subtitle(plan), fontsize=SMALL, color="#546E7A")
+    axes.set_title(_subtitle(plan), fontsize=SMALL, color=_FAINT)
     if any(stage.receive or stage.send for stage in plan.stages):
         from matplotlib.patches import Patch
 
@@ -89,7 +93,7 @@ def _subtitle(plan: PlanData) -> str:
 def _draw_cuts(axes: Any, plan: PlanData) -> None:
     """Draws bytes crossing each possible cut over the work before it (Kang et al., "Neurosurgeon", 2017)."""
     sizes = [cut.bytes or 0.0 for cut in plan.cuts]
-    unit, factor = _scale(max(sizes), _BYTES)
+    unit, factor = scale(max(sizes), BYTES)
     places = [100 * cut.before for cut in plan.cuts]
     top = max(sizes) / factor or 1.0
     for place, cut in enumerate(plan.cuts):
@@ -132,13 +136,68 @@ def _name(axes: Any, x: float, y: float, names: tuple[str, ...], count: float | 
 
 
 def _unit(largest: float, unit: str) -> tuple[str, float]:
-    if unit == "seconds":
-        return _scale(largest, _SECONDS)
-    if unit == "bytes":
-        return _scale(largest, _BYTES)
-    prefix, factor = _scale(largest, _COUNTS)
-    return f"{prefix} {unit}".strip() if prefix != "" else unit, factor
+    if unit in ("seconds", "bytes"):
+        return scale(largest, _SECONDS if unit == "seconds" else BYTES)
+    prefix, factor = scale(largest, _COUNTS)
+    return f"{prefix} {unit}".strip(), factor
 
 
-def _scale(largest: float, units: tuple[tuple[str, float], ...]) -> tuple[str, float]:
-    return next(((name, factor) for name, factor in units if largest >= factor), units[-1])
+def plot_sweep(sweep: SweepData, to_file: str | os.PathLike[str] | None = None) -> Chart:
+    """Draws a sweep; see `Sweep.plot`."""
+    with_front = len(sweep.front) > 1
+    with new_figure(WIDTH, 8 if with_front else 5) as figure:
+        if with_front:
+            upper, lower = figure.subplots(2, 1, height_ratios=(3, 2))
+            _draw_front(lower, sweep)
+        else:
+            upper = figure.subplots()
+        _draw_ranges(upper, sweep)
+        if sweep.compression is not None or any(one.given for one in sweep.inputs):
+            upper.set_title(" ".join(as_sent(sweep)), fontsize=SMALL, color=_FAINT)
+        figure.suptitle(f"{sweep.model}: the best cut at every bandwidth", fontweight="bold", x=0.01, ha="left")
+    return chart_of(figure, to_file)
+
+
+def _draw_ranges(axes: Any, sweep: SweepData) -> None:
+    for place, one in enumerate(sweep.ranges):
+        bandwidths = np.geomspace(one.low, one.high, 100)
+        times = [one.value(bandwidth) * 1000 for bandwidth in bandwidths]
+        color = _COLORS[place % len(_COLORS)]
+        axes.plot(bandwidths * 8 / 1e6, times, color=color, linewidth=3, label=_label(sweep, place))
+        if place:
+            axes.axvline(one.low * 8 / 1e6, color=_LINE, linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda megabits, _: format_bandwidth(megabits * 1e6 / 8))
+    _plain_numbers(axes.yaxis)
+    axes.set_xlabel("bandwidth")
+    axes.set_ylabel("latency [ms]" if sweep.objective == "latency" else "slowest stage [ms]")
+    axes.legend(fontsize=SMALL, frameon=False)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Labels 1, 2 and 5 of every decade instead of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _label(sweep: SweepData, place: int) -> str:
+    one = sweep.ranges[place]
+    begins = "" if place == 0 else f" from {format_bandwidth(one.low)}"
+    return f"{place_of(one)}{begins}"
+
+
+def _draw_front(axes: Any, sweep: SweepData) -> None:
+    """Draws the front as a staircase: every point to its upper right is dominated by a plan."""
+    latencies = [plan.latency * 1000 for plan in sweep.front]
+    bottlenecks = [plan.bottleneck * 1000 for plan in sweep.front]
+    axes.step(latencies, bottlenecks, where="post", color=_LINE, linewidth=1.5)
+    axes.plot(latencies, bottlenecks, "o", color=_LINE, markersize=6)
+    axes.set_xlabel("latency [ms]")
+    axes.set_ylabel("slowest stage [ms]")
+    axes.set_title(
+        f"latency against throughput at {format_bandwidth(sweep.front_bandwidth)}", fontsize=SMALL, color=_FAINT
+    )
