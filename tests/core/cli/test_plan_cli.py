@@ -65,8 +65,11 @@ def test_devices_and_links_are_read(tmp_path):
 
 def test_inputs_are_sent_as_files_and_links_have_two_bandwidths():
     model = ("MobileNetV2", "--device", "phone: 2 GFLOPS", "--device", "server: 5 TFLOPS", "--objective", "latency")
-    link = ("--link", "20 Mbit/s, 10 ms, down 100 Mbit/s")
-    assert Devices(None, (), link[1:]).read_links() == ks.Link("20 Mbit/s", "10 ms", down="100 Mbit/s")
+    both_ways = ("--link", "20 Mbit/s, 10 ms, down 100 Mbit/s")
+    assert Devices(None, (), both_ways[1:]).read_links() == ks.Link("20 Mbit/s", "10 ms", down="100 Mbit/s")
+    error = run("plan", *model, *both_ways, status=2).stderr
+    assert "The link has a bandwidth `down`, but nothing goes back to earlier devices" in " ".join(error.split())
+    link = ("--link", "20 Mbit/s, 10 ms")
     plain = run("plan", *model, *link).stdout
     assert "travels as 602,112 bytes of float32" in " ".join(plain.split())
     data = json.loads(run("plan", *model, *link, "--input-bytes", "30 KB", "--input-seconds", "5 ms", "--json").stdout)
