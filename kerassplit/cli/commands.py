@@ -12,9 +12,10 @@ from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli import completion
-from kerassplit.cli.device_options import number_or_any
+from kerassplit.cli.device_options import max_crossing_option
 from kerassplit.cli.framework import Command, Show, command, note, start_keras, working
 from kerassplit.cli.options import (
+    COUNT,
     PATH,
     ModelOptions,
     allow_crossing_option,
@@ -22,6 +23,7 @@ from kerassplit.cli.options import (
     check_cuts,
     check_input,
     check_written,
+    choice_option,
     cut,
     exif_option,
     input_option,
@@ -29,6 +31,7 @@ from kerassplit.cli.options import (
     names_option,
     open_sides_option,
     overwrite_option,
+    overwrite_split_option,
 )
 from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
 from kerassplit.cli.versions import show_versions
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 _DEMO = Path("kerassplit-demo")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True})
 @click.option(
     "--version",
     is_flag=True,
@@ -68,14 +71,7 @@ main.command_class = Command
 
 @main.command(short_help="List where MODEL can be cut.")
 @click.argument("model", shell_complete=completion.models)
-@click.option(
-    "--max-tensors",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="List cuts where up to N tensors cross.",
-)
+@click.option("--max-tensors", type=COUNT, default=1, metavar="N", help="List cuts where up to N tensors cross.")
 @model_options
 @command
 def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> dict[str, Any]:
@@ -122,17 +118,12 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 @at_option
 @click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut as in this plan, written by `plan -o`.")
 @click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into N stages of even FLOPs.")
-@click.option(
-    "--max-crossing",
-    callback=number_or_any,
-    metavar="N|any",
-    help="With --stages: how many tensors may cross a cut. Default: 1.",
-)
+@max_crossing_option("With --stages: how many tensors may cross a cut. Default: 1.")
 @open_sides_option
 @input_option()
 @exif_option
 @click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR", help="Folder for the stages.")
-@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
+@overwrite_split_option
 @names_option
 @allow_crossing_option
 @model_options
@@ -217,9 +208,7 @@ def split(
 @click.option("--model", metavar="MODEL", shell_complete=completion.models, help="The model to compare with.")
 @input_option()
 @exif_option
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference to allow."
-)
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, help="Largest difference to allow.")
 @open_sides_option
 @model_options
 @command
@@ -246,9 +235,7 @@ def verify(
     check_input(input_file)
     if model is not None:
         options.check(model)
-    start_keras()
-    with working(f"Loading {directory}"):
-        stages = ks.load(directory, safe_mode=not options.unsafe)
+    stages = load_split(directory, unsafe=options.unsafe)
     data = {**split_data(stages), "directory": str(directory), "compared_with": model}
     data["input"] = None if input_file is None else str(input_file)
     if model is None:
@@ -269,13 +256,7 @@ def verify(
 @click.option(
     "-o", "--output", type=PATH, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
 )
-@click.option(
-    "--detail",
-    type=click.Choice(["blocks", "layers"]),
-    default="blocks",
-    show_default=True,
-    help="One box per block between split points, or per layer.",
-)
+@choice_option("--detail", ["blocks", "layers"], "One box per block between split points, or per layer.")
 @overwrite_option
 @names_option
 @allow_crossing_option
@@ -302,8 +283,7 @@ def plot(
         if at or options.open:
             raise SplitError(f"'{model}' is already split; {'--at' if at else '--open'} applies only to a model.")
         read_manifest(Path(model))
-        start_keras()
-        drawn = ks.load(model, safe_mode=not options.unsafe)
+        drawn = load_split(Path(model), unsafe=options.unsafe)
     else:
         _check_stage_names(names, at)
         options.check(model, at)
@@ -326,11 +306,10 @@ def plot(
     *("-o", "--output", "directory"),
     type=PATH,
     default=_DEMO,
-    show_default=True,
     metavar="DIR",
     help="Folder for the stages and the picture. An earlier demo in the default folder is replaced.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
+@overwrite_split_option
 @command
 def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
     """Cut ResNet50 into three stages, verify them on a photo, save, load in a fresh process, and draw them."""
@@ -362,6 +341,13 @@ def _check_stage_names(names: list[str] | None, at: tuple[str, ...]) -> None:
 
 def _receipt_data(receipt: "ks.Receipt") -> dict[str, Any]:
     return {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
+
+
+def load_split(directory: Path, *, unsafe: bool) -> "ks.Split":
+    """Loads a saved split, and Keras before it."""
+    start_keras()
+    with working(f"Loading {directory}"):
+        return ks.load(directory, safe_mode=not unsafe)
 
 
 def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exif: bool = True) -> Any:

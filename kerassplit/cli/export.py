@@ -8,16 +8,17 @@ from rich.text import Text
 
 import kerassplit as ks
 from kerassplit.cli import completion
-from kerassplit.cli.commands import input_from, main
-from kerassplit.cli.framework import Show, command, note, start_keras, working
+from kerassplit.cli.commands import input_from, load_split, main
+from kerassplit.cli.framework import Show, command, note
 from kerassplit.cli.options import (
     PATH,
-    UNSAFE,
     check_input,
     exif_option,
     import_option,
     input_option,
     open_sides_option,
+    seed_option,
+    unsafe_option,
 )
 from kerassplit.files.atomic_file import refuse_same
 from kerassplit.storage.exports.formats import FORMAT_NAMES
@@ -39,9 +40,9 @@ from kerassplit.storage.manifest import read_manifest
     help="Largest difference to allow, relative to the largest number of its tensor. Default for float32: 0.0001.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the exported stages in OUT; no other folder is ever replaced.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for random input. Default: 0.")
+@seed_option
 @open_sides_option
-@click.option("--unsafe", is_flag=True, help=UNSAFE)
+@unsafe_option
 @import_option
 @command
 def export(
@@ -66,9 +67,7 @@ def export(
     if check_export(output, format_name, verify=not no_verify, overwrite=overwrite, x=input_file):
         replaced = [EXPORT_MANIFEST, *files_of(output)]
         refuse_same([output / name for name in replaced], [directory, input_file])
-    start_keras()
-    with working(f"Loading {directory}"):
-        stages = ks.load(directory, safe_mode=not unsafe)
+    stages = load_split(directory, unsafe=unsafe)
     x = input_from(input_file, stages.model, None, exif=exif)
     options |= {"verify": not no_verify, "overwrite": overwrite}
     try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kerassplit.graph.model_graph import Graph
 
 PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
 UNSAFE = (
     "Open files that contain code. A model file can carry Python functions (in Lambda layers) that run with your "
     "permissions when it is opened, so do this only if you trust the source of the file."
@@ -40,24 +41,41 @@ import_option = click.option(
 
 
 exif_option = click.option(
-    "--exif/--no-exif",
-    default=True,
-    help="Rotate photos as their EXIF data says (default); Keras's own loader does not.",
+    "--exif/--no-exif", default=True, help="Rotate photos as their EXIF data says; Keras's own loader does not."
 )
 
 
 def input_option(use: str = "to compare on", default: str = " Default: random.") -> Callable[..., Any]:
     """Adds `--input`; `use` says what for, and `default` what is used without it."""
-    return click.option(
-        "--input",
-        "input_file",
-        type=PATH,
-        metavar="FILE",
-        help=f"Input {use}: a photo, a .npy file, or a .npz file with one array per input.{default}",
-    )
+    text = f"Input {use}: a photo, a .npy file, or a .npz file with one array per input.{default}"
+    return click.option("--input", "input_file", type=PATH, metavar="FILE", help=text)
+
+
+def choice_option(name: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
+    """Adds an option with these values; the first is the default."""
+    return click.option(name, type=click.Choice(choices), default=choices[0], help=text)
+
+
+def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Returns a callback that parses an option's value, if given; a `SplitError` becomes a usage error."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except SplitError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")
+overwrite_split_option = click.option(
+    "--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced."
+)
+unsafe_option = click.option("--unsafe", is_flag=True, help=UNSAFE)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for all that is random."
+)
 
 
 def check_written(paths: Iterable[Path], read: Iterable[Path | None], *, overwrite: bool) -> None:
@@ -181,29 +199,22 @@ class ModelOptions:
         return trace(built, open=self.open) if self.open else built
 
 
-class _Shape(click.ParamType):
-    name = "shape"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | None, ...]:
-        if not isinstance(value, str):
-            return value
-        sides = [side.strip() for side in re.split(r"[,x×]", value.strip().strip("()"))]
-        if not all(side == "?" or side.isdecimal() for side in sides):
-            self.fail(f"{value!r} is not a shape; expected numbers such as 224,224,3.", param, ctx)
-        return tuple(None if side == "?" else int(side) for side in sides)
+def _shape(text: str) -> tuple[int | None, ...]:
+    sides = [side.strip() for side in re.split(r"[,x×]", text.strip().strip("()"))]
+    if not all(side == "?" or side.isdecimal() for side in sides):
+        raise SplitError(f"{text!r} is not a shape; expected numbers such as 224,224,3.")
+    return tuple(None if side == "?" else int(side) for side in sides)
 
 
 model_options = gathered(
     ModelOptions,
     "options",
     import_option,
-    click.option("--unsafe", is_flag=True, help=UNSAFE),
-    click.option(
-        "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for everything random. Default: 0."
-    ),
+    unsafe_option,
+    seed_option,
     click.option(
         "--input-shape",
-        type=_Shape(),
+        callback=parsed(_shape),
         metavar="H,W,C",
         help="Input shape of an architecture, such as 160,160,3 or 160x160x3; '?' for an unknown dimension.",
     ),
@@ -302,13 +313,13 @@ allow_crossing_option = click.option(
 
 names_option = click.option(
     "--names",
-    callback=lambda _context, _parameter, value: None if value is None else [name.strip() for name in value.split(",")],
+    callback=parsed(lambda text: [name.strip() for name in text.split(",")]),
     metavar="A,B,...",
     help="Stage names, in order: one more than the number of cuts.",
 )
 open_sides_option = click.option(
     "--open-sides",
-    type=click.IntRange(min=1),
+    type=COUNT,
     metavar="N",
     help="Size to assume for unknown (None) dimensions of MODEL, in counts and in random input.",
 )

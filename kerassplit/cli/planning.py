@@ -10,30 +10,38 @@ from rich.text import Text
 import kerassplit as ks
 from kerassplit.cli import completion
 from kerassplit.cli.commands import input_from, main
-from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, of_inputs, size
+from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, max_crossing_option, of_inputs
 from kerassplit.cli.framework import Show, command, working
 from kerassplit.cli.options import (
+    COUNT,
     PATH,
     ModelOptions,
     check_cuts,
     check_input,
     check_written,
+    choice_option,
     cut,
     exif_option,
     input_option,
     model_options,
     open_sides_option,
     overwrite_option,
+    parsed,
 )
 from kerassplit.costs.tables import profile_tables
 from kerassplit.display.chart import check_chart
 from kerassplit.errors import SplitError
+from kerassplit.files.sizes import parse_bytes
 
 _batch_option = click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=COUNT,
     metavar="N",
     help="Samples per batch. Default: the batch size MODEL is built for, or 1.",
+)
+
+_chart_option = click.option(
+    "--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file."
 )
 
 
@@ -54,7 +62,7 @@ def _name_option(name: str, text: str, *, multiple: bool = False) -> Any:
     help="Also pack what crosses when --input runs, such as int8+zlib: bytes, seconds, and the error of the outputs.",
 )
 @click.option("--calls", is_flag=True, help="List calls instead of blocks.")
-@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
+@_chart_option
 @overwrite_option
 @model_options
 @command
@@ -99,39 +107,24 @@ def profile(
 @main.command(short_help="Find where to cut MODEL for given devices.")
 @click.argument("model", shell_complete=completion.models)
 @device_options
-@click.option(
+@choice_option(
     "--objective",
-    type=click.Choice(["throughput", "latency", "energy"]),
-    default="throughput",
-    show_default=True,
-    help="Minimize the slowest stage, the time of one batch through all stages, or the joules for it.",
+    ["throughput", "latency", "energy"],
+    "Minimize the slowest stage, the time of one batch through all stages, or the joules for it.",
 )
-@click.option(
+@choice_option(
     "--balance",
-    type=click.Choice(["flops", "params", "memory", "time"]),
-    default="flops",
-    show_default=True,
-    help="Cost of a call on devices of unknown speed; time is measured on this machine.",
+    ["flops", "params", "memory", "time"],
+    "Cost of a call on devices of unknown speed; time is measured on this machine.",
 )
-@click.option(
-    "--max-crossing",
-    callback=number_or_any,
-    default="1",
-    show_default=True,
-    metavar="N|any",
-    help="How many tensors may cross a cut.",
-)
+@max_crossing_option("How many tensors may cross a cut.", default="1")
 @_batch_option
 @click.option("--any-order", is_flag=True, help="Devices may be used in any order.")
-@click.option(
-    "--leave-out/--use-all",
-    default=None,
-    help="Allow unused devices, or use all. Default: use all for throughput.",
-)
+@click.option("--leave-out/--use-all", default=None, help="Allow unused devices. Default: use all for throughput.")
 @click.option("--overlap", is_flag=True, help="Transfers overlap with computation.")
 @click.option(
     "--compression",
-    callback=factor_or_dtype,
+    callback=parsed(factor_or_dtype),
     metavar="X",
     help="How tensors are sent: a form of the wire such as int8, or a compression factor.",
 )
@@ -150,7 +143,10 @@ def profile(
     help="Time to decode a batch of an input where it arrives, such as '5 ms' (repeatable, by input).",
 )
 @click.option(
-    "--largest-crossing", callback=size, metavar="SIZE", help="Most bytes that may cross a cut, such as '512 KiB'."
+    "--largest-crossing",
+    callback=parsed(lambda text: parse_bytes(text, "largest crossing")),
+    metavar="SIZE",
+    help="Most bytes that may cross a cut, such as '512 KiB'.",
 )
 @_name_option("--must-cut", "Always cut here (as --at of `split`; repeatable).", multiple=True)
 @_name_option("--must-not-cut", "Never cut here (name or glob; repeatable).", multiple=True)
@@ -164,13 +160,12 @@ def profile(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
-    show_default=True,
     metavar="SECONDS",
     help="Time limit for the search if there are too many cuts to try all.",
 )
 @click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="Output of `profile --json` for MODEL.")
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan as JSON, for `split --plan`.")
-@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
+@_chart_option
 @overwrite_option
 @model_options
 @command
