@@ -1,5 +1,6 @@
 """Options that describe the target of a plan: devices, links, and numbers with units."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kerassplit.cli.options import COUNT, gathered, parsed
+from kerassplit.cli import option
+from kerassplit.cli.option import COUNT, gathered
 from kerassplit.display.units import parse_flops_per_second
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
@@ -117,18 +119,15 @@ def _device(text: str) -> "Device":
 
 
 def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
-    try:
+    with contextlib.suppress(SplitError):
         return "flops_per_second", parse_flops_per_second(text, "speed")
-    except SplitError:
-        pass
-    try:
+    with contextlib.suppress(SplitError):
         return "memory", parse_bytes(text, "memory")
-    except SplitError as error:
-        raise SplitError(
-            f"'{text}' of device '{device}' is not a speed such as '20 GFLOPS', a memory such as '2 GiB', a count such "
-            "as 'x4', an overhead such as '2 ms overhead', a power such as '2 W' or '1 W sending', or a profile (a "
-            ".json file)."
-        ) from error
+    raise SplitError(
+        f"'{text}' of device '{device}' is not a speed such as '20 GFLOPS', a memory such as '2 GiB', a count such as "
+        "'x4', an overhead such as '2 ms overhead', a power such as '2 W' or '1 W sending', or a profile (a .json "
+        "file)."
+    )
 
 
 def _link(text: str) -> "Link":
@@ -144,7 +143,9 @@ def _link(text: str) -> "Link":
 
 def max_crossing_option(text: str, default: str | None = None) -> Callable[..., Any]:
     """Adds `--max-crossing`."""
-    return click.option("--max-crossing", callback=parsed(_number_or_any), default=default, metavar="N|any", help=text)
+    return click.option(
+        "--max-crossing", callback=option.parsed(_number_or_any), default=default, metavar="N|any", help=text
+    )
 
 
 def _number_or_any(text: str) -> int | str:

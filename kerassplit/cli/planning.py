@@ -8,36 +8,18 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
-from kerassplit.cli import completion
+from kerassplit.cli import completion, option
 from kerassplit.cli.commands import input_from, main
 from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, max_crossing_option, of_inputs
 from kerassplit.cli.framework import Show, command, working
-from kerassplit.cli.options import (
-    COUNT,
-    PATH,
-    ModelOptions,
-    check_cuts,
-    check_input,
-    check_written,
-    choice_option,
-    cut,
-    exif_option,
-    input_option,
-    model_options,
-    open_sides_option,
-    overwrite_option,
-    parsed,
-)
+from kerassplit.cli.option import COUNT, PATH, ModelOptions, check_cuts, check_input, check_written, cut
 from kerassplit.costs.tables import profile_tables
 from kerassplit.display.chart import check_chart
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
 
 _batch_option = click.option(
-    "--batch-size",
-    type=COUNT,
-    metavar="N",
-    help="Samples per batch. Default: the batch size MODEL is built for, or 1.",
+    "--batch-size", type=COUNT, metavar="N", help="Samples per batch. Default: the batch size MODEL is built for, or 1."
 )
 
 _chart_option = click.option(
@@ -52,10 +34,10 @@ def _name_option(name: str, text: str, *, multiple: bool = False) -> Any:
 @main.command(short_help="Show what MODEL costs, block by block.")
 @click.argument("model", shell_complete=completion.models)
 @_batch_option
-@open_sides_option
+@option.open_sides
 @click.option("--measure", is_flag=True, help="Also run each block on this device, and time it.")
-@input_option("for --wire", "")
-@exif_option
+@option.input_file("for --wire", "")
+@option.exif
 @click.option(
     "--wire",
     metavar="FORM",
@@ -63,8 +45,8 @@ def _name_option(name: str, text: str, *, multiple: bool = False) -> Any:
 )
 @click.option("--calls", is_flag=True, help="List calls instead of blocks.")
 @_chart_option
-@overwrite_option
-@model_options
+@option.overwrite
+@option.of_model
 @command
 def profile(
     show: Show,
@@ -107,12 +89,12 @@ def profile(
 @main.command(short_help="Find where to cut MODEL for given devices.")
 @click.argument("model", shell_complete=completion.models)
 @device_options
-@choice_option(
+@option.choice(
     "--objective",
     ["throughput", "latency", "energy"],
     "Minimize the slowest stage, the time of one batch through all stages, or the joules for it.",
 )
-@choice_option(
+@option.choice(
     "--balance",
     ["flops", "params", "memory", "time"],
     "Cost of a call on devices of unknown speed; time is measured on this machine.",
@@ -124,7 +106,7 @@ def profile(
 @click.option("--overlap", is_flag=True, help="Transfers overlap with computation.")
 @click.option(
     "--compression",
-    callback=parsed(factor_or_dtype),
+    callback=option.parsed(factor_or_dtype),
     metavar="X",
     help="How tensors are sent: a form of the wire such as int8, or a compression factor.",
 )
@@ -144,7 +126,7 @@ def profile(
 )
 @click.option(
     "--largest-crossing",
-    callback=parsed(lambda text: parse_bytes(text, "largest crossing")),
+    callback=option.parsed(lambda text: parse_bytes(text, "largest crossing")),
     metavar="SIZE",
     help="Most bytes that may cross a cut, such as '512 KiB'.",
 )
@@ -155,7 +137,7 @@ def profile(
 @click.option("--largest-latency", metavar="TIME", help="For energy: the most time of one batch, such as '50 ms'.")
 @click.option("--largest-energy", metavar="ENERGY", help="For latency: the most energy for one batch, such as '0.5 J'.")
 @click.option("--replicas", is_flag=True, help="Stages may have several identical devices, which take turns.")
-@open_sides_option
+@option.open_sides
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
@@ -166,8 +148,8 @@ def profile(
 @click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="Output of `profile --json` for MODEL.")
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan as JSON, for `split --plan`.")
 @_chart_option
-@overwrite_option
-@model_options
+@option.overwrite
+@option.of_model
 @command
 def plan(
     show: Show,

@@ -9,10 +9,10 @@ from typing import Any
 import click
 from rich.text import Text
 
-from kerassplit.cli import completion
+from kerassplit.cli import completion, option
 from kerassplit.cli.commands import main
 from kerassplit.cli.framework import Show, command, note, start_keras
-from kerassplit.cli.options import COUNT, PATH, choice_option, exif_option, import_option, parsed, unsafe_option
+from kerassplit.cli.option import COUNT, PATH
 from kerassplit.display.units import format_shape
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import status_of
@@ -40,7 +40,9 @@ def _numbers_of_stages(texts: Sequence[str]) -> float | dict[str, float] | None:
 
 
 def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
-    return click.option(name, multiple=True, callback=parsed(_numbers_of_stages), metavar=metavar, help=f"Ray: {text}")
+    return click.option(
+        name, multiple=True, callback=option.parsed(_numbers_of_stages), metavar=metavar, help=f"Ray: {text}"
+    )
 
 
 @main.command(short_help="Run saved stages on images or arrays.")
@@ -62,13 +64,13 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
     help="Preprocess images for this architecture; `none`: pixels from 0 to 255, or input that has already been "
     "preprocessed. Default: the architecture with the model's name.",
 )
-@exif_option
+@option.exif
 @click.option("--resume", is_flag=True, help="Continue an interrupted run into FILE.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE, or restart an unfinished run.")
 @click.option("--quiet", is_flag=True, help="Do not show progress.")
-@unsafe_option
-@import_option
-@choice_option("--engine", ["local", "ray"], "Run in this process, or on Ray with one process per stage.")
+@option.unsafe
+@option.import_code
+@option.choice("--engine", ["local", "ray"], "Run in this process, or on Ray with one process per stage.")
 @click.option(
     "--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order (repeatable)."
 )

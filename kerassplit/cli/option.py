@@ -1,4 +1,4 @@
-"""Arguments and options used by several commands."""
+"""Options used by several commands, and the checks that go with them."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ UNSAFE = (
     "permissions when it is opened, so do this only if you trust the source of the file."
 )
 
-import_option = click.option(
+import_code = click.option(
     "--import",
     "imports",
     multiple=True,
@@ -40,18 +40,18 @@ import_option = click.option(
 """Adds `--import`; `command` handles it."""
 
 
-exif_option = click.option(
+exif = click.option(
     "--exif/--no-exif", default=True, help="Rotate photos as their EXIF data says; Keras's own loader does not."
 )
 
 
-def input_option(use: str = "to compare on", default: str = " Default: random.") -> Callable[..., Any]:
+def input_file(use: str = "to compare on", default: str = " Default: random.") -> Callable[..., Any]:
     """Adds `--input`; `use` says what for, and `default` what is used without it."""
     text = f"Input {use}: a photo, a .npy file, or a .npz file with one array per input.{default}"
     return click.option("--input", "input_file", type=PATH, metavar="FILE", help=text)
 
 
-def choice_option(name: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
+def choice(name: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
     """Adds an option with these values; the first is the default."""
     return click.option(name, type=click.Choice(choices), default=choices[0], help=text)
 
@@ -68,14 +68,12 @@ def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
     return callback
 
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")
-overwrite_split_option = click.option(
+overwrite = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")
+overwrite_split = click.option(
     "--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced."
 )
-unsafe_option = click.option("--unsafe", is_flag=True, help=UNSAFE)
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for all that is random."
-)
+unsafe = click.option("--unsafe", is_flag=True, help=UNSAFE)
+seed = click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for all that is random.")
 
 
 def check_written(paths: Iterable[Path], read: Iterable[Path | None], *, overwrite: bool) -> None:
@@ -109,7 +107,7 @@ def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callabl
     Args:
         kind: A dataclass with one field per option, of the same name.
         argument: Name of the command's parameter for the object.
-        options: The options. `import_option` may be among them; `command` handles its value.
+        options: The options. `import_code` may be among them; `command` handles its value.
     """
 
     def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,7 +125,7 @@ def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callabl
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Values of the options in `model_options`.
+    """Values of the options in `of_model`.
 
     Attributes:
         weights: `"imagenet"`, `"random"`, a file, or `None` if the option was omitted.
@@ -165,11 +163,7 @@ class ModelOptions:
             check_names(model, cuts, tensors, globs=globs)
 
     def load(
-        self,
-        model: str,
-        *,
-        structure_only: bool = False,
-        check: Callable[["keras.Model"], object] | None = None,
+        self, model: str, *, structure_only: bool = False, check: Callable[["keras.Model"], object] | None = None
     ) -> "keras.Model":
         """Loads the model; an architecture gets ImageNet weights unless only its structure is needed.
 
@@ -206,12 +200,12 @@ def _shape(text: str) -> tuple[int | None, ...]:
     return tuple(None if side == "?" else int(side) for side in sides)
 
 
-model_options = gathered(
+of_model = gathered(
     ModelOptions,
     "options",
-    import_option,
-    unsafe_option,
-    seed_option,
+    import_code,
+    unsafe,
+    seed,
     click.option(
         "--input-shape",
         callback=parsed(_shape),
@@ -298,7 +292,7 @@ def _is_known(graph: "Graph", name: str) -> bool:
         return False
 
 
-at_option = click.option(
+at = click.option(
     "--at",
     shell_complete=completion.cuts,
     multiple=True,
@@ -306,18 +300,18 @@ at_option = click.option(
     help="Where to cut: the name of a tensor, or the number of a split point from `points` (repeatable). "
     "Join tensors that cross together, or outputs to compute before the cut: NAME,NAME.",
 )
-allow_crossing_option = click.option(
+allow_crossing = click.option(
     "--allow-crossing", is_flag=True, help="Allow cuts inside a branch, and pass on every tensor that crosses there."
 )
 
 
-names_option = click.option(
+names = click.option(
     "--names",
     callback=parsed(lambda text: [name.strip() for name in text.split(",")]),
     metavar="A,B,...",
     help="Stage names, in order: one more than the number of cuts.",
 )
-open_sides_option = click.option(
+open_sides = click.option(
     "--open-sides",
     type=COUNT,
     metavar="N",
