@@ -1,9 +1,9 @@
 """Gap between the proved bound and the best value when closed sets are not listed: stages over links, any tensors.
 
-    python benchmarks/bounds.py --time-limit 60
+    python benchmarks/bounds.py --time-limit 60 [--times measured]
 
-Devices of 1 TFLOPS, all used, with links of 1, 10 and 100 GB/s; times from FLOPs, batches of one image. "work" is the
-bound that ignores transfers: all work distributed evenly.
+Devices of 1 TFLOPS, all used, with links of 1, 10 and 100 GB/s; times from FLOPs, or measured here; batches of one
+image. "work" is the bound that ignores transfers: all work distributed evenly.
 """
 
 import argparse
@@ -23,13 +23,14 @@ from kerassplit.planning.solver.problem import Problem
 MODELS = ("InceptionV3", "NASNetMobile", "NASNetLarge")
 
 
-def problems(name: str, counts: list[int], gigabytes: list[float]):
+def problems(name: str, counts: list[int], gigabytes: list[float], measured: bool):
     """Yields the placement problem of a model for each number of devices and each bandwidth."""
     model = getattr(keras.applications, name)(weights=None)
-    graph, profile = read_graph(model), ks.profile(model)
+    graph, profile = read_graph(model), ks.profile(model, measure=measured, verbose=False)
+    speed = {"seconds": profile} if measured else {"flops_per_second": 1e12}
     for count in counts:
         for bandwidth in gigabytes:
-            devices = ks.Device("accelerator", flops_per_second=1e12, count=count)
+            devices = ks.Device("accelerator", count=count, **speed)
             options = PlanOptions(links=ks.Link(bandwidth * 1e9), max_crossing="any", profile=profile, verbose=False)
             task = task_of(graph, devices, options)
             yield count, bandwidth, GraphProblem(task).problem()
@@ -55,12 +56,15 @@ if __name__ == "__main__":
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--devices", nargs="+", type=int, default=[4, 8, 16])
     parser.add_argument("--gigabytes", nargs="+", type=float, default=[1, 10, 100], help="bandwidths, GB/s")
+    parser.add_argument("--times", choices=["flops", "measured"], default="flops")
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each placement")
     arguments = parser.parse_args()
     headings = ("value ms", "bound ms", "work / value", "bound / value", "seconds", "CPU seconds")
     table = Table("model", "nodes", "devices", "GB/s", *headings)
     for name in arguments.models:
-        for count, bandwidth, problem in problems(name, arguments.devices, arguments.gigabytes):
+        for count, bandwidth, problem in problems(
+            name, arguments.devices, arguments.gigabytes, arguments.times == "measured"
+        ):
             cells = measure(problem, arguments.time_limit)
             table.add_row(name, str(len(problem.nodes)), str(count), f"{bandwidth:g}", *cells)
         table.add_section()

@@ -7,6 +7,7 @@ from .api import (
 )
 from .costs.profile import Profile as Profile
 from .costs.profiling import profile as profile
+from .cutting.comparing import compare as compare
 from .cutting.crossing import (
     Crossing as Crossing,
     CrossingTensor as CrossingTensor,
@@ -19,6 +20,7 @@ from .cutting.explaining import (
     explain as explain,
 )
 from .cutting.joining import join as join
+from .cutting.model_comparison import Comparison as Comparison
 from .cutting.pieces import (
     blocks as blocks,
     tap as tap,

@@ -2,8 +2,9 @@
 
 A phone can run the beginning of a model and send its output instead of the photograph. Whether that pays depends on the
 network, on how the tensors are sent and on how fast the two are. `ks.plan` predicts the latency from times measured
-block by block, and from what a call costs besides; this script measures it. The head runs in this process, the edge; the tail in another one behind HTTP
-(server.py). The network is the loopback interface, throttled to the given bandwidths.
+block by block, and from what a call costs besides; this script measures it. The head runs in this process, the edge;
+the tail in another one behind HTTP (server.py). The network is the loopback interface, throttled to the given
+bandwidths.
 
 A table shows, for each form in which tensors can be sent, how many bytes cross, the predicted and the measured latency,
 and how much the result differs from that of the whole model, which must be within the tolerance. The weights are random

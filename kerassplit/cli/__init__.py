@@ -10,12 +10,14 @@ In reading order:
 - `versions`: `kerassplit --version`.
 - `demo`: `kerassplit demo`.
 - `commands`: the main command, and commands that cut, verify and draw.
+- `compare`: the command that finds where two models part.
 - `planning`: commands that measure and plan.
 - `run`: the command that runs saved stages.
 - `export`: the command that exports saved stages.
 """
 
 from kerassplit.cli import (
+    compare as _compare,  # noqa: F401
     export as _export,  # noqa: F401
     planning as _planning,  # noqa: F401 (these add their commands)
     run as _run,  # noqa: F401

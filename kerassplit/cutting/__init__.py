@@ -13,4 +13,5 @@
 - `piece_tensors`, `adapters`, `joining`: pieces joined into one model.
 - `exits`: trained exits at intermediate tensors.
 - `comparison`, `structure`, `trial`, `receipt`, `verifying`: the proof.
+- `model_comparison`, `comparing`: where two models part.
 """

@@ -28,7 +28,7 @@ class ComparedTensor:
 
 @with_short_repr
 @dataclass(frozen=True)
-class Comparison(ComparedTensor):
+class TensorComparison(ComparedTensor):
     """Comparison of one tensor as computed by the stages and by the model.
 
     Attributes:
@@ -47,7 +47,7 @@ class Comparison(ComparedTensor):
     numbers: int
 
 
-def compared(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> Comparison:
+def compared(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> TensorComparison:
     """Compares two tensors, bit for bit and by their largest difference."""
     one, other = keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
     if "O" in (one.dtype.kind, other.dtype.kind):  # texts
@@ -56,7 +56,9 @@ def compared(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> 
     else:
         identical = one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
         difference = 0.0 if identical else largest_difference(one, other)
-    return Comparison(name, stage, is_output, one.shape, str(one.dtype), difference, identical, numbers_in(one, other))
+    return TensorComparison(
+        name, stage, is_output, one.shape, str(one.dtype), difference, identical, numbers_in(one, other)
+    )
 
 
 def numbers_in(one: np.ndarray, other: np.ndarray) -> int:

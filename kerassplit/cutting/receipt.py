@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from rich.console import Group
 from rich.text import Text
 
-from kerassplit.cutting.comparison import Comparison
+from kerassplit.cutting.comparison import TensorComparison
 from kerassplit.display.rich_table import Shown, right
 from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_samples
@@ -75,7 +75,7 @@ class Receipt(AnyReceipt):
     """
 
     model: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[TensorComparison, ...]
     num_calls: int
     weights_shared: int
     weights_equal: int

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.arrays import wrong_batch
-from kerassplit.cutting.comparison import Comparison, compared
+from kerassplit.cutting.comparison import TensorComparison, compared
 from kerassplit.cutting.receipt import Receipt
 from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.structure import compare_structure
@@ -143,7 +143,7 @@ def _call_problems(
     graph: Graph,
     values: Sequence[Any],
     given: dict[int, Any],
-    comparisons: Iterable[Comparison],
+    comparisons: Iterable[TensorComparison],
     counterparts: dict[str, int],
 ) -> list[str]:
     """Returns the problem, if any, of a model whose call computes something other than the graph that was cut."""

@@ -483,8 +483,8 @@ class TestMistakes:
 class TestOddInput:
     def test_another_input_shape_is_told_apart_from_wrong_numbers(self, tmp_path):
         options = ["--weights", "random", "--input-shape", "32,32,3"]
-        run("split", "ResNet50", *options, "--at", "conv4_block6_out", "-o", tmp_path / "out")
-        message = run("verify", tmp_path / "out", "--model", "ResNet50", "--weights", "random", status=2).stderr
+        run("split", "MobileNet", *options, "--at", "conv_pw_11_relu", "-o", tmp_path / "out")
+        message = run("verify", tmp_path / "out", "--model", "MobileNet", "--weights", "random", status=2).stderr
         assert "has the shape (None, 32, 32, 3) in stage 'stage_0' and (None, 224, 224, 3) in the model." in message
 
     def test_signs_of_markup_in_names_stay(self, tmp_path):

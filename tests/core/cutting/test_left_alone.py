@@ -26,6 +26,7 @@ def nothing(model, directory):
         "summary": lambda: ks.split(model, [20]).summary(),
         "join": lambda: ks.split(model, [20]).join(),
         "verify": lambda: ks.split(model, [20]).verify(),
+        "compare": lambda: ks.compare(model, ks.split(model, [20])),
         "plot model": lambda: ks.plot(model, directory / "model.svg"),
         "plot split": lambda: ks.split(model, [20]).plot(directory / "split.svg"),
         "save": lambda: ks.split(model, [20]).save(directory / "saved"),

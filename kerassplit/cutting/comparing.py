@@ -1,0 +1,221 @@
+"""`compare`: finds where two models part: the first tensor that differs, and what differs in its layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from kerassplit.cutting.adapters import fits
+from kerassplit.cutting.comparison import compared, largest_difference
+from kerassplit.cutting.model_comparison import Comparison, DifferingWeight, TensorInBoth
+from kerassplit.cutting.stages import Stages
+from kerassplit.cutting.submodel import build_part, part
+from kerassplit.cutting.trial import random_input, state_kept
+from kerassplit.errors import SplitError
+from kerassplit.graph.model_graph import Graph
+from kerassplit.graph.packing import plain_name
+from kerassplit.graph.reading import read_graph
+from kerassplit.graph.references import resolve
+from kerassplit.graph.shapes import OpenSides
+from kerassplit.text import listed, shortened
+
+
+def compare(
+    model: keras.Model | Stages,
+    other: keras.Model | Stages,
+    x: Any = None,
+    *,
+    tolerance: float = 0.0,
+    names: Mapping[str, str] | None = None,
+    seed: int = 0,
+    open_sides: OpenSides = None,
+) -> Comparison:
+    """Finds where two models part: the first tensor that differs, and what differs in the layer that computes it.
+
+    For a port, a quantized or edited model, or a file of another version. Both models compute all their tensors on one
+    input, eagerly and in inference mode. Tensors are matched by name (one inside a nested model also by its name there,
+    if only one in each model has it), outputs also by position.
+
+    Args:
+        model: A functional or built Sequential model, or a `Split`, whose stages are joined.
+        other: The model to compare it with.
+        x: Input in the structure of the first model's inputs; by default two random samples. The other model gets the
+            same arrays, in the order of its inputs.
+        tolerance: Largest absolute difference to allow. 0 requires equality bit for bit.
+        names: For tensors with other names in `other`: name in `model` -> name in `other`.
+        seed: Seed of the random input.
+        open_sides: Sizes of open dimensions in random input; see `verify`.
+
+    Returns:
+        A `Comparison`. It does not raise if numbers differ; check `comparison.ok`, or call `comparison.check()`.
+
+    Raises:
+        SplitError: The models take different inputs, or `x` does not fit them.
+        UnknownTensorError: `names` has a name that the models do not have.
+
+    Example:
+
+    >>> copy = keras.models.clone_model(resnet)
+    >>> copy.set_weights(resnet.get_weights())
+    >>> copy.get_layer("conv4_block2_2_bn").gamma.assign(copy.get_layer("conv4_block2_2_bn").gamma * 1.01)
+    >>> comparison = ks.compare(resnet, copy)
+    >>> comparison.first_difference, [weight.weight for weight in comparison.weights]
+    ('conv4_block2_2_bn', ['gamma'])
+    """
+    graphs = [read_graph(one.join() if isinstance(one, Stages) else one) for one in (model, other)]
+    ours, theirs = graphs
+    _require_same_inputs(ours, theirs)
+    pairs = _matched(ours, theirs, names or {})
+    x = random_input(ours, seed, open_sides) if x is None else x
+    values = keras.tree.flatten(x)
+    if len(values) != len(ours.flat_inputs()):
+        raise SplitError(
+            f"`x` holds {len(values)} arrays, but '{ours.model.name}' takes {len(ours.flat_inputs())}: "
+            f"{listed(ours.names(ours.flat_inputs()))}."
+        )
+    computed = [
+        _computed(graph, sorted(tensors), values)
+        for graph, tensors in zip(graphs, (set(pairs), set(pairs.values())), strict=True)
+    ]
+    outputs = set(ours.flat_outputs())
+    found = []
+    for tensor, counterpart in sorted(pairs.items()):
+        made = computed[1][counterpart]
+        one = compared(
+            ours.tensors[tensor].name, _layer_name(ours, tensor), tensor in outputs, computed[0][tensor], made
+        )
+        found.append(TensorInBoth(**vars(one), other=theirs.tensors[counterpart].name, other_shape=tuple(made.shape)))
+    layers = _layers_in_both(ours, theirs, pairs)
+    return Comparison(
+        model=ours.model.name,
+        other=theirs.model.name,
+        comparisons=tuple(found),
+        only_in_model=_only_in(ours, pairs),
+        only_in_other=_only_in(theirs, pairs.values()),
+        weights=tuple(weight for name, pair in layers.items() for weight in _differing_weights(name, *pair)),
+        settings={name: found for name, pair in layers.items() if (found := _differing_settings(*pair))},
+        tolerance=tolerance,
+    )
+
+
+def _require_same_inputs(ours: Graph, theirs: Graph) -> None:
+    """Refuses two models that cannot take the same arrays."""
+    sides = [[graph.tensors[tensor] for tensor in graph.flat_inputs()] for graph in (ours, theirs)]
+    told = [", ".join(f"'{one.name}' {tuple(one.symbol.shape)} {one.symbol.dtype}" for one in some) for some in sides]
+    one, other = sides
+    if len(one) != len(other) or not all(
+        fits(mine.symbol.shape, its.symbol.shape) and mine.symbol.dtype == its.symbol.dtype
+        for mine, its in zip(one, other, strict=True)
+    ):
+        raise SplitError(
+            f"'{ours.model.name}' and '{theirs.model.name}' cannot run on one input: the first takes {told[0]}, the "
+            f"second {told[1]}. Compare models with the same inputs, in the same order."
+        )
+
+
+def _matched(ours: Graph, theirs: Graph, names: Mapping[str, str]) -> dict[int, int]:
+    """Returns the tensors that both models compute: from the first model's to the other's."""
+    found = {resolve(ours, mine): resolve(theirs, its) for mine, its in names.items()}
+    for key in (lambda name: name, lambda name: name.rpartition("/")[2]):
+        there = _unique(theirs, key, found.values())
+        for name, tensor in _unique(ours, key, found).items():
+            if name in there:
+                found[tensor] = there[name]
+    ends = [graph.flat_outputs() for graph in (ours, theirs)]
+    if len(ends[0]) == len(ends[1]):
+        for mine, its in zip(*ends, strict=True):
+            if mine not in found and its not in found.values():
+                found[mine] = its
+    return {mine: its for mine, its in found.items() if mine not in ours.flat_inputs()}
+
+
+def _unique(graph: Graph, key: Callable[[str], str], but: Collection[int]) -> dict[str, int]:
+    """Returns the computed tensors by the keys of their names, without those that share a key, and those in `but`."""
+    tensors = [tensor for tensor in _computable(graph) if tensor not in but]
+    counts = Counter(key(graph.tensors[tensor].name) for tensor in tensors)
+    return {name: tensor for tensor in tensors if counts[name := key(graph.tensors[tensor].name)] == 1}
+
+
+def _computable(graph: Graph) -> list[int]:
+    return [tensor for call in graph.calls if call.inputs for tensor in call.outputs]
+
+
+def _only_in(graph: Graph, matched: Collection[int]) -> tuple[str, ...]:
+    return tuple(graph.names(tensor for tensor in _computable(graph) if tensor not in matched))
+
+
+def _computed(graph: Graph, tensors: Sequence[int], values: Sequence[Any]) -> dict[int, Any]:
+    """Runs a model on its inputs, and returns the values of some tensors as NumPy arrays."""
+    calls, taken = part(graph, [], tensors)
+    opened, taken, made = build_part(graph, calls, taken, tensors, graph.model.name, only_to_run=True)
+    given = dict(zip(graph.flat_inputs(), values, strict=True))
+    with state_kept([graph.model]):
+        try:
+            outputs = opened(keras.tree.pack_sequence_as(opened.input, [given[one] for one in taken]), training=False)
+        except Exception as error:
+            raise SplitError(
+                f"The input does not go through '{graph.model.name}': {error}\nGive another one as `x` (--input), or "
+                "the sizes of open dimensions with open_sides=N (--open-sides N)."
+            ) from error
+        return {
+            one: keras.ops.convert_to_numpy(value) for one, value in zip(made, keras.tree.flatten(outputs), strict=True)
+        }
+
+
+def _layer_name(graph: Graph, tensor: int) -> str:
+    return plain_name(graph.calls[graph.tensors[tensor].call])
+
+
+def _layers_in_both(ours: Graph, theirs: Graph, pairs: Mapping[int, int]) -> dict[str, tuple[keras.Layer, keras.Layer]]:
+    """Returns the layers that compute matched tensors, in both models, by their names in the first."""
+    found: dict[str, tuple[keras.Layer, keras.Layer]] = {}
+    for mine, its in sorted(pairs.items()):
+        one, other = (graph.calls[graph.tensors[at].call].operation for graph, at in ((ours, mine), (theirs, its)))
+        if isinstance(one, keras.Layer) and isinstance(other, keras.Layer):
+            found.setdefault(_layer_name(ours, mine), (one, other))
+    return found
+
+
+def _differing_weights(name: str, one: keras.Layer, other: keras.Layer) -> Iterator[DifferingWeight]:
+    """Yields the weights of two layers that differ; matched by their names in the layer."""
+    ours, theirs = ({_weight_name(layer, weight): weight for weight in layer.weights} for layer in (one, other))
+    for weight in dict.fromkeys([*ours, *theirs]):
+        mine, its = (values.get(weight) for values in (ours, theirs))
+        if mine is its:
+            continue
+        shapes = [() if value is None else tuple(value.shape) for value in (mine, its)]
+        if mine is None or its is None:
+            yield DifferingWeight(name, weight, *shapes, max_difference=float("inf"))
+            continue
+        difference = largest_difference(*map(keras.ops.convert_to_numpy, (mine, its)))
+        if difference:
+            yield DifferingWeight(name, weight, *shapes, max_difference=difference)
+
+
+def _weight_name(layer: keras.Layer, weight: keras.Variable) -> str:
+    """Returns a weight's name in its layer: `kernel`, or `query/kernel` of a layer within."""
+    return weight.path.rpartition(f"{layer.name}/")[2]
+
+
+def _differing_settings(one: keras.Layer, other: keras.Layer) -> dict[str, tuple[str, str]]:
+    """Returns the settings that differ, with both values as text. Initializers do not count: layers have values."""
+    if one is other:
+        return {}
+    if type(one) is not type(other):
+        return {"class": (type(one).__name__, type(other).__name__)}
+    try:
+        configs = [layer.get_config() for layer in (one, other)]
+    except Exception:  # a layer of the user's without a configuration
+        return {}
+    texts = [
+        {key: shortened(repr(value), 60) for key, value in config.items() if key != "name" and "initializer" not in key}
+        for config in configs
+    ]
+    return {
+        key: (texts[0].get(key, "-"), texts[1].get(key, "-"))
+        for key in dict.fromkeys([*texts[0], *texts[1]])
+        if texts[0].get(key) != texts[1].get(key)
+    }
