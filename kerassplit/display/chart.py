@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerassplit.display.file_formats import CHART_FORMATS, check_file
+from kerassplit.display.file_formats import CHART_FORMATS, check_format
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import write_whole
+from kerassplit.files.untrusted import check_path
 from kerassplit.text import printable
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Chart:
         Raises:
             SplitError: The format is unknown, or the file cannot be written.
         """
-        write_whole(to_file, self.render(check_file(Path(to_file), CHART_FORMATS, "Charts")))
+        check_path(to_file)
+        write_whole(to_file, self.render(check_format(Path(to_file), CHART_FORMATS, "Charts")))
 
     def _repr_svg_(self) -> str:
         return self.render("svg").decode()
@@ -74,7 +76,11 @@ def check_chart(to_file: str | os.PathLike[str]) -> None:
     Raises:
         SplitError: The format is unknown, the folder does not exist, or matplotlib is not installed.
     """
-    check_file(Path(to_file), CHART_FORMATS, "Charts")
+    path = Path(to_file)
+    check_path(path)
+    check_format(path, CHART_FORMATS, "Charts")
+    if not path.parent.is_dir():
+        raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
     if importlib.util.find_spec("matplotlib") is None:
         raise SplitError(_NEEDED)
 

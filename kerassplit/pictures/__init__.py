@@ -9,6 +9,7 @@ In reading order:
 - `opening`: divides regions that have no split point inside but are several blocks.
 - `folding`: folds a graph into the blocks of its overview.
 - `overview`: turns a model or split into a picture.
+- `layers`: every layer, as Keras draws it.
 - `write_text`: plain text.
 - `write_mermaid`: Mermaid.
 - `lettering`: line breaks and text sizes.
@@ -29,9 +30,12 @@ from typing import Literal
 import keras
 
 from kerassplit.cutting.stages import Stage, Stages
-from kerassplit.display.file_formats import PICTURE_FORMATS as FORMATS, check_file, check_format
+from kerassplit.display.file_formats import PICTURE_FORMATS as FORMATS
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import write_whole
+from kerassplit.files.untrusted import check_path
+from kerassplit.graph.reading import read_graph
+from kerassplit.pictures.layers import layers_dot
 from kerassplit.pictures.overview import model_picture, split_picture
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture, safe
 from kerassplit.pictures.render import NoLayoutError, render
@@ -50,17 +54,16 @@ class Drawing:
     Attributes:
         picture: The boxes, clusters and edges.
         widest: Largest width in points; a wider picture is laid out in several rows.
-        vertical: Lay it out from top to bottom instead, however high it gets.
     """
 
     picture: Picture
+    _layers: tuple[keras.Model, str, dict[str, int] | None] | None = None
     widest: float = WIDEST
-    vertical: bool = False
 
     @cached_property
     def dot(self) -> str:
         """The picture as Graphviz source."""
-        return to_dot(self.picture, self.widest, vertical=self.vertical)
+        return to_dot(self.picture, self.widest) if self._layers is None else layers_dot(*self._layers)
 
     def render(self, extension: str) -> bytes:
         """Returns the contents of a file of this format, one of `FORMATS`.
@@ -74,7 +77,7 @@ class Drawing:
             return to_mermaid(self.picture).encode()
         if extension == "dot":
             return self.dot.encode()
-        return render(self.dot, check_format(Path(f"picture.{extension}"), FORMATS, "Pictures"))
+        return render(self.dot, _known(extension))
 
     def __str__(self) -> str:
         return to_text(self.picture)
@@ -124,17 +127,38 @@ def plot(
         raise SplitError(f"`detail` is 'blocks' or 'layers'; got {detail!r}.")
     path = None if to_file is None else Path(to_file)
     if path is not None:
-        check_file(path, FORMATS, "Pictures")
-    layers = detail == "layers"
-    if isinstance(model_or_split, Stages):
-        picture = split_picture(model_or_split, title, layers=layers)
-    else:
-        model = model_or_split.model if isinstance(model_or_split, Stage) else model_or_split
-        picture = model_picture(model, title, layers=layers)
-    drawing = Drawing(safe(picture), vertical=layers)
+        check_path(path)
+        _known(path.suffix[1:].lower(), path)
+        if not path.parent.is_dir():
+            raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
+    drawing = _drawing(model_or_split, detail == "layers", title)
     if path is not None:
         _save(drawing, path)
     return drawing
+
+
+def _drawing(model_or_split: keras.Model | Stages | Stage, layers: bool, title: str | None) -> Drawing:
+    if isinstance(model_or_split, Stages):
+        picture = safe(split_picture(model_or_split, title, layers=layers))
+        if not layers:
+            return Drawing(picture)
+        stage_of: dict[str, int] = {}
+        for place, stage in enumerate(model_or_split.stages):
+            for call in read_graph(stage.model).calls:
+                if call.inputs or call.name in stage.inputs:
+                    stage_of.setdefault(call.operation.name, place)
+        return Drawing(picture, (model_or_split.model, f"{picture.title}: {picture.subtitle}", stage_of))
+    model = model_or_split.model if isinstance(model_or_split, Stage) else model_or_split
+    picture = safe(model_picture(model, title, layers=layers))
+    return Drawing(picture, (model, f"{picture.title}: {picture.subtitle}", None) if layers else None)
+
+
+def _known(extension: str, path: Path | None = None) -> str:
+    if extension in FORMATS:
+        return extension
+    what = f"'.{extension}'" if extension else "no extension"
+    where = f" ('{path.name}')" if path is not None else ""
+    raise SplitError(f"Pictures are written as {', '.join('.' + each for each in FORMATS)}; got {what}{where}.")
 
 
 def _save(drawing: Drawing, path: Path) -> None:

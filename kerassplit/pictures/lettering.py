@@ -56,6 +56,12 @@ def name_lines(box: Box) -> list[str]:
     return broken(box.title)
 
 
+def text_lines(box: Box) -> list[str]:
+    """Returns the text of a box below its name: its lines and its shape."""
+    shape = [box.shape if box.is_input else f"→ {box.shape}"] if box.shape else []
+    return [*box.lines, *shape]
+
+
 def mark_lines(box: Box) -> list[str]:
     """Returns the name of the tensor at the end of a box, in lines, if the model can be cut there."""
     return [] if box.mark is None else broken(f"● {box.mark}")
@@ -63,7 +69,7 @@ def mark_lines(box: Box) -> list[str]:
 
 def box_size(box: Box) -> tuple[float, float]:
     """Returns the width and height of a box in points, including a second border."""
-    names, texts = name_lines(box), [*box.texts, *mark_lines(box)]
+    names, texts = name_lines(box), [*text_lines(box), *mark_lines(box)]
     wide = max([*(text_width(line, NAME, bold=True) for line in names), *(text_width(line, TEXT) for line in texts)])
     border = BORDER if box.count > 1 else 0
     return wide + _PADDING[0] + border, NAME_LINE * len(names) + LINE * len(texts) + _PADDING[1] + border

@@ -36,12 +36,6 @@ class Box:
         """The name with the number of blocks, such as `conv4 ×6`."""
         return f"{self.name} ×{self.count}" if self.count > 1 else self.name
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The lines of text and the shape, which an arrow marks as that of an output."""
-        shape = self.shape if self.is_input or not self.shape else f"→ {self.shape}"
-        return (*self.lines, shape) if shape else self.lines
-
 
 @with_short_repr
 @dataclass(frozen=True)

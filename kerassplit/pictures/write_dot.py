@@ -1,4 +1,4 @@
-"""Writes a picture as Graphviz source: in one row, in several rows if that is too wide, or from top to bottom."""
+"""Writes a picture as Graphviz source, in one row from left to right, or in several rows if that is too wide."""
 
 import html
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from kerassplit.pictures.lettering import (
     box_size,
     mark_lines,
     name_lines,
+    text_lines,
     text_width,
 )
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture
@@ -31,21 +32,19 @@ _ROUND = 6  # points, of a corner of a line
 _FONT = "Helvetica"
 
 
-def to_dot(picture: Picture, widest: float = WIDEST, *, vertical: bool = False) -> str:
+def to_dot(picture: Picture, widest: float = WIDEST) -> str:
     """Returns Graphviz source. If one row is too wide, it fixes all positions, which the layout `nop2` keeps.
 
     Args:
         picture: The picture.
         widest: Largest width in points.
-        vertical: Lay it out from top to bottom instead.
     """
-    page = None if vertical or _row_width(picture) <= widest else place_in_rows(picture, widest)
+    page = place_in_rows(picture, widest) if _row_width(picture) > widest else None
     title = f'<b><font point-size="{TITLE}">{html.escape(picture.title)}</font></b>'
     subtitle = html.escape(picture.subtitle).replace("●", _colored("●", CUT))
     lines = [
         "digraph picture {",
-        f"  graph [rankdir={'TB' if vertical else 'LR'}, newrank=true, labelloc=t, "
-        f'fontname="{_FONT}", fontsize=13, nodesep=0.18, ranksep=0.33,',
+        f'  graph [rankdir=LR, newrank=true, labelloc=t, fontname="{_FONT}", fontsize=13, nodesep=0.18, ranksep=0.33,',
         f"         pad=0.15, bgcolor=white, outputorder=edgesfirst{', layout=nop2' if page else ''},",
         f"         label={_table([title, subtitle], 5)}];",
         f'  node [shape=box, style="filled,rounded", fillcolor=white, color="#37474F", fontname="{_FONT}",',
@@ -84,7 +83,7 @@ def _cluster(cluster: Cluster, place: int, page: Page | None) -> list[str]:
 
 def _box(box: Box, color: str, page: Page | None) -> str:
     parts = [f'<b><font point-size="{NAME}">{html.escape(line)}</font></b>' for line in name_lines(box)]
-    parts.extend(html.escape(line) for line in box.texts)
+    parts.extend(html.escape(line) for line in text_lines(box))
     parts.extend(_colored(line, CUT) for line in mark_lines(box))
     attributes = [f"label={_table(parts)}", f'color="{color}"']
     if box.count > 1:

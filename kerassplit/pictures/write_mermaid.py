@@ -35,8 +35,9 @@ def to_mermaid(picture: Picture) -> str:
 
 
 def _box(box: Box) -> str:
+    shape = [] if not box.shape else [box.shape if box.is_input else f"→ {box.shape}"]
     mark = [f"● {box.mark}"] if box.mark else []
-    text = _text((box.title, *box.texts, *mark))
+    text = _text((box.title, *box.lines, *shape, *mark))
     opening, closing = ("[[", "]]") if box.count > 1 else ("([", "])") if box.is_input else ("[", "]")
     return f'{box.id}{opening}"{text}"{closing}'
 
