@@ -53,7 +53,7 @@ class CommandHelp(SphinxDirective):
     """Inserts the output of `kerassplit --help` and each `kerassplit COMMAND --help`, one section per command."""
 
     def run(self) -> list[nodes.Node]:
-        group = click.Context(main, info_name="kerassplit", max_content_width=80, terminal_width=80)
+        group = click.Context(main, info_name="kerassplit", max_content_width=80, terminal_width=80, show_default=True)
         pages = [f"```text\n{main.get_help(group)}\n```\n"]
         for name in main.list_commands(group):
             context = click.Context(main.commands[name], parent=group, info_name=name)

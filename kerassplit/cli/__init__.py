@@ -3,7 +3,7 @@
 In reading order:
 
 - `framework`: shared by all commands: output, errors, quiet import of Keras.
-- `options`: arguments and options used by several commands.
+- `option`: options used by several commands, such as `@option.exif`.
 - `device_options`: devices, links, and numbers with units.
 - `completion`: shell completion.
 - `tables`: output of commands, as tables and as JSON.

@@ -11,25 +11,10 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
-from kerassplit.cli import completion
-from kerassplit.cli.device_options import number_or_any
+from kerassplit.cli import completion, option
+from kerassplit.cli.device_options import max_crossing_option
 from kerassplit.cli.framework import Command, Show, command, note, start_keras, working
-from kerassplit.cli.options import (
-    PATH,
-    ModelOptions,
-    allow_crossing_option,
-    at_option,
-    check_cuts,
-    check_input,
-    check_written,
-    cut,
-    exif_option,
-    input_option,
-    model_options,
-    names_option,
-    open_sides_option,
-    overwrite_option,
-)
+from kerassplit.cli.option import COUNT, PATH, ModelOptions, check_cuts, check_input, check_written, cut
 from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
 from kerassplit.cli.versions import show_versions
 from kerassplit.cutting.stage_names import stage_names
@@ -45,7 +30,7 @@ if TYPE_CHECKING:
 _DEMO = Path("kerassplit-demo")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True})
 @click.option(
     "--version",
     is_flag=True,
@@ -68,15 +53,8 @@ main.command_class = Command
 
 @main.command(short_help="List where MODEL can be cut.")
 @click.argument("model", shell_complete=completion.models)
-@click.option(
-    "--max-tensors",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="List cuts where up to N tensors cross.",
-)
-@model_options
+@click.option("--max-tensors", type=COUNT, default=1, metavar="N", help="List cuts where up to N tensors cross.")
+@option.of_model
 @command
 def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> dict[str, Any]:
     """List the tensors where MODEL can be cut with nothing else crossing; with --max-tensors, cuts that carry a few.
@@ -106,7 +84,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
 @main.command(short_help="Explain why a tensor is a split point, or not.")
 @click.argument("model", shell_complete=completion.models)
 @click.argument("name", shell_complete=completion.cuts)
-@model_options
+@option.of_model
 @command
 def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[str, Any]:
     """Say whether MODEL can be cut at the tensor NAME, what crosses there and why."""
@@ -119,23 +97,18 @@ def explain(show: Show, model: str, name: str, options: ModelOptions) -> dict[st
 
 @main.command(short_help="Cut MODEL, verify the stages and save them.")
 @click.argument("model", shell_complete=completion.models)
-@at_option
+@option.at
 @click.option("--plan", "plan_file", type=PATH, metavar="FILE", help="Cut as in this plan, written by `plan -o`.")
 @click.option("--stages", type=click.IntRange(min=2), metavar="N", help="Cut into N stages of even FLOPs.")
-@click.option(
-    "--max-crossing",
-    callback=number_or_any,
-    metavar="N|any",
-    help="With --stages: how many tensors may cross a cut. Default: 1.",
-)
-@open_sides_option
-@input_option()
-@exif_option
+@max_crossing_option("With --stages: how many tensors may cross a cut. Default: 1.")
+@option.open_sides
+@option.input_file()
+@option.exif
 @click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR", help="Folder for the stages.")
-@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
-@names_option
-@allow_crossing_option
-@model_options
+@option.overwrite_split
+@option.names
+@option.allow_crossing
+@option.of_model
 @command
 def split(
     show: Show,
@@ -215,13 +188,11 @@ def split(
 @main.command(short_help="Check a saved split, alone or against a model.")
 @click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
 @click.option("--model", metavar="MODEL", shell_complete=completion.models, help="The model to compare with.")
-@input_option()
-@exif_option
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference to allow."
-)
-@open_sides_option
-@model_options
+@option.input_file()
+@option.exif
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, help="Largest difference to allow.")
+@option.open_sides
+@option.of_model
 @command
 def verify(
     show: Show,
@@ -246,9 +217,7 @@ def verify(
     check_input(input_file)
     if model is not None:
         options.check(model)
-    start_keras()
-    with working(f"Loading {directory}"):
-        stages = ks.load(directory, safe_mode=not options.unsafe)
+    stages = load_split(directory, unsafe=options.unsafe)
     data = {**split_data(stages), "directory": str(directory), "compared_with": model}
     data["input"] = None if input_file is None else str(input_file)
     if model is None:
@@ -265,21 +234,15 @@ def verify(
 
 @main.command(short_help="Draw a model or a split.")
 @click.argument("model", metavar="MODEL|DIR", shell_complete=completion.models)
-@at_option
+@option.at
 @click.option(
     "-o", "--output", type=PATH, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
 )
-@click.option(
-    "--detail",
-    type=click.Choice(["blocks", "layers"]),
-    default="blocks",
-    show_default=True,
-    help="One box per block between split points, or per layer.",
-)
-@overwrite_option
-@names_option
-@allow_crossing_option
-@model_options
+@option.choice("--detail", ["blocks", "layers"], "One box per block between split points, or per layer.")
+@option.overwrite
+@option.names
+@option.allow_crossing
+@option.of_model
 @command
 def plot(
     show: Show,
@@ -302,15 +265,12 @@ def plot(
         if at or options.open:
             raise SplitError(f"'{model}' is already split; {'--at' if at else '--open'} applies only to a model.")
         read_manifest(Path(model))
-        start_keras()
-        drawn = ks.load(model, safe_mode=not options.unsafe)
+        drawn = load_split(Path(model), unsafe=options.unsafe)
     else:
         _check_stage_names(names, at)
         options.check(model, at)
         drawn = options.load(
-            model,
-            structure_only=True,
-            check=lambda structure: check_cuts(structure, at, allow_crossing=allow_crossing),
+            model, structure_only=True, check=lambda structure: check_cuts(structure, at, allow_crossing=allow_crossing)
         )
         if at:
             cuts = [cut(one, drawn) for one in at]
@@ -326,11 +286,10 @@ def plot(
     *("-o", "--output", "directory"),
     type=PATH,
     default=_DEMO,
-    show_default=True,
     metavar="DIR",
     help="Folder for the stages and the picture. An earlier demo in the default folder is replaced.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced.")
+@option.overwrite_split
 @command
 def demo(show: Show, directory: Path, overwrite: bool) -> dict[str, Any]:
     """Cut ResNet50 into three stages, verify them on a photo, save, load in a fresh process, and draw them."""
@@ -362,6 +321,13 @@ def _check_stage_names(names: list[str] | None, at: tuple[str, ...]) -> None:
 
 def _receipt_data(receipt: "ks.Receipt") -> dict[str, Any]:
     return {"verdict": receipt.verdict(), "receipt": receipt.to_dict(), "ok": receipt.ok}
+
+
+def load_split(directory: Path, *, unsafe: bool) -> "ks.Split":
+    """Loads a saved split, and Keras before it."""
+    start_keras()
+    with working(f"Loading {directory}"):
+        return ks.load(directory, safe_mode=not unsafe)
 
 
 def input_from(path: Path | None, model: "keras.Model", name: str | None, *, exif: bool = True) -> Any:

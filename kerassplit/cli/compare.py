@@ -6,17 +6,10 @@ from typing import Any
 import click
 
 import kerassplit as ks
-from kerassplit.cli import completion
-from kerassplit.cli.commands import input_from, main
+from kerassplit.cli import completion, option
+from kerassplit.cli.commands import input_from, load_split, main
 from kerassplit.cli.framework import Show, command, start_keras, working
-from kerassplit.cli.options import (
-    ModelOptions,
-    check_input,
-    exif_option,
-    input_option,
-    model_options,
-    open_sides_option,
-)
+from kerassplit.cli.option import ModelOptions, check_input
 from kerassplit.errors import SplitError
 from kerassplit.storage.manifest import MANIFEST, read_manifest
 
@@ -24,14 +17,12 @@ from kerassplit.storage.manifest import MANIFEST, read_manifest
 @main.command(short_help="Find where two models part: the first tensor that differs.")
 @click.argument("model", metavar="MODEL|DIR", shell_complete=completion.models)
 @click.argument("other", metavar="MODEL|DIR", shell_complete=completion.models)
-@input_option()
-@exif_option
-@click.option(
-    "--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference to allow."
-)
+@option.input_file()
+@option.exif
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, help="Largest difference to allow.")
 @click.option("--same", multiple=True, metavar="NAME=OTHER", help="A tensor with another name in the second model.")
-@open_sides_option
-@model_options
+@option.open_sides
+@option.of_model
 @command
 def compare(
     show: Show,
@@ -62,7 +53,7 @@ def compare(
             options.check(one)
     start_keras()
     one, two = (
-        _loaded(name, options) if is_split else options.load(name)
+        load_split(Path(name), unsafe=options.unsafe).join() if is_split else options.load(name)
         for name, is_split in zip((model, other), folders, strict=True)
     )
     x = input_from(input_file, one, None if folders[0] else model, exif=exif)
@@ -71,8 +62,3 @@ def compare(
         found = ks.compare(one, two, x, tolerance=tolerance, names=names, seed=options.seed, open_sides=open_sides)
     show(found.__rich__())
     return {"verdict": found.verdict(), **found.to_dict()}
-
-
-def _loaded(directory: str, options: ModelOptions) -> Any:
-    with working(f"Loading {directory}"):
-        return ks.load(directory, safe_mode=not options.unsafe).join()

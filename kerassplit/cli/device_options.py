@@ -1,12 +1,15 @@
 """Options that describe the target of a plan: devices, links, and numbers with units."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kerassplit.cli.options import gathered
+from kerassplit.cli import option
+from kerassplit.cli.option import COUNT, gathered
 from kerassplit.display.units import parse_flops_per_second
 from kerassplit.errors import SplitError
 from kerassplit.files.sizes import parse_bytes
@@ -76,7 +79,7 @@ device_options = gathered(
         "speed: a file written there by `profile --measure --json`. Also '2 ms overhead' per call of a stage, and the "
         "power: '2 W', and '1 W sending'.",
     ),
-    click.option("--devices", "count", type=click.IntRange(min=1), metavar="N", help="Plan for N identical devices."),
+    click.option("--devices", "count", type=COUNT, metavar="N", help="Plan for N identical devices."),
 )
 """Adds `--devices`, `--device` and `--link`, gathered in a `Devices`."""
 
@@ -116,18 +119,15 @@ def _device(text: str) -> "Device":
 
 
 def _speed_or_memory(text: str, device: str) -> tuple[str, float]:
-    try:
+    with contextlib.suppress(SplitError):
         return "flops_per_second", parse_flops_per_second(text, "speed")
-    except SplitError:
-        pass
-    try:
+    with contextlib.suppress(SplitError):
         return "memory", parse_bytes(text, "memory")
-    except SplitError as error:
-        raise SplitError(
-            f"'{text}' of device '{device}' is not a speed such as '20 GFLOPS', a memory such as '2 GiB', a count such "
-            "as 'x4', an overhead such as '2 ms overhead', a power such as '2 W' or '1 W sending', or a profile (a "
-            ".json file)."
-        ) from error
+    raise SplitError(
+        f"'{text}' of device '{device}' is not a speed such as '20 GFLOPS', a memory such as '2 GiB', a count such as "
+        "'x4', an overhead such as '2 ms overhead', a power such as '2 W' or '1 W sending', or a profile (a .json "
+        "file)."
+    )
 
 
 def _link(text: str) -> "Link":
@@ -141,38 +141,31 @@ def _link(text: str) -> "Link":
     return Link(*forward, down=first and first.removeprefix("down "))
 
 
-def number_or_any(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | str | None:
-    """Reads `--max-crossing`."""
-    if value is None or value == "any":
-        return value
-    number = int(value) if value.isdecimal() else value
+def max_crossing_option(text: str, default: str | None = None) -> Callable[..., Any]:
+    """Adds `--max-crossing`."""
+    return click.option(
+        "--max-crossing", callback=option.parsed(_number_or_any), default=default, metavar="N|any", help=text
+    )
+
+
+def _number_or_any(text: str) -> int | str:
+    if text == "any":
+        return text
+    number = int(text) if text.isdecimal() else text
     if not isinstance(number, int) or number < 1:
-        raise click.BadParameter(f"how many tensors may cross a cut: 1 or more, or 'any'; got {number!r}.")
+        raise SplitError(f"how many tensors may cross a cut: 1 or more, or 'any'; got {number!r}.")
     return number
 
 
-def size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    """Reads `--largest-crossing`."""
-    try:
-        return None if value is None else parse_bytes(value, "largest crossing")
-    except SplitError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def factor_or_dtype(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | str | None:
+def factor_or_dtype(text: str) -> float | str:
     """Reads `--compression`."""
-    if value is None:
-        return None
     from kerassplit.planning.compression import check_compression  # imports NumPy
 
     try:
-        given = float(value)
+        given = float(text)
     except ValueError:
-        given = value
-    try:
-        check_compression(given)
-    except SplitError as error:
-        raise click.BadParameter(str(error)) from error
+        given = text
+    check_compression(given)
     return given
 
 

@@ -7,18 +7,10 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
-from kerassplit.cli import completion
-from kerassplit.cli.commands import input_from, main
-from kerassplit.cli.framework import Show, command, note, start_keras, working
-from kerassplit.cli.options import (
-    PATH,
-    UNSAFE,
-    check_input,
-    exif_option,
-    import_option,
-    input_option,
-    open_sides_option,
-)
+from kerassplit.cli import completion, option
+from kerassplit.cli.commands import input_from, load_split, main
+from kerassplit.cli.framework import Show, command, note
+from kerassplit.cli.option import PATH, check_input
 from kerassplit.files.atomic_file import refuse_same
 from kerassplit.storage.exports.formats import FORMAT_NAMES
 from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, check_export, files_of
@@ -29,8 +21,8 @@ from kerassplit.storage.manifest import read_manifest
 @click.argument("directory", type=PATH, metavar="DIR", shell_complete=completion.folders)
 @click.option("--format", "format_name", type=click.Choice(FORMAT_NAMES), required=True, help="Format to write.")
 @click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Folder for the exported stages.")
-@input_option(default=" Default: a photo for an architecture of keras.applications, random for other models.")
-@exif_option
+@option.input_file(default=" Default: a photo for an architecture of keras.applications, random for other models.")
+@option.exif
 @click.option("--no-verify", is_flag=True, help="Do not run the exported stages.")
 @click.option(
     "--tolerance",
@@ -39,10 +31,10 @@ from kerassplit.storage.manifest import read_manifest
     help="Largest difference to allow, relative to the largest number of its tensor. Default for float32: 0.0001.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the exported stages in OUT; no other folder is ever replaced.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for random input. Default: 0.")
-@open_sides_option
-@click.option("--unsafe", is_flag=True, help=UNSAFE)
-@import_option
+@option.seed
+@option.open_sides
+@option.unsafe
+@option.import_code
 @command
 def export(
     show: Show,
@@ -66,9 +58,7 @@ def export(
     if check_export(output, format_name, verify=not no_verify, overwrite=overwrite, x=input_file):
         replaced = [EXPORT_MANIFEST, *files_of(output)]
         refuse_same([output / name for name in replaced], [directory, input_file])
-    start_keras()
-    with working(f"Loading {directory}"):
-        stages = ks.load(directory, safe_mode=not unsafe)
+    stages = load_split(directory, unsafe=unsafe)
     x = input_from(input_file, stages.model, None, exif=exif)
     options |= {"verify": not no_verify, "overwrite": overwrite}
     try:

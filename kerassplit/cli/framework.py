@@ -39,7 +39,6 @@ _IN_OPTIONS = {
     "overwrite=True": "--overwrite",
     "`preprocess` (--preprocess)": "--preprocess",
     "give an input as `x` to compare on": "give one to compare on with --input FILE",
-    "Or give an input as `x` to compare on": "Or give one to compare on with --input FILE",
     "Give an input as `x` to compare on": "Give one to compare on with --input FILE",
     "a larger `tolerance` or verify=False": "a larger --tolerance or --no-verify",
     "verify=False": "--no-verify",
@@ -118,7 +117,7 @@ def _import_keras() -> None:
     """Imports Keras without the output of its backend, which is shown only if the import fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow: errors only
     try:
-        with _own_standard_error() as terminal, working("Starting Keras", terminal), quiet_native_code():
+        with quiet_native_code() as terminal, working("Starting Keras", terminal):
             import keras  # noqa: F401
     except ImportError as error:
         raise SplitError(f"Keras cannot be imported: {error}.{_backend_advice(error)}") from error
@@ -141,18 +140,6 @@ def working(what: str, terminal: IO[str] | None = None) -> Iterator[None]:
     console = SafeConsole(stderr=True) if terminal is None else SafeConsole(file=terminal)
     with Live(Spinner("dots", Text(f"{what} …")), console=console, transient=True, refresh_per_second=12):
         yield
-
-
-@contextlib.contextmanager
-def _own_standard_error() -> Iterator[IO[str] | None]:
-    """Opens the present standard error, unaffected by later redirection; `None` if it is closed."""
-    try:
-        kept = os.dup(2)
-    except OSError:
-        yield None
-        return
-    with os.fdopen(kept, "w", encoding="utf-8") as terminal:
-        yield terminal
 
 
 def note(text: str) -> None:

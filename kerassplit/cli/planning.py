@@ -8,32 +8,22 @@ import click
 from rich.text import Text
 
 import kerassplit as ks
-from kerassplit.cli import completion
+from kerassplit.cli import completion, option
 from kerassplit.cli.commands import input_from, main
-from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, number_or_any, of_inputs, size
+from kerassplit.cli.device_options import Devices, device_options, factor_or_dtype, max_crossing_option, of_inputs
 from kerassplit.cli.framework import Show, command, working
-from kerassplit.cli.options import (
-    PATH,
-    ModelOptions,
-    check_cuts,
-    check_input,
-    check_written,
-    cut,
-    exif_option,
-    input_option,
-    model_options,
-    open_sides_option,
-    overwrite_option,
-)
+from kerassplit.cli.option import COUNT, PATH, ModelOptions, check_cuts, check_input, check_written, cut
 from kerassplit.costs.tables import profile_tables
 from kerassplit.display.chart import check_chart
 from kerassplit.errors import SplitError
+from kerassplit.files.sizes import parse_bytes
 
 _batch_option = click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Samples per batch. Default: the batch size MODEL is built for, or 1.",
+    "--batch-size", type=COUNT, metavar="N", help="Samples per batch. Default: the batch size MODEL is built for, or 1."
+)
+
+_chart_option = click.option(
+    "--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file."
 )
 
 
@@ -44,19 +34,19 @@ def _name_option(name: str, text: str, *, multiple: bool = False) -> Any:
 @main.command(short_help="Show what MODEL costs, block by block.")
 @click.argument("model", shell_complete=completion.models)
 @_batch_option
-@open_sides_option
+@option.open_sides
 @click.option("--measure", is_flag=True, help="Also run each block on this device, and time it.")
-@input_option("for --wire", "")
-@exif_option
+@option.input_file("for --wire", "")
+@option.exif
 @click.option(
     "--wire",
     metavar="FORM",
     help="Also pack what crosses when --input runs, such as int8+zlib: bytes, seconds, and the error of the outputs.",
 )
 @click.option("--calls", is_flag=True, help="List calls instead of blocks.")
-@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
-@overwrite_option
-@model_options
+@_chart_option
+@option.overwrite
+@option.of_model
 @command
 def profile(
     show: Show,
@@ -99,39 +89,24 @@ def profile(
 @main.command(short_help="Find where to cut MODEL for given devices.")
 @click.argument("model", shell_complete=completion.models)
 @device_options
-@click.option(
+@option.choice(
     "--objective",
-    type=click.Choice(["throughput", "latency", "energy"]),
-    default="throughput",
-    show_default=True,
-    help="Minimize the slowest stage, the time of one batch through all stages, or the joules for it.",
+    ["throughput", "latency", "energy"],
+    "Minimize the slowest stage, the time of one batch through all stages, or the joules for it.",
 )
-@click.option(
+@option.choice(
     "--balance",
-    type=click.Choice(["flops", "params", "memory", "time"]),
-    default="flops",
-    show_default=True,
-    help="Cost of a call on devices of unknown speed; time is measured on this machine.",
+    ["flops", "params", "memory", "time"],
+    "Cost of a call on devices of unknown speed; time is measured on this machine.",
 )
-@click.option(
-    "--max-crossing",
-    callback=number_or_any,
-    default="1",
-    show_default=True,
-    metavar="N|any",
-    help="How many tensors may cross a cut.",
-)
+@max_crossing_option("How many tensors may cross a cut.", default="1")
 @_batch_option
 @click.option("--any-order", is_flag=True, help="Devices may be used in any order.")
-@click.option(
-    "--leave-out/--use-all",
-    default=None,
-    help="Allow unused devices, or use all. Default: use all for throughput.",
-)
+@click.option("--leave-out/--use-all", default=None, help="Allow unused devices. Default: use all for throughput.")
 @click.option("--overlap", is_flag=True, help="Transfers overlap with computation.")
 @click.option(
     "--compression",
-    callback=factor_or_dtype,
+    callback=option.parsed(factor_or_dtype),
     metavar="X",
     help="How tensors are sent: a form of the wire such as int8, or a compression factor.",
 )
@@ -150,7 +125,10 @@ def profile(
     help="Time to decode a batch of an input where it arrives, such as '5 ms' (repeatable, by input).",
 )
 @click.option(
-    "--largest-crossing", callback=size, metavar="SIZE", help="Most bytes that may cross a cut, such as '512 KiB'."
+    "--largest-crossing",
+    callback=option.parsed(lambda text: parse_bytes(text, "largest crossing")),
+    metavar="SIZE",
+    help="Most bytes that may cross a cut, such as '512 KiB'.",
 )
 @_name_option("--must-cut", "Always cut here (as --at of `split`; repeatable).", multiple=True)
 @_name_option("--must-not-cut", "Never cut here (name or glob; repeatable).", multiple=True)
@@ -159,20 +137,19 @@ def profile(
 @click.option("--largest-latency", metavar="TIME", help="For energy: the most time of one batch, such as '50 ms'.")
 @click.option("--largest-energy", metavar="ENERGY", help="For latency: the most energy for one batch, such as '0.5 J'.")
 @click.option("--replicas", is_flag=True, help="Stages may have several identical devices, which take turns.")
-@open_sides_option
+@option.open_sides
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
     default=60.0,
-    show_default=True,
     metavar="SECONDS",
     help="Time limit for the search if there are too many cuts to try all.",
 )
 @click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="Output of `profile --json` for MODEL.")
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan as JSON, for `split --plan`.")
-@click.option("--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file.")
-@overwrite_option
-@model_options
+@_chart_option
+@option.overwrite
+@option.of_model
 @command
 def plan(
     show: Show,

@@ -1,17 +1,18 @@
 """The command that runs saved stages."""
 
 import importlib.util
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from kerassplit.cli import completion
+from kerassplit.cli import completion, option
 from kerassplit.cli.commands import main
 from kerassplit.cli.framework import Show, command, note, start_keras
-from kerassplit.cli.options import PATH, exif_option, import_option
+from kerassplit.cli.option import COUNT, PATH
 from kerassplit.display.units import format_shape
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import status_of
@@ -22,25 +23,26 @@ from kerassplit.text import listed
 _OF_ENGINES = ["devices", "replicas", "num_cpus", "num_gpus", "max_restarts", "max_retries", "in_flight", "address"]
 
 
-class _PerStage(click.ParamType):
-    """Parameter type for `2` (every stage) or `stage_1=2`."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, float]:
-        if not isinstance(value, str):
-            return value
-        stage, _, number = value.rpartition("=")
+def _numbers_of_stages(texts: Sequence[str]) -> float | dict[str, float] | None:
+    """Reads `2`, for every stage, or `stage_1=2`, which may be given several times."""
+    numbers: dict[str, float] = {}
+    for text in texts:
+        stage, _, number = text.rpartition("=")
         try:
-            if not 0 <= float(number) < float("inf"):
-                raise ValueError
-            return stage or None, float(number)
+            numbers[stage] = float(number)
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor STAGE=NUMBER.", param, ctx)
+            numbers[stage] = math.nan
+        if not 0 <= numbers[stage] < math.inf:
+            raise SplitError(f"{text!r} is neither a number nor STAGE=NUMBER.")
+    if "" in numbers and len(texts) > 1:
+        raise SplitError("An option given several times needs a stage and a number, such as stage_1=2.")
+    return numbers.get("", numbers or None)
 
 
 def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
-    return click.option(name, multiple=True, type=_PerStage(), metavar=metavar, help=f"Ray: {text}")
+    return click.option(
+        name, multiple=True, callback=option.parsed(_numbers_of_stages), metavar=metavar, help=f"Ray: {text}"
+    )
 
 
 @main.command(short_help="Run saved stages on images or arrays.")
@@ -54,7 +56,7 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
     help="A folder of images, an image, a .npy file, or a .npz file with one array per input.",
 )
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The .npy file for the results.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N")
+@click.option("--batch-size", type=COUNT, default=32, metavar="N")
 @click.option(
     "--preprocess",
     shell_complete=completion.preprocessing,
@@ -62,19 +64,13 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
     help="Preprocess images for this architecture; `none`: pixels from 0 to 255, or input that has already been "
     "preprocessed. Default: the architecture with the model's name.",
 )
-@exif_option
+@option.exif
 @click.option("--resume", is_flag=True, help="Continue an interrupted run into FILE.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE, or restart an unfinished run.")
 @click.option("--quiet", is_flag=True, help="Do not show progress.")
-@click.option("--unsafe", is_flag=True, help="Open stages that contain code, which runs with your permissions.")
-@import_option
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Run in this process, or on Ray with one process per stage.",
-)
+@option.unsafe
+@option.import_code
+@option.choice("--engine", ["local", "ray"], "Run in this process, or on Ray with one process per stage.")
 @click.option(
     "--device", "devices", multiple=True, metavar="NAME", help="Local: the device of each stage, in order (repeatable)."
 )
@@ -84,7 +80,7 @@ def _ray_option(name: str, text: str, metavar: str = "[STAGE=]N") -> Any:
 @_ray_option("--num-gpus", "GPUs per process.")
 @click.option("--max-restarts", type=click.IntRange(min=0), help="Ray: how often to restart a process that dies.")
 @click.option("--max-retries", type=click.IntRange(min=0), help="Ray: how often to retry a batch that fails.")
-@click.option("--in-flight", type=click.IntRange(min=1), help="Ray: batches in flight at a time.")
+@click.option("--in-flight", type=COUNT, help="Ray: batches in flight at a time.")
 @click.option("--address", help="Ray: address of the cluster, such as `auto` or ray://HOST:10001.")
 @command
 def run(
@@ -105,14 +101,14 @@ def run(
     """
     options = {name: given.pop(name) for name in _OF_ENGINES}
     options["devices"] = list(options["devices"])
-    replicas = _per_stage("--replicas", options["replicas"], whole=True)
+    replicas = {} if options["replicas"] is None else options["replicas"]
+    if not isinstance(replicas, dict) or any(number != int(number) for number in replicas.values()):
+        raise SplitError("--replicas needs a stage and a whole number, such as stage_1=2.")
     manifest = read_manifest(directory)
     if plan_file is not None and engine != "ray":
         raise SplitError("--plan says how many processes run each stage, which only Ray does. Add --engine ray.")
     planned = {} if plan_file is None else _planned_replicas(plan_file, manifest)
     options["replicas"] = planned | {name: int(number) for name, number in replicas.items()}
-    for name in ("num_cpus", "num_gpus"):
-        options[name] = _number_or_stages(options[name])
     _check_run(manifest, input_path, output, engine, given)
     start_keras()
     from kerassplit.engines.running import run_stages
@@ -177,20 +173,3 @@ def _planned_replicas(plan_file: Path, manifest: Mapping[str, Any]) -> dict[str,
                 f"'{stage['name']}' in the folder ends at {listed(made)}."
             )
     return {stage["name"]: count for stage, count in zip(stages, plan.replicas, strict=True)}
-
-
-def _per_stage(option: str, given: tuple[tuple[str | None, float], ...], whole: bool = False) -> dict[str, float]:
-    for name, number in given:
-        if name is None or (whole and number != int(number)):
-            number_of = "a whole number" if whole else "a number"
-            raise SplitError(f"{option} needs a stage and {number_of}, such as stage_1=2.")
-    return {str(name): number for name, number in given}
-
-
-def _number_or_stages(given: tuple[tuple[str | None, float], ...]) -> float | dict[str, float] | None:
-    """Returns one number for all stages, or a dict with numbers for some stages."""
-    if not given:
-        return None
-    if len(given) == 1 and given[0][0] is None:
-        return given[0][1]
-    return _per_stage("An option given several times", given)

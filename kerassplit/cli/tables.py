@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from kerassplit.display.rich_table import right
@@ -34,29 +35,24 @@ def points_table(
         *(["comes along"] if along else []),
         whole=2,
     )
-    gap = False
-    for point in points:
-        if shown is not None and point.index not in shown:
-            gap = True
-            continue
-        if gap:
+    for is_shown, some in groupby(points, lambda point: shown is None or point.index in shown):
+        if not is_shown:
             table.add_row("⋮", "⋮")
-            gap = False
-        table.add_row(
-            str(point.index),
-            f"{point.name}  ← cut" if point.index in cuts else point.name,
-            format_shape(point.shape),
-            format_bytes(point.bytes),
-            _share(point.flops_before, point.flops_after),
-            format_count(point.params_before),
-            format_count(point.params_after),
-            "yes" if point.after_merge else "",
-            point.dtype,
-            *(["\n".join(point.also)] if along else []),
-            style="bold green" if point.index in cuts else None,
-        )
-    if gap:
-        table.add_row("⋮", "⋮")
+            continue
+        for point in some:
+            table.add_row(
+                str(point.index),
+                f"{point.name}  ← cut" if point.index in cuts else point.name,
+                format_shape(point.shape),
+                format_bytes(point.bytes),
+                _share(point.flops_before, point.flops_after),
+                format_count(point.params_before),
+                format_count(point.params_after),
+                "yes" if point.after_merge else "",
+                point.dtype,
+                *(["\n".join(point.also)] if along else []),
+                style="bold green" if point.index in cuts else None,
+            )
     return table
 
 

@@ -88,14 +88,6 @@ def check_chart(to_file: str | os.PathLike[str]) -> None:
         raise SplitError(_NEEDED)
 
 
-def _figure_class() -> type["Figure"]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SplitError(_NEEDED) from error
-    return Figure
-
-
 @contextlib.contextmanager
 def new_figure(width: float, height: float) -> Iterator["Figure"]:
     """Yields an empty figure of this size in inches, to draw on in the style of this package.
@@ -105,11 +97,13 @@ def new_figure(width: float, height: float) -> Iterator["Figure"]:
     Raises:
         SplitError: matplotlib is not installed.
     """
-    figure_class = _figure_class()
-    with _style():
+    try:
+        from matplotlib.figure import Figure
         from matplotlib.text import Text
-
-        figure = figure_class(figsize=(width, height), layout="constrained")
+    except ImportError as error:
+        raise SplitError(_NEEDED) from error
+    with _style():
+        figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         for text in figure.findobj(Text):
             text.set_text(printable(text.get_text()))

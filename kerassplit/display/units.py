@@ -11,6 +11,7 @@ _BANDWIDTHS = {
 _SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ns": 1e-9}  # both signs for micro
 _WATTS = {"W": 1.0, "mW": 1e-3, "kW": 1e3}
 _JOULES = {"J": 1.0, "mJ": 1e-3, "µJ": 1e-6, "μJ": 1e-6, "uJ": 1e-6, "kJ": 1e3, "Wh": 3600.0, "mWh": 3.6}
+_BIT_UNITS = (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3), ("bit/s", 1.0))
 _JOULE_UNITS = (("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6))
 _RATES = {f"{prefix}{unit}": size for prefix, size in DECIMAL.items() for unit in ("FLOPS", "FLOP/s", "FLOPs/s")}
 
@@ -50,13 +51,7 @@ def format_bandwidth(count: float) -> str:
     >>> format_bandwidth(2_500_000)
     '20 Mbit/s'
     """
-    bits = 8 * count
-    if bits == float("inf"):
-        return "any"
-    for unit, factor in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
-        if bits >= factor:
-            return f"{bits / factor:.3g} {unit}" if bits / factor < 1000 else f"{bits / factor:,.0f} {unit}"
-    return f"{bits:.3g} bit/s"
+    return "any" if count == float("inf") else _with_unit(8 * count, _BIT_UNITS)
 
 
 def parse_bandwidth(value: str | float, what: str) -> float:
@@ -115,8 +110,14 @@ def format_joules(joules: float) -> str:
     >>> format_joules(0.02), format_joules(1234.5)
     ('20 mJ', '1.23 kJ')
     """
-    unit, factor = next((one for one in _JOULE_UNITS if float(f"{joules:.3g}") >= one[1]), _JOULE_UNITS[-1])
-    return f"{joules / factor:.3g} {unit}" if joules < 1e6 else f"{joules / 1e3:,.0f} kJ"
+    return _with_unit(joules, _JOULE_UNITS)
+
+
+def _with_unit(number: float, units: Sequence[tuple[str, float]]) -> str:
+    """Formats a number with three digits, in the largest of these units that it reaches."""
+    unit, factor = next((one for one in units if float(f"{number:.3g}") >= one[1]), units[-1])
+    count = number / factor
+    return f"{count:.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"
 
 
 def parse_flops_per_second(value: str | float, what: str) -> float:

@@ -85,15 +85,14 @@ class _Exits:
     """The exits, and the confidence that each needs.
 
     Attributes:
-        by_stage: For each stage, the tensor names of its exits.
-        final: Tensor that answers the remaining rows.
+        by_stage: For each stage, the tensor names of its exits; the final output, which answers the remaining rows, is
+            the last one of the last stage.
         names: The user's names of these tensors, by tensor name.
-        needed: Confidence that each exit needs to answer a row, by tensor name.
+        needed: Confidence that each exit needs to answer a row, by tensor name; the final output needs none.
         dtype: A dtype that can hold the values of all of them.
     """
 
-    by_stage: tuple[tuple[str, ...], ...]
-    final: str
+    by_stage: list[list[str]]
     names: dict[str, str]
     needed: dict[str, float]
     dtype: np.dtype
@@ -128,8 +127,8 @@ def predict_early(
     answered: list[np.ndarray] = []
     ran = {stage.name: 0 for stage in split}
     programs = [stage.compiled for stage in split]
-    order = [*(name for names in exits.by_stage for name in names), exits.final]
-    stage_of = [step for step, names in enumerate(exits.by_stage) for _ in names] + [len(split) - 1]
+    order = [name for names in exits.by_stage for name in names]
+    stage_of = [step for step, names in enumerate(exits.by_stage) for _ in names]
     rows = 0
     what = f"{route.model}, {len(split)} stages"
 
@@ -170,9 +169,6 @@ def _answers(
             given.append(values)
         if (places >= 0).all():
             break
-    else:
-        places[places < 0] = len(given)
-        given.append(keras.ops.convert_to_numpy(batch.tensors[exits.final]).astype(exits.dtype))
     answers = given[-1].copy()
     for place, values in enumerate(given):
         answers[places == place] = values[places == place]
@@ -180,7 +176,9 @@ def _answers(
 
 
 def _is_sure(values: np.ndarray, name: str, exits: _Exits, measure: Measure | None) -> np.ndarray:
-    """Returns, for each row, whether an exit is confident enough to answer it."""
+    """Returns, for each row, whether an exit is confident enough to answer it; the final output always is."""
+    if name not in exits.needed:
+        return np.ones(len(values), bool)
     called = exits.names[name]
     if measure is None:
         if bool(((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any()):
@@ -202,11 +200,7 @@ def _is_sure(values: np.ndarray, name: str, exits: _Exits, measure: Measure | No
 
 
 def _exits(
-    split: Stages,
-    route: Route,
-    confidence: float | Mapping[str, float],
-    measure: Measure | None,
-    final: str | None,
+    split: Stages, route: Route, confidence: float | Mapping[str, float], measure: Measure | None, final: str | None
 ) -> _Exits:
     names = _names(route)
     by_stage = [[name for name in route.results if name in stage.outputs] for stage in split]
@@ -220,10 +214,9 @@ def _exits(
             "`kerassplit.split(model, at=[[tensor, exit]])`."
         )
     if not any(by_stage[:-1]):
-        exits = [name for name in asked if name != last]
         raise SplitError(
             f"All outputs of '{split.name}' are computed in the last stage, so no exit is early. Name each at the cut "
-            f"after which it comes: `kerassplit.split(model, at=[[tensor, {exits[0]!r}]])`."
+            f"after which it comes: `kerassplit.split(model, at=[[tensor, {asked[0]!r}]])`."
         )
     given = {name: symbol for stage in split for name, symbol in zip(stage.outputs, stage.model.outputs, strict=True)}
     for name in asked:
@@ -240,7 +233,8 @@ def _exits(
         )
     dtypes = [given[name].dtype.replace("bfloat16", "float32") for name in (*asked, last)]
     needed = _needed(asked, names, confidence, measure)
-    return _Exits(tuple(map(tuple, by_stage)), last, names, needed, np.result_type(*dtypes))
+    by_stage[-1].append(last)
+    return _Exits(by_stage, names, needed, np.result_type(*dtypes))
 
 
 def _names(route: Route) -> dict[str, str]:

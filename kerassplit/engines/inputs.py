@@ -376,19 +376,18 @@ def spans(row: int, rows: int, batch_size: int) -> Iterator[tuple[int, int]]:
 
 def _architecture(preprocess: str | None, model: str) -> tuple[str | None, list[str]]:
     """Returns the architecture whose preprocessing is applied to images, and notes for the user."""
-    if preprocess is None:
-        found = find_architecture(model)
-        note = (
-            f"The preprocessing of '{model}' is not known; it gets pixels from 0 to 255. If it is an architecture of "
-            "keras.applications, name it: preprocess='ResNet50' (--preprocess ResNet50)."
-        )
-        return found, [] if found else [note]
     if preprocess == _NO_PREPROCESSING:
         return None, []
-    found = find_architecture(preprocess)
-    if found is None:
+    found = find_architecture(model if preprocess is None else preprocess)
+    if found is not None:
+        return found, []
+    if preprocess is not None:
         raise SplitError(
             f"The preprocessing of '{preprocess}' is not known. Name an architecture of keras.applications, such as "
             f"'ResNet50', or '{_NO_PREPROCESSING}' for pixels from 0 to 255."
         )
-    return found, []
+    note = (
+        f"The preprocessing of '{model}' is not known; it gets pixels from 0 to 255. If it is an architecture of "
+        "keras.applications, name it: preprocess='ResNet50' (--preprocess ResNet50)."
+    )
+    return None, [note]

@@ -13,14 +13,7 @@ import keras
 
 from kerassplit.graph.model_graph import Graph
 from kerassplit.pictures.groups import Group, branches, find_regions, merge_along
-from kerassplit.pictures.layer_names import (
-    BlockName,
-    automatic_name,
-    block_name,
-    common_words,
-    is_automatic,
-    joined,
-)
+from kerassplit.pictures.layer_names import BlockName, automatic_name, block_name, common_words, is_automatic, joined
 from kerassplit.pictures.opening import extent, open_region, repeated_nests
 from kerassplit.pictures.wording import SHAPING
 

@@ -82,12 +82,13 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
     group = _grouping(split.name, graphs, layers)
     counts = _call_counts(graphs)
     results = set(keras.tree.flatten(split.outputs))
-    makers: dict[str, tuple[int, str]] = {}  # tensor name -> stage and box that compute or first receive it
-    symbols: dict[str, keras.KerasTensor] = {}
+    given = set(keras.tree.flatten(split.inputs))
+    makers: dict[
+        str, tuple[int, str, keras.KerasTensor]
+    ] = {}  # tensor name -> stage and box that have it first, symbol
     clusters = []
     edges: list[Edge] = []
     crossing: dict[tuple[str, EdgeKind], list[str]] = {}  # tensor name and kind of edge -> boxes that use it
-    given: set[str] = set()
     for place, (stage, graph) in enumerate(zip(split.stages, graphs, strict=True)):
         taken = dict(zip((graph.scope[id(symbol)] for symbol in stage.model.inputs), stage.inputs, strict=True))
         own = [tensor for tensor, name in taken.items() if name not in makers]
@@ -102,9 +103,7 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
         edges.extend(Edge(source, targets) for _, source, targets in _flows(part))
         for tensor, name in taken.items():
             if tensor in own:
-                makers[name] = place, part.box_of[graph.tensors[tensor].call]
-                symbols[name] = graph.tensors[tensor].symbol
-                given.add(name)
+                makers[name] = place, part.box_of[graph.tensors[tensor].call], graph.tensors[tensor].symbol
                 continue
             users = dict.fromkeys(part.box_of[user] for user in graph.tensors[tensor].users)
             # A thick edge as far as the first stage that uses it; beyond that, and for the model's inputs, `carried`.
@@ -113,17 +112,15 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
         for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True):
             box = part.box_of.get(graph.tensors[graph.scope[id(symbol)]].call)
             if box is not None:
-                makers.setdefault(name, (place, box))
-                symbols.setdefault(name, symbol)
+                makers.setdefault(name, (place, box, symbol))
     across = [makers[name][0] for name, kind in crossing if kind == "cut"]
     seen: Counter[int] = Counter()
     for (name, kind), users in crossing.items():
-        place, source = makers[name]
+        place, source, symbol = makers[name]
         seen[place] += kind == "cut"
         cut = f"cut {place}" if across.count(place) == 1 else f"cut {place}, {seen[place]} of {across.count(place)}"
-        edges.append(
-            Edge(source, tuple(users), kind, _crossing_label(name, symbols[name], cut if kind == "cut" else ""))
-        )
+        label = _crossing_label(name, symbol, cut if kind == "cut" else "")
+        edges.append(Edge(source, tuple(users), kind, label))
     operations = [call.operation for graph in graphs for call in graph.calls]
     count = len(split.stages)
     return Picture(

@@ -191,27 +191,11 @@ def _tensors(model: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _ends(config: dict[str, Any]) -> set[str]:
     """Returns the layers that compute outputs of the model, are called once, and are used by no other layer."""
-    layers = config["layers"]
-    ends = [layers[-1]["config"]["name"]]  # Sequential
-    if "output_layers" in config:
-        ends = [name for name, *_ in _histories(config["output_layers"])]
+    layers = config["layers"] if "input_layers" in config else config["layers"][-1:]  # of a Sequential model, the last
     nodes = [layer.get("inbound_nodes") for layer in layers]
     used = {value["keras_history"][0] for value in _values(nodes) if "keras_history" in value}
-    once = {
-        layer["config"]["name"]
-        for layer in layers
-        if len(layer.get("inbound_nodes", [1])) == 1 and "layers" not in layer["config"]
-    }
-    return once.difference(used).intersection(ends)
-
-
-def _histories(structure: Any) -> Iterator[list[Any]]:
-    """Yields each `[layer, call, output]` in a structure of lists and dicts."""
-    if isinstance(structure, list) and len(structure) == 3 and isinstance(structure[0], str):
-        yield structure
-        return
-    for one in structure.values() if isinstance(structure, dict) else structure:
-        yield from _histories(one)
+    plain = [layer for layer in layers if layer["class_name"] != "InputLayer" and "layers" not in layer["config"]]
+    return {layer["config"]["name"] for layer in plain if len(layer.get("inbound_nodes", [1])) == 1} - used
 
 
 def _values(content: Any) -> Iterator[dict[str, Any]]:

@@ -37,8 +37,7 @@ def check_archive(file: BinaryIO, path: Path) -> None:
         reason = find_problem(file)
     except Exception as error:  # zipfile, json and h5py raise unrelated errors for invalid files
         raise StoreError(
-            f"{path} was not written by Split.save: {type(error).__name__}: {error}. Save the split again.",
-            path=path,
+            f"{path} was not written by Split.save: {type(error).__name__}: {error}. Save the split again.", path=path
         ) from error
     if reason:
         raise StoreError(

@@ -151,12 +151,7 @@ def _in_own_thread(build: Callable[[], keras.Model]) -> keras.Model:
     return in_thread(run).result()
 
 
-def _open_file(
-    path: Path,
-    weights: str | Path | None,
-    seed: int,
-    unsafe: bool,
-) -> keras.Model:
+def _open_file(path: Path, weights: str | Path | None, seed: int, unsafe: bool) -> keras.Model:
     try:
         model = _read(path, unsafe)
     except SplitError:

@@ -96,8 +96,6 @@ def _check_file(path: Path, weights: str | Path | None, input_shape: Sequence[in
         )
     if not path.exists():
         raise SplitError(f"There is no file '{path}'.")
-    if not path.is_file():
-        raise SplitError(f"'{path}' is not a regular file; models are read only from regular files.")
     if path.suffix not in FILE_SUFFIXES:
         raise SplitError(f"'{path}' is not a model file: its name must end in {listed(FILE_SUFFIXES, 'or')}.")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):

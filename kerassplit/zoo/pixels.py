@@ -1,22 +1,14 @@
 """Converts opened images of any kind to pixels from 0 to 255, with a given size and color mode."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 
 from kerassplit.errors import SplitError
 
 _MODES = {"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 
 
@@ -36,14 +28,14 @@ def pixels_of(image: Image.Image, size: tuple[int, int] | None, colors: str, *, 
         SplitError: The range of its values is unknown.
     """
     image.load()
-    turn = _TURNS.get(_orientation(image)) if exif else None
+    if exif:
+        with contextlib.suppress(Exception):  # unreadable EXIF data: viewers show such an image unrotated
+            ImageOps.exif_transpose(image, in_place=True)
     deep = _deep(image)
     if deep is None and colors != "rgba":
         image.info.pop("transparency", None)  # dropped, as Keras does; Pillow would warn
     plain = image.convert(_MODES[colors]) if deep is None else deep
-    turned = plain if turn is None else plain.transpose(turn)
-    resized = _resized(turned, size or turned.size)
-    pixels = np.asarray(resized, np.float32)
+    pixels = np.asarray(_resized(plain, size or plain.size), np.float32)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if deep is None:
@@ -72,13 +64,6 @@ def _deep(image: Image.Image) -> Image.Image | None:
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         values = most - values
     return Image.fromarray(values * np.float32(255 / most))
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # unreadable EXIF data: viewers show such an image unrotated
-        return 1
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -87,14 +87,12 @@ class RayOptions:
             unknown = [name for name in given if name not in stages] if isinstance(given, Mapping) else []
             if unknown:
                 raise SplitError(f"`{option}` names {listed(unknown)}; the stages are {listed(stages)}.")
-        whole = {"max_restarts": (self.max_restarts, 0), "max_retries": (self.max_retries, 0)}
-        counts = zip(stages, self.processes(stages), strict=True)
-        whole |= {f"replicas['{stage}']": (count, 1) for stage, count in counts}
+        as_count(self.max_restarts, "max_restarts", least=0)
+        as_count(self.max_retries, "max_retries", least=0)
         if self.in_flight is not None:
-            whole["in_flight"] = (self.in_flight, 1)
-        for option, (value, least) in whole.items():
-            as_count(value, option, least=least)
-        for stage in stages:
+            as_count(self.in_flight, "in_flight")
+        for stage, count in zip(stages, self.processes(stages), strict=True):
+            as_count(count, f"replicas['{stage}']")
             needs = self.needs(stage)
             for option, amount, least in (("num_cpus", needs["CPU"], 0.001), ("num_gpus", needs.get("GPU", 0), 0)):
                 in_range = isinstance(amount, (int, float)) and least <= amount < float("inf")

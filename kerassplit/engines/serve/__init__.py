@@ -13,18 +13,12 @@ In reading order:
 - `application`: everything together: `app`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
-    from kerassplit.engines.serve.application import app
+    from kerassplit.engines.serve.application import app as app
 
-__all__ = ["app"]
-
-
-def __getattr__(name: str) -> Any:
-    # Only `app` needs Ray.
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kerassplit.engines.serve import application
-
-    return application.app
+# Only `app` needs Ray.
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"application": ["app"]})

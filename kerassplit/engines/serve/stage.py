@@ -55,13 +55,15 @@ class Pinned:
     def changed(self) -> str | None:
         """Explains why stages can no longer be loaded, without the path; `None` if they can."""
         try:
-            same = checksum(read_manifest(self.folder)) == checksum(dict(self.manifest))
+            return None if self._is_same() else "the folder of the stages now holds a different split"
         except (SplitError, OSError):
             return "the folder of the stages can no longer be read"
-        return None if same else "the folder of the stages now holds a different split"
+
+    def _is_same(self) -> bool:
+        return checksum(read_manifest(self.folder)) == checksum(dict(self.manifest))
 
     def _check(self) -> None:
-        if checksum(read_manifest(self.folder)) != checksum(dict(self.manifest)):
+        if not self._is_same():
             raise StoreError(
                 f"{self.folder} now holds a different split than when the application was built, so its stages do not "
                 "match those that are running. Redeploy the application, or restore the old files.",

@@ -88,8 +88,7 @@ def export(
         if not receipt.ok:
             remedy = "a larger `tolerance` or verify=False" if receipt.compared else "verify=False"
             raise VerificationError(
-                f"{receipt.verdict()} Nothing was written. To export the stages anyway, pass {remedy}.",
-                receipt=receipt,
+                f"{receipt.verdict()} Nothing was written. To export the stages anyway, pass {remedy}.", receipt=receipt
             )
     return receipt
 

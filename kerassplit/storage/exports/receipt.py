@@ -159,11 +159,7 @@ class ExportReceipt(AnyReceipt):
         compared = FittedTable(f"Compared on {self.compared_on}", *columns, whole=2)
         for one in self.comparisons:
             compared.add_row(
-                one.stage,
-                one.label,
-                f"{one.max_difference:.3g}",
-                f"{one.allowed:.3g}",
-                format_samples(one.shape),
+                one.stage, one.label, f"{one.max_difference:.3g}", f"{one.allowed:.3g}", format_samples(one.shape)
             )
         verdict = Text(self.verdict(), style="green" if self.verified and self.ok else "" if self.ok else "bold red")
         return Group(stages, *([compared] if self.comparisons else []), verdict)

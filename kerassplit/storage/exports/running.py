@@ -75,8 +75,7 @@ def _opened(module: Any, path: Path, stage: str) -> Run:
         return module.opened(path)
     except Exception as error:  # each runtime raises its own
         raise StoreError(
-            f"Stage '{stage}' cannot be opened in its runtime: {reason(error)}. Export the split again.",
-            path=path.name,
+            f"Stage '{stage}' cannot be opened in its runtime: {reason(error)}. Export the split again.", path=path.name
         ) from error
 
 

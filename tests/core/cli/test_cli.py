@@ -16,7 +16,7 @@ from command_line import run
 
 import kerassplit as ks
 from kerassplit.cli import main
-from kerassplit.cli.options import cut
+from kerassplit.cli.option import cut
 from kerassplit.zoo.names import may_hold_with_imagenet
 from kerassplit.zoo.photos import shipped_photo
 from kerassplit.zoo.random_weights import randomize

@@ -57,3 +57,8 @@ def test_shapes_leave_the_batch_out():
 )
 def test_bytes_of_a_sample_by_dtype(dtype, count):
     assert tensor_sizes.bytes_per_sample((None, 10), dtype) == count
+
+
+def test_a_number_that_rounds_up_to_the_next_unit_gets_that_unit():
+    assert units.format_bandwidth(999_999_999 / 8) == "1 Gbit/s"
+    assert units.format_joules(999.9996) == "1 kJ"

@@ -1,4 +1,4 @@
-"""Arguments and options used by several commands."""
+"""Options used by several commands, and the checks that go with them."""
 
 import contextlib
 import functools
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from kerassplit.graph.model_graph import Graph
 
 PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
 UNSAFE = (
     "Open files that contain code. A model file can carry Python functions (in Lambda layers) that run with your "
     "permissions when it is opened, so do this only if you trust the source of the file."
 )
 
-import_option = click.option(
+import_code = click.option(
     "--import",
     "imports",
     multiple=True,
@@ -39,25 +40,40 @@ import_option = click.option(
 """Adds `--import`; `command` handles it."""
 
 
-exif_option = click.option(
-    "--exif/--no-exif",
-    default=True,
-    help="Rotate photos as their EXIF data says (default); Keras's own loader does not.",
+exif = click.option(
+    "--exif/--no-exif", default=True, help="Rotate photos as their EXIF data says; Keras's own loader does not."
 )
 
 
-def input_option(use: str = "to compare on", default: str = " Default: random.") -> Callable[..., Any]:
+def input_file(use: str = "to compare on", default: str = " Default: random.") -> Callable[..., Any]:
     """Adds `--input`; `use` says what for, and `default` what is used without it."""
-    return click.option(
-        "--input",
-        "input_file",
-        type=PATH,
-        metavar="FILE",
-        help=f"Input {use}: a photo, a .npy file, or a .npz file with one array per input.{default}",
-    )
+    text = f"Input {use}: a photo, a .npy file, or a .npz file with one array per input.{default}"
+    return click.option("--input", "input_file", type=PATH, metavar="FILE", help=text)
 
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")
+def choice(name: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
+    """Adds an option with these values; the first is the default."""
+    return click.option(name, type=click.Choice(choices), default=choices[0], help=text)
+
+
+def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Returns a callback that parses an option's value, if given; a `SplitError` becomes a usage error."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except SplitError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+overwrite = click.option("--overwrite", is_flag=True, help="Replace files that already exist.")
+overwrite_split = click.option(
+    "--overwrite", is_flag=True, help="Replace the split in DIR; no other folder is ever replaced."
+)
+unsafe = click.option("--unsafe", is_flag=True, help=UNSAFE)
+seed = click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for all that is random.")
 
 
 def check_written(paths: Iterable[Path], read: Iterable[Path | None], *, overwrite: bool) -> None:
@@ -91,7 +107,7 @@ def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callabl
     Args:
         kind: A dataclass with one field per option, of the same name.
         argument: Name of the command's parameter for the object.
-        options: The options. `import_option` may be among them; `command` handles its value.
+        options: The options. `import_code` may be among them; `command` handles its value.
     """
 
     def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,7 +125,7 @@ def gathered(kind: type, argument: str, *options: Callable[..., Any]) -> Callabl
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Values of the options in `model_options`.
+    """Values of the options in `of_model`.
 
     Attributes:
         weights: `"imagenet"`, `"random"`, a file, or `None` if the option was omitted.
@@ -147,11 +163,7 @@ class ModelOptions:
             check_names(model, cuts, tensors, globs=globs)
 
     def load(
-        self,
-        model: str,
-        *,
-        structure_only: bool = False,
-        check: Callable[["keras.Model"], object] | None = None,
+        self, model: str, *, structure_only: bool = False, check: Callable[["keras.Model"], object] | None = None
     ) -> "keras.Model":
         """Loads the model; an architecture gets ImageNet weights unless only its structure is needed.
 
@@ -181,29 +193,22 @@ class ModelOptions:
         return trace(built, open=self.open) if self.open else built
 
 
-class _Shape(click.ParamType):
-    name = "shape"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int | None, ...]:
-        if not isinstance(value, str):
-            return value
-        sides = [side.strip() for side in re.split(r"[,x×]", value.strip().strip("()"))]
-        if not all(side == "?" or side.isdecimal() for side in sides):
-            self.fail(f"{value!r} is not a shape; expected numbers such as 224,224,3.", param, ctx)
-        return tuple(None if side == "?" else int(side) for side in sides)
+def _shape(text: str) -> tuple[int | None, ...]:
+    sides = [side.strip() for side in re.split(r"[,x×]", text.strip().strip("()"))]
+    if not all(side == "?" or side.isdecimal() for side in sides):
+        raise SplitError(f"{text!r} is not a shape; expected numbers such as 224,224,3.")
+    return tuple(None if side == "?" else int(side) for side in sides)
 
 
-model_options = gathered(
+of_model = gathered(
     ModelOptions,
     "options",
-    import_option,
-    click.option("--unsafe", is_flag=True, help=UNSAFE),
-    click.option(
-        "--seed", type=click.IntRange(min=0), default=0, metavar="N", help="Seed for everything random. Default: 0."
-    ),
+    import_code,
+    unsafe,
+    seed,
     click.option(
         "--input-shape",
-        type=_Shape(),
+        callback=parsed(_shape),
         metavar="H,W,C",
         help="Input shape of an architecture, such as 160,160,3 or 160x160x3; '?' for an unknown dimension.",
     ),
@@ -287,7 +292,7 @@ def _is_known(graph: "Graph", name: str) -> bool:
         return False
 
 
-at_option = click.option(
+at = click.option(
     "--at",
     shell_complete=completion.cuts,
     multiple=True,
@@ -295,20 +300,20 @@ at_option = click.option(
     help="Where to cut: the name of a tensor, or the number of a split point from `points` (repeatable). "
     "Join tensors that cross together, or outputs to compute before the cut: NAME,NAME.",
 )
-allow_crossing_option = click.option(
+allow_crossing = click.option(
     "--allow-crossing", is_flag=True, help="Allow cuts inside a branch, and pass on every tensor that crosses there."
 )
 
 
-names_option = click.option(
+names = click.option(
     "--names",
-    callback=lambda _context, _parameter, value: None if value is None else [name.strip() for name in value.split(",")],
+    callback=parsed(lambda text: [name.strip() for name in text.split(",")]),
     metavar="A,B,...",
     help="Stage names, in order: one more than the number of cuts.",
 )
-open_sides_option = click.option(
+open_sides = click.option(
     "--open-sides",
-    type=click.IntRange(min=1),
+    type=COUNT,
     metavar="N",
     help="Size to assume for unknown (None) dimensions of MODEL, in counts and in random input.",
 )
