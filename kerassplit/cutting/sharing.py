@@ -1,11 +1,11 @@
 """Layers shared by several stages of a split: each stage's file has a copy; loaded together, they become one again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import keras
 
-from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.cutting.stages import Stage
 from kerassplit.cutting.submodel import rebuilt
 from kerassplit.errors import StoreError
 from kerassplit.graph.model_graph import Graph
@@ -13,10 +13,10 @@ from kerassplit.graph.packing import plain_name
 from kerassplit.graph.reading import read_graph
 
 
-def shared_layers(split: Stages) -> list[dict[str, str]]:
+def shared_layers(stages: Iterable[Stage]) -> list[dict[str, str]]:
     """Finds the layers with variables that several stages use; for each, stage name -> the layer's name in it."""
     found: dict[int, dict[str, str]] = {}
-    for stage in split:
+    for stage in stages:
         for name, place in _layers(read_graph(stage.model)).items():
             found.setdefault(id(place), {})[stage.name] = name
     return [names for names in found.values() if len(names) > 1]
