@@ -93,7 +93,7 @@ def long_model(calls: int, residual: bool) -> keras.Model:
         for _ in range(calls // 3 if residual else calls):
             y = keras.layers.Identity()(x)
             x = keras.layers.Add()([x, keras.layers.Identity()(y)]) if residual else y
-        return builder.model(inputs, x, "long", like=keras.Sequential())
+        return builder.model({"x": inputs, "y": x}, "x", "y", "long", like=keras.Sequential())
 
 
 def growth(largest: int) -> None:

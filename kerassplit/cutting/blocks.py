@@ -1,6 +1,5 @@
 """Regions of a model: the calls between one split point and the next, in the order in which a split runs them."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kerassplit.cutting.frontiers import first_cuts, split_tensors
@@ -52,19 +51,12 @@ def regions(graph: Graph) -> list[Region]:
         if last_use >= 0:
             for place in range(place_of[tensor.call], last_use):
                 crossing[place].append(index)
-    return [
-        Region(end, tuple(calls), tuple(sorted(given)), tuple(sorted(made)), tuple(across), tuple(also))
-        for (end, calls), (given, made), across, also in zip(
-            groups, found, crossing, _along(sides, place_of, crossing), strict=True
-        )
-    ]
-
-
-def _along(sides: Sides, place_of: dict[int, int], crossing: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Yields the side tensors sent along with a cut after each region, given what crosses; none for the last."""
-    for place, across in enumerate(crossing):
-        last = place == len(crossing) - 1
-        yield [] if last else sides.along(lambda call, place=place: place_of[call] <= place, across)
+    divided = []
+    for place, ((end, calls), (given, made), across) in enumerate(zip(groups, found, crossing, strict=True)):
+        last = place == len(groups) - 1
+        also = [] if last else sides.along(lambda call, place=place: place_of[call] <= place, across)
+        divided.append(Region(end, tuple(calls), tuple(sorted(given)), tuple(sorted(made)), tuple(across), tuple(also)))
+    return divided
 
 
 def _groups(graph: Graph, sides: Sides) -> list[tuple[int, list[int]]]:

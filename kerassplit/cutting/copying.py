@@ -47,7 +47,7 @@ def reduced(split: AnyStages) -> tuple[Callable[..., AnyStages], tuple[Any, ...]
         stage if graph is None or not _is_part(stage, graph) else (stage.name, stage.inputs, stage.outputs)
         for stage in split
     ]
-    apart = Stages(tuple(stage for stage in stages if isinstance(stage, Stage)), (), (), split.name)
+    apart = [stage for stage in stages if isinstance(stage, Stage)]
     rest = {field.name: getattr(split, field.name) for field in fields(split) if field.name != "stages"}
     return _restored, (type(split), stages, shared_layers(apart), rest)
 

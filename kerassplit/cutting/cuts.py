@@ -49,8 +49,8 @@ def cut(
     inputs = [graph.tensors[tensor] for tensor in graph.flat_inputs()]
     return Stages(
         tuple(made),
-        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.inputs),
-        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, graph.outputs),
+        graph.named(graph.inputs),
+        graph.named(graph.outputs),
         model.name,
         model,
         tuple(crossing_tensor(one.name, one.symbol) for one in inputs if one.name not in taken),

@@ -192,15 +192,14 @@ def _built(graph: Graph, own: Mapping[str, int], exits: Mapping[str, _Exit]) -> 
     for key, one in exits.items():
         _check_names(graph, key, one, there, taken)
     with Builder(copies=FLAT_COPIES) as builder:
-        symbols = {tensor: graph.new_input(tensor, name) for tensor, name in names.items()}
+        symbols: dict[Any, keras.KerasTensor] = {one: graph.new_input(one, name) for one, name in names.items()}
         builder.add_calls(graph, items, symbols)
-        outputs = {key: symbols[tensor] for key, tensor in own.items()}
         for key, one in exits.items():
             inside = {tensor: symbols[given] for tensor, given in one.takes.items()}
             builder.add_calls(one.graph, whole(one.graph), inside)
-            outputs[key] = inside[one.graph.flat_outputs()[0]]
-        sources = keras.tree.map_structure(symbols.__getitem__, graph.inputs)
-        return builder.model(sources, outputs, graph.model.name, like=graph.model)
+            symbols[key] = inside[one.graph.flat_outputs()[0]]
+        outputs = {**own, **{key: key for key in exits}}
+        return builder.model(symbols, graph.inputs, outputs, graph.model.name, like=graph.model)
 
 
 def _check_names(graph: Graph, key: str, one: _Exit, there: set[int], taken: set[str]) -> None:

@@ -207,7 +207,8 @@ def _graph_of(place: int, piece: Any) -> Graph | None:
     """Returns the graph of a model or stage; `None` for a layer or a `keras.Input`."""
     if isinstance(piece, Stage):
         return read_graph(piece.model)
-    if _is_input(piece) and not place:
+    is_symbol = isinstance(piece, keras.KerasTensor)
+    if not place and is_symbol and isinstance(maker_of(piece).operation, keras.layers.InputLayer):
         return None
     if not isinstance(piece, keras.Layer):
         if isinstance(piece, Stages):
@@ -230,10 +231,6 @@ def _graph_of(place: int, piece: Any) -> Graph | None:
 
 def _in_structure(tensors: Sequence[int], keys: Sequence[str], structure: Any) -> Any:
     return keras.tree.map_structure(dict(zip(tensors, keys, strict=True)).__getitem__, structure)
-
-
-def _is_input(piece: Any) -> bool:
-    return isinstance(piece, keras.KerasTensor) and isinstance(maker_of(piece).operation, keras.layers.InputLayer)
 
 
 def _in_place(

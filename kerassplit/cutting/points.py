@@ -115,9 +115,8 @@ class _Flops:
     def _counted(self, sides: Sides, tree: PostDominators) -> tuple[list[int | None], list[int | None]]:
         flops = [0 if call in sides.calls else count for call, count in enumerate(flops_per_sample(sides.graph))]
         known, unknown = [*(one or 0 for one in flops), 0], [*(one is None for one in flops), 0]
-        for call in range(len(flops)):
-            known[tree.parent[call]] += known[call]
-            unknown[tree.parent[call]] += unknown[call]
+        tree.add_up(known)
+        tree.add_up(unknown)
         end = len(flops)
         before = [None if unknown[call] else known[call] for call in range(end)]
         after = [None if unknown[end] - unknown[call] else known[end] - known[call] for call in range(end)]
@@ -238,7 +237,6 @@ def _parameters(graph: Graph, tree: PostDominators) -> tuple[list[int], list[int
         for one, other in pairwise(ordered):
             before[tree.meet([one, other])] -= size
         only_before[tree.meet(ordered)] += size
-    for call in range(end):
-        before[tree.parent[call]] += before[call]
-        only_before[tree.parent[call]] += only_before[call]
+    tree.add_up(before)
+    tree.add_up(only_before)
     return before, [sum(sizes.values()) - inside for inside in only_before]

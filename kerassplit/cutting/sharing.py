@@ -1,21 +1,22 @@
 """Layers shared by several stages of a split: each stage's file has a copy; loaded together, they become one again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import keras
 
-from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.cutting.stages import Stage
+from kerassplit.cutting.submodel import rebuilt
 from kerassplit.errors import StoreError
-from kerassplit.graph.assembling import with_other_operations
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.packing import plain_name
 from kerassplit.graph.reading import read_graph
 
 
-def shared_layers(split: Stages) -> list[dict[str, str]]:
+def shared_layers(stages: Iterable[Stage]) -> list[dict[str, str]]:
     """Finds the layers with variables that several stages use; for each, stage name -> the layer's name in it."""
     found: dict[int, dict[str, str]] = {}
-    for stage in split:
+    for stage in stages:
         for name, place in _layers(read_graph(stage.model)).items():
             found.setdefault(id(place), {})[stage.name] = name
     return [names for names in found.values() if len(names) > 1]
@@ -33,11 +34,17 @@ def tie(stages: Sequence[Stage], shared: Sequence[Mapping[str, str]]) -> tuple[S
         for stage in present[1:]:
             others.setdefault(stage, {})[names[stage]] = layers[present[0]][names[present[0]]]
     return tuple(
-        Stage(stage.name, with_other_operations(stage.model, others[stage.name]), stage.inputs, stage.outputs)
-        if stage.name in others
-        else stage
+        replace(stage, model=_with_layers(stage.model, others[stage.name])) if stage.name in others else stage
         for stage in stages
     )
+
+
+def _with_layers(model: keras.Model, layers: Mapping[str, keras.Operation]) -> keras.Model:
+    """Rebuilds a model with some layers replaced; nested models that contain them are inlined."""
+    graph = read_graph(model)
+    replaced = {index: layers[plain_name(call)] for index, call in enumerate(graph.calls) if plain_name(call) in layers}
+    by_operation = {id(graph.calls[index].operation): layer for index, layer in replaced.items()}
+    return rebuilt(graph, apart=list(replaced), operations=by_operation)
 
 
 def _layers(graph: Graph) -> dict[str, keras.Operation]:

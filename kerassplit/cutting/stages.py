@@ -67,7 +67,8 @@ class Stage:
     def run(self, tensors: dict[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Runs the stage on tensors by name, which must include all its inputs, and returns its outputs by name."""
         values = [as_received(tensors[name]) for name in self.inputs]
-        return self._named(self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training))
+        outputs = self.model(keras.tree.pack_sequence_as(self.model.input, values), training=training)
+        return dict(zip(self.outputs, keras.tree.flatten(outputs), strict=True))
 
     @property
     def compiled(self) -> Run:
@@ -91,9 +92,6 @@ class Stage:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stage":
         with copying([self.model], self.name):
             return Stage(self.name, hands_masks_on(copy.deepcopy(self.model, memo)), self.inputs, self.outputs)
-
-    def _named(self, outputs: Any) -> dict[str, Any]:
-        return dict(zip(self.outputs, keras.tree.flatten(outputs), strict=True))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,6 @@
 """Checks that stages have the calls and weights of a model."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +18,7 @@ from kerassplit.text import safe_name
 
 def compare_structure(graph: Graph, split: Stages) -> tuple[int, int, list[str]]:
     """Returns how many variables are shared, how many are equal copies, and the problems with calls and weights."""
-    ours: Counter[str] = Counter()
-    stages_of: dict[str, list[str]] = {}
+    stages_of: dict[str, list[str]] = defaultdict(list)  # one for each call
     operations: dict[int, Any] = {}
     own = {call.operation.name for call in graph.calls if call.inputs} - graph.made
     carrier = f"{MASKED}/"
@@ -32,15 +31,15 @@ def compare_structure(graph: Graph, split: Stages) -> tuple[int, int, list[str]]
         for call in read_graph(stage.model).calls:
             name = renamed.get(call.operation.name, call.operation.name)
             if call.inputs and (name in own or (isinstance(call.operation, keras.Layer) and carrier not in call.name)):
-                ours[name] += 1
-                stages_of.setdefault(name, []).append(stage.name)
+                stages_of[name].append(stage.name)
                 operations[id(call.operation)] = call.operation
     theirs = Counter(call.operation.name for call in graph.calls if call.operation.name in own)
     again = {graph.calls[call].operation.name for call in read_sides(graph).of_inputs}  # stages may all compute a mask
     made = {name for stage in split for name in (*stage.inputs, *stage.outputs)} | {*keras.tree.flatten(split.inputs)}
+    ours = Counter({name: len(stages) for name, stages in stages_of.items()})
     problems = [
         f"'{name}' is called {theirs[name]} times in the model and {ours[name]} times in the stages"
-        + (f" ({', '.join(stages_of[name])})." if name in stages_of else ".")
+        + (f" ({', '.join(stages_of[name])})." if name in ours else ".")
         for name in {**theirs, **ours}
         if ours[name] != theirs[name] and not (name in again and ours[name] > theirs[name])
     ]

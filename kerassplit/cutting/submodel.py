@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -112,11 +112,14 @@ def flatten(model: keras.Model, *, copy_weights: bool = False) -> keras.Model:
     >>> [layer.name for layer in ks.flatten(keras.Sequential([backbone, head])).layers][:2]
     ['input_layer', 'conv1_pad']
     """
-    graph = read_graph(model)
+    return rebuilt(read_graph(model), copy_weights=copy_weights, nested=False, copies=_COPIES)
+
+
+def rebuilt(graph: Graph, **options: Any) -> keras.Model:
+    """Builds the whole model again; for the options see `build_part`."""
     calls, _ = part(graph, [], graph.flat_outputs())
     inputs, outputs = (list(dict.fromkeys(some)) for some in (graph.flat_inputs(), graph.flat_outputs()))
-    options = {"copy_weights": copy_weights, "nested": False, "copies": _COPIES}
-    return build_part(graph, calls, inputs, outputs, model.name, **options)[0]
+    return build_part(graph, calls, inputs, outputs, graph.model.name, **options)[0]
 
 
 def model_name(name: Any) -> str:
@@ -158,16 +161,19 @@ def build_part(
     only_to_run: bool = False,
     results: Any = None,
     copies: str = FLAT_COPIES,
+    apart: Sequence[int] = (),
+    operations: Mapping[int, keras.Operation] | None = None,
 ) -> tuple[keras.Model, list[int], list[int]]:
     """Builds the model that computes `outputs` from `inputs` by `calls`, with shared or copied layers.
 
-    A nested model that is wholly inside stays one layer, unless `nested` is off. `results` is the structure of the
-    outputs, by default that of `build_submodel`. For `only_to_run` and `copies` see `Builder`.
+    A nested model that is wholly inside stays one layer, unless `nested` is off or it contains a call in `apart`.
+    `results` is the structure of the outputs, by default that of `build_submodel`. For `only_to_run` and `copies` see
+    `Builder`, for `operations` its `add_calls`.
 
     Returns:
         The model, and the tensors in the order of its `inputs` and its `outputs`.
     """
-    items = packed(graph, calls, inputs, outputs) if nested else [graph.calls[call] for call in calls]
+    items = packed(graph, calls, inputs, outputs, apart) if nested else [graph.calls[call] for call in calls]
     taken = {item.operation.name for item in items}
     keys = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
     sources = _structure(graph, inputs, graph.inputs, keys)
@@ -178,13 +184,8 @@ def build_part(
         if copy_weights:
             builder.add_copies(graph, items, symbols)
         else:
-            builder.add_calls(graph, items, symbols)
-        model = builder.model(
-            keras.tree.map_structure(symbols.__getitem__, sources),
-            keras.tree.map_structure(symbols.__getitem__, results),
-            name,
-            like=graph.model,
-        )
+            builder.add_calls(graph, items, symbols, operations)
+        model = builder.model(symbols, sources, results, name, like=graph.model)
     return model, keras.tree.flatten(sources), keras.tree.flatten(results)
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kerassplit.errors import SplitError
-from kerassplit.graph.internals.layers import recurrent_states
+from kerassplit.graph.internals.layers import untrained_variables
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.shapes import OpenSides, fixed_batch, input_shapes
 
@@ -45,8 +45,7 @@ def drawn(shape: Any, dtype: str, generator: np.random.Generator) -> np.ndarray:
 @contextlib.contextmanager
 def state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
     """Restores the state that running changes even in inference mode: random generators, stateful recurrent layers."""
-    kept = [one for model in models for one in (*model.non_trainable_variables, *recurrent_states(model))]
-    states = {id(one): one for one in kept if isinstance(one, keras.Variable)}
+    states = {id(one): one for model in models for one in untrained_variables(model)}
     before = [(one, keras.ops.copy(one.value)) for one in states.values()]
     try:
         yield

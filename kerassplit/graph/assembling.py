@@ -1,6 +1,6 @@
-"""Builds whole models from graphs: joins pieces, replaces operations."""
+"""Builds whole models from graphs: joins pieces."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,18 +9,17 @@ import numpy as np
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
 from kerassplit.graph.internals.process_state import deep_recursion, lock
-from kerassplit.graph.internals.symbols import maker_of
 from kerassplit.graph.model_graph import Call, Graph, Nest
-from kerassplit.graph.packing import packed, plain_name
+from kerassplit.graph.packing import packed
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import read_sides
-from kerassplit.text import safe_name, unique
+from kerassplit.text import safe_name
 
 
-def whole(graph: Graph, apart: Iterable[int] = ()) -> list[Call | Nest]:
-    """Returns all calls of a model, with nested models as one call each, except those that contain calls in `apart`."""
+def whole(graph: Graph) -> list[Call | Nest]:
+    """Returns all calls of a model, with nested models as one call each."""
     calls = [index for index, call in enumerate(graph.calls) if call.inputs]
-    return packed(graph, calls, graph.flat_inputs(), graph.flat_outputs(), apart)
+    return packed(graph, calls, graph.flat_inputs(), graph.flat_outputs())
 
 
 def whole_model(graph: Graph, symbols: Sequence[keras.KerasTensor]) -> keras.Model:
@@ -38,33 +37,6 @@ def graph_of_call(layer: keras.Layer, inputs: Any) -> Graph:
             return read_graph(keras.Model(inputs, layer(inputs)))
         finally:
             del layer._inbound_nodes[count:]
-
-
-def with_other_operations(model: keras.Model, operations: Mapping[str, keras.Operation]) -> keras.Model:
-    """Rebuilds a model with some operations replaced, given by the names of their calls without numbers.
-
-    Nested models that contain such calls are inlined.
-    """
-    graph = read_graph(model)
-    replaced = {
-        index: operations[plain_name(call)] for index, call in enumerate(graph.calls) if plain_name(call) in operations
-    }
-    by_operation = {id(graph.calls[index].operation): operation for index, operation in replaced.items()}
-    items = whole(graph, replaced)
-    taken = {item.operation.name for item in items}
-    with Builder() as builder:
-        own = graph.own_symbols()
-        symbols = {
-            tensor: graph.new_input(tensor, unique(maker_of(own[tensor]).operation.name, taken))
-            for tensor in dict.fromkeys(graph.flat_inputs())
-        }
-        builder.add_calls(graph, items, symbols, by_operation)
-        return builder.model(
-            keras.tree.map_structure(symbols.__getitem__, graph.inputs),
-            keras.tree.map_structure(symbols.__getitem__, graph.outputs),
-            model.name,
-            like=model,
-        )
 
 
 def joined(
@@ -114,13 +86,7 @@ def joined(
                 raise UnsupportedModelError(
                     f"The pieces cannot be joined into '{name}': none of them has an input or output '{key}'."
                 )
-        model = builder.model(
-            keras.tree.map_structure(named.__getitem__, inputs),
-            keras.tree.map_structure(named.__getitem__, outputs),
-            name,
-            like=pieces[0][0].model,
-        )
-    return model, named
+        return builder.model(named, inputs, outputs, name, like=pieces[0][0].model), named
 
 
 def _repeatable(graph: Graph, calls: Sequence[Call | Nest]) -> list[Call]:

@@ -174,10 +174,21 @@ class Builder:
         self._twins[id(operation)] = operation, twin
         return twin
 
-    def model(self, inputs: Any, outputs: Any, name: str, like: keras.Model) -> keras.Model:
-        """Returns the `keras.Model` from `inputs` to `outputs`, with the dtype policy of `like`."""
-        with fast_map_graph(outputs):
-            model = keras.Model(inputs, outputs, name=name)
+    def model(
+        self, symbols: Mapping[Any, keras.KerasTensor], inputs: Any, outputs: Any, name: str, like: keras.Model
+    ) -> keras.Model:
+        """Returns the finished `keras.Model`.
+
+        Args:
+            symbols: The symbolic tensors by key.
+            inputs: The model's inputs, in the structure it accepts, with keys of `symbols`.
+            outputs: Its outputs, likewise.
+            name: Its name.
+            like: A model with the same dtype policy.
+        """
+        sources, results = (keras.tree.map_structure(symbols.__getitem__, some) for some in (inputs, outputs))
+        with fast_map_graph(results):
+            model = keras.Model(sources, results, name=name)
         strategy = backend().strategy_of(model)
         if strategy is not None:  # Keras sets it only when a model is created in its scope
             model._distribute_strategy = strategy

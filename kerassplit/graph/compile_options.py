@@ -23,21 +23,29 @@ def compile_like(part: keras.Model, model: keras.Model) -> None:
     config = dict(model._compile_config.config)
     strategy = backend().strategy_of(part)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
-        config["optimizer"] = made_again(model.optimizer, "optimizer")
-        keep_out_of_weight_decay(config["optimizer"], out_of_weight_decay(model.optimizer, part.variables))
+        config["optimizer"] = optimizer_again(model.optimizer, part.variables)
         for name in ("metrics", "weighted_metrics"):
             config[name] = keras.tree.map_structure(
-                lambda one: made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
+                lambda one: _made_again(one, "metric") if isinstance(one, keras.Metric) else one, config.get(name)
             )
         part.compile(**config, auto_scale_loss=False)  # if losses are scaled, the optimizer already does it
 
 
-def made_again(one: Any, what: str) -> Any:
-    """Recreates an optimizer or a metric from its configuration.
+def optimizer_again(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> keras.optimizers.Optimizer:
+    """Recreates an optimizer, unused, for a part of the model with these variables.
 
     Raises:
-        UnsupportedModelError: The configuration does not allow that.
+        UnsupportedModelError: Its configuration does not allow that.
     """
+    again = _made_again(optimizer, "optimizer")
+    keep_out_of_weight_decay(again, out_of_weight_decay(optimizer, variables))
+    return again
+
+
+def _made_again(one: Any, what: str) -> Any:
+    """Recreates an optimizer or a metric from its configuration."""
     kinds = {type(inner).__name__: type(inner) for inner in (one, getattr(one, "_learning_rate", None))}
     try:
         with keras.saving.custom_object_scope(kinds), SafeModeScope(False):

@@ -32,6 +32,11 @@ class PostDominators:
             equal = self._depth[parent] - self._depth[jump] == self._depth[jump] - self._depth[far]
             self._jump[call] = far if equal else parent
 
+    def add_up(self, values: list[int]) -> None:
+        """Adds to the value of each call those of all calls in its subtree. The last value is that of the end."""
+        for call, parent in enumerate(self.parent[:-1]):
+            values[parent] += values[call]
+
     def meet(self, calls: Iterable[int]) -> int:
         """Returns the nearest common post-dominator of these calls, each of which counts as its own."""
         depth, parent, jump = self._depth, self.parent, self._jump
@@ -54,8 +59,7 @@ def subtrees(tree: PostDominators) -> tuple[list[int], list[int]]:
     """Returns the preorder position of each call in the tree, and the size of its subtree."""
     end = len(tree.parent) - 1
     size = [1] * (end + 1)
-    for call in range(end):
-        size[tree.parent[call]] += size[call]
+    tree.add_up(size)
     entry = [0] * (end + 1)
     following = [1] * (end + 1)
     for call in range(end - 1, -1, -1):

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kerassplit.graph.internals.layers import all_layers, is_composite, opened
+from kerassplit.graph.internals.layers import all_layers, functional_of, is_composite
 from kerassplit.graph.model_graph import Call, Graph
 from kerassplit.graph.packing import plain_name
 from kerassplit.graph.reading import read_graph
@@ -66,7 +66,7 @@ def _way_out(graph: Graph, call: Call, inner: keras.Layer | None) -> str:
     if isinstance(layer, keras.layers.TimeDistributed):
         if inner is not None and inner is layer.layer:
             return f"The output of '{inner.name}' for all steps together is the tensor '{call.name}': use that name."
-        if opened(layer.layer) is not None:
+        if functional_of(layer.layer) is not None:
             names = [tensor.name for tensor in read_graph(layer.layer).tensors]
             end = inner.name if inner is not None and inner.name in names else "..."
             return (

@@ -9,11 +9,6 @@ BYTES = "KERASSPLIT_MOST_BYTES"
 _CALLS = 100_000
 
 
-def most_calls() -> int:
-    """Maximum number of calls in a model, with those in a nested model counted once per call of that model."""
-    return _given(CALLS, _CALLS)
-
-
 def most_bytes(usual: int) -> int:
     """Maximum bytes of variables and states in a model.
 
@@ -25,12 +20,13 @@ def most_bytes(usual: int) -> int:
 
 def too_many_calls(count: int) -> str | None:
     """Explains why a model with `count` calls is not read; `None` if it is within the limit."""
-    if count <= most_calls():
+    most = _given(CALLS, _CALLS)
+    if count <= most:
         return None
     number = f"{count:,}" if count < 10**30 else "more than 10**30"  # it may have hundreds of digits
     return (
         f"it makes {number} calls, those in nested models counted once per call of the nested model, and the limit is "
-        f"{most_calls():,}. If this is intended, set the environment variable {CALLS} to that number"
+        f"{most:,}. If this is intended, set the environment variable {CALLS} to that number"
     )
 
 

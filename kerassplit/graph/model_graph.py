@@ -153,6 +153,10 @@ class Graph:
         """Returns the names of these tensors."""
         return [self.tensors[tensor].name for tensor in tensors]
 
+    def named(self, structure: Any) -> Any:
+        """Returns a structure of tensors, such as the model's inputs, with their names in place of their indices."""
+        return keras.tree.map_structure(lambda tensor: self.tensors[tensor].name, structure)
+
     def flat_inputs(self) -> list[int]:
         """Returns the model's inputs in Keras's order."""
         return keras.tree.flatten(self.inputs)

@@ -34,36 +34,28 @@ def packed(
         if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen)
     }
     # Keras cannot load a file in which a layer is both in a nested model and outside it, or in two nested models.
+    outermost = _outermost(graph, whole)
     before = -1
     while len(whole) != before:
         before = len(whole)
-        outer = {
-            call: id(graph.nests[index].operation)
-            for index in sorted(whole, reverse=True)
-            for call in graph.nests[index].calls
-        }
         places = defaultdict(set)
         for call in calls:
-            places[id(graph.calls[call].operation)].add(outer.get(call))
+            nest = outermost.get(call)
+            places[id(graph.calls[call].operation)].add(None if nest is None else id(nest.operation))
         whole = {
             index
             for index in whole
             if all(len(places[id(graph.calls[call].operation)]) == 1 for call in graph.nests[index].calls)
         }
-    outermost: dict[int, Nest] = {}
-    for index in sorted(whole):
-        for call in graph.nests[index].calls:
-            outermost.setdefault(call, graph.nests[index])
-    done: set[int] = set()
-    items: list[Call | Nest] = []
-    for call in calls:
-        nest = outermost.get(call)
-        if nest is None:
-            items.append(graph.calls[call])
-        elif id(nest) not in done:
-            done.add(id(nest))
-            items.append(nest)
-    return items
+        outermost = _outermost(graph, whole)
+    items = [outermost.get(call, graph.calls[call]) for call in calls]
+    return list({id(item): item for item in items}.values())  # each nested model once, where its first call is
+
+
+def _outermost(graph: Graph, whole: Iterable[int]) -> dict[int, Nest]:
+    """Returns the outermost of these nests around each call inside them."""
+    inward = [graph.nests[index] for index in sorted(whole)]
+    return {call: nest for nest in reversed(inward) for call in nest.calls}
 
 
 def _is_closed(graph: Graph, nest: Nest, ours: set[int], seen: set[int]) -> bool:

@@ -15,14 +15,7 @@ import keras
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.declared import broken, given_really
 from kerassplit.graph.internals.keras_src import Functional, SymbolicArguments, unknown_keras
-from kerassplit.graph.internals.layers import (
-    found_masks,
-    functional_of,
-    looks_for_masks,
-    opened,
-    operation_names,
-    renamed,
-)
+from kerassplit.graph.internals.layers import found_masks, functional_of, looks_for_masks, operation_names, renamed
 from kerassplit.graph.internals.nodes import node_of_call, nodes_of, walk
 from kerassplit.graph.internals.symbols import (
     bare,
@@ -71,7 +64,7 @@ def _calls_in(functional: Functional) -> int:
     counts: dict[int, int] = {}
     waiting = [functional]
     while waiting:
-        nests = [(node, opened(node.operation)) for node in nodes_of(waiting[-1]) if not node.is_input]
+        nests = [(node, functional_of(node.operation)) for node in nodes_of(waiting[-1]) if not node.is_input]
         unread = [inner for _, inner in nests if inner is not None and id(inner) not in counts]
         if unread:
             waiting += unread
@@ -116,7 +109,7 @@ class _Reader:
             if scope.nest is None:
                 self._add_call(name, node.operation, node.arguments, scope.tensors, node.outputs, scope)
             return
-        inner = opened(node.operation)
+        inner = functional_of(node.operation)
         if inner is None or not self._open(node, inner, scope.prefix + name, scope):
             self._read_call(node, scope.prefix + name, scope)
 

@@ -43,9 +43,8 @@ def resolve_glob(graph: Graph, reference: TensorRef) -> list[int]:
         UnknownTensorError: Nothing matches.
         AmbiguousTensorError: It is not a glob and refers to several.
     """
-    if not isinstance(reference, str) or not set("*?[") & set(reference):
-        return [resolve(graph, reference)]
-    if any(tensor.name == reference for tensor in graph.tensors):
+    is_glob = isinstance(reference, str) and set("*?[") & set(reference)
+    if not is_glob or any(tensor.name == reference for tensor in graph.tensors):
         return [resolve(graph, reference)]
     found = {index for index, tensor in enumerate(graph.tensors) if _matches(tensor.name, reference)}
     found |= {tensor for nest in graph.nests if _matches(nest.name, reference) for tensor in given_by(graph, nest)}

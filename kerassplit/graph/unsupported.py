@@ -42,14 +42,10 @@ def replaces(layer: keras.Layer, method: str) -> bool:
     return getattr(bound, "__func__", None) is not function or getattr(bound, "__self__", None) is not layer
 
 
-def own_methods(layer: keras.Layer, methods: Iterable[str]) -> list[str]:
-    """Returns the methods that are the user's own; see `has_own`."""
-    return [method for method in methods if has_own(layer, method)]
-
-
 def own_prediction(model: keras.Model) -> tuple[str, ...]:
     """Returns the methods by which a model customizes prediction, which a graph does not show."""
-    return tuple(own_methods(model, ("make_predict_function", "predict", "predict_step")))
+    methods = ("make_predict_function", "predict", "predict_step")
+    return tuple(method for method in methods if has_own(model, method))
 
 
 def told_of_own_prediction(name: str, methods: Iterable[str]) -> list[str]:

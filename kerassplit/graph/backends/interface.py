@@ -87,16 +87,12 @@ class Backend:
 
     def devices(self) -> tuple[str, ...]:
         """Returns the devices of this machine, GPUs first, such as `("gpu:0", "gpu:1", "cpu:0")`."""
-        gpus = [name for name in map(str.lower, keras.distribution.list_devices()) if not name.startswith("cpu")]
-        return (*gpus, *self._cpus())
-
-    def _cpus(self) -> list[str]:
-        return ["cpu:0"]
+        names = [*keras.distribution.list_devices(), *keras.distribution.list_devices("cpu")]
+        return tuple(dict.fromkeys(map(str.lower, names)))
 
     def device_name(self) -> str:
         """Returns the backend's name for the first device."""
-        names = keras.distribution.list_devices()
-        return ([name for name in names if not name.startswith("cpu")] or names or ["cpu:0"])[0]
+        return self.devices()[0]
 
     def moved(self, value: Any, device: str) -> Any:
         """Moves a value to a device, if the backend's functions do not transfer their arguments themselves."""

@@ -7,7 +7,7 @@ import jax  # pyright: ignore[reportMissingImports]
 import keras
 
 from kerassplit.graph.backends.interface import Backend, Recording, Slopes, outputs_of
-from kerassplit.graph.internals.layers import recurrent_states
+from kerassplit.graph.internals.layers import untrained_variables
 
 
 class Jax(Backend):
@@ -19,15 +19,15 @@ class Jax(Backend):
                 on_trace()
             with keras.StatelessScope(list(zip(_variables(model), values, strict=True))) as scope:
                 results = outputs_of(model, True, tensors)
-            assigned = (scope.get_current_value(variable) for variable in _assigned(model) if stateful)
-            return results, [*assigned]
+            assigned = untrained_variables(model) if stateful else []  # `predict` loses some
+            return results, [scope.get_current_value(variable) for variable in assigned]
 
         compute = jax.jit(call) if jit_compile else call
 
         def run(tensors: Sequence[Any]) -> list[Any]:
             results, assigned = compute([variable.value for variable in _variables(model)], list(tensors))
             if stateful:
-                for variable, value in zip(_assigned(model), assigned, strict=True):
+                for variable, value in zip(untrained_variables(model), assigned, strict=True):
                     variable.assign(value)
             return jax.block_until_ready(results) if wait else results
 
@@ -55,9 +55,6 @@ class Jax(Backend):
 
         return Recording(results, others, back)
 
-    def _cpus(self) -> list[str]:
-        return [f"cpu:{device.id}" for device in jax.devices("cpu")]
-
     def moved(self, value: Any, device: str) -> Any:
         kind, _, number = device.partition(":")
         return jax.device_put(value, next(one for one in jax.devices(kind) if one.id == int(number)))
@@ -68,13 +65,8 @@ class Jax(Backend):
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    return [*model.trainable_variables, *_assigned(model)]
-
-
-def _assigned(model: keras.Model) -> list[Any]:
-    """Returns the variables that a call may change, with recurrent states, which Keras's `predict` loses on JAX."""
-    known = {id(variable) for variable in model.variables}
-    return [*model.non_trainable_variables, *(state for state in recurrent_states(model) if id(state) not in known)]
+    """Returns all variables of a model, with the recurrent states that Keras's `predict` loses on JAX."""
+    return [*model.trainable_variables, *untrained_variables(model)]
 
 
 HERE = Jax("jax")

@@ -63,9 +63,6 @@ class TensorFlow(Backend):
         """Densifies a gradient: that of an embedding consists of separate rows, perhaps with duplicates."""
         return None if gradient is None else tf.convert_to_tensor(gradient)
 
-    def _cpus(self) -> list[str]:
-        return [f"cpu:{number}" for number in range(len(tf.config.list_logical_devices("CPU")))]
-
     def strategy_of(self, model: keras.Model) -> Any:
         # Not `variable.value`: that would draw random numbers for a variable without a value.
         found = (getattr(variable._value, "distribute_strategy", None) for variable in model.variables)

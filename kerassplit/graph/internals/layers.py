@@ -8,17 +8,12 @@ import keras
 
 from kerassplit.graph.internals.keras_src import CallSpec, Functional
 from kerassplit.graph.internals.symbols import mask_of, set_mask
-from kerassplit.graph.unsupported import own_methods, replaces
-
-
-def opened(operation: Any) -> Functional | None:
-    """Returns the functional model inside a nested model; `None` for anything else, or if it overrides its call."""
-    return functional_of(operation) if isinstance(operation, keras.Model) else None
+from kerassplit.graph.unsupported import has_own, replaces
 
 
 def functional_of(model: Any) -> Functional | None:
-    """Returns the functional model whose graph describes what `model` computes, or `None`."""
-    if isinstance(model, keras.Model) and own_methods(model, ("call", "__call__")):
+    """Returns the functional model whose graph describes what `model` computes; `None` for anything else."""
+    if isinstance(model, keras.Model) and (has_own(model, "call") or has_own(model, "__call__")):
         return None
     if isinstance(model, keras.Sequential):
         own_call = type(model).call is not keras.Sequential.call
@@ -53,10 +48,16 @@ def stateful_layer(model: keras.Model) -> str | None:
     return next((layer.name for layer in all_layers(model) if getattr(layer, "stateful", False)), None)
 
 
-def recurrent_states(model: keras.Model) -> list[Any]:
-    """Returns the states that recurrent layers keep between batches, which Keras does not count as model variables."""
+def untrained_variables(model: keras.Model) -> list[keras.Variable]:
+    """Returns the variables that a call of a model may assign to.
+
+    They include the states that recurrent layers keep between batches, which Keras does not count among its variables.
+    """
+    known = {id(variable) for variable in model.variables}
     layers = [one for one in all_layers(model) if isinstance(one, keras.layers.RNN) and one.stateful]
-    return [state for layer in layers for state in keras.tree.flatten(layer.states)]
+    states = [state for layer in layers for state in keras.tree.flatten(layer.states)]
+    hidden = [state for state in states if isinstance(state, keras.Variable) and id(state) not in known]
+    return [*model.non_trainable_variables, *hidden]
 
 
 def keras_operation_name(operation: Any) -> str | None:
@@ -71,7 +72,7 @@ def operation_names(functional: Functional) -> set[str]:
     names: set[str] = set()
     for operation in functional._operations:
         names.add(operation.name)
-        inner = opened(operation)
+        inner = functional_of(operation)
         if inner is not None:
             names |= operation_names(inner)
     return names
@@ -102,9 +103,8 @@ def found_masks(layer: keras.Layer, args: Sequence[Any], kwargs: dict[str, Any])
 def looks_for_masks(layer: keras.Layer) -> bool:
     """True if a layer may look for masks on its arguments itself: some Keras layers do, and any other layer may."""
     kinds = ("MultiHeadAttention", "Multiply", "Maximum", "Minimum", "Pipeline")
-    return isinstance(layer, tuple(getattr(keras.layers, kind) for kind in kinds)) or not type(
-        layer
-    ).__module__.startswith("keras.src.layers.")
+    is_one = isinstance(layer, tuple(getattr(keras.layers, kind) for kind in kinds))
+    return is_one or not type(layer).__module__.startswith("keras.src.layers.")
 
 
 def as_converted(layer: keras.Layer, value: Any) -> Any:

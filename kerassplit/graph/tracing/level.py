@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import UnsupportedModelError
-from kerassplit.graph.internals.layers import all_layers, is_composite, opened
+from kerassplit.graph.internals.layers import all_layers, functional_of, is_composite
 from kerassplit.graph.internals.symbols import maker_of
 from kerassplit.graph.tracing.blame import Refusal, blamed, line_with, where
 from kerassplit.graph.tracing.call_forms import Form, Masking, filled, same, same_operation
@@ -79,7 +79,7 @@ class Level:
         inputs, form = recording.inputs, self.form
         if form is None:
             names = [maker_of(symbol).operation.name for symbol in inputs]
-            structure = opened(self.layer).input  # type: ignore[union-attr]
+            structure = functional_of(self.layer).input  # type: ignore[union-attr]
             return Opened(rebuilt(self.layer, recording, nested, inputs, names, structure), None)
         names = form.names(self.layer)
         calls = [call for call in recording.calls if self.path or id(call.operation) not in recording.constants]
@@ -118,7 +118,7 @@ class Level:
 
     def recorded(self) -> Recording:
         """Records what `call` calls, with `training` resolved and names assigned to all but the user's layers."""
-        functional = opened(self.layer)
+        functional = functional_of(self.layer)
         if functional is not None:
             recording = record_graph(functional)
             for call in recording.calls:
@@ -204,7 +204,7 @@ class Level:
                     (pattern.whole or pattern).seen.append("/".join((*self.path, layer.name)))
             matching = [pattern for pattern in self.patterns if pattern.matches(layer)]
             inside = [rest for pattern in matching if (rest := pattern.inside()) is not None]
-            if inside or (matching and opened(layer) is None):
+            if inside or (matching and functional_of(layer) is None):
                 nested[key] = self.opened_layer(layer, own, inside)
         return nested
 
@@ -218,7 +218,7 @@ class Level:
         if not layer.built:
             raise UnsupportedModelError(f"'{name}' cannot be opened: {why_no_graph(layer)}")
         form, mode = None, self.mode
-        if opened(layer) is None:
+        if functional_of(layer) is None:
             plain = [(call.args, {k: x for k, x in call.kwargs.items() if k != "training"}) for call in calls]
             modes = {call.kwargs.get("training") for call in calls}
             form = Form.of(plain)
@@ -246,7 +246,7 @@ def _take_training(call: Recorded, inherited: bool) -> Any:
 def _minding(operation: keras.Operation) -> list[keras.Layer]:
     """Returns the layers in an operation (itself included) whose behavior depends on `training`."""
     inside = all_layers(operation) if isinstance(operation, keras.Layer) else []
-    return [layer for layer in inside if opened(layer) is None and "training" in call_parameters(layer)]
+    return [layer for layer in inside if functional_of(layer) is None and "training" in call_parameters(layer)]
 
 
 def default_training(layer: keras.Layer) -> bool | None:

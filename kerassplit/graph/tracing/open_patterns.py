@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import keras
 
 from kerassplit.errors import UnknownTensorError
-from kerassplit.graph.internals.layers import is_composite, opened
+from kerassplit.graph.internals.layers import functional_of, is_composite
 from kerassplit.text import listed, package_of
 
 
@@ -31,7 +31,7 @@ class Pattern:
         """True if its first part matches a layer. Globs skip Keras's own layers, which can seldom be opened."""
         if not set("*?[") & set(self.parts[0]):
             return layer.name == self.parts[0]
-        own = package_of(type(layer)) == "keras" and opened(layer) is None
+        own = package_of(type(layer)) == "keras" and functional_of(layer) is None
         return is_composite(layer) and not own and fnmatch.fnmatchcase(layer.name, self.parts[0])
 
     def inside(self) -> "Pattern | None":

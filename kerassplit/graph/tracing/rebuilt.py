@@ -71,6 +71,6 @@ def rebuilt(
         symbols = {tensor: graph.new_input(tensor, name) for tensor, name in enumerate(names)}
         builder.add_calls(graph, graph.calls[len(inputs) :], symbols)
         sources, results = keras.tree.map_structure(
-            lambda symbol: symbols[graph.scope[id(symbol)]], (structure, recording.outputs)
+            lambda symbol: graph.scope[id(symbol)], (structure, recording.outputs)
         )
-        return builder.model(sources, results, layer.name, like=layer)  # type: ignore[arg-type]
+        return builder.model(symbols, sources, results, layer.name, like=layer)  # type: ignore[arg-type]

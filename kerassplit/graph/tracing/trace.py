@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph.internals.layers import opened
+from kerassplit.graph.internals.layers import functional_of
 from kerassplit.graph.internals.process_state import lock
 from kerassplit.graph.references import several_of
 from kerassplit.graph.tracing.call_forms import Form, specs
@@ -73,7 +73,7 @@ def trace(
         if not isinstance(glob, str):
             raise SplitError(f"`open` accepts names and globs of layers, as strings; got {glob!r}.")
     patterns = [Pattern(tuple(glob.split("/"))) for glob in globs]
-    form = None if opened(model) is not None else Form.of([specs(model, inputs, arguments)])
+    form = None if functional_of(model) is not None else Form.of([specs(model, inputs, arguments)])
     with lock:
         level = Level(model, (), form, patterns, training, default_training(model))
         traced = level.build(keyed=form is not None and form.has_keyword_tensors())

@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,6 @@ from kerassplit.training.features.preprocess import Preparation
 from kerassplit.training.features.rows import Data, Rows, leaves_of, map_arrays, other_rows
 from kerassplit.training.features.shards import (
     Shard,
-    ShardReader,
     ShardWriter,
     bytes_in,
     cannot_write,
@@ -148,24 +147,17 @@ class FeatureCache:
         numbers = itertools.count()
         others = map_arrays(lambda _: f"others.{next(numbers)}", self._data.first.others)
         dtypes |= {name: backend_type(shards[0].arrays[name][0:1].dtype.name) for name in leaves_of(others)}
-        parts = (map_arrays(kept.__getitem__, self._head.features), *others)
-        row_bytes = sum(shard.path.stat().st_size for shard in shards) // rows_of(shards)
-        return BatchReader(ShardReader(shards), dtypes, parts, rows_of(shards), row_bytes)
+        return BatchReader(shards, dtypes, (map_arrays(kept.__getitem__, self._head.features), *others))
 
     def _there(self) -> list[Shard]:
         """Returns the shards of the cache whose arrays have the right names, shapes and dtypes."""
         assert self._manifest
-        features = {
-            f"features.{place}": (tensor.shape[1:], self._types(tensor.dtype))
-            for place, tensor in enumerate(self._head.tensors)
-        }
-        others = {
-            f"others.{place}": (leaf.shape[1:], {leaf.dtype.name})
-            for place, leaf in enumerate(leaves_of(self._data.first.others))
-        }
+        features = [(tensor.shape[1:], self._types(tensor.dtype)) for tensor in self._head.tensors]
+        others = [(leaf.shape[1:], {leaf.dtype.name}) for leaf in leaves_of(self._data.first.others)]
+        layout = _by_name(features, others)
         checked = self._manifest.get("checksums") is not None
         shards = shards_in(self._directory, self._manifest["job"])
-        return [one for one in shards if one.fits(features | others) and not (checked and one.checksum is None)]
+        return [one for one in shards if one.fits(layout) and not (checked and one.checksum is None)]
 
     def _types(self, dtype: str) -> set[str]:
         """Returns the names of the dtypes in which a feature may be stored, on any backend."""
@@ -258,15 +250,14 @@ class FeatureCache:
 
     def _stored(self, features: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
         """Returns the arrays of a batch as they are stored."""
-        stored = {}
-        for place, (name, array) in enumerate(features.items()):
+        for name, array in features.items():
             if array.ndim == 0 or len(array) != rows.rows:
                 raise SplitError(
                     f"'{name}' has shape {array.shape} for a batch of {rows.rows} rows, which is not one feature per "
                     "row. Give the head outputs with the samples along the first dimension."
                 )
-            stored[f"features.{place}"] = as_stored(name, array, self._storage)
-        return stored | {f"others.{place}": leaf for place, leaf in enumerate(leaves_of(rows.others))}
+        stored = [as_stored(name, array, self._storage) for name, array in features.items()]
+        return _by_name(stored, leaves_of(rows.others))
 
     def _check_room(self, rows: int, verbose: bool | None) -> None:
         """Checks that the cache fits on the disk, and reports its size.
@@ -314,6 +305,12 @@ class FeatureCache:
         sizes = [math.prod(side or 0 for side in tensor.shape[1:]) for tensor in tensors]
         stored = sum(size * dtype.itemsize for size, dtype in zip(sizes, types, strict=True))
         return stored + sum(leaf.nbytes // len(leaf) for leaf in leaves_of(self._data.first.others))
+
+
+def _by_name(features: Sequence[Any], others: Sequence[Any]) -> dict[str, Any]:
+    """Returns what there is for each array of a shard, by the array's name."""
+    named = {f"features.{place}": one for place, one in enumerate(features)}
+    return named | {f"others.{place}": one for place, one in enumerate(others)}
 
 
 def read_features_manifest(directory: Path) -> dict[str, Any]:

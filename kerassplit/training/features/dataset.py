@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from kerassplit.files.sizes import format_bytes
 from kerassplit.files.values import as_count
 from kerassplit.text import printable
 from kerassplit.training.features.rows import map_arrays
-from kerassplit.training.features.shards import ShardReader
+from kerassplit.training.features.shards import Shard, ShardReader, rows_of
 
 _PREFETCHED = 4  # batches read in advance
 
@@ -142,16 +142,19 @@ class BatchReader:
     """Reads batches of a cache in their structure.
 
     Args:
-        reader: Reads the rows.
+        shards: The shards in order, without gaps.
         dtypes: Dtype in which each array is returned, by its name.
         parts: `(features, ...)`, with names of arrays as leaves.
+
+    Attributes:
         rows: Number of rows.
         row_bytes: Bytes per row on the disk.
     """
 
-    def __init__(self, reader: ShardReader, dtypes: dict[str, str], parts: Any, rows: int, row_bytes: int):
-        self._reader, self._dtypes, self._parts = reader, dtypes, parts
-        self.rows, self.row_bytes = rows, row_bytes
+    def __init__(self, shards: Sequence[Shard], dtypes: dict[str, str], parts: Any):
+        self._reader, self._dtypes, self._parts = ShardReader(shards), dtypes, parts
+        self.rows = rows_of(shards)
+        self.row_bytes = sum(shard.path.stat().st_size for shard in shards) // self.rows
 
     def __call__(self, rows: np.ndarray) -> Any:
         batch = map_arrays(lambda name: self._reader.read(name, rows, self._dtypes[name]), self._parts)

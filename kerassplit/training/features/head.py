@@ -73,13 +73,8 @@ def as_feature_head(head: Any) -> FeatureHead:
         raise SplitError(f"`head` must be a keras.Model or a Stage; got {type(head).__name__}.")
     graph = read_graph(model)
     refuse_strings(graph, "cache what that gives")
-    inputs, outputs = (
-        keras.tree.map_structure(lambda tensor: graph.tensors[tensor].name, some)
-        for some in (graph.inputs, graph.outputs)
-    )
-    names = [graph.names(tensors) for tensors in (graph.flat_inputs(), graph.flat_outputs())]
-    stage = Stage(model.name, model, tuple(names[0]), tuple(names[1]))
-    tensors = dict(zip(names[1], map(crossing_tensor, names[1], model.outputs), strict=True))  # each once
+    takes, gives = graph.named(graph.inputs), graph.named(graph.outputs)
+    stage = Stage(model.name, model, tuple(keras.tree.flatten(takes)), tuple(keras.tree.flatten(gives)))
     refuse_states(model, f"'{model.name}'", DEPENDS)
-    route = route_of(Stages((stage,), inputs, outputs, model.name, preprocessor=own_preprocessor(model)))
-    return FeatureHead(stage, route, outputs, tuple(tensors.values()))
+    route = route_of(Stages((stage,), takes, gives, model.name, preprocessor=own_preprocessor(model)))
+    return FeatureHead(stage, route, gives, tuple(dict.fromkeys(map(crossing_tensor, stage.outputs, model.outputs))))

@@ -30,12 +30,7 @@ from kerassplit.storage.saving import save
 from kerassplit.training.ray.actor import TrainingActor, arrays, assign
 from kerassplit.training.steps.loss import loss_of
 from kerassplit.training.steps.optimizers import checked_optimizers, refuse_used, stage_optimizers
-from kerassplit.training.steps.train_step import (
-    links_of,
-    micro_batches_of,
-    nothing_to_train,
-    roles_of,
-)
+from kerassplit.training.steps.train_step import links_of, micro_batches_of, nothing_to_train, roles_of
 
 
 class RayTraining:

@@ -11,12 +11,7 @@ from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.display.rich_table import ShownDict
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends import backend
-from kerassplit.graph.compile_options import (
-    is_built_for_others,
-    keep_out_of_weight_decay,
-    made_again,
-    out_of_weight_decay,
-)
+from kerassplit.graph.compile_options import is_built_for_others, optimizer_again
 from kerassplit.graph.internals.layers import all_layers
 from kerassplit.text import listed
 
@@ -54,11 +49,7 @@ def stage_optimizers(split: Stages, optimizer: Any) -> Optimizers:
             f"Cannot create optimizers from {optimizer!r}: {error} Pass one of keras.optimizers, its name, or its "
             "configuration."
         ) from error
-    made: Optimizers = ShownDict()
-    for stage in split:
-        made[stage.name] = other = made_again(one, "optimizer")
-        keep_out_of_weight_decay(other, out_of_weight_decay(one, stage.model.variables))
-    return made
+    return ShownDict({stage.name: optimizer_again(one, stage.model.variables) for stage in split})
 
 
 def _check_split(split: Any) -> None:

@@ -3,7 +3,7 @@
 A process that trains one stage of a split needs nothing else, wherever the other stages are.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import keras
 from kerassplit.cutting.stages import Stage
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends import backend
-from kerassplit.graph.internals.layers import all_layers
+from kerassplit.graph.internals.layers import untrained_variables
 from kerassplit.graph.tensor_marks import as_received, mask_on
 from kerassplit.text import listed
 from kerassplit.training.steps.gradients import is_real, plus
@@ -104,7 +104,7 @@ class StageTrainer:
         self._judged = frozenset(judged)
         self._back_to = frozenset(stage.inputs if back_to is None else back_to)
         self._owned = tuple(range(len(self.variables)) if owned is None else owned)
-        self._ways_back: dict[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {}
+        self._ways_back: dict[int, tuple[Any, ...] | None] = {}  # by micro-batch; see `forward`
         refuse_used(optimizer, stage.name, [self.variables[place] for place in self._owned])
         if optimizer is not None and self._owned:
             refuse_strategy(stage)
@@ -146,13 +146,13 @@ class StageTrainer:
             return [*real.values(), *losses], others
 
         if watched or self.variables:
-            states = [*self.stage.model.non_trainable_variables, *_hidden_states(self.stage)]
+            states = untrained_variables(self.stage.model)
             results, others, back = backend().record(run, values, watched, self.variables, states)
-            self._ways_back[number] = lambda gradients: self._back(gradients, back, made, results, watched)
+            self._ways_back[number] = back, made, results[len(made) :], [self.stage.inputs[place] for place in watched]
         else:
             with backend().without_recording():
                 results, others = run(values)
-            self._ways_back[number] = lambda _: {}
+            self._ways_back[number] = None
         self.added_losses += [float(keras.ops.convert_to_numpy(loss)) for loss in results[len(made) :]]
         return {**dict(zip(made, results, strict=False)), **others}
 
@@ -175,7 +175,16 @@ class StageTrainer:
                 f"Stage '{self.stage.name}' cannot go backward without going forward. Call `forward` first, and then "
                 "`backward` once."
             )
-        return self._ways_back.pop(number)(gradients)
+        way_back = self._ways_back.pop(number)
+        if way_back is None:
+            return {}
+        back, made, losses, names = way_back
+        slopes = [as_received(gradients.get(name)) for name in made]
+        of_variables, of_inputs = back([*slopes, *map(keras.ops.ones_like, losses)])
+        with backend().without_recording():
+            for place, gradient in enumerate(of_variables):
+                self.add(place, gradient)
+        return {name: slope for name, slope in zip(names, of_inputs, strict=True) if slope is not None}
 
     def apply(self) -> None:
         """Applies the gradients with the optimizer and resets them for the next step.
@@ -220,31 +229,7 @@ class StageTrainer:
         added = [_scalar(loss) if share == 1 else _scalar(loss) * share for loss in losses[:count]]
         return tensors, [*added, *map(_scalar, penalties)]
 
-    def _back(
-        self, gradients: Mapping[str, Any], back: Any, made: list[str], results: list[Any], watched: Sequence[int]
-    ) -> dict[str, Any]:
-        ones = [keras.ops.ones_like(loss) for loss in results[len(made) :]]
-        slopes = [as_received(gradients.get(name)) for name in made]
-        of_variables, of_inputs = back([*slopes, *ones])
-        with backend().without_recording():
-            for place, gradient in enumerate(of_variables):
-                self.add(place, gradient)
-        names = [self.stage.inputs[place] for place in watched]
-        return {name: slope for name, slope in zip(names, of_inputs, strict=True) if slope is not None}
-
 
 def _scalar(loss: Any) -> Any:
     """Sums an added loss as Keras does."""
     return keras.ops.sum(loss if is_real(loss) else keras.ops.cast(loss, keras.config.floatx()))
-
-
-def _hidden_states(stage: Stage) -> list[keras.Variable]:
-    """Returns states of stateful recurrent layers, which Keras does not count among their variables."""
-    known = {id(variable) for variable in stage.model.variables}
-    states = [
-        state
-        for layer in all_layers(stage.model)
-        if isinstance(layer, keras.layers.RNN) and layer.stateful
-        for state in keras.tree.flatten(layer.states)
-    ]
-    return [state for state in states if isinstance(state, keras.Variable) and id(state) not in known]
