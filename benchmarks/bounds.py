@@ -27,10 +27,11 @@ def problems(name: str, counts: list[int], gigabytes: list[float], measured: boo
     """Yields the placement problem of a model for each number of devices and each bandwidth."""
     model = getattr(keras.applications, name)(weights=None)
     graph, profile = read_graph(model), ks.profile(model, measure=measured, verbose=False)
-    speed = {"seconds": profile} if measured else {"flops_per_second": 1e12}
     for count in counts:
         for bandwidth in gigabytes:
-            devices = ks.Device("accelerator", count=count, **speed)
+            devices = ks.Device("accelerator", 1e12, count=count)
+            if measured:
+                devices = ks.Device("accelerator", seconds=profile, count=count)
             options = PlanOptions(links=ks.Link(bandwidth * 1e9), max_crossing="any", profile=profile, verbose=False)
             task = task_of(graph, devices, options)
             yield count, bandwidth, GraphProblem(task).problem()
