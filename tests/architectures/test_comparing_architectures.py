@@ -9,7 +9,7 @@ import kerassplit as ks
 from kerassplit.zoo.names import architectures
 
 
-@pytest.mark.parametrize("name", marked(due(architectures(), 8)))
+@pytest.mark.parametrize("name", marked(due(architectures(), 16)))
 def test_the_one_changed_weight_is_found(applications, images, name):
     model = applications(name)
     other = ks.flatten(model, copy_weights=True)

@@ -139,7 +139,7 @@ NUMBERED += ("vit_classifier", "gemma_lm")
 """Models with ops or layers that KerasHub leaves for Keras to name, such as `get_item_3`."""
 MASKED = ("bert", "albert", "gpt2", "llama", "mistral", "gemma", "t5", "bart", "whisper", "bert_classifier", *CAUSAL)
 
-every = pytest.mark.parametrize("kind", due([*BUILDERS], 2))  # each commit takes half of them
+every = pytest.mark.parametrize("kind", due([*BUILDERS], 3))  # each commit takes a third of them
 
 
 @cache

@@ -43,7 +43,7 @@ def test_head_and_tail_at_split_points_give_the_models_output(model, x):
     expected = copied(model(x))
     assert np.isfinite(expected).all()
     assert len(np.unique(expected)) > 500  # the numbers say something
-    for point in due(ks.split_points(model), 4):
+    for point in due(ks.split_points(model), 8):
         head = ks.build_submodel(model, end=point.name)
         tail = ks.build_submodel(model, start=point.name)
         assert same_bits(tail(head(x)), expected), point.name
