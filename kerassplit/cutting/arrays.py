@@ -40,6 +40,11 @@ def named_tensors(x: Any, inputs: Any, model: str) -> dict[str, Any]:
     return dict(zip(names, keras.tree.flatten(x), strict=True))
 
 
+def dense(value: Any) -> Any:
+    """Returns SciPy's sparse arrays as dense ones, and all else as it is."""
+    return value.toarray() if issparse(value) else value
+
+
 def _without_dok(value: Any) -> Any:
     """Converts a SciPy sparse array in DOK format, which is a dict, to CSR; `None` leaves all else as it is."""
     return value.tocsr() if issparse(value) and value.format == "dok" else None

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kerassplit.cutting.adapters import fits
+from kerassplit.cutting.arrays import dense, named_tensors
 from kerassplit.cutting.comparison import compared, largest_difference
 from kerassplit.cutting.model_comparison import Comparison, DifferingWeight, TensorInBoth
 from kerassplit.cutting.stages import Stages
-from kerassplit.cutting.submodel import build_part, part
-from kerassplit.cutting.trial import random_input, state_kept
+from kerassplit.cutting.trial import random_input, values_of
 from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.packing import plain_name
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import resolve
 from kerassplit.graph.shapes import OpenSides
-from kerassplit.text import listed, shortened
+from kerassplit.text import enumerated, shortened
 
 
 def compare(
@@ -36,14 +37,14 @@ def compare(
     """Finds where two models part: the first tensor that differs, and what differs in the layer that computes it.
 
     For a port, a quantized or edited model, or a file of another version. Both models compute all their tensors on one
-    input, eagerly and in inference mode. Tensors are matched by name (one inside a nested model also by its name there,
-    if only one in each model has it), outputs also by position.
+    input, eagerly and in inference mode, which needs memory for all of them. Tensors are matched by name (one inside a
+    nested model also by its name there, if only one in each model has it), outputs also by position.
 
     Args:
         model: A functional or built Sequential model, or a `Split`, whose stages are joined.
         other: The model to compare it with.
         x: Input in the structure of the first model's inputs; by default two random samples. The other model gets the
-            same arrays, in the order of its inputs.
+            same arrays: by the names of its inputs if these are the same, else in their order.
         tolerance: Largest absolute difference to allow. 0 requires equality bit for bit.
         names: For tensors with other names in `other`: name in `model` -> name in `other`.
         seed: Seed of the random input.
@@ -65,29 +66,20 @@ def compare(
     >>> comparison.first_difference, [weight.weight for weight in comparison.weights]
     ('conv4_block2_2_bn', ['gamma'])
     """
-    graphs = [read_graph(one.join() if isinstance(one, Stages) else one) for one in (model, other)]
-    ours, theirs = graphs
-    _require_same_inputs(ours, theirs)
+    ours, theirs = (read_graph(one.join() if isinstance(one, Stages) else one) for one in (model, other))
+    in_order = _inputs_in_order(ours, theirs)
     pairs = _matched(ours, theirs, names or {})
     x = random_input(ours, seed, open_sides) if x is None else x
-    values = keras.tree.flatten(x)
-    if len(values) != len(ours.flat_inputs()):
-        raise SplitError(
-            f"`x` holds {len(values)} arrays, but '{ours.model.name}' takes {len(ours.flat_inputs())}: "
-            f"{listed(ours.names(ours.flat_inputs()))}."
-        )
-    computed = [
-        _computed(graph, sorted(tensors), values)
-        for graph, tensors in zip(graphs, (set(pairs), set(pairs.values())), strict=True)
-    ]
+    taken = ours.named(ours.inputs)
+    given = {name: dense(value) for name, value in named_tensors(x, taken, ours.model.name).items()}
+    computed = _computed(ours, pairs, [given[name] for name in keras.tree.flatten(taken)])
+    other_computed = _computed(theirs, pairs.values(), [given[name] for name in ours.names(in_order)])
     outputs = set(ours.flat_outputs())
     found = []
     for tensor, counterpart in sorted(pairs.items()):
-        made = computed[1][counterpart]
-        one = compared(
-            ours.tensors[tensor].name, _layer_name(ours, tensor), tensor in outputs, computed[0][tensor], made
-        )
-        found.append(TensorInBoth(**vars(one), other=theirs.tensors[counterpart].name, other_shape=tuple(made.shape)))
+        name, made = ours.tensors[tensor].name, other_computed[counterpart]
+        one = compared(name, _layer_name(ours, tensor), tensor in outputs, computed[tensor], made)
+        found.append(TensorInBoth(**vars(one), other=theirs.tensors[counterpart].name, other_shape=made.shape))
     layers = _layers_in_both(ours, theirs, pairs)
     return Comparison(
         model=ours.model.name,
@@ -96,24 +88,36 @@ def compare(
         only_in_model=_only_in(ours, pairs),
         only_in_other=_only_in(theirs, pairs.values()),
         weights=tuple(weight for name, pair in layers.items() for weight in _differing_weights(name, *pair)),
-        settings={name: found for name, pair in layers.items() if (found := _differing_settings(*pair))},
+        settings={name: differing for name, pair in layers.items() if (differing := _differing_settings(*pair))},
         tolerance=tolerance,
     )
 
 
-def _require_same_inputs(ours: Graph, theirs: Graph) -> None:
-    """Refuses two models that cannot take the same arrays."""
-    sides = [[graph.tensors[tensor] for tensor in graph.flat_inputs()] for graph in (ours, theirs)]
-    told = [", ".join(f"'{one.name}' {tuple(one.symbol.shape)} {one.symbol.dtype}" for one in some) for some in sides]
-    one, other = sides
-    if len(one) != len(other) or not all(
-        fits(mine.symbol.shape, its.symbol.shape) and mine.symbol.dtype == its.symbol.dtype
-        for mine, its in zip(one, other, strict=True)
+def _inputs_in_order(ours: Graph, theirs: Graph) -> list[int]:
+    """Returns the input of the first model for each of the other's: by name if all names agree, else by position.
+
+    Raises:
+        SplitError: The two cannot take the same arrays.
+    """
+    mine, its = (graph.flat_inputs() for graph in (ours, theirs))
+    by_name = dict(zip(ours.names(mine), mine, strict=True))
+    if by_name.keys() == {*theirs.names(its)} and len(by_name) == len(its):
+        mine = [by_name[name] for name in theirs.names(its)]
+    told = [_described(graph, graph.flat_inputs()) for graph in (ours, theirs)]
+    symbols = [[graph.tensors[tensor].symbol for tensor in some] for graph, some in ((ours, mine), (theirs, its))]
+    if len(mine) != len(its) or not all(
+        fits(one.shape, other.shape) and one.dtype == other.dtype for one, other in zip(*symbols, strict=True)
     ):
         raise SplitError(
             f"'{ours.model.name}' and '{theirs.model.name}' cannot run on one input: the first takes {told[0]}, the "
-            f"second {told[1]}. Compare models with the same inputs, in the same order."
+            f"second {told[1]}. Compare models with the same inputs."
         )
+    return mine
+
+
+def _described(graph: Graph, tensors: Sequence[int]) -> str:
+    inputs = [graph.tensors[tensor] for tensor in tensors]
+    return enumerated([f"'{one.name}' {tuple(one.symbol.shape)} {one.symbol.dtype}" for one in inputs])
 
 
 def _matched(ours: Graph, theirs: Graph, names: Mapping[str, str]) -> dict[int, int]:
@@ -147,22 +151,16 @@ def _only_in(graph: Graph, matched: Collection[int]) -> tuple[str, ...]:
     return tuple(graph.names(tensor for tensor in _computable(graph) if tensor not in matched))
 
 
-def _computed(graph: Graph, tensors: Sequence[int], values: Sequence[Any]) -> dict[int, Any]:
-    """Runs a model on its inputs, and returns the values of some tensors as NumPy arrays."""
-    calls, taken = part(graph, [], tensors)
-    opened, taken, made = build_part(graph, calls, taken, tensors, graph.model.name, only_to_run=True)
-    given = dict(zip(graph.flat_inputs(), values, strict=True))
-    with state_kept([graph.model]):
-        try:
-            outputs = opened(keras.tree.pack_sequence_as(opened.input, [given[one] for one in taken]), training=False)
-        except Exception as error:
-            raise SplitError(
-                f"The input does not go through '{graph.model.name}': {error}\nGive another one as `x` (--input), or "
-                "the sizes of open dimensions with open_sides=N (--open-sides N)."
-            ) from error
-        return {
-            one: keras.ops.convert_to_numpy(value) for one, value in zip(made, keras.tree.flatten(outputs), strict=True)
-        }
+def _computed(graph: Graph, tensors: Iterable[int], inputs: Sequence[Any]) -> dict[int, np.ndarray]:
+    """Returns the values of some tensors as arrays, by tensor."""
+    try:
+        values = values_of(graph, sorted(tensors), inputs)
+    except Exception as error:
+        raise SplitError(
+            f"The input does not go through '{graph.model.name}': {error}\nGive another one as `x` (--input), or the "
+            "sizes of open dimensions with open_sides=N (--open-sides N)."
+        ) from error
+    return {tensor: keras.ops.convert_to_numpy(value) for tensor, value in values.items()}
 
 
 def _layer_name(graph: Graph, tensor: int) -> str:

@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Any
 
 import keras
-from scipy.sparse import issparse
 
-from kerassplit.cutting.arrays import as_taken, named_tensors, packed_tensors
+from kerassplit.cutting.arrays import as_taken, dense, named_tensors, packed_tensors
 from kerassplit.cutting.crossing import Crossing, CrossingTensor, crossing_tensor
 from kerassplit.display.rich_table import Records, SafeConsole, Shown, right
 from kerassplit.display.table import FittedTable
@@ -235,8 +234,7 @@ class Stages:
         Raises:
             SplitError: `x` does not have the structure of the model's inputs.
         """
-        tensors = named_tensors(x, self.inputs, self.name)
-        return {name: value.toarray() if issparse(value) else value for name, value in tensors.items()}
+        return {name: dense(value) for name, value in named_tensors(x, self.inputs, self.name).items()}
 
     def given_back(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the inputs that are also outputs of the model, as the model returns them."""

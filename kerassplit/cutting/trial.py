@@ -1,12 +1,13 @@
-"""Random input to try a model on, and a context that restores its state afterwards."""
+"""Tries a model: random input, the values of any of its tensors, and its state as it was afterwards."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerassplit.cutting.submodel import build_part, part
 from kerassplit.errors import SplitError
 from kerassplit.graph.internals.layers import untrained_variables
 from kerassplit.graph.model_graph import Graph
@@ -52,3 +53,22 @@ def state_kept(models: Iterable[keras.Model]) -> Iterator[None]:
     finally:
         for one, value in before:
             one.assign(value)
+
+
+def values_of(graph: Graph, tensors: Sequence[int], inputs: Sequence[Any]) -> dict[int, Any]:
+    """Computes tensors of a model, also those inside nested models, eagerly and in inference mode.
+
+    Args:
+        graph: The model.
+        tensors: The tensors; no inputs of the model.
+        inputs: The values of the model's inputs, in Keras's order.
+
+    Returns:
+        Their values, by tensor.
+    """
+    calls, taken = part(graph, [], tensors)
+    opened, taken, made = build_part(graph, calls, taken, tensors, graph.model.name, only_to_run=True)
+    given = dict(zip(graph.flat_inputs(), inputs, strict=True))
+    with state_kept([graph.model]):
+        outputs = opened(keras.tree.pack_sequence_as(opened.input, [given[one] for one in taken]), training=False)
+    return dict(zip(made, keras.tree.flatten(outputs), strict=True))

@@ -12,8 +12,7 @@ from kerassplit.cutting.comparison import TensorComparison, compared
 from kerassplit.cutting.receipt import Receipt
 from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.structure import compare_structure
-from kerassplit.cutting.submodel import build_part, part
-from kerassplit.cutting.trial import OPEN_SIDE, random_input, state_kept
+from kerassplit.cutting.trial import OPEN_SIDE, random_input, state_kept, values_of
 from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError
 from kerassplit.graph.assembling import whole_model
@@ -174,15 +173,7 @@ def _computed_by(graph: Graph, tensors: Sequence[int], values: Sequence[Any]) ->
     with state_kept([graph.model]):
         outputs = whole_model(graph, [own[tensor] for tensor in ours])(values, training=False) if ours else []
         computed.update(zip(ours, keras.tree.flatten(outputs), strict=True))
-    if inside:
-        calls, taken = part(graph, [], inside)
-        opened, taken, made = build_part(graph, calls, taken, inside, graph.model.name, only_to_run=True)
-        given = dict(zip(graph.flat_inputs(), values, strict=True))
-        with state_kept([graph.model]):
-            inputs = keras.tree.pack_sequence_as(opened.input, [given[tensor] for tensor in taken])
-            outputs = opened(inputs, training=False)
-            computed.update(zip(made, keras.tree.flatten(outputs), strict=True))
-    return computed
+    return computed | values_of(graph, inside, values) if inside else computed
 
 
 def _counterparts(graph: Graph, split: Stages) -> dict[str, int]:

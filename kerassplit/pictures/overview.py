@@ -83,9 +83,8 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
     counts = _call_counts(graphs)
     results = set(keras.tree.flatten(split.outputs))
     given = set(keras.tree.flatten(split.inputs))
-    makers: dict[
-        str, tuple[int, str, keras.KerasTensor]
-    ] = {}  # tensor name -> stage and box that have it first, symbol
+    # From a tensor's name to the stage and the box that have it first, and its symbol.
+    makers: dict[str, tuple[int, str, keras.KerasTensor]] = {}
     clusters = []
     edges: list[Edge] = []
     crossing: dict[tuple[str, EdgeKind], list[str]] = {}  # tensor name and kind of edge -> boxes that use it

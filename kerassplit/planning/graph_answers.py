@@ -13,7 +13,7 @@ from kerassplit.planning.solver.closed_sets import Table
 from kerassplit.planning.solver.energy import additive
 from kerassplit.planning.solver.listed import MOST_CUTS, Listed, listed
 from kerassplit.planning.solver.minimum_cut import on_first_device
-from kerassplit.planning.solver.place import least_memory, place, required
+from kerassplit.planning.solver.place import least_memory, no_placement, place, required
 from kerassplit.planning.solver.problem import CutRules, DeviceType, Problem
 from kerassplit.planning.solver.stages import Placement, stages_of, stages_of_two
 
@@ -186,5 +186,5 @@ class InGraph(GraphProblem):
 def _by_minimum_cut(problem: Problem) -> Placement:
     first = on_first_device(additive(problem))
     if first is None:
-        return required(None)
+        raise no_placement()
     return Placement.exact(problem, stages_of_two(problem, first), "minimum cut")

@@ -45,7 +45,10 @@ def closed_sets(problem: Problem, limit: int) -> Table | None:
 
 def table_of(count: int, sets: Sequence[Collection[int]]) -> Table:
     """Converts sets of nodes to a table, shape (count, sets)."""
-    return np.array([members_of(count, nodes) for nodes in sets], dtype=np.bool_).reshape(-1, count).T
+    table = np.zeros((count, len(sets)), dtype=np.bool_)
+    for index, nodes in enumerate(sets):  # a few times as fast as `members_of` for each
+        table[list(nodes), index] = True
+    return table
 
 
 def members_of(count: int, nodes: Collection[int]) -> NDArray[np.bool_]:

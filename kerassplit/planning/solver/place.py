@@ -78,11 +78,16 @@ def required(found: Placement | None) -> Placement:
     """Returns a placement.
 
     Raises:
-        PlanError: There is none; `kerassplit.planning.refusals` explains why.
+        PlanError: There is none.
     """
     if found is None:
-        raise PlanError("No placement satisfies all limits of memory, cuts and devices.")
+        raise no_placement()
     return found
+
+
+def no_placement() -> PlanError:
+    """Returns the error of a problem without a placement; `kerassplit.planning.refusals` explains it."""
+    return PlanError("No placement satisfies all limits of memory, cuts and devices.")
 
 
 def least_memory(problem: Problem, cuts: Cuts | None = None, limit: int = MOST_CUTS) -> float | None:
@@ -134,7 +139,7 @@ def _with_bound(problem: Problem, contraction: Contraction, time_limit: float, r
         bound = partition.refine(math.inf if chain is None else chain.value, deadline, improve, report)
     if chain is None:
         if bound == math.inf:
-            return required(None)
+            raise no_placement()
         raise PlanError(
             f"No placement was found within {time_limit:g} s, but there may be one. "
             "Allow more time, more memory or more devices.",

@@ -460,6 +460,7 @@ def test_what_stages_hold_is_no_latency(small):
 
 def test_seconds_come_from_a_measured_profile_or_a_table(small):
     measured = ks.profile(small, measure=True)
+    measured = replace(measured, whole_seconds=0.75 * measured.seconds)  # on a busy machine, it may be measured as 0
     factor = measured.whole_seconds / measured.seconds  # together they take as long as the whole model
     table = {block.name: block.seconds * factor for block in measured.blocks}
     by_profile = ks.plan(small, ks.Device("here", seconds=measured, count=2))
