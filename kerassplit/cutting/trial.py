@@ -33,7 +33,8 @@ def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
             raise SplitError(f"'{graph.tensors[tensor].name}' takes strings: give an input as `x` to compare on.")
         return drawn(shapes[tensor], symbol.dtype, generator)
 
-    return keras.tree.map_structure(draw, graph.inputs)
+    # Not by `map_structure`: on torch, it visits the keys of a dict in another order.
+    return keras.tree.pack_sequence_as(graph.inputs, [draw(tensor) for tensor in graph.flat_inputs()])
 
 
 def drawn(shape: Any, dtype: str, generator: np.random.Generator) -> np.ndarray:

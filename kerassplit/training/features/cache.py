@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import keras
 import numpy as np
 
 from kerassplit.display.progress import progress
@@ -144,8 +145,10 @@ class FeatureCache:
         """Returns a reader for the rows of the cache."""
         kept = {tensor.name: f"features.{place}" for place, tensor in enumerate(self._head.tensors)}
         dtypes = {kept[tensor.name]: tensor.dtype for tensor in self._head.tensors}
-        numbers = itertools.count()
-        others = map_arrays(lambda _: f"others.{next(numbers)}", self._data.first.others)
+        given, numbers = self._data.first.others, itertools.count()
+        # Not by `map_structure`: on torch, it visits the keys of a dict in another order than `flatten`.
+        leaves = [leaf if leaf is None else f"others.{next(numbers)}" for leaf in keras.tree.flatten(given)]
+        others = keras.tree.pack_sequence_as(given, leaves)
         dtypes |= {name: backend_type(shards[0].arrays[name][0:1].dtype.name) for name in leaves_of(others)}
         return BatchReader(shards, dtypes, (map_arrays(kept.__getitem__, self._head.features), *others))
 
