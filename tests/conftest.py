@@ -14,6 +14,7 @@ import pytest
 from applications import application
 from comparing import collect
 from hypothesis import settings
+from samples import SAMPLE
 
 from kerassplit.zoo.models import architecture_module
 from kerassplit.zoo.names import find_architecture
@@ -21,6 +22,19 @@ from kerassplit.zoo.random_weights import smooth_noise
 
 settings.register_profile("few", max_examples=20)  # a fifth of as many as by default
 settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty times as many as by default
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every", type=int, default=1, metavar="N", help="run one test in N, others with each commit")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Selects one test in `--every`, the same in each process."""
+    turns = config.getoption("every")
+    left_out = [item for place, item in enumerate(items) if (place - SAMPLE) % turns]
+    if left_out:
+        items[:] = [item for place, item in enumerate(items) if (place - SAMPLE) % turns == 0]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="module", autouse=True)

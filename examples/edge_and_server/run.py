@@ -80,16 +80,16 @@ def devices(blocks: ks.Profile, seconds: Mapping[str, float]) -> list[ks.Device]
     """Returns the edge and the server: the times of their blocks, and what a call of each costs besides.
 
     Blocks are measured one call right after another. In use, each device waits for the other and for the network, and
-    then computes more slowly: its caches are cold, and its processor has slowed down. How much is measured on the head,
-    and assumed for the server, too.
+    then computes more slowly: its caches are cold, and its processor has slowed down. How much is measured on each.
     """
     assert blocks.overhead and blocks.seconds
     speed = (seconds["whole"] - blocks.overhead.median) / blocks.seconds  # the machine's, since blocks were measured
     table = {block.name: (block.seconds or 0.0) * speed for block in blocks.blocks}
-    calling = blocks.overhead.median + max(0.0, seconds["head later"] - seconds["head"])
+    waking = {stage: max(0.0, seconds[f"{stage} later"] - seconds[stage]) for stage in ("head", "tail")}
+    calling = blocks.overhead.median
     return [
-        ks.Device("edge", seconds=table, overhead=calling),
-        ks.Device("server", seconds=table, overhead=calling + seconds["request"]),
+        ks.Device("edge", seconds=table, overhead=calling + waking["head"]),
+        ks.Device("server", seconds=table, overhead=calling + waking["tail"] + seconds["request"]),
     ]
 
 
@@ -122,12 +122,15 @@ def compare(
                 answers.append(scores)
 
             answer()  # compiles
-            wait = len(pack({cut: features()}, form)) / float(link.bandwidth) + (blocks.whole_seconds or 0) / 2
+            packed = pack({cut: features()}, form)
+            wait = len(packed) / float(link.bandwidth) + (blocks.whole_seconds or 0) / 2
             calls = {
                 "whole": (0.0, lambda: whole([image])),
                 "head": (0.0, features),
                 "head later": (wait, features),
-                "request": (wait, lambda: ask(connection, pack({}))),
+                "tail": (0.0, lambda packed=packed: ask(connection, packed)),
+                "tail later": (wait, lambda packed=packed: ask(connection, packed)),
+                "request": (0.0, lambda: ask(connection, pack({}))),
                 "answer": (0.0, answer),
             }
             seconds = in_turns(calls, options.turns)
