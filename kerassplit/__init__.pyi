@@ -38,6 +38,9 @@ from .cutting.submodel import (
 )
 from .cutting.tensors import tensors as tensors
 from .cutting.verifying import verify as verify
+from .editing.insertion import insert as insert
+from .editing.removal import remove as remove
+from .editing.replacement import replace as replace
 from .engines.early_exit import EarlyExits as EarlyExits
 from .errors import (
     AmbiguousTensorError as AmbiguousTensorError,

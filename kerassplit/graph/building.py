@@ -9,7 +9,7 @@ are garbage-collected; the model, and whatever was built on it, hold references 
 """
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,8 +19,10 @@ from kerassplit.graph.backends import backend
 from kerassplit.graph.copying import copies_of, copy_state
 from kerassplit.graph.internals.layers import renamed
 from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
-from kerassplit.graph.internals.shared_nodes import SharedNodes
-from kerassplit.graph.internals.symbols import bare, has_mask, set_mask
+from kerassplit.graph.internals.nodes import walk
+from kerassplit.graph.internals.process_state import deep_recursion, lock
+from kerassplit.graph.internals.shared_nodes import SharedNodes, forget_calls_on
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, set_mask
 from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
@@ -65,6 +67,7 @@ class Builder:
         calls: Sequence[Call | Nest],
         symbols: dict[int, keras.KerasTensor],
         operations: Mapping[int, keras.Operation] | None = None,
+        masked: set[int] | None = None,
     ) -> None:
         """Adds calls of `graph` on other tensors.
 
@@ -73,11 +76,12 @@ class Builder:
             calls: The calls, in execution order.
             symbols: From its tensors to the new symbolic ones; the outputs of the calls are added.
             operations: From the `id` of an operation to another one to call instead.
+            masked: The tensors that Keras masks by itself, if these calls are only some of the model's.
 
         Raises:
             UnsupportedModelError: Two different layers have the same name. (Operations with the same name are renamed.)
         """
-        masked = masked_tensors(graph, calls, symbols)
+        masked = masked_tensors(graph, calls, symbols) if masked is None else masked
         other_operations = operations or {}
         for source in (symbol._keras_history.operation for symbol in symbols.values()):
             self._named.setdefault(source.name, (source, source.name))
@@ -99,7 +103,7 @@ class Builder:
                 symbols.setdefault(tensor, twin)
             operation = other_operations.get(id(call.operation), call.operation)
             if not isinstance(operation, keras.Layer):
-                operation = self._operation_of_its_own_name(operation, call)
+                operation = self._operation_of_its_own_name(operation, call.name, plain_name(call))
             self._shared.add(operation, args, kwargs, outputs)
         for twin, symbol, call in with_masks:  # a mask may be computed by a later call than the tensor it belongs to
             set_mask(twin, mask_of_twin(symbol, call, symbols))
@@ -118,6 +122,64 @@ class Builder:
             for (tensor, _), output in zip(graph.results(call), outputs, strict=True):
                 symbols.setdefault(tensor, output)
         copy_state(calls, copies)
+
+    def call(
+        self, function: Callable[..., Any], given: Sequence[keras.KerasTensor]
+    ) -> tuple[Any, list[keras.Operation]]:
+        """Calls a function, such as a layer, on tensors of the new model, and adds the calls that it makes.
+
+        Keras infers shapes and masks. The function is called on stand-ins, and what Keras records of that is removed.
+
+        Returns:
+            What the function returns, with tensors of the new model; and the operations that it calls.
+
+        Raises:
+            UnsupportedModelError: The function uses tensors that it is not given, or a layer has the name of another
+                one.
+        """
+        stand_ins = [_input_like(symbol) for symbol in given]
+        known = dict(zip(map(id, stand_ins), given, strict=True))
+        for stand_in, symbol in zip(stand_ins, given, strict=True):
+            if has_mask(symbol):
+                mask = keras.Input(batch_shape=mask_of(symbol).shape, dtype="bool")
+                set_mask(stand_in, mask)
+                known[id(mask)] = mask_of(symbol)
+        masks = [mask_of(one) for one in stand_ins if has_mask(one)]
+        with lock, deep_recursion():
+            try:
+                made = function(*stand_ins)
+                ends = [one for one in keras.tree.flatten(made) if isinstance(one, keras.KerasTensor)]
+                nodes, _ = walk([*ends, *(mask_of(one) for one in ends if has_mask(one))], known)
+            finally:
+                forget_calls_on([*stand_ins, *masks])
+        self.add_nodes(nodes, known)
+        return keras.tree.map_structure(lambda one: known.get(id(one), one), made), [node.operation for node in nodes]
+
+    def add_nodes(self, nodes: Sequence[Any], known: dict[int, keras.KerasTensor]) -> None:
+        """Repeats calls that Keras recorded on tensors of the new model.
+
+        Args:
+            nodes: Their nodes, in topological order.
+            known: From the `id` of symbolic tensors that they use to those of the new model; their outputs are added.
+        """
+        for node in nodes:
+            if node.is_input:
+                raise UnsupportedModelError(
+                    f"'{node.operation.name}' is not among the tensors that the function is given. Compute from its "
+                    "arguments only."
+                )
+            operation = node.operation
+            if isinstance(operation, keras.Layer):
+                self._check_name(operation, operation.name)
+            else:
+                operation = self._operation_of_its_own_name(operation, operation.name, operation.name)
+            args, kwargs = node.arguments.convert(lambda one: known.get(id(one), one))
+            outputs = [bare(symbol) for symbol in node.outputs]
+            known.update(zip(map(id, node.outputs), outputs, strict=True))
+            self._shared.add(operation, args, kwargs, outputs)
+        for symbol in (symbol for node in nodes for symbol in node.outputs):
+            if has_mask(symbol) and id(mask_of(symbol)) in known:  # a mask is computed after its tensor
+                set_mask(known[id(symbol)], copy_with_history(known[id(mask_of(symbol))]))
 
     def add_dead_end(self, symbol: keras.KerasTensor) -> None:
         """Adds a call that leads nowhere: Keras 3.13 refuses a model input that no call uses."""
@@ -162,15 +224,15 @@ class Builder:
                 f"{self._copies}."
             )
 
-    def _operation_of_its_own_name(self, operation: keras.Operation, call: Call | Nest) -> keras.Operation:
+    def _operation_of_its_own_name(self, operation: keras.Operation, name: str, path: str) -> keras.Operation:
         """Returns an operation (not a layer), or if its name is taken, a twin named after its whole path."""
         if id(operation) in self._twins:
             return self._twins[id(operation)][1]
-        other, _ = self._named.setdefault(operation.name, (operation, call.name))
+        other, _ = self._named.setdefault(operation.name, (operation, name))
         if other is operation or self._only_to_run:
             return operation
-        twin = renamed(operation, unique(safe_name(plain_name(call)), set(self._named)))
-        self._named[twin.name] = twin, call.name
+        twin = renamed(operation, unique(safe_name(path), set(self._named)))
+        self._named[twin.name] = twin, name
         self._twins[id(operation)] = operation, twin
         return twin
 
@@ -208,3 +270,7 @@ class Builder:
             node.weaken_refs(released)
         self._finished = True
         return model
+
+
+def _input_like(symbol: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype, sparse=symbol.sparse, ragged=symbol.ragged)

@@ -76,6 +76,17 @@ def given_really(operation: keras.Operation, arguments: Any) -> list[Any] | None
     return known[key]
 
 
+_ANY_SIZE = tuple(f"keras.src.layers.{room}" for room in ("convolutional", "core.dense", "normalization.batch_"))
+"""Modules whose layers have weights that fit every size that their `input_spec` allows."""
+
+
+def check_call(operation: keras.Operation, args: Any, kwargs: Any) -> None:
+    """Raises what a layer raises on these symbolic tensors, also where Keras would trust its declaration."""
+    has_weights = isinstance(operation, keras.Layer) and bool(operation.weights)
+    if declares(operation) or (has_weights and not type(operation).__module__.startswith(_ANY_SIZE)):
+        compute_output_spec(operation, *args, **kwargs)
+
+
 def _key(structure: Any) -> Any:
     """Returns a key for everything that output shapes and dtypes depend on; `None` if a value cannot be compared."""
     values = []

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 
-from kerassplit.graph.internals.symbols import bare, mask_of, original
+from kerassplit.graph.internals.symbols import copy_with_history, mask_of, original
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import inner_calls, naturally_masked
 
@@ -35,16 +35,9 @@ def hung_masks(graph: Graph, call: Call | Nest) -> dict[int, int]:
 def mask_of_twin(
     symbol: keras.KerasTensor, call: Call | Nest, symbols: Mapping[int, keras.KerasTensor]
 ) -> keras.KerasTensor | None:
-    """Returns the new mask of the twin of `symbol`.
-
-    It is a copy with the same history: the twin lives as long as its layer and must not keep a model output alive.
-    """
+    """Returns the new mask of the twin of `symbol`."""
     tensor = index_of_mask(symbol, call)
-    if tensor not in symbols:
-        return None
-    copy = bare(symbols[tensor])
-    copy._keras_history = symbols[tensor]._keras_history  # type: ignore[attr-defined]
-    return copy
+    return copy_with_history(symbols[tensor]) if tensor in symbols else None
 
 
 def masked_tensors(graph: Graph, calls: Sequence[Call | Nest], given: Iterable[int]) -> set[int]:

@@ -10,7 +10,8 @@ import keras
 from kerassplit.errors import AmbiguousTensorError, SplitError, UnknownTensorError
 from kerassplit.graph.inside import why_closed
 from kerassplit.graph.internals.symbols import name_of
-from kerassplit.graph.model_graph import Graph, Nest
+from kerassplit.graph.model_graph import Call, Graph, Nest
+from kerassplit.graph.packing import plain_name
 from kerassplit.text import listed
 
 TensorRef = str | keras.Layer | keras.KerasTensor
@@ -76,6 +77,54 @@ def find_nest(graph: Graph, reference: TensorRef) -> Nest | None:
             matches=names,
         )
     return found[0] if found else None
+
+
+def resolve_calls(graph: Graph, references: Any) -> list[Call | Nest]:
+    """Returns the calls, also those of nested models, that names, globs, layers or classes of layers refer to.
+
+    A layer or its name stands for all its calls, a class for all calls of its layers at any depth. Of a nested model
+    and calls inside it, the nested model counts. Inputs of the model are no calls.
+
+    Raises:
+        UnknownTensorError: Nothing has that name, or matches the glob.
+        SplitError: The model has no such layer, or the reference is of another kind.
+    """
+    items: list[Call | Nest] = [*graph.nests, *(call for call in graph.calls if call.inputs)]
+    found: dict[int, Call | Nest] = {}
+    for reference in several_of(references):
+        ours = {id(item): item for item in items if _stands_for(reference, item)}
+        if not ours:
+            raise _no_call(graph, reference)
+        found |= ours
+    nests = [place for place, nest in enumerate(graph.nests) if id(nest) in found]
+    inside = {id(graph.calls[call]) for place in nests for call in graph.nests[place].calls}
+    inside |= {id(one) for one in graph.nests if not set(nests).isdisjoint(graph.around(one.outer))}
+    return [item for key, item in found.items() if key not in inside]
+
+
+def _stands_for(reference: Any, item: Call | Nest) -> bool:
+    if isinstance(reference, str):
+        return _is_name(reference, item.name) or _matches(plain_name(item), reference)
+    if isinstance(reference, type):
+        wanted = keras.Model if isinstance(item, Nest) else keras.Operation
+        return issubclass(reference, wanted) and isinstance(item.operation, reference)
+    return item.operation is reference
+
+
+def _no_call(graph: Graph, reference: Any) -> SplitError:
+    if isinstance(reference, str):
+        glob = set("*?[") & set(reference)
+        return _unmatched(graph, reference) if glob else unknown_tensor(graph, reference)
+    if isinstance(reference, type) and issubclass(reference, keras.Operation):
+        return SplitError(f"'{graph.model.name}' has no layer of the class {reference.__name__}.")
+    if isinstance(reference, keras.Operation):
+        return SplitError(
+            f"'{graph.model.name}' does not contain this layer '{reference.name}'. Name a layer of its own."
+        )
+    return SplitError(
+        f"Name layers by strings, globs, keras.Layer objects or classes; got {reference!r} of type "
+        f"{type(reference).__name__}."
+    )
 
 
 def given_by(graph: Graph, nest: Nest) -> list[int]:

@@ -22,6 +22,13 @@ def shaped(symbol: keras.KerasTensor, shape: tuple[int | None, ...], dtype: str)
     return forget_history(twin)
 
 
+def copy_with_history(symbol: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns a copy for use as a mask: the tensor it belongs to lives as long as its layer, a model output may not."""
+    copy = bare(symbol)
+    copy._keras_history = symbol._keras_history  # type: ignore[attr-defined]
+    return copy
+
+
 def forget_history(symbol: keras.KerasTensor) -> keras.KerasTensor:
     """Removes the history of a symbolic tensor and returns the tensor."""
     symbol._keras_history = KerasHistory(None, 0, 0)  # type: ignore[attr-defined]

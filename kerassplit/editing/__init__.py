@@ -1,0 +1,10 @@
+"""Edits models: inserts, replaces and removes layers, and gives a model other inputs.
+
+- `marks`: what was inserted or replaced, for pictures.
+- `steps`: an edit as data, and the order in which an edited model is built.
+- `edited`: builds it.
+- `calls`: the calls that a user's patterns stand for.
+- `insertion`, `replacement`, `removal`: the functions for layers.
+- `paddings`, `channels`, `positions`: what other inputs change in layers.
+- `input_shape`: the function for inputs.
+"""

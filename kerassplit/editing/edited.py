@@ -1,0 +1,254 @@
+"""Builds an edited model.
+
+What an edit does not change is repeated without running Keras: the same layers, arguments and shapes. After an edit,
+wherever a shape, a dtype or a mask differs from the model's, Keras calls the layers again and infers them.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from kerassplit.cutting.adapters import fits
+from kerassplit.cutting.submodel import FLAT_COPIES, model_name, rebuilt
+from kerassplit.editing.marks import mark, mark_of
+from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_of
+from kerassplit.errors import UnsupportedModelError
+from kerassplit.graph.building import Builder
+from kerassplit.graph.declared import check_call
+from kerassplit.graph.internals.layers import found_masks, functional_of
+from kerassplit.graph.internals.nodes import walk
+from kerassplit.graph.internals.symbols import copy_with_history, has_mask, mask_of, original, set_mask
+from kerassplit.graph.masks import masked_tensors, tensor_of_mask
+from kerassplit.graph.model_graph import Call, Graph, Nest
+from kerassplit.graph.reading import read_graph
+from kerassplit.text import safe_name, unique
+
+
+def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
+    """Returns the edited model, under the model's name by default; its layers are the model's own.
+
+    Raises:
+        UnsupportedModelError: A layer cannot be called on what it receives now, or has the name of another one.
+        SplitError: `name` is not a valid model name; or what is inserted would depend on itself.
+    """
+    name = graph.model.name if name is None else model_name(name)
+    apart: set[int] = set()
+    while True:
+        try:
+            return _Edited(graph, edits, apart).built(name)
+        except _NestChangedError as changed:
+            apart.update(changed.calls)
+
+
+def own_copy(model: keras.Model) -> keras.Model:
+    """Returns a copy of an edited model with layers and variables of its own, of equal values."""
+    copy = rebuilt(read_graph(model), copy_weights=True)
+    for ours, theirs in zip(copy.layers, model.layers, strict=True):
+        if how := mark_of(theirs):
+            mark([ours], how)
+    return copy
+
+
+class _NestChangedError(Exception):
+    """A nested model receives another shape, so it cannot stay one call."""
+
+    def __init__(self, calls: Iterable[int]):
+        super().__init__()
+        self.calls = calls
+
+
+class _Edited:
+    """One attempt to build an edited model.
+
+    Attributes:
+        symbols: From the model's tensors to the symbolic tensors of the edited model.
+        differing: Those of these that differ from the model's in shape, dtype or mask.
+        masked: Tensors that Keras masks by itself.
+    """
+
+    def __init__(self, graph: Graph, edits: Edits, apart: Iterable[int]):
+        self.graph = graph
+        self.steps = steps_of(graph, edits, apart)
+        items = [step.does for step in self.steps if isinstance(step.does, (Call, Nest))]
+        taken = {item.operation.name for item in items}
+        self.symbols: dict[int, keras.KerasTensor] = {}
+        self.differing: set[int] = set()
+        for tensor in dict.fromkeys(graph.flat_inputs()):
+            name = unique(safe_name(graph.tensors[tensor].name), taken)
+            new = edits.inputs.get(tensor)
+            if new is None:
+                self.symbols[tensor] = graph.new_input(tensor, name)
+            else:
+                self._set(tensor, keras.Input(batch_shape=new.shape, dtype=new.dtype, sparse=new.sparse, name=name))
+        self.sources = dict(self.symbols)
+        self.masked = masked_tensors(graph, items, self.symbols)
+        self.builder = Builder(copies=FLAT_COPIES)
+
+    def built(self, name: str) -> keras.Model:
+        """Builds the model."""
+        graph = self.graph
+        with self.builder as builder:
+            unchanged: list[Call | Nest] = []
+            for step in self.steps:
+                if isinstance(step.does, (Call, Nest)) and not step.own and step.takes.isdisjoint(self.differing):
+                    unchanged.append(step.does)
+                    continue
+                builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
+                unchanged = []
+                self._do(step)
+            builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
+            inputs = keras.tree.map_structure(lambda tensor: -1 - tensor, graph.inputs)
+            symbols = {**self.symbols, **{-1 - tensor: symbol for tensor, symbol in self.sources.items()}}
+            return builder.model(symbols, inputs, graph.outputs, name, like=graph.model)
+
+    def _do(self, step: Step) -> None:
+        """Makes an edit, or repeats a call that receives other tensors than in the model."""
+        does = step.does
+        if isinstance(does, Insertion):
+            self._insert(step, does)
+        elif isinstance(does, Replacement):
+            mark(self._call(step, does.old, does.new), "replaced")
+        elif self._differs(step):
+            self._call_again(step, does)
+        else:
+            own = {tensor: self._given(step, tensor) for tensor in step.takes}
+            self.builder.add_calls(self.graph, [does], own, masked=self.masked)
+            self.symbols.update({tensor: own[tensor] for tensor in step.makes})
+
+    def _insert(self, step: Step, does: Insertion) -> None:
+        made, operations = self.builder.call(does.function, [self._given(step, tensor) for tensor in does.takes])
+        mark(operations, "inserted")
+        for tensor, symbol in zip(does.takes, made, strict=True):
+            if does.into is None:
+                self._set(tensor, symbol)
+            for user in self.steps if does.into else ():
+                if user.receives(does, tensor):
+                    user.own[tensor] = symbol
+
+    def _call(self, step: Step, item: Call | Nest, function: Callable[..., Any]) -> list[keras.Operation]:
+        """Calls a function on the arguments of a call; what it returns replaces what the call produces.
+
+        Returns:
+            The operations that the function calls.
+        """
+        args, kwargs = self._arguments(item)
+        leaves = [one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)]
+        tensors = [one for one in dict.fromkeys(item.scope.get(id(leaf), -1) for leaf in leaves) if one in self.symbols]
+
+        def on_arguments(*symbols: keras.KerasTensor) -> Any:
+            at = dict(zip(tensors, symbols, strict=True))
+            filled = keras.tree.map_structure(
+                lambda one: at.get(item.scope.get(id(one), -1)) if isinstance(one, keras.KerasTensor) else one,
+                (args, kwargs),
+            )
+            return function(*filled[0], **filled[1])
+
+        made, operations = self.builder.call(on_arguments, [self._given(step, tensor) for tensor in tensors])
+        made, results = keras.tree.flatten(made), self.graph.results(item)
+        if len(made) != len(results):
+            raise UnsupportedModelError(
+                f"'{item.name}' produces {len(results)} tensors, and what replaces it {len(made)}. Replace it by "
+                "something that returns as many."
+            )
+        for (tensor, _), symbol in zip(results, made, strict=True):
+            if tensor >= 0:
+                self._set(tensor, symbol)
+        return operations
+
+    def _call_again(self, step: Step, item: Call | Nest) -> None:
+        """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
+        operation = item.operation
+        if isinstance(item, Nest):
+            inner = functional_of(operation)
+            given = [self._given(step, tensor) for tensor in item.given if tensor in self.symbols]
+            pairs = zip(given, inner.inputs, strict=False)
+            if any(not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype for symbol, own in pairs):
+                raise _NestChangedError(item.calls)
+
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            check_call(operation, args, kwargs)
+            return operation(*args, **kwargs)
+
+        try:
+            self._call(step, item, checked)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:
+            before = [self.graph.tensors[tensor].symbol.shape for tensor in sorted(step.takes)]
+            now = [self._given(step, tensor).shape for tensor in sorted(step.takes)]
+            raise refused(item, before, now, error) from error
+
+    def _arguments(self, item: Call | Nest) -> tuple[Any, dict[str, Any]]:
+        """Returns the arguments of a call without the masks that Keras finds by itself."""
+        args, kwargs = item.arguments.args, dict(item.arguments.kwargs)
+        if not any(map(has_mask, item.arguments.keras_tensors)):
+            return args, kwargs
+        for name in [name for name in kwargs if name.endswith("mask")]:
+            others = {one: value for one, value in kwargs.items() if one != name}
+            found = found_masks(item.operation, args, others).get(name)
+            ours, theirs = ([_index(mask, item) for mask in keras.tree.flatten(one)] for one in (kwargs[name], found))
+            if ours == theirs:
+                del kwargs[name]
+        return args, kwargs
+
+    def _given(self, step: Step, tensor: int) -> keras.KerasTensor:
+        """Returns the symbolic tensor that a step receives for a tensor, with its mask."""
+        symbol = step.own.get(tensor, self.symbols[tensor])
+        found = self.graph.tensors[tensor]
+        mask = mask_of(found.symbol)
+        if symbol is step.own.get(tensor) or tensor in self.differing or mask is None or has_mask(symbol):
+            return symbol
+        index = tensor_of_mask(self.graph, tensor)
+        if index in self.symbols:
+            set_mask(symbol, copy_with_history(self.symbols[index]))
+            return symbol
+        scope = self.graph.calls[found.call].scope  # no layer uses the mask, so it is not in the graph
+        known = {one: self.symbols[index] for one, index in scope.items() if index in self.symbols}
+        nodes, _ = walk([mask], known)
+        if not any(node.is_input for node in nodes):
+            self.builder.add_nodes(nodes, known)
+            set_mask(symbol, copy_with_history(known[id(mask)]))
+        return symbol
+
+    def _set(self, tensor: int, symbol: keras.KerasTensor) -> None:
+        """Makes a symbolic tensor that of a tensor."""
+        self.symbols[tensor] = symbol
+        self.differing.discard(tensor)
+        if self._is_other(tensor, symbol):
+            self.differing.add(tensor)
+
+    def _differs(self, step: Step) -> bool:
+        """True if a step receives other shapes, dtypes or masks than its call in the model."""
+        others = (self._is_other(tensor, symbol) for tensor, symbol in step.own.items())
+        return any(others) or not step.takes.difference(step.own).isdisjoint(self.differing)
+
+    def _is_other(self, tensor: int, symbol: keras.KerasTensor) -> bool:
+        old = self.graph.tensors[tensor].symbol
+        return has_mask(symbol) or has_mask(old) or (symbol.shape, symbol.dtype) != (old.shape, old.dtype)
+
+
+def refused(item: Call | Nest, before: Any, now: Any, error: Exception) -> UnsupportedModelError:
+    """Returns the error for a layer that cannot be called on another shape, with ways out."""
+    reason = str(error).partition("\n")[0].rstrip(".")
+    remedy = "Replace it in the same way (`kerassplit.replace`), or put a layer before it that makes the shape fit."
+    if isinstance(item.operation, keras.layers.Dense) or getattr(item.operation, "kernel", None) is not None:
+        remedy = (
+            "Its weights are for one size only. Where a `Flatten` stands before it, `GlobalAveragePooling2D` takes any "
+            "size but needs other weights; `keras.layers.Resizing` as first layer brings inputs to the old size."
+        )
+    return UnsupportedModelError(
+        f"'{item.name}' ({type(item.operation).__name__}) takes {_shapes(before)} in the model and would receive "
+        f"{_shapes(now)}, which it cannot take: {reason}. {remedy}"
+    )
+
+
+def _shapes(shapes: Any) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)
+
+
+def _index(mask: Any, item: Call | Nest) -> Any:
+    """Returns the tensor of a mask among the arguments of a call."""
+    if not isinstance(mask, keras.KerasTensor):
+        return mask
+    return item.scope.get(id(mask), item.scope.get(id(original(mask)), id(mask)))
