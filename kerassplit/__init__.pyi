@@ -38,6 +38,7 @@ from .cutting.submodel import (
 )
 from .cutting.tensors import tensors as tensors
 from .cutting.verifying import verify as verify
+from .editing.input_shape import with_input_shape as with_input_shape
 from .editing.insertion import insert as insert
 from .editing.removal import remove as remove
 from .editing.replacement import replace as replace

@@ -68,7 +68,7 @@ class _Edited:
     """
 
     def __init__(self, graph: Graph, edits: Edits, apart: Iterable[int]):
-        self.graph = graph
+        self.graph, self.adapt = graph, edits.adapt
         self.steps = steps_of(graph, edits, apart)
         items = [step.does for step in self.steps if isinstance(step.does, (Call, Nest))]
         taken = {item.operation.name for item in items}
@@ -167,11 +167,13 @@ class _Edited:
                 raise _NestChangedError(item.calls)
 
         def checked(*args: Any, **kwargs: Any) -> Any:
-            check_call(operation, args, kwargs)
-            return operation(*args, **kwargs)
+            fitting = self.adapt(item, args, kwargs)
+            check_call(fitting, args, kwargs)
+            return fitting(*args, **kwargs)
 
         try:
-            self._call(step, item, checked)
+            operations = self._call(step, item, checked)
+            mark((one for one in operations if one is not operation), "replaced")
         except UnsupportedModelError:
             raise
         except Exception as error:

@@ -51,11 +51,14 @@ class Edits:
         insertions: Where something is inserted; no tensor stands in two of them.
         replacements: Calls that are replaced or removed.
         inputs: Shape and dtype of inputs that change, by tensor.
+        adapt: Returns the layer to call in place of a call's own, given the call and its arguments, which differ from
+            the model's in shape, dtype or mask.
     """
 
     insertions: Sequence[Insertion] = ()
     replacements: Sequence[Replacement] = ()
     inputs: Mapping[int, keras.KerasTensor] = field(default_factory=dict)
+    adapt: Callable[[Call | Nest, Sequence[Any], dict[str, Any]], keras.Operation] = lambda item, *_: item.operation
 
 
 @dataclass(eq=False)
