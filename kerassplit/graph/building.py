@@ -22,7 +22,7 @@ from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.process_state import deep_recursion, lock
 from kerassplit.graph.internals.shared_nodes import SharedNodes, forget_calls_on
-from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, set_mask
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
@@ -143,7 +143,7 @@ class Builder:
             if has_mask(symbol):
                 mask = keras.Input(batch_shape=mask_of(symbol).shape, dtype="bool")
                 set_mask(stand_in, mask)
-                known[id(mask)] = mask_of(symbol)
+                known[id(mask)] = original(mask_of(symbol))  # Keras knows a call's outputs by their `id`
         masks = [mask_of(one) for one in stand_ins if has_mask(one)]
         with lock, deep_recursion():
             try:
