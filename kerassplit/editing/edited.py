@@ -16,7 +16,7 @@ from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import check_call
-from kerassplit.graph.internals.layers import found_masks, functional_of
+from kerassplit.graph.internals.layers import found_masks
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.symbols import copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import masked_tensors, tensor_of_mask
@@ -160,11 +160,10 @@ class _Edited:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
         operation = item.operation
         if isinstance(item, Nest):
-            inner = functional_of(operation)
-            given = [self._given(step, tensor) for tensor in item.given if tensor in self.symbols]
-            pairs = zip(given, inner.inputs, strict=False)
-            if any(not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype for symbol, own in pairs):
-                raise _NestChangedError(item.calls)
+            for tensor, own in zip(item.given, item.operation.inputs, strict=True):
+                symbol = self._given(step, tensor) if tensor in self.symbols else own
+                if not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype:
+                    raise _NestChangedError(item.calls)
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             fitting = self.adapt(item, args, kwargs)

@@ -112,7 +112,7 @@ def steps_of(graph: Graph, edits: Edits, apart: Iterable[int]) -> list[Step]:
         steps.append(Step(item, frozenset(inside), *_ends(graph, item), min(inside)))
     there = {tensor for step in steps for tensor in step.makes}
     for one in edits.insertions:
-        masks = {mask for tensor in one.takes if (mask := tensor_of_mask(graph, tensor)) in there}
+        masks = there.intersection(tensor_of_mask(graph, tensor) for tensor in one.takes)
         place = max(graph.tensors[tensor].call for tensor in one.takes) + 0.5
         steps.append(Step(one, frozenset(), frozenset({*one.takes, *masks}), (), place))
     return _in_order(graph, steps)

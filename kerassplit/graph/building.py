@@ -140,10 +140,10 @@ class Builder:
         stand_ins = [_input_like(symbol) for symbol in given]
         known = dict(zip(map(id, stand_ins), given, strict=True))
         for stand_in, symbol in zip(stand_ins, given, strict=True):
-            if has_mask(symbol):
-                mask = keras.Input(batch_shape=mask_of(symbol).shape, dtype="bool")
-                set_mask(stand_in, mask)
-                known[id(mask)] = original(mask_of(symbol))  # Keras knows a call's outputs by their `id`
+            mask = mask_of(symbol)
+            if mask is not None:
+                set_mask(stand_in, keras.Input(batch_shape=mask.shape, dtype="bool"))
+                known[id(mask_of(stand_in))] = original(mask)  # Keras knows what a call makes by `id`
         masks = [mask_of(one) for one in stand_ins if has_mask(one)]
         with lock, deep_recursion():
             try:
