@@ -191,8 +191,6 @@ class _Edited:
     def _arguments(self, item: Call | Nest) -> tuple[Any, dict[str, Any]]:
         """Returns the arguments of a call without the masks that Keras finds by itself."""
         args, kwargs = item.arguments.args, dict(item.arguments.kwargs)
-        if not any(map(has_mask, item.arguments.keras_tensors)):
-            return args, kwargs
         for name in [name for name in kwargs if name.endswith("mask")]:
             others = {one: value for one, value in kwargs.items() if one != name}
             found = found_masks(item.operation, args, others).get(name)

@@ -208,8 +208,8 @@ def test_removed_layers(recipe, chosen):
     calls = [
         index
         for index in layer_calls(graph, (layers.ReLU, layers.Dense, layers.BatchNormalization, layers.Masking, layers.LSTM))
-        if len(graph.calls[index].arguments.args) == 1
-        and (symbol := graph.calls[index].arguments.args[0]).shape == graph.tensors[graph.calls[index].outputs[0]].symbol.shape
+        if kind_of(graph.calls[index].arguments.args[0]) == kind_of(graph.tensors[graph.calls[index].outputs[0]].symbol)
+        and graph.calls[index].arguments.args[0].shape == graph.tensors[graph.calls[index].outputs[0]].symbol.shape
     ]
     assume(calls)
     calls = sorted({calls[place % len(calls)] for place in chosen})

@@ -384,7 +384,7 @@ def test_automatic_names_do_not_collide_with_those_of_a_loaded_model(tmp_path):
     assert names(edited)[1:] == ["dense_1", "dense_2", "dense", "dense_1_1"]
 
 
-def test_names_inside_a_nested_model_are_only_taken_if_it_is_opened():
+def test_names_inside_nested_models_are_taken_too():
     model = around(tower())
     assert names(ks.insert(model, "tower/act", dense("inner"))) == ["x", "inner", "act", "inner_1", "join", "last"]
 
