@@ -6,10 +6,11 @@ from typing import Any
 
 import keras
 
+from kerassplit.graph.internals.layers import functional_of
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.process_state import deep_recursion, lock
 from kerassplit.graph.internals.shared_nodes import forget_calls_on
-from kerassplit.graph.internals.symbols import has_mask, mask_of, set_mask
+from kerassplit.graph.internals.symbols import has_mask, maker_of, mask_of, set_mask
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,25 @@ def record(function: Callable[..., Any], like: Sequence[keras.KerasTensor]) -> R
 
 
 def _input_like(symbol: keras.KerasTensor) -> keras.KerasTensor:
-    twin = keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype, sparse=symbol.sparse, ragged=symbol.ragged)
+    twin = keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype, sparse=_is_sparse(symbol), ragged=symbol.ragged)
     mask = mask_of(symbol)
     if mask is not None:
         set_mask(twin, keras.Input(batch_shape=mask.shape, dtype="bool"))
     return twin
+
+
+def _is_sparse(symbol: keras.KerasTensor) -> bool:
+    """True if a tensor can be sparse: Keras marks `x * 2` as sparse even if `x` is dense, and layers that run fail."""
+    waiting = [symbol]
+    while waiting:
+        symbol = waiting.pop()
+        if symbol.sparse:
+            operation, _, position = symbol._keras_history
+            sources = maker_of(symbol).input_tensors
+            inner = functional_of(operation)
+            if inner is not None:
+                sources = [inner.outputs[position]]
+            elif isinstance(operation, keras.Layer) and not any(source.sparse for source in sources):
+                return True
+            waiting += sources
+    return False

@@ -103,7 +103,8 @@ def chosen_tensors(graph, chosen):
     fitting = [
         tensor
         for tensor, found in enumerate(graph.tensors)
-        if found.symbol.shape[1:] == INPUTS.get(kind_of(found.symbol), [None])[0] and graph.calls[found.call].operation.name not in graph.made
+        if found.symbol.shape[1:] == INPUTS.get(kind_of(found.symbol), [None])[0]
+        and graph.calls[found.call].operation.name not in graph.made
     ]
     assume(fitting)
     return sorted({fitting[place % len(fitting)] for place in chosen})
@@ -193,9 +194,7 @@ def test_replaced_layers(recipe, chosen, how, all_calls):
         if type(one) is type(olds[key]):
             assert one.name == olds[key].name or not all_calls
             assert same_bits(one.weights, olds[key].weights)
-    theirs = rebuilt_by_hand(
-        model, graph, replaced={index: made[id(graph.calls[index].operation)] for index in calls}
-    )
+    theirs = rebuilt_by_hand(model, graph, replaced={index: made[id(graph.calls[index].operation)] for index in calls})
     same(edited, theirs, model)
 
 
@@ -207,7 +206,9 @@ def test_removed_layers(recipe, chosen):
     graph = read_graph(model)
     calls = [
         index
-        for index in layer_calls(graph, (layers.ReLU, layers.Dense, layers.BatchNormalization, layers.Masking, layers.LSTM))
+        for index in layer_calls(
+            graph, (layers.ReLU, layers.Dense, layers.BatchNormalization, layers.Masking, layers.LSTM)
+        )
         if kind_of(graph.calls[index].arguments.args[0]) == kind_of(graph.tensors[graph.calls[index].outputs[0]].symbol)
         and graph.calls[index].arguments.args[0].shape == graph.tensors[graph.calls[index].outputs[0]].symbol.shape
     ]

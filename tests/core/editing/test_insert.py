@@ -256,9 +256,7 @@ def test_a_function_may_return_a_tensor_a_layer_a_model_or_none():
     check(edited, model, lambda f, x: f("score")(f("pool")(f("conv2")(ops.relu(f("conv1")(x)))) ** 2 + 1.0))
     with pytest.raises(ks.SplitError) as caught:
         ks.insert(model, "pool", lambda tensor: 3)
-    assert str(caught.value) == (
-        "The function for 'pool' returned a int. Expected a layer, a model, a tensor or None."
-    )
+    assert str(caught.value) == ("The function for 'pool' returned a int. Expected a layer, a model, a tensor or None.")
 
 
 def test_a_function_that_always_returns_none_changes_nothing():
@@ -342,9 +340,7 @@ def test_tensors_of_which_one_depends_on_the_other_cannot_be_taken_together():
 def test_a_layer_of_the_model_can_be_called_once_more():
     model = fan()
     edited = ks.insert(model, "b", model.get_layer("c"))
-    check(
-        edited, model, lambda f, x: {"sum": f("c")(f("b")(f("a")(x))) + f("c")(f("a")(x)), "a": f("a")(x)}
-    )
+    check(edited, model, lambda f, x: {"sum": f("c")(f("b")(f("a")(x))) + f("c")(f("a")(x)), "a": f("a")(x)})
     assert {"c@0", "c@1"} < set(ks.tensors(edited))
 
 
@@ -392,7 +388,9 @@ def test_names_inside_nested_models_are_taken_too():
 def test_a_built_layer_of_another_model_with_a_name_that_is_taken_is_refused():
     new = dense("a")
     new.build((None, 3))
-    with pytest.raises(ks.UnsupportedModelError, match="Two different layers are called 'a', and a Keras model accepts"):
+    with pytest.raises(
+        ks.UnsupportedModelError, match="Two different layers are called 'a', and a Keras model accepts"
+    ):
         ks.insert(fan(), "b", new)
 
 
@@ -410,9 +408,7 @@ def test_shapes_are_inferred_after_an_insertion():
     edited = ks.insert(model, "relu1", layers.MaxPooling2D(2))
     assert edited.get_layer("conv2").output.shape == (None, 8, 8, 4)
     assert [one.shape for one in keras.tree.flatten(ks.build_submodel(edited, end="conv2").output)] == [(None, 4, 4, 4)]
-    check(
-        edited, model, lambda f, x: f("score")(f("pool")(f("conv2")(ops.max_pool(f("relu1")(f("conv1")(x)), 2))))
-    )
+    check(edited, model, lambda f, x: f("score")(f("pool")(f("conv2")(ops.max_pool(f("relu1")(f("conv1")(x)), 2)))))
 
 
 def test_shapes_are_inferred_through_a_nested_model_which_is_opened():
@@ -485,9 +481,7 @@ def test_what_is_no_layer_is_refused():
     for given, said in {3: "a int", "relu": "a str", layers.ReLU: "the class ReLU"}.items():
         with pytest.raises(ks.SplitError) as caught:
             ks.insert(fan(), "a", given)
-        assert str(caught.value) == (
-            f"`layer` must be a layer, a model or a function that returns one; got {said}."
-        )
+        assert str(caught.value) == (f"`layer` must be a layer, a model or a function that returns one; got {said}.")
 
 
 def test_tensors_that_the_function_is_not_given_are_refused():

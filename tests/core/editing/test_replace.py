@@ -83,7 +83,9 @@ def test_a_glob_and_a_class_stand_for_several_layers(pattern):
 
 def test_a_layer_of_its_own_name_keeps_it():
     model = images()
-    edited = ks.replace(model, {"relu1": layers.Activation("gelu", name="gelu"), model.get_layer("relu2"): layers.ELU()})
+    edited = ks.replace(
+        model, {"relu1": layers.Activation("gelu", name="gelu"), model.get_layer("relu2"): layers.ELU()}
+    )
     assert [type(one).__name__ for one in edited.layers[3:6]] == ["Activation", "Conv2D", "ELU"]
     assert names(edited)[3:6] == ["gelu", "conv2", "relu2"]
     assert names(ks.replace(model, {"relu1": layers.ELU(name="conv1")}))[3] == "conv1_1"
@@ -147,11 +149,11 @@ def test_in_a_nested_model_that_is_called_twice():
             x = x + activation(f("tower").get_layer("inner")(x))
         return f("last")(x)
 
+    check(ks.replace(model, {"tower/act": layers.ReLU()}), model, lambda f, x: by_hand(f, x, [ops.relu, ops.relu]))
     check(
-        ks.replace(model, {"tower/act": layers.ReLU()}), model, lambda f, x: by_hand(f, x, [ops.relu, ops.relu])
-    )
-    check(
-        ks.replace(model, {"tower@1/act": layers.ReLU(name="r")}), model, lambda f, x: by_hand(f, x, [ops.tanh, ops.relu])
+        ks.replace(model, {"tower@1/act": layers.ReLU(name="r")}),
+        model,
+        lambda f, x: by_hand(f, x, [ops.tanh, ops.relu]),
     )
 
 
@@ -323,9 +325,7 @@ def test_shapes_are_inferred_after_a_replacement():
 def test_a_layer_that_cannot_be_called_on_what_the_old_one_received_is_named():
     with pytest.raises(ks.UnsupportedModelError) as caught:
         ks.replace(images(), {"pool": layers.Conv1D(3, 1)})
-    assert str(caught.value).startswith(
-        "'pool', in place of 'pool', cannot be called on (None, 8, 8, 4) float32: "
-    )
+    assert str(caught.value).startswith("'pool', in place of 'pool', cannot be called on (None, 8, 8, 4) float32: ")
 
 
 def test_what_is_no_layer_is_refused():
