@@ -2,25 +2,28 @@
 
     python benchmarks/edit.py [--model EfficientNetV2L]
 
-Every round runs each candidate once, in turn, so that all see the same noise; the table shows medians. Memory is what
-one result adds to the process; no weights are copied, except by `clone_model` without `clone_function`.
+Every round runs each candidate once, in turn, so that all see the same noise; the table shows medians. Memory is
+that of one result: Python objects, and weights that it does not share with the model.
 """
 
 import argparse
+import gc
+import math
 import os
+import tracemalloc
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import psutil
+import numpy as np
 from build import medians
 from rich.console import Console
 from rich.table import Table
 
 import kerassplit as ks
 
-SUBMODEL = "kerassplit.build_submodel, the whole model"
+SUBMODEL = "build_submodel, the whole model"
 
 
 def with_identity_after(name: str) -> Callable[..., object]:
@@ -44,10 +47,8 @@ def candidates_of(model: keras.Model) -> dict[str, Callable[[], keras.Model]]:
     insert = with_identity_after(middle)
     return {
         SUBMODEL: lambda: ks.build_submodel(model),
-        "insert, one layer in the middle": lambda: ks.insert(model, middle, keras.layers.Identity()),
-        "replace, one activation in the middle": lambda: ks.replace(
-            model, {activation.name: keras.layers.Activation("gelu")}
-        ),
+        "insert, one layer": lambda: ks.insert(model, middle, keras.layers.Identity()),
+        "replace, one activation": lambda: ks.replace(model, {activation.name: keras.layers.Activation("gelu")}),
         "replace, all activations": lambda: ks.replace(
             model, {keras.layers.Activation: lambda old: keras.layers.Activation("gelu")}
         ),
@@ -60,13 +61,23 @@ def candidates_of(model: keras.Model) -> dict[str, Callable[[], keras.Model]]:
     }
 
 
-def megabytes(build: Callable[[], keras.Model], count: int) -> float:
-    """Returns the memory of one model in MiB: the mean over some that are there together."""
-    process = psutil.Process()
-    kept = [build()]  # what only the first one takes
-    before = process.memory_info().rss
-    kept += [build() for _ in range(count)]
-    return (process.memory_info().rss - before) / count / 2**20
+def megabytes(build: Callable[[], keras.Model], model: keras.Model) -> tuple[float, float]:
+    """Returns what a result takes in MiB: its graph (Python objects), and weights that are not the model's own."""
+    build()  # what only the first one takes
+    gc.collect()
+    tracemalloc.start()
+    made = build()
+    gc.collect()
+    graph = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    own = {id(weight) for weight in model.variables}
+    weights = sum(size_of(weight) for weight in made.variables if id(weight) not in own)
+    return graph / 2**20, weights / 2**20
+
+
+def size_of(weight: keras.Variable) -> int:
+    """Returns the bytes of a weight."""
+    return math.prod(weight.shape) * np.dtype(weight.dtype).itemsize
 
 
 def main(name: str, rounds: int) -> None:
@@ -74,15 +85,15 @@ def main(name: str, rounds: int) -> None:
     candidates = candidates_of(model)
     of_keras = {way: candidates.pop(way) for way in list(candidates) if way.startswith("clone_model")}
     seconds = medians(candidates, rounds)
-    memory = {way: megabytes(candidate, 5) for way, candidate in candidates.items()}
+    memory = {way: megabytes(candidate, model) for way, candidate in candidates.items()}
     # Calling layers again leaves records in them for good, so these run last and in few rounds.
     seconds |= medians(of_keras, max(3, rounds // 8))
-    memory |= {way: megabytes(candidate, 2) for way, candidate in of_keras.items()}
+    memory |= {way: megabytes(candidate, model) for way, candidate in of_keras.items()}
     title = f"{name}: {len(model.layers)} layers, weights of {model.count_params() * 4 / 2**20:.0f} MiB"
-    table = Table("way", "median ms", "of build_submodel", "MiB", title=title)
+    table = Table("way", "median ms", "of build_submodel", "graph MiB", "new weights MiB", title=title)
     for way in seconds:
         ratio = seconds[way] / seconds[SUBMODEL]
-        table.add_row(way, f"{seconds[way] * 1000:.1f}", f"{ratio:.2f}", f"{memory[way]:.1f}")
+        table.add_row(way, f"{seconds[way] * 1000:.1f}", f"{ratio:.2f}", *(f"{one:.1f}" for one in memory[way]))
     Console(width=100).print(table)
 
 

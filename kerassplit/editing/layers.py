@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph.internals.layers import all_layers, is_unused
+from kerassplit.graph.internals.layers import all_layers
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.text import unique
 
@@ -28,10 +28,8 @@ class Names:
         self._seen: dict[int, Any] = {}
 
     def give(self, layer: Any, name: str | None = None) -> None:
-        """Gives a new layer without weights this name, or its own; if it is taken, with a number."""
-        if not isinstance(layer, keras.Layer) or id(layer) in self._own or id(layer) in self._seen:
-            return
-        if not is_unused(layer):
+        """Gives an unbuilt new layer this name, or its own; if it is taken, with a number."""
+        if not isinstance(layer, keras.Layer) or layer.built or id(layer) in self._own or id(layer) in self._seen:
             return
         self._seen[id(layer)] = layer
         layer.name = unique(name or layer.name, self._taken)

@@ -12,7 +12,6 @@ from kerassplit.editing.layers import Names, calling, has_automatic_name, made_b
 from kerassplit.editing.steps import Edits, Replacement
 from kerassplit.editing.weights import carry_over
 from kerassplit.errors import SplitError
-from kerassplit.graph.internals.layers import is_unused
 from kerassplit.graph.model_graph import Call, Nest
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import resolve_calls
@@ -73,7 +72,7 @@ def replace(
             made[key] = _new(item.operation, new)
     pairs = [(item, made[id(item.operation), id(new)]) for item, new in chosen.values()]
     pairs = [(item, new) for item, new in pairs if new is not None and new is not item.operation]
-    unbuilt = {id(new): new for _, new in pairs if isinstance(new, keras.Layer) and is_unused(new)}
+    unbuilt = {id(new): new for _, new in pairs if isinstance(new, keras.Layer) and not new.built}
     olds = {
         key: list({id(item.operation): item.operation for item, new in pairs if id(new) == key}.values())
         for key in unbuilt

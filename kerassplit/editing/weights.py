@@ -12,13 +12,12 @@ def carry_over(old: Any, new: keras.Layer) -> list[str]:
         The weights of the new layer that stay as they were made although the old layer has weights, in words.
     """
     theirs = {_path(old, weight): weight for weight in getattr(old, "variables", ())}
-    named = set(map(id, new.weights)) if getattr(old, "weights", ()) else set()  # without states of random numbers
     left = []
     for weight in new.variables:
         source = theirs.get(_path(new, weight))
         if source is not None and tuple(source.shape) == tuple(weight.shape):
             weight.assign(keras.ops.copy(source.value))
-        elif id(weight) in named:
+        elif theirs and not isinstance(weight, keras.random.SeedGenerator):
             had = "" if source is None else f", which was {tuple(source.shape)}"
             left.append(f"{new.name}/{_path(new, weight)} {tuple(weight.shape)}{had}")
     return left

@@ -78,11 +78,6 @@ def operation_names(functional: Functional) -> set[str]:
     return names
 
 
-def is_unused(layer: keras.Layer) -> bool:
-    """True if a layer has no weights yet and was never called on a symbolic tensor."""
-    return not layer.weights and not layer._inbound_nodes
-
-
 def renamed(operation: keras.Operation, name: str) -> keras.Operation:
     """Returns a copy of an operation (not a layer) under another name, without calls."""
     twin = object.__new__(type(operation))
