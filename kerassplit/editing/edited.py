@@ -183,10 +183,7 @@ class _Edited:
 
     def _arguments(self, item: Call | Nest) -> tuple[Any, dict[str, Any]]:
         """Returns the arguments of a call without the masks that Keras finds by itself."""
-        args = item.arguments.args
-        kwargs = {
-            key: value for key, value in item.arguments.kwargs.items() if value is not None or not key.endswith("mask")
-        }
+        args, kwargs = item.arguments.args, dict(item.arguments.kwargs)
         if not any(map(has_mask, item.arguments.keras_tensors)):
             return args, kwargs
         for name in [name for name in kwargs if name.endswith("mask")]:
