@@ -22,7 +22,7 @@ from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.process_state import deep_recursion, lock
 from kerassplit.graph.internals.shared_nodes import SharedNodes, forget_calls_on
-from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, set_mask
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask, stand_in
 from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
@@ -52,6 +52,7 @@ class Builder:
         self._twins: dict[int, tuple[keras.Operation, keras.Operation]] = {}  # by `id`: an operation and its twin
         self._with_masks: dict[tuple[int, int], keras.KerasTensor] = {}
         self._names_of_masked: set[str] = set()
+        self._source = keras.Operation(name="given")  # of stand-ins
         self._finished = False
 
     def __enter__(self) -> "Builder":
@@ -137,13 +138,13 @@ class Builder:
             UnsupportedModelError: The function uses tensors that it is not given, or a layer has the name of another
                 one.
         """
-        stand_ins = [_input_like(symbol) for symbol in given]
+        stand_ins = [stand_in(symbol, self._source) for symbol in given]
         known = dict(zip(map(id, stand_ins), given, strict=True))
-        for stand_in, symbol in zip(stand_ins, given, strict=True):
+        for twin, symbol in zip(stand_ins, given, strict=True):
             if has_mask(symbol):
-                mask = keras.Input(batch_shape=mask_of(symbol).shape, dtype="bool")
-                set_mask(stand_in, mask)
-                known[id(mask)] = mask_of(symbol)
+                mask = stand_in(mask_of(symbol), self._source)
+                set_mask(twin, mask)
+                known[id(mask)] = original(mask_of(symbol))  # a mask on a tensor may be a copy
         masks = [mask_of(one) for one in stand_ins if has_mask(one)]
         with lock, deep_recursion():
             try:
@@ -270,7 +271,3 @@ class Builder:
             node.weaken_refs(released)
         self._finished = True
         return model
-
-
-def _input_like(symbol: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype, sparse=symbol.sparse, ragged=symbol.ragged)
