@@ -4,15 +4,16 @@ What an edit does not change is repeated without running Keras: the same layers,
 wherever a shape, a dtype or a mask differs from the model's, Keras calls the layers again and infers them.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 
-from kerassplit.cutting.adapters import fits
 from kerassplit.cutting.submodel import FLAT_COPIES, model_name, rebuilt
 from kerassplit.editing.marks import mark, mark_of
-from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_of
+from kerassplit.editing.refusals import check_samples, refused
+from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_inside, steps_of
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import check_call
@@ -40,7 +41,7 @@ def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
         try:
             return _Edited(graph, edits, opened, recordings).built(name)
         except _NestChangedError as changed:
-            opened.add(changed.nest)
+            opened |= changed.nests
 
 
 def own_copy(model: keras.Model) -> keras.Model:
@@ -53,11 +54,11 @@ def own_copy(model: keras.Model) -> keras.Model:
 
 
 class _NestChangedError(Exception):
-    """A nested model receives another shape, so it cannot stay one call."""
+    """Nested models receive other shapes, so they cannot stay one call."""
 
-    def __init__(self, nest: int):
+    def __init__(self, nests: Iterable[int]):
         super().__init__()
-        self.nest = nest
+        self.nests = set(nests)
 
 
 class _Edited:
@@ -93,13 +94,21 @@ class _Edited:
         graph = self.graph
         with self.builder as builder:
             unchanged: list[Call | Nest] = []
-            for step in self.steps:
+            waiting, opened = deque(self.steps), set()
+            while waiting:
+                step = waiting.popleft()
                 if isinstance(step.does, (Call, Nest)) and not step.own and step.takes.isdisjoint(self.differing):
                     unchanged.append(step.does)
                     continue
                 builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
                 unchanged = []
-                self._do(step)
+                try:
+                    self._do(step)
+                except _NestChangedError as changed:  # goes on, to find the others in the same attempt
+                    opened |= changed.nests
+                    waiting.extendleft(reversed(steps_inside(graph, step)))
+            if opened:
+                raise _NestChangedError(opened)
             builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
             inputs = keras.tree.map_structure(lambda tensor: -1 - tensor, graph.inputs)
             symbols = {**self.symbols, **{-1 - tensor: symbol for tensor, symbol in self.sources.items()}}
@@ -168,15 +177,16 @@ class _Edited:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
         operation = item.operation
         if isinstance(item, Nest):
-            for tensor, own in zip(item.given, item.operation.inputs, strict=True):
-                symbol = self._given(step, tensor) if tensor in self.symbols else own
-                if not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype:
-                    raise _NestChangedError(next(i for i, nest in enumerate(self.graph.nests) if nest is item))
+            given = [self._given(step, tensor) if tensor in self.symbols else None for tensor in item.given]
+            if not all(map(_takes, item.operation.inputs, given)):
+                raise _NestChangedError({next(i for i, nest in enumerate(self.graph.nests) if nest is item)})
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             fitting = self.adapt(item, args, kwargs)
             check_call(fitting, args, kwargs)
-            return fitting(*args, **kwargs)
+            made = fitting(*args, **kwargs)
+            check_samples(self.graph, item, args, made)
+            return made
 
         try:
             operations = self._call(step, item, checked)
@@ -235,23 +245,12 @@ class _Edited:
         return has_mask(symbol) or has_mask(old) or (symbol.shape, symbol.dtype) != (old.shape, old.dtype)
 
 
-def refused(item: Call | Nest, before: Any, now: Any, error: Exception) -> UnsupportedModelError:
-    """Returns the error for a layer that cannot be called on another shape, with ways out."""
-    reason = str(error).partition("\n")[0].rstrip(".")
-    remedy = "Replace it in the same way (`kerassplit.replace`), or put a layer before it that makes the shape fit."
-    if isinstance(item.operation, keras.layers.Dense) or getattr(item.operation, "kernel", None) is not None:
-        remedy = (
-            "Its weights are for one size only. Where a `Flatten` stands before it, `GlobalAveragePooling2D` takes any "
-            "size but needs other weights; `keras.layers.Resizing` as first layer brings inputs to the old size."
-        )
-    return UnsupportedModelError(
-        f"'{item.name}' ({type(item.operation).__name__}) takes {_shapes(before)} in the model and would receive "
-        f"{_shapes(now)}, which it cannot take: {reason}. {remedy}"
-    )
-
-
-def _shapes(shapes: Any) -> str:
-    return ", ".join(str(tuple(shape)) for shape in shapes)
+def _takes(own: keras.KerasTensor, given: keras.KerasTensor | None) -> bool:
+    """True if an input of a nested model takes all sizes that a tensor may have, or nothing."""
+    if given is None:
+        return True
+    sides = zip(own.shape, given.shape, strict=False)
+    return own.dtype == given.dtype and len(own.shape) == len(given.shape) and all(a in (None, b) for a, b in sides)
 
 
 def _index(mask: Any, item: Call | Nest) -> Any:

@@ -10,7 +10,7 @@ from kerassplit.graph.internals.layers import functional_of
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.process_state import deep_recursion, lock
 from kerassplit.graph.internals.shared_nodes import forget_calls_on
-from kerassplit.graph.internals.symbols import has_mask, maker_of, mask_of, set_mask
+from kerassplit.graph.internals.symbols import has_mask, maker_of, mask_of, set_mask, stand_in
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def record(function: Callable[..., Any], like: Sequence[keras.KerasTensor]) -> R
 
     The nodes are removed from the operations that are called.
     """
-    given = [_input_like(symbol) for symbol in like]
+    source = keras.Operation(name="given")
+    given = [_like(symbol, source) for symbol in like]
     masks = [mask_of(symbol) for symbol in given if has_mask(symbol)]
     with lock, deep_recursion():
         try:
@@ -50,11 +51,11 @@ def record(function: Callable[..., Any], like: Sequence[keras.KerasTensor]) -> R
     return Recording(given, made, nodes)
 
 
-def _input_like(symbol: keras.KerasTensor) -> keras.KerasTensor:
-    twin = keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype, sparse=_is_sparse(symbol), ragged=symbol.ragged)
-    mask = mask_of(symbol)
-    if mask is not None:
-        set_mask(twin, keras.Input(batch_shape=mask.shape, dtype="bool"))
+def _like(symbol: keras.KerasTensor, source: keras.Operation) -> keras.KerasTensor:
+    plain = keras.KerasTensor(symbol.shape, dtype=symbol.dtype)
+    twin = stand_in(plain if symbol.sparse and not _is_sparse(symbol) else symbol, source)
+    if has_mask(symbol):
+        set_mask(twin, stand_in(mask_of(symbol), source))
     return twin
 
 
