@@ -27,8 +27,10 @@ from kerassplit.graph.recording import Recording, record
 from kerassplit.text import safe_name, unique
 
 
-def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
+def edited(graph: Graph, edits: Edits, name: str | None, outputs: Any = None) -> keras.Model:
     """Returns the edited model, under the model's name by default; its layers are the model's own.
+
+    `outputs` is the structure of its outputs, of tensors and of insertions that give one; by default the model's own.
 
     Raises:
         UnsupportedModelError: A layer cannot be called on what it receives now, or has the name of another one.
@@ -36,10 +38,10 @@ def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
     """
     name = graph.model.name if name is None else model_name(name)
     opened: set[int] = set()
-    recordings: dict[int, Recording] = {}
+    recordings: dict[Insertion, Recording] = {}
     while True:
         try:
-            return _Edited(graph, edits, opened, recordings).built(name)
+            return _Edited(graph, edits, opened, recordings).built(name, graph.outputs if outputs is None else outputs)
         except _NestChangedError as changed:
             opened |= changed.nests
 
@@ -68,15 +70,17 @@ class _Edited:
         symbols: From the model's tensors to the symbolic tensors of the edited model.
         differing: Those of these that differ from the model's in shape, dtype or mask.
         masked: Tensors that Keras masks by itself.
-        recordings: What earlier attempts inserted, by tensor: users' functions are called once.
+        recordings: What earlier attempts inserted: users' functions are called once.
+        inserted: What insertions give, each the first of its tensors.
     """
 
-    def __init__(self, graph: Graph, edits: Edits, opened: Iterable[int], recordings: dict[int, Recording]):
+    def __init__(self, graph: Graph, edits: Edits, opened: Iterable[int], recordings: dict[Insertion, Recording]):
         self.graph, self.adapt, self.recordings = graph, edits.adapt, recordings
         self.steps = steps_of(graph, edits, opened)
         items = [step.does for step in self.steps if isinstance(step.does, (Call, Nest))]
         taken = {item.operation.name for item in items}
         self.symbols: dict[int, keras.KerasTensor] = {}
+        self.inserted: dict[Insertion, keras.KerasTensor] = {}
         self.differing: set[int] = set()
         for tensor in dict.fromkeys(graph.flat_inputs()):
             name = unique(safe_name(graph.tensors[tensor].name), taken)
@@ -89,8 +93,8 @@ class _Edited:
         self.masked = masked_tensors(graph, items, self.symbols)
         self.builder = Builder(copies=FLAT_COPIES)
 
-    def built(self, name: str) -> keras.Model:
-        """Builds the model."""
+    def built(self, name: str, outputs: Any) -> keras.Model:
+        """Builds the model with these outputs, a structure of tensors and insertions."""
         graph = self.graph
         with self.builder as builder:
             unchanged: list[Call | Nest] = []
@@ -111,8 +115,9 @@ class _Edited:
                 raise _NestChangedError(opened)
             builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
             inputs = keras.tree.map_structure(lambda tensor: -1 - tensor, graph.inputs)
-            symbols = {**self.symbols, **{-1 - tensor: symbol for tensor, symbol in self.sources.items()}}
-            return builder.model(symbols, inputs, graph.outputs, name, like=graph.model)
+            sources = {-1 - tensor: symbol for tensor, symbol in self.sources.items()}
+            symbols = {**self.symbols, **self.inserted, **sources}
+            return builder.model(symbols, inputs, outputs, name, like=graph.model)
 
     def _do(self, step: Step) -> None:
         """Makes an edit, or repeats a call that receives other tensors than in the model."""
@@ -130,10 +135,11 @@ class _Edited:
 
     def _insert(self, step: Step, does: Insertion) -> None:
         given = [self._given(step, tensor) for tensor in does.takes]
-        if does.takes[0] not in self.recordings:
-            self.recordings[does.takes[0]] = record(does.function, given)
-        recording = self.recordings[does.takes[0]]
+        if does not in self.recordings:
+            self.recordings[does] = record(does.function, given)
+        recording = self.recordings[does]
         made = self.builder.repeat(recording, given)
+        self.inserted[does] = made[0]
         mark(recording.operations, "inserted")
         for tensor, symbol in zip(does.takes, made, strict=True):
             if does.into is None:
