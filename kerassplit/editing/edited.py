@@ -215,7 +215,7 @@ class _Edited:
         nodes, _ = walk([mask], known)
         if not any(node.is_input for node in nodes):
             self.builder.add_nodes(nodes, known)
-            set_mask(symbol, copy_with_history(known[id(mask)]))
+            set_mask(symbol, copy_with_history(known[id(mask) if id(mask) in known else id(original(mask))]))
         return symbol
 
     def _set(self, tensor: int, symbol: keras.KerasTensor) -> None:

@@ -13,6 +13,7 @@ from kerassplit.editing.layers import Names, calling, made_by
 from kerassplit.editing.steps import Edits, Insertion
 from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph.internals.layers import functional_of, is_new
+from kerassplit.graph.masks import tensor_of_mask
 from kerassplit.graph.model_graph import Graph, Nest
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.recording import new_layers
@@ -53,7 +54,7 @@ def insert(
 
     Raises:
         UnsupportedModelError: The layer cannot be called on the tensor, or a layer after it on the result, or it has
-            the name of another layer.
+            the name of another layer; or the tensor is a mask that Keras attaches to another one.
         SplitError: `layer` is no layer or function, or `into` names no call that uses the tensor.
         UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.
 
@@ -98,6 +99,7 @@ def _function(graph: Graph, tensors: Sequence[int], layer: Any, names: Names) ->
         one = made_by(layer, symbols[0], "`layer`")
         if one is None:
             return symbols
+        _refuse_masks(graph, tensors)
         if isinstance(one, keras.KerasTensor):
             for new in new_layers(symbols, one):
                 names.give(new)
@@ -120,6 +122,19 @@ def _function(graph: Graph, tensors: Sequence[int], layer: Any, names: Names) ->
         return made
 
     return called
+
+
+def _refuse_masks(graph: Graph, tensors: Sequence[int]) -> None:
+    """Refuses masks that Keras attaches to tensors: layers find them there, whatever else is made of them."""
+    for tensor in range(len(graph.tensors)):
+        mask = tensor_of_mask(graph, tensor)
+        if mask in tensors:
+            name, owner = graph.names([mask, tensor])
+            raise UnsupportedModelError(
+                f"'{name}' is the mask that Keras attaches to '{owner}', and layers find it there. To change it, insert "
+                f"a layer after '{owner}' that computes another mask (`compute_mask`); for '{name}' itself, let the "
+                "function return None."
+            )
 
 
 def _packed(layer: Any, symbols: Sequence[keras.KerasTensor]) -> Any:
