@@ -13,7 +13,7 @@ from kerassplit.editing.layers import Names, calling, made_by
 from kerassplit.editing.steps import Edits, Insertion
 from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph.internals.layers import functional_of, is_new
-from kerassplit.graph.masks import tensor_of_mask
+from kerassplit.graph.masks import mask_calls
 from kerassplit.graph.model_graph import Graph, Nest
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.recording import new_layers
@@ -54,7 +54,7 @@ def insert(
 
     Raises:
         UnsupportedModelError: The layer cannot be called on the tensor, or a layer after it on the result, or it has
-            the name of another layer; or the tensor is a mask that Keras attaches to another one.
+            the name of another layer; or nothing would receive the result.
         SplitError: `layer` is no layer or function, or `into` names no call that uses the tensor.
         UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.
 
@@ -99,7 +99,7 @@ def _function(graph: Graph, tensors: Sequence[int], layer: Any, names: Names) ->
         one = made_by(layer, symbols[0], "`layer`")
         if one is None:
             return symbols
-        _refuse_masks(graph, tensors)
+        _refuse_idle(graph, tensors)
         if isinstance(one, keras.KerasTensor):
             for new in new_layers(symbols, one):
                 names.give(new)
@@ -124,16 +124,22 @@ def _function(graph: Graph, tensors: Sequence[int], layer: Any, names: Names) ->
     return called
 
 
-def _refuse_masks(graph: Graph, tensors: Sequence[int]) -> None:
-    """Refuses masks that Keras attaches to tensors: layers find them there, whatever else is made of them."""
-    for tensor in range(len(graph.tensors)):
-        mask = tensor_of_mask(graph, tensor)
-        if mask in tensors:
-            name, owner = graph.names([mask, tensor])
+def _refuse_idle(graph: Graph, tensors: Sequence[int]) -> None:
+    """Refuses tensors whose users would not receive what is inserted, or that have none."""
+    masks = mask_calls(graph)
+    outputs = graph.flat_outputs()
+    for tensor in tensors:
+        found = graph.tensors[tensor]
+        if tensor not in outputs and found.call in masks:
             raise UnsupportedModelError(
-                f"'{name}' is the mask that Keras attaches to '{owner}', and layers find it there. To change it, insert "
-                f"a layer after '{owner}' that computes another mask (`compute_mask`); for '{name}' itself, let the "
-                "function return None."
+                f"'{found.name}' is, or is only used for, a mask that Keras attaches to a tensor by itself. To change "
+                "it, insert a layer after that tensor that computes another mask (`compute_mask`); to leave it alone, "
+                "let the function return None."
+            )
+        if tensor not in outputs and not found.users:
+            raise UnsupportedModelError(
+                f"'{found.name}' is not used and no output of the model, so nothing would receive what is inserted. "
+                "Name another tensor; to leave it alone, let the function return None."
             )
 
 
