@@ -19,7 +19,7 @@ from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import check_call
 from kerassplit.graph.internals.layers import found_masks
 from kerassplit.graph.internals.nodes import walk
-from kerassplit.graph.internals.symbols import copy_with_history, has_mask, mask_of, original, set_mask
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import masked_tensors, tensor_of_mask
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.reading import read_graph
@@ -167,7 +167,10 @@ class _Edited:
             return function(*filled[0], **filled[1])
 
         given = [self._given(step, tensor) for tensor in tensors]
-        recording = record(on_arguments, given)
+        finds = {item.scope.get(id(leaf)) for leaf in leaves if has_mask(leaf)}
+        lost = {tensor for tensor in tensors if has_mask(self.graph.tensors[tensor].symbol)} - finds  # to attention
+        like = [bare(symbol) if tensor in lost else symbol for tensor, symbol in zip(tensors, given, strict=True)]
+        recording = record(on_arguments, like)
         made, results = keras.tree.flatten(self.builder.repeat(recording, given)), self.graph.results(item)
         if len(made) != len(results):
             raise UnsupportedModelError(
@@ -231,7 +234,7 @@ class _Edited:
         nodes, _ = walk([mask], known)
         if not any(node.is_input for node in nodes):
             self.builder.add_nodes(nodes, known)
-            set_mask(symbol, copy_with_history(known[id(mask)]))
+            set_mask(symbol, copy_with_history(known[id(mask) if id(mask) in known else id(original(mask))]))
         return symbol
 
     def _set(self, tensor: int, symbol: keras.KerasTensor) -> None:
