@@ -48,6 +48,7 @@ def with_input_shape(
             dtype, too; whole numbers are cast to the old dtype, if that is a float.
         resize: How to interpolate position embeddings, which have a row for each position of the old size:
             `"bilinear"`, `"bicubic"`, `"nearest"`, `"lanczos3"` or `"lanczos5"`. `None` refuses them.
+            As many positions in another grid need no other table, so they keep their rows.
         copy_weights: Give the result its own layers and variables, with equal values.
         name: Name of the result; by default the model's.
 

@@ -11,7 +11,9 @@ from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.model_graph import Call, Graph, Nest
 
 Shape = Sequence[int | None]
-_BEFORE_REASON = re.compile(r"Exception encountered when calling [^\n]*\n+|is incompatible with the layer: ")
+_BEFORE_REASON = re.compile(
+    r"Exception encountered when calling [^\n]*\n+|Error encountered:\n+|is incompatible with the layer: "
+)
 
 
 def refused(
