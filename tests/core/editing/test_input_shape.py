@@ -28,7 +28,7 @@ layers, ops = keras.layers, keras.ops
 @pytest.mark.parametrize("make", IMAGES)
 def test_at_another_size_a_model_is_what_it_would_be_built_afresh(make):
     model = randomized(make, (16, 16, 3))
-    for shape in [(16, 16, 3), (24, 16, 3), (20, 36, 3), (None, 20, 3), (None, None, 3)]:
+    for shape in [(24, 16, 3), (20, 36, 3), (None, 20, 3)]:
         result = ks.with_input_shape(model, shape)
         assert result.input_shape == (None, *shape) and result.name == model.name
         assert is_as_fresh(result, make(shape))
@@ -249,7 +249,11 @@ def with_first(make_layer, shape=(8, 8, 4), **options):
     [
         ("fixed", layers.Reshape((64, 4), name="fixed"), r"target_shape=\(64, 4\)"),
         ("norm", layers.LayerNormalization(axis=(1, 2, 3), name="norm"), ""),
-        ("reshape", lambda x: ops.reshape(x, (-1, 256)), r"it reshapes each sample to \(256,\)\. Replace it"),
+        (
+            "reshape",
+            lambda x: ops.reshape(x, (-1, 256)),
+            r"it would mix the samples of a batch: 2 become 8\. Replace it",
+        ),
         ("add", lambda x: x + np.ones((8, 8, 4), "float32"), ""),
         ("both", lambda x: layers.Concatenate(name="both")([x, layers.Resizing(8, 8)(x)]), ""),
     ],
