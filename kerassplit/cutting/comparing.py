@@ -208,12 +208,24 @@ def _differing_settings(one: keras.Layer, other: keras.Layer) -> dict[str, tuple
         configs = [layer.get_config() for layer in (one, other)]
     except Exception:  # a layer of the user's without a configuration
         return {}
-    texts = [
-        {key: shortened(repr(value), 60) for key, value in config.items() if key != "name" and "initializer" not in key}
-        for config in configs
-    ]
+    ours, theirs = (dict(_leaves(config)) for config in configs)
     return {
-        key: (texts[0].get(key, "-"), texts[1].get(key, "-"))
-        for key in dict.fromkeys([*texts[0], *texts[1]])
-        if texts[0].get(key) != texts[1].get(key)
+        key: tuple(shortened(repr(leaves[key]), 60) if key in leaves else "-" for leaves in (ours, theirs))
+        for key in dict.fromkeys([*ours, *theirs])
+        if repr(ours.get(key, _leaves)) != repr(theirs.get(key, _leaves))
     }
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the settings in a configuration and in its objects (`dtype.name`), except for the names of layers."""
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+        value = {"class": value.get("class_name"), **value["config"]}
+    if isinstance(value, dict) and value:
+        for key, one in value.items():
+            if "initializer" not in key and not (key == "name" and "trainable" in value):
+                yield from _leaves(one, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
+        for place, one in enumerate(value):
+            yield from _leaves(one, f"{path}.{place}")
+    else:
+        yield path, value

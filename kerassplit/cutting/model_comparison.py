@@ -128,9 +128,13 @@ class Comparison(AnyReceipt):
         else:
             most = f"the largest difference is {self.max_difference:.3g} ({self.tolerance:g} allowed)"
             said = [f"{both} agree in {len(self.comparisons)} tensors; {most}."]
-        for name, only in ((self.model, self.only_in_model), (self.other, self.only_in_other)):
+        same = self.model == self.other
+        for place, name, only in (
+            ("first", self.model, self.only_in_model),
+            ("second", self.other, self.only_in_other),
+        ):
             if only:
-                said.append(f"Only in '{name}': {listed(only)}.")
+                said.append(f"Only in {f'the {place}' if same else repr(name)}: {listed(only)}.")
         return printable(" ".join(said))
 
     def _made_by(self, tensor: TensorInBoth) -> str:

@@ -16,12 +16,13 @@ from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import check_call
-from kerassplit.graph.internals.layers import found_masks, functional_of
+from kerassplit.graph.internals.layers import found_masks
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.symbols import copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import masked_tensors, tensor_of_mask
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.reading import read_graph
+from kerassplit.graph.recording import Recording, record
 from kerassplit.text import safe_name, unique
 
 
@@ -33,12 +34,13 @@ def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
         SplitError: `name` is not a valid model name; or what is inserted would depend on itself.
     """
     name = graph.model.name if name is None else model_name(name)
-    apart: set[int] = set()
+    opened: set[int] = set()
+    recordings: dict[int, Recording] = {}
     while True:
         try:
-            return _Edited(graph, edits, apart).built(name)
+            return _Edited(graph, edits, opened, recordings).built(name)
         except _NestChangedError as changed:
-            apart.update(changed.calls)
+            opened.add(changed.nest)
 
 
 def own_copy(model: keras.Model) -> keras.Model:
@@ -53,9 +55,9 @@ def own_copy(model: keras.Model) -> keras.Model:
 class _NestChangedError(Exception):
     """A nested model receives another shape, so it cannot stay one call."""
 
-    def __init__(self, calls: Iterable[int]):
+    def __init__(self, nest: int):
         super().__init__()
-        self.calls = calls
+        self.nest = nest
 
 
 class _Edited:
@@ -65,11 +67,12 @@ class _Edited:
         symbols: From the model's tensors to the symbolic tensors of the edited model.
         differing: Those of these that differ from the model's in shape, dtype or mask.
         masked: Tensors that Keras masks by itself.
+        recordings: What earlier attempts inserted, by tensor: users' functions are called once.
     """
 
-    def __init__(self, graph: Graph, edits: Edits, apart: Iterable[int]):
-        self.graph, self.adapt = graph, edits.adapt
-        self.steps = steps_of(graph, edits, apart)
+    def __init__(self, graph: Graph, edits: Edits, opened: Iterable[int], recordings: dict[int, Recording]):
+        self.graph, self.adapt, self.recordings = graph, edits.adapt, recordings
+        self.steps = steps_of(graph, edits, opened)
         items = [step.does for step in self.steps if isinstance(step.does, (Call, Nest))]
         taken = {item.operation.name for item in items}
         self.symbols: dict[int, keras.KerasTensor] = {}
@@ -117,8 +120,12 @@ class _Edited:
             self.symbols.update({tensor: own[tensor] for tensor in step.makes})
 
     def _insert(self, step: Step, does: Insertion) -> None:
-        made, operations = self.builder.call(does.function, [self._given(step, tensor) for tensor in does.takes])
-        mark(operations, "inserted")
+        given = [self._given(step, tensor) for tensor in does.takes]
+        if does.takes[0] not in self.recordings:
+            self.recordings[does.takes[0]] = record(does.function, given)
+        recording = self.recordings[does.takes[0]]
+        made = self.builder.repeat(recording, given)
+        mark(recording.operations, "inserted")
         for tensor, symbol in zip(does.takes, made, strict=True):
             if does.into is None:
                 self._set(tensor, symbol)
@@ -144,8 +151,9 @@ class _Edited:
             )
             return function(*filled[0], **filled[1])
 
-        made, operations = self.builder.call(on_arguments, [self._given(step, tensor) for tensor in tensors])
-        made, results = keras.tree.flatten(made), self.graph.results(item)
+        given = [self._given(step, tensor) for tensor in tensors]
+        recording = record(on_arguments, given)
+        made, results = keras.tree.flatten(self.builder.repeat(recording, given)), self.graph.results(item)
         if len(made) != len(results):
             raise UnsupportedModelError(
                 f"'{item.name}' produces {len(results)} tensors, and what replaces it {len(made)}. Replace it by "
@@ -154,17 +162,16 @@ class _Edited:
         for (tensor, _), symbol in zip(results, made, strict=True):
             if tensor >= 0:
                 self._set(tensor, symbol)
-        return operations
+        return recording.operations
 
     def _call_again(self, step: Step, item: Call | Nest) -> None:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
         operation = item.operation
         if isinstance(item, Nest):
-            inner = functional_of(operation)
-            given = [self._given(step, tensor) for tensor in item.given if tensor in self.symbols]
-            pairs = zip(given, inner.inputs, strict=False)
-            if any(not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype for symbol, own in pairs):
-                raise _NestChangedError(item.calls)
+            for tensor, own in zip(item.given, item.operation.inputs, strict=True):
+                symbol = self._given(step, tensor) if tensor in self.symbols else own
+                if not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype:
+                    raise _NestChangedError(next(i for i, nest in enumerate(self.graph.nests) if nest is item))
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             fitting = self.adapt(item, args, kwargs)
@@ -184,8 +191,6 @@ class _Edited:
     def _arguments(self, item: Call | Nest) -> tuple[Any, dict[str, Any]]:
         """Returns the arguments of a call without the masks that Keras finds by itself."""
         args, kwargs = item.arguments.args, dict(item.arguments.kwargs)
-        if not any(map(has_mask, item.arguments.keras_tensors)):
-            return args, kwargs
         for name in [name for name in kwargs if name.endswith("mask")]:
             others = {one: value for one, value in kwargs.items() if one != name}
             found = found_masks(item.operation, args, others).get(name)

@@ -120,6 +120,7 @@ def _function(graph: Graph, tensors: Sequence[int], layer: Any, names: Names) ->
 
 def _packed(layer: Any, symbols: Sequence[keras.KerasTensor]) -> Any:
     """Returns tensors in the structure that a layer or model takes."""
-    if functional_of(layer) is not None and len(layer.inputs) == len(symbols):
-        return keras.tree.pack_sequence_as(layer.input, list(symbols))
+    functional = functional_of(layer)
+    if functional is not None and len(functional.inputs) == len(symbols):
+        return keras.tree.pack_sequence_as(functional.input, list(symbols))
     return symbols[0] if len(symbols) == 1 else list(symbols)

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph.internals.layers import all_layers
+from kerassplit.graph.internals.layers import all_layers, is_new
 from kerassplit.graph.model_graph import Call, Graph, Nest
-from kerassplit.text import unique
+from kerassplit.text import snake_case, unique
 
 
 class Names:
@@ -28,8 +28,9 @@ class Names:
         self._seen: dict[int, Any] = {}
 
     def give(self, layer: Any, name: str | None = None) -> None:
-        """Gives an unbuilt new layer this name, or its own; if it is taken, with a number."""
-        if not isinstance(layer, keras.Layer) or layer.built or id(layer) in self._own or id(layer) in self._seen:
+        """Gives a new layer this name, or its own; if it is taken, with a number."""
+        ours = id(layer) in self._own or id(layer) in self._seen
+        if ours or not isinstance(layer, keras.Layer) or not is_new(layer):
             return
         self._seen[id(layer)] = layer
         layer.name = unique(name or layer.name, self._taken)
@@ -37,9 +38,7 @@ class Names:
 
 def has_automatic_name(layer: keras.Layer) -> bool:
     """True if a layer's name looks like one that Keras made from its class."""
-    plain = re.sub(r"\W+", "", type(layer).__name__)
-    snake = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z0-9]+)", r"\1_\2", plain)).lower()
-    return re.fullmatch(rf"{re.escape(snake)}(_\d+)?", layer.name) is not None
+    return re.fullmatch(rf"{snake_case(type(layer).__name__)}(_\d+)?", layer.name) is not None
 
 
 @contextmanager

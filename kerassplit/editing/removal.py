@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -42,16 +43,25 @@ def remove(model: keras.Model, names: Any, *, copy_weights: bool = False, name: 
     items = resolve_calls(graph, names)
     for item in items:
         _check(graph, item)
-    replacements = [Replacement(item, lambda x, **_: x) for item in items]
+    replacements = [Replacement(item, _bypass) for item in items]
     result = edited(graph, Edits(replacements=replacements), name)
     return own_copy(result) if copy_weights else result
 
 
+def _bypass(*args: Any, **kwargs: Any) -> Any:
+    """Returns the one tensor that a call takes."""
+    return _given(args, kwargs)[0]
+
+
+def _given(args: Any, kwargs: Mapping[str, Any]) -> list[keras.KerasTensor]:
+    """Returns the tensors among the arguments of a call, without masks."""
+    others = [value for name, value in kwargs.items() if not name.endswith("mask")]
+    return [one for one in keras.tree.flatten((args, others)) if isinstance(one, keras.KerasTensor)]
+
+
 def _check(graph: Graph, item: Call | Nest) -> None:
     """Refuses a call that cannot be bypassed."""
-    masks = {f"{one}" for one in item.arguments.kwargs if one.endswith("mask")}
-    args = item.arguments.args, {key: value for key, value in item.arguments.kwargs.items() if key not in masks}
-    given = [one for one in keras.tree.flatten(args) if isinstance(one, keras.KerasTensor)]
+    given = _given(item.arguments.args, item.arguments.kwargs)
     made = [symbol for _, symbol in graph.results(item)]
     if len(given) == len(made) == 1 and (given[0].shape, given[0].dtype) == (made[0].shape, made[0].dtype):
         return

@@ -12,6 +12,7 @@ from kerassplit.editing.layers import Names, calling, has_automatic_name, made_b
 from kerassplit.editing.steps import Edits, Replacement
 from kerassplit.editing.weights import carry_over
 from kerassplit.errors import SplitError
+from kerassplit.graph.internals.layers import is_new
 from kerassplit.graph.model_graph import Call, Nest
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import resolve_calls
@@ -72,18 +73,18 @@ def replace(
             made[key] = _new(item.operation, new)
     pairs = [(item, made[id(item.operation), id(new)]) for item, new in chosen.values()]
     pairs = [(item, new) for item, new in pairs if new is not None and new is not item.operation]
-    unbuilt = {id(new): new for _, new in pairs if isinstance(new, keras.Layer) and not new.built}
+    fresh = {id(new): new for _, new in pairs if isinstance(new, keras.Layer) and is_new(new)}
     olds = {
         key: list({id(item.operation): item.operation for item, new in pairs if id(new) == key}.values())
-        for key in unbuilt
+        for key in fresh
     }
     names = Names(graph, [item for item, _ in pairs])
-    for key, new in unbuilt.items():
+    for key, new in fresh.items():
         takes_name = len(olds[key]) == 1 and has_automatic_name(new)
         names.give(new, olds[key][0].name if takes_name else None)
     replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
     result = edited(graph, Edits(replacements=replacements), name)
-    left = [text for key, new in unbuilt.items() if len(olds[key]) == 1 for text in carry_over(olds[key][0], new)]
+    left = [text for key, new in fresh.items() if len(olds[key]) == 1 for text in carry_over(olds[key][0], new)]
     if left:
         warn(f"Weights that new layers could not get from those that they replace: {listed(left)}.")
     return own_copy(result) if copy_weights else result

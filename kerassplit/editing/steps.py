@@ -88,10 +88,10 @@ class Step:
         return insertion.into is None or not self.calls.isdisjoint(insertion.into)
 
 
-def steps_of(graph: Graph, edits: Edits, apart: Iterable[int]) -> list[Step]:
+def steps_of(graph: Graph, edits: Edits, opened: Iterable[int]) -> list[Step]:
     """Returns the steps that build the edited model, in order; each stands after those that it needs.
 
-    A nested model stays one call if no edit is inside it, unless one of its calls is in `apart`.
+    A nested model stays one call if no edit is inside it, unless it is in `opened`.
 
     Raises:
         SplitError: What is inserted depends on something that it is to go into.
@@ -107,12 +107,12 @@ def steps_of(graph: Graph, edits: Edits, apart: Iterable[int]) -> list[Step]:
     given = [*inputs, *(tensor for step in steps for tensor in step.makes)]
     taken = [tensor for one in edits.insertions for tensor in one.takes]
     rest = [call for call in calls if call not in gone]
-    for item in packed(graph, rest, given, [*outputs, *taken], {*apart, *_touched(graph, edits.insertions)}):
+    for item in packed(graph, rest, given, [*outputs, *taken], {*opened, *_touched(graph, edits.insertions)}):
         inside = item.calls if isinstance(item, Nest) else [index[id(item)]]
         steps.append(Step(item, frozenset(inside), *_ends(graph, item), min(inside)))
     there = {tensor for step in steps for tensor in step.makes}
     for one in edits.insertions:
-        masks = {mask for tensor in one.takes if (mask := tensor_of_mask(graph, tensor)) in there}
+        masks = there.intersection(tensor_of_mask(graph, tensor) for tensor in one.takes)
         place = max(graph.tensors[tensor].call for tensor in one.takes) + 0.5
         steps.append(Step(one, frozenset(), frozenset({*one.takes, *masks}), (), place))
     return _in_order(graph, steps)
@@ -129,16 +129,16 @@ def _ends(graph: Graph, item: Call | Nest) -> tuple[frozenset[int], tuple[int, .
 
 
 def _touched(graph: Graph, insertions: Iterable[Insertion]) -> set[int]:
-    """Returns the calls in nested models that an insertion gives something else than the nested model receives."""
+    """Returns the nested models in which an insertion gives a call something else than the model receives or made."""
     touched = set()
     for one in insertions:
         for tensor in one.takes:
             maker, users = graph.tensors[tensor].call, graph.tensors[tensor].users
             new = set(users) if one.into is None else one.into.intersection(users)
-            for nest in graph.nests:
+            for index, nest in enumerate(graph.nests):
                 inside = new.intersection(nest.calls)
                 if inside and (maker in nest.calls or not inside.issuperset(set(users).intersection(nest.calls))):
-                    touched |= inside
+                    touched.add(index)
     return touched
 
 
@@ -174,7 +174,12 @@ def _in_order(graph: Graph, steps: Sequence[Step]) -> list[Step]:
 def _circle(graph: Graph, left: Sequence[Step]) -> SplitError:
     """Returns the error for steps that need each other."""
     takes = [tensor for step in left if isinstance(step.does, Insertion) for tensor in step.does.takes]
-    users = [step.does.name for step in left if isinstance(step.does, (Call, Nest)) and step.takes.intersection(takes)]
+    between = graph.ancestors(takes)
+    users = [
+        step.does.name
+        for step in left
+        if isinstance(step.does, (Call, Nest)) and step.takes.intersection(takes) and step.calls & between
+    ]
     return SplitError(
         f"What is inserted takes {listed(graph.names(takes))} together, and some of these depend on others of them "
         f"(through {listed(users)}), so it would depend on itself. Insert in several steps, or name the calls that "

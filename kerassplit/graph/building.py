@@ -9,7 +9,7 @@ are garbage-collected; the model, and whatever was built on it, hold references 
 """
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,13 +19,12 @@ from kerassplit.graph.backends import backend
 from kerassplit.graph.copying import copies_of, copy_state
 from kerassplit.graph.internals.layers import renamed
 from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
-from kerassplit.graph.internals.nodes import walk
-from kerassplit.graph.internals.process_state import deep_recursion, lock
-from kerassplit.graph.internals.shared_nodes import SharedNodes, forget_calls_on
-from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, set_mask
+from kerassplit.graph.internals.shared_nodes import SharedNodes
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
+from kerassplit.graph.recording import Recording
 from kerassplit.text import listed, safe_name, unique
 
 
@@ -123,37 +122,23 @@ class Builder:
                 symbols.setdefault(tensor, output)
         copy_state(calls, copies)
 
-    def call(
-        self, function: Callable[..., Any], given: Sequence[keras.KerasTensor]
-    ) -> tuple[Any, list[keras.Operation]]:
-        """Calls a function, such as a layer, on tensors of the new model, and adds the calls that it makes.
-
-        Keras infers shapes and masks. The function is called on stand-ins, and what Keras records of that is removed.
+    def repeat(self, recording: Recording, given: Sequence[keras.KerasTensor]) -> Any:
+        """Adds the calls of a function, such as a layer, on tensors of the new model.
 
         Returns:
-            What the function returns, with tensors of the new model; and the operations that it calls.
+            What the function returned, with tensors of the new model.
 
         Raises:
-            UnsupportedModelError: The function uses tensors that it is not given, or a layer has the name of another
+            UnsupportedModelError: The function used tensors that it was not given, or a layer has the name of another
                 one.
         """
-        stand_ins = [_input_like(symbol) for symbol in given]
-        known = dict(zip(map(id, stand_ins), given, strict=True))
-        for stand_in, symbol in zip(stand_ins, given, strict=True):
-            if has_mask(symbol):
-                mask = keras.Input(batch_shape=mask_of(symbol).shape, dtype="bool")
-                set_mask(stand_in, mask)
-                known[id(mask)] = mask_of(symbol)
-        masks = [mask_of(one) for one in stand_ins if has_mask(one)]
-        with lock, deep_recursion():
-            try:
-                made = function(*stand_ins)
-                ends = [one for one in keras.tree.flatten(made) if isinstance(one, keras.KerasTensor)]
-                nodes, _ = walk([*ends, *(mask_of(one) for one in ends if has_mask(one))], known)
-            finally:
-                forget_calls_on([*stand_ins, *masks])
-        self.add_nodes(nodes, known)
-        return keras.tree.map_structure(lambda one: known.get(id(one), one), made), [node.operation for node in nodes]
+        known = {}
+        for stand_in, symbol in zip(recording.given, given, strict=True):
+            known[id(stand_in)] = symbol
+            if has_mask(stand_in):
+                known[id(mask_of(stand_in))] = original(mask_of(symbol))  # Keras knows what a call makes by `id`
+        self.add_nodes(recording.nodes, known)
+        return keras.tree.map_structure(lambda one: known.get(id(one), one), recording.made)
 
     def add_nodes(self, nodes: Sequence[Any], known: dict[int, keras.KerasTensor]) -> None:
         """Repeats calls that Keras recorded on tensors of the new model.
@@ -270,7 +255,3 @@ class Builder:
             node.weaken_refs(released)
         self._finished = True
         return model
-
-
-def _input_like(symbol: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype, sparse=symbol.sparse, ragged=symbol.ragged)

@@ -58,7 +58,7 @@ class GraphProblem:
         free = tuple(0.0 if place == 0 else elsewhere for place in range(len(rows)))
         held = [0.0] * len(self.members)
         for variable, (node, *others) in self._users.items():
-            held[node] += 0.0 if others else self._size_of(variable)
+            held[node] += 0.0 if others else self._sizes[variable]
         seconds = (work.blocks if task.in_blocks else work.calls)[rows].T.tolist()
         made = zip(seconds, held[self.first_call :], self._live_bytes(), strict=True)
         masks = set() if task.in_blocks else set(task.sides.calls)
@@ -66,14 +66,15 @@ class GraphProblem:
         calls = (Node(tuple(times), *bytes_, idle=mask) for (times, *bytes_), mask in zip(made, idle, strict=True))
         return (*[Node(free, idle=True)] * self.first_call, *calls)
 
-    def _size_of(self, variable: int) -> float:
-        cost = self.task.profile.variables[variable]
-        return float(cost.bytes if self._holds == "bytes" else cost.parameters)
+    @cached_property
+    def _sizes(self) -> list[float]:
+        variables = self.task.profile.variables
+        return [float(one.bytes if self._holds == "bytes" else one.parameters) for one in variables]
 
     @cached_property
     def _users(self) -> dict[int, list[int]]:
         """The nodes that use each variable."""
-        calls, users = self.task.profile.calls, defaultdict[int, dict[int, None]](dict)
+        calls, users = tuple(self.task.profile.calls), defaultdict[int, dict[int, None]](dict)
         for node, group in enumerate(self.members):
             for call in group:
                 for variable in calls[call].variables:
@@ -125,9 +126,7 @@ class GraphProblem:
             devices=tuple(self._device_types()),
             classes=tuple(self._inseparable),
             weights=tuple(
-                Weight(tuple(nodes), self._size_of(variable))
-                for variable, nodes in self._users.items()
-                if len(nodes) > 1
+                Weight(tuple(nodes), self._sizes[variable]) for variable, nodes in self._users.items() if len(nodes) > 1
             ),
             links=self._links(),
             objective=task.objective,

@@ -232,9 +232,12 @@ def _require_profile_of(graph: Graph, given: Profile) -> None:
     if theirs != [call.name for call in graph.calls if call.inputs] or len(given.tensors) != len(graph.tensors):
         raise SplitError(f"The profile is of '{given.model}', not of this model: their layers differ.")
     for cost, tensor in zip(given.tensors, graph.tensors, strict=True):
-        sides = list(zip(cost.shape, tensor.symbol.shape, strict=False))[1:]
-        same = all(theirs is None or ours is None or theirs == ours for theirs, ours in sides)
-        if not same or len(cost.shape) != len(tensor.symbol.shape) or cost.dtype != tensor.symbol.dtype:
+        shape = tensor.symbol.shape
+        same = cost.shape[1:] == shape[1:] or (
+            len(cost.shape) == len(shape)
+            and all(None in pair or pair[0] == pair[1] for pair in zip(cost.shape[1:], shape[1:], strict=True))
+        )
+        if not same or cost.dtype != tensor.symbol.dtype:
             raise SplitError(
                 f"The profile is of another '{given.model}': its '{cost.name}' has the shape {cost.shape}, and here it "
                 f"is {tuple(tensor.symbol.shape)}. Profile this model, with the same input shape."

@@ -41,6 +41,11 @@ class _WeakArguments:
 
     def __init__(self, arguments: SymbolicArguments, released: set[int]):
         self._args, self._kwargs = arguments.convert(lambda x: weakref.ref(x) if id(x) in released else x)
+        self._tensors = [weakref.ref(x) if id(x) in released else x for x in arguments.keras_tensors]
+
+    @property
+    def keras_tensors(self) -> list[Any]:
+        return [x() if isinstance(x, weakref.ref) else x for x in self._tensors]
 
     def __getattr__(self, name: str) -> Any:
         args, kwargs = keras.tree.map_structure(

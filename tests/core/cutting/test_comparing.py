@@ -82,6 +82,20 @@ def test_a_setting_that_differs_is_told_with_both_values():
     assert "Its configuration differs: activation ('relu' and 'tanh')." in comparison.verdict()
 
 
+def test_a_setting_inside_an_object_is_told_by_its_path():
+    """Long configurations that begin alike, and names of layers inside layers, which do not count."""
+    x = keras.Input((4, 3), name="x")
+
+    def model(policy, factor):
+        y = layers.Dense(3, name="a", dtype=policy, kernel_regularizer=keras.regularizers.L2(factor))(x)
+        return keras.Model(x, layers.TimeDistributed(layers.Dense(2, kernel_initializer="ones"), name="b")(y))
+
+    comparison = ks.compare(model("float32", 0.1), model("mixed_bfloat16", 0.2), tolerance=10)
+    assert comparison.settings == {
+        "a": {"dtype.name": ("'float32'", "'mixed_bfloat16'"), "kernel_regularizer.l2": ("0.1", "0.2")}
+    }
+
+
 def test_up_to_the_tolerance_models_agree():
     model, other = chain(), chain()
     other.get_layer("out").bias.assign([0.25, 0])
@@ -101,6 +115,8 @@ def test_tensors_of_one_model_only_are_listed():
     assert comparison.identical
     assert (comparison.only_in_model, comparison.only_in_other) == ((), ("more",))
     assert "Only in 'joined': 'more'." in comparison.verdict()
+    same = ks.compare(model, ks.remove(model, "b"))
+    assert same.verdict().endswith("Only in the first: 'b'.")
 
 
 def test_other_names_are_matched_as_told_and_outputs_by_position():

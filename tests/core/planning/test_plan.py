@@ -15,6 +15,7 @@ from applications import NEEDS_NASNET, OLD_KERAS
 from hypothesis import assume, given, strategies as st
 from plan_oracle import Oracle
 from random_models import build, examples, recipes
+from samples import due
 from small_models import uneven
 
 import kerassplit as ks
@@ -40,7 +41,7 @@ KINDS = [
     menagerie.layers_with_several_outputs,
     menagerie.encoder_decoder,
 ]
-EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+EVERY_KIND = pytest.mark.parametrize("kind", due(KINDS, 2), ids=lambda kind: kind.__name__)
 
 
 @pytest.fixture(scope="module")
