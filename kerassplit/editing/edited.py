@@ -11,7 +11,7 @@ import keras
 
 from kerassplit.cutting.adapters import fits
 from kerassplit.cutting.submodel import FLAT_COPIES, model_name, rebuilt
-from kerassplit.editing.marks import mark, mark_of
+from kerassplit.editing.marks import Mark, mark, mark_of
 from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_of
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
@@ -66,6 +66,7 @@ class _Edited:
     Attributes:
         symbols: From the model's tensors to the symbolic tensors of the edited model.
         differing: Those of these that differ from the model's in shape, dtype or mask.
+        own: The model's own operations, by `id`.
         masked: Tensors that Keras masks by itself.
         recordings: What earlier attempts inserted, by tensor: users' functions are called once.
     """
@@ -77,6 +78,7 @@ class _Edited:
         taken = {item.operation.name for item in items}
         self.symbols: dict[int, keras.KerasTensor] = {}
         self.differing: set[int] = set()
+        self.own = {id(item.operation) for item in (*graph.calls, *graph.nests)}
         for tensor in dict.fromkeys(graph.flat_inputs()):
             name = unique(safe_name(graph.tensors[tensor].name), taken)
             new = edits.inputs.get(tensor)
@@ -111,7 +113,7 @@ class _Edited:
         if isinstance(does, Insertion):
             self._insert(step, does)
         elif isinstance(does, Replacement):
-            mark(self._call(step, does.old, does.new), "replaced")
+            self._mark(self._call(step, does.old, does.new), "replaced")
         elif self._differs(step):
             self._call_again(step, does)
         else:
@@ -125,7 +127,7 @@ class _Edited:
             self.recordings[does.takes[0]] = record(does.function, given)
         recording = self.recordings[does.takes[0]]
         made = self.builder.repeat(recording, given)
-        mark(recording.operations, "inserted")
+        self._mark(recording.operations, "inserted")
         for tensor, symbol in zip(does.takes, made, strict=True):
             if does.into is None:
                 self._set(tensor, symbol)
@@ -166,7 +168,6 @@ class _Edited:
 
     def _call_again(self, step: Step, item: Call | Nest) -> None:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
-        operation = item.operation
         if isinstance(item, Nest):
             for tensor, own in zip(item.given, item.operation.inputs, strict=True):
                 symbol = self._given(step, tensor) if tensor in self.symbols else own
@@ -179,14 +180,17 @@ class _Edited:
             return fitting(*args, **kwargs)
 
         try:
-            operations = self._call(step, item, checked)
-            mark((one for one in operations if one is not operation), "replaced")
+            self._mark(self._call(step, item, checked), "replaced")
         except UnsupportedModelError:
             raise
         except Exception as error:
             before = [self.graph.tensors[tensor].symbol.shape for tensor in sorted(step.takes)]
             now = [self._given(step, tensor).shape for tensor in sorted(step.takes)]
             raise refused(item, before, now, error) from error
+
+    def _mark(self, operations: Iterable[keras.Operation], how: Mark) -> None:
+        """Marks operations, except the model's own, which would then be marked in the model, too."""
+        mark((one for one in operations if id(one) not in self.own), how)
 
     def _arguments(self, item: Call | Nest) -> tuple[Any, dict[str, Any]]:
         """Returns the arguments of a call without the masks that Keras finds by itself."""
