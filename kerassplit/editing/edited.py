@@ -4,15 +4,16 @@ What an edit does not change is repeated without running Keras: the same layers,
 wherever a shape, a dtype or a mask differs from the model's, Keras calls the layers again and infers them.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 
-from kerassplit.cutting.adapters import fits
 from kerassplit.cutting.submodel import FLAT_COPIES, model_name, rebuilt
 from kerassplit.editing.marks import Mark, mark, mark_of
-from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_of
+from kerassplit.editing.refusals import check_samples, refused
+from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_inside, steps_of
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import check_call
@@ -26,8 +27,10 @@ from kerassplit.graph.recording import Recording, record
 from kerassplit.text import safe_name, unique
 
 
-def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
+def edited(graph: Graph, edits: Edits, name: str | None, outputs: Any = None) -> keras.Model:
     """Returns the edited model, under the model's name by default; its layers are the model's own.
+
+    `outputs` is the structure of its outputs, of tensors and of insertions that give one; by default the model's own.
 
     Raises:
         UnsupportedModelError: A layer cannot be called on what it receives now, or has the name of another one.
@@ -35,12 +38,12 @@ def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
     """
     name = graph.model.name if name is None else model_name(name)
     opened: set[int] = set()
-    recordings: dict[int, Recording] = {}
+    recordings: dict[Insertion, Recording] = {}
     while True:
         try:
-            return _Edited(graph, edits, opened, recordings).built(name)
+            return _Edited(graph, edits, opened, recordings).built(name, graph.outputs if outputs is None else outputs)
         except _NestChangedError as changed:
-            opened.add(changed.nest)
+            opened |= changed.nests
 
 
 def own_copy(model: keras.Model) -> keras.Model:
@@ -53,11 +56,11 @@ def own_copy(model: keras.Model) -> keras.Model:
 
 
 class _NestChangedError(Exception):
-    """A nested model receives another shape, so it cannot stay one call."""
+    """Nested models receive other shapes, so they cannot stay one call."""
 
-    def __init__(self, nest: int):
+    def __init__(self, nests: Iterable[int]):
         super().__init__()
-        self.nest = nest
+        self.nests = set(nests)
 
 
 class _Edited:
@@ -68,15 +71,17 @@ class _Edited:
         differing: Those of these that differ from the model's in shape, dtype or mask.
         own: The model's own operations, by `id`.
         masked: Tensors that Keras masks by itself.
-        recordings: What earlier attempts inserted, by tensor: users' functions are called once.
+        recordings: What earlier attempts inserted: users' functions are called once.
+        inserted: What insertions give, each the first of its tensors.
     """
 
-    def __init__(self, graph: Graph, edits: Edits, opened: Iterable[int], recordings: dict[int, Recording]):
+    def __init__(self, graph: Graph, edits: Edits, opened: Iterable[int], recordings: dict[Insertion, Recording]):
         self.graph, self.adapt, self.recordings = graph, edits.adapt, recordings
         self.steps = steps_of(graph, edits, opened)
         items = [step.does for step in self.steps if isinstance(step.does, (Call, Nest))]
         taken = {item.operation.name for item in items}
         self.symbols: dict[int, keras.KerasTensor] = {}
+        self.inserted: dict[Insertion, keras.KerasTensor] = {}
         self.differing: set[int] = set()
         self.own = {id(item.operation) for item in (*graph.calls, *graph.nests)}
         for tensor in dict.fromkeys(graph.flat_inputs()):
@@ -90,22 +95,31 @@ class _Edited:
         self.masked = masked_tensors(graph, items, self.symbols)
         self.builder = Builder(copies=FLAT_COPIES)
 
-    def built(self, name: str) -> keras.Model:
-        """Builds the model."""
+    def built(self, name: str, outputs: Any) -> keras.Model:
+        """Builds the model with these outputs, a structure of tensors and insertions."""
         graph = self.graph
         with self.builder as builder:
             unchanged: list[Call | Nest] = []
-            for step in self.steps:
+            waiting, opened = deque(self.steps), set()
+            while waiting:
+                step = waiting.popleft()
                 if isinstance(step.does, (Call, Nest)) and not step.own and step.takes.isdisjoint(self.differing):
                     unchanged.append(step.does)
                     continue
                 builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
                 unchanged = []
-                self._do(step)
+                try:
+                    self._do(step)
+                except _NestChangedError as changed:  # goes on, to find the others in the same attempt
+                    opened |= changed.nests
+                    waiting.extendleft(reversed(steps_inside(graph, step)))
+            if opened:
+                raise _NestChangedError(opened)
             builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
             inputs = keras.tree.map_structure(lambda tensor: -1 - tensor, graph.inputs)
-            symbols = {**self.symbols, **{-1 - tensor: symbol for tensor, symbol in self.sources.items()}}
-            return builder.model(symbols, inputs, graph.outputs, name, like=graph.model)
+            sources = {-1 - tensor: symbol for tensor, symbol in self.sources.items()}
+            symbols = {**self.symbols, **self.inserted, **sources}
+            return builder.model(symbols, inputs, outputs, name, like=graph.model)
 
     def _do(self, step: Step) -> None:
         """Makes an edit, or repeats a call that receives other tensors than in the model."""
@@ -123,10 +137,11 @@ class _Edited:
 
     def _insert(self, step: Step, does: Insertion) -> None:
         given = [self._given(step, tensor) for tensor in does.takes]
-        if does.takes[0] not in self.recordings:
-            self.recordings[does.takes[0]] = record(does.function, given)
-        recording = self.recordings[does.takes[0]]
+        if does not in self.recordings:
+            self.recordings[does] = record(does.function, given)
+        recording = self.recordings[does]
         made = self.builder.repeat(recording, given)
+        self.inserted[does] = made[0]
         self._mark(recording.operations, "inserted")
         for tensor, symbol in zip(does.takes, made, strict=True):
             if does.into is None:
@@ -169,15 +184,16 @@ class _Edited:
     def _call_again(self, step: Step, item: Call | Nest) -> None:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
         if isinstance(item, Nest):
-            for tensor, own in zip(item.given, item.operation.inputs, strict=True):
-                symbol = self._given(step, tensor) if tensor in self.symbols else own
-                if not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype:
-                    raise _NestChangedError(next(i for i, nest in enumerate(self.graph.nests) if nest is item))
+            given = [self._given(step, tensor) if tensor in self.symbols else None for tensor in item.given]
+            if not all(map(_takes, item.operation.inputs, given)):
+                raise _NestChangedError({next(i for i, nest in enumerate(self.graph.nests) if nest is item)})
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             fitting = self.adapt(item, args, kwargs)
             check_call(fitting, args, kwargs)
-            return fitting(*args, **kwargs)
+            made = fitting(*args, **kwargs)
+            check_samples(self.graph, item, args, made)
+            return made
 
         try:
             self._mark(self._call(step, item, checked), "replaced")
@@ -239,23 +255,12 @@ class _Edited:
         return has_mask(symbol) or has_mask(old) or (symbol.shape, symbol.dtype) != (old.shape, old.dtype)
 
 
-def refused(item: Call | Nest, before: Any, now: Any, error: Exception) -> UnsupportedModelError:
-    """Returns the error for a layer that cannot be called on another shape, with ways out."""
-    reason = str(error).partition("\n")[0].rstrip(".")
-    remedy = "Replace it in the same way (`kerassplit.replace`), or put a layer before it that makes the shape fit."
-    if isinstance(item.operation, keras.layers.Dense) or getattr(item.operation, "kernel", None) is not None:
-        remedy = (
-            "Its weights are for one size only. Where a `Flatten` stands before it, `GlobalAveragePooling2D` takes any "
-            "size but needs other weights; `keras.layers.Resizing` as first layer brings inputs to the old size."
-        )
-    return UnsupportedModelError(
-        f"'{item.name}' ({type(item.operation).__name__}) takes {_shapes(before)} in the model and would receive "
-        f"{_shapes(now)}, which it cannot take: {reason}. {remedy}"
-    )
-
-
-def _shapes(shapes: Any) -> str:
-    return ", ".join(str(tuple(shape)) for shape in shapes)
+def _takes(own: keras.KerasTensor, given: keras.KerasTensor | None) -> bool:
+    """True if an input of a nested model takes all sizes that a tensor may have, or nothing."""
+    if given is None:
+        return True
+    sides = zip(own.shape, given.shape, strict=False)
+    return own.dtype == given.dtype and len(own.shape) == len(given.shape) and all(a in (None, b) for a, b in sides)
 
 
 def _index(mask: Any, item: Call | Nest) -> Any:

@@ -118,6 +118,12 @@ def steps_of(graph: Graph, edits: Edits, opened: Iterable[int]) -> list[Step]:
     return _in_order(graph, steps)
 
 
+def steps_inside(graph: Graph, step: Step) -> list[Step]:
+    """Returns the calls of a nested model, in place of the step that calls it."""
+    calls = [(index, graph.calls[index]) for index in sorted(step.calls)]
+    return [Step(call, frozenset({index}), *_ends(graph, call), index, step.own) for index, call in calls]
+
+
 def _ends(graph: Graph, item: Call | Nest) -> tuple[frozenset[int], tuple[int, ...]]:
     """Returns the tensors that a call needs, and those that it produces."""
     if isinstance(item, Call):

@@ -81,10 +81,22 @@ _ANY_SIZE = tuple(f"keras.src.layers.{room}" for room in ("convolutional", "core
 
 
 def check_call(operation: keras.Operation, args: Any, kwargs: Any) -> None:
-    """Raises what a layer raises on these symbolic tensors, also where Keras would trust its declaration."""
-    has_weights = isinstance(operation, keras.Layer) and bool(operation.weights)
-    if declares(operation) or (has_weights and not type(operation).__module__.startswith(_ANY_SIZE)):
+    """Raises what a layer raises on these symbolic tensors, also where Keras would trust its declaration.
+
+    Keras's own layers without weights declare what they do, but for `Concatenate`, which compares no sizes.
+    """
+    trusted = type(operation).__module__.startswith(_ANY_SIZE) or not _may_fit_one_size(operation)
+    if declares(operation) or not trusted:
         compute_output_spec(operation, *args, **kwargs)
+
+
+def _may_fit_one_size(operation: keras.Operation) -> bool:
+    """True if a layer of Keras may refuse a size of its input when it runs only, for all it declares."""
+    if not isinstance(operation, keras.Layer):
+        return False
+    ways = ("compute_output_shape", "compute_output_spec")
+    by_running = all(getattr(type(operation), way) is getattr(keras.Layer, way) for way in ways)
+    return isinstance(operation, keras.layers.Concatenate) or (bool(operation.weights) and not by_running)
 
 
 def _key(structure: Any) -> Any:

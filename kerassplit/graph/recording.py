@@ -6,12 +6,11 @@ from typing import Any
 
 import keras
 
-from kerassplit.graph.internals.keras_src import Node
 from kerassplit.graph.internals.layers import functional_of
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.process_state import deep_recursion, lock
 from kerassplit.graph.internals.shared_nodes import forget_calls_on
-from kerassplit.graph.internals.symbols import has_mask, maker_of, mask_of, set_mask
+from kerassplit.graph.internals.symbols import has_mask, maker_of, mask_of, set_mask, stand_in
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ def record(function: Callable[..., Any], like: Sequence[keras.KerasTensor]) -> R
 
     The nodes are removed from the operations that are called.
     """
-    given = [_input_like(symbol) for symbol in like]
+    source = keras.Operation(name="given")
+    given = [_like(symbol, source) for symbol in like]
     masks = [mask_of(symbol) for symbol in given if has_mask(symbol)]
     with lock, deep_recursion():
         try:
@@ -51,19 +51,12 @@ def record(function: Callable[..., Any], like: Sequence[keras.KerasTensor]) -> R
     return Recording(given, made, nodes)
 
 
-def _input_like(symbol: keras.KerasTensor) -> keras.KerasTensor:
-    twin = _input(symbol.shape, symbol.dtype, sparse=_is_sparse(symbol), ragged=symbol.ragged)
-    mask = mask_of(symbol)
-    if mask is not None:
-        set_mask(twin, _input(mask.shape, "bool"))
+def _like(symbol: keras.KerasTensor, source: keras.Operation) -> keras.KerasTensor:
+    plain = keras.KerasTensor(symbol.shape, dtype=symbol.dtype)
+    twin = stand_in(plain if symbol.sparse and not _is_sparse(symbol) else symbol, source)
+    if has_mask(symbol):
+        set_mask(twin, stand_in(mask_of(symbol), source))
     return twin
-
-
-def _input(shape: tuple[int | None, ...], dtype: str, **kind: bool) -> keras.KerasTensor:
-    """Returns what `keras.Input` does, in a tenth of the time: a layer keeps track of each of its attributes."""
-    symbol = keras.KerasTensor(shape, dtype, **kind)
-    Node(keras.Operation(name="input"), call_args=(), call_kwargs={}, outputs=symbol)
-    return symbol
 
 
 def _is_sparse(symbol: keras.KerasTensor) -> bool:
