@@ -183,6 +183,7 @@ class _Edited:
 
     def _call_again(self, step: Step, item: Call | Nest) -> None:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
+        operation = item.operation
         if isinstance(item, Nest):
             given = [self._given(step, tensor) if tensor in self.symbols else None for tensor in item.given]
             if not all(map(_takes, item.operation.inputs, given)):
@@ -196,7 +197,8 @@ class _Edited:
             return made
 
         try:
-            self._mark(self._call(step, item, checked), "replaced")
+            operations = self._call(step, item, checked)
+            mark((one for one in operations if one is not operation), "replaced")
         except UnsupportedModelError:
             raise
         except Exception as error:
