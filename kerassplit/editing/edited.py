@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.submodel import FLAT_COPIES, model_name, rebuilt
-from kerassplit.editing.marks import mark, mark_of
+from kerassplit.editing.marks import Mark, mark, mark_of
 from kerassplit.editing.refusals import refused
 from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_inside, steps_of
 from kerassplit.errors import UnsupportedModelError
@@ -69,6 +69,7 @@ class _Edited:
     Attributes:
         symbols: From the model's tensors to the symbolic tensors of the edited model.
         differing: Those of these that differ from the model's in shape, dtype or mask.
+        own: The model's own operations, by `id`.
         masked: Tensors that Keras masks by itself.
         recordings: What earlier attempts inserted: users' functions are called once.
         inserted: What insertions give, each the first of its tensors.
@@ -82,6 +83,7 @@ class _Edited:
         self.symbols: dict[int, keras.KerasTensor] = {}
         self.inserted: dict[Insertion, keras.KerasTensor] = {}
         self.differing: set[int] = set()
+        self.own = {id(item.operation) for item in (*graph.calls, *graph.nests)}
         for tensor in dict.fromkeys(graph.flat_inputs()):
             name = unique(safe_name(graph.tensors[tensor].name), taken)
             new = edits.inputs.get(tensor)
@@ -125,7 +127,7 @@ class _Edited:
         if isinstance(does, Insertion):
             self._insert(step, does)
         elif isinstance(does, Replacement):
-            mark(self._call(step, does.old, does.new), "replaced")
+            self._mark(self._call(step, does.old, does.new), "replaced")
         elif self._differs(step):
             self._call_again(step, does)
         else:
@@ -140,7 +142,7 @@ class _Edited:
         recording = self.recordings[does]
         made = self.builder.repeat(recording, given)
         self.inserted[does] = made[0]
-        mark(recording.operations, "inserted")
+        self._mark(recording.operations, "inserted")
         for tensor, symbol in zip(does.takes, made, strict=True):
             if does.into is None:
                 self._set(tensor, symbol)
@@ -205,6 +207,10 @@ class _Edited:
             before = [self.graph.tensors[tensor].symbol.shape for tensor in sorted(step.takes)]
             now = [self._given(step, tensor).shape for tensor in sorted(step.takes)]
             raise refused(item, before, now, error) from error
+
+    def _mark(self, operations: Iterable[keras.Operation], how: Mark) -> None:
+        """Marks operations, except the model's own, which would then be marked in the model, too."""
+        mark((one for one in operations if id(one) not in self.own), how)
 
     def _arguments(self, item: Call | Nest) -> tuple[Any, dict[str, Any]]:
         """Returns the arguments of a call without the masks that Keras finds by itself."""

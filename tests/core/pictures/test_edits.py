@@ -49,6 +49,12 @@ def test_a_box_of_several_layers_names_the_one_or_counts_them(applications):
     assert edits(each) == {"conv2 ×3": ("≠ 6 replaced",)}
 
 
+def test_the_original_is_not_marked_by_an_edit_with_one_of_its_layers(chain):
+    assert edits(ks.replace(chain, {"c": chain.get_layer("a")})) == edits(chain) == {}
+    ks.insert(chain, "c", chain.get_layer("a"))
+    assert edits(chain) == {}
+
+
 def test_an_edit_of_an_edit_shows_both(edited):
     assert edits(ks.insert(edited, "better", layers.Dropout(0.2, name="more"))) == {
         "dropped": ("+ inserted",),
