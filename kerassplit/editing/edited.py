@@ -93,7 +93,8 @@ class _Edited:
                 self._set(tensor, keras.Input(batch_shape=new.shape, dtype=new.dtype, sparse=new.sparse, name=name))
         self.sources = dict(self.symbols)
         self.masked = masked_tensors(graph, items, self.symbols)
-        self.builder = Builder(copies=FLAT_COPIES)
+        layers = {item.operation.name for item in items if isinstance(item.operation, keras.Layer)}
+        self.builder = Builder(copies=FLAT_COPIES, names=layers)
 
     def built(self, name: str, outputs: Any) -> keras.Model:
         """Builds the model with these outputs, a structure of tensors and insertions."""

@@ -85,9 +85,18 @@ def replace(
         names.give(new, olds[key][0].name if takes_name else None)
     replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
     result = edited(graph, Edits(replacements=replacements), name)
-    left = [text for key, new in unbuilt.items() if len(olds[key]) == 1 for text in carry_over(olds[key][0], new)]
-    if left:
-        warn(f"Weights that new layers could not get from those that they replace: {listed(left)}.")
+    left: list[str] = []
+    gone: list[str] = []
+    for key, new in unbuilt.items():
+        if len(olds[key]) == 1:
+            for all_of, some in zip((left, gone), carry_over(olds[key][0], new), strict=True):
+                all_of.extend(some)
+    said = [
+        f"Weights that new layers could not get from those that they replace: {listed(left)}." if left else "",
+        f"Weights of replaced layers that the new ones do not have: {listed(gone)}." if gone else "",
+    ]
+    if left or gone:
+        warn(" ".join(filter(None, said)))
     return own_copy(result) if copy_weights else result
 
 

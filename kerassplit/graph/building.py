@@ -9,7 +9,7 @@ are garbage-collected; the model, and whatever was built on it, hold references 
 """
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -41,10 +41,12 @@ class Builder:
     Args:
         only_to_run: If true, the model is never saved or built upon, so two layers may have the same name.
         copies: How to get copies of layers, with distinct names; for the message that two layers have the same name.
+        names: Names of layers that are added later, so that operations get others.
     """
 
-    def __init__(self, only_to_run: bool = False, copies: str = "") -> None:
+    def __init__(self, only_to_run: bool = False, copies: str = "", names: Collection[str] = ()) -> None:
         self._only_to_run = only_to_run
+        self._later = names
         self._copies = f"; or {copies}: layers of one name get new ones" if copies else ""
         self._shared = SharedNodes()
         self._named: dict[str, tuple[keras.Operation, str]] = {}
@@ -215,10 +217,11 @@ class Builder:
         """Returns an operation (not a layer), or if its name is taken, a twin named after its whole path."""
         if id(operation) in self._twins:
             return self._twins[id(operation)][1]
-        other, _ = self._named.setdefault(operation.name, (operation, name))
-        if other is operation or self._only_to_run:
-            return operation
-        twin = renamed(operation, unique(safe_name(path), set(self._named)))
+        if operation.name not in self._later:
+            other, _ = self._named.setdefault(operation.name, (operation, name))
+            if other is operation or self._only_to_run:
+                return operation
+        twin = renamed(operation, unique(safe_name(path), {*self._named, *self._later}))
         self._named[twin.name] = twin, name
         self._twins[id(operation)] = operation, twin
         return twin

@@ -91,7 +91,10 @@ def resolve_calls(graph: Graph, references: Any) -> list[Call | Nest]:
     """
     items: list[Call | Nest] = [*graph.nests, *(call for call in graph.calls if call.inputs)]
     found: dict[int, Call | Nest] = {}
-    for reference in several_of(references):
+    several = several_of(references)
+    if not several:
+        raise SplitError("No layer is named: give at least one name, glob, layer or class of layers.")
+    for reference in several:
         ours = {id(item): item for item in items if _stands_for(reference, item)}
         if not ours:
             raise _no_call(graph, reference)

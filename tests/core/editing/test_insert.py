@@ -508,3 +508,11 @@ def test_a_name_that_the_model_does_not_have_is_refused():
         ks.insert(fan(), "summ", double)
     with pytest.raises(ks.SplitError, match="`at` is empty"):
         ks.insert(fan(), [], double)
+
+
+def test_operations_leave_the_names_of_layers_to_them():
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, keras.layers.ReLU(name="relu")(keras.layers.Dense(3, name="dense")(x)))
+    edited = ks.insert(model, "dense", lambda tensor: keras.ops.relu(tensor))
+    assert edited.get_layer("relu") is model.get_layer("relu")
+    assert same_bits(edited(np.ones((2, 3))), model(np.ones((2, 3))))

@@ -133,3 +133,11 @@ def test_a_name_that_the_model_does_not_have_is_refused():
         ks.remove(whole(), layers.GaussianNoise)
     with pytest.raises(ks.SplitError, match="Name layers by strings, globs, keras.Layer objects or classes; got 3 of"):
         ks.remove(whole(), 3)
+
+
+def test_at_least_one_layer_is_named():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(
+        ks.SplitError, match=r"No layer is named: give at least one name, glob, layer or class of layers\."
+    ):
+        ks.remove(model, [])

@@ -216,7 +216,9 @@ def test_weights_are_carried_over_where_names_and_shapes_agree():
     for name in ("conv1", "conv2"):
         assert edited.get_layer(name) is not model.get_layer(name)
         assert same_bits(edited.get_layer(name).weights, model.get_layer(name).weights)
-    edited = ks.replace(model, {"conv*": lambda old: copy_of(old, use_bias=False)})
+    gone = "Weights of replaced layers that the new ones do not have: "
+    with pytest.warns(UserWarning, match=re.escape(f"{gone}'conv1/bias (4,)' and 'conv2/bias (4,)'.")):
+        edited = ks.replace(model, {"conv*": lambda old: copy_of(old, use_bias=False)})
     assert [len(edited.get_layer(name).weights) for name in ("conv1", "conv2")] == [1, 1]
     assert same_bits(edited.get_layer("conv1").kernel, model.get_layer("conv1").kernel)
     edited.get_layer("conv1").kernel.assign(edited.get_layer("conv1").kernel * 2)
@@ -229,10 +231,12 @@ def test_weights_that_a_new_layer_cannot_get_are_named():
         ks.replace(model, {"conv2": lambda old: copy_of(old, kernel_size=1), "score": layers.Dense(7, use_bias=False)})
     assert [str(one.message) for one in caught] == [
         "Weights that new layers could not get from those that they replace: "
-        "'conv2/kernel (1, 1, 4, 4), which was (3, 3, 4, 4)' and 'score/kernel (4, 7), which was (4, 3)'."
+        "'conv2/kernel (1, 1, 4, 4), which was (3, 3, 4, 4)' and 'score/kernel (4, 7), which was (4, 3)'. "
+        "Weights of replaced layers that the new ones do not have: 'score/bias (3,)'."
     ]
     assert caught[0].filename == __file__
-    without = ks.replace(images(), {"conv2": lambda old: copy_of(old, use_bias=False)})
+    with pytest.warns(UserWarning, match=re.escape("do not have: 'conv2/bias (4,)'.")):
+        without = ks.replace(images(), {"conv2": lambda old: copy_of(old, use_bias=False)})
     with pytest.warns(UserWarning, match=re.escape("replace: 'conv2/bias (4,)'.")):
         ks.replace(without, {"conv2": lambda old: copy_of(old, use_bias=True)})
 
