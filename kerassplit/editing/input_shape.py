@@ -48,6 +48,7 @@ def with_input_shape(
             dtype, too; whole numbers are cast to the old dtype, if that is a float.
         resize: How to interpolate position embeddings, which have a row for each position of the old size:
             `"bilinear"`, `"bicubic"`, `"nearest"`, `"lanczos3"` or `"lanczos5"`. `None` refuses them.
+            As many positions in another grid need no other table, so they keep their rows.
         copy_weights: Give the result its own layers and variables, with equal values.
         name: Name of the result; by default the model's.
 
@@ -177,7 +178,8 @@ class _Adapting:
             new = layer_for_channels(layer, channels, now) if channels in self.channels else None
         new = new or padding_for(self.graph, item, now)
         shapes = before.shape, now.shape
-        return new or layer_for_positions(layer, shapes, (args, kwargs), self.sides, self.resize)
+        given = args, kwargs
+        return new or layer_for_positions(layer, shapes, item.arguments, given, self.sides, self.resize)
 
 
 def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -187,5 +189,7 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def _sides(old: Any, new: Any, axis: int) -> tuple[Sides, Sides] | None:
     """Returns the sides of two images, or the lengths of two sequences; `None` if some are open."""
     places = slice(2, 4) if axis == 1 else slice(1, 3)
-    ours, theirs = ((*one[places], 1)[:2] if len(one) == 4 else (*one[1:2], 1) for one in (old, new))
-    return None if None in (*ours, *theirs) or len(old) != len(new) else (ours, theirs)
+    ours, theirs = ([*one[places], 1][:2] if len(one) == 4 else [*one[1:2], 1] for one in (old, new))
+    if None in (*ours, *theirs) or len(old) != len(new):
+        return None
+    return (ours[0], ours[1]), (theirs[0], theirs[1])

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph.internals.layers import all_layers, is_new
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.text import snake_case, unique
 
@@ -23,17 +22,14 @@ class Names:
 
     def __init__(self, graph: Graph, gone: Sequence[Call | Nest] = ()):
         without = {id(item) for item in gone}
-        self._own = {id(layer) for layer in all_layers(graph.model)}
         self._taken = {item.operation.name for item in [*graph.calls, *graph.nests] if id(item) not in without}
         self._seen: dict[int, Any] = {}
 
-    def give(self, layer: Any, name: str | None = None) -> None:
+    def give(self, layer: keras.Layer, name: str | None = None) -> None:
         """Gives a new layer this name, or its own; if it is taken, with a number."""
-        ours = id(layer) in self._own or id(layer) in self._seen
-        if ours or not isinstance(layer, keras.Layer) or not is_new(layer):
-            return
-        self._seen[id(layer)] = layer
-        layer.name = unique(name or layer.name, self._taken)
+        if id(layer) not in self._seen:
+            self._seen[id(layer)] = layer
+            layer.name = unique(name or layer.name, self._taken)
 
 
 def has_automatic_name(layer: keras.Layer) -> bool:

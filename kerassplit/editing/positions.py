@@ -1,5 +1,6 @@
 """Position embeddings for another number of positions."""
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ _NO_TABLES = frozenset({"kernel", "bias", "gamma", "beta", "moving_mean", "movin
 def layer_for_positions(
     layer: Any,
     shapes: tuple[Shape, Shape],
+    before: Any,
     given: tuple[Sequence[Any], Mapping[str, Any]],
     sides: tuple[Sides, Sides] | None,
     resize: str | None,
@@ -34,6 +36,7 @@ def layer_for_positions(
     Args:
         layer: The layer.
         shapes: The shapes of what it received, and of what it receives now.
+        before: The arguments that it received, with `args` and `kwargs`.
         given: The arguments that it receives now.
         sides: Old and new sides of the model's input.
         resize: How to interpolate, as in `keras.ops.image.resize`; `None` to refuse.
@@ -45,7 +48,7 @@ def layer_for_positions(
     if not layer.weights or sides is None or type(layer).__module__.startswith("keras.src."):
         return None
     try:
-        check_call(layer, args, kwargs)
+        check_call(layer, args, kwargs, before)
         return None
     except Exception:
         new = _built_for(layer, shapes, args, kwargs, sides)
@@ -105,6 +108,8 @@ def _configs(layer: Any, shapes: tuple[Shape, Shape], sides: tuple[Sides, Sides]
     for name, value in layer.get_config().items():
         if changed[name] != value:
             yield {**layer.get_config(), name: changed[name]}
+    accepted = {*inspect.signature(type(layer).__init__).parameters, *keras.Layer.get_config(layer)}
+    yield {name: value for name, value in changed.items() if name in accepted}  # KerasHub's says more than it takes
 
 
 def _with_sizes(setting: Any, counts: Mapping[int, int], sides: tuple[Sides, Sides]) -> Any:

@@ -1,17 +1,17 @@
 """Refuses layers that cannot take what they would receive in an edited model."""
 
-import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from kerassplit.errors import UnsupportedModelError
-from kerassplit.graph.model_graph import Call, Graph, Nest
+from kerassplit.graph.model_graph import Call, Nest
 
 Shape = Sequence[int | None]
-_BEFORE_REASON = re.compile(r"Exception encountered when calling [^\n]*\n+|is incompatible with the layer: ")
+_BEFORE_REASON = re.compile(
+    r"Exception encountered when calling [^\n]*\n+|Error encountered:\n+|is incompatible with the layer: "
+)
 
 
 def refused(
@@ -24,21 +24,6 @@ def refused(
         f"'{item.name}' ({type(item.operation).__name__}) takes {_shapes(before)} in the model and would receive "
         f"{_shapes(now)}, which it cannot take: {reason}. {_remedy(item.operation, before[0], now[0])}"
     )
-
-
-def check_samples(graph: Graph, call: Call | Nest, args: Sequence[Any], made: Any) -> None:
-    """Raises `ValueError` for `keras.ops.reshape(x, (-1, ...))` to sizes that would mix the samples of a batch.
-
-    Keras accepts that if the number of elements happens to fit: -1 stands for any batch.
-    """
-    if type(call.operation).__name__ != "Reshape" or isinstance(call.operation, keras.Layer):
-        return
-    before = call.arguments.keras_tensors[0].shape[1:], graph.results(call)[0][1].shape[1:]
-    now = args[0].shape[1:], made.shape[1:]
-    if any(None in shape for shape in (*before, *now)):
-        return
-    if math.prod(before[0]) == math.prod(before[1]) and math.prod(now[0]) != math.prod(now[1]):
-        raise ValueError(f"it reshapes each sample to {tuple(made.shape[1:])}")
 
 
 def _remedy(operation: keras.Operation, before: Shape, now: Shape) -> str:

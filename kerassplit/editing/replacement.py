@@ -38,8 +38,8 @@ def replace(
             layer, or a class of layers, which stands for those at any depth; also a nested model, or one call of a
             shared layer such as `"relu@1"`. Of several that match a layer, the first counts. On the right: a layer or
             model, which all of them then share; or a function of the old layer, called once for each, that returns a
-            layer or model, or `None` to keep the old one. An unbuilt layer without a name of its own takes that of the
-            layer that it replaces.
+            layer or model, or `None` to keep the old one. A new layer without a name of its own takes that of the layer
+            that it replaces.
         copy_weights: Give the result its own layers and variables, with equal values.
         name: Name of the result; by default the model's.
 
@@ -73,7 +73,8 @@ def replace(
             made[key] = _new(item.operation, new)
     pairs = [(item, made[id(item.operation), id(new)]) for item, new in chosen.values()]
     pairs = [(item, new) for item, new in pairs if new is not None and new is not item.operation]
-    fresh = {id(new): new for _, new in pairs if isinstance(new, keras.Layer) and is_new(new)}
+    fresh = {id(new): new for _, new in pairs if is_new(new)}
+    unbuilt = {key: new for key, new in fresh.items() if not new.built}
     olds = {
         key: list({id(item.operation): item.operation for item, new in pairs if id(new) == key}.values())
         for key in fresh
@@ -84,7 +85,7 @@ def replace(
         names.give(new, olds[key][0].name if takes_name else None)
     replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
     result = edited(graph, Edits(replacements=replacements), name)
-    left = [text for key, new in fresh.items() if len(olds[key]) == 1 for text in carry_over(olds[key][0], new)]
+    left = [text for key, new in unbuilt.items() if len(olds[key]) == 1 for text in carry_over(olds[key][0], new)]
     if left:
         warn(f"Weights that new layers could not get from those that they replace: {listed(left)}.")
     return own_copy(result) if copy_weights else result

@@ -14,10 +14,11 @@ def carry_over(old: Any, new: keras.Layer) -> list[str]:
         The weights of the new layer that stay as they were made although the old layer has weights, in words.
     """
     theirs = {_path(old, weight): weight for weight in getattr(old, "weights", ())}
+    alike = type(old) is type(new) and [*map(_looks, old.weights)] == [*map(_looks, new.weights)]
     left = []
-    for weight in new.weights:
+    for place, weight in enumerate(new.weights):
         path = _path(new, weight)
-        source = theirs.get(path)
+        source = old.weights[place] if alike else theirs.get(path)  # layers inside may have automatic names
         if source is not None and _looks(source) == _looks(weight):
             weight.assign(keras.ops.copy(source.value))  # JAX would share the array, and training deletes it
         elif theirs:
@@ -28,8 +29,8 @@ def carry_over(old: Any, new: keras.Layer) -> list[str]:
     return left
 
 
-def _looks(weight: keras.Variable) -> tuple[tuple[int, ...], bool]:
-    return tuple(weight.shape), keras.backend.is_float_dtype(weight.dtype)
+def _looks(weight: keras.Variable) -> tuple[str, tuple[int, ...], bool]:
+    return weight.name, tuple(weight.shape), keras.backend.is_float_dtype(weight.dtype)
 
 
 def _described(weight: keras.Variable, other: keras.Variable | None) -> str:

@@ -99,7 +99,8 @@ class Builder:
                 if has_mask(symbol):
                     with_masks.append((twin, symbol, call))
                 outputs.append(twin)
-                symbols.setdefault(tensor, twin)
+                if tensor >= 0:
+                    symbols.setdefault(tensor, twin)
             operation = other_operations.get(id(call.operation), call.operation)
             if not isinstance(operation, keras.Layer):
                 operation = self._operation_of_its_own_name(operation, call.name, plain_name(call))
@@ -119,7 +120,8 @@ class Builder:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
             for (tensor, _), output in zip(graph.results(call), outputs, strict=True):
-                symbols.setdefault(tensor, output)
+                if tensor >= 0:
+                    symbols.setdefault(tensor, output)
         copy_state(calls, copies)
 
     def repeat(self, recording: Recording, given: Sequence[keras.KerasTensor]) -> Any:

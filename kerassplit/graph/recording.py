@@ -51,6 +51,15 @@ def record(function: Callable[..., Any], like: Sequence[keras.KerasTensor]) -> R
     return Recording(given, made, nodes)
 
 
+def new_layers(given: Sequence[keras.KerasTensor], made: keras.KerasTensor) -> list[keras.Layer]:
+    """Returns the layers that only the calls between these tensors use; none if `made` depends on other tensors."""
+    nodes, _ = walk([made], {id(symbol) for symbol in given})
+    if any(node.is_input for node in nodes):
+        return []
+    layers = [node.operation for node in nodes if isinstance(node.operation, keras.Layer)]
+    return [one for one in layers if not isinstance(one, keras.Model) and set(nodes).issuperset(one._inbound_nodes)]
+
+
 def _like(symbol: keras.KerasTensor, source: keras.Operation) -> keras.KerasTensor:
     plain = keras.KerasTensor(symbol.shape, dtype=symbol.dtype)
     twin = stand_in(plain if symbol.sparse and not _is_sparse(symbol) else symbol, source)

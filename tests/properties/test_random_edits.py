@@ -111,6 +111,7 @@ def chosen_tensors(graph, chosen):
 
 
 def same(ours, theirs, model):
+    assert len({one.name for one in ours.operations}) == len(ours.operations)
     assert ours.input_shape == theirs.input_shape
     assert ours.output_shape == theirs.output_shape
     x = data_for(model)
@@ -118,7 +119,7 @@ def same(ours, theirs, model):
     assert same_bits(ours(x), theirs(x))
 
 
-@examples(60)
+@examples(25)
 @given(recipes | whole | wild, st.lists(places, min_size=1, max_size=4), places, st.booleans())
 def test_inserted_layers(recipe, chosen, how, everywhere):
     model = build(recipe)
@@ -144,14 +145,12 @@ def test_inserted_layers(recipe, chosen, how, everywhere):
         one = by_name[tensor.name]
         return one if isinstance(one, keras.layers.Layer) else one(tensor)
 
-    looked_at = how % 10 == 0
-    before = looked_at and fingerprint(model)
+    if how % 10 == 0:  # collecting all that is dead takes longer than all else
+        before = fingerprint(model)
+        ks.insert(model, list(by_name), layer, into=names)
+        assert fingerprint(model) == before
     edited = ks.insert(model, list(by_name), layer, into=names)
-    theirs = rebuilt_by_hand(model, graph, inserted=made, into=into)
-    same(edited, theirs, model)
-    del theirs
-    if looked_at:
-        edited = None
+    same(edited, rebuilt_by_hand(model, graph, inserted=made, into=into), model)
 
 
 def layer_calls(graph, wanted=keras.Layer):
@@ -168,7 +167,7 @@ def replacement_of(old, how):
     return type(old).from_config(config)
 
 
-@examples(50)
+@examples(20)
 @given(recipes | whole | wild, st.lists(places, min_size=1, max_size=3), places, st.booleans())
 def test_replaced_layers(recipe, chosen, how, all_calls):
     model = build(recipe)
@@ -198,7 +197,7 @@ def test_replaced_layers(recipe, chosen, how, all_calls):
     same(edited, theirs, model)
 
 
-@examples(50)
+@examples(20)
 @given(recipes | whole | wild, st.lists(places, min_size=1, max_size=3))
 def test_removed_layers(recipe, chosen):
     model = build(recipe)

@@ -62,8 +62,7 @@ def sequential(shape: Shape) -> keras.Model:
 def recurrent(shape: Shape) -> keras.Model:
     inputs = keras.Input(shape, name="ids", dtype="int32")
     x = layers.Embedding(9, 4, mask_zero=True, name="embedding")(inputs)
-    x = layers.LSTM(3, return_sequences=True, name="lstm")(x)
-    return keras.Model(inputs, layers.Bidirectional(layers.GRU(2, name="gru"), name="both")(x), name="recurrent")
+    return keras.Model(inputs, layers.Bidirectional(layers.LSTM(2, name="lstm"), name="both")(x), name="recurrent")
 
 
 def convolved_sequence(shape: Shape) -> keras.Model:

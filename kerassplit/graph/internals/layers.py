@@ -33,9 +33,11 @@ def numbers_in(variable: Any) -> int:
     return math.prod(variable._shape)
 
 
-def is_new(layer: keras.Layer) -> bool:
-    """True if no model has a layer yet and no weight bears its name, so it can be renamed."""
-    return not layer.built or not (layer.weights or layer._inbound_nodes or isinstance(layer, keras.Model))
+def is_new(layer: keras.Operation) -> bool:
+    """True if a layer, which may be an unbuilt model, belongs to no model yet, so that it can be renamed."""
+    if not isinstance(layer, keras.Layer):
+        return False
+    return not layer.built or not (layer._inbound_nodes or isinstance(layer, keras.Model))
 
 
 def is_composite(operation: Any) -> bool:

@@ -28,7 +28,7 @@ layers, ops = keras.layers, keras.ops
 @pytest.mark.parametrize("make", IMAGES)
 def test_at_another_size_a_model_is_what_it_would_be_built_afresh(make):
     model = randomized(make, (16, 16, 3))
-    for shape in [(16, 16, 3), (24, 16, 3), (20, 36, 3), (None, 20, 3), (None, None, 3)]:
+    for shape in [(24, 16, 3), (20, 36, 3), (None, 20, 3)]:
         result = ks.with_input_shape(model, shape)
         assert result.input_shape == (None, *shape) and result.name == model.name
         assert is_as_fresh(result, make(shape))
@@ -98,11 +98,13 @@ def test_floats_of_another_size_are_cast_by_the_layers_as_always(dtype):
 def test_inputs_are_named_in_a_dict_and_the_others_stay():
     image, ids = keras.Input((16, 16, 3), name="image"), keras.Input((12,), dtype="int32", name="ids")
     seen = layers.Dense(4, name="seen")(convolutional((16, 16, 3))(image))
-    read = layers.Dense(4, name="read")(recurrent((12,))(ids))
+    vectors = layers.Embedding(9, 4, name="embedding")(ids)
+    words = keras.Model(ids, layers.GlobalAveragePooling1D(name="mean")(vectors), name="words")
+    read = layers.Dense(4, name="read")(words(ids))
     model = keras.Model({"image": image, "ids": ids}, {"both": seen + read, "read": read}, name="two")
     result = ks.with_input_shape(model, {"image": (20, 24, 3)})
     assert {name: one.shape for name, one in result.input.items()} == {"image": (None, 20, 24, 3), "ids": (None, 12)}
-    assert "recurrent" in [layer.name for layer in result.layers]  # stays one call
+    assert words in result.layers  # stays one call
     result = ks.with_input_shape(result, {"ids": (None,), "image": keras.Input((None, None, 3), dtype="uint8")})
     x = {"image": np.ones((2, 16, 16, 3), "float32"), "ids": np.ones((2, 12), "int32")}
     outputs, expected = result({**x, "image": x["image"].astype("uint8")}), model(x)
@@ -247,7 +249,11 @@ def with_first(make_layer, shape=(8, 8, 4), **options):
     [
         ("fixed", layers.Reshape((64, 4), name="fixed"), r"target_shape=\(64, 4\)"),
         ("norm", layers.LayerNormalization(axis=(1, 2, 3), name="norm"), ""),
-        ("reshape", lambda x: ops.reshape(x, (-1, 256)), r"it reshapes each sample to \(256,\)\. Replace it"),
+        (
+            "reshape",
+            lambda x: ops.reshape(x, (-1, 256)),
+            r"it would mix the samples of a batch: 2 become 8\. Replace it",
+        ),
         ("add", lambda x: x + np.ones((8, 8, 4), "float32"), ""),
         ("both", lambda x: layers.Concatenate(name="both")([x, layers.Resizing(8, 8)(x)]), ""),
     ],

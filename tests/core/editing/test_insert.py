@@ -252,8 +252,8 @@ def test_a_function_may_return_a_tensor_a_layer_a_model_or_none():
         model,
         lambda f, x: f("score")(ops.mean(ops.clip(f("conv2")(ops.relu(0.5 * f("conv1")(x))), 0, 1), axis=(1, 2))),
     )
-    edited = ks.insert(model, "pool", lambda tensor: ops.square(tensor) + 1.0)
-    check(edited, model, lambda f, x: f("score")(f("pool")(f("conv2")(ops.relu(f("conv1")(x)))) ** 2 + 1.0))
+    edited = ks.insert(model, "pool", lambda tensor: tensor * 2 + 1.0)
+    check(edited, model, lambda f, x: f("score")(f("pool")(f("conv2")(ops.relu(f("conv1")(x)))) * 2 + 1.0))
     with pytest.raises(ks.SplitError) as caught:
         ks.insert(model, "pool", lambda tensor: 3)
     assert str(caught.value) == ("The function for 'pool' returned a int. Expected a layer, a model, a tensor or None.")
@@ -385,13 +385,20 @@ def test_names_inside_nested_models_are_taken_too():
     assert names(ks.insert(model, "tower/act", dense("inner"))) == ["x", "inner", "act", "inner_1", "join", "last"]
 
 
-def test_a_built_layer_of_another_model_with_a_name_that_is_taken_is_refused():
-    new = dense("a")
-    new.build((None, 3))
-    with pytest.raises(
-        ks.UnsupportedModelError, match="Two different layers are called 'a', and a Keras model accepts"
-    ):
-        ks.insert(fan(), "b", new)
+TWICE = "Two different layers are called 'a', and a Keras model accepts a name only once"
+
+
+def test_a_layer_of_another_model_with_a_name_that_is_taken_is_refused():
+    other = fan()
+    for new in (other.get_layer("a"), lambda tensor: other.get_layer("a")(tensor) * 2, tower("a")):
+        with pytest.raises(ks.UnsupportedModelError, match=TWICE):
+            ks.insert(fan(), "b", new)
+    assert names(other) == ["x", "a", "b", "c", "sum"]
+
+
+def test_layers_that_a_function_calls_get_numbers_too():
+    edited = ks.insert(fan(), ["b", "c"], lambda tensor: tensor + dense("a")(dense("new")(tensor)))
+    assert sorted(names(edited)) == ["a", "a_1", "a_2", "b", "c", "new", "new_1", "sum", "x"]
 
 
 def test_the_result_is_named():

@@ -360,3 +360,11 @@ def test_a_random_generator_in_two_stages_is_reported_and_tied(tmp_path):
         split.save(tmp_path / "out")
     loaded = ks.load(tmp_path / "out")
     assert loaded[0].model.get_layer("drop") is loaded[1].model.get_layer("drop")
+
+
+def test_a_nested_model_with_an_output_that_nobody_uses_is_only_called():
+    a = keras.Input((3,), name="a")
+    inner = keras.Model(a, [keras.layers.Dense(3, name="used")(a), keras.layers.Dense(2, name="idle")(a)], name="inner")
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, keras.layers.Dense(1, name="score")(inner(x)[0]), name="whole")
+    assert ks.build_submodel(model, name="whole").get_config() == model.get_config()
