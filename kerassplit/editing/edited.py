@@ -128,7 +128,11 @@ class _Edited:
         if isinstance(does, Insertion):
             self._insert(step, does)
         elif isinstance(does, Replacement):
-            self._mark(self._call(step, does.old, does.new), "replaced")
+            if isinstance(does.new, int):
+                for tensor in step.makes:
+                    self._set(tensor, self._given(step, does.new))
+            else:
+                self._mark(self._call(step, does.old, does.new), "replaced")
         elif self._differs(step):
             self._call_again(step, does)
         else:
