@@ -82,10 +82,11 @@ class Builder:
         Raises:
             UnsupportedModelError: Two different layers have the same name. (Operations with the same name are renamed.)
         """
+        if masked is None or not self._named:
+            for source in (symbol._keras_history.operation for symbol in symbols.values()):
+                self._named.setdefault(source.name, (source, source.name))
         masked = masked_tensors(graph, calls, symbols) if masked is None else masked
         other_operations = operations or {}
-        for source in (symbol._keras_history.operation for symbol in symbols.values()):
-            self._named.setdefault(source.name, (source, source.name))
         for call in calls:  # names of layers cannot change, and those of the model itself should not
             operation = other_operations.get(id(call.operation), call.operation)
             if isinstance(operation, keras.Layer):
