@@ -41,26 +41,33 @@ def edit(file: Path, out: Path, *options: object, status: int = 0):
 
 def test_all_edits_together_in_the_order_that_help_tells(file, out):
     result = edit(
-        *(file, out, "--insert", "conv_relu=SpatialDropout2D:rate=0.25", "--insert", "pool=LayerNormalization"),
+        *(
+            file,
+            out,
+            "--insert",
+            "conv_relu=SpatialDropout2D:rate=0.25,name='between'",
+            "--insert",
+            "pool=LayerNormalization:name='normed'",
+        ),
         *("--replace", "*_relu=Activation:activation='gelu'", "--remove", "drop*", "--input-shape", "12,?,1"),
     )
     assert kinds(out) == {
         "conv": "Conv2D",
         "conv_relu": "Activation",
-        "spatial_dropout2d": "SpatialDropout2D",
+        "between": "SpatialDropout2D",
         "pool": "GlobalAveragePooling2D",
-        "layer_normalization": "LayerNormalization",
+        "normed": "LayerNormalization",
         "score": "Dense",
     }
     edited = keras.models.load_model(out)
     assert edited.get_layer("conv_relu").activation is keras.activations.gelu
-    assert (edited.get_layer("spatial_dropout2d").rate, edited.input_shape) == (0.25, (None, 12, None, 1))
+    assert (edited.get_layer("between").rate, edited.input_shape) == (0.25, (None, 12, None, 1))
     words = " ".join(result.stdout.split())
     assert "before after" in words
     assert "inputs 8×8×3 12×?×1 outputs 2 2 layers 6 7 parameters 122 58" in words
     assert "Removed 1: 'dropout'." in words
     assert "Replaced 2: 'conv' and 'conv_relu'." in words
-    assert "Inserted 2: 'spatial_dropout2d' and 'layer_normalization'." in words
+    assert "Inserted 2: 'between' and 'normed'." in words
     assert words.endswith("Saved " + " ".join(str(out).split()) + ".")
 
 
