@@ -29,12 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Selects one test in `--every`, the same in each process."""
+    """Selects one test in `--every`, the same in each process; each backend begins with another one."""
     turns = config.getoption("every")
-    left_out = [item for place, item in enumerate(items) if (place - SAMPLE) % turns]
-    if left_out:
-        items[:] = [item for place, item in enumerate(items) if (place - SAMPLE) % turns == 0]
-        config.hook.pytest_deselected(items=left_out)
+    first = (SAMPLE + ("tensorflow", "jax", "torch").index(keras.backend.backend())) % turns
+    chosen = items[first::turns]
+    if len(chosen) < len(items):
+        config.hook.pytest_deselected(items=[item for place, item in enumerate(items) if place % turns != first])
+        items[:] = chosen
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -167,7 +167,7 @@ class _Edits:
 )
 @click.option(
     "--resize",
-    type=click.Choice(["bilinear", "bicubic", "nearest"]),
+    type=click.Choice(["bilinear", "bicubic", "nearest", "lanczos3", "lanczos5"]),
     help="With --input-shape: how to interpolate position embeddings.",
 )
 @click.option("-o", "--output", type=PATH, required=True, metavar="FILE", help="The .keras file to write.")

@@ -230,4 +230,4 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for place, one in enumerate(value):
             yield from _leaves(one, f"{path}.{place}")
     else:
-        yield path, value
+        yield path, value.tolist() if isinstance(value, np.ndarray) else value  # a long array's text has gaps

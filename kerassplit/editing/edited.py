@@ -48,10 +48,11 @@ def edited(graph: Graph, edits: Edits, name: str | None, outputs: Any = None) ->
 
 def own_copy(model: keras.Model) -> keras.Model:
     """Returns a copy of an edited model with layers and variables of its own, of equal values."""
-    copy = rebuilt(read_graph(model), copy_weights=True)
-    for ours, theirs in zip(copy.layers, model.layers, strict=True):
-        if how := mark_of(theirs):
-            mark([ours], how)
+    graph = read_graph(model)
+    copy = rebuilt(graph, copy_weights=True)
+    for ours, theirs in zip(read_graph(copy).calls, graph.calls, strict=True):
+        if how := mark_of(theirs.operation):
+            mark([ours.operation], how)
     return copy
 
 
@@ -205,7 +206,7 @@ class _Edited:
 
         try:
             operations = self._call(step, item, checked)
-            mark((one for one in operations if one is not operation), "replaced")
+            self._mark(operations, "replaced")
         except UnsupportedModelError:
             raise
         except Exception as error:

@@ -87,8 +87,7 @@ def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Seq
                 "Use another tensor, or rename the layer or the output."
             )
         insertions[key] = Insertion((tensor,), partial(_called, key, _layers(graph, key, layers)), frozenset())
-    outputs = {**own, **{key: insertions[key] for key in insertions}}
-    return edited(graph, Edits(insertions=[*insertions.values()]), None, outputs)
+    return edited(graph, Edits(insertions=[*insertions.values()]), None, {**own, **insertions})
 
 
 def _own_outputs(graph: Graph) -> dict[str, int]:

@@ -58,6 +58,10 @@ def made_by(layer: Any, argument: Any, what: str) -> Any:
     if isinstance(layer, keras.Operation):
         return layer
     if isinstance(layer, type) or not callable(layer):
-        kind = f"the class {layer.__name__}" if isinstance(layer, type) else f"a {type(layer).__name__}"
+        kind = (
+            f"the class {layer.__name__}"
+            if isinstance(layer, type)
+            else f"{layer!r:.60} of type {type(layer).__name__}"
+        )
         raise SplitError(f"{what} must be a layer, a model or a function that returns one; got {kind}.")
     return layer(argument)

@@ -10,6 +10,7 @@ import numpy as np
 
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.declared import check_call
+from kerassplit.text import package_of
 
 Sides = tuple[int, int]
 """Height and width of an image; for a sequence, its length and 1."""
@@ -45,7 +46,7 @@ def layer_for_positions(
         UnsupportedModelError: `resize` is `None`, or the positions are no grid.
     """
     args, kwargs = given
-    if not layer.weights or sides is None or type(layer).__module__.startswith("keras.src."):
+    if not layer.weights or sides is None or package_of(type(layer)) == "keras":
         return None
     try:
         check_call(layer, args, kwargs, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -74,7 +74,7 @@ def replace(
     pairs = [(item, made[id(item.operation), id(new)]) for item, new in chosen.values()]
     pairs = [(item, new) for item, new in pairs if new is not None and new is not item.operation]
     fresh = {id(new): new for _, new in pairs if is_new(new)}
-    unbuilt = {key: new for key, new in fresh.items() if not new.built}
+    unbuilt = {key for key, new in fresh.items() if not new.built}
     olds = {
         key: list({id(item.operation): item.operation for item, new in pairs if id(new) == key}.values())
         for key in fresh
@@ -85,19 +85,21 @@ def replace(
         names.give(new, olds[key][0].name if takes_name else None)
     replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
     result = edited(graph, Edits(replacements=replacements), name)
-    left: list[str] = []
-    gone: list[str] = []
-    for key, new in unbuilt.items():
-        if len(olds[key]) == 1:
-            for all_of, some in zip((left, gone), carry_over(olds[key][0], new), strict=True):
-                all_of.extend(some)
-    said = [
-        f"Weights that new layers could not get from those that they replace: {listed(left)}." if left else "",
-        f"Weights of replaced layers that the new ones do not have: {listed(gone)}." if gone else "",
-    ]
-    if left or gone:
-        warn(" ".join(filter(None, said)))
+    _carry_over([(olds[key][0], new) for key, new in fresh.items() if key in unbuilt and len(olds[key]) == 1])
     return own_copy(result) if copy_weights else result
+
+
+def _carry_over(pairs: Iterable[tuple[keras.Operation, keras.Layer]]) -> None:
+    """Carries weights over from old layers to new ones, and warns of those that are not."""
+    found = [carry_over(old, new) for old, new in pairs]
+    left, gone = ([text for one in found for text in one[place]] for place in (0, 1))
+    said = []
+    if left:
+        said.append(f"Weights that new layers could not get from those that they replace: {listed(left)}.")
+    if gone:
+        said.append(f"Weights of replaced layers that the new ones do not have: {listed(gone)}.")
+    if said:
+        warn(" ".join(said))
 
 
 def _new(old: keras.Operation, given: Any) -> Any:

@@ -22,7 +22,8 @@ class Insertion:
     Attributes:
         takes: The tensors.
         function: It gets their symbolic tensors and returns as many.
-        into: The calls that receive the results; `None` for all that use the tensors, and the model's outputs.
+        into: The calls that receive the results; `None` for all that use the tensors, and the model's outputs. If
+            there are none, a result can be an output of the edited model.
     """
 
     takes: tuple[int, ...]

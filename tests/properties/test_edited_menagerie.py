@@ -1,13 +1,11 @@
 """Every kind of model in the menagerie, edited so that it must compute the same."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import menagerie
 import pytest
-from comparing import fingerprint
-from every_kind import bits, cached, with_states_kept
+from every_kind import bits, with_states_kept
 from keras import layers
 from menagerie import Kind, Specimen
 from samples import due
@@ -47,15 +45,6 @@ DROPOUTS = (
     layers.GaussianDropout,
     layers.GaussianNoise,
 )
-
-
-@pytest.fixture
-def animal(kind: Kind) -> Iterator[Specimen]:
-    """Yields the kind's specimen; afterwards its model is unchanged, down to the nodes of the innermost layers."""
-    specimen = cached(kind)
-    before = fingerprint(specimen.model)
-    yield specimen
-    assert fingerprint(specimen.model) == before
 
 
 def assert_same(edited: keras.Model, animal: Specimen, states: bool = True) -> None:

@@ -9,6 +9,8 @@ import pytest
 from command_line import run
 
 import kerassplit as ks
+from kerassplit.cli import main
+from kerassplit.editing.positions import INTERPOLATIONS
 
 layers = keras.layers
 
@@ -183,3 +185,8 @@ def test_position_embeddings_are_resized_on_request(tmp_path, out):
     assert "Pass --resize bilinear to interpolate it." in told
     edit(tmp_path / "vit.keras", out, "--input-shape", "16,16,3", "--resize", "bilinear")
     assert keras.models.load_model(out)(np.zeros((1, 16, 16, 3))).shape == (1, 16, 4)
+
+
+def test_every_interpolation_is_offered():
+    (option,) = [one for one in main.commands["edit"].params if one.name == "resize"]
+    assert tuple(option.type.choices) == INTERPOLATIONS

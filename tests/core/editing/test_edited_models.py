@@ -160,6 +160,8 @@ def test_what_was_inserted_and_replaced_is_marked():
     edited = ks.insert(model, "norm", gated)
     marked = [type(one).__name__ for one in edited.operations if mark_of(one) == "inserted"]
     assert marked == ["GlobalAveragePooling2D", "Dense", "Multiply"]
+    edited = ks.insert(model, "conv", lambda tensor: tensor * 2, copy_weights=True)
+    assert [type(one).__name__ for one in edited.operations if mark_of(one)] == ["Multiply"]
     edited = ks.replace(model, {"conv": copy_of}, copy_weights=True)
     assert {one.name: mark_of(one) for one in edited.layers if mark_of(one)} == {"conv": "replaced"}
     assert not any(map(mark_of, model.layers))

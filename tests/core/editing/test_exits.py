@@ -131,19 +131,10 @@ def masked_model(top):
 IDS = np.array([[3, 4, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
 
 
-def test_the_mask_of_a_tap_reaches_its_exit_also_over_a_cut():
-    model = masked_model(lambda x: layers.LSTM(3, name="read")(x))
-    exit_ = [layers.GlobalAveragePooling1D(name="average"), layers.Dense(3, name="exit")]
-    multi = ks.with_outputs(model, {"embed": exit_})
-    expected = called(exit_, model.get_layer("embed")(keras.ops.convert_to_tensor(IDS)))
-    assert same_bits(multi(IDS)["embed"], expected)
-    split = ks.split(multi, "embed", allow_crossing=True)
-    assert len(split[1].inputs) == 2  # the tensor and its mask
-    assert same_bits(split(IDS), multi(IDS))
-
-
-def test_a_mask_that_only_the_exit_takes_crosses_too():
-    model = masked_model(lambda x: layers.Dense(3, name="each")(x))
+@pytest.mark.parametrize("top", [layers.LSTM(3, name="read"), layers.Dense(3, name="each")], ids=["used", "unused"])
+def test_the_mask_of_a_tap_reaches_its_exit_also_over_a_cut(top):
+    """Whether a layer of the model uses the mask, too, or only the exit."""
+    model = masked_model(top)
     exit_ = [layers.GlobalAveragePooling1D(name="average"), layers.Dense(3, name="exit")]
     multi = ks.with_outputs(model, {"embed": exit_})
     expected = called(exit_, model.get_layer("embed")(keras.ops.convert_to_tensor(IDS)))

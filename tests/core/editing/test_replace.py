@@ -341,7 +341,7 @@ def test_what_is_no_layer_is_refused():
     with pytest.raises(ks.SplitError) as caught:
         ks.replace(model, {"relu1": "gelu"})
     assert str(caught.value) == (
-        "What replaces a layer must be a layer, a model or a function that returns one; got a str."
+        "What replaces a layer must be a layer, a model or a function that returns one; got 'gelu' of type str."
     )
     with pytest.raises(ks.SplitError, match="got the class ELU"):
         ks.replace(model, {"relu1": layers.ELU})
