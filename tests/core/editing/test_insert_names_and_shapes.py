@@ -139,10 +139,10 @@ def test_a_layer_that_cannot_be_called_on_the_tensor_is_named():
 
 
 def test_what_is_no_layer_is_refused():
-    for given, said in {3: "a int", "relu": "a str", layers.ReLU: "the class ReLU"}.items():
+    for given, said in {3: "3 of type int", "relu": "'relu' of type str", layers.ReLU: "the class ReLU"}.items():
         with pytest.raises(ks.SplitError) as caught:
             ks.insert(fan(), "a", given)
-        assert str(caught.value) == (f"`layer` must be a layer, a model or a function that returns one; got {said}.")
+        assert str(caught.value) == f"`layer` must be a layer, a model or a function that returns one; got {said}."
 
 
 def test_tensors_that_the_function_is_not_given_are_refused():
