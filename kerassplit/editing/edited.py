@@ -17,7 +17,7 @@ from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import check_call, is_honest
-from kerassplit.graph.internals.layers import found_masks
+from kerassplit.graph.internals.layers import found_masks, inferred_shape, infers_shape
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import masked_tensors, tensor_of_mask
@@ -190,6 +190,30 @@ class _Edited:
                 self._set(tensor, symbol)
         return recording.operations
 
+    def _reshaped(self, step: Step, item: Call | Nest) -> bool:
+        """Repeats a call on tensors of other shapes, if its layer infers them without a call; false if it does not."""
+        layer = item.operation
+        if isinstance(item, Nest) or len(item.outputs) != 1 or not (infers_shape(layer) and is_honest(layer)):
+            return False
+        (made,) = item.outputs
+        old = {tensor: self.graph.tensors[tensor].symbol for tensor in (*item.inputs, made)}
+        given = {tensor: self._given(step, tensor) for tensor in step.takes}
+        if any(map(has_mask, (*old.values(), *given.values()))):
+            return False
+        known = {id(one): given.get(item.scope.get(id(one), -1)) for one in item.arguments.keras_tensors}
+        args, kwargs = item.arguments.fill_in(known)
+        first = args[0] if len(args) == 1 else None
+        symbols = first if isinstance(first, list) else [first]
+        only = len(symbols) == len(known) and all(isinstance(one, keras.KerasTensor) for one in symbols)
+        if not only or any(given[tensor].dtype != old[tensor].dtype for tensor in item.inputs):
+            return False
+        if self.adapt(item, args, kwargs) is not layer:
+            return False
+        shapes = {made: inferred_shape(layer, args[0])}
+        self.builder.add_calls(self.graph, [item], given, masked=self.masked, shapes=shapes)
+        self._set(made, given[made])
+        return True
+
     def _call_again(self, step: Step, item: Call | Nest) -> None:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
         operation = item.operation
@@ -205,8 +229,8 @@ class _Edited:
             return fitting(*args, **kwargs)
 
         try:
-            operations = self._call(step, item, checked)
-            self._mark(operations, "replaced")
+            if not self._reshaped(step, item):
+                self._mark(self._call(step, item, checked), "replaced")
         except UnsupportedModelError:
             raise
         except Exception as error:

@@ -20,7 +20,7 @@ from kerassplit.graph.copying import copies_of, copy_state
 from kerassplit.graph.internals.layers import renamed
 from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
 from kerassplit.graph.internals.shared_nodes import SharedNodes
-from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask, shaped
 from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
@@ -69,6 +69,7 @@ class Builder:
         symbols: dict[int, keras.KerasTensor],
         operations: Mapping[int, keras.Operation] | None = None,
         masked: set[int] | None = None,
+        shapes: Mapping[int, Sequence[int | None]] | None = None,
     ) -> None:
         """Adds calls of `graph` on other tensors.
 
@@ -78,6 +79,7 @@ class Builder:
             symbols: From its tensors to the new symbolic ones; the outputs of the calls are added.
             operations: From the `id` of an operation to another one to call instead.
             masked: The tensors that Keras masks by itself, if these calls are only some of the model's.
+            shapes: Shapes of outputs that are not as in `graph`.
 
         Raises:
             UnsupportedModelError: Two different layers have the same name. (Operations with the same name are renamed.)
@@ -94,11 +96,12 @@ class Builder:
             elif "/" not in call.name:
                 self._named.setdefault(operation.name, (operation, call.name))
         with_masks = []
+        shapes = shapes or {}
         for call in calls:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = []
             for tensor, symbol in graph.results(call):
-                twin = bare(symbol)
+                twin = shaped(symbol, shapes[tensor], symbol.dtype) if tensor in shapes else bare(symbol)
                 if has_mask(symbol):
                     with_masks.append((twin, symbol, call))
                 outputs.append(twin)

@@ -99,12 +99,14 @@ def rebuilt_by_hand(model, graph, **edits):
 
 
 def chosen_tensors(graph, chosen):
-    """Returns some tensors for which there is something to insert; masks that Keras makes are none of them."""
+    """Returns some tensors after which there is something to insert; masks that Keras makes are none of them."""
+    outputs = graph.flat_outputs()
     fitting = [
         tensor
         for tensor, found in enumerate(graph.tensors)
         if found.symbol.shape[1:] == INPUTS.get(kind_of(found.symbol), [None])[0]
         and graph.calls[found.call].operation.name not in graph.made
+        and (found.users or tensor in outputs)
     ]
     assume(fitting)
     return sorted({fitting[place % len(fitting)] for place in chosen})

@@ -1,5 +1,6 @@
 """Symbolic tensors: their copies, the nodes that produce them, and the masks attached to them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ def bare(symbol: keras.KerasTensor) -> keras.KerasTensor:
     return forget_history(twin)
 
 
-def shaped(symbol: keras.KerasTensor, shape: tuple[int | None, ...], dtype: str) -> keras.KerasTensor:
+def shaped(symbol: keras.KerasTensor, shape: Sequence[int | None], dtype: str) -> keras.KerasTensor:
     """Returns a `KerasTensor` like `symbol` with another shape and dtype, without history and mask."""
     twin = keras.KerasTensor(shape, dtype=dtype, sparse=symbol.sparse, ragged=symbol.ragged)
     return forget_history(twin)

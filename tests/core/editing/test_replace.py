@@ -358,8 +358,26 @@ def test_what_the_model_does_not_have_is_refused():
         ks.replace(model, {"elu*": layers.ELU()})
     with pytest.raises(ks.SplitError, match="'images' has no layer of the class LSTM."):
         ks.replace(model, {layers.LSTM: layers.ELU()})
-    with pytest.raises(ks.SplitError, match="'images' does not contain this layer 'other'"):
+    with pytest.raises(ks.SplitError, match="'images' does not call this layer 'other'"):
         ks.replace(model, {layers.ReLU(name="other"): layers.ELU()})
+
+
+def test_of_a_layer_inside_another_one_the_outer_one_is_named():
+    x = keras.Input((4, 3), name="x")
+    outer = layers.Bidirectional(layers.LSTM(2, name="lstm"), name="both")
+    model = keras.Model(x, outer(x), name="words")
+    way = (
+        " But 'both' (Bidirectional) has 'forward_lstm' inside, and is one call: replace it as a whole, or open it "
+        "with `kerassplit.trace(model, open='both')`, if its code allows that."
+    )
+    for meant, said in (
+        (layers.LSTM, "'words' has no layer of the class LSTM."),
+        (outer.forward_layer, "'words' does not call this layer 'forward_lstm'."),
+    ):
+        for edit in (lambda meant: ks.replace(model, {meant: layers.GRU(2)}), lambda meant: ks.remove(model, meant)):
+            with pytest.raises(ks.SplitError) as caught:
+                edit(meant)
+            assert str(caught.value) == said + way
 
 
 def test_the_result_is_named():
