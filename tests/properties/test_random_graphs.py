@@ -1,6 +1,6 @@
 """Properties of all graphs, on random ones with branches, merges, shared layers, nested models and masks.
 
-`pytest tests/properties/test_random_graphs.py --hypothesis-profile=long` tries twenty times as many: more than 10,000.
+`pytest tests/properties/test_random_graphs.py --hypothesis-profile=long` tries forty times as many: more than 10,000.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Corrupt inputs: valid bytes and plain structures, damaged at random or on purpose.
 
-`pytest --hypothesis-profile=long` tries 10,000 of them on each reader; the default is 100.
+`pytest --hypothesis-profile=long` tries 10,000 of them on each reader; the default is 50.
 """
 
 import contextlib
