@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from comparing import copied, fingerprint, same_bits
+from samples import due
 
 import kerassplit as ks
 from kerassplit.graph.backends import backend
@@ -147,7 +148,7 @@ COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda split: pickle.loads(pickle
 
 @pytest.mark.filterwarnings("ignore:Several stages share", "ignore:.*was passed an input with a mask")
 @pytest.mark.parametrize("loaded", [False, True], ids=["cut", "loaded"])
-@pytest.mark.parametrize("build", [_plain, _shared, _nested, _masked])
+@pytest.mark.parametrize("build", due([_plain, _shared, _nested, _masked], 2))
 @pytest.mark.parametrize("way", COPIES)
 def test_a_copied_split_is_whole_and_independent(way, build, loaded, tmp_path):
     model, at = build()

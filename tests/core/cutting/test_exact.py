@@ -10,13 +10,14 @@ import kerassplit as ks
 from kerassplit.graph.reading import read_graph
 
 
-def test_predict_takes_and_gives_arrays_and_agrees_with_the_models_predict(resnet, images):
-    x = np.concatenate([images(resnet)] * 2)[:3]
-    split = ks.split(resnet, ["conv2_block3_out", "conv4_block6_out"])
+def test_predict_takes_and_gives_arrays_and_agrees_with_the_models_predict(applications, images):
+    model = applications("MobileNet")
+    x = np.concatenate([images(model)] * 2)[:3]
+    split = ks.split(model, ["conv_pw_3_relu", "conv_pw_11_relu"])
     result = split.predict(x, batch_size=2)
     assert isinstance(result, np.ndarray)
     assert result.shape == (3, 1000)
-    np.testing.assert_allclose(result, resnet.predict(x, batch_size=2, verbose=0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(result, model.predict(x, batch_size=2, verbose=0), rtol=1e-5, atol=1e-7)
 
 
 def test_mixed_precision_is_kept():

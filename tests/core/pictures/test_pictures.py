@@ -344,17 +344,6 @@ def test_layers_have_all_their_shapes_and_names_with_signs_of_graphviz(capfd: py
     assert "Error" not in capfd.readouterr().err
 
 
-@pytest.mark.usefixtures("png")
-def test_every_layer_of_efficientnetb7_can_be_drawn(tmp_path: Path):
-    drawing = plot(structure("EfficientNetB7"), tmp_path / "layers.svg", detail="layers")
-    assert drawing.dot.count("<table") == 816
-    plot(structure("EfficientNetB7"), tmp_path / "layers.pdf", detail="layers")
-    with pytest.warns(UserWarning, match=r"too long for a PNG.*Write \.svg"):
-        plot(structure("EfficientNetB7"), tmp_path / "layers.png", detail="layers")
-    with Image.open(tmp_path / "layers.png") as image:
-        assert image.size[1] <= 32000
-
-
 def test_names_with_signs_of_the_formats_are_escaped(formats: tuple[str, ...], tmp_path: Path):
     x = entry = keras.Input((4,), name='a"<b>&')
     model = keras.Model(entry, keras.layers.Dense(2, name="<&>")(x), name='"<model>"')

@@ -920,7 +920,7 @@ def loads_or_is_refused(folder, **options):
             assert split.model.name == split.name
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_manifest_loads_or_is_refused(good, data):
     whole = read(good)
@@ -931,7 +931,7 @@ def test_any_manifest_loads_or_is_refused(good, data):
         seal(good, whole)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(text=st.binary(max_size=200) | st.text(alphabet='{}[]":,0123456789enaulrtfs \\', max_size=200).map(str.encode))
 def test_any_bytes_in_the_place_of_the_manifest_are_refused(good, text):
     whole = (good / MANIFEST).read_bytes()
@@ -942,7 +942,7 @@ def test_any_bytes_in_the_place_of_the_manifest_are_refused(good, text):
         (good / MANIFEST).write_bytes(whole)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(["model.weights.h5", "model.weights.h5", "config.json"]),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=8),
