@@ -59,7 +59,8 @@ class LayerOption:
 
         kind = getattr(keras.layers, self.kind, None)
         if not (isinstance(kind, type) and issubclass(kind, keras.Layer)):
-            there = [name for name, one in vars(keras.layers).items() if isinstance(one, type)]
+            kinds = [(name, one) for name, one in vars(keras.layers).items() if isinstance(one, type)]
+            there = [name for name, one in kinds if issubclass(one, keras.Layer)]
             close = listed(difflib.get_close_matches(self.kind, there, n=3), "or")
             hint = f"Did you mean {close}?" if close else "Expected the name of a class, such as Dropout or Dense."
             raise SplitError(f"keras.layers has no layer '{self.kind}'. {hint}")
@@ -243,7 +244,14 @@ def _sides(model: "keras.Model") -> dict[str, Any]:
         [{"name": graph.tensors[one].name, "shape": list(graph.tensors[one].symbol.shape)} for one in side]
         for side in (graph.flat_inputs(), graph.flat_outputs())
     )
-    return {"inputs": inputs, "outputs": outputs, "layers": len(model.layers), "params": model.count_params()}
+    return {"inputs": inputs, "outputs": outputs, "layers": _layers(model), "params": model.count_params()}
+
+
+def _layers(model: "keras.Model") -> int:
+    """Returns the number of layers, inputs not counted: a Sequential model does not list its own."""
+    from keras.layers import InputLayer
+
+    return sum(not isinstance(layer, InputLayer) for layer in model.layers)
 
 
 def _table(before: "keras.Model", after: "keras.Model") -> FittedTable:
@@ -251,7 +259,7 @@ def _table(before: "keras.Model", after: "keras.Model") -> FittedTable:
     for what in ("inputs", "outputs"):
         sides = ("\n".join(format_shape(one.shape) for one in getattr(model, what)) for model in (before, after))
         table.add_row(what, *sides)
-    table.add_row("layers", *(f"{len(model.layers):,}" for model in (before, after)))
+    table.add_row("layers", *(f"{_layers(model):,}" for model in (before, after)))
     table.add_row("parameters", *(f"{model.count_params():,}" for model in (before, after)))
     return table
 

@@ -7,9 +7,13 @@ import numpy as np
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _PER_CHANNEL = (keras.layers.BatchNormalization, keras.layers.Normalization)
+FOR_CHANNELS = (*_CONVOLUTIONS, *_PER_CHANNEL, keras.layers.Rescaling)
+"""Layers of which only the number of channels decides whether another one takes their place."""
 
 
-def layer_for_channels(layer: Any, sides: tuple[int, int | None], given: keras.KerasTensor) -> keras.Layer | None:
+def layer_for_channels(
+    layer: Any, sides: tuple[int, int | None], axis: int, given: keras.KerasTensor
+) -> keras.Layer | None:
     """Returns a layer like this one for another number of channels in its input; `None` if it takes any number.
 
     - A convolution: the kernel is summed over the channels for one channel (so a grey image gives what the image with
@@ -20,6 +24,7 @@ def layer_for_channels(layer: Any, sides: tuple[int, int | None], given: keras.K
     Args:
         layer: The layer, built for the old number.
         sides: The old and the new number of channels.
+        axis: The axis of the channels.
         given: What it receives now.
     """
     before, channels = sides
@@ -30,7 +35,7 @@ def layer_for_channels(layer: Any, sides: tuple[int, int | None], given: keras.K
         same = all(value is getattr(layer, name) for name, value in config.items())
         return None if same else keras.layers.Rescaling.from_config(layer.get_config() | config)
     convolves = isinstance(layer, _CONVOLUTIONS) and layer.groups == 1 and layer.kernel.shape[-2] == before
-    if not (convolves or type(layer) in _PER_CHANNEL):
+    if not (convolves or (type(layer) in _PER_CHANNEL and _axes(layer, given) == [axis % len(given.shape)])):
         return None
     config = layer.get_config()
     config |= {
@@ -39,13 +44,19 @@ def layer_for_channels(layer: Any, sides: tuple[int, int | None], given: keras.K
     new = type(layer).from_config(config)
     new.build(given.shape)
     for ours, theirs in zip(new.variables, layer.variables, strict=True):
-        value = keras.ops.convert_to_numpy(theirs.value)
+        value = keras.ops.convert_to_numpy(keras.ops.copy(theirs.value))
         if tuple(ours.shape) != value.shape:
             value = _kernel(value, channels) if convolves else _per_channel(value, before, channels)
         ours.assign(value.reshape(ours.shape))
     if isinstance(new, keras.layers.Normalization):
         new.finalize_state()
     return new
+
+
+def _axes(layer: Any, given: keras.KerasTensor) -> list[int]:
+    """Returns the axes for which a normalization has numbers."""
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    return [axis % len(given.shape) for axis in axes if axis is not None]
 
 
 def _kernel(kernel: np.ndarray, channels: int) -> np.ndarray:

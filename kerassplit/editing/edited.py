@@ -1,7 +1,8 @@
 """Builds an edited model.
 
 What an edit does not change is repeated without running Keras: the same layers, arguments and shapes. After an edit,
-wherever a shape, a dtype or a mask differs from the model's, Keras calls the layers again and infers them.
+wherever only a shape differs from the model's, Keras's own layers infer the next one; wherever they cannot, or a dtype
+or a mask differs, Keras calls the layers again.
 """
 
 from collections import deque
@@ -16,7 +17,7 @@ from kerassplit.editing.refusals import refused
 from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_inside, steps_of
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
-from kerassplit.graph.declared import check_call, is_honest
+from kerassplit.graph.declared import built_for, check_call, is_honest, keeps_shapes, ranks
 from kerassplit.graph.internals.layers import found_masks, inferred_shape, infers_shape
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
@@ -72,8 +73,10 @@ class _Edited:
         differing: Those of these that differ from the model's in shape, dtype or mask.
         own: The model's own operations, by `id`.
         masked: Tensors that Keras masks by itself.
+        on_input: True if an input of the model changes.
         recordings: What earlier attempts inserted: users' functions are called once.
         inserted: What insertions give, each the first of its tensors.
+        renewed: New layers in place of some that were built for other ranks, by the `id` of the old one and the ranks.
     """
 
     def __init__(self, graph: Graph, edits: Edits, opened: Iterable[int], recordings: dict[Insertion, Recording]):
@@ -84,6 +87,8 @@ class _Edited:
         self.symbols: dict[int, keras.KerasTensor] = {}
         self.inserted: dict[Insertion, keras.KerasTensor] = {}
         self.differing: set[int] = set()
+        self.on_input = bool(edits.inputs)
+        self.renewed: dict[tuple[int, ...], keras.Operation] = {}
         self.own = {id(item.operation) for item in (*graph.calls, *graph.nests)}
         for tensor in dict.fromkeys(graph.flat_inputs()):
             name = unique(safe_name(graph.tensors[tensor].name), taken)
@@ -207,6 +212,8 @@ class _Edited:
         only = len(symbols) == len(known) and all(isinstance(one, keras.KerasTensor) for one in symbols)
         if not only or any(given[tensor].dtype != old[tensor].dtype for tensor in item.inputs):
             return False
+        if keeps_shapes(layer) and not (isinstance(first, list) and ranks(args) == ranks(item.arguments.args)):
+            return False
         if self.adapt(item, args, kwargs) is not layer:
             return False
         shapes = {made: inferred_shape(layer, args[0])}
@@ -224,6 +231,10 @@ class _Edited:
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             fitting = self.adapt(item, args, kwargs)
+            if fitting is operation:
+                fitting = self._built_for(operation, args, kwargs, item.arguments)
+            if fitting is not operation:
+                self.builder.may_rename(fitting)
             if not is_honest(fitting):
                 check_call(fitting, args, kwargs, item.arguments if fitting is operation else None)
             return fitting(*args, **kwargs)
@@ -236,7 +247,12 @@ class _Edited:
         except Exception as error:
             before = [self.graph.tensors[tensor].symbol.shape for tensor in sorted(step.takes)]
             now = [self._given(step, tensor).shape for tensor in sorted(step.takes)]
-            raise refused(item, before, now, error) from error
+            raise refused(item, before, now, error, self.on_input) from error
+
+    def _built_for(self, operation: Any, args: Any, kwargs: Any, before: Any) -> keras.Operation:
+        """Returns the layer itself or one for other ranks, the same for all calls that have these."""
+        fitting = built_for(operation, args, kwargs, before)
+        return operation if fitting is operation else self.renewed.setdefault((id(operation), *ranks(args)), fitting)
 
     def _mark(self, operations: Iterable[keras.Operation], how: Mark) -> None:
         """Marks operations, except the model's own, which would then be marked in the model, too."""
@@ -286,7 +302,11 @@ class _Edited:
 
     def _is_other(self, tensor: int, symbol: keras.KerasTensor) -> bool:
         old = self.graph.tensors[tensor].symbol
-        return has_mask(symbol) or has_mask(old) or (symbol.shape, symbol.dtype) != (old.shape, old.dtype)
+        return has_mask(symbol) or has_mask(old) or _looks(symbol) != _looks(old)
+
+
+def _looks(symbol: keras.KerasTensor) -> tuple[Any, ...]:
+    return symbol.shape, symbol.dtype, bool(symbol.sparse)
 
 
 def _takes(own: keras.KerasTensor, given: keras.KerasTensor | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.adapters import data_format_of
-from kerassplit.editing.channels import layer_for_channels
+from kerassplit.editing.channels import FOR_CHANNELS, layer_for_channels
 from kerassplit.editing.edited import edited, own_copy
 from kerassplit.editing.paddings import padding_for
 from kerassplit.editing.positions import INTERPOLATIONS, Sides, layer_for_positions
@@ -84,22 +84,22 @@ def with_input_shape(
 
 
 def _check_open_sides(graph: Graph, inputs: Mapping[int, keras.KerasTensor], build: Callable[..., Any]) -> None:
-    """Refuses to open sides if the model takes neither their double nor their half.
+    """Refuses to open sides if the model does not take their double and their triple.
 
-    Keras lets an unknown size pass where only one fits: in a `Dense` after a `Flatten`, in a sum with a table.
+    Keras lets an unknown size pass where only one fits: in a `Dense` after a `Flatten`, in a sum with a table. One of
+    the two may fit by chance: the double of one side, if another is halved.
     """
-    reasons = []
-    for other in (lambda side: 2 * side, lambda side: side // 2 or 2):
+    for other in (lambda side: 2 * side, lambda side: 3 * side):
         tried = {tensor: _closed(new, graph.tensors[tensor].symbol.shape, other) for tensor, new in inputs.items()}
         if all(tried[tensor] is inputs[tensor] for tensor in tried):
             return
         try:
             build(tried)
-            return
         except UnsupportedModelError as error:
             sizes = ", ".join(str(tuple(new.shape[1:])) for new in tried.values())
-            reasons.append(f"Sides can be open if the model takes other sizes, such as {sizes}. {error}")
-    raise UnsupportedModelError(reasons[0])
+            raise UnsupportedModelError(
+                f"Sides can be open if the model takes other sizes, such as {sizes}. {error}"
+            ) from error
 
 
 def _closed(new: keras.KerasTensor, old: Any, other: Callable[[int], int]) -> keras.KerasTensor:
@@ -127,9 +127,14 @@ def _inputs(graph: Graph, shape: Any) -> dict[int, keras.KerasTensor]:
 
 
 def _input(graph: Graph, tensor: int, given: Any) -> keras.KerasTensor:
-    if isinstance(given, keras.KerasTensor):
-        return given
     old = graph.tensors[tensor].symbol
+    if isinstance(given, keras.KerasTensor):
+        if (given.dtype == "string") != (old.dtype == "string"):
+            raise SplitError(
+                f"'{graph.tensors[tensor].name}' takes {old.dtype}; expected numbers for numbers, and strings "
+                f"for strings; got an input of {given.dtype}."
+            )
+        return given
     if not isinstance(given, (list, tuple)) or not all(
         side is None or (type(side) is int and side > 0) for side in given
     ):
@@ -141,12 +146,12 @@ def _input(graph: Graph, tensor: int, given: Any) -> keras.KerasTensor:
 
 
 class _Adapting:
-    """Chooses layers for changed shapes; a layer that is called several times gets one layer in its place.
+    """Chooses layers for changed shapes; a layer that is called several times alike gets one layer in its place.
 
     Attributes:
         axis: The axis of channels.
         channels: Old and new numbers of channels of the inputs that have another one.
-        sides: Old and new height and width of the image, or length of the sequence, if there is one input that changes.
+        sides: Old and new height and width of the image, or length of the sequence, if all inputs that change agree.
     """
 
     def __init__(self, graph: Graph, inputs: Mapping[int, keras.KerasTensor], resize: str | None):
@@ -158,15 +163,17 @@ class _Adapting:
             for old, new in pairs
             if len(old) == len(new) > 2 and old[self.axis] != new[self.axis]
         }
-        self.sides = _sides(*pairs[0], self.axis) if len(pairs) == 1 else None
-        self.made: dict[int, keras.Operation] = {}
+        sides = {_sides(*pair, self.axis) for pair in pairs}
+        self.sides = sides.pop() if len(sides) == 1 else None
+        self.made: dict[tuple[int, Any], keras.Operation] = {}
 
     def layer_for(self, item: Call | Nest, args: Sequence[Any], kwargs: dict[str, Any]) -> keras.Operation:
         """Returns the layer to call on these arguments in place of a call's own."""
-        operation = item.operation
-        if id(operation) not in self.made:
-            self.made[id(operation)] = self._new(item, args, kwargs) or operation
-        return self.made[id(operation)]
+        operation, shape = item.operation, getattr(_first(args, kwargs), "shape", None)
+        key = id(operation), shape[self.axis] if shape and isinstance(operation, FOR_CHANNELS) else shape
+        if key not in self.made:
+            self.made[key] = self._new(item, args, kwargs) or operation
+        return self.made[key]
 
     def _new(self, item: Call | Nest, args: Sequence[Any], kwargs: dict[str, Any]) -> keras.Operation | None:
         layer, before, now = item.operation, _first(item.arguments.args, item.arguments.kwargs), _first(args, kwargs)
@@ -175,7 +182,7 @@ class _Adapting:
         new = None
         if len(before.shape) == len(now.shape) > 2:
             channels = before.shape[self.axis], now.shape[self.axis]
-            new = layer_for_channels(layer, channels, now) if channels in self.channels else None
+            new = layer_for_channels(layer, channels, self.axis, now) if channels in self.channels else None
         new = new or padding_for(self.graph, item, now)
         shapes = before.shape, now.shape
         given = args, kwargs

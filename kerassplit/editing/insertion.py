@@ -65,10 +65,10 @@ def insert(
     graph = read_graph(model)
     tensors = resolve_several(graph, at, "at")
     calls = None if into is None else _calls(graph, tensors, into)
-    names = Names(graph)
     groups = [tuple(tensors)] if isinstance(layer, keras.Operation) else [(tensor,) for tensor in tensors]
-    insertions = [Insertion(group, _function(graph, group, layer, names), calls) for group in groups]
-    result = edited(graph, Edits(insertions=insertions), name)
+    with Names(graph) as names:
+        insertions = [Insertion(group, _function(graph, group, layer, names), calls) for group in groups]
+        result = edited(graph, Edits(insertions=insertions), name)
     return own_copy(result) if copy_weights else result
 
 

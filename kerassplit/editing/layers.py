@@ -1,6 +1,9 @@
 """Layers and functions that a user gives to an edit."""
 
+from __future__ import annotations
+
 import re
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +14,12 @@ from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.text import snake_case, unique
 
+_built_in_vain: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
+"""Layers that only an edit that failed has built."""
+
 
 class Names:
-    """Names of layers in an edited model: one that is taken gets a number.
+    """Names of layers in an edited model: one that is taken gets a number. To be used in a `with` block.
 
     Args:
         graph: The graph of the model.
@@ -23,13 +29,31 @@ class Names:
     def __init__(self, graph: Graph, gone: Sequence[Call | Nest] = ()):
         without = {id(item) for item in gone}
         self._taken = {item.operation.name for item in [*graph.calls, *graph.nests] if id(item) not in without}
-        self._seen: dict[int, Any] = {}
+        self._before: dict[int, tuple[Any, str, bool]] = {}
+
+    def __enter__(self) -> Names:
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        """If the edit fails, its layers get their names back, and count as not built if they were not."""
+        for layer, name, unbuilt in self._before.values():
+            if error is not None:
+                layer.name = name
+                if unbuilt and layer.built:
+                    _built_in_vain.add(layer)
+            else:
+                _built_in_vain.discard(layer)
 
     def give(self, layer: keras.Layer, name: str | None = None) -> None:
         """Gives a new layer this name, or its own; if it is taken, with a number."""
-        if id(layer) not in self._seen:
-            self._seen[id(layer)] = layer
+        if id(layer) not in self._before:
+            self._before[id(layer)] = layer, layer.name, is_unbuilt(layer)
             layer.name = unique(name or layer.name, self._taken)
+
+
+def is_unbuilt(layer: keras.Layer) -> bool:
+    """True if a layer has no weights yet, or only those that it got in an edit that failed."""
+    return not layer.built or layer in _built_in_vain
 
 
 def has_automatic_name(layer: keras.Layer) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def layer_for_positions(
             f"{tuple(theirs.shape)}, and {tuple(ours.shape)} are needed now. Pass resize='bilinear' to interpolate it."
         )
     for ours, theirs in pairs:
-        value = keras.ops.convert_to_numpy(theirs.value)
+        value = keras.ops.convert_to_numpy(keras.ops.copy(theirs.value))
         ours.assign(
             value if tuple(ours.shape) == value.shape else _resized(layer, value, tuple(ours.shape), sides, resize)
         )
@@ -80,8 +81,10 @@ def _built_for(
     """Returns the layer built again for the new size, if just tables with a row for each position change."""
     for config in _configs(layer, shapes, sides):
         try:
-            again = type(layer).from_config(config)
-            again(*args, **kwargs)  # builds it
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                again = type(layer).from_config(config)
+                again(*args, **kwargs)  # builds it
             check_call(again, args, kwargs)
             pairs = list(zip(again.variables, layer.variables, strict=True))
         except Exception:  # the configuration of somebody's layer may mean anything

@@ -15,20 +15,25 @@ _BEFORE_REASON = re.compile(
 
 
 def refused(
-    item: Call | Nest, before: Sequence[Shape], now: Sequence[Shape], error: Exception
+    item: Call | Nest, before: Sequence[Shape], now: Sequence[Shape], error: Exception, on_input: bool
 ) -> UnsupportedModelError:
-    """Returns the error for a layer that cannot be called on another shape, with ways out."""
+    """Returns the error for a layer that cannot be called on another shape, with ways out.
+
+    `on_input` is true if the model's input changes.
+    """
     text = re.sub(r"\x1b\[\d*m", "", str(error))
-    reason = _BEFORE_REASON.split(text)[-1].partition("\n")[0].partition(" for '{{node")[0].rstrip(". ")
+    reason = _BEFORE_REASON.split(text)[-1].partition("\n")[0].partition(" for '{{node")[0]
+    reason = re.sub(r"\{\{function_node [^}]*\}\} ?", "", reason).rstrip(". ")
     return UnsupportedModelError(
         f"'{item.name}' ({type(item.operation).__name__}) takes {_shapes(before)} in the model and would receive "
-        f"{_shapes(now)}, which it cannot take: {reason}. {_remedy(item.operation, before[0], now[0])}"
+        f"{_shapes(now)}, which it cannot take: {reason}. "
+        f"{_remedy(item.operation, before[0], now[0], on_input)}"
     )
 
 
-def _remedy(operation: keras.Operation, before: Shape, now: Shape) -> str:
+def _remedy(operation: keras.Operation, before: Shape, now: Shape, on_input: bool) -> str:
     axes = getattr(getattr(operation, "input_spec", None), "axes", None) or {}
-    if len(before) != len(now) or all(before[axis] == now[axis] for axis in axes):
+    if not on_input or len(before) != len(now) or all(before[axis] == now[axis] for axis in axes):
         return "Replace it in the same way (`kerassplit.replace`), or put a layer before it that makes the shape fit."
     if len(now) == 2:
         return (
@@ -36,8 +41,8 @@ def _remedy(operation: keras.Operation, before: Shape, now: Shape) -> str:
             "size but needs other weights; `keras.layers.Resizing` as first layer brings inputs to the old size."
         )
     return (
-        "Only the first convolution, and normalizations before it, adapt to other channels. A convolution with a 1x1 "
-        "kernel as first layer brings inputs to the old channels."
+        "Only a first convolution, neither grouped nor depthwise, and normalizations before it adapt to other channels."
+        " A convolution with a 1x1 kernel as first layer brings inputs to the old channels."
     )
 
 

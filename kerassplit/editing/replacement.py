@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.editing.edited import edited, own_copy
-from kerassplit.editing.layers import Names, calling, has_automatic_name, made_by
+from kerassplit.editing.layers import Names, calling, has_automatic_name, is_unbuilt, made_by
 from kerassplit.editing.steps import Edits, Replacement
 from kerassplit.editing.weights import carry_over
 from kerassplit.errors import SplitError
@@ -74,17 +74,17 @@ def replace(
     pairs = [(item, made[id(item.operation), id(new)]) for item, new in chosen.values()]
     pairs = [(item, new) for item, new in pairs if new is not None and new is not item.operation]
     fresh = {id(new): new for _, new in pairs if is_new(new)}
-    unbuilt = {key for key, new in fresh.items() if not new.built}
+    unbuilt = {key for key, new in fresh.items() if is_unbuilt(new)}
     olds = {
         key: list({id(item.operation): item.operation for item, new in pairs if id(new) == key}.values())
         for key in fresh
     }
-    names = Names(graph, [item for item, _ in pairs])
-    for key, new in fresh.items():
-        takes_name = len(olds[key]) == 1 and has_automatic_name(new)
-        names.give(new, olds[key][0].name if takes_name else None)
-    replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
-    result = edited(graph, Edits(replacements=replacements), name)
+    with Names(graph, [item for item, _ in pairs]) as names:
+        for key, new in fresh.items():
+            takes_name = len(olds[key]) == 1 and has_automatic_name(new)
+            names.give(new, olds[key][0].name if takes_name else None)
+        replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
+        result = edited(graph, Edits(replacements=replacements), name)
     _carry_over([(olds[key][0], new) for key, new in fresh.items() if key in unbuilt and len(olds[key]) == 1])
     return own_copy(result) if copy_weights else result
 
@@ -115,7 +115,7 @@ def _new(old: keras.Operation, given: Any) -> Any:
 def _function(item: Call | Nest, new: Any) -> Callable[..., Any]:
     def called(*args: Any, **kwargs: Any) -> Any:
         given = [one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)]
-        with calling(f"'{new.name}', in place of '{item.name}',", given):
+        with calling(f"A {type(new).__name__} in place of '{item.name}'", given):
             return new(*args, **kwargs)
 
     return called

@@ -189,6 +189,6 @@ def _circle(graph: Graph, left: Sequence[Step]) -> SplitError:
     ]
     return SplitError(
         f"What is inserted takes {listed(graph.names(takes))} together, and some of these depend on others of them "
-        f"(through {listed(users)}), so it would depend on itself. Insert in several steps, or name the calls that "
-        "receive the result in `into`."
+        f"(through {listed(users)}), so it would depend on itself. To insert a layer after each of them, pass a "
+        "function that makes one; else insert in several steps, or name the calls that receive the result in `into`."
     )

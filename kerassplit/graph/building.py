@@ -53,6 +53,7 @@ class Builder:
         self._twins: dict[int, tuple[keras.Operation, keras.Operation]] = {}  # by `id`: an operation and its twin
         self._with_masks: dict[tuple[int, int], keras.KerasTensor] = {}
         self._names_of_masked: set[str] = set()
+        self._renamable: dict[int, keras.Operation] = {}
         self._finished = False
 
     def __enter__(self) -> "Builder":
@@ -209,13 +210,24 @@ class Builder:
     def _check_name(self, operation: keras.Operation, name: str) -> None:
         """Checks that a layer's name is not taken: Keras requires unique names in a model."""
         other, known_as = self._named.setdefault(operation.name, (operation, name))
-        if other is not operation and not self._only_to_run:
+        if other is operation or self._only_to_run:
+            return
+        if id(operation) not in self._renamable and id(other) not in self._renamable:
             which = "" if name == known_as else f" ({listed([known_as, name])})"
             raise UnsupportedModelError(
                 f"Two different layers are called '{operation.name}'{which}, and a Keras model accepts a name only "
                 "once. Keep them in different models or stages, or rename one of them (`layer.name = ...`)"
                 f"{self._copies}."
             )
+        if id(operation) not in self._renamable:
+            self._named[operation.name] = operation, name
+            operation = other
+        operation.name = unique(operation.name, {*self._named, *self._later})
+        self._named[operation.name] = operation, operation.name
+
+    def may_rename(self, operation: keras.Operation) -> None:
+        """Gives a new layer a number if another one has its name."""
+        self._renamable[id(operation)] = operation
 
     def _operation_of_its_own_name(self, operation: keras.Operation, name: str, path: str) -> keras.Operation:
         """Returns an operation (not a layer), or if its name is taken, a twin named after its whole path."""

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from kerassplit.graph.internals.keras_src import compute_output_spec
+from kerassplit.graph.internals.process_state import names_kept, uninitialized_kept
 from kerassplit.graph.internals.symbols import shaped
 
 _KERAS = "keras.src."
@@ -79,6 +80,7 @@ def given_really(operation: keras.Operation, arguments: Any) -> list[Any] | None
 
 _ANY_SIZE = tuple(f"keras.src.layers.{room}" for room in ("convolutional", "core.dense", "normalization.batch_"))
 """Modules whose layers have weights that fit every size that their `input_spec` allows."""
+_COMPARING = (keras.layers.Concatenate, keras.layers.Dot, keras.layers.Attention, keras.layers.AdditiveAttention)
 
 
 def check_call(operation: keras.Operation, args: Any, kwargs: Any, before: Any = None) -> None:
@@ -145,7 +147,7 @@ def _takes_samples(operation: keras.Operation, args: Any, kwargs: Any) -> bool:
 def is_honest(operation: keras.Operation) -> bool:
     """True if calling a layer on symbolic tensors raises already what `check_call` would.
 
-    Keras's own layers without weights declare what they do, but for `Concatenate`, which compares no sizes.
+    Keras's own layers without weights declare what they do, but for those that compare sizes only when they are built.
     """
     is_layer = isinstance(operation, keras.Layer)
     if declares(operation) or (not is_layer and type(operation).__name__ == "Reshape"):
@@ -154,7 +156,48 @@ def is_honest(operation: keras.Operation) -> bool:
         return True
     ways = ("compute_output_shape", "compute_output_spec")
     by_running = all(getattr(type(operation), way) is getattr(keras.Layer, way) for way in ways)
-    return not isinstance(operation, keras.layers.Concatenate) and (by_running or not operation.weights)
+    return not isinstance(operation, _COMPARING) and (by_running or not operation.weights)
+
+
+def keeps_shapes(layer: keras.Operation) -> bool:
+    """True if a layer of Keras may keep something of the shapes that it was built for."""
+    kind = type(layer)
+    own_build = isinstance(layer, keras.Layer) and kind.build is not keras.Layer.build
+    return own_build and kind.__module__.startswith(_KERAS) and not kind.__module__.startswith(_ANY_SIZE)
+
+
+def built_for(layer: keras.Layer, args: Any, kwargs: Any, before: Any) -> keras.Layer:
+    """Returns a layer of Keras that fits these arguments: the layer itself, or if it has kept ranks, a new one.
+
+    Layers that compute element by element, such as `Add`, keep whether their inputs differ in rank. Some weights, such
+    as those of a `LayerNormalization` over several axes, have one shape for each input, but are reshaped or broadcast.
+
+    Args:
+        layer: A built layer.
+        args: The arguments.
+        kwargs: The keyword arguments.
+        before: The arguments of the call in the model, with `args` and `kwargs`.
+
+    Raises:
+        ValueError: Built for these arguments, its weights would have other shapes.
+    """
+    if not keeps_shapes(layer) or getattr(layer, "_layers", None):
+        return layer
+    if hasattr(layer, "_reshape_required"):
+        return layer if ranks(args) == ranks(before.args) else type(layer).from_config(layer.get_config())
+    if layer.weights:
+        with names_kept(), uninitialized_kept(), keras.StatelessScope(initialize_variables=False):
+            again = type(layer).from_config(layer.get_config())
+            again(*args, **kwargs)
+        for ours, theirs in zip(again.weights, layer.weights, strict=False):
+            if ours.shape != theirs.shape:
+                raise ValueError(f"its '{theirs.name}' is for {tuple(theirs.shape)}, and {tuple(ours.shape)} is needed")
+    return layer
+
+
+def ranks(arguments: Any) -> list[int]:
+    """Returns the number of dimensions of each symbolic tensor among the arguments."""
+    return [len(one.shape) for one in keras.tree.flatten(arguments) if isinstance(one, keras.KerasTensor)]
 
 
 def _key(structure: Any) -> Any:

@@ -66,7 +66,7 @@ def test_all_edits_together_in_the_order_that_help_tells(file, out):
     assert (edited.get_layer("between").rate, edited.input_shape) == (0.25, (None, 12, None, 1))
     words = " ".join(result.stdout.split())
     assert "before after" in words
-    assert "inputs 8×8×3 12×?×1 outputs 2 2 layers 6 7 parameters 122 58" in words
+    assert "inputs 8×8×3 12×?×1 outputs 2 2 layers 5 6 parameters 122 58" in words
     assert "Removed 1: 'dropout'." in words
     assert "Replaced 2: 'conv' and 'conv_relu'." in words
     assert "Inserted 2: 'between' and 'normed'." in words
@@ -83,7 +83,7 @@ def test_json_tells_the_same_and_nothing_else(file, out):
     assert data["before"] == {
         "inputs": [{"name": "image", "shape": [None, 8, 8, 3]}],
         "outputs": [{"name": "score", "shape": [None, 2]}],
-        "layers": 6,
+        "layers": 5,
         "params": 122,
     }
     assert data["after"]["outputs"] == [{"name": "score", "shape": [None, 5]}]

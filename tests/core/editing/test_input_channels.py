@@ -168,8 +168,8 @@ def test_channels_of_a_frozen_nested_model_adapt_where_the_convolution_is():
 
 
 OTHER_CHANNELS = (
-    "Only the first convolution, and normalizations before it, adapt to other channels. A convolution with a 1x1 "
-    "kernel as first layer brings inputs to the old channels."
+    "Only a first convolution, neither grouped nor depthwise, and normalizations before it adapt to other channels. A "
+    "convolution with a 1x1 kernel as first layer brings inputs to the old channels."
 )
 
 

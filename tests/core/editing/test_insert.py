@@ -270,7 +270,8 @@ def test_tensors_of_which_one_depends_on_the_other_cannot_be_taken_together():
         ks.insert(fan(), ["a", "b"], pair)
     assert str(caught.value) == (
         "What is inserted takes 'a' and 'b' together, and some of these depend on others of them (through 'b'), so it "
-        "would depend on itself. Insert in several steps, or name the calls that receive the result in `into`."
+        "would depend on itself. To insert a layer after each of them, pass a function that makes one; else insert in "
+        "several steps, or name the calls that receive the result in `into`."
     )
     model = fan()
     edited = ks.insert(model, ["a", "b"], pair, into="sum")  # `b` still receives the old `a`

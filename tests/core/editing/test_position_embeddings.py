@@ -110,6 +110,17 @@ def resized(kind, table, old, new, how):
     return rows.reshape(*table.shape[:-2], -1, 6) if kind != "grid" else rows.reshape(1, *new, 6)
 
 
+def test_both_towers_of_a_siamese_model_are_resized_alike():
+    tower = built("num_patches", 4, 4)
+    sides = [keras.Input((16, 16, 3), name=name) for name in ("left", "right")]
+    model = keras.Model(sides, layers.Subtract()([tower(one) for one in sides]))
+    edited = ks.with_input_shape(model, dict.fromkeys(("left", "right"), (24, 24, 3)), resize="bilinear")
+    larger = ks.with_input_shape(tower, (24, 24, 3), resize="bilinear")
+    x, y = np.random.default_rng(1).normal(size=(2, 2, 24, 24, 3)).astype("float32")
+    assert same_bits(edited([x, y]), larger(x) - larger(y))
+    assert len([one for one in edited.layers if isinstance(one, PatchEncoder)]) == 1
+
+
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_an_embedding_is_refused_by_name_unless_a_way_to_resize_is_given(kind):
     model = built(kind, 4, 4)

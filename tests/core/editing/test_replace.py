@@ -329,7 +329,7 @@ def test_shapes_are_inferred_after_a_replacement():
 def test_a_layer_that_cannot_be_called_on_what_the_old_one_received_is_named():
     with pytest.raises(ks.UnsupportedModelError) as caught:
         ks.replace(images(), {"pool": layers.Conv1D(3, 1)})
-    assert str(caught.value).startswith("'pool', in place of 'pool', cannot be called on (None, 8, 8, 4) float32: ")
+    assert str(caught.value).startswith("A Conv1D in place of 'pool' cannot be called on (None, 8, 8, 4) float32: ")
 
 
 def test_what_is_no_layer_is_refused():
