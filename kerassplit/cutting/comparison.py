@@ -1,7 +1,6 @@
 """Compares two arrays of numbers."""
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import keras
@@ -55,7 +54,7 @@ def check_tolerance(tolerance: Any) -> None:
     Raises:
         SplitError: It is negative, NaN or no number.
     """
-    if not (isinstance(tolerance, Real) and tolerance >= 0):
+    if not (isinstance(tolerance, (int, float, np.integer, np.floating)) and tolerance >= 0):
         raise SplitError(
             f"tolerance={tolerance!r} (--tolerance {tolerance}) was given. Expected the largest difference to allow: 0 "
             "or a positive number."

@@ -55,8 +55,8 @@ def match_tensors(ours: Graph, theirs: Graph, names: Mapping[str, str], outputs:
     """Matches the tensors that two models compute: from the first model's to the other's.
 
     Automatic names (`dense_1`) depend on what else a process has built. They tell as much as others only if both
-    models have the same ones for a class of layers. If not, outputs are matched as outputs first, then the calls of
-    the class in execution order if there are equally many, and by these names only if there are not.
+    models have the same ones for a class of layers, or share layers. If not, outputs are matched as outputs first,
+    then the calls of the class in execution order if there are equally many, and by these names only if there are not.
 
     Args:
         ours: The first model.
@@ -90,11 +90,13 @@ def match_tensors(ours: Graph, theirs: Graph, names: Mapping[str, str], outputs:
             for some, but in zip(named, (found, {*found.values()}), strict=True)
         ]
 
-    take(_of_same_objects(ours, theirs))
+    shared = [*_of_same_objects(ours, theirs)]
+    take(shared)
     for names_here in (whole, ends):  # tensors inside nested models are also matched by their names there
         take(_of_same_names(*left(names_here)))
-        take(outputs)
-        take(_in_order(*left(names_here)))
+        take((mine, its) for mine, its in outputs if its not in theirs.flat_inputs())
+        if not shared:
+            take(_in_order(*left(names_here)))
         take(_of_equal_name(*left(names_here)))
     return {mine: its for mine, its in found.items() if mine not in ours.flat_inputs()}
 
