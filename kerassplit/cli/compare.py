@@ -35,10 +35,10 @@ def compare(
     open_sides: int | None,
     options: ModelOptions,
 ) -> dict[str, Any]:
-    """Run two models (files, architectures or saved splits) on one input, and compare their tensors by name.
+    """Run two models (files, architectures or saved splits) on one input, and compare their outputs and tensors.
 
     Tells the first tensor that differs by more than the tolerance, and what differs in its layer. The exit code is 1
-    if one does.
+    if one does, or if the outputs are other ones.
     """
     if input_file is not None and open_sides is not None:
         raise SplitError("--open-sides applies only to random input. Leave it out with --input.")

@@ -12,5 +12,5 @@
 - `pieces`: taps, blocks, a Sequential model of blocks.
 - `piece_tensors`, `adapters`, `joining`: pieces joined into one model.
 - `comparison`, `structure`, `trial`, `receipt`, `verifying`: the proof.
-- `model_comparison`, `comparing`: where two models part.
+- `layer_weights`, `matching`, `model_comparison`, `comparing`: where two models part.
 """

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from kerassplit.cutting.adapters import fits
-from kerassplit.cutting.arrays import dense, named_tensors
-from kerassplit.cutting.comparison import compared, largest_difference
+from kerassplit.cutting.arrays import as_taken, dense, named_tensors
+from kerassplit.cutting.comparison import check_tolerance, compared, largest_difference
+from kerassplit.cutting.layer_weights import match_weights, weight_names
+from kerassplit.cutting.matching import computable, match_outputs, match_tensors
 from kerassplit.cutting.model_comparison import Comparison, DifferingWeight, TensorInBoth
 from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.trial import random_input, values_of
@@ -19,7 +20,6 @@ from kerassplit.errors import SplitError
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.packing import plain_name
 from kerassplit.graph.reading import read_graph
-from kerassplit.graph.references import resolve
 from kerassplit.graph.shapes import OpenSides
 from kerassplit.text import enumerated, shortened
 
@@ -37,8 +37,11 @@ def compare(
     """Finds where two models part: the first tensor that differs, and what differs in the layer that computes it.
 
     For a port, a quantized or edited model, or a file of another version. Both models compute all their tensors on one
-    input, eagerly and in inference mode, which needs memory for all of them. Tensors are matched by name (one inside a
-    nested model also by its name there, if only one in each model has it), outputs also by position.
+    input, eagerly and in inference mode, which needs memory for all of them.
+
+    Outputs are compared as outputs: by key if both models return a dict, else by position. All tensors are matched by
+    name (one inside a nested model also by its name there). Automatic names (`dense_1`) depend on what else was built:
+    where the two models have other ones, layers of one class are matched in execution order if there are equally many.
 
     Args:
         model: A functional or built Sequential model, or a `Split`, whose stages are joined.
@@ -51,10 +54,10 @@ def compare(
         open_sides: Sizes of open dimensions in random input; see `verify`.
 
     Returns:
-        A `Comparison`. It does not raise if numbers differ; check `comparison.ok`, or call `comparison.check()`.
+        A `Comparison`. It does not raise if the models differ; check `comparison.ok`, or call `comparison.check()`.
 
     Raises:
-        SplitError: The models take different inputs, or `x` does not fit them.
+        SplitError: The models take different inputs, `x` does not fit them, or `tolerance` is negative or NaN.
         UnknownTensorError: `names` has a name that the models do not have.
 
     Example:
@@ -66,30 +69,38 @@ def compare(
     >>> comparison.first_difference, [weight.weight for weight in comparison.weights]
     ('conv4_block2_2_bn', ['gamma'])
     """
+    check_tolerance(tolerance)
     ours, theirs = (read_graph(one.join() if isinstance(one, Stages) else one) for one in (model, other))
     in_order = _inputs_in_order(ours, theirs)
-    pairs = _matched(ours, theirs, names or {})
+    outputs, only = match_outputs(ours, theirs)
+    pairs = match_tensors(ours, theirs, {} if names is None else names, () if only else outputs.values())
     x = random_input(ours, seed, open_sides) if x is None else x
     taken = ours.named(ours.inputs)
     given = {name: dense(value) for name, value in named_tensors(x, taken, ours.model.name).items()}
-    computed = _computed(ours, pairs, [given[name] for name in keras.tree.flatten(taken)])
-    other_computed = _computed(theirs, pairs.values(), [given[name] for name in ours.names(in_order)])
-    outputs = set(ours.flat_outputs())
-    found = []
-    for tensor, counterpart in sorted(pairs.items()):
-        name, made = ours.tensors[tensor].name, other_computed[counterpart]
-        one = compared(name, _layer_name(ours, tensor), tensor in outputs, computed[tensor], made)
-        found.append(TensorInBoth(**vars(one), other=theirs.tensors[counterpart].name, other_shape=made.shape))
+    every = sorted({*pairs.items(), *outputs.values()})
+    computed = _computed(ours, {mine for mine, _ in every}, [given[name] for name in keras.tree.flatten(taken)])
+    other_computed = _computed(theirs, {its for _, its in every}, [given[name] for name in ours.names(in_order)])
+    found = {}
+    for mine, its in every:
+        name, made = ours.tensors[mine].name, other_computed[its]
+        one = compared(name, _layer_name(ours, mine), (mine, its) in outputs.values(), computed[mine], made)
+        found[mine, its] = TensorInBoth(**vars(one), other=theirs.tensors[its].name, other_shape=made.shape)
+    exchanged = {
+        label: (found[pair].tensor, found[pair].other)
+        for label, pair in outputs.items()
+        if pairs.get(pair[0]) != pair[1] and found[pair].max_difference > tolerance
+    }
     layers = _layers_in_both(ours, theirs, pairs)
     return Comparison(
         model=ours.model.name,
         other=theirs.model.name,
-        comparisons=tuple(found),
+        comparisons=tuple(found.values()),
         only_in_model=_only_in(ours, pairs),
         only_in_other=_only_in(theirs, pairs.values()),
         weights=tuple(weight for name, pair in layers.items() for weight in _differing_weights(name, *pair)),
         settings={name: differing for name, pair in layers.items() if (differing := _differing_settings(*pair))},
-        tolerance=tolerance,
+        outputs=exchanged | only,
+        tolerance=float(tolerance),
     )
 
 
@@ -120,41 +131,17 @@ def _described(graph: Graph, tensors: Sequence[int]) -> str:
     return enumerated([f"'{one.name}' {tuple(one.symbol.shape)} {one.symbol.dtype}" for one in inputs])
 
 
-def _matched(ours: Graph, theirs: Graph, names: Mapping[str, str]) -> dict[int, int]:
-    """Returns the tensors that both models compute: from the first model's to the other's."""
-    found = {resolve(ours, mine): resolve(theirs, its) for mine, its in names.items()}
-    for key in (lambda name: name, lambda name: name.rpartition("/")[2]):
-        there = _unique(theirs, key, found.values())
-        for name, tensor in _unique(ours, key, found).items():
-            if name in there:
-                found[tensor] = there[name]
-    ends = [graph.flat_outputs() for graph in (ours, theirs)]
-    if len(ends[0]) == len(ends[1]):
-        for mine, its in zip(*ends, strict=True):
-            if mine not in found and its not in found.values():
-                found[mine] = its
-    return {mine: its for mine, its in found.items() if mine not in ours.flat_inputs()}
-
-
-def _unique(graph: Graph, key: Callable[[str], str], but: Collection[int]) -> dict[str, int]:
-    """Returns the computed tensors by the keys of their names, without those that share a key, and those in `but`."""
-    tensors = [tensor for tensor in _computable(graph) if tensor not in but]
-    counts = Counter(key(graph.tensors[tensor].name) for tensor in tensors)
-    return {name: tensor for tensor in tensors if counts[name := key(graph.tensors[tensor].name)] == 1}
-
-
-def _computable(graph: Graph) -> list[int]:
-    return [tensor for call in graph.calls if call.inputs for tensor in call.outputs]
-
-
 def _only_in(graph: Graph, matched: Collection[int]) -> tuple[str, ...]:
-    return tuple(graph.names(tensor for tensor in _computable(graph) if tensor not in matched))
+    return tuple(graph.names(tensor for tensor in computable(graph) if tensor not in matched))
 
 
 def _computed(graph: Graph, tensors: Iterable[int], inputs: Sequence[Any]) -> dict[int, np.ndarray]:
-    """Returns the values of some tensors as arrays, by tensor."""
+    """Returns the values of some tensors, which may be inputs, as arrays, by tensor."""
+    given = dict(zip(graph.flat_inputs(), inputs, strict=True))
+    made = sorted(tensor for tensor in tensors if tensor not in given)
     try:
-        values = values_of(graph, sorted(tensors), inputs)
+        values = values_of(graph, made, inputs) if made else {}
+        values |= {one: as_taken(given[one], graph.tensors[one].symbol) for one in tensors if one in given}
     except Exception as error:
         raise SplitError(
             f"The input does not go through '{graph.model.name}': {error}\nGive another one as `x` (--input), or the "
@@ -167,38 +154,37 @@ def _layer_name(graph: Graph, tensor: int) -> str:
     return plain_name(graph.calls[graph.tensors[tensor].call])
 
 
-def _layers_in_both(ours: Graph, theirs: Graph, pairs: Mapping[int, int]) -> dict[str, tuple[keras.Layer, keras.Layer]]:
-    """Returns the layers that compute matched tensors, in both models, by their names in the first."""
-    found: dict[str, tuple[keras.Layer, keras.Layer]] = {}
+def _layers_in_both(ours: Graph, theirs: Graph, pairs: Mapping[int, int]) -> dict[str, tuple[Any, Any]]:
+    """Returns the layers and operations that compute matched tensors, in both models, by their names in the first."""
+    found: dict[str, tuple[Any, Any]] = {}
     for mine, its in sorted(pairs.items()):
         one, other = (graph.calls[graph.tensors[at].call].operation for graph, at in ((ours, mine), (theirs, its)))
-        if isinstance(one, keras.Layer) and isinstance(other, keras.Layer):
-            found.setdefault(_layer_name(ours, mine), (one, other))
+        found.setdefault(_layer_name(ours, mine), (one, other))
     return found
 
 
-def _differing_weights(name: str, one: keras.Layer, other: keras.Layer) -> Iterator[DifferingWeight]:
-    """Yields the weights of two layers that differ; matched by their names in the layer."""
-    ours, theirs = ({_weight_name(layer, weight): weight for weight in layer.weights} for layer in (one, other))
-    for weight in dict.fromkeys([*ours, *theirs]):
-        mine, its = (values.get(weight) for values in (ours, theirs))
+def _differing_weights(layer: str, one: Any, other: Any) -> Iterator[DifferingWeight]:
+    """Yields the weights of two layers that differ, and those that only one of them has."""
+    ours, theirs = (getattr(each, "weights", []) for each in (one, other))
+    names, other_names = weight_names(one), weight_names(other)
+    places = match_weights(one, other)
+    pairs = [
+        (name, ours[place], theirs[places[place]] if place in places else None) for place, name in enumerate(names)
+    ]
+    matched = {*places.values()}
+    pairs += [(name, None, theirs[place]) for place, name in enumerate(other_names) if place not in matched]
+    for name, mine, its in pairs:
         if mine is its:
             continue
         shapes = [() if value is None else tuple(value.shape) for value in (mine, its)]
-        if mine is None or its is None:
-            yield DifferingWeight(name, weight, *shapes, max_difference=float("inf"))
-            continue
-        difference = largest_difference(*map(keras.ops.convert_to_numpy, (mine, its)))
+        difference = float("inf")
+        if mine is not None and its is not None:
+            difference = largest_difference(*map(keras.ops.convert_to_numpy, (mine, its)))
         if difference:
-            yield DifferingWeight(name, weight, *shapes, max_difference=difference)
+            yield DifferingWeight(layer, name, *shapes, max_difference=difference)
 
 
-def _weight_name(layer: keras.Layer, weight: keras.Variable) -> str:
-    """Returns a weight's name in its layer: `kernel`, or `query/kernel` of a layer within."""
-    return weight.path.rpartition(f"{layer.name}/")[2]
-
-
-def _differing_settings(one: keras.Layer, other: keras.Layer) -> dict[str, tuple[str, str]]:
+def _differing_settings(one: Any, other: Any) -> dict[str, tuple[str, str]]:
     """Returns the settings that differ, with both values as text. Initializers do not count: layers have values."""
     if one is other:
         return {}
@@ -224,7 +210,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         value = {"class": value.get("class_name"), **value["config"]}
     if isinstance(value, dict) and value:
         for key, one in value.items():
-            if "initializer" not in key and not (key == "name" and "trainable" in value):
+            if "initializer" not in key and not (key == "name" and ("trainable" in value or not path)):
                 yield from _leaves(one, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
         for place, one in enumerate(value):

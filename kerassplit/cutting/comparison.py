@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerassplit.errors import SplitError
 from kerassplit.text import with_short_repr
 
 
@@ -45,6 +46,19 @@ class TensorComparison(ComparedTensor):
 
     identical: bool
     numbers: int
+
+
+def check_tolerance(tolerance: Any) -> None:
+    """Checks that a tolerance is a number that differences can be compared with.
+
+    Raises:
+        SplitError: It is negative, NaN or no number.
+    """
+    if not (isinstance(tolerance, (int, float, np.integer, np.floating)) and tolerance >= 0):
+        raise SplitError(
+            f"tolerance={tolerance!r} (--tolerance {tolerance}) was given. Expected the largest difference to allow: 0 "
+            "or a positive number."
+        )
 
 
 def compared(name: str, stage: str, is_output: bool, ours: Any, theirs: Any) -> TensorComparison:

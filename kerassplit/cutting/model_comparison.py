@@ -14,6 +14,8 @@ from kerassplit.display.table import FittedTable
 from kerassplit.display.units import format_samples
 from kerassplit.text import enumerated, listed, printable, with_short_repr
 
+STRUCTURE = "structure"
+"""Key in `Comparison.outputs` of two structures."""
 _ROWS = 12  # of a table on a terminal; all are in `comparisons` and `weights`
 
 
@@ -25,7 +27,7 @@ class TensorInBoth(ComparedTensor):
     Attributes:
         tensor: Its name in the first model.
         stage: Name of the layer or operation that computes it, in the first model.
-        is_output: True if it is an output of the first model.
+        is_output: True if the two are compared as outputs of their models.
         shape: Shape of the computed array, in the first model.
         dtype: Its dtype, in the first model.
         max_difference: Largest absolute difference of two numbers: 0 if all are equal, infinite if the shapes differ or
@@ -74,6 +76,8 @@ class Comparison(AnyReceipt):
         only_in_other: Names of the tensors that only the other model has.
         weights: The weights that differ, in the order of the layers.
         settings: Differences in the configuration of layers that both have: layer -> setting -> both values, as text.
+        outputs: Outputs that are other tensors: key or position -> names of the tensors in both models, `"-"` where a
+            model has no such output; and `"structure"` if only one model returns a dict.
         tolerance: Largest difference allowed.
     """
 
@@ -84,18 +88,19 @@ class Comparison(AnyReceipt):
     only_in_other: tuple[str, ...]
     weights: tuple[DifferingWeight, ...]
     settings: dict[str, dict[str, tuple[str, str]]]
+    outputs: dict[str, tuple[str, str]]
     tolerance: float
     _totals: ClassVar = ("ok", "compared", "identical", "max_difference", "first_difference")
 
     @property
     def ok(self) -> bool:
-        """True if outputs were compared, and no tensor that both have differs by more than the tolerance."""
-        return self.compared and self.first is None
+        """True if the outputs were compared, and nothing that both have differs by more than the tolerance."""
+        return self.compared and not self.outputs and self.first is None
 
     @property
     def identical(self) -> bool:
-        """True if outputs were compared, and all tensors that both have are equal bit for bit."""
-        return self.compared and all(one.identical for one in self.comparisons)
+        """True if the outputs were compared, and all tensors that both have are equal bit for bit."""
+        return self.compared and not self.outputs and all(one.identical for one in self.comparisons)
 
     @property
     def max_difference(self) -> float:
@@ -105,7 +110,7 @@ class Comparison(AnyReceipt):
     @property
     def first(self) -> TensorInBoth | None:
         """The first tensor, in execution order, that differs by more than the tolerance."""
-        return next((one for one in self.comparisons if not one.max_difference <= self.tolerance), None)
+        return next((one for one in self.comparisons if self._differs(one)), None)
 
     @property
     def first_difference(self) -> str | None:
@@ -115,12 +120,16 @@ class Comparison(AnyReceipt):
     def verdict(self) -> str:
         """Returns the result in a few sentences."""
         both = f"The two models '{self.model}'" if self.model == self.other else f"'{self.model}' and '{self.other}'"
-        first = self.first
-        if first is not None:
-            said = [
-                f"{both} part at '{first.tensor}'{self._made_by(first)}: {self._how_far(first)}.",
-                *self._why(first),
-            ]
+        shared = [one for one in self.comparisons if (one.tensor, one.other) not in self.outputs.values()]
+        first = next(filter(self._differs, shared), None)
+        if self.outputs:
+            said = [f"{both} give other outputs: {enumerated([*map(self._other_output, self.outputs)])}."]
+            if first is not None:
+                said.append(f"They part {self._where(first)}")
+            elif shared:
+                said.append("All else that both compute agrees.")
+        elif first is not None:
+            said = [f"{both} {self._although_outputs_agree()}part {self._where(first)}"]
         elif not self.compared:
             said = [nothing_compared(self.model, self.comparisons)]
         elif self.identical:
@@ -137,8 +146,29 @@ class Comparison(AnyReceipt):
                 said.append(f"Only in {f'the {place}' if same else repr(name)}: {listed(only)}.")
         return printable(" ".join(said))
 
-    def _made_by(self, tensor: TensorInBoth) -> str:
-        return "" if tensor.tensor == tensor.other else f" ('{tensor.other}' there)"
+    def _differs(self, tensor: TensorInBoth) -> bool:
+        return not tensor.max_difference <= self.tolerance
+
+    def _other_output(self, label: str) -> str:
+        one, other = self.outputs[label]
+        if label == STRUCTURE:
+            return f"their structure ({one} and {other})"
+        if "-" in (one, other):
+            return f"'{label}' (only in the {'second' if one == '-' else 'first'})"
+        return f"'{label}' ('{one}' and '{other}')"
+
+    def _although_outputs_agree(self) -> str:
+        outputs = [one for one in self.comparisons if one.is_output]
+        if not self.compared or any(map(self._differs, outputs)):
+            return ""
+        equal = (
+            "give the same outputs, bit for bit" if all(one.identical for one in outputs) else "agree in their outputs"
+        )
+        return f"{equal}, but inside they "
+
+    def _where(self, tensor: TensorInBoth) -> str:
+        there = "" if tensor.tensor == tensor.other else f" ('{tensor.other}' there)"
+        return " ".join([f"at '{tensor.tensor}'{there}: {self._how_far(tensor)}.", *self._why(tensor)])
 
     def _how_far(self, tensor: TensorInBoth) -> str:
         if tensor.shape != tensor.other_shape:

@@ -148,4 +148,4 @@ def nothing_compared(model: str, comparisons: Iterable[Any]) -> str:
     """Returns the verdict for the case that no number of the model's outputs was compared."""
     empty = any(0 in one.shape for one in comparisons)
     why = "hold no numbers (0 rows?)" if empty else "are all NaN"
-    return f"Nothing was compared: on this input, the outputs of '{model}' {why}. Give another input as `x`."
+    return f"Nothing was compared: on this input, the outputs of '{model}' {why}. Give another input as `x` (--input)."

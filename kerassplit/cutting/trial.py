@@ -23,7 +23,10 @@ def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
 
     Values are those of `drawn`; open dimensions have size 32 by default.
     """
-    generator = np.random.default_rng(seed)
+    try:
+        generator = np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise SplitError(f"seed is {seed!r}. Expected a whole number, 0 or greater.") from error
     samples = fixed_batch(symbol.shape for symbol in graph.model.inputs) or _SAMPLES
     shapes = input_shapes(graph, samples, OPEN_SIDE if open_sides is None else open_sides)
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.arrays import wrong_batch
-from kerassplit.cutting.comparison import TensorComparison, compared
+from kerassplit.cutting.comparison import TensorComparison, check_tolerance, compared
 from kerassplit.cutting.receipt import Receipt
 from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.structure import compare_structure
@@ -64,6 +64,7 @@ def verify(
     >>> receipt.ok, receipt.max_difference
     (True, 0.0)
     """
+    check_tolerance(tolerance)
     graph = read_graph(model)
     counterparts = _counterparts(graph, split)
     tensors = split.named_inputs(random_input(graph, seed, open_sides) if x is None else x)

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from kerassplit._version import __version__
+from kerassplit.cutting.comparison import check_tolerance
 from kerassplit.cutting.stages import Stage, Stages
 from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError, VerificationError
@@ -57,6 +58,8 @@ def export(
     replaced = check_export(directory, format, verify=verify, overwrite=overwrite, x=x)
     for text in split.notes_on_prediction():
         warn(text)
+    if tolerance is not None:
+        check_tolerance(tolerance)
     form, target = find_format(format), resolved(directory)
     if split.preprocessor is not None and len(split.model.inputs) == 1:
         warn(

@@ -224,6 +224,50 @@ def test_inputs_of_equal_names_get_the_same_arrays_in_whatever_order_they_are():
     assert (comparison.first_difference, comparison.max_difference) == ("twice", 10.0)  # of b, not of a
 
 
+def test_an_operation_of_another_class_is_told():
+    x = keras.Input((4,), name="x")
+    comparison = ks.compare(*(keras.Model(x, one(x)) for one in (keras.ops.relu, keras.ops.tanh)))
+    assert "part at 'relu' ('tanh' there)" in comparison.verdict()
+    assert "Its configuration differs: class (Relu and Tanh)." in comparison.verdict()
+
+
+def test_equal_outputs_are_told_where_something_inside_differs():
+    """An activation within a layer, and behind it."""
+    x, weights = keras.Input((4,), name="x"), np.array([[1.0, -1]] * 4)
+    one, other = layers.Dense(2, name="a"), layers.Dense(2, "relu", name="a")
+    models = [keras.Model(x, layers.ReLU(name="b")(one(x)), name="m"), keras.Model(x, other(x), name="m")]
+    for layer in (one, other):
+        layer.set_weights([weights, np.zeros(2)])
+    comparison = ks.compare(*models, np.ones((1, 4), "float32"))
+    assert not comparison
+    assert comparison.verdict() == (
+        "The two models 'm' give the same outputs, bit for bit, but inside they part at 'a': the largest difference is "
+        "4 (0 allowed). Its configuration differs: activation ('linear' and 'relu'). Only in the first: 'b'."
+    )
+    models[1].layers[-1].bias.assign([0.5, 0])
+    assert "'m' give other outputs: '0' ('b' and 'a'). They part at 'a'" in ks.compare(*models).verdict()
+    assert "agree in their outputs, but inside they part at 'a'" in ks.compare(*models, tolerance=0.5).verdict()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"tolerance": -1}, "tolerance=-1 (--tolerance -1) was given. Expected the largest difference to allow"),
+        ({"tolerance": float("nan")}, "tolerance=nan (--tolerance nan) was given"),
+        ({"tolerance": "1"}, "tolerance='1' (--tolerance 1) was given"),
+        ({"seed": "x"}, "seed is 'x'. Expected a whole number, 0 or greater."),
+        ({"seed": -1}, "seed is -1. Expected"),
+        ({"names": ["a"]}, "names is ['a']. Expected a dict: the name of a tensor in 'chain' -> its name in 'chain'."),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong, said):
+    with pytest.raises(ks.SplitError, match=re.escape(said)):
+        ks.compare(chain(), chain(), **wrong)
+    if "names" not in wrong:
+        with pytest.raises(ks.SplitError, match=re.escape(said)):
+            ks.split(chain(), "a").verify(**wrong)
+
+
 def test_where_only_one_side_is_nan_they_differ():
     model, other = chain(), chain()
     other.get_layer("b").bias.assign([np.nan, 0, 0, 0])
@@ -261,8 +305,11 @@ def test_on_the_command_line_the_exit_code_tells(tmp_path):
     assert run("compare", tmp_path / "model.keras", tmp_path / "other.keras", "--tolerance", 9).exit_code == 0
     np.save(tmp_path / "x.npy", np.full((1, 4), np.nan, "float32"))
     nothing = run("compare", tmp_path / "model.keras", tmp_path / "out", "--input", tmp_path / "x.npy", status=1)
-    assert "Nothing was compared: on this input, the outputs of 'chain' are all NaN." in " ".join(
-        nothing.stdout.split()
-    )
+    assert (
+        "Nothing was compared: on this input, the outputs of 'chain' are all NaN. Give another input as `x` (--input)."
+    ) in " ".join(nothing.stdout.split())
+    for tolerance in ("nan", "-1"):
+        no = run("compare", tmp_path / "model.keras", tmp_path / "out", "--tolerance", tolerance, status=2).stderr
+        assert "--tolerance" in no and "tolerance=" not in no
     wrong = run("compare", tmp_path / "model.keras", tmp_path / "out", "--same", "a", status=2)
     assert "--same is 'a'. Expected two names, such as --same conv1=stem/conv." in wrong.stderr
