@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerassplit.editing.weights import array_of
+
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _PER_CHANNEL = (keras.layers.BatchNormalization, keras.layers.Normalization)
 FOR_CHANNELS = (*_CONVOLUTIONS, *_PER_CHANNEL, keras.layers.Rescaling)
@@ -44,7 +46,7 @@ def layer_for_channels(
     new = type(layer).from_config(config)
     new.build(given.shape)
     for ours, theirs in zip(new.variables, layer.variables, strict=True):
-        value = keras.ops.convert_to_numpy(keras.ops.copy(theirs.value))
+        value = array_of(theirs)
         if tuple(ours.shape) != value.shape:
             value = _kernel(value, channels) if convolves else _per_channel(value, before, channels)
         ours.assign(value.reshape(ours.shape))

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerassplit.editing.weights import array_of
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.declared import check_call
 from kerassplit.text import package_of
@@ -64,7 +65,7 @@ def layer_for_positions(
             f"{tuple(theirs.shape)}, and {tuple(ours.shape)} are needed now. Pass resize='bilinear' to interpolate it."
         )
     for ours, theirs in pairs:
-        value = keras.ops.convert_to_numpy(keras.ops.copy(theirs.value))
+        value = array_of(theirs)
         ours.assign(
             value if tuple(ours.shape) == value.shape else _resized(layer, value, tuple(ours.shape), sides, resize)
         )

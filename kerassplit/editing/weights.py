@@ -1,10 +1,19 @@
 """Carries weights over from a layer to the one that replaces it."""
 
+import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from kerassplit.cutting.layer_weights import match_weights, weight_names
+
+
+def array_of(weight: keras.Variable) -> np.ndarray:
+    """Returns the values of a weight, without NumPy's warning about how Keras and torch hand them over."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return keras.ops.convert_to_numpy(weight)
 
 
 def carry_over(old: Any, new: keras.Layer) -> tuple[list[str], list[str]]:
