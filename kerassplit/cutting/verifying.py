@@ -56,7 +56,8 @@ def verify(
         A `Receipt`. It does not raise if numbers differ; check `receipt.ok`, or call `receipt.check()`.
 
     Raises:
-        SplitError: `x` does not fit the model's inputs, or the split is not one of this model.
+        SplitError: `x` does not fit the model's inputs, the split is not one of this model, or `tolerance` is negative
+            or NaN.
 
     Example:
 

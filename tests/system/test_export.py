@@ -204,6 +204,11 @@ class TestReceipt:
         assert (receipt.verified, receipt.ok, receipt.max_difference) == (False, True, None)
         assert receipt.verdict() == "Exported 'small' as SavedModel. The exported stages were not verified."
 
+    def test_a_tolerance_that_is_no_number_is_refused(self, two, tmp_path):
+        with pytest.raises(ks.SplitError, match="tolerance=nan .* was given. Expected the largest difference to allow"):
+            two.export(tmp_path / "out", format="savedmodel", tolerance=float("nan"))
+        assert not (tmp_path / "out").exists()
+
     def test_a_difference_above_the_tolerance_leaves_nothing_behind(self, two, tmp_path):
         with pytest.raises(ks.VerificationError, match="'pool' of stage 'head' is the first") as caught:
             two.export(tmp_path / "out", format="openvino", tolerance=1e-12)

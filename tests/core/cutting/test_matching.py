@@ -244,3 +244,12 @@ class TestWeights:
             ((2,), (3,)),
         ]
         assert len(weights) == 6
+
+    @pytest.mark.parametrize("name", COMPOSITES)
+    def test_go_one_by_one_to_the_layer_that_replaces_theirs(self, name):
+        model = keras.Sequential([keras.Input((5, 4)), COMPOSITES[name]()], name="m")
+        model.layers[0].set_weights([place + weight for place, weight in enumerate(model.get_weights())])
+        edited = ks.replace(model, {"a": lambda _: COMPOSITES[name]()})
+        assert ks.compare(model, edited).identical
+        for one, other in zip(model.get_weights(), edited.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
