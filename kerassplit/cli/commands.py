@@ -15,7 +15,7 @@ from kerassplit.cli import completion, option
 from kerassplit.cli.device_options import max_crossing_option
 from kerassplit.cli.framework import Command, Show, command, note, start_keras, working
 from kerassplit.cli.option import COUNT, PATH, ModelOptions, check_cuts, check_input, check_written, cut
-from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
+from kerassplit.cli.tables import crossing_data, crossings_table, points_table, split_data
 from kerassplit.cli.versions import show_versions
 from kerassplit.cutting.stage_names import stage_names
 from kerassplit.display.file_formats import PICTURE_FORMATS, check_format
@@ -78,7 +78,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
     name, advice = closed_layer(read_graph(built)) or (None, None)
     if advice:
         show(Text(advice))
-    return {"model": built.name, "points": [point_data(point) for point in found], "closed_layer": name}
+    return {"model": built.name, "points": [point.to_dict() for point in found], "closed_layer": name}
 
 
 @main.command(short_help="Explain why a tensor is a split point, or not.")
@@ -236,7 +236,11 @@ def verify(
 @click.argument("model", metavar="MODEL|DIR", shell_complete=completion.models)
 @option.at
 @click.option(
-    "-o", "--output", type=PATH, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
+    *("-o", "--output"),
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="A .svg, .png, .pdf, .dot, .mmd or .txt file; or .html, a page to explore the cuts.",
 )
 @option.choice("--detail", ["blocks", "layers"], "One box per block between split points, or per layer.")
 @option.overwrite

@@ -16,7 +16,8 @@ In reading order:
 - `rows`: places boxes and lines in rows if one row is too wide.
 - `write_dot`: Graphviz source.
 - `svg_text`: centers the texts of an SVG in their boxes.
-- `render`: draws Graphviz source as SVG, PNG or PDF.
+- `render`: lays out and draws Graphviz source.
+- `page/`: a page to explore the cuts of a model.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from kerassplit.files.untrusted import check_path
 from kerassplit.graph.reading import read_graph
 from kerassplit.pictures.layers import layers_dot
 from kerassplit.pictures.overview import model_picture, split_picture
+from kerassplit.pictures.page import write_page
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture, safe
 from kerassplit.pictures.render import NoLayoutError, render
 from kerassplit.pictures.write_dot import WIDEST, to_dot
@@ -57,6 +59,7 @@ class Drawing:
     """
 
     picture: Picture
+    _drawn: keras.Model | Stages
     _layers: tuple[keras.Model, str, dict[str, int] | None] | None = None
     widest: float = WIDEST
 
@@ -77,6 +80,8 @@ class Drawing:
             return to_mermaid(self.picture).encode()
         if extension == "dot":
             return self.dot.encode()
+        if extension == "html":
+            return write_page(self._drawn, self.picture, opened=self._layers is not None)
         return render(self.dot, _known(extension))
 
     def __str__(self) -> str:
@@ -107,8 +112,9 @@ def plot(
     Args:
         model_or_split: A functional or built Sequential model, a `Split`, or a `Stage`.
         to_file: File to write. The extension selects the format: `svg`, `png` (about 1600 pixels wide), `pdf`, `dot`
-            (Graphviz source), `mmd` (Mermaid) or `txt`. `None` writes no file.
-        detail: `"blocks"`, or `"layers"` for every layer.
+            (Graphviz source), `mmd` (Mermaid), `txt`, or `html`: a page, complete in itself, to explore the cuts of the
+            whole model, what they cost and the best ones for two devices. `None` writes no file.
+        detail: `"blocks"`, or `"layers"` for every layer; as a page, all blocks are then open at first.
         title: The first line; by default the model's or stage's name.
 
     Returns:
@@ -141,16 +147,18 @@ def _drawing(model_or_split: keras.Model | Stages | Stage, layers: bool, title: 
     if isinstance(model_or_split, Stages):
         picture = safe(split_picture(model_or_split, title, layers=layers))
         if not layers:
-            return Drawing(picture)
+            return Drawing(picture, model_or_split)
         stage_of: dict[str, int] = {}
         for place, stage in enumerate(model_or_split.stages):
             for call in read_graph(stage.model).calls:
                 if call.inputs or call.name in stage.inputs:
                     stage_of.setdefault(call.operation.name, place)
-        return Drawing(picture, (model_or_split.model, f"{picture.title}: {picture.subtitle}", stage_of))
+        return Drawing(
+            picture, model_or_split, (model_or_split.model, f"{picture.title}: {picture.subtitle}", stage_of)
+        )
     model = model_or_split.model if isinstance(model_or_split, Stage) else model_or_split
     picture = safe(model_picture(model, title, layers=layers))
-    return Drawing(picture, (model, f"{picture.title}: {picture.subtitle}", None) if layers else None)
+    return Drawing(picture, model, (model, f"{picture.title}: {picture.subtitle}", None) if layers else None)
 
 
 def _known(extension: str, path: Path | None = None) -> str:

@@ -1,0 +1,70 @@
+"""Writes a page to explore the cuts of a model: one HTML file that needs no network, no server and no build.
+
+In reading order:
+
+- `data`: what the page shows, as JSON.
+- `layout`: the places of boxes, layers and lines.
+- `page.html`, `page.css`: the page without its contents.
+- `model.js`: reads the data; what lies before a cut and what crosses it.
+- `plan.js`: the best cuts for devices, as `ks.plan` finds them; plain numbers.
+- `graph.js`: draws the graph; opens, folds, moves and zooms.
+- `panel.js`: what is known about a tensor, and the chart of cuts.
+- `planner.js`: the sliders.
+- `main.js`: ties these together: selection, links, search, keys.
+
+The scripts are plain ES modules. They are joined here, in this order, without `import` and `export`, so that the page
+is a single file and building the package takes no tools.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from html import escape
+from pathlib import Path
+
+import keras
+
+from kerassplit.cutting.stages import Stages
+from kerassplit.pictures.page.data import data_of
+from kerassplit.pictures.picture import Picture
+
+SCRIPTS = ("model.js", "plan.js", "graph.js", "panel.js", "planner.js", "main.js")
+_FOLDER = Path(__file__).parent
+_MODULE_LINES = re.compile(r"^import .*?;\n|^export (?=\w)", re.MULTILINE | re.DOTALL)
+
+
+def write_page(drawn: keras.Model | Stages, picture: Picture, *, opened: bool = False) -> bytes:
+    """Returns the page as HTML.
+
+    Its content-security policy allows its own script and style only: no network, no inline handlers.
+
+    Args:
+        drawn: The model, or a split, whose cuts are then marked.
+        picture: Its overview, for title and subtitle.
+        opened: Whether all blocks are open at first.
+    """
+    script, style = _script(), (_FOLDER / "page.css").read_text("utf-8")
+    # In a script element, only `<` could end the data: as JSON may escape any sign, none is left.
+    data = json.dumps(data_of(drawn, picture, opened=opened), separators=(",", ":")).replace("<", "\\u003c")
+    parts = {
+        "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        "title": escape(picture.title),
+        "style": style,
+        "data": data,
+        "script": script,
+    }
+    page = (_FOLDER / "page.html").read_text("utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], page).encode()
+
+
+@cache
+def _script() -> str:
+    """Joins the scripts."""
+    return "".join(re.sub(_MODULE_LINES, "", (_FOLDER / name).read_text("utf-8")) for name in SCRIPTS)
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
