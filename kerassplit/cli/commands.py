@@ -246,6 +246,7 @@ def verify(
 @option.overwrite
 @option.names
 @option.allow_crossing
+@option.open_sides
 @option.of_model
 @command
 def plot(
@@ -257,11 +258,14 @@ def plot(
     overwrite: bool,
     names: list[str] | None,
     allow_crossing: bool,
+    open_sides: int | None,
     options: ModelOptions,
 ) -> dict[str, Any]:
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
         raise SplitError("--names needs cuts: say where to cut with --at NAME.")
+    if open_sides is not None and output.suffix.lower() != ".html":
+        raise SplitError("--open-sides applies only to pages (.html): pictures show no costs.")
     drawn: Any
     check_format(output, PICTURE_FORMATS, "Pictures")
     check_written([output], [Path(model), *options.files(model)], overwrite=overwrite)
@@ -280,7 +284,7 @@ def plot(
             cuts = [cut(one, drawn) for one in at]
             drawn = ks.split(drawn, cuts, allow_crossing=allow_crossing, names=names)
     with working(f"Drawing {output}"):
-        ks.plot(drawn, output, detail=detail)
+        ks.plot(drawn, output, detail=detail, open_sides=open_sides)
     show(Text(f"Wrote {output}."))
     return {"model": drawn.name, "file": str(output)}
 

@@ -23,7 +23,7 @@ In reading order:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,7 @@ from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import write_whole
 from kerassplit.files.untrusted import check_path
 from kerassplit.graph.reading import read_graph
+from kerassplit.graph.shapes import OpenSides
 from kerassplit.pictures.layers import layers_dot
 from kerassplit.pictures.overview import model_picture, split_picture
 from kerassplit.pictures.page import write_page
@@ -62,6 +63,7 @@ class Drawing:
     _drawn: keras.Model | Stages
     _layers: tuple[keras.Model, str, dict[str, int] | None] | None = None
     widest: float = WIDEST
+    _open_sides: OpenSides = None
 
     @cached_property
     def dot(self) -> str:
@@ -81,7 +83,7 @@ class Drawing:
         if extension == "dot":
             return self.dot.encode()
         if extension == "html":
-            return write_page(self._drawn, self.picture, opened=self._layers is not None)
+            return write_page(self._drawn, self.picture, self._open_sides, opened=self._layers is not None)
         return render(self.dot, _known(extension))
 
     def __str__(self) -> str:
@@ -100,6 +102,7 @@ def plot(
     *,
     detail: Literal["blocks", "layers"] = "blocks",
     title: str | None = None,
+    open_sides: OpenSides = None,
 ) -> Drawing:
     """Draws a model, a split or one of its stages.
 
@@ -116,6 +119,7 @@ def plot(
             whole model, what they cost and the best ones for two devices. `None` writes no file.
         detail: `"blocks"`, or `"layers"` for every layer; as a page, all blocks are then open at first.
         title: The first line; by default the model's or stage's name.
+        open_sides: For pages: sizes to assume for unknown (`None`) input dimensions; see `profile`.
 
     Returns:
         `Drawing`: notebooks display it, and `print` shows it as text.
@@ -137,7 +141,9 @@ def plot(
         _known(path.suffix[1:].lower(), path)
         if not path.parent.is_dir():
             raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
-    drawing = _drawing(model_or_split, detail == "layers", title)
+        if open_sides is not None and path.suffix.lower() != ".html":
+            raise SplitError(f"`open_sides` applies only to pages (.html): pictures show no costs; got '{path.name}'.")
+    drawing = replace(_drawing(model_or_split, detail == "layers", title), _open_sides=open_sides)
     if path is not None:
         _save(drawing, path)
     return drawing

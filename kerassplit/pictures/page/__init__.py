@@ -27,6 +27,7 @@ from pathlib import Path
 import keras
 
 from kerassplit.cutting.stages import Stages
+from kerassplit.graph.shapes import OpenSides
 from kerassplit.pictures.page.data import data_of
 from kerassplit.pictures.picture import Picture
 
@@ -35,7 +36,9 @@ _FOLDER = Path(__file__).parent
 _MODULE_LINES = re.compile(r"^import .*?;\n|^export (?=\w)", re.MULTILINE | re.DOTALL)
 
 
-def write_page(drawn: keras.Model | Stages, picture: Picture, *, opened: bool = False) -> bytes:
+def write_page(
+    drawn: keras.Model | Stages, picture: Picture, open_sides: OpenSides = None, *, opened: bool = False
+) -> bytes:
     """Returns the page as HTML.
 
     Its content-security policy allows its own script and style only: no network, no inline handlers.
@@ -43,11 +46,12 @@ def write_page(drawn: keras.Model | Stages, picture: Picture, *, opened: bool = 
     Args:
         drawn: The model, or a split, whose cuts are then marked.
         picture: Its overview, for title and subtitle.
+        open_sides: Sizes to assume for unknown input dimensions.
         opened: Whether all blocks are open at first.
     """
     script, style = _script(), (_FOLDER / "page.css").read_text("utf-8")
     # In a script element, only `<` could end the data: as JSON may escape any sign, none is left.
-    data = json.dumps(data_of(drawn, picture, opened=opened), separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(data_of(drawn, picture, open_sides, opened=opened), separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'",

@@ -15,6 +15,7 @@ from kerassplit.cutting.stages import Stages
 from kerassplit.files.saved import plain
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
+from kerassplit.graph.shapes import OpenSides
 from kerassplit.graph.sides import read_sides
 from kerassplit.graph.sizes import total
 from kerassplit.pictures.overview import model_part
@@ -26,17 +27,18 @@ from kerassplit.wire import FORMS, MESSAGE_BYTES, packed_bytes
 from kerassplit.wire.forms import PACKED
 
 
-def data_of(drawn: keras.Model | Stages, picture: Picture, *, opened: bool) -> dict[str, Any]:
+def data_of(drawn: keras.Model | Stages, picture: Picture, open_sides: OpenSides, *, opened: bool) -> dict[str, Any]:
     """Returns all that the page shows, as plain values.
 
     Args:
         drawn: The model, or a split, whose cuts are then marked.
         picture: Its overview, for title and subtitle.
+        open_sides: Sizes to assume for unknown input dimensions.
         opened: Whether all blocks are open at first.
     """
     model = drawn.model if isinstance(drawn, Stages) else drawn
     graph = read_graph(model)
-    costs = profile(model)
+    costs = profile(model, open_sides=open_sides)
     words = {index: printable(describe(call.operation), kept="") for index, call in enumerate(graph.calls)}
     cuts = drawn.crossings if isinstance(drawn, Stages) else ()
     return {
@@ -51,6 +53,7 @@ def data_of(drawn: keras.Model | Stages, picture: Picture, *, opened: bool) -> d
         "stages": [stage.name for stage in drawn.stages] if isinstance(drawn, Stages) else [],
         "sending": _sending(graph, costs),
         "layout": layout_of(graph, model_part(graph), words),
+        "open_sides": None if open_sides is None else repr(open_sides),
         "opened": opened,
     }
 

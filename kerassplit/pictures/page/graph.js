@@ -119,9 +119,11 @@ function outerLines() {
   }));
 }
 
+// The style of calls on one side of the lit cuts, or with a cut inside.
 function side(calls) {
-  const stages = new Set(calls.map((call) => lit.filter((before) => !before[call]).length));
-  return lit.length && stages.size === 1 ? (stages.values().next().value % 2 ? "after" : "before") : "";
+  const [stage, ...others] = new Set(calls.map((call) => lit.filter((before) => !before[call]).length));
+  if (!lit.length || stage === undefined) return "";
+  return others.length ? "divided" : stage % 2 ? "after" : "before";
 }
 
 const texts = (lines, x, y, style) => lines.map((text, index) =>

@@ -1,7 +1,7 @@
 // The sliders, and the plan for where they stand.
 
 import { copyable, link } from "./panel.js";
-import { callsBefore, element, inBytes, inSeconds, pointOf, profile } from "./model.js";
+import { callsBefore, data, element, inBytes, inSeconds, pointOf, profile } from "./model.js";
 import { equalDevices, known, moves, runnerUp, sets, twoDevices } from "./plan.js";
 
 const digits = (value, count) => Number(value.toPrecision(count));
@@ -42,6 +42,7 @@ function call({ form, bandwidth, latency, inputBytes, speeds, count }) {
   if (form) options.push(`compression="${form}"`);
   if (inputBytes !== null) options.push(`input_bytes=${inputBytes}`);
   if (profile.batch_size !== 1) options.push(`batch_size=${profile.batch_size}`);
+  if (data.open_sides !== null) options.push(`open_sides=${data.open_sides}`);
   return `ks.plan(model, ${devices}, ${options.join(", ")})`;
 }
 

@@ -1,0 +1,367 @@
+"""The page to explore, in real Chromium: pointer, keys, sliders, links, both color schemes, a phone."""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+from applications import application
+from hostile import NAMES, hostile_model
+from samples import LONG
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from small_models import narrow, transformer, uneven
+
+import kerassplit as ks
+from kerassplit.costs.profile import Profile
+from kerassplit.display.units import format_count
+
+SETTINGS = 200 if LONG else 40
+FORMS = ("", "float32", "float16", "bfloat16", "int8", "int4")
+SLIDERS = ("first", "second", "speed", "count", "bandwidth", "latency", "input")
+
+Open = Callable[..., webdriver.Chrome]
+
+
+def towers() -> keras.Model:
+    """Two towers side by side that meet: cuts that are not nested, and inputs of both."""
+    dense, (a, b) = keras.layers.Dense, (keras.Input((8,), name=name) for name in "ab")
+    x = dense(16, name="a2")(dense(32, name="a1")(a))
+    y = dense(4, name="b2")(dense(64, name="b1")(b))
+    both = keras.layers.Concatenate(name="both")([x, y])
+    return keras.Model([a, b], dense(3, name="end")(dense(30, name="middle")(both)), name="towers")
+
+
+MODELS: dict[str, Callable[[], keras.Model]] = {
+    "MobileNetV2": lambda: application("MobileNetV2"),
+    "uneven": uneven,
+    "towers": towers,
+    "transformer": lambda: transformer(narrow),
+    "late input": lambda: transformer(narrow, late=True),
+}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[webdriver.Chrome]:
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if program is None or driver is None:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing("the page takes Chromium and its driver, and this machine has none")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, tmp_path: Path) -> Iterator[Open]:
+    """Writes a page and opens it; in the end, nothing was logged and nothing but the page was requested."""
+    chromium.get_log("performance")
+
+    def opened(model: Any, tensor: str = "", **options: Any) -> webdriver.Chrome:
+        ks.plot(model, tmp_path / "page.html", **options)
+        chromium.get("about:blank")
+        chromium.get(f"{(tmp_path / 'page.html').as_uri()}#{tensor}")
+        return chromium
+
+    yield opened
+    assert chromium.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert {one.partition("#")[0] for one in asked} <= {(tmp_path / "page.html").as_uri(), "about:blank", "data:,"}
+
+
+def all_of(browser: webdriver.Chrome, selector: str) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, selector)
+
+
+def one_of(browser: webdriver.Chrome, selector: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def click(browser: webdriver.Chrome, selector: str) -> None:
+    ActionChains(browser).move_to_element(one_of(browser, selector)).click().perform()
+
+
+def crossing(browser: webdriver.Chrome) -> set[int]:
+    """The tensors whose lines are lit."""
+    found = all_of(browser, ".line.crossing")
+    return {int(str(one.get_attribute("data-tensor"))) for one in found}
+
+
+def plan_at(browser: webdriver.Chrome, goal: str, form: str, sliders: dict[str, int]) -> tuple[str, str, str | None]:
+    """Moves the sliders; returns the cuts and the value that the page shows, and the call that it offers to copy."""
+    return browser.execute_script(
+        """const [goal, form, sliders] = arguments;
+        const put = (one, value, event) => { if (one) { one.value = value; one.dispatchEvent(new Event(event)); } };
+        put(document.getElementById("goal"), goal, "change");
+        put(document.getElementById("form"), form, "change");
+        for (const [key, value] of Object.entries(sliders)) {
+          put(document.querySelector(`[data-slider="${key}"]`), value, "input");
+        }
+        const plan = document.getElementById("plan");
+        return [plan.dataset.cuts, plan.dataset.value, plan.querySelector("[data-copy]")?.dataset.copy ?? null];""",
+        goal,
+        form,
+        sliders,
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_position_of_the_sliders_shows_what_plan_finds(page: Open, name: str) -> None:
+    model = MODELS[name]()
+    browser, profile, chance = page(model), ks.profile(model), random.Random(name)
+    seen = set()
+    for _ in range(SETTINGS):
+        goal, form = chance.choice(("latency", "throughput")), chance.choice(FORMS)
+        sliders = {key: chance.randint(0, 200) for key in SLIDERS}
+        sliders["input"] *= chance.random() > 0.3
+        cuts, value, call = plan_at(browser, goal, form, sliders)
+        if call is None:
+            count = int(2 + sliders["count"] / 200 * 6 + 0.5)
+            with pytest.raises(ks.PlanError, match="stages"):
+                ks.plan(model, ks.Device("one", 1e9, count=count), links=ks.Link(1e6), profile=profile)
+            continue
+        plan = _called(call, model, profile)
+        assert json.loads(cuts) == list(plan.at), call
+        assert float(value) == pytest.approx(plan.value, rel=1e-9), call
+        seen.add((goal, cuts))
+    assert len(seen) > 2
+
+
+def _called(call: str, model: keras.Model, profile: Profile) -> ks.Plan:
+    return eval(f"{call.removesuffix(')')}, profile=profile)", {"ks": ks, "model": model, "profile": profile})
+
+
+def test_a_runner_up_and_the_table_of_stages_are_shown(page: Open) -> None:
+    model = application("MobileNetV2")
+    browser = page(model)
+    plan_at(browser, "throughput", "int8", {"count": 34, "speed": 60, "bandwidth": 120, "latency": 0})
+    shown = one_of(browser, "#plan").text
+    assert "bottleneck" in shown
+    assert "Runner-up: cut at" in shown
+    assert len(all_of(browser, "#plan tbody tr")) == 3
+    assert all_of(browser, ".box.divided")
+    one_of(browser, "#open-all").click()
+    assert not all_of(browser, ".box.divided")
+    cuts = [one.text for one in all_of(browser, "#plan .best a")]
+    names = [tensor.name for tensor in ks.profile(model).tensors]
+    assert sorted(cuts) == sorted(names[tensor] for tensor in crossing(browser))
+
+
+def test_a_click_opens_a_block_and_another_folds_it(page: Open) -> None:
+    browser = page(application("MobileNetV2"))
+    assert not all_of(browser, ".layer")
+    click(browser, '[data-box="2"]')
+    assert len(all_of(browser, ".layer")) == 18
+    assert one_of(browser, '[data-box="2"]').get_attribute("aria-expanded") == "true"
+    click(browser, '[data-box="2"]')
+    assert not all_of(browser, ".layer")
+
+
+def test_keys_search_select_open_and_clear(page: Open) -> None:
+    browser = page(application("MobileNetV2"))
+    ActionChains(browser).send_keys("/").send_keys("block_7 expand_relu").perform()
+    assert [one.text for one in all_of(browser, "#found li")] == ["block_7_expand_relu"]
+    ActionChains(browser).send_keys(Keys.ENTER).perform()
+    assert browser.current_url.endswith("#block_7_expand_relu")
+    assert one_of(browser, "#details h2").text == "block_7_expand_relu"
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert one_of(browser, "#details h2").text == "Where can it be cut?"
+    assert not crossing(browser)
+    box = one_of(browser, '.box[data-box="2"]')
+    browser.execute_script("arguments[0].focus()", box)
+    before = len(all_of(browser, ".layer"))
+    ActionChains(browser).send_keys(Keys.ENTER).perform()
+    assert len(all_of(browser, ".layer")) == before + 18
+    assert browser.execute_script("return document.activeElement.dataset.box") == "2"
+
+
+def test_a_tensor_inside_a_branch_lights_up_what_crosses_there(page: Open) -> None:
+    model = application("MobileNetV2")
+    browser = page(model, "block_7_expand_BN")
+    found = ks.explain(model, "block_7_expand_relu")
+    names = [tensor.name for tensor in ks.profile(model).tensors]
+    call = [call.name for call in ks.profile(model).calls].index("block_7_expand_relu")
+    click(browser, f'[data-call="{call}"]')
+    assert {names[tensor] for tensor in crossing(browser)} == set(found.crossing)
+    assert one_of(browser, "#details .reason").text == found.reason
+    assert [one.text for one in all_of(browser, "#details .near a")] == [found.before, found.after]
+    assert [one.text for one in all_of(browser, "#details .crossing a")] == list(found.crossing)
+    colors = {side: one_of(browser, f".layer.{side} > rect").value_of_css_property("fill") for side in ("before", "after")}
+    assert colors["before"] != colors["after"]
+    one_of(browser, "#details .near a").click()
+    assert one_of(browser, "#details h2").text == found.before
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_link_opens_a_tensor_with_the_figures_of_the_split_point(page: Open, name: str) -> None:
+    model = MODELS[name]()
+    point = ks.split_points(model)[-1]
+    browser = page(model, point.name)
+    assert one_of(browser, "#details h2").text == point.name
+    rows = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in all_of(browser, "#details tbody tr")]
+    assert rows[0] == [format_count(point.params_before), format_count(point.params_after)]
+    if not point.also:  # masks count on neither side of a split point
+        assert rows[1] == [format_count(point.flops_before or 0), format_count(point.flops_after or 0)]
+
+
+def test_code_is_copied(page: Open) -> None:
+    browser = page(uneven(), "first")
+    copied = []
+    for button in all_of(browser, "#details .copy"):
+        button.click()
+        box = one_of(browser, "#search")
+        box.clear()
+        box.send_keys(Keys.CONTROL, "v")
+        copied.append(box.get_property("value"))
+    assert copied == [
+        'ks.split(model, "first", allow_crossing=True)',
+        'ks.tap(model, "first")',
+    ] or copied == [
+        'ks.split(model, "first")',
+        'ks.build_submodel(model, start="first")',
+        "kerassplit split MODEL --at='first' -o stages",
+    ]
+
+
+def test_chart_and_graph_point_at_each_other(page: Open) -> None:
+    model = application("MobileNetV2")
+    browser = page(model)
+    assert len(all_of(browser, "#chart circle")) == len(ks.split_points(model))
+    number = [tensor.name for tensor in ks.profile(model).tensors].index("block_5_add")
+    ActionChains(browser).move_to_element(one_of(browser, f'#chart circle[data-tensor="{number}"]')).perform()
+    [marked] = all_of(browser, ".line.pointed")
+    assert marked.get_attribute("data-tensor") == str(number)
+    ActionChains(browser).move_to_element(one_of(browser, '[data-box="3"]')).perform()
+    [dot] = all_of(browser, "circle.pointed")
+    assert dot.get_attribute("data-tensor") == str(number)
+    assert "block_5_add" in one_of(browser, "#tip").text
+
+
+def test_bars_show_the_figures_of_blocks_and_layers(page: Open) -> None:
+    model = application("MobileNetV2")
+    browser, profile = page(model), ks.profile(model)
+    for measure in ("flops", "parameters", "activation_bytes"):
+        one_of(browser, f'#measure option[value="{measure}"]').click()
+        values = [int(str(bar.get_attribute("data-value"))) for bar in all_of(browser, ".bars rect")]
+        assert sum(values) == getattr(profile, measure)
+        widths = [float(str(bar.get_attribute("width"))) for bar in all_of(browser, ".bars rect")]
+        assert widths == pytest.approx([130 * value / max(values) for value in values])
+    one_of(browser, "#open-all").click()
+    assert len(all_of(browser, ".bars rect")) == len(profile.calls)
+
+
+def test_wheel_and_drag_move_the_graph_and_fit_brings_it_back(page: Open) -> None:
+    browser = page(uneven())
+
+    def where() -> str:
+        browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        return str(one_of(browser, "#canvas g").get_attribute("transform"))
+
+    first, canvas = where(), one_of(browser, "#canvas svg")
+    ActionChains(browser).move_to_element_with_offset(canvas, -250, 0).click_and_hold().move_by_offset(90, 40).release().perform()
+    dragged = where()
+    ActionChains(browser).scroll_to_element(canvas).scroll_by_amount(0, 0).perform()
+    browser.execute_script("arguments[0].dispatchEvent(new WheelEvent('wheel', { deltaY: -300, cancelable: true }))", canvas)
+    assert len({first, dragged, where()}) == 3
+    assert one_of(browser, "#details h2").text == "Where can it be cut?"  # a drag is no click
+    ActionChains(browser).send_keys("f").perform()
+    assert where() == first
+
+
+def test_the_cuts_of_a_split_are_lit_at_first(page: Open) -> None:
+    browser = page(ks.split(uneven(), ["first", "skip"], names=["a", "b", "c"], allow_crossing=True))
+    assert one_of(browser, "#details h2").text == "Cuts"
+    assert [one.text for one in all_of(browser, "#details a")] == ["first", "skip"]
+    assert len(crossing(browser)) == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_color_schemes_are_readable(page: Open, scheme: str) -> None:
+    browser = page(uneven(), "first")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    ink, back = (_luminance(one_of(browser, "body").value_of_css_property(what)) for what in ("color", "background-color"))
+    assert (ink < back) == (scheme == "light")
+    for selector in ("#details p", "#details a", "th.before", "th.after", "#subtitle"):
+        text = _luminance(one_of(browser, selector).value_of_css_property("color"))
+        panel = _luminance(one_of(browser, "aside").value_of_css_property("background-color"))
+        assert (max(text, panel) + 0.05) / (min(text, panel) + 0.05) >= 4.5, selector  # WCAG 2.2, AA
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def _luminance(color: str) -> float:
+    """Relative luminance of `rgba(r, g, b, a)` (WCAG 2.2)."""
+    parts = [float(one) / 255 for one in color[color.index("(") + 1 : -1].split(",")[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_phone_shows_everything_without_scrolling_sideways(page: Open) -> None:
+    browser = page(application("MobileNetV2"), "block_6_project_BN")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
+    try:
+        wide = browser.execute_script("return document.scrollingElement.scrollWidth")
+        sections = [one_of(browser, selector).rect for selector in ("#canvas", "#details", "#chart", "#planner")]
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wide == 390
+    tops = [section["y"] for section in sections]
+    assert tops == sorted(tops)
+    assert sections[0]["width"] == 390
+
+
+def test_controls_have_names_and_can_be_reached_by_keys(page: Open) -> None:
+    browser = page(uneven())
+    nameless = browser.execute_script(
+        """return [...document.querySelectorAll("button, input, select, [role=button], [role=img], [role=group]")]
+        .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.length))
+        .map((one) => one.outerHTML);"""
+    )
+    assert nameless == []
+    assert browser.execute_script("return [...document.querySelectorAll('[role=button]')].every((one) => one.tabIndex === 0)")
+
+
+@pytest.mark.filterwarnings("ignore:.*scope name:UserWarning")
+def test_no_name_runs_as_code(page: Open) -> None:
+    model = hostile_model()
+    browser = page(model, title=f"</title>{NAMES[0]}</script>{NAMES[0]}")
+    one_of(browser, "#open-all").click()
+    profile = ks.profile(model)
+    assert len(profile.calls) == len(NAMES) + 2
+    for tensor in profile.tensors:
+        browser.execute_script("location.hash = encodeURIComponent(arguments[0])", tensor.name)
+        browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        assert one_of(browser, "#details h2").get_property("textContent") == tensor.name
+        one_of(browser, "#search").clear()
+        one_of(browser, "#search").send_keys(tensor.name[:9].replace("\u2028", ""))
+    assert browser.execute_script("return window.hurt ?? null") is None
+    assert not all_of(browser, "img, script:not([type]), [onerror], [onload], [onfocus], [onclick], [onpointerenter]")
+
+
+def test_opened_boxes_side_by_side_stay_apart(page: Open) -> None:
+    browser = page(application("InceptionV3"), detail="layers")
+    places = [one.rect for one in all_of(browser, ".frame, .box > rect:first-of-type")]
+    apart = [
+        one["x"] + one["width"] <= other["x"] + 0.5
+        or other["x"] + other["width"] <= one["x"] + 0.5
+        or one["y"] + one["height"] <= other["y"] + 0.5
+        or other["y"] + other["height"] <= one["y"] + 0.5
+        for index, one in enumerate(places)
+        for other in places[:index]
+    ]
+    assert all(apart)
