@@ -7,7 +7,9 @@ In reading order:
 - `page.html`, `page.css`: the page without its contents.
 - `model.js`: reads the data; what lies before a cut and what crosses it.
 - `plan.js`: the best cuts for devices, as `ks.plan` finds them; plain numbers.
-- `graph.js`: draws the graph; opens, folds, moves and zooms.
+- `places.js`: where boxes and lines are, as boxes are opened and folded.
+- `view.js`: moves and zooms.
+- `graph.js`: draws the graph; opens and folds its boxes.
 - `panel.js`: what is known about a tensor, and the chart of cuts.
 - `planner.js`: the sliders.
 - `main.js`: ties these together: selection, links, search, keys.
@@ -31,7 +33,7 @@ from kerassplit.graph.shapes import OpenSides
 from kerassplit.pictures.page.data import data_of
 from kerassplit.pictures.picture import Picture
 
-SCRIPTS = ("model.js", "plan.js", "graph.js", "panel.js", "planner.js", "main.js")
+SCRIPTS = ("model.js", "plan.js", "places.js", "view.js", "graph.js", "panel.js", "planner.js", "main.js")
 _FOLDER = Path(__file__).parent
 _MODULE_LINES = re.compile(r"^import .*?;\n|^export (?=\w)", re.MULTILINE | re.DOTALL)
 

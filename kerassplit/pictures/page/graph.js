@@ -1,109 +1,38 @@
-// Draws the graph; opens, folds, moves and zooms. Opening a box stretches the space around it, so that what was apart
-// stays apart: the page never lays anything out.
+// Draws the graph; opens and folds its boxes.
 
 import { data, drawn, inBytes, inThousands, makerOf, profile, usersOf } from "./model.js";
+import { HEADER, boxOf, boxes, corner, curve, edges, mapX, mapY, meeting, opened, place, places } from "./places.js";
+import { BARS, dragging, fit, moved, scene, svg, view, zoom } from "./view.js";
 
-const { boxes, edges } = data.layout;
-const PADDING = 14;
-const HEADER = 26;
 const LINE = 16.5;
-const BARS = 130;
 
-export const boxOf = new Array(profile.calls.length);
-boxes.forEach((box, index) => box.calls.forEach((call) => { boxOf[call] = index; }));
-
-export const opened = new Set();
-const view = { x: 0, y: 0, scale: 1 };
 const handlers = { select() {}, point() {} };
 let lit = [];
 let measure = "flops";
 let pointed = null;
 
-const scene = drawn("g");
-const arrow = drawn("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7,
-  orient: "auto", markerUnits: "userSpaceOnUse" }, drawn("path", { d: "M0 0L8 4L0 8z" }));
-const svg = drawn("svg", { tabindex: 0, role: "group", "aria-label": "Graph. Arrows move it, + and - zoom, f fits." },
-  drawn("defs", {}, arrow), scene);
-
-// The size of a box now, and a function for each axis that maps the layout to the stretched page.
-function sizeOf(index) {
-  const { inside, width: wide, height: high } = boxes[index];
-  return opened.has(index) ? [Math.max(wide, inside.width + 2 * PADDING), inside.height + HEADER + 2 * PADDING]
-    : [wide, high];
-}
-
-function stretched(axis) {
-  const [center, side] = axis ? ["y", "height"] : ["x", "width"];
-  const wanted = [...opened].map((index) => {
-    const box = boxes[index];
-    return { from: box[center] - box[side] / 2, to: box[center] + box[side] / 2, rate: sizeOf(index)[axis] / box[side] };
-  });
-  const stops = [...new Set(wanted.flatMap(({ from, to }) => [from, to]))].sort((one, other) => one - other);
-  let reached = stops[0];
-  const starts = stops.map((stop, place) => {
-    const start = { stop, reached, rate: 1 };
-    const next = stops[place + 1];
-    if (next !== undefined) {
-      for (const { from, to, rate } of wanted) if (from <= stop && to >= next) start.rate = Math.max(start.rate, rate);
-      reached += (next - stop) * start.rate;
-    }
-    return start;
-  });
-  return (value) => {
-    let low = 0;
-    let high = starts.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (starts[middle].stop <= value) low = middle + 1; else high = middle;
-    }
-    return low ? starts[low - 1].reached + (value - starts[low - 1].stop) * starts[low - 1].rate : value;
-  };
-}
-
-let places = [];
-let [mapX, mapY] = [stretched(0), stretched(1)];
-
-function place() {
-  [mapX, mapY] = [stretched(0), stretched(1)];
-  places = boxes.map((box, index) => {
-    const [wide, high] = sizeOf(index);
-    const x = (mapX(box.x - box.width / 2) + mapX(box.x + box.width / 2)) / 2;
-    const y = (mapY(box.y - box.height / 2) + mapY(box.y + box.height / 2)) / 2;
-    return { x, y, left: x - wide / 2, top: y - high / 2, right: x + wide / 2, bottom: y + high / 2, wide, high };
-  });
-}
-
-// The corner of what is inside an open box.
-const corner = (index) => [places[index].x - boxes[index].inside.width / 2, places[index].top + HEADER + PADDING];
-
-function curve(points) {
-  const pairs = [];
-  for (let place = 0; place < points.length; place += 2) pairs.push(`${points[place].toFixed(1)} ${points[place + 1].toFixed(1)}`);
-  return `M${pairs[0]}C${pairs.slice(1).join(" ")}`;
-}
-
-// Where a line meets a box: at the tensor's own point if the box is open.
-function meeting(index, tensor, side, x) {
-  const { left, right, top, bottom } = places[index];
-  const port = opened.has(index) && boxes[index].inside[side].find(([one]) => one === tensor);
-  if (port) {
-    const [cornerX, cornerY] = corner(index);
-    return `${(cornerX + port[1]).toFixed(1)} ${(cornerY + port[2]).toFixed(1)}`;
-  }
-  return `${Math.min(Math.max(x, left + 4), right - 4).toFixed(1)} ${(side === "entering" ? top : bottom).toFixed(1)}`;
-}
-
 function isLit(tensor, calls) {
   const maker = makerOf[tensor];
-  return lit.some((before) => (maker === null || before[maker])
-    && calls.some((call) => !before[call] && usersOf[tensor].includes(call)));
+  return lit.some(
+    (before) =>
+      (maker === null || before[maker]) && calls.some((call) => !before[call] && usersOf[tensor].includes(call)),
+  );
 }
 
 function line(path, tensors, calls) {
   const tensor = tensors.find((one) => isLit(one, calls)) ?? tensors[0];
-  const group = drawn("g", { class: "line", "data-tensor": tensors[0],
-    click: () => handlers.select(tensor), pointerenter: () => handlers.point(tensor), pointerleave: () => handlers.point(null) },
-  drawn("path", { d: path, class: "reach" }), drawn("path", { d: path, class: "stroke", "marker-end": "url(#arrow)" }));
+  const group = drawn(
+    "g",
+    {
+      class: "line",
+      "data-tensor": tensors[0],
+      click: () => handlers.select(tensor),
+      pointerenter: () => handlers.point(tensor),
+      pointerleave: () => handlers.point(null),
+    },
+    drawn("path", { d: path, class: "reach" }),
+    drawn("path", { d: path, class: "stroke", "marker-end": "url(#arrow)" }),
+  );
   group.dataset.tensors = tensors.join(" ");
   group.classList.toggle("crossing", isLit(tensor, calls));
   group.classList.toggle("point", data.explanations[tensor].is_split_point);
@@ -111,12 +40,14 @@ function line(path, tensors, calls) {
 }
 
 function outerLines() {
-  return edges.flatMap(([tensors, from, to, points]) => tensors.map((tensor) => {
-    const moved = points.map((value, index) => index % 2 ? mapY(value) : mapX(value));
-    const start = meeting(from, tensor, "leaving", moved[0]);
-    const end = meeting(to, tensor, "entering", moved.at(-2));
-    return line(`M${start}L${curve(moved).slice(1)}L${end}`, [tensor], boxes[to].calls);
-  }));
+  return edges.flatMap(([tensors, from, to, points]) =>
+    tensors.map((tensor) => {
+      const moved = points.map((value, index) => (index % 2 ? mapY(value) : mapX(value)));
+      const start = meeting(from, tensor, "leaving", moved[0]);
+      const end = meeting(to, tensor, "entering", moved.at(-2));
+      return line(`M${start}L${curve(moved).slice(1)}L${end}`, [tensor], boxes[to].calls);
+    }),
+  );
 }
 
 // The style of calls on one side of the lit cuts, or with a cut inside.
@@ -126,14 +57,26 @@ function side(calls) {
   return others.length ? "divided" : stage % 2 ? "after" : "before";
 }
 
-const texts = (lines, x, y, style) => lines.map((text, index) =>
-  drawn("text", { x, y: y + index * LINE, class: style }, text));
+const texts = (lines, x, y, style) =>
+  lines.map((text, index) => drawn("text", { x, y: y + index * LINE, class: style }, text));
 
 function button(attributes, act, about, ...children) {
-  const group = drawn("g", { tabindex: 0, role: "button", ...attributes, click: act,
-    pointerenter: () => handlers.point(about.tensor, about), pointerleave: () => handlers.point(null),
-    focus: () => handlers.point(about.tensor, about), blur: () => handlers.point(null),
-    keydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); act(event); } } });
+  const group = drawn("g", {
+    tabindex: 0,
+    role: "button",
+    ...attributes,
+    click: act,
+    pointerenter: () => handlers.point(about.tensor, about),
+    pointerleave: () => handlers.point(null),
+    focus: () => handlers.point(about.tensor, about),
+    blur: () => handlers.point(null),
+    keydown: (event) => {
+      if (event.key === "Enter" || event.key === " ") {
+        event.preventDefault();
+        act(event);
+      }
+    },
+  });
   group.append(...children);
   return group;
 }
@@ -143,40 +86,75 @@ function closedBox(box, index) {
   const [output] = box.input === null ? profile.calls[box.calls.at(-1)].outputs : [box.input];
   const act = box.inside ? () => toggle(index) : () => handlers.select(output);
   const about = { tensor: box.ends_at ?? output, title: box.title.join(" "), calls: box.calls };
-  const rectangle = (gap) => drawn("rect", { x: left + gap, y: top + gap, width: wide - 2 * gap, height: high - 2 * gap, rx: 6 });
+  const rectangle = (gap) =>
+    drawn("rect", { x: left + gap, y: top + gap, width: wide - 2 * gap, height: high - 2 * gap, rx: 6 });
   const names = texts(box.title, x, top + 20 + (box.several ? 4 : 0), "name");
   const below = top + 20 + (box.several ? 4 : 0) + box.title.length * 18.5 - 1;
-  const rest = [...texts(box.lines, x, below, "fine"),
-    drawn("g", { class: "mark", click: (event) => { event.stopPropagation(); handlers.select(box.ends_at); } },
-      ...texts(box.mark, x, below + box.lines.length * LINE, "fine"))];
-  return button({ class: `box ${side(box.calls)} ${box.input === null ? "" : "input"}`, "data-box": index,
-    "aria-label": [...box.title, ...box.lines].join(", "), "aria-expanded": box.inside ? "false" : null },
-  act, about, rectangle(0), ...(box.several ? [rectangle(3)] : []), ...names, ...rest);
+  const rest = [
+    ...texts(box.lines, x, below, "fine"),
+    drawn(
+      "g",
+      {
+        class: "mark",
+        click: (event) => {
+          event.stopPropagation();
+          handlers.select(box.ends_at);
+        },
+      },
+      ...texts(box.mark, x, below + box.lines.length * LINE, "fine"),
+    ),
+  ];
+  return button(
+    {
+      class: `box ${side(box.calls)} ${box.input === null ? "" : "input"}`,
+      "data-box": index,
+      "aria-label": [...box.title, ...box.lines].join(", "),
+      "aria-expanded": box.inside ? "false" : null,
+    },
+    act,
+    about,
+    rectangle(0),
+    ...(box.several ? [rectangle(3)] : []),
+    ...names,
+    ...rest,
+  );
 }
 
 function openBox(box, index) {
   const { left, top, wide, high } = places[index];
   const [cornerX, cornerY] = corner(index);
   const { inside } = box;
-  const head = button({ class: "head", "data-box": index, "aria-expanded": "true", "aria-label": `Fold ${box.title.join(" ")}` },
-    () => toggle(index), { tensor: box.ends_at, title: box.title.join(" "), calls: box.calls },
+  const head = button(
+    { class: "head", "data-box": index, "aria-expanded": "true", "aria-label": `Fold ${box.title.join(" ")}` },
+    () => toggle(index),
+    { tensor: box.ends_at, title: box.title.join(" "), calls: box.calls },
     drawn("rect", { x: left, y: top, width: wide, height: HEADER, rx: 6 }),
-    drawn("text", { x: left + 10, y: top + 18, class: "name" }, `− ${box.title.join(" ")}`));
+    drawn("text", { x: left + 10, y: top + 18, class: "name" }, `− ${box.title.join(" ")}`),
+  );
   const lines = inside.edges.map(([tensors, from, to, points]) => {
     const calls = to === null ? usersOf[tensors[0]].filter((call) => boxOf[call] !== index) : [to];
     return line(curve(points), tensors, calls);
   });
   const layers = inside.layers.map(([call, x, y, wideOne, highOne]) => layer(call, x, y, wideOne, highOne));
-  return drawn("g", { class: "open" }, drawn("rect", { class: "frame", x: left, y: top, width: wide, height: high, rx: 6 }), head,
-    drawn("g", { transform: `translate(${cornerX.toFixed(1)} ${cornerY.toFixed(1)})` }, ...lines, ...layers));
+  return drawn(
+    "g",
+    { class: "open" },
+    drawn("rect", { class: "frame", x: left, y: top, width: wide, height: high, rx: 6 }),
+    head,
+    drawn("g", { transform: `translate(${cornerX.toFixed(1)} ${cornerY.toFixed(1)})` }, ...lines, ...layers),
+  );
 }
 
 function layer(call, x, y, wide, high) {
   const { name, outputs } = profile.calls[call];
-  return button({ class: `layer ${side([call])}`, "data-call": call, "aria-label": `${name}, ${data.words[call]}` },
-    () => handlers.select(outputs[0]), { tensor: outputs[0], title: name, calls: [call] },
+  return button(
+    { class: `layer ${side([call])}`, "data-call": call, "aria-label": `${name}, ${data.words[call]}` },
+    () => handlers.select(outputs[0]),
+    { tensor: outputs[0], title: name, calls: [call] },
     drawn("rect", { x: x - wide / 2, y: y - high / 2, width: wide, height: high, rx: 4 }),
-    drawn("text", { x, y: y - 3, class: "name fine" }, name), drawn("text", { x, y: y + 13, class: "fine" }, data.words[call]));
+    drawn("text", { x, y: y - 3, class: "name fine" }, name),
+    drawn("text", { x, y: y + 13, class: "fine" }, data.words[call]),
+  );
 }
 
 // The strip beside the graph: a bar for each closed box, and for each layer of an open one.
@@ -197,32 +175,52 @@ export function parametersIn(calls) {
 }
 
 function bars() {
-  const rows = new Map();  // boxes or layers of one height share it
+  const rows = new Map(); // boxes or layers of one height share it
   const add = (calls, y, high) => {
     const key = `${Math.round(y)}`;
-    rows.set(key, [...rows.get(key) ?? [], { calls, y, high }]);
+    rows.set(key, [...(rows.get(key) ?? []), { calls, y, high }]);
   };
   boxes.forEach((box, index) => {
-    if (!opened.has(index)) { if (box.calls.length) add(box.calls, places[index].y, places[index].high); return; }
+    if (!opened.has(index)) {
+      if (box.calls.length) add(box.calls, places[index].y, places[index].high);
+      return;
+    }
     const [, top] = corner(index);
     for (const [call, , y, , high] of box.inside.layers) add([call], top + y, high);
   });
   const [what, of, said] = measures[measure];
-  const found = [...rows.values()].flatMap((row) => row.map((one, place) =>
-    ({ calls: one.calls, y: one.y - one.high / 2 + one.high * place / row.length, high: one.high / row.length, value: of(one.calls) })));
+  const found = [...rows.values()].flatMap((row) =>
+    row.map((one, place) => ({
+      calls: one.calls,
+      y: one.y - one.high / 2 + (one.high * place) / row.length,
+      high: one.high / row.length,
+      value: of(one.calls),
+    })),
+  );
   const most = Math.max(1, ...found.map(({ value }) => value ?? 0));
   const left = Math.min(...places.map((one) => one.left)) - 30;
-  return drawn("g", { class: "bars", role: "img", "aria-label": `${what} along the graph` }, ...found.map(({ calls, y, high, value }) => {
-    const wide = (value ?? 0) / most * BARS;
-    return drawn("rect", { x: left - wide, y: y + 0.5, width: wide, height: Math.max(high - 1, 1), "data-value": value ?? "?" },
-      drawn("title", {}, `${what}: ${said(value)} (${calls.length === 1 ? profile.calls[calls[0]].name : `${calls.length} layers`})`));
-  }));
+  return drawn(
+    "g",
+    { class: "bars", role: "img", "aria-label": `${what} along the graph` },
+    ...found.map(({ calls, y, high, value }) => {
+      const wide = ((value ?? 0) / most) * BARS;
+      return drawn(
+        "rect",
+        { x: left - wide, y: y + 0.5, width: wide, height: Math.max(high - 1, 1), "data-value": value ?? "?" },
+        drawn(
+          "title",
+          {},
+          `${what}: ${said(value)} (${calls.length === 1 ? profile.calls[calls[0]].name : `${calls.length} layers`})`,
+        ),
+      );
+    }),
+  );
 }
 
 export function draw() {
   const focused = scene.contains(document.activeElement) ? document.activeElement.dataset : null;
   place();
-  const shown = boxes.map((box, index) => opened.has(index) ? openBox(box, index) : closedBox(box, index));
+  const shown = boxes.map((box, index) => (opened.has(index) ? openBox(box, index) : closedBox(box, index)));
   scene.replaceChildren(bars(), ...outerLines(), ...shown);
   svg.classList.toggle("cut", lit.length > 0);
   mark(pointed);
@@ -242,7 +240,10 @@ export function toggle(index) {
 }
 
 export function openAll(isOpen) {
-  boxes.forEach((box, index) => { if (isOpen && box.inside) opened.add(index); else opened.delete(index); });
+  boxes.forEach((box, index) => {
+    if (isOpen && box.inside) opened.add(index);
+    else opened.delete(index);
+  });
   draw();
   fit();
 }
@@ -267,43 +268,6 @@ export function mark(tensor) {
   }
 }
 
-let waits = false;
-function moved() {
-  svg.classList.toggle("far", view.scale < 0.4);
-  if (waits) return;
-  waits = true;
-  requestAnimationFrame(() => {
-    waits = false;
-    scene.setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.scale})`);
-  });
-}
-
-export function fit() {
-  const [wide, high] = [svg.clientWidth, svg.clientHeight];
-  const left = Math.min(...places.map((one) => one.left)) - BARS - 40;
-  const right = Math.max(...places.map((one) => one.right));
-  const bottom = Math.max(...places.map((one) => one.bottom));
-  const top = Math.min(...places.map((one) => one.top));
-  view.scale = Math.min(1.2, wide / (right - left + 20), Math.max(high / (bottom - top + 20), 0.02));
-  view.x = (wide - (right + left) * view.scale) / 2;
-  view.y = (high - (top + bottom) * view.scale) / 2;
-  moved();
-}
-
-export function zoom(factor, x = svg.clientWidth / 2, y = svg.clientHeight / 2) {
-  const scale = Math.min(Math.max(view.scale * factor, 0.02), 4);
-  view.x = x - (x - view.x) * scale / view.scale;
-  view.y = y - (y - view.y) * scale / view.scale;
-  view.scale = scale;
-  moved();
-}
-
-export function pan(x, y) {
-  view.x += x;
-  view.y += y;
-  moved();
-}
-
 // Opens the box of a tensor and brings what makes it to the middle of the window.
 export function reveal(tensor) {
   const call = makerOf[tensor];
@@ -326,38 +290,21 @@ export function reveal(tensor) {
 export function start(parent, given) {
   Object.assign(handlers, given);
   parent.append(svg);
-  if (data.opened) boxes.forEach((box, index) => { if (box.inside) opened.add(index); });
+  if (data.opened)
+    boxes.forEach((box, index) => {
+      if (box.inside) opened.add(index);
+    });
   draw();
   fit();
   dragging();
-  svg.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const { left, top } = svg.getBoundingClientRect();
-    zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), event.clientX - left, event.clientY - top);
-  }, { passive: false });
-  new ResizeObserver(() => moved()).observe(svg);
-}
-
-// One pointer moves, two zoom; what began as a drag does not end as a click.
-function dragging() {
-  const down = new Map();
-  let far = 0;
-  svg.addEventListener("pointerdown", (event) => { down.set(event.pointerId, [event.clientX, event.clientY]); far = 0; });
-  addEventListener("pointermove", (event) => {
-    const from = down.get(event.pointerId);
-    if (!from) return;
-    const to = [event.clientX, event.clientY];
-    const other = [...down.entries()].find(([id]) => id !== event.pointerId)?.[1];
-    far += Math.hypot(to[0] - from[0], to[1] - from[1]);
-    if (other) {
+  svg.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
       const { left, top } = svg.getBoundingClientRect();
-      zoom(Math.hypot(to[0] - other[0], to[1] - other[1]) / Math.max(Math.hypot(from[0] - other[0], from[1] - other[1]), 1),
-        other[0] - left, other[1] - top);
-    } else if (far > 4) {
-      pan(to[0] - from[0], to[1] - from[1]);
-    }
-    down.set(event.pointerId, to);
-  });
-  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, (event) => down.delete(event.pointerId));
-  svg.addEventListener("click", (event) => { if (far > 4) event.stopPropagation(); }, { capture: true });
+      zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), event.clientX - left, event.clientY - top);
+    },
+    { passive: false },
+  );
+  new ResizeObserver(() => moved()).observe(svg);
 }

@@ -4,8 +4,8 @@ All lengths are in points, and y points down. Graphviz does the work here, so th
 where a box is opened.
 """
 
-from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kerassplit.graph.model_graph import Graph
@@ -26,6 +26,8 @@ from kerassplit.text import printable
 Size = tuple[float, float]
 
 _LAYER_PADDING = 16, 12
+_PORTION = 60
+"""The fewest calls that are laid out at once, if a box has as many."""
 _PORT = "shape=circle, width=0.06, height=0.06"
 
 
@@ -76,38 +78,82 @@ def layout_of(graph: Graph, part: Part, words: Mapping[int, str]) -> dict[str, A
 def _inside(
     graph: Graph, calls: Sequence[int], words: Mapping[int, str], place_of: Mapping[int, int]
 ) -> dict[str, Any]:
-    """Lays out the calls of a box, with a point for each tensor that enters or leaves it."""
-    own = set(calls)
+    """Lays out the calls of a box, with points for the tensors that enter or leave it.
+
+    Many calls are laid out in portions, one below the other, because Graphviz's time grows faster than their number.
+    """
+    sizes = {call: _layer_size(graph.calls[call].name, words[call]) for call in calls}
+    found: dict[str, Any] = {"layers": [], "entering": [], "leaving": [], "edges": []}
+    left = right = bottom = 0.0
+    head, origin = None, (0.0, 0.0)
+    for portion in _portions(graph, calls):
+        nodes, lines = _sources(graph, portion, set(calls), head, sizes)
+        at, curves, whole = _lay_out(nodes, lines)
+        x, y = (0.0, 0.0) if head is None else (origin[0] - at[f"c{head}"][0], origin[1] - at[f"c{head}"][1])
+        moved = {name: [round(center[0] + x, 1), round(center[1] + y, 1)] for name, center in at.items()}
+        found["layers"] += [[place_of[call], *_rectangle(moved[f"c{call}"], sizes[call]).values()] for call in portion]
+        for side, names in (("entering", "i"), ("leaving", "o")):
+            found[side] += [[int(name[1:]), *center] for name, center in moved.items() if name[0] == names]
+        for ends, tensors in lines.items():
+            points = [round(number + (y if index % 2 else x), 1) for index, number in enumerate(curves[ends])]
+            found["edges"].append(
+                [tensors, *(place_of[int(end[1:])] if end[0] == "c" else None for end in ends), points]
+            )
+        left, right, bottom = min(left, x), max(right, x + whole[0]), y + whole[1]
+        head = portion[-1]
+        origin = moved[f"c{head}"]
+    return {"left": round(left, 1), "width": round(right - left, 1), "height": round(bottom, 1), **found}
+
+
+def _portions(graph: Graph, calls: Sequence[int]) -> list[list[int]]:
+    """Divides the calls of a box where of all that they compute, later ones and other boxes use one tensor only."""
+    found, portion = [], list[int]()
+    last_use = {tensor: _last_use(graph, tensor, calls) for tensor in _made(graph, calls)}
+    waiting: set[int] = set()
+    for call in calls:
+        portion.append(call)
+        waiting = {tensor for tensor in (*waiting, *graph.calls[call].outputs) if last_use[tensor] > call}
+        if (
+            len(portion) >= _PORTION
+            and call != calls[-1]
+            and len(waiting) == 1
+            and waiting <= {*graph.calls[call].outputs}
+        ):
+            found.append(portion)
+            portion = []
+    return [*found, portion]
+
+
+def _last_use(graph: Graph, tensor: int, calls: Sequence[int]) -> int:
+    """Returns the last of these calls that uses a tensor; the number of all calls if others use it."""
+    users = graph.tensors[tensor].users
+    inside = all(calls[min(bisect_left(calls, user), len(calls) - 1)] == user for user in users)
+    return max(users, default=-1) if inside else len(graph.calls)
+
+
+def _sources(
+    graph: Graph, calls: Sequence[int], box: Collection[int], head: int | None, sizes: Mapping[int, Size]
+) -> tuple[list[str], dict[tuple[str, str], list[int]]]:
+    """Returns the nodes and lines of some calls of a box in Graphviz's notation; `head` is the last call before."""
+    own = {*calls} if head is None else {*calls, head}
     lines: dict[tuple[str, str], list[int]] = {}
-    entering, leaving = dict[int, None](), dict[int, None]()
+    ports: dict[str, list[str]] = {"min": [], "sink": []}
     for call in calls:
         for tensor in graph.calls[call].inputs:
             maker = graph.tensors[tensor].call
-            source = f"c{maker}" if maker in own else f"i{tensor}"
-            if maker not in own:
-                entering[tensor] = None
-            lines.setdefault((source, f"c{call}"), []).append(tensor)
+            lines.setdefault((f"c{maker}" if maker in own else f"i{tensor}", f"c{call}"), []).append(tensor)
+            ports["min"] += [] if maker in own else [f"i{tensor}"]
         for tensor in graph.calls[call].outputs:
-            if not own.issuperset(graph.tensors[tensor].users):
-                leaving[tensor] = None
+            if any(user not in box for user in graph.tensors[tensor].users):
+                ports["sink"].append(f"o{tensor}")
                 lines[f"c{call}", f"o{tensor}"] = [tensor]
-    sizes = {call: _layer_size(graph.calls[call].name, words[call]) for call in calls}
-    nodes = [_node(f"c{call}", size) for call, size in sizes.items()]
-    for rank, side, tensors in (("source", "i", entering), ("sink", "o", leaving)):
-        ports = "; ".join(f"{side}{tensor} [{_PORT}]" for tensor in tensors)
-        nodes += [f"{{ rank={rank}; {ports} }}"] if tensors else []
-    found, curves, whole = _lay_out(nodes, lines)
-    return {
-        "width": whole[0],
-        "height": whole[1],
-        "layers": [[place_of[call], *_rectangle(found[f"c{call}"], size).values()] for call, size in sizes.items()],
-        "entering": [[tensor, *found[f"i{tensor}"]] for tensor in entering],
-        "leaving": [[tensor, *found[f"o{tensor}"]] for tensor in leaving],
-        "edges": [
-            [tensors, *(place_of[int(end[1:])] if end[0] == "c" else None for end in ends), curves[ends]]
-            for ends, tensors in lines.items()
-        ],
-    }
+    nodes = [_node(f"c{call}", sizes[call]) for call in (*([] if head is None else [head]), *calls)]
+    if head is None:
+        ports["source"] = ports.pop("min")
+    for rank, names in ports.items():
+        points = "; ".join(f"{name} [{_PORT}]" for name in dict.fromkeys(names))
+        nodes += [f"{{ rank={rank}; {points} }}"] if names else []
+    return nodes, lines
 
 
 def _lines(lines: Iterable[str]) -> list[str]:

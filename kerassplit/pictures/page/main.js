@@ -1,9 +1,10 @@
 // Ties the page together: selection, links, search, keys.
 
-import { fit, light, mark, measures, openAll, pan, reveal, show, start, zoom } from "./graph.js";
+import { light, mark, measures, openAll, reveal, show, start } from "./graph.js";
 import { callsBefore, data, element, named, profile } from "./model.js";
 import { drawChart, markChart, showDetails, showTip } from "./panel.js";
 import { startPlanner } from "./planner.js";
+import { fit, pan, zoom } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const pointer = { x: 0, y: 0 };
@@ -20,12 +21,17 @@ function cut(befores, tensors) {
 
 function select(tensor) {
   const hash = tensor === null ? "" : `#${encodeURIComponent(profile.tensors[tensor].name)}`;
-  if (location.hash === hash) selected(); else location.hash = hash;
+  if (location.hash === hash) selected();
+  else location.hash = hash;
 }
 
 function selected() {
   let name = "";
-  try { name = decodeURIComponent(location.hash.slice(1)); } catch { /* not a link of this page */ }
+  try {
+    name = decodeURIComponent(location.hash.slice(1));
+  } catch {
+    /* not a link of this page */
+  }
   const tensor = named.get(name) ?? null;
   showDetails(at("details"), tensor);
   if (tensor === null) {
@@ -51,19 +57,45 @@ function startSearch() {
     box.setAttribute("aria-expanded", "false");
     box.removeAttribute("aria-activedescendant");
   };
-  const choose = (tensor) => { close(); box.blur(); select(tensor); };
+  const choose = (tensor) => {
+    close();
+    box.blur();
+    select(tensor);
+  };
   const update = () => {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const found = profile.tensors.flatMap(({ name }, tensor) =>
-      words.length && words.every((word) => name.toLowerCase().includes(word)) ? [tensor] : []).slice(0, 12);
+    const found = profile.tensors
+      .flatMap(({ name }, tensor) =>
+        words.length && words.every((word) => name.toLowerCase().includes(word)) ? [tensor] : [],
+      )
+      .slice(0, 12);
     place = Math.min(place, Math.max(found.length - 1, 0));
-    list.replaceChildren(...found.map((tensor, index) => element("li", { id: `found-${index}`, role: "option", "data-tensor": tensor,
-      "aria-selected": String(index === place), pointerdown: (event) => { event.preventDefault(); choose(tensor); } }, profile.tensors[tensor].name)));
+    list.replaceChildren(
+      ...found.map((tensor, index) =>
+        element(
+          "li",
+          {
+            id: `found-${index}`,
+            role: "option",
+            "data-tensor": tensor,
+            "aria-selected": String(index === place),
+            pointerdown: (event) => {
+              event.preventDefault();
+              choose(tensor);
+            },
+          },
+          profile.tensors[tensor].name,
+        ),
+      ),
+    );
     list.hidden = !found.length;
     box.setAttribute("aria-expanded", String(!list.hidden));
     if (found.length) box.setAttribute("aria-activedescendant", `found-${place}`);
   };
-  box.addEventListener("input", () => { place = 0; update(); });
+  box.addEventListener("input", () => {
+    place = 0;
+    update();
+  });
   box.addEventListener("blur", close);
   box.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -80,8 +112,16 @@ function startSearch() {
 }
 
 const KEYS = {
-  "/": () => at("search").select(), f: fit, Escape: () => select(null), "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
-  ArrowLeft: () => pan(60, 0), ArrowRight: () => pan(-60, 0), ArrowUp: () => pan(0, 60), ArrowDown: () => pan(0, -60),
+  "/": () => at("search").select(),
+  f: fit,
+  Escape: () => select(null),
+  "+": () => zoom(1.25),
+  "=": () => zoom(1.25),
+  "-": () => zoom(0.8),
+  ArrowLeft: () => pan(60, 0),
+  ArrowRight: () => pan(-60, 0),
+  ArrowUp: () => pan(0, 60),
+  ArrowDown: () => pan(0, -60),
 };
 
 addEventListener("keydown", (event) => {

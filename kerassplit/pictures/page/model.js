@@ -3,7 +3,7 @@
 export const data = JSON.parse(document.getElementById("data").textContent);
 export const { profile } = data;
 
-export const makerOf = new Array(profile.tensors.length).fill(null);  // null: an input of the model
+export const makerOf = new Array(profile.tensors.length).fill(null); // null: an input of the model
 export const usersOf = profile.tensors.map(() => []);
 profile.calls.forEach((call, index) => {
   for (const tensor of call.outputs) makerOf[tensor] = index;
@@ -29,7 +29,8 @@ export function callsBefore(tensors) {
 // The tensors that calls and the model's inputs give to other calls.
 export function crossingAfter(before) {
   const given = (tensor) => makerOf[tensor] === null || before[makerOf[tensor]];
-  return profile.tensors.map((_, tensor) => tensor)
+  return profile.tensors
+    .map((_, tensor) => tensor)
     .filter((tensor) => given(tensor) && usersOf[tensor].some((user) => !before[user]));
 }
 
@@ -57,16 +58,28 @@ export function parametersOf(before, side) {
 
 const scaled = (count, step, units) => {
   let power = 1;
-  while (power < units.length && Math.round(count / step ** power * 10) / 10 >= step) power += 1;
+  while (power < units.length && Math.round((count / step ** power) * 10) / 10 >= step) power += 1;
   return `${(count / step ** power).toFixed(1)} ${units[power - 1]}`;
 };
-export const inBytes = (count) => count === null || count === undefined ? "?"
-  : count < 1024 ? `${Math.round(count)} B` : scaled(count, 1024, ["KiB", "MiB", "GiB", "TiB"]);
-export const inThousands = (count) => count === null ? "?"
-  : count < 1000 ? String(count) : scaled(count, 1000, ["k", "M", "G", "T"]);
-export const inShape = (shape) => shape.slice(1).map((side) => side ?? "?").join("×") || "scalar";
+export const inBytes = (count) =>
+  count === null || count === undefined
+    ? "?"
+    : count < 1024
+      ? `${Math.round(count)} B`
+      : scaled(count, 1024, ["KiB", "MiB", "GiB", "TiB"]);
+export const inThousands = (count) =>
+  count === null ? "?" : count < 1000 ? String(count) : scaled(count, 1000, ["k", "M", "G", "T"]);
+export const inShape = (shape) =>
+  shape
+    .slice(1)
+    .map((side) => side ?? "?")
+    .join("×") || "scalar";
 export const inSeconds = (seconds) => {
-  const [unit, size] = [["s", 1], ["ms", 1e-3], ["µs", 1e-6]].find(([, one]) => seconds >= one) ?? ["ns", 1e-9];
+  const [unit, size] = [
+    ["s", 1],
+    ["ms", 1e-3],
+    ["µs", 1e-6],
+  ].find(([, one]) => seconds >= one) ?? ["ns", 1e-9];
   return `${Number((seconds / size).toPrecision(3))} ${unit}`;
 };
 
@@ -83,7 +96,8 @@ export function drawn(name, attributes = {}, ...children) {
 function filled(made, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (typeof value === "function") made.addEventListener(key, value);
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
+    else if (value !== null && value !== undefined && value !== false)
+      made.setAttribute(key, value === true ? "" : value);
   }
   made.append(...children);
   return made;

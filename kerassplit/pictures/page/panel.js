@@ -1,6 +1,19 @@
 // What is known about a tensor, and the chart of what crosses each split point.
 
-import { callsBefore, data, drawn, element, inBytes, inShape, inThousands, named, parametersOf, pointOf, profile, sumOf } from "./model.js";
+import {
+  callsBefore,
+  data,
+  drawn,
+  element,
+  inBytes,
+  inShape,
+  inThousands,
+  named,
+  parametersOf,
+  pointOf,
+  profile,
+  sumOf,
+} from "./model.js";
 import { measures } from "./graph.js";
 
 const python = (text) => JSON.stringify(text);
@@ -13,10 +26,21 @@ export function link(name) {
 // A line of code with a button that copies it.
 export function copyable(text, what) {
   const done = element("span", { class: "done", role: "status" });
-  const button = element("button", { class: "copy", "data-copy": text, "aria-label": `Copy ${what}`, click: async () => {
-    done.textContent = await copied(text) ? " copied" : " select it and copy by hand";
-    setTimeout(() => { done.textContent = ""; }, 1500);
-  } }, "Copy");
+  const button = element(
+    "button",
+    {
+      class: "copy",
+      "data-copy": text,
+      "aria-label": `Copy ${what}`,
+      click: async () => {
+        done.textContent = (await copied(text)) ? " copied" : " select it and copy by hand";
+        setTimeout(() => {
+          done.textContent = "";
+        }, 1500);
+      },
+    },
+    "Copy",
+  );
   return element("div", { class: "code" }, element("code", {}, text), button, done);
 }
 
@@ -36,57 +60,102 @@ async function copied(text) {
   }
 }
 
-const row = (what, ...values) => element("tr", {}, element("th", { scope: "row" }, what), ...values.map((one) => element("td", {}, one)));
+const row = (what, ...values) =>
+  element("tr", {}, element("th", { scope: "row" }, what), ...values.map((one) => element("td", {}, one)));
 
 function figures(tensor) {
   const before = callsBefore([tensor]);
   const point = pointOf.get(tensor);
-  const params = point ? [point.params_before, point.params_after] : [parametersOf(before, true), parametersOf(before, false)];
+  const params = point
+    ? [point.params_before, point.params_after]
+    : [parametersOf(before, true), parametersOf(before, false)];
   const flops = [true, false].map((side) => sumOf("flops", before, side));
-  return element("table", {}, element("thead", {}, element("tr", {}, element("td"),
-    element("th", { scope: "col", class: "before" }, "before"), element("th", { scope: "col", class: "after" }, "after"))),
-  element("tbody", {}, row("parameters", ...params.map(inThousands)), row("FLOPs", ...flops.map(inThousands))));
+  return element(
+    "table",
+    {},
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        element("td"),
+        element("th", { scope: "col", class: "before" }, "before"),
+        element("th", { scope: "col", class: "after" }, "after"),
+      ),
+    ),
+    element("tbody", {}, row("parameters", ...params.map(inThousands)), row("FLOPs", ...flops.map(inThousands))),
+  );
 }
 
 function crossing({ crossing: counted, also }) {
   const line = (name, along) => {
     const { shape, dtype, bytes } = profile.tensors[named.get(name)];
-    return element("li", {}, link(name), ` ${inShape(shape)} ${dtype}, ${inBytes(bytes)}${along ? ", comes along" : ""}`);
+    return element(
+      "li",
+      {},
+      link(name),
+      ` ${inShape(shape)} ${dtype}, ${inBytes(bytes)}${along ? ", comes along" : ""}`,
+    );
   };
-  return element("ul", { class: "crossing" }, ...counted.map((name) => line(name, false)), ...also.map((name) => line(name, true)));
+  return element(
+    "ul",
+    { class: "crossing" },
+    ...counted.map((name) => line(name, false)),
+    ...also.map((name) => line(name, true)),
+  );
 }
 
 function code(found) {
   const name = python(found.name);
   if (found.is_split_point) {
-    return [copyable(`ks.split(model, ${name})`, "ks.split"),
+    return [
+      copyable(`ks.split(model, ${name})`, "ks.split"),
       copyable(`ks.build_submodel(model, start=${name})`, "ks.build_submodel"),
-      copyable(`kerassplit split MODEL --at=${shell(found.name)} -o stages`, "the command")];
+      copyable(`kerassplit split MODEL --at=${shell(found.name)} -o stages`, "the command"),
+    ];
   }
   const tap = copyable(`ks.tap(model, ${name})`, "ks.tap");
-  return found.crossing.length > 1 ? [copyable(`ks.split(model, ${name}, allow_crossing=True)`, "ks.split"), tap] : [tap];
+  return found.crossing.length > 1
+    ? [copyable(`ks.split(model, ${name}, allow_crossing=True)`, "ks.split"), tap]
+    : [tap];
 }
 
 // Shows a tensor in an element, or how to select one.
 export function showDetails(parent, tensor) {
   if (tensor === null) {
-    const cuts = data.cuts.map((names, place) => element("li", {}, `${data.stages[place]} → ${data.stages[place + 1]}: `,
-      ...names.flatMap((name) => [link(name), " "])));
-    parent.replaceChildren(element("h2", {}, cuts.length ? "Cuts" : "Where can it be cut?"), ...(cuts.length ? [element("ul", {}, ...cuts)] : []),
-      element("p", {}, "Click a line or a layer to see what crosses a cut there. Click a block to open it."));
+    const cuts = data.cuts.map((names, place) =>
+      element(
+        "li",
+        {},
+        `${data.stages[place]} → ${data.stages[place + 1]}: `,
+        ...names.flatMap((name) => [link(name), " "]),
+      ),
+    );
+    parent.replaceChildren(
+      element("h2", {}, cuts.length ? "Cuts" : "Where can it be cut?"),
+      ...(cuts.length ? [element("ul", {}, ...cuts)] : []),
+      element("p", {}, "Click a line or a layer to see what crosses a cut there. Click a block to open it."),
+    );
     return;
   }
   const found = data.explanations[tensor];
   const { shape, dtype, bytes } = profile.tensors[tensor];
-  const near = [["before", found.before], ["after", found.after]].map(([where, name]) =>
-    element("span", {}, `${where}: `, name === null ? "none" : link(name), " "));
+  const near = [
+    ["before", found.before],
+    ["after", found.after],
+  ].map(([where, name]) => element("span", {}, `${where}: `, name === null ? "none" : link(name), " "));
   parent.replaceChildren(
     element("h2", { class: found.is_split_point ? "is-point" : "" }, found.name),
     element("p", {}, `${inShape(shape)} ${dtype}, ${inBytes(bytes)}`),
     element("p", { class: "reason" }, found.reason),
     ...(found.advice ? [element("p", {}, found.advice)] : []),
-    element("h3", {}, "Crosses here"), crossing(found), figures(tensor),
-    element("p", { class: "near" }, "Nearest split points ", ...near), ...code(found));
+    element("h3", {}, "Crosses here"),
+    crossing(found),
+    figures(tensor),
+    element("p", { class: "near" }, "Nearest split points ", ...near),
+    ...code(found),
+  );
 }
 
 // A few words about a tensor, and the box or layer that was pointed at.
@@ -128,25 +197,50 @@ export function drawChart(parent, { select, point }) {
   };
   const logs = points.map(([, one]) => Math.log10(Math.max(one.bytes, 1)));
   const [low, high] = [Math.floor(Math.min(...logs)), Math.ceil(Math.max(...logs) + 1e-9)];
-  const y = (log) => HIGH - BOTTOM - (log - low) / Math.max(high - low, 1) * (HIGH - BOTTOM - 12);
+  const y = (log) => HIGH - BOTTOM - ((log - low) / Math.max(high - low, 1)) * (HIGH - BOTTOM - 12);
   const x = (part) => LEFT + part * (WIDE - LEFT - 22);
   const axes = [];
   for (let power = low; power <= high; power += 1) {
-    axes.push(drawn("line", { x1: LEFT, x2: WIDE - 12, y1: y(power), y2: y(power), class: "grid" }),
-      drawn("text", { x: LEFT - 6, y: y(power) + 4, class: "left" }, `10${[..."⁰¹²³⁴⁵⁶⁷⁸⁹"][power] ?? `^${power}`} B`));
+    axes.push(
+      drawn("line", { x1: LEFT, x2: WIDE - 12, y1: y(power), y2: y(power), class: "grid" }),
+      drawn("text", { x: LEFT - 6, y: y(power) + 4, class: "left" }, `10${[..."⁰¹²³⁴⁵⁶⁷⁸⁹"][power] ?? `^${power}`} B`),
+    );
   }
-  for (const part of [0, 0.25, 0.5, 0.75, 1]) axes.push(drawn("text", { x: x(part), y: HIGH - BOTTOM + 16 }, `${part * 100} %`));
-  axes.push(drawn("text", { x: x(0.5), y: HIGH - 3 }, whole ? "of the FLOPs before the cut" : "of the layers before the cut"));
+  for (const part of [0, 0.25, 0.5, 0.75, 1])
+    axes.push(drawn("text", { x: x(part), y: HIGH - BOTTOM + 16 }, `${part * 100} %`));
+  axes.push(
+    drawn("text", { x: x(0.5), y: HIGH - 3 }, whole ? "of the FLOPs before the cut" : "of the layers before the cut"),
+  );
   for (const [index, entry] of points.entries()) {
     const [tensor, one] = entry;
-    const dot = drawn("circle", { cx: x(share(entry)).toFixed(1), cy: y(logs[index]).toFixed(1), r: 4.5, "data-tensor": tensor,
-      click: () => select(tensor), pointerenter: () => point(tensor), pointerleave: () => point(null) },
-    drawn("title", {}, `${one.name}: ${inBytes(one.bytes)}`));
+    const dot = drawn(
+      "circle",
+      {
+        cx: x(share(entry)).toFixed(1),
+        cy: y(logs[index]).toFixed(1),
+        r: 4.5,
+        "data-tensor": tensor,
+        click: () => select(tensor),
+        pointerenter: () => point(tensor),
+        pointerleave: () => point(null),
+      },
+      drawn("title", {}, `${one.name}: ${inBytes(one.bytes)}`),
+    );
     dots.set(tensor, dot);
   }
-  parent.replaceChildren(element("h2", {}, "What crosses, over what is computed"),
-    drawn("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": `Bytes per sample that cross each of ${points.length} split points` },
-      ...axes, ...dots.values()));
+  parent.replaceChildren(
+    element("h2", {}, "What crosses, over what is computed"),
+    drawn(
+      "svg",
+      {
+        viewBox: `0 0 ${WIDE} ${HIGH}`,
+        role: "img",
+        "aria-label": `Bytes per sample that cross each of ${points.length} split points`,
+      },
+      ...axes,
+      ...dots.values(),
+    ),
+  );
 }
 
 export function markChart(pointed, chosen) {

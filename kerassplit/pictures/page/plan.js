@@ -11,7 +11,7 @@ export const sets = (() => {
   const count = profile.calls.length;
   const setOf = (tensor, before) => {
     const crossing = crossingAfter(before);
-    const work = profile.calls.reduce((sum, call, index) => sum + (before[index] ? call.flops ?? NaN : 0), 0);
+    const work = profile.calls.reduce((sum, call, index) => sum + (before[index] ? (call.flops ?? NaN) : 0), 0);
     const counted = tensor === null ? 0 : 1;
     return { tensor, before, crossing, work, counted, size: before.reduce((sum, one) => sum + one, 0) };
   };
@@ -22,8 +22,13 @@ export const sets = (() => {
 })();
 
 const last = sets.length - 1;
-const isChain = sets.every((set, index) => !index || set.size === sets[index - 1].size
-  + set.before.reduce((sum, one, call) => sum + (one && !sets[index - 1].before[call] ? 1 : 0), 0));
+const isChain = sets.every(
+  (set, index) =>
+    !index ||
+    set.size ===
+      sets[index - 1].size +
+        set.before.reduce((sum, one, call) => sum + (one && !sets[index - 1].before[call] ? 1 : 0), 0),
+);
 
 function isNested(one, other) {
   if (one === 0 || other === last || isChain) return one < other;
@@ -68,15 +73,25 @@ export function twoDevices(settings) {
 export function equalDevices(settings, without = null) {
   const { count } = settings;
   const over = moves(settings);
-  const load = (from, to) => (sets[to].work - sets[from].work) / settings.speeds[0]
-    + (from ? over[from].seconds : 0) + over[to].seconds;  // the inputs are on the first device
-  const value = search(count, without, (from, to) => [load(from, to)], (so, step) => [Math.max(so[0], step[0])]);
+  const load = (from, to) =>
+    (sets[to].work - sets[from].work) / settings.speeds[0] + (from ? over[from].seconds : 0) + over[to].seconds; // the inputs are on the first device
+  const value = search(
+    count,
+    without,
+    (from, to) => [load(from, to)],
+    (so, step) => [Math.max(so[0], step[0])],
+  );
   if (value === null) return null;
   const most = value.value[0] * TIED;
-  const even = search(count, without, (from, to) => {
-    const seconds = load(from, to);
-    return seconds <= most ? [sets[to].counted, seconds * seconds, over[to].made] : null;
-  }, (so, step) => so.map((sum, rank) => sum + step[rank]));
+  const even = search(
+    count,
+    without,
+    (from, to) => {
+      const seconds = load(from, to);
+      return seconds <= most ? [sets[to].counted, seconds * seconds, over[to].made] : null;
+    },
+    (so, step) => so.map((sum, rank) => sum + step[rank]),
+  );
   return { cuts: even.cuts, value: value.value[0] };
 }
 
@@ -88,7 +103,7 @@ export function runnerUp(settings, best) {
 
 // Dynamic programming over stages: the least values, compared rank by rank, of ways from nothing to everything.
 function search(count, without, costOf, added) {
-  let ways = sets.map((_, index) => index ? null : { value: [0, 0, 0], cuts: [] });
+  let ways = sets.map((_, index) => (index ? null : { value: [0, 0, 0], cuts: [] }));
   for (let stage = 1; stage <= count; stage += 1) {
     const next = sets.map(() => null);
     for (let to = stage === count ? last : 1; to <= (stage === count ? last : last - 1); to += 1) {

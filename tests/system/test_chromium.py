@@ -16,6 +16,7 @@ from samples import LONG
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from small_models import narrow, transformer, uneven
@@ -200,7 +201,9 @@ def test_a_tensor_inside_a_branch_lights_up_what_crosses_there(page: Open) -> No
     assert one_of(browser, "#details .reason").text == found.reason
     assert [one.text for one in all_of(browser, "#details .near a")] == [found.before, found.after]
     assert [one.text for one in all_of(browser, "#details .crossing a")] == list(found.crossing)
-    colors = {side: one_of(browser, f".layer.{side} > rect").value_of_css_property("fill") for side in ("before", "after")}
+    colors = {
+        side: one_of(browser, f".layer.{side} > rect").value_of_css_property("fill") for side in ("before", "after")
+    }
     assert colors["before"] != colors["after"]
     one_of(browser, "#details .near a").click()
     assert one_of(browser, "#details h2").text == found.before
@@ -212,7 +215,9 @@ def test_a_link_opens_a_tensor_with_the_figures_of_the_split_point(page: Open, n
     point = ks.split_points(model)[-1]
     browser = page(model, point.name)
     assert one_of(browser, "#details h2").text == point.name
-    rows = [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in all_of(browser, "#details tbody tr")]
+    rows = [
+        [cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in all_of(browser, "#details tbody tr")
+    ]
     assert rows[0] == [format_count(point.params_before), format_count(point.params_after)]
     if not point.also:  # masks count on neither side of a split point
         assert rows[1] == [format_count(point.flops_before or 0), format_count(point.flops_after or 0)]
@@ -272,10 +277,10 @@ def test_wheel_and_drag_move_the_graph_and_fit_brings_it_back(page: Open) -> Non
         return str(one_of(browser, "#canvas g").get_attribute("transform"))
 
     first, canvas = where(), one_of(browser, "#canvas svg")
-    ActionChains(browser).move_to_element_with_offset(canvas, -250, 0).click_and_hold().move_by_offset(90, 40).release().perform()
+    drag = ActionChains(browser).move_to_element(canvas).click_and_hold()
+    drag.move_by_offset(90, 40).release().perform()
     dragged = where()
-    ActionChains(browser).scroll_to_element(canvas).scroll_by_amount(0, 0).perform()
-    browser.execute_script("arguments[0].dispatchEvent(new WheelEvent('wheel', { deltaY: -300, cancelable: true }))", canvas)
+    ActionChains(browser).scroll_from_origin(ScrollOrigin.from_element(canvas), 0, -300).perform()
     assert len({first, dragged, where()}) == 3
     assert one_of(browser, "#details h2").text == "Where can it be cut?"  # a drag is no click
     ActionChains(browser).send_keys("f").perform()
@@ -292,8 +297,12 @@ def test_the_cuts_of_a_split_are_lit_at_first(page: Open) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_color_schemes_are_readable(page: Open, scheme: str) -> None:
     browser = page(uneven(), "first")
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    ink, back = (_luminance(one_of(browser, "body").value_of_css_property(what)) for what in ("color", "background-color"))
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    ink, back = (
+        _luminance(one_of(browser, "body").value_of_css_property(what)) for what in ("color", "background-color")
+    )
     assert (ink < back) == (scheme == "light")
     for selector in ("#details p", "#details a", "th.before", "th.after", "#subtitle"):
         text = _luminance(one_of(browser, selector).value_of_css_property("color"))
@@ -333,7 +342,9 @@ def test_controls_have_names_and_can_be_reached_by_keys(page: Open) -> None:
         .map((one) => one.outerHTML);"""
     )
     assert nameless == []
-    assert browser.execute_script("return [...document.querySelectorAll('[role=button]')].every((one) => one.tabIndex === 0)")
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('[role=button]')].every((one) => one.tabIndex === 0)"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*scope name:UserWarning")
