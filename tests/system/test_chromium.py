@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import menagerie
 import pytest
 from applications import application
 from hostile import NAMES, hostile_model
-from samples import LONG
+from menagerie import Kind
+from samples import LONG, due
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
@@ -24,6 +26,7 @@ from small_models import narrow, transformer, uneven
 import kerassplit as ks
 from kerassplit.costs.profile import Profile
 from kerassplit.display.units import format_count
+from kerassplit.graph.reading import read_graph
 
 SETTINGS = 200 if LONG else 40
 FORMS = ("", "float32", "float16", "bfloat16", "int8", "int4")
@@ -99,7 +102,7 @@ def click(browser: webdriver.Chrome, selector: str) -> None:
 def crossing(browser: webdriver.Chrome) -> set[int]:
     """The tensors whose lines are lit."""
     found = all_of(browser, ".line.crossing")
-    return {int(str(one.get_attribute("data-tensor"))) for one in found}
+    return {int(tensor) for one in found for tensor in str(one.get_attribute("data-tensors")).split()}
 
 
 def plan_at(browser: webdriver.Chrome, goal: str, form: str, sliders: dict[str, int]) -> tuple[str, str, str | None]:
@@ -249,7 +252,7 @@ def test_chart_and_graph_point_at_each_other(page: Open) -> None:
     number = [tensor.name for tensor in ks.profile(model).tensors].index("block_5_add")
     ActionChains(browser).move_to_element(one_of(browser, f'#chart circle[data-tensor="{number}"]')).perform()
     [marked] = all_of(browser, ".line.pointed")
-    assert marked.get_attribute("data-tensor") == str(number)
+    assert marked.get_attribute("data-tensors") == str(number)
     ActionChains(browser).move_to_element(one_of(browser, '[data-box="3"]')).perform()
     [dot] = all_of(browser, "circle.pointed")
     assert dot.get_attribute("data-tensor") == str(number)
@@ -362,6 +365,28 @@ def test_no_name_runs_as_code(page: Open) -> None:
         one_of(browser, "#search").send_keys(tensor.name[:9].replace("\u2028", ""))
     assert browser.execute_script("return window.hurt ?? null") is None
     assert not all_of(browser, "img, script:not([type]), [onerror], [onload], [onfocus], [onclick], [onpointerenter]")
+
+
+@pytest.mark.filterwarnings("ignore:Layer:UserWarning")  # of a mask that a layer drops
+@pytest.mark.parametrize("kind", due(menagerie.kinds(), 4), ids=lambda kind: kind.name)
+def test_every_tensor_of_every_kind_of_model_can_be_selected(page: Open, kind: Kind) -> None:
+    model = kind.build().model
+    browser = page(model, open_sides=16)
+    names = [tensor.name for tensor in ks.profile(model, open_sides=16).tensors]
+    for name in names:
+        browser.execute_script("location.hash = encodeURIComponent(arguments[0])", name)
+        browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        assert one_of(browser, "#details h2").get_property("textContent") == name
+        assert {names[tensor] for tensor in crossing(browser)} >= set(ks.explain(model, name).crossing) - set(
+            _ends(model)
+        )
+    one_of(browser, "#fold-all").click()
+    assert not all_of(browser, ".layer")
+
+
+def _ends(model: keras.Model) -> list[str]:
+    """The tensors that no call uses."""
+    return [tensor.name for tensor in read_graph(model).tensors if not tensor.users]
 
 
 def test_opened_boxes_side_by_side_stay_apart(page: Open) -> None:

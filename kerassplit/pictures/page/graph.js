@@ -25,7 +25,7 @@ function line(path, tensors, calls) {
     "g",
     {
       class: "line",
-      "data-tensor": tensors[0],
+      "data-tensors": tensors.join(" "),
       click: () => handlers.select(tensor),
       pointerenter: () => handlers.point(tensor),
       pointerleave: () => handlers.point(null),
@@ -33,7 +33,6 @@ function line(path, tensors, calls) {
     drawn("path", { d: path, class: "reach" }),
     drawn("path", { d: path, class: "stroke", "marker-end": "url(#arrow)" }),
   );
-  group.dataset.tensors = tensors.join(" ");
   group.classList.toggle("crossing", isLit(tensor, calls));
   group.classList.toggle("point", data.explanations[tensor].is_split_point);
   return group;
@@ -248,8 +247,9 @@ export function openAll(isOpen) {
   fit();
 }
 
-export function light(befores) {
-  lit = befores;
+// Lights up cuts, each given by the calls before it.
+export function light(heads) {
+  lit = heads;
   draw();
 }
 

@@ -13,9 +13,10 @@ let chosen = [];
 // The cuts of the split, if the page shows one.
 const ownCuts = data.cuts.map((names) => names.map((name) => named.get(name)));
 
-function cut(befores, tensors) {
+// Lights up cuts, each given by the calls before it, and marks their tensors in the chart.
+function cut(heads, tensors) {
   chosen = tensors;
-  light(befores);
+  light(heads);
   markChart(null, chosen);
 }
 

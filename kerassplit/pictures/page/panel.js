@@ -144,7 +144,7 @@ export function showDetails(parent, tensor) {
   const near = [
     ["before", found.before],
     ["after", found.after],
-  ].map(([where, name]) => element("span", {}, `${where}: `, name === null ? "none" : link(name), " "));
+  ].map(([where, name]) => element("span", {}, `${where}: `, name === null ? "none" : link(name)));
   parent.replaceChildren(
     element("h2", { class: found.is_split_point ? "is-point" : "" }, found.name),
     element("p", {}, `${inShape(shape)} ${dtype}, ${inBytes(bytes)}`),
@@ -153,7 +153,7 @@ export function showDetails(parent, tensor) {
     element("h3", {}, "Crosses here"),
     crossing(found),
     figures(tensor),
-    element("p", { class: "near" }, "Nearest split points ", ...near),
+    element("p", { class: "near" }, "Nearest split points: ", near[0], ", ", near[1]),
     ...code(found),
   );
 }

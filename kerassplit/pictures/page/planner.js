@@ -95,8 +95,8 @@ function stages(best, given) {
       ...[inSeconds(compute), moved(ends[stage], device), moved(end, end !== all)].map((one) => element("td", {}, one)),
     );
   });
-  const heads = ["", "computes", "receives", "sends"].map((one) => element("th", { scope: "col" }, one));
-  return element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
+  const titles = ["", "computes", "receives", "sends"].map((one) => element("th", { scope: "col" }, one));
+  return element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows));
 }
 
 function answer() {
