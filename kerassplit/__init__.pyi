@@ -14,7 +14,6 @@ from .cutting.crossing import (
 )
 from .cutting.crossings import crossings as crossings
 from .cutting.cuts import Cut as Cut
-from .cutting.exits import with_outputs as with_outputs
 from .cutting.explaining import (
     Explanation as Explanation,
     explain as explain,
@@ -38,6 +37,7 @@ from .cutting.submodel import (
 )
 from .cutting.tensors import tensors as tensors
 from .cutting.verifying import verify as verify
+from .editing.exits import with_outputs as with_outputs
 from .editing.input_shape import with_input_shape as with_input_shape
 from .editing.insertion import insert as insert
 from .editing.removal import remove as remove

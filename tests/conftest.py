@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from applications import application
 from comparing import collect
@@ -20,8 +21,10 @@ from kerassplit.zoo.models import architecture_module
 from kerassplit.zoo.names import find_architecture
 from kerassplit.zoo.random_weights import smooth_noise
 
-settings.register_profile("few", max_examples=20)  # a fifth of as many as by default
-settings.register_profile("long", max_examples=2000, print_blob=True)  # twenty times as many as by default
+settings.register_profile("some", max_examples=50)
+settings.register_profile("few", max_examples=20)
+settings.register_profile("long", max_examples=2000, print_blob=True)
+settings.load_profile("some")  # unless `--hypothesis-profile` names another
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,20 +32,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Selects one test in `--every`, the same in each process."""
+    """Selects one test in `--every`, the same in each process; each backend begins with another one."""
     turns = config.getoption("every")
-    left_out = [item for place, item in enumerate(items) if (place - SAMPLE) % turns]
-    if left_out:
-        items[:] = [item for place, item in enumerate(items) if (place - SAMPLE) % turns == 0]
-        config.hook.pytest_deselected(items=left_out)
+    first = (SAMPLE + ("tensorflow", "jax", "torch").index(keras.backend.backend())) % turns
+    chosen = items[first::turns]
+    if len(chosen) < len(items):
+        config.hook.pytest_deselected(items=[item for place, item in enumerate(items) if place % turns != first])
+        items[:] = chosen
+
+
+class _Memory:
+    """Memory of this process, in bytes, after the last collection that went through all objects."""
+
+    left = 0
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_of_earlier_files() -> None:
-    """Frees what earlier files left, so that collections here skip half a million other objects."""
-    gc.unfreeze()
+    """Frees what the last file left, so that collections here skip all else; where memory has grown, what all left."""
+    process = psutil.Process()
+    grown = process.memory_info().rss > _Memory.left + 400 * 2**20
+    if grown:
+        gc.unfreeze()
     collect()
     gc.freeze()
+    if grown:
+        _Memory.left = process.memory_info().rss
 
 
 @pytest.fixture(autouse=True)

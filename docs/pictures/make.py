@@ -28,6 +28,12 @@ def build(name: str) -> keras.Model:
     return getattr(keras.applications, name)(weights=None)
 
 
+def edited() -> keras.Model:
+    """MobileNetV2 with one layer inserted, and one replaced."""
+    model = ks.insert(build("MobileNetV2"), "block_12_add", keras.layers.SpatialDropout2D(0.1, name="dropped"))
+    return ks.replace(model, {"predictions": lambda old: keras.layers.Dense(old.units, name="scores")})
+
+
 def residual() -> keras.Model:
     """The model in explanation/cutting.md."""
     image = keras.Input((32, 32, 3), name="image")
@@ -66,6 +72,7 @@ def pictures() -> Iterator[tuple[str, Drawing | House]]:
     yield "resnet50_split", ks.plot(ks.split(build("ResNet50"), ["conv3_block4_out", "conv4_block6_out"], names=stages))
     split = ks.split(build("MobileNetV2"), "block_6_project_BN", names=["phone", "server"])
     yield "mobilenetv2_split", ks.plot(split, title="MobileNetV2")
+    yield "mobilenetv2_edited", ks.plot(edited(), title="MobileNetV2, edited")
     model = residual()
     yield "residual_layers", ks.plot(model, detail="layers")
     yield "residual_crossing", ks.plot(ks.split(model, "first_conv", allow_crossing=True))

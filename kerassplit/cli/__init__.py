@@ -11,6 +11,7 @@ In reading order:
 - `demo`: `kerassplit demo`.
 - `commands`: the main command, and commands that cut, verify and draw.
 - `compare`: the command that finds where two models part.
+- `edit`: the command that changes a model.
 - `planning`: commands that measure and plan.
 - `run`: the command that runs saved stages.
 - `export`: the command that exports saved stages.
@@ -18,6 +19,7 @@ In reading order:
 
 from kerassplit.cli import (
     compare as _compare,  # noqa: F401
+    edit as _edit,  # noqa: F401
     export as _export,  # noqa: F401
     planning as _planning,  # noqa: F401 (these add their commands)
     run as _run,  # noqa: F401

@@ -43,7 +43,9 @@ _IN_OPTIONS = {
     "a larger `tolerance` or verify=False": "a larger --tolerance or --no-verify",
     "verify=False": "--no-verify",
     "Leave `output` out.": "In Python, `kerassplit.load(DIR).predict(x)` gives it without a file.",
+    "resize='bilinear'": "--resize bilinear",
     "safe_mode=False": "--unsafe",
+    "`kerassplit.replace`": "--replace",
     "in `open` matches": "in --open matches",
     "Arguments that `split` does not take are those of `kerassplit.plan`: pass the plan as `at`.": (
         "Options that `split` does not take are those of `kerassplit plan`: pass what it writes with --plan."

@@ -200,33 +200,38 @@ def _shape(text: str) -> tuple[int | None, ...]:
     return tuple(None if side == "?" else int(side) for side in sides)
 
 
-of_model = gathered(
-    ModelOptions,
-    "options",
-    import_code,
-    unsafe,
-    seed,
-    click.option(
-        "--input-shape",
-        callback=parsed(_shape),
-        metavar="H,W,C",
-        help="Input shape of an architecture, such as 160,160,3 or 160x160x3; '?' for an unknown dimension.",
-    ),
-    click.option(
-        "--open",
-        multiple=True,
-        metavar="GLOB",
-        help="Open a composite layer first, so that it can be cut: encoder or encoder/block_* (repeatable).",
-    ),
-    click.option(
-        "--weights",
-        shell_complete=completion.weights,
-        metavar="imagenet|random|FILE",
-        help="Weights of the model. Default: a file's own; for an architecture, ImageNet weights (downloaded once) if "
-        "numbers are computed, and none if only the structure matters.",
-    ),
-)
-"""Adds the options gathered in a `ModelOptions`, and `--import`."""
+def _of_model(input_shape: str) -> Callable[..., Any]:
+    """Adds the options gathered in a `ModelOptions`, and `--import`; the text says what `--input-shape` is."""
+    return gathered(
+        ModelOptions,
+        "options",
+        import_code,
+        unsafe,
+        seed,
+        click.option(
+            "--input-shape",
+            callback=parsed(_shape),
+            metavar="H,W,C",
+            help=f"{input_shape}, such as 160,160,3 or 160x160x3; '?' for an unknown dimension.",
+        ),
+        click.option(
+            "--open",
+            multiple=True,
+            metavar="GLOB",
+            help="Open a composite layer first, so that it can be cut: encoder or encoder/block_* (repeatable).",
+        ),
+        click.option(
+            "--weights",
+            shell_complete=completion.weights,
+            metavar="imagenet|random|FILE",
+            help="Weights of the model. Default: a file's own; for an architecture, ImageNet weights (downloaded once) "
+            "if numbers are computed, and none if only the structure matters.",
+        ),
+    )
+
+
+of_model = _of_model("Input shape of an architecture")
+of_edited_model = _of_model("Give the model another input shape, with the same weights")
 
 
 def cut(text: str, model: "keras.Model") -> int | str | list[str]:

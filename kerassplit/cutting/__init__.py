@@ -11,7 +11,6 @@
 - `sharing`, `copying`: layers shared by several stages; copies of splits.
 - `pieces`: taps, blocks, a Sequential model of blocks.
 - `piece_tensors`, `adapters`, `joining`: pieces joined into one model.
-- `exits`: trained exits at intermediate tensors.
 - `comparison`, `structure`, `trial`, `receipt`, `verifying`: the proof.
 - `model_comparison`, `comparing`: where two models part.
 """

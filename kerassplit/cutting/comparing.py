@@ -209,11 +209,13 @@ def _differing_settings(one: keras.Layer, other: keras.Layer) -> dict[str, tuple
     except Exception:  # a layer of the user's without a configuration
         return {}
     ours, theirs = (dict(_leaves(config)) for config in configs)
-    return {
-        key: tuple(shortened(repr(leaves[key]), 60) if key in leaves else "-" for leaves in (ours, theirs))
-        for key in dict.fromkeys([*ours, *theirs])
-        if repr(ours.get(key, _leaves)) != repr(theirs.get(key, _leaves))
-    }
+    either = dict.fromkeys([*ours, *theirs])
+    differing = [key for key in either if repr(ours.get(key, _leaves)) != repr(theirs.get(key, _leaves))]
+    return {key: (_shown(ours, key), _shown(theirs, key)) for key in differing}
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return shortened(repr(leaves[key]), 60) if key in leaves else "-"
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -228,4 +230,4 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for place, one in enumerate(value):
             yield from _leaves(one, f"{path}.{place}")
     else:
-        yield path, value
+        yield path, value.tolist() if isinstance(value, np.ndarray) else value  # a long array's text has gaps

@@ -44,7 +44,8 @@ def _with_layers(model: keras.Model, layers: Mapping[str, keras.Operation]) -> k
     graph = read_graph(model)
     replaced = {index: layers[plain_name(call)] for index, call in enumerate(graph.calls) if plain_name(call) in layers}
     by_operation = {id(graph.calls[index].operation): layer for index, layer in replaced.items()}
-    return rebuilt(graph, apart=list(replaced), operations=by_operation)
+    opened = {index for index, nest in enumerate(graph.nests) if not replaced.keys().isdisjoint(nest.calls)}
+    return rebuilt(graph, opened=opened, operations=by_operation)
 
 
 def _layers(graph: Graph) -> dict[str, keras.Operation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -161,19 +161,19 @@ def build_part(
     only_to_run: bool = False,
     results: Any = None,
     copies: str = FLAT_COPIES,
-    apart: Sequence[int] = (),
+    opened: Container[int] = (),
     operations: Mapping[int, keras.Operation] | None = None,
 ) -> tuple[keras.Model, list[int], list[int]]:
     """Builds the model that computes `outputs` from `inputs` by `calls`, with shared or copied layers.
 
-    A nested model that is wholly inside stays one layer, unless `nested` is off or it contains a call in `apart`.
+    A nested model that is wholly inside stays one layer, unless `nested` is off or it is in `opened`.
     `results` is the structure of the outputs, by default that of `build_submodel`. For `only_to_run` and `copies` see
     `Builder`, for `operations` its `add_calls`.
 
     Returns:
         The model, and the tensors in the order of its `inputs` and its `outputs`.
     """
-    items = packed(graph, calls, inputs, outputs, apart) if nested else [graph.calls[call] for call in calls]
+    items = packed(graph, calls, inputs, outputs, opened) if nested else [graph.calls[call] for call in calls]
     taken = {item.operation.name for item in items}
     keys = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
     sources = _structure(graph, inputs, graph.inputs, keys)

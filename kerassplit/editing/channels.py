@@ -9,7 +9,7 @@ _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _PER_CHANNEL = (keras.layers.BatchNormalization, keras.layers.Normalization)
 
 
-def layer_for_channels(layer: Any, before: int, given: keras.KerasTensor) -> keras.Layer | None:
+def layer_for_channels(layer: Any, sides: tuple[int, int | None], given: keras.KerasTensor) -> keras.Layer | None:
     """Returns a layer like this one for another number of channels in its input; `None` if it takes any number.
 
     - A convolution: the kernel is summed over the channels for one channel (so a grey image gives what the image with
@@ -18,22 +18,23 @@ def layer_for_channels(layer: Any, before: int, given: keras.KerasTensor) -> ker
     - A normalization: the mean over the channels for one channel; for more, it is repeated.
 
     Args:
-        layer: The layer, built for `before` channels.
-        before: The old number of channels.
+        layer: The layer, built for the old number.
+        sides: The old and the new number of channels.
         given: What it receives now.
     """
+    before, channels = sides
+    if channels is None:
+        return None
     if type(layer) is keras.layers.Rescaling:
-        config = layer.get_config()
-        config |= {name: _for_channels(config[name], given.shape[-1]) for name in ("scale", "offset")}
-        return None if config == layer.get_config() else keras.layers.Rescaling.from_config(config)
-    axis = -1 if getattr(layer, "data_format", "channels_last") == "channels_last" else 1
-    channels = given.shape[axis]
+        config = {name: _setting(getattr(layer, name), before, channels) for name in ("scale", "offset")}
+        same = all(value is getattr(layer, name) for name, value in config.items())
+        return None if same else keras.layers.Rescaling.from_config(layer.get_config() | config)
     convolves = isinstance(layer, _CONVOLUTIONS) and layer.groups == 1 and layer.kernel.shape[-2] == before
-    if channels is None or not (convolves or type(layer) in _PER_CHANNEL):
+    if not (convolves or type(layer) in _PER_CHANNEL):
         return None
     config = layer.get_config()
     config |= {
-        name: _for_channels(config[name], channels) for name in ("mean", "variance") if config.get(name) is not None
+        name: _setting(config[name], before, channels) for name in ("mean", "variance") if config.get(name) is not None
     }
     new = type(layer).from_config(config)
     new.build(given.shape)
@@ -64,9 +65,7 @@ def _per_channel(value: np.ndarray, before: int, channels: int) -> np.ndarray:
     return np.take(value, np.arange(channels) % before, axis=axis)
 
 
-def _for_channels(value: Any, channels: int | None) -> Any:
+def _setting(value: Any, before: int, channels: int) -> Any:
     """Returns a setting for another number of channels: one number stays, a list is averaged or repeated."""
     array = np.asarray(value)
-    if channels is None or not array.ndim or array.shape[-1] in (1, channels):
-        return value
-    return _per_channel(array, array.shape[-1], channels).tolist()
+    return _per_channel(array, before, channels).tolist() if before in array.shape else value

@@ -4,58 +4,64 @@ What an edit does not change is repeated without running Keras: the same layers,
 wherever a shape, a dtype or a mask differs from the model's, Keras calls the layers again and infers them.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 
-from kerassplit.cutting.adapters import fits
 from kerassplit.cutting.submodel import FLAT_COPIES, model_name, rebuilt
-from kerassplit.editing.marks import mark, mark_of
-from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_of
+from kerassplit.editing.marks import Mark, mark, mark_of
+from kerassplit.editing.refusals import refused
+from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_inside, steps_of
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
-from kerassplit.graph.declared import check_call
-from kerassplit.graph.internals.layers import found_masks, functional_of
+from kerassplit.graph.declared import check_call, is_honest
+from kerassplit.graph.internals.layers import found_masks, inferred_shape, infers_shape
 from kerassplit.graph.internals.nodes import walk
-from kerassplit.graph.internals.symbols import copy_with_history, has_mask, mask_of, original, set_mask
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import masked_tensors, tensor_of_mask
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.reading import read_graph
+from kerassplit.graph.recording import Recording, record
 from kerassplit.text import safe_name, unique
 
 
-def edited(graph: Graph, edits: Edits, name: str | None) -> keras.Model:
+def edited(graph: Graph, edits: Edits, name: str | None, outputs: Any = None) -> keras.Model:
     """Returns the edited model, under the model's name by default; its layers are the model's own.
+
+    `outputs` is the structure of its outputs, of tensors and of insertions that give one; by default the model's own.
 
     Raises:
         UnsupportedModelError: A layer cannot be called on what it receives now, or has the name of another one.
         SplitError: `name` is not a valid model name; or what is inserted would depend on itself.
     """
     name = graph.model.name if name is None else model_name(name)
-    apart: set[int] = set()
+    opened: set[int] = set()
+    recordings: dict[Insertion, Recording] = {}
     while True:
         try:
-            return _Edited(graph, edits, apart).built(name)
+            return _Edited(graph, edits, opened, recordings).built(name, graph.outputs if outputs is None else outputs)
         except _NestChangedError as changed:
-            apart.update(changed.calls)
+            opened |= changed.nests
 
 
 def own_copy(model: keras.Model) -> keras.Model:
     """Returns a copy of an edited model with layers and variables of its own, of equal values."""
-    copy = rebuilt(read_graph(model), copy_weights=True)
-    for ours, theirs in zip(copy.layers, model.layers, strict=True):
-        if how := mark_of(theirs):
-            mark([ours], how)
+    graph = read_graph(model)
+    copy = rebuilt(graph, copy_weights=True)
+    for ours, theirs in zip(read_graph(copy).calls, graph.calls, strict=True):
+        if how := mark_of(theirs.operation):
+            mark([ours.operation], how)
     return copy
 
 
 class _NestChangedError(Exception):
-    """A nested model receives another shape, so it cannot stay one call."""
+    """Nested models receive other shapes, so they cannot stay one call."""
 
-    def __init__(self, calls: Iterable[int]):
+    def __init__(self, nests: Iterable[int]):
         super().__init__()
-        self.calls = calls
+        self.nests = set(nests)
 
 
 class _Edited:
@@ -64,16 +70,21 @@ class _Edited:
     Attributes:
         symbols: From the model's tensors to the symbolic tensors of the edited model.
         differing: Those of these that differ from the model's in shape, dtype or mask.
+        own: The model's own operations, by `id`.
         masked: Tensors that Keras masks by itself.
+        recordings: What earlier attempts inserted: users' functions are called once.
+        inserted: What insertions give, each the first of its tensors.
     """
 
-    def __init__(self, graph: Graph, edits: Edits, apart: Iterable[int]):
-        self.graph, self.adapt = graph, edits.adapt
-        self.steps = steps_of(graph, edits, apart)
+    def __init__(self, graph: Graph, edits: Edits, opened: Iterable[int], recordings: dict[Insertion, Recording]):
+        self.graph, self.adapt, self.recordings = graph, edits.adapt, recordings
+        self.steps = steps_of(graph, edits, opened)
         items = [step.does for step in self.steps if isinstance(step.does, (Call, Nest))]
         taken = {item.operation.name for item in items}
         self.symbols: dict[int, keras.KerasTensor] = {}
+        self.inserted: dict[Insertion, keras.KerasTensor] = {}
         self.differing: set[int] = set()
+        self.own = {id(item.operation) for item in (*graph.calls, *graph.nests)}
         for tensor in dict.fromkeys(graph.flat_inputs()):
             name = unique(safe_name(graph.tensors[tensor].name), taken)
             new = edits.inputs.get(tensor)
@@ -83,24 +94,34 @@ class _Edited:
                 self._set(tensor, keras.Input(batch_shape=new.shape, dtype=new.dtype, sparse=new.sparse, name=name))
         self.sources = dict(self.symbols)
         self.masked = masked_tensors(graph, items, self.symbols)
-        self.builder = Builder(copies=FLAT_COPIES)
+        layers = {item.operation.name for item in items if isinstance(item.operation, keras.Layer)}
+        self.builder = Builder(copies=FLAT_COPIES, names=layers)
 
-    def built(self, name: str) -> keras.Model:
-        """Builds the model."""
+    def built(self, name: str, outputs: Any) -> keras.Model:
+        """Builds the model with these outputs, a structure of tensors and insertions."""
         graph = self.graph
         with self.builder as builder:
             unchanged: list[Call | Nest] = []
-            for step in self.steps:
+            waiting, opened = deque(self.steps), set()
+            while waiting:
+                step = waiting.popleft()
                 if isinstance(step.does, (Call, Nest)) and not step.own and step.takes.isdisjoint(self.differing):
                     unchanged.append(step.does)
                     continue
                 builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
                 unchanged = []
-                self._do(step)
+                try:
+                    self._do(step)
+                except _NestChangedError as changed:  # goes on, to find the others in the same attempt
+                    opened |= changed.nests
+                    waiting.extendleft(reversed(steps_inside(graph, step)))
+            if opened:
+                raise _NestChangedError(opened)
             builder.add_calls(graph, unchanged, self.symbols, masked=self.masked)
             inputs = keras.tree.map_structure(lambda tensor: -1 - tensor, graph.inputs)
-            symbols = {**self.symbols, **{-1 - tensor: symbol for tensor, symbol in self.sources.items()}}
-            return builder.model(symbols, inputs, graph.outputs, name, like=graph.model)
+            sources = {-1 - tensor: symbol for tensor, symbol in self.sources.items()}
+            symbols = {**self.symbols, **self.inserted, **sources}
+            return builder.model(symbols, inputs, outputs, name, like=graph.model)
 
     def _do(self, step: Step) -> None:
         """Makes an edit, or repeats a call that receives other tensors than in the model."""
@@ -108,7 +129,11 @@ class _Edited:
         if isinstance(does, Insertion):
             self._insert(step, does)
         elif isinstance(does, Replacement):
-            mark(self._call(step, does.old, does.new), "replaced")
+            if isinstance(does.new, int):
+                for tensor in step.makes:
+                    self._set(tensor, self._given(step, does.new))
+            else:
+                self._mark(self._call(step, does.old, does.new), "replaced")
         elif self._differs(step):
             self._call_again(step, does)
         else:
@@ -117,8 +142,13 @@ class _Edited:
             self.symbols.update({tensor: own[tensor] for tensor in step.makes})
 
     def _insert(self, step: Step, does: Insertion) -> None:
-        made, operations = self.builder.call(does.function, [self._given(step, tensor) for tensor in does.takes])
-        mark(operations, "inserted")
+        given = [self._given(step, tensor) for tensor in does.takes]
+        if does not in self.recordings:
+            self.recordings[does] = record(does.function, given)
+        recording = self.recordings[does]
+        made = self.builder.repeat(recording, given)
+        self.inserted[does] = made[0]
+        self._mark(recording.operations, "inserted")
         for tensor, symbol in zip(does.takes, made, strict=True):
             if does.into is None:
                 self._set(tensor, symbol)
@@ -144,8 +174,12 @@ class _Edited:
             )
             return function(*filled[0], **filled[1])
 
-        made, operations = self.builder.call(on_arguments, [self._given(step, tensor) for tensor in tensors])
-        made, results = keras.tree.flatten(made), self.graph.results(item)
+        given = [self._given(step, tensor) for tensor in tensors]
+        finds = {item.scope.get(id(leaf)) for leaf in leaves if has_mask(leaf)}
+        lost = {tensor for tensor in tensors if has_mask(self.graph.tensors[tensor].symbol)} - finds  # to attention
+        like = [bare(symbol) if tensor in lost else symbol for tensor, symbol in zip(tensors, given, strict=True)]
+        recording = record(on_arguments, like)
+        made, results = keras.tree.flatten(self.builder.repeat(recording, given)), self.graph.results(item)
         if len(made) != len(results):
             raise UnsupportedModelError(
                 f"'{item.name}' produces {len(results)} tensors, and what replaces it {len(made)}. Replace it by "
@@ -154,26 +188,49 @@ class _Edited:
         for (tensor, _), symbol in zip(results, made, strict=True):
             if tensor >= 0:
                 self._set(tensor, symbol)
-        return operations
+        return recording.operations
+
+    def _reshaped(self, step: Step, item: Call | Nest) -> bool:
+        """Repeats a call on tensors of other shapes, if its layer infers them without a call; false if it does not."""
+        layer = item.operation
+        if isinstance(item, Nest) or len(item.outputs) != 1 or not (infers_shape(layer) and is_honest(layer)):
+            return False
+        (made,) = item.outputs
+        old = {tensor: self.graph.tensors[tensor].symbol for tensor in (*item.inputs, made)}
+        given = {tensor: self._given(step, tensor) for tensor in step.takes}
+        if any(map(has_mask, (*old.values(), *given.values()))):
+            return False
+        known = {id(one): given.get(item.scope.get(id(one), -1)) for one in item.arguments.keras_tensors}
+        args, kwargs = item.arguments.fill_in(known)
+        first = args[0] if len(args) == 1 else None
+        symbols = first if isinstance(first, list) else [first]
+        only = len(symbols) == len(known) and all(isinstance(one, keras.KerasTensor) for one in symbols)
+        if not only or any(given[tensor].dtype != old[tensor].dtype for tensor in item.inputs):
+            return False
+        if self.adapt(item, args, kwargs) is not layer:
+            return False
+        shapes = {made: inferred_shape(layer, args[0])}
+        self.builder.add_calls(self.graph, [item], given, masked=self.masked, shapes=shapes)
+        self._set(made, given[made])
+        return True
 
     def _call_again(self, step: Step, item: Call | Nest) -> None:
         """Lets Keras repeat a call on tensors of another shape, dtype or mask."""
         operation = item.operation
         if isinstance(item, Nest):
-            inner = functional_of(operation)
-            given = [self._given(step, tensor) for tensor in item.given if tensor in self.symbols]
-            pairs = zip(given, inner.inputs, strict=False)
-            if any(not fits(symbol.shape, own.shape) or symbol.dtype != own.dtype for symbol, own in pairs):
-                raise _NestChangedError(item.calls)
+            given = [self._given(step, tensor) if tensor in self.symbols else None for tensor in item.given]
+            if not all(map(_takes, item.operation.inputs, given)):
+                raise _NestChangedError({next(i for i, nest in enumerate(self.graph.nests) if nest is item)})
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             fitting = self.adapt(item, args, kwargs)
-            check_call(fitting, args, kwargs)
+            if not is_honest(fitting):
+                check_call(fitting, args, kwargs, item.arguments if fitting is operation else None)
             return fitting(*args, **kwargs)
 
         try:
-            operations = self._call(step, item, checked)
-            mark((one for one in operations if one is not operation), "replaced")
+            if not self._reshaped(step, item):
+                self._mark(self._call(step, item, checked), "replaced")
         except UnsupportedModelError:
             raise
         except Exception as error:
@@ -181,11 +238,13 @@ class _Edited:
             now = [self._given(step, tensor).shape for tensor in sorted(step.takes)]
             raise refused(item, before, now, error) from error
 
+    def _mark(self, operations: Iterable[keras.Operation], how: Mark) -> None:
+        """Marks operations, except the model's own, which would then be marked in the model, too."""
+        mark((one for one in operations if id(one) not in self.own), how)
+
     def _arguments(self, item: Call | Nest) -> tuple[Any, dict[str, Any]]:
         """Returns the arguments of a call without the masks that Keras finds by itself."""
         args, kwargs = item.arguments.args, dict(item.arguments.kwargs)
-        if not any(map(has_mask, item.arguments.keras_tensors)):
-            return args, kwargs
         for name in [name for name in kwargs if name.endswith("mask")]:
             others = {one: value for one, value in kwargs.items() if one != name}
             found = found_masks(item.operation, args, others).get(name)
@@ -210,7 +269,7 @@ class _Edited:
         nodes, _ = walk([mask], known)
         if not any(node.is_input for node in nodes):
             self.builder.add_nodes(nodes, known)
-            set_mask(symbol, copy_with_history(known[id(mask)]))
+            set_mask(symbol, copy_with_history(known[id(mask) if id(mask) in known else id(original(mask))]))
         return symbol
 
     def _set(self, tensor: int, symbol: keras.KerasTensor) -> None:
@@ -230,23 +289,12 @@ class _Edited:
         return has_mask(symbol) or has_mask(old) or (symbol.shape, symbol.dtype) != (old.shape, old.dtype)
 
 
-def refused(item: Call | Nest, before: Any, now: Any, error: Exception) -> UnsupportedModelError:
-    """Returns the error for a layer that cannot be called on another shape, with ways out."""
-    reason = str(error).partition("\n")[0].rstrip(".")
-    remedy = "Replace it in the same way (`kerassplit.replace`), or put a layer before it that makes the shape fit."
-    if isinstance(item.operation, keras.layers.Dense) or getattr(item.operation, "kernel", None) is not None:
-        remedy = (
-            "Its weights are for one size only. Where a `Flatten` stands before it, `GlobalAveragePooling2D` takes any "
-            "size but needs other weights; `keras.layers.Resizing` as first layer brings inputs to the old size."
-        )
-    return UnsupportedModelError(
-        f"'{item.name}' ({type(item.operation).__name__}) takes {_shapes(before)} in the model and would receive "
-        f"{_shapes(now)}, which it cannot take: {reason}. {remedy}"
-    )
-
-
-def _shapes(shapes: Any) -> str:
-    return ", ".join(str(tuple(shape)) for shape in shapes)
+def _takes(own: keras.KerasTensor, given: keras.KerasTensor | None) -> bool:
+    """True if an input of a nested model takes all sizes that a tensor may have, or nothing."""
+    if given is None:
+        return True
+    sides = zip(own.shape, given.shape, strict=False)
+    return own.dtype == given.dtype and len(own.shape) == len(given.shape) and all(a in (None, b) for a, b in sides)
 
 
 def _index(mask: Any, item: Call | Nest) -> Any:

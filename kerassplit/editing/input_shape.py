@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
+from kerassplit.cutting.adapters import data_format_of
 from kerassplit.editing.channels import layer_for_channels
 from kerassplit.editing.edited import edited, own_copy
 from kerassplit.editing.paddings import padding_for
-from kerassplit.editing.positions import Sides, layer_for_positions
+from kerassplit.editing.positions import INTERPOLATIONS, Sides, layer_for_positions
 from kerassplit.editing.steps import Edits, Insertion
-from kerassplit.errors import SplitError
+from kerassplit.errors import SplitError, UnsupportedModelError
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.reading import read_graph
 from kerassplit.text import listed
@@ -46,7 +47,8 @@ def with_input_shape(
             dict by their names; the others stay. A `keras.Input(...)` in place of a shape sets the batch size and the
             dtype, too; whole numbers are cast to the old dtype, if that is a float.
         resize: How to interpolate position embeddings, which have a row for each position of the old size:
-            `"bilinear"`, `"bicubic"`, `"nearest"`. `None` refuses them.
+            `"bilinear"`, `"bicubic"`, `"nearest"`, `"lanczos3"` or `"lanczos5"`. `None` refuses them.
+            As many positions in another grid need no other table, so they keep their rows.
         copy_weights: Give the result its own layers and variables, with equal values.
         name: Name of the result; by default the model's.
 
@@ -70,9 +72,43 @@ def with_input_shape(
         for tensor, new in inputs.items()
         if "float" in graph.tensors[tensor].symbol.dtype and "float" not in new.dtype
     ]
-    adapting = _Adapting(graph, inputs, resize)
-    result = edited(graph, Edits(casts, inputs=inputs, adapt=adapting.layer_for), name)
+    if resize is not None and resize not in INTERPOLATIONS:
+        raise SplitError(f"Expected for `resize` one of {listed(INTERPOLATIONS, 'or')}, or None; got {resize!r}.")
+
+    def build(given: Mapping[int, keras.KerasTensor]) -> keras.Model:
+        return edited(graph, Edits(casts, inputs=given, adapt=_Adapting(graph, inputs, resize).layer_for), name)
+
+    _check_open_sides(graph, inputs, build)
+    result = build(inputs)
     return own_copy(result) if copy_weights else result
+
+
+def _check_open_sides(graph: Graph, inputs: Mapping[int, keras.KerasTensor], build: Callable[..., Any]) -> None:
+    """Refuses to open sides if the model takes neither their double nor their half.
+
+    Keras lets an unknown size pass where only one fits: in a `Dense` after a `Flatten`, in a sum with a table.
+    """
+    reasons = []
+    for other in (lambda side: 2 * side, lambda side: side // 2 or 2):
+        tried = {tensor: _closed(new, graph.tensors[tensor].symbol.shape, other) for tensor, new in inputs.items()}
+        if all(tried[tensor] is inputs[tensor] for tensor in tried):
+            return
+        try:
+            build(tried)
+            return
+        except UnsupportedModelError as error:
+            sizes = ", ".join(str(tuple(new.shape[1:])) for new in tried.values())
+            reasons.append(f"Sides can be open if the model takes other sizes, such as {sizes}. {error}")
+    raise UnsupportedModelError(reasons[0])
+
+
+def _closed(new: keras.KerasTensor, old: Any, other: Callable[[int], int]) -> keras.KerasTensor:
+    """Returns an input with other sizes than the old ones in place of the sides that are to be opened."""
+    opened = [side is None and was is not None for side, was in zip(new.shape, old, strict=False)]
+    if not any(opened[1:]) or len(new.shape) != len(old):
+        return new
+    sides = [other(was) if open_ else side for side, was, open_ in zip(new.shape, old, opened, strict=True)]
+    return keras.KerasTensor((new.shape[0], *sides[1:]), dtype=new.dtype, sparse=new.sparse)
 
 
 def _inputs(graph: Graph, shape: Any) -> dict[int, keras.KerasTensor]:
@@ -108,6 +144,7 @@ class _Adapting:
     """Chooses layers for changed shapes; a layer that is called several times gets one layer in its place.
 
     Attributes:
+        axis: The axis of channels.
         channels: Old and new numbers of channels of the inputs that have another one.
         sides: Old and new height and width of the image, or length of the sequence, if there is one input that changes.
     """
@@ -115,11 +152,13 @@ class _Adapting:
     def __init__(self, graph: Graph, inputs: Mapping[int, keras.KerasTensor], resize: str | None):
         self.graph, self.resize = graph, resize
         pairs = [(graph.tensors[tensor].symbol.shape, new.shape) for tensor, new in inputs.items()]
-        axis = 1 if keras.config.image_data_format() == "channels_first" else -1
+        self.axis = 1 if data_format_of(call.operation for call in graph.calls) == "channels_first" else -1
         self.channels = {
-            (old[axis], new[axis]) for old, new in pairs if len(old) == len(new) > 2 and old[axis] != new[axis]
+            (old[self.axis], new[self.axis])
+            for old, new in pairs
+            if len(old) == len(new) > 2 and old[self.axis] != new[self.axis]
         }
-        self.sides = _sides(*pairs[0]) if len(pairs) == 1 else None
+        self.sides = _sides(*pairs[0], self.axis) if len(pairs) == 1 else None
         self.made: dict[int, keras.Operation] = {}
 
     def layer_for(self, item: Call | Nest, args: Sequence[Any], kwargs: dict[str, Any]) -> keras.Operation:
@@ -130,19 +169,27 @@ class _Adapting:
         return self.made[id(operation)]
 
     def _new(self, item: Call | Nest, args: Sequence[Any], kwargs: dict[str, Any]) -> keras.Operation | None:
-        layer, symbols = item.operation, item.arguments.keras_tensors
-        if isinstance(item, Nest) or not isinstance(layer, keras.Layer) or not isinstance(args[0], keras.KerasTensor):
+        layer, before, now = item.operation, _first(item.arguments.args, item.arguments.kwargs), _first(args, kwargs)
+        if isinstance(item, Nest) or not isinstance(layer, keras.Layer) or not isinstance(now, keras.KerasTensor):
             return None
-        before, now = symbols[0], args[0]
-        axis = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
-        if (before.shape[axis], now.shape[axis]) in self.channels:
-            return layer_for_channels(layer, before.shape[axis], now)
-        padded = padding_for(self.graph, item, now)
-        return padded or layer_for_positions(layer, before, (args, kwargs), self.sides, self.resize)
+        new = None
+        if len(before.shape) == len(now.shape) > 2:
+            channels = before.shape[self.axis], now.shape[self.axis]
+            new = layer_for_channels(layer, channels, now) if channels in self.channels else None
+        new = new or padding_for(self.graph, item, now)
+        shapes = before.shape, now.shape
+        given = args, kwargs
+        return new or layer_for_positions(layer, shapes, item.arguments, given, self.sides, self.resize)
 
 
-def _sides(old: Sequence[int | None], new: Sequence[int | None]) -> tuple[Sides, Sides] | None:
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return next(iter((*args, *kwargs.values())), None)
+
+
+def _sides(old: Any, new: Any, axis: int) -> tuple[Sides, Sides] | None:
     """Returns the sides of two images, or the lengths of two sequences; `None` if some are open."""
-    places = slice(2, 4) if keras.config.image_data_format() == "channels_first" else slice(1, 3)
-    ours, theirs = ((*one[places], 1)[:2] if len(one) == 4 else (*one[1:2], 1) for one in (old, new))
-    return None if None in (*ours, *theirs) or len(old) != len(new) else (ours, theirs)
+    places = slice(2, 4) if axis == 1 else slice(1, 3)
+    ours, theirs = ([*one[places], 1][:2] if len(one) == 4 else [*one[1:2], 1] for one in (old, new))
+    if None in (*ours, *theirs) or len(old) != len(new):
+        return None
+    return (ours[0], ours[1]), (theirs[0], theirs[1])

@@ -12,9 +12,11 @@ from kerassplit.editing.edited import edited, own_copy
 from kerassplit.editing.layers import Names, calling, made_by
 from kerassplit.editing.steps import Edits, Insertion
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph.internals.layers import functional_of
+from kerassplit.graph.internals.layers import functional_of, is_new
+from kerassplit.graph.masks import mask_calls
 from kerassplit.graph.model_graph import Graph, Nest
 from kerassplit.graph.reading import read_graph
+from kerassplit.graph.recording import new_layers
 from kerassplit.graph.references import TensorRef, resolve_calls
 from kerassplit.text import listed
 
@@ -41,7 +43,7 @@ def insert(
         layer: What is inserted: a layer or model, or a function that gets the tensor (a `KerasTensor` with its name)
             and returns a layer, a model or another tensor, or `None` to leave this one alone. A layer or model is
             called once: with several tensors, on the list of them, and returns as many. A function is called for each
-            tensor. An unbuilt layer whose name is taken gets a number.
+            tensor. A layer that belongs to no model yet gets a number if its name is taken.
         into: The calls that receive the result: names, globs, layers or classes of layers. `None`: all that use the
             tensor, and the model's outputs.
         copy_weights: Give the result its own layers and variables, with equal values.
@@ -52,7 +54,7 @@ def insert(
 
     Raises:
         UnsupportedModelError: The layer cannot be called on the tensor, or a layer after it on the result, or it has
-            the name of another layer.
+            the name of another layer; or nothing would receive the result.
         SplitError: `layer` is no layer or function, or `into` names no call that uses the tensor.
         UnknownTensorError, AmbiguousTensorError: A name does not stand for exactly one tensor of the model.
 
@@ -97,14 +99,18 @@ def _function(graph: Graph, tensors: Sequence[int], layer: Any, names: Names) ->
         one = made_by(layer, symbols[0], "`layer`")
         if one is None:
             return symbols
+        _refuse_idle(graph, tensors)
         if isinstance(one, keras.KerasTensor):
+            for new in new_layers(symbols, one):
+                names.give(new)
             return [one]
         if not isinstance(one, keras.Operation):
             raise SplitError(
                 f"The function for {after} returned a {type(one).__name__}. Expected a layer, a model, a tensor or "
                 "None."
             )
-        names.give(one)
+        if is_new(one):
+            names.give(one)
         with calling(f"'{one.name}', inserted after {after},", symbols):
             made = keras.tree.flatten(one(_packed(one, symbols)))
         if len(made) != len(symbols) or not all(isinstance(symbol, keras.KerasTensor) for symbol in made):
@@ -118,8 +124,28 @@ def _function(graph: Graph, tensors: Sequence[int], layer: Any, names: Names) ->
     return called
 
 
+def _refuse_idle(graph: Graph, tensors: Sequence[int]) -> None:
+    """Refuses tensors whose users would not receive what is inserted, or that have none."""
+    masks = mask_calls(graph)
+    outputs = graph.flat_outputs()
+    for tensor in tensors:
+        found = graph.tensors[tensor]
+        if tensor not in outputs and found.call in masks:
+            raise UnsupportedModelError(
+                f"'{found.name}' is, or is only used for, a mask that Keras attaches to a tensor by itself. To change "
+                "it, insert a layer after that tensor that computes another mask (`compute_mask`); to leave it alone, "
+                "let the function return None."
+            )
+        if tensor not in outputs and not found.users:
+            raise UnsupportedModelError(
+                f"'{found.name}' is not used and no output of the model, so nothing would receive what is inserted. "
+                "Name another tensor; to leave it alone, let the function return None."
+            )
+
+
 def _packed(layer: Any, symbols: Sequence[keras.KerasTensor]) -> Any:
     """Returns tensors in the structure that a layer or model takes."""
-    if functional_of(layer) is not None and len(layer.inputs) == len(symbols):
-        return keras.tree.pack_sequence_as(layer.input, list(symbols))
+    functional = functional_of(layer)
+    if functional is not None and len(functional.inputs) == len(symbols):
+        return keras.tree.pack_sequence_as(functional.input, list(symbols))
     return symbols[0] if len(symbols) == 1 else list(symbols)

@@ -8,9 +8,8 @@ from typing import Any
 import keras
 
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph.internals.layers import all_layers
 from kerassplit.graph.model_graph import Call, Graph, Nest
-from kerassplit.text import unique
+from kerassplit.text import snake_case, unique
 
 
 class Names:
@@ -23,23 +22,19 @@ class Names:
 
     def __init__(self, graph: Graph, gone: Sequence[Call | Nest] = ()):
         without = {id(item) for item in gone}
-        self._own = {id(layer) for layer in all_layers(graph.model)}
         self._taken = {item.operation.name for item in [*graph.calls, *graph.nests] if id(item) not in without}
         self._seen: dict[int, Any] = {}
 
-    def give(self, layer: Any, name: str | None = None) -> None:
-        """Gives an unbuilt new layer this name, or its own; if it is taken, with a number."""
-        if not isinstance(layer, keras.Layer) or layer.built or id(layer) in self._own or id(layer) in self._seen:
-            return
-        self._seen[id(layer)] = layer
-        layer.name = unique(name or layer.name, self._taken)
+    def give(self, layer: keras.Layer, name: str | None = None) -> None:
+        """Gives a new layer this name, or its own; if it is taken, with a number."""
+        if id(layer) not in self._seen:
+            self._seen[id(layer)] = layer
+            layer.name = unique(name or layer.name, self._taken)
 
 
 def has_automatic_name(layer: keras.Layer) -> bool:
     """True if a layer's name looks like one that Keras made from its class."""
-    plain = re.sub(r"\W+", "", type(layer).__name__)
-    snake = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z0-9]+)", r"\1_\2", plain)).lower()
-    return re.fullmatch(rf"{re.escape(snake)}(_\d+)?", layer.name) is not None
+    return re.fullmatch(rf"{snake_case(type(layer).__name__)}(_\d+)?", layer.name) is not None
 
 
 @contextmanager
@@ -63,6 +58,10 @@ def made_by(layer: Any, argument: Any, what: str) -> Any:
     if isinstance(layer, keras.Operation):
         return layer
     if isinstance(layer, type) or not callable(layer):
-        kind = f"the class {layer.__name__}" if isinstance(layer, type) else f"a {type(layer).__name__}"
+        kind = (
+            f"the class {layer.__name__}"
+            if isinstance(layer, type)
+            else f"{layer!r:.60} of type {type(layer).__name__}"
+        )
         raise SplitError(f"{what} must be a layer, a model or a function that returns one; got {kind}.")
     return layer(argument)

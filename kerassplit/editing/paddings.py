@@ -1,21 +1,25 @@
 """Paddings that an architecture has chosen for a size of its input."""
 
+import re
+
 import keras
 
 from kerassplit.graph.model_graph import Call, Graph
 
+_CORRECTED = re.compile(r"(stem_conv|dwconv|depthwise|block_\d+|separable_conv_1|reduction)_pad")
 _WINDOWS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 
 
 def padding_for(graph: Graph, call: Call, given: keras.KerasTensor) -> keras.Layer | None:
     """Returns the zero padding for another size, where the model has one that depends on the size; else `None`.
 
-    EfficientNet, MobileNet and NASNet pad before a window with strides by half of it, less one pixel at the beginning
-    where the size is even (`correct_pad` in `keras.applications.imagenet_utils`). A padding counts as such if it is
-    what that rule gives for the old size.
+    EfficientNet, MobileNetV2, MobileNetV3 and NASNet pad before a window with strides by half of it, less one pixel at
+    the beginning where the size is even (`correct_pad` in `keras.applications.imagenet_utils`). A padding counts as
+    such if it has the name that they give it (MobileNet pads by one pixel at the end, whatever the size), and is what
+    that rule gives for the old size.
     """
     layer = call.operation
-    if type(layer) is not keras.layers.ZeroPadding2D:
+    if type(layer) is not keras.layers.ZeroPadding2D or not _CORRECTED.search(layer.name):
         return None
     sides = slice(2, 4) if layer.data_format == "channels_first" else slice(1, 3)
     before, now = call.arguments.keras_tensors[0].shape[sides], given.shape[sides]

@@ -39,22 +39,19 @@ def remove(model: keras.Model, names: Any, *, copy_weights: bool = False, name: 
     >>> plain = ks.remove(model, keras.layers.Dropout)
     """
     graph = read_graph(model)
-    items = resolve_calls(graph, names)
-    for item in items:
-        _check(graph, item)
-    replacements = [Replacement(item, lambda x, **_: x) for item in items]
+    replacements = [Replacement(item, _taken(graph, item)) for item in resolve_calls(graph, names)]
     result = edited(graph, Edits(replacements=replacements), name)
     return own_copy(result) if copy_weights else result
 
 
-def _check(graph: Graph, item: Call | Nest) -> None:
-    """Refuses a call that cannot be bypassed."""
-    masks = {f"{one}" for one in item.arguments.kwargs if one.endswith("mask")}
-    args = item.arguments.args, {key: value for key, value in item.arguments.kwargs.items() if key not in masks}
-    given = [one for one in keras.tree.flatten(args) if isinstance(one, keras.KerasTensor)]
+def _taken(graph: Graph, item: Call | Nest) -> int:
+    """Returns the tensor that goes on in place of what a call produces; refuses a call that cannot be bypassed."""
+    others = [value for name, value in item.arguments.kwargs.items() if not name.endswith("mask")]
+    leaves = keras.tree.flatten((item.arguments.args, others))
+    given = [one for one in leaves if isinstance(one, keras.KerasTensor)]
     made = [symbol for _, symbol in graph.results(item)]
     if len(given) == len(made) == 1 and (given[0].shape, given[0].dtype) == (made[0].shape, made[0].dtype):
-        return
+        return item.scope[id(given[0])]
     raise UnsupportedModelError(
         f"'{item.name}' ({type(item.operation).__name__}) takes {_described(given)} and returns {_described(made)}, so "
         "it cannot be removed: only a layer that returns what it takes, one tensor of the same shape and dtype, can "

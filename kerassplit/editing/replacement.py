@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from kerassplit.editing.layers import Names, calling, has_automatic_name, made_b
 from kerassplit.editing.steps import Edits, Replacement
 from kerassplit.editing.weights import carry_over
 from kerassplit.errors import SplitError
+from kerassplit.graph.internals.layers import is_new
 from kerassplit.graph.model_graph import Call, Nest
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import resolve_calls
@@ -37,8 +38,8 @@ def replace(
             layer, or a class of layers, which stands for those at any depth; also a nested model, or one call of a
             shared layer such as `"relu@1"`. Of several that match a layer, the first counts. On the right: a layer or
             model, which all of them then share; or a function of the old layer, called once for each, that returns a
-            layer or model, or `None` to keep the old one. An unbuilt layer without a name of its own takes that of the
-            layer that it replaces.
+            layer or model, or `None` to keep the old one. A new layer without a name of its own takes that of the layer
+            that it replaces.
         copy_weights: Give the result its own layers and variables, with equal values.
         name: Name of the result; by default the model's.
 
@@ -72,21 +73,33 @@ def replace(
             made[key] = _new(item.operation, new)
     pairs = [(item, made[id(item.operation), id(new)]) for item, new in chosen.values()]
     pairs = [(item, new) for item, new in pairs if new is not None and new is not item.operation]
-    unbuilt = {id(new): new for _, new in pairs if isinstance(new, keras.Layer) and not new.built}
+    fresh = {id(new): new for _, new in pairs if is_new(new)}
+    unbuilt = {key for key, new in fresh.items() if not new.built}
     olds = {
         key: list({id(item.operation): item.operation for item, new in pairs if id(new) == key}.values())
-        for key in unbuilt
+        for key in fresh
     }
     names = Names(graph, [item for item, _ in pairs])
-    for key, new in unbuilt.items():
+    for key, new in fresh.items():
         takes_name = len(olds[key]) == 1 and has_automatic_name(new)
         names.give(new, olds[key][0].name if takes_name else None)
     replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
     result = edited(graph, Edits(replacements=replacements), name)
-    left = [text for key, new in unbuilt.items() if len(olds[key]) == 1 for text in carry_over(olds[key][0], new)]
-    if left:
-        warn(f"Weights that new layers could not get from those that they replace: {listed(left)}.")
+    _carry_over([(olds[key][0], new) for key, new in fresh.items() if key in unbuilt and len(olds[key]) == 1])
     return own_copy(result) if copy_weights else result
+
+
+def _carry_over(pairs: Iterable[tuple[keras.Operation, keras.Layer]]) -> None:
+    """Carries weights over from old layers to new ones, and warns of those that are not."""
+    found = [carry_over(old, new) for old, new in pairs]
+    left, gone = ([text for one in found for text in one[place]] for place in (0, 1))
+    said = []
+    if left:
+        said.append(f"Weights that new layers could not get from those that they replace: {listed(left)}.")
+    if gone:
+        said.append(f"Weights of replaced layers that the new ones do not have: {listed(gone)}.")
+    if said:
+        warn(" ".join(said))
 
 
 def _new(old: keras.Operation, given: Any) -> Any:

@@ -22,7 +22,8 @@ class Insertion:
     Attributes:
         takes: The tensors.
         function: It gets their symbolic tensors and returns as many.
-        into: The calls that receive the results; `None` for all that use the tensors, and the model's outputs.
+        into: The calls that receive the results; `None` for all that use the tensors, and the model's outputs. If
+            there are none, a result can be an output of the edited model.
     """
 
     takes: tuple[int, ...]
@@ -32,15 +33,15 @@ class Insertion:
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """A function, such as a layer, that is called in place of a call, on its arguments.
+    """A function, such as a layer, that is called in place of a call, on its arguments; or a call that is left out.
 
     Attributes:
         old: The call, which may be one of a nested model.
-        new: The function.
+        new: The function; or the tensor that takes the place of what the call produces.
     """
 
     old: Call | Nest
-    new: Callable[..., Any]
+    new: Callable[..., Any] | int
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +89,10 @@ class Step:
         return insertion.into is None or not self.calls.isdisjoint(insertion.into)
 
 
-def steps_of(graph: Graph, edits: Edits, apart: Iterable[int]) -> list[Step]:
+def steps_of(graph: Graph, edits: Edits, opened: Iterable[int]) -> list[Step]:
     """Returns the steps that build the edited model, in order; each stands after those that it needs.
 
-    A nested model stays one call if no edit is inside it, unless one of its calls is in `apart`.
+    A nested model stays one call if no edit is inside it, unless it is in `opened`.
 
     Raises:
         SplitError: What is inserted depends on something that it is to go into.
@@ -107,15 +108,21 @@ def steps_of(graph: Graph, edits: Edits, apart: Iterable[int]) -> list[Step]:
     given = [*inputs, *(tensor for step in steps for tensor in step.makes)]
     taken = [tensor for one in edits.insertions for tensor in one.takes]
     rest = [call for call in calls if call not in gone]
-    for item in packed(graph, rest, given, [*outputs, *taken], {*apart, *_touched(graph, edits.insertions)}):
+    for item in packed(graph, rest, given, [*outputs, *taken], {*opened, *_touched(graph, edits.insertions)}):
         inside = item.calls if isinstance(item, Nest) else [index[id(item)]]
         steps.append(Step(item, frozenset(inside), *_ends(graph, item), min(inside)))
     there = {tensor for step in steps for tensor in step.makes}
     for one in edits.insertions:
-        masks = {mask for tensor in one.takes if (mask := tensor_of_mask(graph, tensor)) in there}
+        masks = there.intersection(tensor_of_mask(graph, tensor) for tensor in one.takes)
         place = max(graph.tensors[tensor].call for tensor in one.takes) + 0.5
         steps.append(Step(one, frozenset(), frozenset({*one.takes, *masks}), (), place))
     return _in_order(graph, steps)
+
+
+def steps_inside(graph: Graph, step: Step) -> list[Step]:
+    """Returns the calls of a nested model, in place of the step that calls it."""
+    calls = [(index, graph.calls[index]) for index in sorted(step.calls)]
+    return [Step(call, frozenset({index}), *_ends(graph, call), index, step.own) for index, call in calls]
 
 
 def _ends(graph: Graph, item: Call | Nest) -> tuple[frozenset[int], tuple[int, ...]]:
@@ -129,16 +136,16 @@ def _ends(graph: Graph, item: Call | Nest) -> tuple[frozenset[int], tuple[int, .
 
 
 def _touched(graph: Graph, insertions: Iterable[Insertion]) -> set[int]:
-    """Returns the calls in nested models that an insertion gives something else than the nested model receives."""
+    """Returns the nested models in which an insertion gives a call something else than the model receives or made."""
     touched = set()
     for one in insertions:
         for tensor in one.takes:
             maker, users = graph.tensors[tensor].call, graph.tensors[tensor].users
             new = set(users) if one.into is None else one.into.intersection(users)
-            for nest in graph.nests:
+            for index, nest in enumerate(graph.nests):
                 inside = new.intersection(nest.calls)
                 if inside and (maker in nest.calls or not inside.issuperset(set(users).intersection(nest.calls))):
-                    touched |= inside
+                    touched.add(index)
     return touched
 
 
@@ -174,7 +181,12 @@ def _in_order(graph: Graph, steps: Sequence[Step]) -> list[Step]:
 def _circle(graph: Graph, left: Sequence[Step]) -> SplitError:
     """Returns the error for steps that need each other."""
     takes = [tensor for step in left if isinstance(step.does, Insertion) for tensor in step.does.takes]
-    users = [step.does.name for step in left if isinstance(step.does, (Call, Nest)) and step.takes.intersection(takes)]
+    between = graph.ancestors(takes)
+    users = [
+        step.does.name
+        for step in left
+        if isinstance(step.does, (Call, Nest)) and step.takes.intersection(takes) and step.calls & between
+    ]
     return SplitError(
         f"What is inserted takes {listed(graph.names(takes))} together, and some of these depend on others of them "
         f"(through {listed(users)}), so it would depend on itself. Insert in several steps, or name the calls that "

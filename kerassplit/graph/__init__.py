@@ -18,6 +18,7 @@ In reading order:
 - `dominators`: the post-dominator tree of a graph.
 - `masks`: masks as edges of a graph.
 - `packing`: the calls of a part, with nested models kept whole where possible.
+- `recording`: records what a function calls.
 - `building`: builds a Keras model from a graph and a boundary.
 - `copying`: copies layers and models, with variables of their own.
 - `assembling`: builds whole models from graphs.

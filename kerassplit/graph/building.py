@@ -9,7 +9,7 @@ are garbage-collected; the model, and whatever was built on it, hold references 
 """
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,13 +19,12 @@ from kerassplit.graph.backends import backend
 from kerassplit.graph.copying import copies_of, copy_state
 from kerassplit.graph.internals.layers import renamed
 from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
-from kerassplit.graph.internals.nodes import walk
-from kerassplit.graph.internals.process_state import deep_recursion, lock
-from kerassplit.graph.internals.shared_nodes import SharedNodes, forget_calls_on
-from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, set_mask
+from kerassplit.graph.internals.shared_nodes import SharedNodes
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask, shaped
 from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
+from kerassplit.graph.recording import Recording
 from kerassplit.text import listed, safe_name, unique
 
 
@@ -42,10 +41,12 @@ class Builder:
     Args:
         only_to_run: If true, the model is never saved or built upon, so two layers may have the same name.
         copies: How to get copies of layers, with distinct names; for the message that two layers have the same name.
+        names: Names of layers that are added later, so that operations get others.
     """
 
-    def __init__(self, only_to_run: bool = False, copies: str = "") -> None:
+    def __init__(self, only_to_run: bool = False, copies: str = "", names: Collection[str] = ()) -> None:
         self._only_to_run = only_to_run
+        self._later = names
         self._copies = f"; or {copies}: layers of one name get new ones" if copies else ""
         self._shared = SharedNodes()
         self._named: dict[str, tuple[keras.Operation, str]] = {}
@@ -68,6 +69,7 @@ class Builder:
         symbols: dict[int, keras.KerasTensor],
         operations: Mapping[int, keras.Operation] | None = None,
         masked: set[int] | None = None,
+        shapes: Mapping[int, Sequence[int | None]] | None = None,
     ) -> None:
         """Adds calls of `graph` on other tensors.
 
@@ -77,14 +79,16 @@ class Builder:
             symbols: From its tensors to the new symbolic ones; the outputs of the calls are added.
             operations: From the `id` of an operation to another one to call instead.
             masked: The tensors that Keras masks by itself, if these calls are only some of the model's.
+            shapes: Shapes of outputs that are not as in `graph`.
 
         Raises:
             UnsupportedModelError: Two different layers have the same name. (Operations with the same name are renamed.)
         """
+        if masked is None or not self._named:
+            for source in (symbol._keras_history.operation for symbol in symbols.values()):
+                self._named.setdefault(source.name, (source, source.name))
         masked = masked_tensors(graph, calls, symbols) if masked is None else masked
         other_operations = operations or {}
-        for source in (symbol._keras_history.operation for symbol in symbols.values()):
-            self._named.setdefault(source.name, (source, source.name))
         for call in calls:  # names of layers cannot change, and those of the model itself should not
             operation = other_operations.get(id(call.operation), call.operation)
             if isinstance(operation, keras.Layer):
@@ -92,15 +96,17 @@ class Builder:
             elif "/" not in call.name:
                 self._named.setdefault(operation.name, (operation, call.name))
         with_masks = []
+        shapes = shapes or {}
         for call in calls:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = []
             for tensor, symbol in graph.results(call):
-                twin = bare(symbol)
+                twin = shaped(symbol, shapes[tensor], symbol.dtype) if tensor in shapes else bare(symbol)
                 if has_mask(symbol):
                     with_masks.append((twin, symbol, call))
                 outputs.append(twin)
-                symbols.setdefault(tensor, twin)
+                if tensor >= 0:
+                    symbols.setdefault(tensor, twin)
             operation = other_operations.get(id(call.operation), call.operation)
             if not isinstance(operation, keras.Layer):
                 operation = self._operation_of_its_own_name(operation, call.name, plain_name(call))
@@ -120,40 +126,27 @@ class Builder:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = keras.tree.flatten(copies[id(call.operation)](*args, **kwargs))  # builds it, too
             for (tensor, _), output in zip(graph.results(call), outputs, strict=True):
-                symbols.setdefault(tensor, output)
+                if tensor >= 0:
+                    symbols.setdefault(tensor, output)
         copy_state(calls, copies)
 
-    def call(
-        self, function: Callable[..., Any], given: Sequence[keras.KerasTensor]
-    ) -> tuple[Any, list[keras.Operation]]:
-        """Calls a function, such as a layer, on tensors of the new model, and adds the calls that it makes.
-
-        Keras infers shapes and masks. The function is called on stand-ins, and what Keras records of that is removed.
+    def repeat(self, recording: Recording, given: Sequence[keras.KerasTensor]) -> Any:
+        """Adds the calls of a function, such as a layer, on tensors of the new model.
 
         Returns:
-            What the function returns, with tensors of the new model; and the operations that it calls.
+            What the function returned, with tensors of the new model.
 
         Raises:
-            UnsupportedModelError: The function uses tensors that it is not given, or a layer has the name of another
+            UnsupportedModelError: The function used tensors that it was not given, or a layer has the name of another
                 one.
         """
-        stand_ins = [_input_like(symbol) for symbol in given]
-        known = dict(zip(map(id, stand_ins), given, strict=True))
-        for stand_in, symbol in zip(stand_ins, given, strict=True):
-            if has_mask(symbol):
-                mask = keras.Input(batch_shape=mask_of(symbol).shape, dtype="bool")
-                set_mask(stand_in, mask)
-                known[id(mask)] = mask_of(symbol)
-        masks = [mask_of(one) for one in stand_ins if has_mask(one)]
-        with lock, deep_recursion():
-            try:
-                made = function(*stand_ins)
-                ends = [one for one in keras.tree.flatten(made) if isinstance(one, keras.KerasTensor)]
-                nodes, _ = walk([*ends, *(mask_of(one) for one in ends if has_mask(one))], known)
-            finally:
-                forget_calls_on([*stand_ins, *masks])
-        self.add_nodes(nodes, known)
-        return keras.tree.map_structure(lambda one: known.get(id(one), one), made), [node.operation for node in nodes]
+        known = {}
+        for stand_in, symbol in zip(recording.given, given, strict=True):
+            known[id(stand_in)] = symbol
+            if has_mask(stand_in):
+                known[id(mask_of(stand_in))] = original(mask_of(symbol))  # Keras knows what a call makes by `id`
+        self.add_nodes(recording.nodes, known)
+        return keras.tree.map_structure(lambda one: known.get(id(one), one), recording.made)
 
     def add_nodes(self, nodes: Sequence[Any], known: dict[int, keras.KerasTensor]) -> None:
         """Repeats calls that Keras recorded on tensors of the new model.
@@ -228,10 +221,11 @@ class Builder:
         """Returns an operation (not a layer), or if its name is taken, a twin named after its whole path."""
         if id(operation) in self._twins:
             return self._twins[id(operation)][1]
-        other, _ = self._named.setdefault(operation.name, (operation, name))
-        if other is operation or self._only_to_run:
-            return operation
-        twin = renamed(operation, unique(safe_name(path), set(self._named)))
+        if operation.name not in self._later:
+            other, _ = self._named.setdefault(operation.name, (operation, name))
+            if other is operation or self._only_to_run:
+                return operation
+        twin = renamed(operation, unique(safe_name(path), {*self._named, *self._later}))
         self._named[twin.name] = twin, name
         self._twins[id(operation)] = operation, twin
         return twin
@@ -270,7 +264,3 @@ class Builder:
             node.weaken_refs(released)
         self._finished = True
         return model
-
-
-def _input_like(symbol: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.Input(batch_shape=symbol.shape, dtype=symbol.dtype, sparse=symbol.sparse, ragged=symbol.ragged)

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from kerassplit.graph.internals.keras_src import compute_output_spec
+from kerassplit.graph.internals.symbols import shaped
 
 _KERAS = "keras.src."
 _known: weakref.WeakKeyDictionary[Any, dict[Any, list[Any] | None]] = weakref.WeakKeyDictionary()
@@ -80,11 +81,80 @@ _ANY_SIZE = tuple(f"keras.src.layers.{room}" for room in ("convolutional", "core
 """Modules whose layers have weights that fit every size that their `input_spec` allows."""
 
 
-def check_call(operation: keras.Operation, args: Any, kwargs: Any) -> None:
-    """Raises what a layer raises on these symbolic tensors, also where Keras would trust its declaration."""
-    has_weights = isinstance(operation, keras.Layer) and bool(operation.weights)
-    if declares(operation) or (has_weights and not type(operation).__module__.startswith(_ANY_SIZE)):
-        compute_output_spec(operation, *args, **kwargs)
+def check_call(operation: keras.Operation, args: Any, kwargs: Any, before: Any = None) -> None:
+    """Raises what a layer raises on these symbolic tensors, whatever shapes it declares.
+
+    An open batch counts as two samples: with an unknown size, `keras.ops.reshape(x, (-1, 196, 64))` would take other
+    numbers of positions for a larger batch.
+
+    Args:
+        operation: The layer or operation.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        before: The arguments of the call in the model, with `args` and `kwargs`.
+
+    Raises:
+        ValueError: The call mixes the samples of a batch, which it did not on `before`.
+    """
+    old = None if before is None else (before.args, before.kwargs)
+    try:
+        given, rows = _rows(operation, args, kwargs)
+    except Exception:
+        if _has_open_sides(args, kwargs) and type(operation).__module__.startswith(_KERAS):
+            return  # on JAX, not all layers of Keras can be run on unknown sizes
+        if old is None or _takes_samples(operation, *old):
+            raise
+        compute_output_spec(operation, *args, **kwargs)  # its rows are no samples, but windows of images, say
+        return
+    if old is None or rows == [given] * len(rows):
+        return
+    given_before, rows_before = _rows(operation, *old)
+    for now, was in zip(rows, rows_before, strict=False):
+        if was == given_before and now != given:
+            raise ValueError(f"it would mix the samples of a batch: {given} become {now}")
+
+
+def _rows(operation: keras.Operation, args: Any, kwargs: Any) -> tuple[int | None, list[int | None]]:
+    """Returns the first dimension of what a call receives, two if it is open, and those of what it returns."""
+    received = [one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor) and one.shape]
+    size = max((one.shape[0] or 0 for one in received), default=0)
+    size = size if size > 1 else 2
+
+    def closed(value: Any) -> Any:
+        is_open = isinstance(value, keras.KerasTensor) and value.shape and value.shape[0] is None
+        return shaped(value, (size, *value.shape[1:]), value.dtype) if is_open else value
+
+    args, kwargs = keras.tree.map_structure(closed, (args, kwargs))
+    made = keras.tree.flatten(compute_output_spec(operation, *args, **kwargs))
+    return size, [one.shape[0] for one in made if isinstance(one, keras.KerasTensor) and one.shape]
+
+
+def _has_open_sides(args: Any, kwargs: Any) -> bool:
+    symbols = [one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)]
+    return any(None in symbol.shape[1:] for symbol in symbols)
+
+
+def _takes_samples(operation: keras.Operation, args: Any, kwargs: Any) -> bool:
+    try:
+        _rows(operation, args, kwargs)
+    except Exception:
+        return False
+    return True
+
+
+def is_honest(operation: keras.Operation) -> bool:
+    """True if calling a layer on symbolic tensors raises already what `check_call` would.
+
+    Keras's own layers without weights declare what they do, but for `Concatenate`, which compares no sizes.
+    """
+    is_layer = isinstance(operation, keras.Layer)
+    if declares(operation) or (not is_layer and type(operation).__name__ == "Reshape"):
+        return False
+    if not is_layer or type(operation).__module__.startswith(_ANY_SIZE):
+        return True
+    ways = ("compute_output_shape", "compute_output_spec")
+    by_running = all(getattr(type(operation), way) is getattr(keras.Layer, way) for way in ways)
+    return not isinstance(operation, keras.layers.Concatenate) and (by_running or not operation.weights)
 
 
 def _key(structure: Any) -> Any:

@@ -1,7 +1,7 @@
 """Explains why layers inside another layer, such as a wrapper, have no names, and how to reach their outputs."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +30,19 @@ def why_closed(graph: Graph, name: str) -> str | None:
         f"{what} ({type(call.operation).__name__}), which is closed: it is one call of the model, and nothing inside "
         f"it can be tapped or cut.\n{_way_out(graph, call, inner)}"
     )
+
+
+def closed_around(graph: Graph, meant: Callable[[keras.Layer], bool]) -> str:
+    """Names the first call of a layer with such a layer inside, and says how to edit that; `""` if there is none."""
+    for call in graph.calls:
+        inner = next(filter(meant, all_layers(call.operation)[1:]), None) if is_composite(call.operation) else None
+        if inner is not None:
+            return (
+                f" But '{call.name}' ({type(call.operation).__name__}) has '{inner.name}' inside, and is one call: "
+                f"replace it as a whole, or open it with `kerassplit.trace(model, open='{plain_name(call)}')`, if its "
+                "code allows that."
+            )
+    return ""
 
 
 def _leads_into(path: Sequence[str], given: Sequence[str]) -> bool:

@@ -25,6 +25,17 @@ def tensor_of_mask(graph: Graph, tensor: int) -> int | None:
     return mask if mask >= 0 else None
 
 
+def mask_calls(graph: Graph) -> set[int]:
+    """Returns the calls that make masks which Keras attaches to tensors by itself, and nothing else."""
+    masks = {tensor_of_mask(graph, tensor) for tensor in range(len(graph.tensors))}
+    found: set[int] = set()
+    for index in reversed(range(len(graph.calls))):
+        made = {tensor: graph.tensors[tensor].users for tensor in graph.calls[index].outputs}
+        if all(tensor in masks or (users and found.issuperset(users)) for tensor, users in made.items()):
+            found.add(index)
+    return found
+
+
 def hung_masks(graph: Graph, call: Call | Nest) -> dict[int, int]:
     """Returns the masks that a call, or a call inside it, looks for on its input tensors, by tensor."""
     if isinstance(call, Call) and not call.masks:

@@ -1,7 +1,7 @@
 """Selects the calls to repeat when a part of a model is built: nested models stay whole where possible."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from kerassplit.graph.internals.symbols import has_mask
 from kerassplit.graph.model_graph import Call, Graph, Nest
@@ -13,7 +13,7 @@ def plain_name(call: Call | Nest) -> str:
 
 
 def packed(
-    graph: Graph, calls: Sequence[int], given: Iterable[int], wanted: Iterable[int], apart: Iterable[int] = ()
+    graph: Graph, calls: Sequence[int], given: Iterable[int], wanted: Iterable[int], opened: Container[int] = ()
 ) -> list[Call | Nest]:
     """Returns calls in execution order; a nested model becomes its single call if it is complete and unobserved inside.
 
@@ -22,16 +22,16 @@ def packed(
         calls: Their indices, in execution order.
         given: Tensors that are available without them.
         wanted: Tensors that are used elsewhere.
-        apart: Calls that must stay separate.
+        opened: Nests that must not become one call; those inside them may.
     """
     if not graph.nests:
         return [graph.calls[call] for call in calls]
-    ours, alone, seen = set(calls), set(apart), set(wanted)
+    ours, seen = set(calls), set(wanted)
     there = {*given, *(tensor for call in calls for tensor in graph.calls[call].outputs)}
     whole = {
         index
         for index, nest in enumerate(graph.nests)
-        if there.issuperset(nest.given) and alone.isdisjoint(nest.calls) and _is_closed(graph, nest, ours, seen)
+        if index not in opened and there.issuperset(nest.given) and _is_closed(graph, nest, ours, seen)
     }
     # Keras cannot load a file in which a layer is both in a nested model and outside it, or in two nested models.
     outermost = _outermost(graph, whole)

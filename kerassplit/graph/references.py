@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.errors import AmbiguousTensorError, SplitError, UnknownTensorError
-from kerassplit.graph.inside import why_closed
+from kerassplit.graph.inside import closed_around, why_closed
 from kerassplit.graph.internals.symbols import name_of
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
@@ -91,7 +91,10 @@ def resolve_calls(graph: Graph, references: Any) -> list[Call | Nest]:
     """
     items: list[Call | Nest] = [*graph.nests, *(call for call in graph.calls if call.inputs)]
     found: dict[int, Call | Nest] = {}
-    for reference in several_of(references):
+    several = several_of(references)
+    if not several:
+        raise SplitError("No layer is named: give at least one name, glob, layer or class of layers.")
+    for reference in several:
         ours = {id(item): item for item in items if _stands_for(reference, item)}
         if not ours:
             raise _no_call(graph, reference)
@@ -116,11 +119,11 @@ def _no_call(graph: Graph, reference: Any) -> SplitError:
         glob = set("*?[") & set(reference)
         return _unmatched(graph, reference) if glob else unknown_tensor(graph, reference)
     if isinstance(reference, type) and issubclass(reference, keras.Operation):
-        return SplitError(f"'{graph.model.name}' has no layer of the class {reference.__name__}.")
+        said = f"'{graph.model.name}' has no layer of the class {reference.__name__}."
+        return SplitError(said + closed_around(graph, lambda layer: isinstance(layer, reference)))
     if isinstance(reference, keras.Operation):
-        return SplitError(
-            f"'{graph.model.name}' does not contain this layer '{reference.name}'. Name a layer of its own."
-        )
+        where = closed_around(graph, lambda layer: layer is reference) or " Name a layer of its own."
+        return SplitError(f"'{graph.model.name}' does not call this layer '{reference.name}'.{where}")
     return SplitError(
         f"Name layers by strings, globs, keras.Layer objects or classes; got {reference!r} of type "
         f"{type(reference).__name__}."

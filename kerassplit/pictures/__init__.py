@@ -109,7 +109,8 @@ def plot(
     A model is drawn as its blocks (a run of similar blocks as one box with a double border) with the tensors where it
     can be cut, named in red. A split is drawn as its stages, with each cut as a thick edge labeled with the tensor's
     name, shape, dtype and bytes per sample. Dashed edges show all else that crosses: inputs that a later stage needs,
-    and tensors that pass over a stage. Layers that the model calls more than once are marked as shared.
+    and tensors that pass over a stage. Layers that the model calls more than once are marked as shared, those that an
+    edit has inserted with + (blue), those that have replaced others with ≠ (yellow).
     On one machine, the same model produces the same file, byte for byte.
 
     Args:

@@ -5,11 +5,12 @@ import re
 
 import keras
 
-from kerassplit.display.colors import CUT
+from kerassplit.display.colors import CUT, EDITS
 from kerassplit.display.units import format_shape
 from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 from kerassplit.pictures.groups import split_points_of
+from kerassplit.pictures.wording import edits_of
 from kerassplit.pictures.write_dot import BORDERS
 from kerassplit.text import printable
 
@@ -68,4 +69,7 @@ def _node(line: str, graph: Graph, calls: list[int], stage_of: dict[str, int], p
     mark = f'<font color="{CUT}">● </font>' if open_here else ""
     text = html.escape(" | ".join(shapes))
     row = f'<tr><td bgcolor="white"><font point-size="14">{mark}{text}</font></td></tr>'
+    for edit in edits_of([operation], operation.name):
+        border, fill = EDITS[edit[0]]
+        row += f'<tr><td bgcolor="{fill}"><font point-size="14" color="{border}">{edit}</font></td></tr>'
     return line.replace("</table>>", f"{row}</table>>")

@@ -21,7 +21,7 @@ _WIDTHS = (  # of an em, in DejaVu Sans: most fonts are narrower
     (" .,:;'|!()[]ijlI·/-", 0.4),
     ("frt_", 0.5),
     ("ABCDEGHKNOPQRUVXY&", 0.78),
-    ("mwMW@%×→●…", 1.0),
+    ("mwMW@%×→●…≠", 1.0),
 )
 _WORD_ENDS = re.compile(r"(?<=[_/.\-])|(?<=[a-z]{2})(?=[A-Z0-9])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
 
@@ -67,9 +67,15 @@ def mark_lines(box: Box) -> list[str]:
     return [] if box.mark is None else broken(f"● {box.mark}")
 
 
+def edit_lines(box: Box) -> list[tuple[str, str]]:
+    """Returns what was inserted and replaced in a box: lines, each with the sign at the beginning of its text."""
+    return [(line, edit[0]) for edit in box.edits for line in broken(edit)]
+
+
 def box_size(box: Box) -> tuple[float, float]:
     """Returns the width and height of a box in points, including a second border."""
-    names, texts = name_lines(box), [*text_lines(box), *mark_lines(box)]
+    edits = [line for line, _ in edit_lines(box)]
+    names, texts = name_lines(box), [*text_lines(box), *edits, *mark_lines(box)]
     wide = max([*(text_width(line, NAME, bold=True) for line in names), *(text_width(line, TEXT) for line in texts)])
     border = BORDER if box.count > 1 else 0
     return wide + _PADDING[0] + border, NAME_LINE * len(names) + LINE * len(texts) + _PADDING[1] + border

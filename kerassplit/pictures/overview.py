@@ -17,7 +17,7 @@ from kerassplit.pictures.folding import block_title, divided_blocks, find_blocks
 from kerassplit.pictures.groups import Group, branches, split_points_of
 from kerassplit.pictures.layer_names import common_prefix, is_automatic
 from kerassplit.pictures.picture import Box, Cluster, Edge, EdgeKind, Picture
-from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, summary
+from kerassplit.pictures.wording import block_kind, count_layers, count_parameters, describe, edits_of, summary
 
 _Grouping = tuple[Callable[[Graph], list[Group]], Callable[[Graph, Group], str]]
 
@@ -134,11 +134,11 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
 
 
 def _facts(operations: Iterable[keras.Operation]) -> list[str]:
-    """Returns the numbers of parameters and layers as texts."""
+    """Returns the numbers of parameters and layers, and what an edit has changed, as texts."""
     # By name: the stages of a loaded split have their own copies of a shared layer.
     layers = (operation for operation in operations if not isinstance(operation, keras.layers.InputLayer))
     distinct = {operation.name: operation for operation in layers}.values()
-    return [f"{format_count(count_parameters(distinct))} parameters", count_layers(distinct)]
+    return [f"{format_count(count_parameters(distinct))} parameters", count_layers(distinct), *edits_of(distinct)]
 
 
 def _grouping(name: str, graphs: Sequence[Graph], layers: bool) -> _Grouping:
@@ -205,7 +205,7 @@ def _block_box(graph: Graph, group: Group, identity: str, title: str, about: _Ab
     ends = graph.calls[group.last].outputs
     shape = format_shape(graph.tensors[ends[0]].symbol.shape) if len(ends) == 1 else ""
     mark = next((graph.tensors[tensor].name for tensor in ends if tensor in about.points), None)
-    return Box(identity, title, group.count, tuple(lines), shape, mark)
+    return Box(identity, title, group.count, tuple(lines), shape, mark, edits=tuple(edits_of(operations, title)))
 
 
 def _shared(graph: Graph, calls: Sequence[int], counts: Counter[str]) -> list[str]:

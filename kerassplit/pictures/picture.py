@@ -21,6 +21,8 @@ class Box:
         shape: Shape of its output per sample, formatted; empty if it has several outputs.
         mark: Name of the tensor at its end, if the model can be cut there.
         is_input: True if it is an input of the model.
+        edits: Which of its layers an edit has inserted (`+ inserted: dropout`) or put in the place of others
+            (`≠ 2 replaced`).
     """
 
     id: str
@@ -30,6 +32,7 @@ class Box:
     shape: str = ""
     mark: str | None = None
     is_input: bool = False
+    edits: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

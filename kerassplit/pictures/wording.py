@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import keras
 
 from kerassplit.cutting import points
+from kerassplit.editing.marks import mark_of
 from kerassplit.graph.model_graph import Graph
 
 SHAPING = points.SHAPING | {"Dropout", "GaussianNoise", "SpatialDropout2D"}
@@ -83,6 +84,23 @@ def count_layers(operations: Iterable[keras.Operation]) -> str:
     others = len(distinct) - layers
     parts = [_number(layers, "layer")] if layers else []
     return " · ".join([*parts, _number(others, "op")] if others else parts)
+
+
+def edits_of(operations: Iterable[keras.Operation], title: str | None = None) -> list[str]:
+    """Returns which of these an edit has inserted, and which it has put in the place of others, as texts.
+
+    Args:
+        operations: Layers and operations.
+        title: Title of their box, which need not be repeated. `None`: only count them.
+    """
+    texts = []
+    for how, sign in (("inserted", "+"), ("replaced", "≠")):
+        names = list(dict.fromkeys(one.name for one in operations if mark_of(one) == how))
+        if len(names) > 1 or (names and title is None):
+            texts.append(f"{sign} {len(names)} {how}")
+        elif names:
+            texts.append(f"{sign} {how}" if names == [title] else f"{sign} {how}: {names[0]}")
+    return texts
 
 
 def _number(count: int, noun: str) -> str:

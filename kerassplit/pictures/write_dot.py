@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from kerassplit.display.colors import CUT
+from kerassplit.display.colors import CUT, EDITS
 from kerassplit.pictures.lettering import (
     BORDER,
     HEADER,
@@ -12,6 +12,7 @@ from kerassplit.pictures.lettering import (
     TEXT,
     TITLE,
     box_size,
+    edit_lines,
     mark_lines,
     name_lines,
     text_lines,
@@ -41,7 +42,9 @@ def to_dot(picture: Picture, widest: float = WIDEST) -> str:
     """
     page = place_in_rows(picture, widest) if _row_width(picture) > widest else None
     title = f'<b><font point-size="{TITLE}">{html.escape(picture.title)}</font></b>'
-    subtitle = html.escape(picture.subtitle).replace("●", _colored("●", CUT))
+    subtitle = html.escape(picture.subtitle)
+    for sign, color in {"●": CUT, **{sign: color for sign, (color, _) in EDITS.items()}}.items():
+        subtitle = subtitle.replace(sign, _colored(sign, color))
     lines = [
         "digraph picture {",
         f'  graph [rankdir=LR, newrank=true, labelloc=t, fontname="{_FONT}", fontsize=13, nodesep=0.18, ranksep=0.33,',
@@ -84,8 +87,14 @@ def _cluster(cluster: Cluster, place: int, page: Page | None) -> list[str]:
 def _box(box: Box, color: str, page: Page | None) -> str:
     parts = [f'<b><font point-size="{NAME}">{html.escape(line)}</font></b>' for line in name_lines(box)]
     parts.extend(html.escape(line) for line in text_lines(box))
+    parts.extend(_colored(line, EDITS[sign][0]) for line, sign in edit_lines(box))
     parts.extend(_colored(line, CUT) for line in mark_lines(box))
-    attributes = [f"label={_table(parts)}", f'color="{color}"']
+    attributes = [f"label={_table(parts)}"]
+    if box.edits:
+        border, fill = EDITS[box.edits[0][0]]
+        attributes.append(f'color="{border}", penwidth=2.5, fillcolor="{fill}"')
+    else:
+        attributes.append(f'color="{color}"')
     if box.count > 1:
         attributes.append("peripheries=2")
     if box.is_input:

@@ -1,6 +1,6 @@
 """Writes a picture as a Mermaid flowchart, which GitHub and many notebooks render."""
 
-from kerassplit.display.colors import CUT
+from kerassplit.display.colors import CUT, EDITS
 from kerassplit.pictures.picture import Box, Edge, Picture
 from kerassplit.pictures.write_dot import BORDERS, CARRIED, FILLS
 
@@ -19,6 +19,9 @@ def to_mermaid(picture: Picture) -> str:
         lines.extend(f"    {_box(box)}" for box in cluster.boxes)
         lines.append("  end")
         lines.append(f"  style stage{place} fill:{FILLS[place % len(FILLS)]},stroke:{BORDERS[place % len(BORDERS)]}")
+    for box in (box for cluster in picture.clusters for box in cluster.boxes if box.edits):
+        color, fill = EDITS[box.edits[0][0]]
+        lines.append(f"  style {box.id} fill:{fill},stroke:{color},stroke-width:3px")
     styles: dict[str, list[int]] = {CUT: [], CARRIED: []}
     number = 0
     for edge in picture.edges:
@@ -37,7 +40,7 @@ def to_mermaid(picture: Picture) -> str:
 def _box(box: Box) -> str:
     shape = [] if not box.shape else [box.shape if box.is_input else f"→ {box.shape}"]
     mark = [f"● {box.mark}"] if box.mark else []
-    text = _text((box.title, *box.lines, *shape, *mark))
+    text = _text((box.title, *box.lines, *shape, *box.edits, *mark))
     opening, closing = ("[[", "]]") if box.count > 1 else ("([", "])") if box.is_input else ("[", "]")
     return f'{box.id}{opening}"{text}"{closing}'
 

@@ -31,6 +31,7 @@ def _cluster_lines(
     for box in cluster.boxes:
         cells = [cell.ljust(width) for cell, width in zip(_cells(box), widths, strict=True)]
         line = "  ".join(["│" if cluster.name else "", *cells])
+        line += "".join(f"  {edit}" for edit in box.edits)
         if box.mark:
             line += f"  ● {box.mark}"
         sources = list(dict.fromkeys(incoming.get(box.id, [])))

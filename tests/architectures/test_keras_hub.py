@@ -22,6 +22,7 @@ from samples import due
 
 import kerassplit as ks
 from kerassplit.cli import main
+from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.random_weights import randomize
 
@@ -638,3 +639,24 @@ def test_backbones_whose_layers_give_other_shapes_than_they_declare_are_cut_ever
     names = [tensor.name for tensor in graph.tensors if tensor.users and graph.calls[tensor.call].inputs]
     for name in names:
         assert same_bits(ks.split(model, [name], allow_crossing=True)(x), expected), name
+
+
+def test_a_vision_transformer_at_another_size_needs_its_positions_interpolated():
+    def backbone(shape):
+        sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+        return hub.ViTBackbone(image_shape=shape, patch_size=8, **sizes)
+
+    model = backbone((32, 32, 3))
+    randomize(model)
+    name = r"^'\w+' \(ViTPatchingAndEmbedding\) has an embedding for each position, 'embeddings' of shape \(17, 8\)"
+    with pytest.raises(UnsupportedModelError, match=name):
+        ks.with_input_shape(model, (48, 64, 3))
+    result, fresh = ks.with_input_shape(model, (48, 64, 3), resize="bilinear"), backbone((48, 64, 3))
+    old, new = (copied(one.layers[1].position_embedding.embeddings) for one in (model, result))
+    grid = keras.ops.image.resize(old[1:].reshape(4, 4, 8), (6, 8))
+    np.testing.assert_allclose(new, np.concatenate([old[:1], copied(grid).reshape(48, 8)]), rtol=1e-6, atol=1e-6)
+    fresh.set_weights(result.get_weights())
+    x = np.random.default_rng(0).normal(size=(2, 48, 64, 3)).astype("float32")
+    assert same_bits(result(x), fresh(x))
+    others = {*map(id, result.variables)} - {*map(id, result.layers[1].variables)}
+    assert others == {*map(id, model.variables)} - {*map(id, model.layers[1].variables)}

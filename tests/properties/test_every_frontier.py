@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import keras
 import menagerie
 import numpy as np
 import pytest
-from comparing import fingerprint
 from every_kind import (
     EVERY_KIND,
     array_of,
@@ -51,15 +50,6 @@ pytestmark = [
 
 _MOST_OUTPUTS = 10  # of one call
 _MOST_FRONTIERS = 10  # of one kind; of more, every commit has its own sample
-
-
-@pytest.fixture
-def animal(kind: Kind) -> Iterator[Specimen]:
-    """Yields the kind's specimen; afterwards its model is unchanged, down to the nodes of the innermost layers."""
-    specimen = cached(kind)
-    before = fingerprint(specimen.model)
-    yield specimen
-    assert fingerprint(specimen.model) == before
 
 
 @EVERY_KIND

@@ -33,6 +33,13 @@ def numbers_in(variable: Any) -> int:
     return math.prod(variable._shape)
 
 
+def is_new(layer: keras.Operation) -> bool:
+    """True if a layer, which may be an unbuilt model, belongs to no model yet, so that it can be renamed."""
+    if not isinstance(layer, keras.Layer):
+        return False
+    return not layer.built or not (layer._inbound_nodes or isinstance(layer, keras.Model))
+
+
 def is_composite(operation: Any) -> bool:
     """True if an operation contains layers."""
     return isinstance(operation, keras.Layer) and bool(operation._layers)
@@ -115,3 +122,26 @@ def as_converted(layer: keras.Layer, value: Any) -> Any:
     if isinstance(value, keras.KerasTensor) and mask_of(value) is not None:
         set_mask(converted, mask_of(value))
     return converted
+
+
+_BY_SHAPE = ("keras.src.layers.layer", "keras.src.layers.merging.base_merge")
+
+
+def infers_shape(operation: keras.Operation) -> bool:
+    """True if a built layer of Keras computes the shape of its output from that of its input, without a call."""
+    kind = type(operation)
+    if not isinstance(operation, keras.Layer) or not kind.__module__.startswith("keras.src.layers."):
+        return False
+    by_shape = kind.compute_output_spec.__module__ in _BY_SHAPE
+    own = kind.compute_output_shape is not keras.Layer.compute_output_shape
+    return by_shape and own and operation.built and not replaces(operation, "call")
+
+
+def inferred_shape(layer: keras.Layer, given: keras.KerasTensor | list[keras.KerasTensor]) -> Sequence[int | None]:
+    """Returns the shape of what such a layer makes of a tensor, or of a list of tensors: a tenth of a call's time.
+
+    Raises:
+        ValueError: The layer does not accept tensors of this shape.
+    """
+    layer._assert_input_compatibility(given)
+    return layer.compute_output_shape([one.shape for one in given] if isinstance(given, list) else given.shape)

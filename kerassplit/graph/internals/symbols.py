@@ -1,10 +1,11 @@
 """Symbolic tensors: their copies, the nodes that produce them, and the masks attached to them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from kerassplit.graph.internals.keras_src import KerasHistory
+from kerassplit.graph.internals.keras_src import KerasHistory, Node
 
 
 def bare(symbol: keras.KerasTensor) -> keras.KerasTensor:
@@ -16,10 +17,17 @@ def bare(symbol: keras.KerasTensor) -> keras.KerasTensor:
     return forget_history(twin)
 
 
-def shaped(symbol: keras.KerasTensor, shape: tuple[int | None, ...], dtype: str) -> keras.KerasTensor:
+def shaped(symbol: keras.KerasTensor, shape: Sequence[int | None], dtype: str) -> keras.KerasTensor:
     """Returns a `KerasTensor` like `symbol` with another shape and dtype, without history and mask."""
     twin = keras.KerasTensor(shape, dtype=dtype, sparse=symbol.sparse, ragged=symbol.ragged)
     return forget_history(twin)
+
+
+def stand_in(symbol: keras.KerasTensor, source: keras.Operation) -> keras.KerasTensor:
+    """Returns a tensor like `symbol`, as an output of `source`, which takes nothing; a `keras.Input` is a slow one."""
+    twin = bare(symbol)
+    Node(source, call_args=(), call_kwargs={}, outputs=[twin])
+    return twin
 
 
 def copy_with_history(symbol: keras.KerasTensor) -> keras.KerasTensor:

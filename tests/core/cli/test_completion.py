@@ -55,6 +55,7 @@ def test_layer_names_of_a_file(folder):
     assert completed("kerassplit split small.keras --at block2", folder) == names
     assert completed("kerassplit explain small.keras block2", folder) == names
     assert completed("kerassplit plan small.keras --must-cut block2_o", folder) == ["plain,block2_out"]
+    assert completed("kerassplit edit small.keras --remove block2_o", folder) == ["plain,block2_out"]
     assert completed("kerassplit plot small.keras --at stem,block2_o", folder) == ["plain,stem,block2_out"]
     assert completed("kerassplit split missing.keras --at b", folder) == [""]
 

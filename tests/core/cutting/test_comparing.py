@@ -96,6 +96,24 @@ def test_a_setting_inside_an_object_is_told_by_its_path():
     }
 
 
+def test_long_arrays_in_settings_are_compared_whole():
+    x = keras.Input((4,), name="x")
+
+    class Scaled(keras.layers.Layer):
+        def __init__(self, factors, **options):
+            super().__init__(**options)
+            self.factors = factors
+
+        def call(self, x):
+            return x * self.factors[1000]
+
+        def get_config(self):
+            return super().get_config() | {"factors": self.factors}
+
+    models = [keras.Model(x, Scaled(np.eye(1, 2000, k=k)[0], name="a")(x)) for k in (1000, 1001)]
+    assert list(ks.compare(*models).settings["a"]) == ["factors"]
+
+
 def test_up_to_the_tolerance_models_agree():
     model, other = chain(), chain()
     other.get_layer("out").bias.assign([0.25, 0])

@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 import pytest
+from samples import due
 
 import kerassplit as ks
 from kerassplit.cli import main
@@ -52,7 +53,7 @@ def nested() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(2, name="classifier")(backbone(inputs)), name="nested")
 
 
-@pytest.fixture(scope="module", params=["ResNet50", "EfficientNetV2L", "NASNetMobile", "nested"])
+@pytest.fixture(scope="module", params=["ResNet50", "nested", *due(["EfficientNetV2L", "NASNetMobile"], 2)])
 def model(request) -> keras.Model:
     if request.param == "nested":
         return request.getfixturevalue("nested")

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from comparing import fingerprint, same_bits
+from samples import due
 
 import kerassplit as ks
 from kerassplit.graph.reading import read_graph
@@ -62,7 +63,9 @@ def test_tensors_inside_a_nested_model_are_split_points_with_the_shapes_they_hav
     assert points["backbone/block_5_add"].after_merge
 
 
-@pytest.mark.parametrize("at", ["preparation", "backbone/block_6_expand_relu", "backbone/block_12_add", "backbone"])
+@pytest.mark.parametrize(
+    "at", due(["preparation", "backbone/block_6_expand_relu", "backbone/block_12_add", "backbone"], 2)
+)
 def test_a_cut_through_a_nested_model_computes_the_same(transfer, pictures, at):
     before = fingerprint(transfer)
     split = ks.split(transfer, at)
@@ -360,3 +363,11 @@ def test_a_random_generator_in_two_stages_is_reported_and_tied(tmp_path):
         split.save(tmp_path / "out")
     loaded = ks.load(tmp_path / "out")
     assert loaded[0].model.get_layer("drop") is loaded[1].model.get_layer("drop")
+
+
+def test_a_nested_model_with_an_output_that_nobody_uses_is_only_called():
+    a = keras.Input((3,), name="a")
+    inner = keras.Model(a, [keras.layers.Dense(3, name="used")(a), keras.layers.Dense(2, name="idle")(a)], name="inner")
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, keras.layers.Dense(1, name="score")(inner(x)[0]), name="whole")
+    assert ks.build_submodel(model, name="whole").get_config() == model.get_config()

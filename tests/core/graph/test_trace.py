@@ -202,17 +202,20 @@ def deep() -> tuple[Any, Any]:
 
 ALL = pytest.mark.parametrize(
     ("make", "opened"),
-    [
-        (perceptron, ()),
-        (resnet_like, ()),
-        (resnet_like, "block_*"),
-        (encoder, ()),
-        (encoder, "transformer_layer_*"),
-        (positions, ()),
-        (positions, "placed"),
-        (deep, "stage"),
-        (deep, "*/*"),
-    ],
+    due(
+        [
+            (perceptron, ()),
+            (resnet_like, ()),
+            (resnet_like, "block_*"),
+            (encoder, ()),
+            (encoder, "transformer_layer_*"),
+            (positions, ()),
+            (positions, "placed"),
+            (deep, "stage"),
+            (deep, "*/*"),
+        ],
+        2,
+    ),
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from placement_files import BEST_LOADS, published_problem
-from samples import LONG
+from samples import LONG, due
 
 from kerassplit.errors import PlanError
 from kerassplit.planning.solver import contract as contract_module, dynamic_program
@@ -315,7 +315,7 @@ def test_no_placement_is_better_or_more_even(seed):
 
 @pytest.mark.parametrize("start", range(0, 6000 if LONG else 500, 500))
 def test_random_problems_have_the_answers_that_trying_everything_gives(start):
-    for seed in range(start, start + 500):
+    for seed in due(range(start, start + 500), 3):
         agree(random_problem(seed))
 
 
@@ -369,7 +369,7 @@ def test_with_a_limit_beside_the_objective_no_placement_within_it_is_better():
 
 def test_bounds_found_first_change_no_answer(monkeypatch):
     monkeypatch.setattr(dynamic_program, "FEW", 1)
-    for seed in range(6000, 6400):
+    for seed in due(range(6000, 6400), 3):
         agree(random_problem(seed))
 
 
@@ -394,7 +394,7 @@ def test_chains_are_planned_alike_in_small_parts_and_with_bounds_found_first(mon
 
 @pytest.mark.parametrize("start", [0, 100, 600, 1100] if LONG else [0])
 def test_without_the_list_of_closed_sets_the_same_values_are_proved(start):
-    for seed in range(start, start + (500 if start else 100)):
+    for seed in due(range(start, start + (500 if start else 100)), 2):
         problem = replace(random_problem(seed), budget=math.inf)
         expected, found = best_by_trying(problem), answer(problem, limit=0)
         assert (found is None) == (expected is None)
@@ -405,7 +405,8 @@ def test_without_the_list_of_closed_sets_the_same_values_are_proved(start):
 
 def test_what_is_found_and_proved_in_no_time_is_on_both_sides_of_the_optimum():
     optimal = feasible = 0
-    for seed in range(300):
+    seeds = due(range(300), 3)
+    for seed in seeds:
         problem = replace(random_problem(seed), budget=math.inf)
         expected, found = best_by_trying(problem), answer(problem, limit=0, time_limit=1e-9)
         if expected is None:
@@ -415,12 +416,12 @@ def test_what_is_found_and_proved_in_no_time_is_on_both_sides_of_the_optimum():
             assert found.lower_bound <= expected[0] + 1e-9
             feasible += 1
             optimal += found.value <= expected[0] + 1e-9
-    assert feasible > 200
+    assert feasible > 0.66 * len(seeds)
     assert optimal > 0.95 * feasible
 
 
 def test_minimum_cuts_bound_what_crosses_from_below():
-    for seed in range(300):
+    for seed in due(range(300), 2):
         problem = replace(random_problem(seed), classes=(), rules=CutRules())
         count, rng = len(problem.nodes), np.random.default_rng(seed)
         crossings = Crossings(problem, node_work(problem, device_rates(problem)))

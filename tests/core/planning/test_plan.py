@@ -129,8 +129,8 @@ def require_the_best(model, profile, question, max_crossing):
 def test_no_plan_is_better_than_the_one_found(kind, max_crossing):
     model = kind().model
     profile = ks.profile(model)
-    answers = [require_the_best(model, profile, question_of(profile, seed), max_crossing) for seed in range(20)]
-    assert answers.count(True) >= 5
+    answers = [require_the_best(model, profile, question_of(profile, seed), max_crossing) for seed in range(10)]
+    assert answers.count(True) >= 2
 
 
 @examples(200)

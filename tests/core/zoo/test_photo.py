@@ -1,11 +1,7 @@
 """All kinds of images: pixels as from Keras's loader, rotated by EXIF, or refused with advice."""
 
 import io
-import os
 import struct
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -206,49 +202,6 @@ def test_what_has_no_clear_meaning_is_refused_with_a_way_out(array, tmp_path):
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
-
-
-def test_no_content_starts_a_program_whatever_it_is_called(tmp_path):
-    """A `gs` on the PATH leaves a mark if it is started; Pillow alone does start it."""
-    marker, tools = tmp_path / "started", tmp_path / "tools"
-    tools.mkdir()
-    (tools / "gs").write_text(f"#!/bin/sh\ntouch '{marker}'\nexit 1\n")
-    (tools / "gs").chmod(0o755)
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for suffix in sorted(IMAGE_SUFFIXES | {".eps"}):
-        (photos / f"x{suffix}").write_bytes(EPS)
-    code = """
-        import sys
-        from pathlib import Path
-        from PIL import Image
-        import keras, kerassplit as ks
-        from kerassplit.engines.inputs import load_input
-        x = keras.Input((8, 8, 3), name="pixels")
-        model = keras.Model(x, keras.layers.Flatten(name="flat")(keras.layers.Conv2D(1, 1, name="conv")(x)))
-        split = ks.split(model, "conv")
-        folder, refused = Path(sys.argv[1]), 0
-        for path in sorted(folder.iterdir()):
-            for read in (lambda: load_input(path, model), lambda: split.predict(path, preprocess="none")):
-                try:
-                    read()
-                except ks.SplitError as error:
-                    refused += "cannot be read as an image" in str(error) and "it is none of BMP, GIF" in str(error)
-        try:
-            split.predict(folder, preprocess="none")
-        except ks.SplitError as error:
-            refused += 1
-        started = Path(sys.argv[2]).exists()
-        try:
-            Image.open(folder / "x.png").load()
-        except Exception:
-            pass
-        print(refused, started, Path(sys.argv[2]).exists())
-    """
-    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-    command = [sys.executable, "-c", textwrap.dedent(code), str(photos), str(marker)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.split() == [str(2 * len(list(photos.iterdir())) + 1), "False", "True"]
 
 
 def test_formats_are_those_of_the_suffixes():

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
 
 from kerassplit.cutting.adapters import fitting
 from kerassplit.cutting.piece_tensors import PieceTensor
-from kerassplit.cutting.submodel import FLAT_COPIES, part
+from kerassplit.editing.edited import edited
+from kerassplit.editing.steps import Edits, Insertion
 from kerassplit.errors import SplitError, UnsupportedModelError
-from kerassplit.graph.assembling import whole
-from kerassplit.graph.building import Builder
 from kerassplit.graph.internals.layers import all_layers
-from kerassplit.graph.internals.nodes import walk
-from kerassplit.graph.internals.process_state import deep_recursion, lock
-from kerassplit.graph.internals.shared_nodes import forget_calls_on
-from kerassplit.graph.internals.symbols import maker_of, mask_of, set_mask
-from kerassplit.graph.masks import tensor_of_mask
 from kerassplit.graph.model_graph import Graph
-from kerassplit.graph.packing import packed
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.references import TensorRef, resolve, several_of
-from kerassplit.text import listed, safe_name, unique, warn
+from kerassplit.text import listed
 
 
 def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Sequence[keras.Layer]]) -> keras.Model:
@@ -84,30 +77,17 @@ def with_outputs(model: keras.Model, exits: Mapping[TensorRef, keras.Layer | Seq
     if not exits:
         raise SplitError("`exits` is empty: name at least one tensor, with the layers of its exit.")
     own = _own_outputs(graph)
-    made: dict[str, _Exit] = {}
+    insertions: dict[str, Insertion] = {}
     for reference, layers in exits.items():
         tensor = resolve(graph, reference)
         key = reference if isinstance(reference, str) else graph.tensors[tensor].name
-        if key in own or key in made:
+        if key in own or key in insertions:
             raise SplitError(
-                f"The exit at '{key}' would have the name of another output; there are {listed([*own, *made])}. Use "
-                "another tensor, or rename the layer or the output."
+                f"The exit at '{key}' would have the name of another output; there are {listed([*own, *insertions])}. "
+                "Use another tensor, or rename the layer or the output."
             )
-        made[key] = _exit(graph, key, tensor, _layers(graph, key, layers))
-    return _built(graph, own, made)
-
-
-@dataclass(frozen=True)
-class _Exit:
-    """An exit as a graph of its own.
-
-    Attributes:
-        graph: The graph of its calls.
-        takes: From the inputs of `graph` to the tensors of the model that they stand for.
-    """
-
-    graph: Graph
-    takes: dict[int, int]
+        insertions[key] = Insertion((tensor,), partial(_called, key, _layers(graph, key, layers)), frozenset())
+    return edited(graph, Edits(insertions=[*insertions.values()]), None, {**own, **insertions})
 
 
 def _own_outputs(graph: Graph) -> dict[str, int]:
@@ -124,6 +104,7 @@ def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
     if not layers:
         raise SplitError(f"The exit at '{key}' has no layers: give a layer, a list of layers or a model.")
     ours = {id(layer) for layer in all_layers(graph.model)}
+    taken = {item.operation.name for item in [*graph.calls, *graph.nests]}
     for layer in layers:
         if not isinstance(layer, keras.Layer):
             kind = f"class {layer.__name__}" if isinstance(layer, type) else f"{type(layer).__name__} {layer!r:.80}"
@@ -135,38 +116,16 @@ def _layers(graph: Graph, key: str, given: Any) -> list[keras.Layer]:
                     "layer of its own (`type(layer).from_config(layer.get_config())` under another name, and "
                     "`set_weights` for equal values)."
                 )
+        if layer.name in taken:
+            raise UnsupportedModelError(
+                f"A layer of the exit at '{key}' is called '{layer.name}', and so is another one in "
+                f"'{graph.model.name}'. Names of layers must be unique in a Keras model: rename this one, such as "
+                f"`name='exit_{layer.name}'`."
+            )
     return layers
 
 
-def _exit(graph: Graph, key: str, tensor: int, layers: Sequence[keras.Layer]) -> _Exit:
-    """Calls the layers on an Input like the tensor, with its mask if it has one, and reads the graph."""
-    mask, made_mask = mask_of(graph.tensors[tensor].symbol), tensor_of_mask(graph, tensor)
-    taken = graph.new_input(tensor)
-    inputs, tensors = [taken], [tensor]
-    if mask is not None:
-        inputs.append(keras.Input(batch_shape=mask.shape, dtype="bool"))
-        tensors.append(-1 if made_mask is None else made_mask)
-        set_mask(taken, inputs[1])
-    with lock, deep_recursion():
-        try:
-            x = _called(key, layers, taken)
-            used = set(walk([x])[0])
-            pairs = [pair for pair in zip(inputs, tensors, strict=True) if maker_of(pair[0]) in used]
-            if (inputs[-1], -1) in pairs:
-                warn(
-                    f"'{key}' carries a mask that its exit uses but no layer of '{graph.model.name}' does, so it "
-                    "cannot cross a cut. The exit is masked if it runs in the stage that computes "
-                    f"'{key}': name the exit's last tensor at the cut after it."
-                )
-                set_mask(taken, None)  # Keras attaches it to the tensor when the model runs
-                x, pairs = _called(key, layers, taken), pairs[:1]
-            found = read_graph(keras.Model([one for one, _ in pairs], x))
-        finally:
-            forget_calls_on(inputs)
-    return _Exit(found, dict(zip(found.flat_inputs(), (one for _, one in pairs), strict=True)))
-
-
-def _called(key: str, layers: Sequence[keras.Layer], x: keras.KerasTensor) -> keras.KerasTensor:
+def _called(key: str, layers: Sequence[keras.Layer], x: keras.KerasTensor) -> list[keras.KerasTensor]:
     """Calls the layers one after another on a tensor, and returns the result."""
     giver = f"The tensor '{key}', where the exit begins,"
     for layer in layers:
@@ -178,41 +137,4 @@ def _called(key: str, layers: Sequence[keras.Layer], x: keras.KerasTensor) -> ke
                 "return one."
             )
         giver = f"'{layer.name}' in the exit at '{key}'"
-    return x
-
-
-def _built(graph: Graph, own: Mapping[str, int], exits: Mapping[str, _Exit]) -> keras.Model:
-    ends = [*own.values(), *(tensor for one in exits.values() for tensor in one.takes.values())]
-    calls, _ = part(graph, [], ends)
-    inputs = list(dict.fromkeys(graph.flat_inputs()))
-    items = packed(graph, calls, inputs, ends)
-    there = {id(item.operation) for item in items}
-    taken = {item.operation.name for item in items}
-    names = {tensor: unique(safe_name(graph.tensors[tensor].name), taken) for tensor in inputs}
-    for key, one in exits.items():
-        _check_names(graph, key, one, there, taken)
-    with Builder(copies=FLAT_COPIES) as builder:
-        symbols: dict[Any, keras.KerasTensor] = {one: graph.new_input(one, name) for one, name in names.items()}
-        builder.add_calls(graph, items, symbols)
-        for key, one in exits.items():
-            inside = {tensor: symbols[given] for tensor, given in one.takes.items()}
-            builder.add_calls(one.graph, whole(one.graph), inside)
-            symbols[key] = inside[one.graph.flat_outputs()[0]]
-        outputs = {**own, **{key: key for key in exits}}
-        return builder.model(symbols, graph.inputs, outputs, graph.model.name, like=graph.model)
-
-
-def _check_names(graph: Graph, key: str, one: _Exit, there: set[int], taken: set[str]) -> None:
-    """Refuses layers of an exit that have the name of other layers; adds its operations to `there`, names to `taken`.
-
-    Operations that are not layers get other names from the `Builder`.
-    """
-    for operation in (item.operation for item in whole(one.graph)):
-        if isinstance(operation, keras.Layer) and id(operation) not in there and operation.name in taken:
-            raise UnsupportedModelError(
-                f"A layer of the exit at '{key}' is called '{operation.name}', and so is another one in "
-                f"'{graph.model.name}' or its exits. Names of layers must be unique in a Keras model: rename this "
-                f"one, such as `name='exit_{operation.name}'`."
-            )
-        there.add(id(operation))
-        taken.add(operation.name)
+    return [x]

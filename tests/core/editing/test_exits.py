@@ -131,25 +131,18 @@ def masked_model(top):
 IDS = np.array([[3, 4, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
 
 
-def test_the_mask_of_a_tap_reaches_its_exit_also_over_a_cut():
-    model = masked_model(lambda x: layers.LSTM(3, name="read")(x))
+@pytest.mark.parametrize("top", [layers.LSTM(3, name="read"), layers.Dense(3, name="each")], ids=["used", "unused"])
+def test_the_mask_of_a_tap_reaches_its_exit_also_over_a_cut(top):
+    """Whether a layer of the model uses the mask, too, or only the exit."""
+    model = masked_model(top)
     exit_ = [layers.GlobalAveragePooling1D(name="average"), layers.Dense(3, name="exit")]
     multi = ks.with_outputs(model, {"embed": exit_})
     expected = called(exit_, model.get_layer("embed")(keras.ops.convert_to_tensor(IDS)))
     assert same_bits(multi(IDS)["embed"], expected)
+    assert same_bits(ks.split(multi, [["embed", "exit"]])(IDS), multi(IDS))
     split = ks.split(multi, "embed", allow_crossing=True)
     assert len(split[1].inputs) == 2  # the tensor and its mask
     assert same_bits(split(IDS), multi(IDS))
-
-
-def test_a_mask_that_only_the_exit_takes_is_said_to_stay_on_its_side():
-    model = masked_model(lambda x: layers.Dense(3, name="each")(x))
-    exit_ = [layers.GlobalAveragePooling1D(name="average"), layers.Dense(3, name="exit")]
-    with pytest.warns(UserWarning, match="'embed' carries a mask that its exit uses but no layer of 'text' does"):
-        multi = ks.with_outputs(model, {"embed": exit_})
-    expected = called(exit_, model.get_layer("embed")(keras.ops.convert_to_tensor(IDS)))
-    assert same_bits(multi(IDS)["embed"], expected)
-    assert same_bits(ks.split(multi, [["embed", "exit"]])(IDS), multi(IDS))
 
 
 EXITS = {
@@ -162,7 +155,6 @@ EXITS = {
     "ignore:Layer '.*' .* was passed an input with a mask:UserWarning",
     "ignore:'.*' keeps a state, and the stages call it in another order:UserWarning",
     "ignore:In '.*' a loss on '.*' is masked:UserWarning",
-    "ignore:'.*' carries a mask that its exit uses:UserWarning",
 )
 @random_graphs.examples(12)
 @given(random_graphs.recipes | random_graphs.whole, st.lists(random_graphs.places, min_size=1, max_size=3))
