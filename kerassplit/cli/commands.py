@@ -3,6 +3,7 @@
 The names of `ks` import their modules, and so Keras, when they are used.
 """
 
+import webbrowser
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -243,6 +244,7 @@ def verify(
     help="A .svg, .png, .pdf, .dot, .mmd or .txt file; or .html, a page to explore the cuts.",
 )
 @option.choice("--detail", ["blocks", "layers"], "One box per block between split points, or per layer.")
+@click.option("--browser", is_flag=True, help="Open the page in a browser.")
 @option.overwrite
 @option.names
 @option.allow_crossing
@@ -255,6 +257,7 @@ def plot(
     at: tuple[str, ...],
     output: Path,
     detail: Literal["blocks", "layers"],
+    browser: bool,
     overwrite: bool,
     names: list[str] | None,
     allow_crossing: bool,
@@ -264,8 +267,11 @@ def plot(
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
         raise SplitError("--names needs cuts: say where to cut with --at NAME.")
-    if open_sides is not None and output.suffix.lower() != ".html":
-        raise SplitError("--open-sides applies only to pages (.html): pictures show no costs.")
+    if output.suffix.lower() != ".html":
+        if open_sides is not None:
+            raise SplitError("--open-sides applies only to pages (.html): pictures show no costs.")
+        if browser:
+            raise SplitError("--browser applies only to pages (.html).")
     drawn: Any
     check_format(output, PICTURE_FORMATS, "Pictures")
     check_written([output], [Path(model), *options.files(model)], overwrite=overwrite)
@@ -286,6 +292,8 @@ def plot(
     with working(f"Drawing {output}"):
         ks.plot(drawn, output, detail=detail, open_sides=open_sides)
     show(Text(f"Wrote {output}."))
+    if browser and not webbrowser.open(output.resolve().as_uri()):
+        note(f"There is no browser to open it: open '{output}' yourself.")
     return {"model": drawn.name, "file": str(output)}
 
 

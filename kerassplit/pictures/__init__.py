@@ -18,6 +18,7 @@ In reading order:
 - `svg_text`: centers the texts of an SVG in their boxes.
 - `render`: lays out and draws Graphviz source.
 - `page/`: a page to explore the cuts of a model.
+- `exploring`: shows the page in notebooks.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Literal
 import keras
 
 from kerassplit.cutting.stages import Stage, Stages
+from kerassplit.display.chart import Chart
 from kerassplit.display.file_formats import PICTURE_FORMATS as FORMATS
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import write_whole
@@ -40,6 +42,7 @@ from kerassplit.graph.shapes import OpenSides
 from kerassplit.pictures.layers import layers_dot
 from kerassplit.pictures.overview import model_picture, split_picture
 from kerassplit.pictures.page import write_page
+from kerassplit.pictures.page.data import Cuts, Planned
 from kerassplit.pictures.picture import Box, Cluster, Edge, Picture, safe
 from kerassplit.pictures.render import NoLayoutError, render
 from kerassplit.pictures.write_dot import WIDEST, to_dot
@@ -60,7 +63,7 @@ class Drawing:
     """
 
     picture: Picture
-    _drawn: keras.Model | Stages
+    _drawn: keras.Model | Stages | Cuts
     _layers: tuple[keras.Model, str, dict[str, int] | None] | None = None
     widest: float = WIDEST
     _open_sides: OpenSides = None
@@ -97,24 +100,25 @@ class Drawing:
 
 
 def plot(
-    model_or_split: keras.Model | Stages | Stage,
+    model_or_split: keras.Model | Stages | Stage | Planned | Cuts,
     to_file: str | os.PathLike | None = None,
     *,
     detail: Literal["blocks", "layers"] = "blocks",
     title: str | None = None,
     open_sides: OpenSides = None,
-) -> Drawing:
-    """Draws a model, a split or one of its stages.
+) -> Drawing | Chart:
+    """Draws a model, a split, one of its stages, or a plan.
 
     A model is drawn as its blocks (a run of similar blocks as one box with a double border) with the tensors where it
     can be cut, named in red. A split is drawn as its stages, with each cut as a thick edge labeled with the tensor's
     name, shape, dtype and bytes per sample. Dashed edges show all else that crosses: inputs that a later stage needs,
     and tensors that pass over a stage. Layers that the model calls more than once are marked as shared, those that an
     edit has inserted with + (blue), those that have replaced others with ≠ (yellow).
+    A plan is drawn as a chart (see `Plan.plot`) or, as a page, as its model with the planned cuts and their costs.
     On one machine, the same model produces the same file, byte for byte.
 
     Args:
-        model_or_split: A functional or built Sequential model, a `Split`, or a `Stage`.
+        model_or_split: A functional or built Sequential model, a `Split`, a `Stage`, or a `Plan`.
         to_file: File to write. The extension selects the format: `svg`, `png` (about 1600 pixels wide), `pdf`, `dot`
             (Graphviz source), `mmd` (Mermaid), `txt`, or `html`: a page, complete in itself, to explore the cuts of the
             whole model, what they cost and the best ones for two devices. `None` writes no file.
@@ -123,7 +127,7 @@ def plot(
         open_sides: For pages: sizes to assume for unknown (`None`) input dimensions; see `profile`.
 
     Returns:
-        `Drawing`: notebooks display it, and `print` shows it as text.
+        `Drawing`: notebooks display it, and `print` shows it as text. Of a plan that is drawn as a chart, a `Chart`.
 
     Raises:
         SplitError: The format is unknown, the folder does not exist, or Graphviz or fonts are missing. If Graphviz is
@@ -137,12 +141,17 @@ def plot(
     if detail not in ("blocks", "layers"):
         raise SplitError(f"`detail` is 'blocks' or 'layers'; got {detail!r}.")
     path = None if to_file is None else Path(to_file)
+    is_page = path is not None and path.suffix.lower() == ".html"
+    if isinstance(model_or_split, Planned):
+        if not is_page:
+            return model_or_split.plot(to_file)
+        model_or_split = model_or_split._cuts_for_page()
     if path is not None:
         check_path(path)
         _known(path.suffix[1:].lower(), path)
         if not path.parent.is_dir():
             raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
-        if open_sides is not None and path.suffix.lower() != ".html":
+        if open_sides is not None and not is_page:
             raise SplitError(f"`open_sides` applies only to pages (.html): pictures show no costs; got '{path.name}'.")
     drawing = replace(_drawing(model_or_split, detail == "layers", title), _open_sides=open_sides)
     if path is not None:
@@ -150,7 +159,7 @@ def plot(
     return drawing
 
 
-def _drawing(model_or_split: keras.Model | Stages | Stage, layers: bool, title: str | None) -> Drawing:
+def _drawing(model_or_split: keras.Model | Stages | Stage | Cuts, layers: bool, title: str | None) -> Drawing:
     if isinstance(model_or_split, Stages):
         picture = safe(split_picture(model_or_split, title, layers=layers))
         if not layers:
@@ -163,9 +172,10 @@ def _drawing(model_or_split: keras.Model | Stages | Stage, layers: bool, title: 
         return Drawing(
             picture, model_or_split, (model_or_split.model, f"{picture.title}: {picture.subtitle}", stage_of)
         )
-    model = model_or_split.model if isinstance(model_or_split, Stage) else model_or_split
+    model = model_or_split.model if isinstance(model_or_split, Stage | Cuts) else model_or_split
     picture = safe(model_picture(model, title, layers=layers))
-    return Drawing(picture, model, (model, f"{picture.title}: {picture.subtitle}", None) if layers else None)
+    drawn = model_or_split if isinstance(model_or_split, Cuts) else model
+    return Drawing(picture, drawn, (model, f"{picture.title}: {picture.subtitle}", None) if layers else None)
 
 
 def _known(extension: str, path: Path | None = None) -> str:

@@ -1,168 +1,25 @@
-"""The page to explore, in real Chromium: pointer, keys, sliders, links, both color schemes, a phone."""
+"""The page to explore, in real Chromium: pointer, keys, links, both color schemes, a phone."""
 
-import json
-import os
-import random
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import menagerie
 import pytest
 from applications import application
+from browsing import MODELS, Open, all_of, click, crossing, one_of
 from hostile import NAMES, hostile_model
+from IPython.core.formatters import DisplayFormatter
 from menagerie import Kind
-from samples import LONG, due
+from samples import due
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
-from small_models import narrow, transformer, uneven
+from small_models import uneven
 
 import kerassplit as ks
-from kerassplit.costs.profile import Profile
 from kerassplit.display.units import format_count
 from kerassplit.graph.reading import read_graph
-
-SETTINGS = 200 if LONG else 40
-FORMS = ("", "float32", "float16", "bfloat16", "int8", "int4")
-SLIDERS = ("first", "second", "speed", "count", "bandwidth", "latency", "input")
-
-Open = Callable[..., webdriver.Chrome]
-
-
-def towers() -> keras.Model:
-    """Two towers side by side that meet: cuts that are not nested, and inputs of both."""
-    dense, (a, b) = keras.layers.Dense, (keras.Input((8,), name=name) for name in "ab")
-    x = dense(16, name="a2")(dense(32, name="a1")(a))
-    y = dense(4, name="b2")(dense(64, name="b1")(b))
-    both = keras.layers.Concatenate(name="both")([x, y])
-    return keras.Model([a, b], dense(3, name="end")(dense(30, name="middle")(both)), name="towers")
-
-
-MODELS: dict[str, Callable[[], keras.Model]] = {
-    "MobileNetV2": lambda: application("MobileNetV2"),
-    "uneven": uneven,
-    "towers": towers,
-    "transformer": lambda: transformer(narrow),
-    "late input": lambda: transformer(narrow, late=True),
-}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        missing = pytest.fail if os.environ.get("CI") else pytest.skip
-        missing("the page takes Chromium and its driver, and this machine has none")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    yield browser
-    browser.quit()
-
-
-@pytest.fixture
-def page(chromium: webdriver.Chrome, tmp_path: Path) -> Iterator[Open]:
-    """Writes a page and opens it; in the end, nothing was logged and nothing but the page was requested."""
-    chromium.get_log("performance")
-
-    def opened(model: Any, tensor: str = "", **options: Any) -> webdriver.Chrome:
-        ks.plot(model, tmp_path / "page.html", **options)
-        chromium.get("about:blank")
-        chromium.get(f"{(tmp_path / 'page.html').as_uri()}#{tensor}")
-        return chromium
-
-    yield opened
-    assert chromium.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    assert {one.partition("#")[0] for one in asked} <= {(tmp_path / "page.html").as_uri(), "about:blank", "data:,"}
-
-
-def all_of(browser: webdriver.Chrome, selector: str) -> list[WebElement]:
-    return browser.find_elements(By.CSS_SELECTOR, selector)
-
-
-def one_of(browser: webdriver.Chrome, selector: str) -> WebElement:
-    return browser.find_element(By.CSS_SELECTOR, selector)
-
-
-def click(browser: webdriver.Chrome, selector: str) -> None:
-    ActionChains(browser).move_to_element(one_of(browser, selector)).click().perform()
-
-
-def crossing(browser: webdriver.Chrome) -> set[int]:
-    """The tensors whose lines are lit."""
-    found = all_of(browser, ".line.crossing")
-    return {int(tensor) for one in found for tensor in str(one.get_attribute("data-tensors")).split()}
-
-
-def plan_at(browser: webdriver.Chrome, goal: str, form: str, sliders: dict[str, int]) -> tuple[str, str, str | None]:
-    """Moves the sliders; returns the cuts and the value that the page shows, and the call that it offers to copy."""
-    return browser.execute_script(
-        """const [goal, form, sliders] = arguments;
-        const put = (one, value, event) => { if (one) { one.value = value; one.dispatchEvent(new Event(event)); } };
-        put(document.getElementById("goal"), goal, "change");
-        put(document.getElementById("form"), form, "change");
-        for (const [key, value] of Object.entries(sliders)) {
-          put(document.querySelector(`[data-slider="${key}"]`), value, "input");
-        }
-        const plan = document.getElementById("plan");
-        return [plan.dataset.cuts, plan.dataset.value, plan.querySelector("[data-copy]")?.dataset.copy ?? null];""",
-        goal,
-        form,
-        sliders,
-    )
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_position_of_the_sliders_shows_what_plan_finds(page: Open, name: str) -> None:
-    model = MODELS[name]()
-    browser, profile, chance = page(model), ks.profile(model), random.Random(name)
-    seen = set()
-    for _ in range(SETTINGS):
-        goal, form = chance.choice(("latency", "throughput")), chance.choice(FORMS)
-        sliders = {key: chance.randint(0, 200) for key in SLIDERS}
-        sliders["input"] *= chance.random() > 0.3
-        cuts, value, call = plan_at(browser, goal, form, sliders)
-        if call is None:
-            count = int(2 + sliders["count"] / 200 * 6 + 0.5)
-            with pytest.raises(ks.PlanError, match="stages"):
-                ks.plan(model, ks.Device("one", 1e9, count=count), links=ks.Link(1e6), profile=profile)
-            continue
-        plan = _called(call, model, profile)
-        assert json.loads(cuts) == list(plan.at), call
-        assert float(value) == pytest.approx(plan.value, rel=1e-9), call
-        seen.add((goal, cuts))
-    assert len(seen) > 2
-
-
-def _called(call: str, model: keras.Model, profile: Profile) -> ks.Plan:
-    return eval(f"{call.removesuffix(')')}, profile=profile)", {"ks": ks, "model": model, "profile": profile})
-
-
-def test_a_runner_up_and_the_table_of_stages_are_shown(page: Open) -> None:
-    model = application("MobileNetV2")
-    browser = page(model)
-    plan_at(browser, "throughput", "int8", {"count": 34, "speed": 60, "bandwidth": 120, "latency": 0})
-    shown = one_of(browser, "#plan").text
-    assert "bottleneck" in shown
-    assert "Runner-up: cut at" in shown
-    assert len(all_of(browser, "#plan tbody tr")) == 3
-    assert all_of(browser, ".box.divided")
-    one_of(browser, "#open-all").click()
-    assert not all_of(browser, ".box.divided")
-    cuts = [one.text for one in all_of(browser, "#plan .best a")]
-    names = [tensor.name for tensor in ks.profile(model).tensors]
-    assert sorted(cuts) == sorted(names[tensor] for tensor in crossing(browser))
 
 
 def test_a_click_opens_a_block_and_another_folds_it(page: Open) -> None:
@@ -290,13 +147,6 @@ def test_wheel_and_drag_move_the_graph_and_fit_brings_it_back(page: Open) -> Non
     assert where() == first
 
 
-def test_the_cuts_of_a_split_are_lit_at_first(page: Open) -> None:
-    browser = page(ks.split(uneven(), ["first", "skip"], names=["a", "b", "c"], allow_crossing=True))
-    assert one_of(browser, "#details h2").text == "Cuts"
-    assert [one.text for one in all_of(browser, "#details a")] == ["first", "skip"]
-    assert len(crossing(browser)) == 2
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_color_schemes_are_readable(page: Open, scheme: str) -> None:
     browser = page(uneven(), "first")
@@ -335,6 +185,27 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Open) -> None
     tops = [section["y"] for section in sections]
     assert tops == sorted(tops)
     assert sections[0]["width"] == 390
+
+
+def test_a_cell_of_a_notebook_shows_the_page(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    model = application("MobileNetV2")
+    formats, _ = DisplayFormatter().format(ks.explore(model))
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(
+        f"<!doctype html><meta charset=utf-8><base href=https://jupyter.invalid/>{formats['text/html']}"
+    )
+    chromium.get(notebook.as_uri())
+    chromium.switch_to.frame(0)
+    number = [tensor.name for tensor in ks.profile(model).tensors].index("block_6_project_BN")
+    click(chromium, f'#chart circle[data-tensor="{number}"]')
+    assert one_of(chromium, "#details h2").text == "block_6_project_BN"
+    click(chromium, "#details .near a")
+    assert one_of(chromium, "#details h2").text == ks.explain(model, "block_6_project_BN").before
+    click(chromium, "#details .copy")
+    assert one_of(chromium, "#details .done").text == "copied"
+    chromium.switch_to.default_content()
+    assert chromium.current_url == notebook.as_uri()
+    assert chromium.get_log("browser") == []
 
 
 def test_controls_have_names_and_can_be_reached_by_keys(page: Open) -> None:

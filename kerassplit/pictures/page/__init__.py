@@ -10,7 +10,9 @@ In reading order:
 - `places.js`: where boxes and lines are, as boxes are opened and folded.
 - `view.js`: moves and zooms.
 - `graph.js`: draws the graph; opens and folds its boxes.
-- `panel.js`: what is known about a tensor, and the chart of cuts.
+- `panel.js`: what is known about a tensor.
+- `chart.js`: what crosses each split point.
+- `stages.js`: the stages between several cuts.
 - `planner.js`: the sliders.
 - `main.js`: ties these together: selection, links, search, keys.
 
@@ -30,30 +32,42 @@ import keras
 
 from kerassplit.cutting.stages import Stages
 from kerassplit.graph.shapes import OpenSides
-from kerassplit.pictures.page.data import data_of
+from kerassplit.pictures.page.data import Cuts, cuts_of, data_of
 from kerassplit.pictures.picture import Picture
 
-SCRIPTS = ("model.js", "plan.js", "places.js", "view.js", "graph.js", "panel.js", "planner.js", "main.js")
+SCRIPTS = (
+    "model.js",
+    "plan.js",
+    "places.js",
+    "view.js",
+    "graph.js",
+    "panel.js",
+    "chart.js",
+    "stages.js",
+    "planner.js",
+    "main.js",
+)
 _FOLDER = Path(__file__).parent
 _MODULE_LINES = re.compile(r"^import .*?;\n|^export (?=\w)", re.MULTILINE | re.DOTALL)
 
 
 def write_page(
-    drawn: keras.Model | Stages, picture: Picture, open_sides: OpenSides = None, *, opened: bool = False
+    drawn: keras.Model | Stages | Cuts, picture: Picture, open_sides: OpenSides = None, *, opened: bool = False
 ) -> bytes:
     """Returns the page as HTML.
 
     Its content-security policy allows its own script and style only: no network, no inline handlers.
 
     Args:
-        drawn: The model, or a split, whose cuts are then marked.
+        drawn: The model, or one with cuts to show at first: a split, or `Cuts`.
         picture: Its overview, for title and subtitle.
         open_sides: Sizes to assume for unknown input dimensions.
         opened: Whether all blocks are open at first.
     """
     script, style = _script(), (_FOLDER / "page.css").read_text("utf-8")
     # In a script element, only `<` could end the data: as JSON may escape any sign, none is left.
-    data = json.dumps(data_of(drawn, picture, open_sides, opened=opened), separators=(",", ":")).replace("<", "\\u003c")
+    found = data_of(cuts_of(drawn), picture, open_sides, opened=opened)
+    data = json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "policy": f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'",

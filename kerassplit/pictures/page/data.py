@@ -1,6 +1,6 @@
 """Collects what the page shows; profile, split points and explanations are what `--json` of the commands prints."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
@@ -27,30 +27,68 @@ from kerassplit.wire import FORMS, MESSAGE_BYTES, packed_bytes
 from kerassplit.wire.forms import PACKED
 
 
-def data_of(drawn: keras.Model | Stages, picture: Picture, open_sides: OpenSides, *, opened: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cuts:
+    """A model, and the cuts that its page shows at first.
+
+    Attributes:
+        model: The model.
+        at: For each cut, the names of the tensors that cross.
+        stages: Names of the stages.
+        plan: The expected costs, as plain values, if the cuts are those of a plan.
+        batch_size: Samples in the batch that all figures refer to; `None`: the batch size of the model, or 1.
+    """
+
+    model: keras.Model
+    at: tuple[tuple[str, ...], ...] = ()
+    stages: tuple[str, ...] = ()
+    plan: dict[str, Any] | None = None
+    batch_size: int | None = None
+
+
+class Planned:
+    """Base of results that are not cut models themselves but know the cuts of one, such as plans."""
+
+    def _cuts_for_page(self) -> Cuts:
+        """Returns the model and the cuts that a page shows."""
+        raise NotImplementedError
+
+    def plot(self, to_file: Any = None) -> Any:
+        """Draws the result in its own way."""
+        raise NotImplementedError
+
+
+def cuts_of(drawn: keras.Model | Stages | Cuts) -> Cuts:
+    """Returns the model and the cuts to show at first."""
+    if isinstance(drawn, Stages):
+        at = tuple(tuple(tensor.name for tensor in cut.tensors) for cut in drawn.crossings)
+        return Cuts(drawn.model, at, tuple(stage.name for stage in drawn.stages))
+    return drawn if isinstance(drawn, Cuts) else Cuts(drawn)
+
+
+def data_of(cuts: Cuts, picture: Picture, open_sides: OpenSides, *, opened: bool) -> dict[str, Any]:
     """Returns all that the page shows, as plain values.
 
     Args:
-        drawn: The model, or a split, whose cuts are then marked.
+        cuts: The model, and the cuts to show at first.
         picture: Its overview, for title and subtitle.
         open_sides: Sizes to assume for unknown input dimensions.
         opened: Whether all blocks are open at first.
     """
-    model = drawn.model if isinstance(drawn, Stages) else drawn
-    graph = read_graph(model)
-    costs = profile(model, open_sides=open_sides)
+    graph = read_graph(cuts.model)
+    costs = profile(cuts.model, cuts.batch_size, open_sides=open_sides)
     words = {index: printable(describe(call.operation), kept="") for index, call in enumerate(graph.calls)}
-    cuts = drawn.crossings if isinstance(drawn, Stages) else ()
     return {
         "version": __version__,
         "title": picture.title,
         "subtitle": picture.subtitle,
         "profile": plain(costs.to_dict()),
-        "points": [point.to_dict() for point in split_points(model)],
+        "points": [point.to_dict() for point in split_points(cuts.model)],
         "explanations": [asdict(explanation) for explanation in explain_all(graph)],
         "words": [words[index] for index, call in enumerate(graph.calls) if call.inputs],
-        "cuts": [[tensor.name for tensor in cut.tensors] for cut in cuts],
-        "stages": [stage.name for stage in drawn.stages] if isinstance(drawn, Stages) else [],
+        "cuts": cuts.at,
+        "stages": [printable(name, kept="") for name in cuts.stages],
+        "plan": plain(cuts.plan),
         "sending": _sending(graph, costs),
         "layout": layout_of(graph, model_part(graph), words),
         "open_sides": None if open_sides is None else repr(open_sides),

@@ -26,7 +26,7 @@ function line(path, tensors, calls) {
     {
       class: "line",
       "data-tensors": tensors.join(" "),
-      click: () => handlers.select(tensor),
+      click: (event) => handlers.select(tensor, event),
       pointerenter: () => handlers.point(tensor),
       pointerleave: () => handlers.point(null),
     },
@@ -83,7 +83,10 @@ function button(attributes, act, about, ...children) {
 function closedBox(box, index) {
   const { x, left, top, wide, high } = places[index];
   const [output] = box.input === null ? profile.calls[box.calls.at(-1)].outputs : [box.input];
-  const act = box.inside ? () => toggle(index) : () => handlers.select(output);
+  const act = (event) => {
+    if (!box.inside || (event.shiftKey && box.ends_at !== null)) handlers.select(box.ends_at ?? output, event);
+    else toggle(index);
+  };
   const about = { tensor: box.ends_at ?? output, title: box.title.join(" "), calls: box.calls };
   const rectangle = (gap) =>
     drawn("rect", { x: left + gap, y: top + gap, width: wide - 2 * gap, height: high - 2 * gap, rx: 6 });
@@ -97,7 +100,7 @@ function closedBox(box, index) {
         class: "mark",
         click: (event) => {
           event.stopPropagation();
-          handlers.select(box.ends_at);
+          handlers.select(box.ends_at, event);
         },
       },
       ...texts(box.mark, x, below + box.lines.length * LINE, "fine"),
@@ -148,7 +151,7 @@ function layer(call, x, y, wide, high) {
   const { name, outputs } = profile.calls[call];
   return button(
     { class: `layer ${side([call])}`, "data-call": call, "aria-label": `${name}, ${data.words[call]}` },
-    () => handlers.select(outputs[0]),
+    (event) => handlers.select(outputs[0], event),
     { tensor: outputs[0], title: name, calls: [call] },
     drawn("rect", { x: x - wide / 2, y: y - high / 2, width: wide, height: high, rx: 4 }),
     drawn("text", { x, y: y - 3, class: "name fine" }, name),

@@ -1,17 +1,18 @@
 // Ties the page together: selection, links, search, keys.
 
 import { light, mark, measures, openAll, reveal, show, start } from "./graph.js";
-import { callsBefore, data, element, named, profile } from "./model.js";
-import { drawChart, markChart, showDetails, showTip } from "./panel.js";
+import { data, element, named, profile } from "./model.js";
+import { drawChart, markChart } from "./chart.js";
+import { showDetails, showTip } from "./panel.js";
 import { startPlanner } from "./planner.js";
+import { headsOf, isCut, ownCuts, showStages, sorted } from "./stages.js";
 import { fit, pan, zoom } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const pointer = { x: 0, y: 0 };
 let chosen = [];
-
-// The cuts of the split, if the page shows one.
-const ownCuts = data.cuts.map((names) => names.map((name) => named.get(name)));
+let shown = null; // the address of what is shown
+let adding = false; // whether a click adds a cut, as with Shift
 
 // Lights up cuts, each given by the calls before it, and marks their tensors in the chart.
 function cut(heads, tensors) {
@@ -20,27 +21,66 @@ function cut(heads, tensors) {
   markChart(null, chosen);
 }
 
-function select(tensor) {
-  const hash = tensor === null ? "" : `#${encodeURIComponent(profile.tensors[tensor].name)}`;
-  if (location.hash === hash) selected();
-  else location.hash = hash;
+// The address holds the cuts: `#first,second`, and `&` between tensors that cross together.
+const address = (cuts) =>
+  cuts.map((one) => one.map((tensor) => encodeURIComponent(profile.tensors[tensor].name)).join("&")).join(",");
+
+function addressed() {
+  const read = (text) => {
+    try {
+      return named.get(decodeURIComponent(text));
+    } catch {
+      return undefined; // not a link of this page
+    }
+  };
+  const text = location.hash.slice(1);
+  const whole = read(text);
+  if (whole !== undefined) return [[whole]];
+  const cuts = text.split(",").map((one) => one.split("&").map(read).filter((tensor) => tensor !== undefined));
+  return cuts.filter((one) => one.length);
+}
+
+function go(cuts) {
+  location.hash = cuts.length ? `#${address(cuts)}` : "";
+  selected();
+}
+
+// Selects a tensor; with Shift, cuts there, too, or not any more.
+function select(tensor, event) {
+  if (tensor === null) adding = false;
+  if (tensor === null || !(event?.shiftKey || adding)) {
+    go(tensor === null ? [] : [[tensor]]);
+    return;
+  }
+  const given = addressed();
+  const cuts = given.length ? given : ownCuts;
+  const others = cuts.filter((one) => one.length > 1 || one[0] !== tensor);
+  if (others.length < cuts.length) go(others);
+  else if (isCut(tensor)) go([...cuts, [tensor]]);
+  else showDetails(at("details"), tensor);
 }
 
 function selected() {
-  let name = "";
-  try {
-    name = decodeURIComponent(location.hash.slice(1));
-  } catch {
-    /* not a link of this page */
-  }
-  const tensor = named.get(name) ?? null;
+  const given = addressed();
+  shown = location.hash;
+  const cuts = sorted(given.length ? given : ownCuts);
+  const [tensor] = given.at(-1) ?? [null];
   showDetails(at("details"), tensor);
-  if (tensor === null) {
-    cut(ownCuts.map(callsBefore), ownCuts.flat());
-    return;
-  }
-  cut([callsBefore([tensor])], [tensor]);
-  reveal(tensor);
+  showStages(
+    at("stages"),
+    cuts.filter((one) => one.every((each) => isCut(each) || one.length > 1)),
+    {
+      adding,
+      add: (more) => {
+        adding = more;
+        selected();
+      },
+      remove: (place) => go(cuts.filter((_, index) => index !== place)),
+    },
+  );
+  at("details").hidden = tensor === null && cuts.length > 0;
+  cut(headsOf(cuts), cuts.flat());
+  if (tensor !== null) reveal(tensor);
 }
 
 function point(tensor, about) {
@@ -132,7 +172,16 @@ addEventListener("keydown", (event) => {
   KEYS[event.key]();
 });
 addEventListener("pointermove", (event) => Object.assign(pointer, { x: event.clientX, y: event.clientY }));
-addEventListener("hashchange", selected);
+addEventListener("hashchange", () => {
+  if (location.hash !== shown) selected();
+});
+// In a notebook's frame, a browser would take a link to be one of the notebook.
+document.addEventListener("click", (event) => {
+  const to = event.target.closest?.("a[href^='#']");
+  if (!to || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  select(named.get(decodeURIComponent(to.getAttribute("href").slice(1))), event);
+});
 
 document.querySelector("h1").textContent = data.title;
 at("subtitle").textContent = data.subtitle;
@@ -144,5 +193,5 @@ at("fold-all").addEventListener("click", () => openAll(false));
 startSearch();
 start(at("canvas"), { select, point });
 drawChart(at("chart"), { select, point });
-startPlanner(at("planner"), cut);
+startPlanner(at("planner"), cut, go);
 selected();

@@ -109,20 +109,24 @@ function answer() {
   return { given, best, second: best && sets.length < 300 ? runnerUp(given, best) : null };
 }
 
-function showPlan(output, { given, best, second }) {
+function showPlan(output, { given, best, second }, choose) {
   if (!best) {
     output.dataset.cuts = "none";
     output.replaceChildren(element("p", {}, "There are not enough split points, or the bytes of one are unknown."));
     return;
   }
   const what = state.goal === "latency" ? "latency" : "bottleneck";
-  const names = best.cuts.map(cutName).filter((name) => name !== null);
+  const cuts = best.cuts.filter((cut) => sets[cut].tensor !== null).map((cut) => [sets[cut].tensor]);
+  const names = cuts.map(([tensor]) => profile.tensors[tensor].name);
   output.dataset.cuts = JSON.stringify(names);
   output.dataset.value = best.value;
   output.replaceChildren(
     element("p", { class: "best" }, element("b", {}, ...inWords(best.cuts)), `: ${what} ${inSeconds(best.value)}`),
     ...(second ? [element("p", {}, "Runner-up: ", ...inWords(second.cuts), `, ${inSeconds(second.value)}`)] : []),
     stages(best, given),
+    ...(names.length
+      ? [element("button", { class: "choose", click: () => choose(cuts) }, "Show what each stage has")]
+      : []),
     copyable(call(given), "ks.plan"),
   );
 }
@@ -150,8 +154,9 @@ function slider(key, changed) {
   return element("label", { class: "slider" }, element("span", {}, label), input, shown);
 }
 
-// Draws the sliders. `planned(calls before each cut, tensors)` is called back whenever one moves.
-export function startPlanner(parent, planned) {
+// Draws the sliders. `planned(calls before each cut, tensors)` is called back whenever one moves, `choose(cuts)` to go on
+// with the cuts found.
+export function startPlanner(parent, planned, choose) {
   const title = element("h2", {}, "Plan");
   if (!known || !pointOf.size) {
     const why = known ? "no tensor crosses a cut alone" : "the FLOPs of some layers are unknown";
@@ -165,7 +170,7 @@ export function startPlanner(parent, planned) {
   const output = element("div", { id: "plan", role: "status" });
   const changed = (moved = true) => {
     const found = answer();
-    showPlan(output, found);
+    showPlan(output, found, choose);
     if (moved && found.best) {
       const tensors = found.best.cuts.map((cut) => sets[cut].tensor).filter((tensor) => tensor !== null);
       planned(

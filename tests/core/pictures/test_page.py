@@ -15,6 +15,7 @@ from applications import application
 from command_line import run
 from hostile import NAMES, hostile_model
 from menagerie import Kind
+from page_data import data_of
 from samples import due
 from small_models import uneven
 
@@ -23,11 +24,6 @@ import kerassplit as ks
 
 def page_of(model: Any, **options: Any) -> str:
     return ks.plot(model, **options).render("html").decode()
-
-
-def data_of(page: str) -> dict[str, Any]:
-    [data] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    return json.loads(data)
 
 
 def as_json(*words: object) -> dict[str, Any]:
