@@ -1,6 +1,7 @@
 """The page to explore, in real Chromium: pointer, keys, links, both color schemes, a phone."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import menagerie
@@ -116,6 +117,34 @@ def test_chart_and_graph_point_at_each_other(page: Open) -> None:
     assert "block_5_add" in one_of(browser, "#tip").text
 
 
+def test_pointing_at_a_layer_shows_its_settings_shapes_and_costs(page: Open) -> None:
+    model = application("MobileNetV2")
+    browser = page(model, "block_5_depthwise")
+    profile = ks.profile(model)
+    call = [call.name for call in profile.calls].index("block_5_depthwise")
+    ActionChains(browser).move_to_element(one_of(browser, f'[data-call="{call}"]')).perform()
+    shown = one_of(browser, "#tip").text.split("\n")
+    assert shown[:2] == ["block_5_depthwise", "DepthwiseConv2D"]
+    layer: Any = model.get_layer("block_5_depthwise")
+    settings = dict(one.split(" ", 1) for one in shown[2].split(" · "))
+    assert settings == {
+        "depth_multiplier": "1",
+        "kernel_size": "(3, 3)",
+        "strides": "(1, 1)",
+        "padding": "same",
+        "data_format": "channels_last",
+        "dilation_rate": "(1, 1)",
+        "activation": "linear",
+        "use_bias": "False",
+    }
+    assert shown[3:6] == [
+        "takes 8×8×192",
+        f"FLOPs: {format_count(profile.calls[call].flops or 0)}",
+        f"parameters: {format_count(layer.count_params())}",
+    ]
+    assert shown[-1] == "gives block_5_depthwise: 8×8×192 float32, 48.0 KiB"
+
+
 def test_bars_show_the_figures_of_blocks_and_layers(page: Open) -> None:
     model = application("MobileNetV2")
     browser, profile = page(model), ks.profile(model)
@@ -145,6 +174,28 @@ def test_wheel_and_drag_move_the_graph_and_fit_brings_it_back(page: Open) -> Non
     assert one_of(browser, "#details h2").text == "Where can it be cut?"  # a drag is no click
     ActionChains(browser).send_keys("f").perform()
     assert where() == first
+
+
+def test_a_map_shows_where_the_window_is_and_moves_it(page: Open) -> None:
+    browser = page(application("MobileNetV2"))
+    click(browser, "#open-all")
+    size = browser.execute_script("return document.querySelector('#map .view').getBBox().height")
+    whole = browser.execute_script("return document.querySelector('#map').viewBox.baseVal.height")
+    assert size < whole / 4
+    ends = one_of(browser, "#map")
+    for offset, first in ((-0.48, True), (0.48, False)):
+        place = round(ends.size["height"] * offset)
+        ActionChains(browser).move_to_element_with_offset(ends, 0, place).click().perform()
+        browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        [inputs, last] = [one.rect["y"] for one in (one_of(browser, ".input"), all_of(browser, ".box, .layer")[-1])]
+        assert (0 < inputs < 900) == first
+        assert (0 < last < 900) != first
+    click(browser, "#fold-all")
+    assert one_of(browser, "#details h2").text == "Where can it be cut?"
+
+
+def test_a_map_is_not_shown_if_everything_is(page: Open) -> None:
+    assert not one_of(page(uneven()), "#map").is_displayed()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -234,6 +285,24 @@ def test_no_name_runs_as_code(page: Open) -> None:
         assert one_of(browser, "#details h2").get_property("textContent") == tensor.name
         one_of(browser, "#search").clear()
         one_of(browser, "#search").send_keys(tensor.name[:9].replace("\u2028", ""))
+    assert browser.execute_script("return window.hurt ?? null") is None
+    assert not all_of(browser, "img, script:not([type]), [onerror], [onload], [onfocus], [onclick], [onpointerenter]")
+
+
+@pytest.mark.filterwarnings("ignore:.*scope name:UserWarning")
+def test_no_name_of_a_device_or_in_what_is_pointed_at_runs_as_code(page: Open) -> None:
+    model = hostile_model()
+    devices = [ks.Device(name, 1e9) for name in NAMES[:6]]
+    plan = ks.plan(model, devices, links=ks.Link(1e12))
+    browser = page(plan)
+    named = [row.text for row in all_of(browser, "#stages tbody th")]
+    assert named == [*NAMES[:6]] * 2
+    one_of(browser, "#open-all").click()
+    for one in all_of(browser, ".box, .layer, .head"):
+        browser.execute_script("arguments[0].focus()", one)
+        assert one_of(browser, "#tip").is_displayed()
+    last = ks.split_points(model)[-1].name
+    browser.execute_script("location.hash += ',' + encodeURIComponent(arguments[0])", last)
     assert browser.execute_script("return window.hurt ?? null") is None
     assert not all_of(browser, "img, script:not([type]), [onerror], [onload], [onfocus], [onclick], [onpointerenter]")
 

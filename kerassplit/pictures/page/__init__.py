@@ -3,12 +3,14 @@
 In reading order:
 
 - `data`: what the page shows, as JSON.
+- `settings`: settings of layers as short texts.
 - `layout`: the places of boxes, layers and lines.
 - `page.html`, `page.css`: the page without its contents.
 - `model.js`: reads the data; what lies before a cut and what crosses it.
 - `plan.js`: the best cuts for devices, as `ks.plan` finds them; plain numbers.
 - `places.js`: where boxes and lines are, as boxes are opened and folded.
 - `view.js`: moves and zooms.
+- `minimap.js`: the whole graph in a corner.
 - `graph.js`: draws the graph; opens and folds its boxes.
 - `panel.js`: what is known about a tensor.
 - `chart.js`: what crosses each split point.
@@ -40,6 +42,7 @@ SCRIPTS = (
     "plan.js",
     "places.js",
     "view.js",
+    "minimap.js",
     "graph.js",
     "panel.js",
     "chart.js",

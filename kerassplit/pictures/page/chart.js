@@ -43,7 +43,7 @@ export function drawChart(parent, { select, point }) {
         r: 4.5,
         "data-tensor": tensor,
         click: (event) => select(tensor, event),
-        pointerenter: () => point(tensor),
+        pointerenter: (event) => point(tensor, null, event),
         pointerleave: () => point(null),
       },
       drawn("title", {}, `${one.name}: ${inBytes(one.bytes)}`),

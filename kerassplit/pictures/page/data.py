@@ -20,6 +20,7 @@ from kerassplit.graph.sides import read_sides
 from kerassplit.graph.sizes import total
 from kerassplit.pictures.overview import model_part
 from kerassplit.pictures.page.layout import layout_of
+from kerassplit.pictures.page.settings import settings_of
 from kerassplit.pictures.picture import Picture
 from kerassplit.pictures.wording import describe
 from kerassplit.text import printable
@@ -85,6 +86,7 @@ def data_of(cuts: Cuts, picture: Picture, open_sides: OpenSides, *, opened: bool
         "profile": plain(costs.to_dict()),
         "points": [point.to_dict() for point in split_points(cuts.model)],
         "explanations": [asdict(explanation) for explanation in explain_all(graph)],
+        "settings": settings_of(call.operation for call in graph.calls if call.inputs),
         "words": [words[index] for index, call in enumerate(graph.calls) if call.inputs],
         "cuts": cuts.at,
         "stages": [printable(name, kept="") for name in cuts.stages],

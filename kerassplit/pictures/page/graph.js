@@ -2,6 +2,7 @@
 
 import { data, drawn, inBytes, inThousands, makerOf, profile, usersOf } from "./model.js";
 import { HEADER, boxOf, boxes, corner, curve, edges, mapX, mapY, meeting, opened, place, places } from "./places.js";
+import { drawMap, startMap } from "./minimap.js";
 import { BARS, dragging, fit, moved, scene, svg, view, zoom } from "./view.js";
 
 const LINE = 16.5;
@@ -27,7 +28,7 @@ function line(path, tensors, calls) {
       class: "line",
       "data-tensors": tensors.join(" "),
       click: (event) => handlers.select(tensor, event),
-      pointerenter: () => handlers.point(tensor),
+      pointerenter: (event) => handlers.point(tensor, null, event),
       pointerleave: () => handlers.point(null),
     },
     drawn("path", { d: path, class: "reach" }),
@@ -59,15 +60,21 @@ function side(calls) {
 const texts = (lines, x, y, style) =>
   lines.map((text, index) => drawn("text", { x, y: y + index * LINE, class: style }, text));
 
+// Where a tip about something stands if no pointer is there.
+function beside(group) {
+  const { right, top } = group.getBoundingClientRect();
+  return { clientX: right, clientY: top };
+}
+
 function button(attributes, act, about, ...children) {
   const group = drawn("g", {
     tabindex: 0,
     role: "button",
     ...attributes,
     click: act,
-    pointerenter: () => handlers.point(about.tensor, about),
+    pointerenter: (event) => handlers.point(about.tensor, about, event),
     pointerleave: () => handlers.point(null),
-    focus: () => handlers.point(about.tensor, about),
+    focus: () => handlers.point(about.tensor, about, beside(group)),
     blur: () => handlers.point(null),
     keydown: (event) => {
       if (event.key === "Enter" || event.key === " ") {
@@ -225,6 +232,7 @@ export function draw() {
   const shown = boxes.map((box, index) => (opened.has(index) ? openBox(box, index) : closedBox(box, index)));
   scene.replaceChildren(bars(), ...outerLines(), ...shown);
   svg.classList.toggle("cut", lit.length > 0);
+  drawMap(side);
   mark(pointed);
   if (focused?.call) scene.querySelector(`[data-call="${focused.call}"]`)?.focus({ preventScroll: true });
   else if (focused?.box) scene.querySelector(`[data-box="${focused.box}"]`)?.focus({ preventScroll: true });
@@ -293,6 +301,7 @@ export function reveal(tensor) {
 export function start(parent, given) {
   Object.assign(handlers, given);
   parent.append(svg);
+  startMap(parent);
   if (data.opened)
     boxes.forEach((box, index) => {
       if (box.inside) opened.add(index);

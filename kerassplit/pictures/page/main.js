@@ -9,7 +9,6 @@ import { headsOf, isCut, ownCuts, showStages, sorted } from "./stages.js";
 import { fit, pan, zoom } from "./view.js";
 
 const at = (id) => document.getElementById(id);
-const pointer = { x: 0, y: 0 };
 let chosen = [];
 let shown = null; // the address of what is shown
 let adding = false; // whether a click adds a cut, as with Shift
@@ -83,10 +82,10 @@ function selected() {
   if (tensor !== null) reveal(tensor);
 }
 
-function point(tensor, about) {
+function point(tensor, about, where) {
   mark(tensor ?? null);
   markChart(tensor ?? null, chosen);
-  showTip(at("tip"), tensor ?? null, about, pointer.x, pointer.y);
+  showTip(at("tip"), tensor ?? null, about, where);
 }
 
 // Search: the names that contain all words; arrows choose one.
@@ -171,7 +170,6 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   KEYS[event.key]();
 });
-addEventListener("pointermove", (event) => Object.assign(pointer, { x: event.clientX, y: event.clientY }));
 addEventListener("hashchange", () => {
   if (location.hash !== shown) selected();
 });

@@ -7,6 +7,7 @@ import {
   inBytes,
   inShape,
   inThousands,
+  makerOf,
   named,
   parametersOf,
   pointOf,
@@ -140,6 +141,9 @@ export function showDetails(parent, tensor) {
     element("p", {}, `${inShape(shape)} ${dtype}, ${inBytes(bytes)}`),
     element("p", { class: "reason" }, found.reason),
     ...(found.advice ? [element("p", {}, found.advice)] : []),
+    ...(makerOf[tensor] === null
+      ? []
+      : [element("p", { class: "layer-of" }, ...aboutLayer(makerOf[tensor]).flatMap((one, place) => (place ? [", ", one] : [one])))]),
     element("h3", {}, "Crosses here"),
     crossing(found),
     figures(tensor),
@@ -148,24 +152,40 @@ export function showDetails(parent, tensor) {
   );
 }
 
+// The kind of a layer, its settings, and what it takes.
+function aboutLayer(call) {
+  const { kind, inputs } = profile.calls[call];
+  const settings = data.settings.lists[data.settings.of[call]].map(([name, value]) => [
+    element("span", { class: "setting" }, `${name} `),
+    `${value}`,
+  ]);
+  return [
+    kind,
+    ...(settings.length
+      ? [element("span", { class: "settings" }, ...settings.flatMap((one, place) => (place ? [" · ", ...one] : one)))]
+      : []),
+    `takes ${inputs.map((tensor) => inShape(profile.tensors[tensor].shape)).join(", ")}`,
+  ];
+}
+
 // A few words about a tensor, and the box or layer that was pointed at.
-export function showTip(tip, tensor, about, x, y) {
+export function showTip(tip, tensor, about, where) {
   tip.hidden = tensor === null && !about;
   if (tip.hidden) return;
   const lines = [];
   if (about) {
     const { calls, title } = about;
     lines.push(element("b", {}, title));
-    if (calls.length === 1) lines.push(`${profile.calls[calls[0]].kind}: ${data.words[calls[0]]}`);
+    if (calls.length === 1) lines.push(...aboutLayer(calls[0]));
     else if (calls.length) lines.push(`${calls.length} layers and operations`);
     if (calls.length) for (const [what, of, said] of Object.values(measures)) lines.push(`${what}: ${said(of(calls))}`);
   }
   if (tensor !== null && tensor !== undefined) {
     const { name, shape, dtype, bytes } = profile.tensors[tensor];
-    lines.push(`→ ${name}: ${inShape(shape)} ${dtype}, ${inBytes(bytes)}`);
+    lines.push(`gives ${name}: ${inShape(shape)} ${dtype}, ${inBytes(bytes)}`);
     if (pointOf.has(tensor)) lines.push("can be cut here");
   }
   tip.replaceChildren(...lines.map((one) => element("div", {}, one)));
-  tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - tip.offsetWidth - 4))}px`;
-  tip.style.top = `${Math.max(4, Math.min(y + 14, innerHeight - tip.offsetHeight - 4))}px`;
+  tip.style.left = `${Math.max(4, Math.min(where.clientX + 14, innerWidth - tip.offsetWidth - 4))}px`;
+  tip.style.top = `${Math.max(4, Math.min(where.clientY + 14, innerHeight - tip.offsetHeight - 4))}px`;
 }

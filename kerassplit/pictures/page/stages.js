@@ -84,8 +84,13 @@ function table(titles, rows) {
     element(
       "tbody",
       {},
-      ...rows.map(([name, ...cells]) =>
-        element("tr", {}, element("th", { scope: "row" }, name), ...cells.map((one) => element("td", {}, one))),
+      ...rows.map(([name, ...cells], place) =>
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row", class: place % 2 ? "after" : "before" }, name),
+          ...cells.map((one) => element("td", {}, one)),
+        ),
       ),
     ),
   );
@@ -113,7 +118,8 @@ function planned({ objective, unit, value, stages }) {
   const inUnit = (number) => (unit in UNITS ? said(number) : `${said(number)} ${unit}`);
   const [what, result] =
     objective === "energy" ? ["energy", `${Number(value.toPrecision(3))} J`] : [objective, inUnit(value)];
-  const rows = stages.map((one) => [one.device, ...[one.work, one.receive, one.send, one.load].map(said)]);
+  const orNone = (number) => (number ? said(number) : "–");
+  const rows = stages.map((one) => [one.device, ...[one.work, one.receive, one.send, one.load].map(orNone)]);
   return [
     element("h3", {}, `Planned: ${what === "throughput" ? "bottleneck" : what} ${result}`),
     table(["device", "computes", "receives", "sends", "load"], rows),

@@ -30,6 +30,8 @@ export const svg = drawn(
   scene,
 );
 
+export const watchers = []; // called whenever the graph has moved
+
 let waits = false;
 export function moved() {
   svg.classList.toggle("far", view.scale < 0.4);
@@ -38,6 +40,7 @@ export function moved() {
   requestAnimationFrame(() => {
     waits = false;
     scene.setAttribute("transform", `translate(${view.x} ${view.y}) scale(${view.scale})`);
+    for (const watcher of watchers) watcher();
   });
 }
 
