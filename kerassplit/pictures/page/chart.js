@@ -1,6 +1,6 @@
 // The chart of what crosses each split point.
 
-import { callsBefore, drawn, element, inBytes, pointOf, profile, sumOf } from "./model.js";
+import { callsBefore, drawn, element, inBytes, pointOf, profile } from "./model.js";
 
 // For each split point: what crosses over the share of FLOPs (or of layers) before it.
 const [WIDE, HIGH, LEFT, BOTTOM] = [360, 190, 58, 34];
@@ -12,10 +12,11 @@ export function drawChart(parent, { select, point }) {
     parent.replaceChildren(element("p", {}, "No tensor crosses alone, or its bytes are unknown: there is no chart."));
     return;
   }
-  const whole = sumOf("flops", new Uint8Array(profile.calls.length), false);
-  const share = ([tensor]) => {
-    const before = callsBefore([tensor]);
-    return whole ? sumOf("flops", before, true) / whole : before.reduce((sum, one) => sum + one, 0) / before.length;
+  const [[, any]] = points;
+  const isKnown = any.flops_before !== null && any.flops_before + any.flops_after > 0;
+  const share = ([tensor, one]) => {
+    if (isKnown) return one.flops_before / (one.flops_before + one.flops_after);
+    return callsBefore([tensor]).reduce((sum, call) => sum + call, 0) / profile.calls.length;
   };
   const logs = points.map(([, one]) => Math.log10(Math.max(one.bytes, 1)));
   const [low, high] = [Math.floor(Math.min(...logs)), Math.ceil(Math.max(...logs) + 1e-9)];
@@ -31,7 +32,7 @@ export function drawChart(parent, { select, point }) {
   for (const part of [0, 0.25, 0.5, 0.75, 1])
     axes.push(drawn("text", { x: x(part), y: HIGH - BOTTOM + 16 }, `${part * 100} %`));
   axes.push(
-    drawn("text", { x: x(0.5), y: HIGH - 3 }, whole ? "of the FLOPs before the cut" : "of the layers before the cut"),
+    drawn("text", { x: x(0.5), y: HIGH - 3 }, isKnown ? "of the FLOPs before the cut" : "of the layers before the cut"),
   );
   for (const [index, entry] of points.entries()) {
     const [tensor, one] = entry;

@@ -297,7 +297,7 @@ export function reveal(tensor) {
   moved();
 }
 
-// Starts drawing in an element. `select(tensor)`, `point(tensor or null, box or layer)` are called back.
+// Prepares to draw in an element. `select(tensor)`, `point(tensor or null, box or layer)` are called back.
 export function start(parent, given) {
   Object.assign(handlers, given);
   parent.append(svg);
@@ -306,7 +306,7 @@ export function start(parent, given) {
     boxes.forEach((box, index) => {
       if (box.inside) opened.add(index);
     });
-  draw();
+  place();
   fit();
   dragging();
   svg.addEventListener(

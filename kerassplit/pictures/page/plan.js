@@ -1,38 +1,58 @@
 // The best cuts for devices, as `ks.plan` finds them. Each cut is crossed by one tensor, besides inputs and masks.
 // Ties are broken as there: fewest tensors over all cuts; for throughput the most even loads; then the fewest bytes.
 
-import { callsBefore, crossingAfter, data, makerOf, named, profile } from "./model.js";
+import { crossingAfter, data, makerOf, named, profile, usersOf } from "./model.js";
 
 const TIED = 1 + 1e-12;
 const { forms, masks, message_bytes: messageBytes } = data.sending;
 
+// The set of calls up to a tensor, made from a smaller one; null if that is not a part of it.
+function grown(from, tensor) {
+  const before = from.before.slice();
+  const added = [];
+  const waiting = [makerOf[tensor]];
+  let isPart = from.tensor === null;
+  while (waiting.length) {
+    const call = waiting.pop();
+    if (call === null) continue;
+    if (before[call]) {
+      isPart ||= call === makerOf[from.tensor];
+      continue;
+    }
+    before[call] = 1;
+    added.push(call);
+    for (const input of profile.calls[call].inputs) waiting.push(makerOf[input]);
+  }
+  if (!isPart) return null;
+  const crossing = [...from.crossing, ...added.flatMap((call) => profile.calls[call].outputs)].filter((one) =>
+    usersOf[one].some((user) => !before[user]),
+  );
+  const work = added.reduce((sum, call) => sum + (profile.calls[call].flops ?? NaN), from.work);
+  return { tensor, before, crossing, work, counted: 1, size: from.size + added.length };
+}
+
 // Sets of calls that can lie before a cut, in the order of their FLOPs: nothing, up to each split point, everything.
 export const sets = (() => {
-  const count = profile.calls.length;
-  const setOf = (tensor, before) => {
-    const crossing = crossingAfter(before);
-    const work = profile.calls.reduce((sum, call, index) => sum + (before[index] ? (call.flops ?? NaN) : 0), 0);
-    const counted = tensor === null ? 0 : 1;
-    return { tensor, before, crossing, work, counted, size: before.reduce((sum, one) => sum + one, 0) };
-  };
-  const cuts = data.points.map((point) => named.get(point.name)).map((tensor) => setOf(tensor, callsBefore([tensor])));
+  const before = new Uint8Array(profile.calls.length);
+  const nothing = { tensor: null, before, crossing: crossingAfter(before), work: 0, counted: 0, size: 0 };
+  let from = nothing;
+  const cuts = data.points.map((point) => {
+    const tensor = named.get(point.name);
+    from = grown(from, tensor) ?? grown(nothing, tensor);
+    return from;
+  });
   cuts.sort((one, other) => one.work - other.work || one.size - other.size);
-  const all = setOf(null, new Uint8Array(count).fill(1));
-  return [setOf(null, new Uint8Array(count)), ...cuts, { ...all, crossing: [] }];
+  const work = profile.calls.reduce((sum, call) => sum + (call.flops ?? NaN), 0);
+  const all = { ...nothing, before: before.map(() => 1), crossing: [], work, size: before.length };
+  return [nothing, ...cuts, all];
 })();
 
 const last = sets.length - 1;
-const isChain = sets.every(
-  (set, index) =>
-    !index ||
-    set.size ===
-      sets[index - 1].size +
-        set.before.reduce((sum, one, call) => sum + (one && !sets[index - 1].before[call] ? 1 : 0), 0),
-);
+const isBefore = (one, other) => sets[other].before[makerOf[sets[one].tensor]] === 1;
+const isChain = sets.every((_, index) => index < 2 || index === last || isBefore(index - 1, index));
 
 function isNested(one, other) {
-  if (one === 0 || other === last || isChain) return one < other;
-  return one < other && sets[other].before[makerOf[sets[one].tensor]] === 1;
+  return one < other && (one === 0 || other === last || isChain || isBefore(one, other));
 }
 
 // Seconds and bytes of everything that crosses after each set, after nothing the inputs; null in bytes: unknown.
