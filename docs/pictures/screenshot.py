@@ -1,4 +1,4 @@
-"""Retakes the screenshot in how-to/explore.md: `python docs/pictures/screenshot.py` (needs Chromium and selenium)."""
+"""Retakes the screenshot of the page: `python docs/pictures/screenshot.py` (needs Chromium and selenium)."""
 
 import shutil
 import tempfile

@@ -114,7 +114,8 @@ def _draw(source: str, extension: str) -> bytes:
         return _draw_by_program(source, extension)
     try:
         _read_fonts()
-        return pygraphviz.AGraph(string=source).draw(format=extension, prog="dot")
+        with lock, quiet_native_code("layout may take a long time"):
+            return pygraphviz.AGraph(string=source).draw(format=extension, prog="dot")
     except (OSError, ValueError, RuntimeError, pygraphviz.DotError) as error:
         raise SplitError(f"Graphviz could not draw the picture as .{extension}: {error}") from error
 

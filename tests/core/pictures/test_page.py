@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import menagerie
 import pytest
-from applications import application
 from command_line import run
 from hostile import NAMES, hostile_model
 from menagerie import Kind
@@ -126,8 +125,3 @@ def test_unknown_sizes_have_to_be_given(tmp_path: Path):
     )
     run("plot", tmp_path / "open.keras", "-o", tmp_path / "page.html", "--open-sides", 16)
     assert data_of((tmp_path / "page.html").read_text())["open_sides"] == "16"
-
-
-def test_a_model_of_a_thousand_layers_takes_little_room():
-    page = ks.plot(application("EfficientNetV2L")).render("html")
-    assert len(page) <= 2.5e6
