@@ -200,7 +200,7 @@ def test_a_map_is_not_shown_if_everything_is(page: Open) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_color_schemes_are_readable(page: Open, scheme: str) -> None:
-    browser = page(uneven(), "first")
+    browser = page(uneven(), "first,skip")
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
@@ -208,7 +208,9 @@ def test_both_color_schemes_are_readable(page: Open, scheme: str) -> None:
         _luminance(one_of(browser, "body").value_of_css_property(what)) for what in ("color", "background-color")
     )
     assert (ink < back) == (scheme == "light")
-    for selector in ("#details p", "#details a", "th.before", "th.after", "#subtitle"):
+    browser.execute_script("document.querySelector('.layer, .box').focus()")
+    stages = ("#stages th", "#stages .remove")
+    for selector in ("#details p", "#details a", "th.before", "th.after", *stages, "#subtitle", "#tip"):
         text = _luminance(one_of(browser, selector).value_of_css_property("color"))
         panel = _luminance(one_of(browser, "aside").value_of_css_property("background-color"))
         assert (max(text, panel) + 0.05) / (min(text, panel) + 0.05) >= 4.5, selector  # WCAG 2.2, AA
@@ -223,13 +225,14 @@ def _luminance(color: str) -> float:
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(page: Open) -> None:
-    browser = page(application("MobileNetV2"), "block_6_project_BN")
+    browser = page(application("MobileNetV2"), "block_6_project_BN,block_13_project_BN")
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     )
     try:
         wide = browser.execute_script("return document.scrollingElement.scrollWidth")
-        sections = [one_of(browser, selector).rect for selector in ("#canvas", "#details", "#chart", "#planner")]
+        parts = ("canvas", "details", "stages", "chart", "planner")
+        sections = [one_of(browser, f"#{part}").rect for part in parts]
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide == 390
@@ -260,7 +263,7 @@ def test_a_cell_of_a_notebook_shows_the_page(chromium: webdriver.Chrome, tmp_pat
 
 
 def test_controls_have_names_and_can_be_reached_by_keys(page: Open) -> None:
-    browser = page(uneven())
+    browser = page(ks.split(uneven(), ["first", "skip"], allow_crossing=True))
     nameless = browser.execute_script(
         """return [...document.querySelectorAll("button, input, select, [role=button], [role=img], [role=group]")]
         .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim() || one.labels?.length))
@@ -270,6 +273,18 @@ def test_controls_have_names_and_can_be_reached_by_keys(page: Open) -> None:
     assert browser.execute_script(
         "return [...document.querySelectorAll('[role=button]')].every((one) => one.tabIndex === 0)"
     )
+
+
+def test_keys_alone_cut_in_several_places(page: Open) -> None:
+    browser = page(uneven(), detail="layers")
+    for name in ("first", "skip"):
+        layer = one_of(browser, f'.layer[aria-label^="{name}"], .box[aria-label^="{name}"]')
+        browser.execute_script("arguments[0].focus()", layer)
+        assert one_of(browser, "#tip").is_displayed()
+        ActionChains(browser).key_down(Keys.SHIFT).send_keys(Keys.ENTER).key_up(Keys.SHIFT).perform()
+    assert [one.text for one in all_of(browser, "#stages .cuts a")] == ["first", "skip"]
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    assert not one_of(browser, "#stages").is_displayed()
 
 
 @pytest.mark.filterwarnings("ignore:.*scope name:UserWarning")
