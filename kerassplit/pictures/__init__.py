@@ -32,7 +32,6 @@ from typing import Literal
 import keras
 
 from kerassplit.cutting.stages import Stage, Stages
-from kerassplit.display.chart import Chart
 from kerassplit.display.file_formats import PICTURE_FORMATS as FORMATS
 from kerassplit.errors import SplitError
 from kerassplit.files.atomic_file import write_whole
@@ -106,7 +105,7 @@ def plot(
     detail: Literal["blocks", "layers"] = "blocks",
     title: str | None = None,
     open_sides: OpenSides = None,
-) -> Drawing | Chart:
+) -> Drawing:
     """Draws a model, a split, one of its stages, or a plan.
 
     A model is drawn as its blocks (a run of similar blocks as one box with a double border) with the tensors where it
@@ -114,7 +113,7 @@ def plot(
     name, shape, dtype and bytes per sample. Dashed edges show all else that crosses: inputs that a later stage needs,
     and tensors that pass over a stage. Layers that the model calls more than once are marked as shared, those that an
     edit has inserted with + (blue), those that have replaced others with ≠ (yellow).
-    A plan is drawn as a chart (see `Plan.plot`) or, as a page, as its model with the planned cuts and their costs.
+    A plan is drawn as a page: its model, with the planned cuts and their costs; `Plan.plot` also draws its chart.
     On one machine, the same model produces the same file, byte for byte.
 
     Args:
@@ -127,7 +126,7 @@ def plot(
         open_sides: For pages: sizes to assume for unknown (`None`) input dimensions; see `profile`.
 
     Returns:
-        `Drawing`: notebooks display it, and `print` shows it as text. Of a plan that is drawn as a chart, a `Chart`.
+        `Drawing`: notebooks display it, and `print` shows it as text.
 
     Raises:
         SplitError: The format is unknown, the folder does not exist, or Graphviz or fonts are missing. If Graphviz is
@@ -143,8 +142,8 @@ def plot(
     path = None if to_file is None else Path(to_file)
     is_page = path is not None and path.suffix.lower() == ".html"
     if isinstance(model_or_split, Planned):
-        if not is_page:
-            return model_or_split.plot(to_file)
+        if path is not None and not is_page:
+            raise SplitError(f"A plan is drawn as a page (.html); got '{path.name}'. `Plan.plot` draws its chart.")
         model_or_split = model_or_split._cuts_for_page()
     if path is not None:
         check_path(path)

@@ -1,5 +1,7 @@
 """`explore`: the page to explore a model, in a notebook."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -60,6 +62,5 @@ def explore(
     >>> ks.explore(resnet)
     <Page of resnet50: notebooks show it; `plot` writes it to a file>
     """
-    drawn = model_or_split._cuts_for_page() if isinstance(model_or_split, Planned) else model_or_split
-    drawing: Any = plot(drawn, **options)
+    drawing = plot(model_or_split, **options)
     return Exploration(drawing.render("html").decode(), drawing.picture.title, height)

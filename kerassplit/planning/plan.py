@@ -5,26 +5,26 @@ import os
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import keras
 from rich.console import Group
 
-from kerassplit.display.chart import Chart
 from kerassplit.display.rich_table import Shown
 from kerassplit.errors import SplitError
 from kerassplit.files.saved import Saved
-from kerassplit.graph.reading import read_graph
-from kerassplit.pictures import Drawing, plot
-from kerassplit.pictures.page.data import Cuts, Planned
 from kerassplit.planning.results import PlanData
 from kerassplit.text import listed, printable
+
+if TYPE_CHECKING:
+    import keras
+
+    from kerassplit.pictures.page.data import Cuts
 
 _FIGURES = ("device", "replicas", "work", "receive", "send", "load", "energy")
 
 
 @dataclass(frozen=True, repr=False)
-class Plan(PlanData, Shown, Saved, Planned):
+class Plan(PlanData, Shown, Saved):
     """Cuts of a model into stages, with the expected costs of each stage.
 
     Attributes:
@@ -45,7 +45,7 @@ class Plan(PlanData, Shown, Saved, Planned):
         compression: How tensors are sent, as in `plan`.
     """
 
-    _made_for: ClassVar[weakref.ref[keras.Model] | None] = None
+    _made_for: ClassVar[Any] = None  # a weak reference to its model
     _columns: ClassVar = ("at", "latency", "bottleneck", "unit", "optimal")
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,9 +64,9 @@ class Plan(PlanData, Shown, Saved, Planned):
         self,
         to_file: str | os.PathLike[str] | None = None,
         *,
-        model: keras.Model | None = None,
+        model: "keras.Model | None" = None,
         **options: Any,
-    ) -> Chart | Drawing:
+    ) -> Any:
         """Draws the plan: at the top, the load of each device; at the bottom, the bytes that cross every possible cut.
 
         Args:
@@ -84,6 +84,8 @@ class Plan(PlanData, Shown, Saved, Planned):
                 is missing or another one.
         """
         if to_file is not None and Path(to_file).suffix.lower() == ".html":
+            from kerassplit.pictures import plot
+
             return plot(self._cuts_for_page(model), to_file, **options)
         if options or model is not None:
             raise SplitError(f"{listed(options or ['model'])} applies only to pages (.html); got {to_file!r}.")
@@ -91,7 +93,7 @@ class Plan(PlanData, Shown, Saved, Planned):
 
         return plot_plan(self, to_file)
 
-    def _cuts_for_page(self, model: keras.Model | None = None) -> Cuts:
+    def _cuts_for_page(self, model: "keras.Model | None" = None) -> "Cuts":
         """Returns the model and the cuts that a page shows.
 
         Args:
@@ -100,6 +102,8 @@ class Plan(PlanData, Shown, Saved, Planned):
         Raises:
             SplitError: There is no such model, or it is another one.
         """
+        from kerassplit.pictures.page.data import Cuts  # plans are read without Keras
+
         model = model or (self._made_for and self._made_for())
         if model is None:
             raise SplitError(
@@ -126,12 +130,14 @@ class Plan(PlanData, Shown, Saved, Planned):
         return printable(f"<Plan for {self.model} on {devices}: {what} {self.value:.6g} {unit}>")
 
 
-def check_model(plan: Plan, model: keras.Model) -> None:
+def check_model(plan: Plan, model: "keras.Model") -> None:
     """Checks that a plan is for this model.
 
     Raises:
         SplitError: The model has other layers.
     """
+    from kerassplit.graph.reading import read_graph
+
     theirs = sorted(name for stage in plan.stages for name in stage.calls)
     if theirs != sorted(call.name for call in read_graph(model).calls if call.inputs):
         raise SplitError(
@@ -140,7 +146,7 @@ def check_model(plan: Plan, model: keras.Model) -> None:
         )
 
 
-def made_for(plan: Plan, model: keras.Model) -> Plan:
+def made_for(plan: Plan, model: "keras.Model") -> Plan:
     """Makes a plan remember its model for as long as others use it, and returns the plan."""
     object.__setattr__(plan, "_made_for", weakref.ref(model))
     return plan

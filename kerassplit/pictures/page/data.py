@@ -1,7 +1,7 @@
 """Collects what the page shows; profile, split points and explanations are what `--json` of the commands prints."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 
@@ -47,16 +47,13 @@ class Cuts:
     batch_size: int | None = None
 
 
-class Planned:
-    """Base of results that are not cut models themselves but know the cuts of one, such as plans."""
+@runtime_checkable
+class Planned(Protocol):
+    """A result that is no cut model itself but knows the cuts of one: a `Plan`."""
 
     def _cuts_for_page(self) -> Cuts:
         """Returns the model and the cuts that a page shows."""
-        raise NotImplementedError
-
-    def plot(self, to_file: Any = None) -> Any:
-        """Draws the result in its own way."""
-        raise NotImplementedError
+        ...
 
 
 def cuts_of(drawn: keras.Model | Stages | Cuts) -> Cuts:
