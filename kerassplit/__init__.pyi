@@ -58,6 +58,10 @@ from .errors import (
 from .graph.references import TensorRef as TensorRef
 from .graph.tracing.trace import trace as trace
 from .pictures import plot as plot
+from .pictures.exploring import (
+    Exploration as Exploration,
+    explore as explore,
+)
 from .planning.devices import (
     Device as Device,
     Link as Link,

@@ -20,9 +20,7 @@ from kerassplit.cutting.stages import Stages
 from kerassplit.engines import early_exit, running
 from kerassplit.engines.early_exit import EarlyExits
 from kerassplit.errors import SplitError
-from kerassplit.graph.model_graph import Graph
-from kerassplit.graph.reading import read_graph
-from kerassplit.planning.plan import Plan
+from kerassplit.planning.plan import Plan, check_model
 from kerassplit.planning.planner import even_stages
 from kerassplit.storage import saving
 from kerassplit.storage.exports import export as exports
@@ -296,7 +294,7 @@ def split(
     if stages is not None:
         at = even_stages(model, stages)
     if isinstance(at, Plan):
-        at = _planned(at, read_graph(model))
+        at = _planned(at, model)
     made = _as_split(cut(model, at, allow_crossing=allow_crossing, names=names))
     if isinstance(at, int | np.integer) and at > 0:  # 0 and below can only be places
         warn(
@@ -340,18 +338,13 @@ def _as_split(stages: Stages) -> Split:
     return Split(**{field.name: getattr(stages, field.name) for field in fields(Stages)})
 
 
-def _planned(plan: Plan, graph: Graph) -> Sequence[Cut] | None:
+def _planned(plan: Plan, model: keras.Model) -> Sequence[Cut] | None:
     """Returns the cuts of a plan; `None` for a single stage on several devices.
 
     Raises:
         SplitError: The plan is for another model, or runs all of it on one device.
     """
-    theirs = sorted(name for stage in plan.stages for name in stage.calls)
-    if theirs != sorted(call.name for call in graph.calls if call.inputs):
-        raise SplitError(
-            f"The plan was made for '{plan.model}', but '{graph.model.name}' has other layers. Plan for this model, "
-            "or pass at=plan.at to cut it at the same tensors."
-        )
+    check_model(plan, model)
     if plan.replicas == [1]:
         raise SplitError(
             f"The plan for '{plan.model}' runs all of it on '{plan.stages[0].device}': there is nothing to cut."

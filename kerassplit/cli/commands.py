@@ -3,6 +3,7 @@
 The names of `ks` import their modules, and so Keras, when they are used.
 """
 
+import webbrowser
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from kerassplit.cli import completion, option
 from kerassplit.cli.device_options import max_crossing_option
 from kerassplit.cli.framework import Command, Show, command, note, start_keras, working
 from kerassplit.cli.option import COUNT, PATH, ModelOptions, check_cuts, check_input, check_written, cut
-from kerassplit.cli.tables import crossing_data, crossings_table, point_data, points_table, split_data
+from kerassplit.cli.tables import crossing_data, crossings_table, points_table, split_data
 from kerassplit.cli.versions import show_versions
 from kerassplit.cutting.stage_names import stage_names
 from kerassplit.display.file_formats import PICTURE_FORMATS, check_format
@@ -78,7 +79,7 @@ def points(show: Show, model: str, max_tensors: int, options: ModelOptions) -> d
     name, advice = closed_layer(read_graph(built)) or (None, None)
     if advice:
         show(Text(advice))
-    return {"model": built.name, "points": [point_data(point) for point in found], "closed_layer": name}
+    return {"model": built.name, "points": [point.to_dict() for point in found], "closed_layer": name}
 
 
 @main.command(short_help="Explain why a tensor is a split point, or not.")
@@ -236,12 +237,18 @@ def verify(
 @click.argument("model", metavar="MODEL|DIR", shell_complete=completion.models)
 @option.at
 @click.option(
-    "-o", "--output", type=PATH, required=True, metavar="FILE", help="A .svg, .png, .pdf, .dot, .mmd or .txt file."
+    *("-o", "--output"),
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="A .svg, .png, .pdf, .dot, .mmd or .txt file; or .html, a page to explore the cuts.",
 )
 @option.choice("--detail", ["blocks", "layers"], "One box per block between split points, or per layer.")
+@click.option("--browser", is_flag=True, help="Open the page in a browser.")
 @option.overwrite
 @option.names
 @option.allow_crossing
+@option.open_sides
 @option.of_model
 @command
 def plot(
@@ -250,14 +257,21 @@ def plot(
     at: tuple[str, ...],
     output: Path,
     detail: Literal["blocks", "layers"],
+    browser: bool,
     overwrite: bool,
     names: list[str] | None,
     allow_crossing: bool,
+    open_sides: int | None,
     options: ModelOptions,
 ) -> dict[str, Any]:
     """Draw MODEL, MODEL cut at the given tensors, or the saved split in DIR."""
     if names and not at:
         raise SplitError("--names needs cuts: say where to cut with --at NAME.")
+    if output.suffix.lower() != ".html":
+        if open_sides is not None:
+            raise SplitError("--open-sides applies only to pages (.html): pictures show no costs.")
+        if browser:
+            raise SplitError("--browser applies only to pages (.html).")
     drawn: Any
     check_format(output, PICTURE_FORMATS, "Pictures")
     check_written([output], [Path(model), *options.files(model)], overwrite=overwrite)
@@ -276,8 +290,10 @@ def plot(
             cuts = [cut(one, drawn) for one in at]
             drawn = ks.split(drawn, cuts, allow_crossing=allow_crossing, names=names)
     with working(f"Drawing {output}"):
-        ks.plot(drawn, output, detail=detail)
+        ks.plot(drawn, output, detail=detail, open_sides=open_sides)
     show(Text(f"Wrote {output}."))
+    if browser and not webbrowser.open(output.resolve().as_uri()):
+        note(f"There is no browser to open it: open '{output}' yourself.")
     return {"model": drawn.name, "file": str(output)}
 
 

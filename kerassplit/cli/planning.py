@@ -22,8 +22,14 @@ _batch_option = click.option(
     "--batch-size", type=COUNT, metavar="N", help="Samples per batch. Default: the batch size MODEL is built for, or 1."
 )
 
-_chart_option = click.option(
-    "--plot", "chart", type=PATH, metavar="FILE", help="Also draw a chart: a .png, .svg or .pdf file."
+_CHART = "Also draw a chart: a .png, .svg or .pdf file"
+_chart_option = click.option("--plot", "chart", type=PATH, metavar="FILE", help=f"{_CHART}.")
+_plan_option = click.option(
+    "--plot",
+    "chart",
+    type=PATH,
+    metavar="FILE",
+    help=f"{_CHART}; or, as an .html file, a page to explore MODEL with these cuts.",
 )
 
 
@@ -147,7 +153,7 @@ def profile(
 )
 @click.option("--profile", "profile_file", type=PATH, metavar="FILE", help="Output of `profile --json` for MODEL.")
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Write the plan as JSON, for `split --plan`.")
-@_chart_option
+@_plan_option
 @option.overwrite
 @option.of_model
 @command
@@ -176,7 +182,7 @@ def plan(
         --device "phone: 20 GFLOPS, 2 GiB" --device "server: 5 TFLOPS" \\
         --link "100 Mbit/s, 5 ms"
     """
-    _check_chart(chart)
+    _check_chart(chart, or_page=True)
     written = [path for path in (chart, output) if path is not None]
     check_written(written, [profile_file, *devices.files(), *options.files(model)], overwrite=overwrite)
     described, links = devices.read(), devices.read_links()
@@ -199,7 +205,7 @@ def plan(
     )
     show(found.__rich__())
     if chart is not None:
-        found.plot(chart)
+        found.plot(chart, **({"open_sides": limits["open_sides"]} if chart.suffix.lower() == ".html" else {}))
     if output is not None:
         found.save(output)
     for path in written:
@@ -207,9 +213,9 @@ def plan(
     return found.to_dict()
 
 
-def _check_chart(chart: Path | None) -> None:
+def _check_chart(chart: Path | None, *, or_page: bool = False) -> None:
     if chart is not None:
-        check_chart(chart)
+        check_chart(chart, or_page=or_page)
 
 
 def _check_wire(input_file: Path | None, wire: str | None) -> None:

@@ -1,7 +1,7 @@
 """Output of the commands: tables for people, plain values for JSON."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -84,13 +84,6 @@ def crossings_table(model: str, crossings: "Sequence[Crossing]", max_tensors: in
 def crossing_data(crossing: "Crossing") -> dict[str, Any]:
     """Converts a crossing to plain values."""
     return {"bytes": crossing.bytes, **asdict(crossing)}
-
-
-def point_data(point: "SplitPoint") -> dict[str, Any]:
-    """Converts a split point to plain values."""
-    names = [field.name for field in fields(point) if not field.name.startswith("_")]
-    values = {name: getattr(point, name) for name in (*names, "flops_before", "flops_after")}
-    return {"index": point.index, **values, "layer": point.layer.name}
 
 
 def split_data(split: "Stages") -> dict[str, Any]:

@@ -9,7 +9,7 @@ soon as too many cross. Compilers find groups of instructions with few results i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import chain
 from numbers import Integral
@@ -60,22 +60,44 @@ def crossings(model: keras.Model, max_tensors: int = 2) -> tuple[Crossing, ...]:
     sides = read_sides(graph)
     described = [crossing_tensor(tensor.name, tensor.symbol) for tensor in graph.tensors]
 
+    along = sides_along(sides)
+
+    def crossing(cut: list[int]) -> Crossing:
+        return Crossing(
+            tuple([described[tensor] for tensor in cut]), tuple([described[tensor] for tensor in along(cut)])
+        )
+
+    return Records(map(crossing, cuts(sides, int(max_tensors)) or ()))
+
+
+def sides_along(sides: Sides) -> Callable[[Sequence[int]], list[int]]:
+    """Prepares for many cuts: returns a function from the tensors at a cut to the side tensors sent along with it."""
     place_of = {call: place for place, call in enumerate(sorted(set(chain(*sides.users.values()))))}
     using = {tensor: _bits(place_of[call] for call in users) for tensor, users in sides.users.items()}
     every = (1 << len(place_of)) - 1
     before: list[int] = []  # for each call, the users of side tensors among its ancestors and itself
     for index, call in enumerate(sides.main.calls):
         own = 1 << place_of[index] if index in place_of else 0
-        before.append(reduce(or_, (before[graph.tensors[tensor].call] for tensor in call.inputs), own))
+        before.append(reduce(or_, (before[sides.graph.tensors[tensor].call] for tensor in call.inputs), own))
 
-    def crossing(cut: list[int]) -> Crossing:
-        there = reduce(or_, (before[graph.tensors[tensor].call] for tensor in cut))
-        also: list[int] = []
-        if there != every or sides.results:
-            also = sides.chosen({tensor: (there & users).bit_count() for tensor, users in using.items()}, cut)
-        return Crossing(tuple([described[tensor] for tensor in cut]), tuple([described[tensor] for tensor in also]))
+    def along(cut: Sequence[int]) -> list[int]:
+        there = reduce(or_, (before[sides.graph.tensors[tensor].call] for tensor in cut))
+        if there == every and not sides.results:
+            return []
+        return sides.chosen({tensor: (there & users).bit_count() for tensor, users in using.items()}, cut)
 
-    return Records(map(crossing, cuts(sides, int(max_tensors)) or ()))
+    return along
+
+
+def crossing_everywhere(sides: Sides) -> list[list[int]]:
+    """Returns, for each tensor, what crosses a cut at it, as `crossing_at` does, but for all in about linear time."""
+    graph = sides.main
+    _, leaving = _heads(graph, _received_later(graph, [True] * len(graph.calls)))
+    found = []
+    for index, tensor in enumerate(graph.tensors):
+        newest = graph.calls[tensor.call].outputs[-1]
+        found.append(sorted({index, *(newest - place for place in _places(leaving[tensor.call]))}))
+    return found
 
 
 def cuts(sides: Sides, limit: int, *, most: int | None = None) -> list[list[int]] | None:

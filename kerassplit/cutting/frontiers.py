@@ -67,15 +67,21 @@ def nearest_split_points(sides: Sides, tensors: Sequence[int]) -> tuple[str | No
     by_call = {graph.tensors[tensor].call: tensor for tensor in split_tensors(sides, tree)}
     makers = {graph.tensors[tensor].call for tensor in tensors}
     before = max((by_call[call] for call in graph.ancestors(tensors) - makers if call in by_call), default=None)
-    onwards = {user for tensor in tensors for user in sides.users.get(tensor, ())}  # of side tensors
-    call = tree.meet(onwards | (makers - sides.calls) or makers)
-    while call in makers or (call < len(graph.calls) and call not in by_call):
-        call = tree.parent[call]
-    after = by_call.get(call)
+    after = point_after(sides, tree, by_call, tensors)
     return (
         None if before is None else graph.tensors[before].name,
         None if after is None else graph.tensors[after].name,
     )
+
+
+def point_after(sides: Sides, tree: PostDominators, by_call: dict[int, int], tensors: Sequence[int]) -> int | None:
+    """Returns the nearest split point after these tensors; `by_call` maps calls to the split points they compute."""
+    makers = {sides.graph.tensors[tensor].call for tensor in tensors}
+    onwards = {user for tensor in tensors for user in sides.users.get(tensor, ())}  # of side tensors
+    call = tree.meet(onwards | (makers - sides.calls) or makers)
+    while call in makers or (call < len(sides.graph.calls) and call not in by_call):
+        call = tree.parent[call]
+    return by_call.get(call)
 
 
 def require_whole_crossing(

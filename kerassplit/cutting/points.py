@@ -87,6 +87,11 @@ class SplitPoint:
         """FLOPs per sample of the other calls. Masks, which either side can compute, count on neither."""
         return self._flops.sums()[1][self._call]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the point as plain values for JSON; of the layer, its name."""
+        values = {name: getattr(self, name) for name in self._columns}
+        return {"index": self.index, **values, "layer": self.layer.name}
+
     def __repr__(self) -> str:
         parameters = f"{format_count(self.params_before)} parameters before, {format_count(self.params_after)} after"
         return shortened(

@@ -73,18 +73,22 @@ class Chart:
         return self.render("svg").decode()
 
 
-def check_chart(to_file: str | os.PathLike[str]) -> None:
+def check_chart(to_file: str | os.PathLike[str], *, or_page: bool = False) -> None:
     """Checks that a chart can be written to this path, before the work for it begins.
+
+    Args:
+        to_file: The path.
+        or_page: Whether it may also be a page (.html), which needs no matplotlib.
 
     Raises:
         SplitError: The format is unknown, the folder does not exist, or matplotlib is not installed.
     """
     path = Path(to_file)
     check_path(path)
-    check_format(path, CHART_FORMATS, "Charts")
+    extension = check_format(path, (*CHART_FORMATS, "html") if or_page else CHART_FORMATS, "Charts")
     if not path.parent.is_dir():
         raise SplitError(f"There is no folder '{path.parent}' to write '{path.name}' to: make it first.")
-    if importlib.util.find_spec("matplotlib") is None:
+    if extension != "html" and importlib.util.find_spec("matplotlib") is None:
         raise SplitError(_NEEDED)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kerassplit.errors import SplitError
 
-PICTURE_FORMATS = ("svg", "png", "pdf", "dot", "mmd", "txt")
+PICTURE_FORMATS = ("svg", "png", "pdf", "dot", "mmd", "txt", "html")
 CHART_FORMATS = ("png", "svg", "pdf")
 
 

@@ -23,7 +23,7 @@ _Grouping = tuple[Callable[[Graph], list[Group]], Callable[[Graph, Group], str]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """The boxes of one graph; `box_of` maps each call to the id of its box. Inputs that cross have none."""
 
     graph: Graph
@@ -55,13 +55,8 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
         layers: Give each call a box of its own.
     """
     graph = read_graph(model)
-    group = _grouping(model.name, [graph], layers)
-    points = split_points_of(graph)
-    outputs = list(dict.fromkeys(graph.flat_outputs()))
-    made = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs}
-    about = _About(_call_counts([graph]), made if len(outputs) > 1 else {}, points)
-    part = _part(graph, "b", group, graph.flat_inputs(), about)
-    edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in _flows(part)]
+    part, points = model_part(graph, layers=layers), split_points_of(graph)
+    edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in flows(part)]
     places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
     more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""
     operations = [call.operation for call in graph.calls]
@@ -71,6 +66,14 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
         (Cluster(tuple(part.boxes)),),
         tuple(edges),
     )
+
+
+def model_part(graph: Graph, *, layers: bool = False) -> Part:
+    """Returns the boxes of a whole model, as `model_picture` draws them."""
+    outputs = list(dict.fromkeys(graph.flat_outputs()))
+    made = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs}
+    about = _About(_call_counts([graph]), made if len(outputs) > 1 else {}, split_points_of(graph))
+    return _part(graph, "b", _grouping(graph.model.name, [graph], layers), graph.flat_inputs(), about)
 
 
 def split_picture(split: Stages, title: str | None = None, *, layers: bool = False) -> Picture:
@@ -99,7 +102,7 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
         part = _part(graph, f"s{place}_", group, own, _About(counts, made if len(results) > 1 else {}))
         facts = _facts(call.operation for call in graph.calls)
         clusters.append(Cluster(tuple(part.boxes), stage.name, tuple(facts)))
-        edges.extend(Edge(source, targets) for _, source, targets in _flows(part))
+        edges.extend(Edge(source, targets) for _, source, targets in flows(part))
         for tensor, name in taken.items():
             if tensor in own:
                 makers[name] = place, part.box_of[graph.tensors[tensor].call], graph.tensors[tensor].symbol
@@ -162,7 +165,7 @@ def _layer_of(call: Call) -> str:
     return re.sub(r"@\d+", "", call.name)
 
 
-def _part(graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], about: _About) -> _Part:
+def _part(graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], about: _About) -> Part:
     """Makes the boxes of a graph, first those of `inputs`, then its blocks; their ids begin with `stem`."""
     boxes: list[Box] = []
     box_of: dict[int, str] = {}
@@ -179,7 +182,7 @@ def _part(graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], a
         identity = f"{stem}{len(boxes)}"
         boxes.append(_block_box(graph, group, identity, title(graph, group), about))
         box_of.update(dict.fromkeys(group.calls, identity))
-    return _Part(graph, boxes, box_of)
+    return Part(graph, boxes, box_of)
 
 
 def _block_box(graph: Graph, group: Group, identity: str, title: str, about: _About) -> Box:
@@ -216,7 +219,7 @@ def _shared(graph: Graph, calls: Sequence[int], counts: Counter[str]) -> list[st
     return [f"{len(shared)} of these shared"]
 
 
-def _flows(part: _Part) -> list[tuple[int, str, tuple[str, ...]]]:
+def flows(part: Part) -> list[tuple[int, str, tuple[str, ...]]]:
     """Returns the tensors that go from one box to others: the tensor, its box, and the boxes that use it."""
     flows = []
     for number, tensor in enumerate(part.graph.tensors):

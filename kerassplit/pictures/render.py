@@ -45,6 +45,38 @@ def render(source: str, extension: str) -> bytes:
     return re.sub(rb"(?<=/CreationDate \(D:)\d{14}", b"19700101000000", _draw(source, extension))
 
 
+def lay_out(
+    source: str,
+) -> tuple[dict[str, list[float]], dict[tuple[str, str], list[float]], list[float]]:
+    """Places the nodes and edges of Graphviz source, at most one edge from one node to another.
+
+    Returns:
+        The center of each node, the points of the Bézier curves of each edge, and the whole width and height; in
+        points, y down.
+
+    Raises:
+        NoLayoutError: Graphviz is not installed.
+    """
+    nodes: dict[str, list[float]] = {}
+    edges: dict[tuple[str, str], list[float]] = {}
+    size = [0.0, 0.0]
+    for line in _draw(source, "plain").decode().replace("\\\n", "").splitlines():
+        kind, *words = line.split()
+        if kind == "graph":
+            size = [_points(words[1]), _points(words[2])]
+        elif kind == "node":
+            nodes[words[0]] = [_points(words[1]), round(size[1] - _points(words[2]), 1)]
+        elif kind == "edge":
+            numbers = [_points(word) for word in words[3 : 3 + 2 * int(words[2])]]
+            numbers[1::2] = [round(size[1] - number, 1) for number in numbers[1::2]]
+            edges[words[0], words[1]] = numbers
+    return nodes, edges, size
+
+
+def _points(inches: str) -> float:
+    return round(float(inches) * 72, 1)
+
+
 def _resolution(source: str) -> float:
     """Returns the resolution, in dots per inch, at which the picture has the wanted width and can still be drawn."""
     found = re.match(rb"graph \S+ (\S+) (\S+)", _draw(source, "plain"))
@@ -82,7 +114,8 @@ def _draw(source: str, extension: str) -> bytes:
         return _draw_by_program(source, extension)
     try:
         _read_fonts()
-        return pygraphviz.AGraph(string=source).draw(format=extension, prog="dot")
+        with lock, quiet_native_code("layout may take a long time"):
+            return pygraphviz.AGraph(string=source).draw(format=extension, prog="dot")
     except (OSError, ValueError, RuntimeError, pygraphviz.DotError) as error:
         raise SplitError(f"Graphviz could not draw the picture as .{extension}: {error}") from error
 

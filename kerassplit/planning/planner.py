@@ -19,7 +19,7 @@ from kerassplit.graph.shapes import OpenSides
 from kerassplit.planning.answers import plan_of
 from kerassplit.planning.devices import Device, Links
 from kerassplit.planning.options import PlanOptions, task_of
-from kerassplit.planning.plan import Plan
+from kerassplit.planning.plan import Plan, made_for
 from kerassplit.planning.reporting import Report, reporting, silent
 from kerassplit.planning.results import Objective
 from kerassplit.planning.task import Task
@@ -161,7 +161,7 @@ def plan(
         raise PlanError("\n".join((str(error), *advice)), binding=error.binding, enough=error.enough) from error
     from kerassplit.planning.hints import hint_at_two_tensors  # SciPy takes a while
 
-    return replace(found, hints=(*advice, *hint_at_two_tensors(task, found)))
+    return made_for(replace(found, hints=(*advice, *hint_at_two_tensors(task, found))), model)
 
 
 def solve(task: Task, report: Report = silent) -> Plan:

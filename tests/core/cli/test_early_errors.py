@@ -119,7 +119,7 @@ MISTAKES = {
     "verify split --tolerance 1": "name it with --model",
     "verify split --model ResNet5O": "Did you mean 'ResNet50'",
     "verify split --model small.keras --input none.npy": "There is no input file 'none.npy'",
-    "plot small.keras -o x.bmp": "Pictures are written as .svg, .png, .pdf, .dot, .mmd, .txt; got 'x.bmp'.",
+    "plot small.keras -o x.bmp": "Pictures are written as .svg, .png, .pdf, .dot, .mmd, .txt, .html; got 'x.bmp'.",
     "plot small.keras -o none/x.svg": "there is no folder 'none'",
     "plot small.keras -o picture.svg": "'picture.svg' exists already. Name another file, or pass --overwrite",
     "plot small.keras --at block1_ou -o x.svg": "Did you mean 'block1_out'",

@@ -169,7 +169,7 @@ def test_a_profile_that_was_measured_elsewhere_is_a_device(small, tmp_path):
         (("--devices", 2, "--must-cut", "nothing"), "no tensor 'nothing'"),
         (("--devices", 2, "--must-cut", "block_2_expand"), "name all of them in a list of their own"),
         (("--devices", 2, "-o", "/nowhere/plan.json"), "'/nowhere/plan.json' cannot be written"),
-        (("--devices", 2, "--plot", "plan.gif"), "Charts are written as .png, .svg, .pdf; got 'plan.gif'."),
+        (("--devices", 2, "--plot", "plan.gif"), "Charts are written as .png, .svg, .pdf, .html; got 'plan.gif'."),
     ],
 )
 def test_mistakes_are_told_in_one_message(arguments, message):

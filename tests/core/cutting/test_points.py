@@ -4,14 +4,18 @@ import pickle
 from itertools import pairwise
 
 import keras
+import menagerie
 import numpy as np
 import pytest
 from applications import application
 from comparing import copied
+from menagerie import Kind
 from oracle import ancestors, edges_of
 from samples import due
 
 import kerassplit as ks
+from kerassplit.cutting.explaining import explain_all
+from kerassplit.graph.reading import read_graph
 from kerassplit.zoo.names import architectures
 
 
@@ -187,6 +191,14 @@ def test_explain_of_a_tensor_inside_a_branch_names_what_else_crosses(resnet):
         "'conv4_block6_2_relu' is inside a branch: 'conv4_block5_out' crosses there too.\n"
         "Nearest split points: 'conv4_block5_out' before, 'conv4_block6_add' after."
     )
+
+
+@pytest.mark.parametrize("kind", due(menagerie.kinds(), 3), ids=lambda kind: kind.name)
+@pytest.mark.filterwarnings("ignore:Layer:UserWarning")  # of a mask that a layer drops
+def test_all_tensors_are_explained_at_once_as_one_by_one(kind: Kind):
+    model = kind.build().model
+    explained = explain_all(read_graph(model))
+    assert explained == [ks.explain(model, explanation.name) for explanation in explained]
 
 
 def test_explain_of_a_split_point_an_input_and_an_output(resnet):

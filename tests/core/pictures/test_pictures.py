@@ -275,7 +275,7 @@ def test_wide_splits_go_on_below(tmp_path: Path):
 
 def test_an_unknown_format_is_refused_with_the_list(tmp_path: Path):
     for name in ("split.gif", "split"):
-        with pytest.raises(ks.SplitError, match=r"\.svg, \.png, \.pdf, \.dot, \.mmd, \.txt; got .*split"):
+        with pytest.raises(ks.SplitError, match=r"\.svg, \.png, \.pdf, \.dot, \.mmd, \.txt, \.html; got .*split"):
             plot(in_three(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
