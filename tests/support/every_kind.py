@@ -19,7 +19,8 @@ from kerassplit.graph.model_graph import Graph
 from kerassplit.graph.reading import read_graph
 
 MOST_PREFIXES = 1000  # of a menagerie's model; more would take minutes
-EVERY_KIND = pytest.mark.parametrize("kind", due(menagerie.kinds(), 3), ids=lambda kind: kind.name)
+CHOSEN = due(menagerie.kinds(), 3)
+EVERY_KIND = pytest.mark.parametrize("kind", CHOSEN, ids=lambda kind: kind.name)
 
 
 @cache

@@ -120,7 +120,7 @@ def entries() -> dict[str, tuple[str, str]]:
         if inspect.isfunction(thing):
             found[name] = thing.__module__, name
         else:
-            own = [made for _, made in inspect.getmembers(thing, inspect.isfunction) if made.__name__[:2] != "__"]
+            own = [made for _, made in inspect.getmembers(thing, inspect.isfunction) if made.__name__[0] != "_"]
             found |= {f"{name}.{made.__name__}": (made.__module__, made.__qualname__) for made in own}
     return {name: part for name, part in found.items() if part in parts()}
 
@@ -151,6 +151,7 @@ ELSEWHERE = {
     "allow_crossing": {"blocks", "fine_tune", "plan", "plan_sweep", "to_sequential"},  # each says what it takes
     "at": {"blocks", "plan", "plan_sweep", "to_sequential"},  # they name no outputs beside what crosses
     "batch_size": {"split_points"},  # it asks for a batch of one, or the model's own
+    "input_bytes": {"Plan.plot"},  # the plan was made with it or without
     "copy_weights": {"Split.predict"},  # it copies stages itself
     "stages": {"blocks", "fine_tune", "to_sequential"},  # these give `split` no bare number
     "training": {"plan", "plan_sweep", "profile", "split"},  # where a layer cannot be traced, its FLOPs are unknown

@@ -594,7 +594,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("chart.txt", "Charts are written as .png, .svg, .pdf; got 'chart.txt'."),
+            ("chart.txt", "Charts are written as .png, .svg, .pdf"),
             ("no/chart.png", "to write 'chart.png' to: make it first."),
             ("chart.png", "Charts need matplotlib: `pip install 'kerassplit[charts]'`."),
         ],
