@@ -12,8 +12,9 @@ export function drawChart(parent, { select, point }) {
     parent.replaceChildren(element("p", {}, "No tensor crosses alone, or its bytes are unknown: there is no chart."));
     return;
   }
-  const [[, any]] = points;
-  const isKnown = any.flops_before !== null && any.flops_before + any.flops_after > 0;
+  const isKnown = points.every(
+    ([, one]) => one.flops_before !== null && one.flops_after !== null && one.flops_before + one.flops_after > 0,
+  );
   const share = ([tensor, one]) => {
     if (isKnown) return one.flops_before / (one.flops_before + one.flops_after);
     return callsBefore([tensor]).reduce((sum, call) => sum + call, 0) / profile.calls.length;
