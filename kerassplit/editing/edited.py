@@ -217,6 +217,8 @@ class _Edited:
         if self.adapt(item, args, kwargs) is not layer:
             return False
         shapes = {made: inferred_shape(layer, args[0])}
+        if any(side is not None and side < 1 for side in shapes[made][1:]):
+            raise ValueError("nothing would be left of it")  # Keras 3.13 says nothing
         self.builder.add_calls(self.graph, [item], given, masked=self.masked, shapes=shapes)
         self._set(made, given[made])
         return True

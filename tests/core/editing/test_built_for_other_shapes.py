@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from applications import OLD_KERAS
 from comparing import copied, fingerprint, same_bits
 from keras import layers
 
@@ -76,6 +77,7 @@ def test_weights_that_another_size_would_scramble_or_broadcast_are_refused(layer
         ks.with_input_shape(model, now)
 
 
+@pytest.mark.skipif(OLD_KERAS, reason="Keras 3.13 itself fails to build it")
 def test_a_normalization_over_rows_is_none_over_channels():
     rows = layers.Normalization(axis=1, mean=[1.0, 2.0, 3.0], variance=[1.0, 4.0, 9.0])
     x = keras.Input((3, 3, 3))
