@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from applications import OLD_KERAS
 from comparing import copied, same_bits
 from insertion_models import around, check, dense, double, fan, images, names, shared_relu, tower
 from keras import layers, ops
@@ -230,6 +231,7 @@ def test_what_a_function_calls_may_itself_be_a_graph():
     check(ks.insert(model, "relu1", gated), model, by_hand)
 
 
+@pytest.mark.skipif(OLD_KERAS, reason="Keras 3.13 builds no model in which an input is an output")
 def test_one_layer_after_several_tensors_takes_and_gives_as_many():
     model = fan()
 
@@ -263,6 +265,7 @@ def test_one_layer_after_several_tensors_that_gives_one_is_refused():
     )
 
 
+@pytest.mark.skipif(OLD_KERAS, reason="Keras 3.13 builds no model in which an input is an output")
 def test_tensors_of_which_one_depends_on_the_other_cannot_be_taken_together():
     x = keras.Input((3,))
     pair = keras.Model([x, other := keras.Input((3,))], [other, x], name="pair")
