@@ -1,4 +1,4 @@
-"""Redraws the pictures in this folder and the pages in docs/pages; `--check` reports committed files that are stale.
+"""Redraws the pictures in this folder; with `--check`, reports which committed sources are stale.
 
 Run it from anywhere, with kerassplit installed: `python diagrams/make.py`.
 """
@@ -19,8 +19,6 @@ from kerassplit.display.chart import Chart
 from kerassplit.pictures import Drawing, plot
 
 FOLDER = Path(__file__).resolve().parent
-PAGES = FOLDER.parent / "docs" / "pages"
-ARCHITECTURES = ("ResNet50", "MobileNetV2", "DenseNet121", "EfficientNetB0")
 SOURCES = ("dot", "mmd")
 CUTS = ("conv3_block4_out", "conv4_block6_out")
 NAMES = ("features", "middle", "classifier")
@@ -40,7 +38,7 @@ def drawings() -> Iterator[tuple[str, Drawing]]:
     yield "resnet50", plot(resnet, title="ResNet50")
     yield "resnet50_split", replace(plot(in_three, title="ResNet50"), widest=NARROW)
     yield "resnet50_middle_layers", plot(in_three["middle"], detail="layers", title="ResNet50, middle")
-    for name in ARCHITECTURES[1:]:
+    for name in ("MobileNetV2", "DenseNet121", "EfficientNetB0"):
         yield name.lower(), plot(build(name), title=name)
 
 
@@ -60,17 +58,6 @@ def charts() -> Iterator[tuple[str, Chart]]:
     yield "resnet50_plan", plan(build("ResNet50"), boards, links=Link("200 Mbit/s"), max_crossing=2).plot()
 
 
-def pages() -> Iterator[tuple[str, bytes]]:
-    """Yields a page to explore each architecture, and its file name."""
-    for name in ARCHITECTURES:
-        yield f"{name.lower()}.html", plot(build(name), title=name).render("html")
-
-
-def policy(page: bytes) -> bytes:
-    """Returns the line of a page that changes with its script and its style."""
-    return next(line for line in page.splitlines() if b"Content-Security-Policy" in line)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a source is stale")
@@ -85,14 +72,6 @@ def main() -> int:
                 print(path.name)
             elif not path.exists() or path.read_bytes() != content:
                 stale.append(path.name)
-    for name, page in pages():
-        path = PAGES / name
-        if not check:
-            PAGES.mkdir(exist_ok=True)
-            path.write_bytes(page)
-            print(path.name)
-        elif not path.exists() or policy(path.read_bytes()) != policy(page):
-            stale.append(path.name)
     for name, chart in () if check else charts():
         chart.save(FOLDER / f"{name}.png")
         print(f"{name}.png")

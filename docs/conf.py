@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -12,6 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import kerassplit
 from kerassplit.cli import main
+from kerassplit.zoo import load_model
 
 project = "kerassplit"
 author = "the kerassplit developers"
@@ -49,6 +51,18 @@ suppress_warnings = ["ref.python"]  # `bytes` is both a type and an attribute of
 nitpick_ignore_regex = [("py:class", r"(collections|keras|matplotlib|numpy|os|pandas|pathlib|ray|typing)\..*|Figure")]
 
 
+ARCHITECTURES = ("MobileNetV2", "ResNet50", "DenseNet121", "EfficientNetB0")
+"""Those in `diagrams/`; the documentation has a page to explore each."""
+
+
+class ArchitecturePages(SphinxDirective):
+    """Links the pages that `write_pages` writes."""
+
+    def run(self) -> list[nodes.Node]:
+        links = ", ".join(f'<a href="../pages/{name.lower()}.html">{name}</a>' for name in ARCHITECTURES)
+        return [nodes.raw("", f"<p>Pages to try: {links}.</p>", format="html")]
+
+
 class CommandHelp(SphinxDirective):
     """Inserts the output of `kerassplit --help` and each `kerassplit COMMAND --help`, one section per command."""
 
@@ -66,6 +80,17 @@ def code_in_backticks(app: Sphinx, what: str, name: str, thing: object, options:
     lines[:] = [re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``\\ ", line) for line in lines]
 
 
+def write_pages(app: Sphinx, error: Exception | None) -> None:
+    """Writes a page to explore each architecture beside the documentation."""
+    if error is None and app.builder.format == "html":
+        folder = Path(app.outdir) / "pages"
+        folder.mkdir(exist_ok=True)
+        for name in ARCHITECTURES:
+            kerassplit.plot(load_model(name), folder / f"{name.lower()}.html", title=name)
+
+
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", code_in_backticks, priority=400)  # before napoleon
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("architecture-pages", ArchitecturePages)
+    app.connect("build-finished", write_pages)

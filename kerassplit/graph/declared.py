@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from kerassplit.graph.internals.keras_src import compute_output_spec
+from kerassplit.graph.internals.layers import is_composite
 from kerassplit.graph.internals.process_state import names_kept, uninitialized_kept
 from kerassplit.graph.internals.symbols import shaped
 
@@ -181,7 +182,7 @@ def built_for(layer: keras.Layer, args: Any, kwargs: Any, before: Any) -> keras.
     Raises:
         ValueError: Built for these arguments, its weights would have other shapes.
     """
-    if not keeps_shapes(layer) or getattr(layer, "_layers", None):
+    if not keeps_shapes(layer) or is_composite(layer):
         return layer
     if hasattr(layer, "_reshape_required"):
         return layer if ranks(args) == ranks(before.args) else type(layer).from_config(layer.get_config())

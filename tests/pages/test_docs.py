@@ -61,6 +61,15 @@ def test_all_that_is_public_is_in_the_reference(built):
         assert f'id="kerassplit-{command}"' in pages
 
 
+def test_there_is_a_page_to_explore_each_architecture_that_is_linked(built):
+    linked = re.findall(
+        r'href="(\.\./pages/\w+\.html)"', (built / "how-to" / "explore.html").read_text(encoding="utf-8")
+    )
+    found = [(built / "how-to" / target).read_text(encoding="utf-8") for target in linked]
+    titles = [re.findall("<title>(.*)</title>", one) for one in found]
+    assert titles == [["MobileNetV2"], ["ResNet50"], ["DenseNet121"], ["EfficientNetB0"]]
+
+
 def test_every_page_can_be_reached_and_every_picture_is_there(built):
     for page in DOCS.rglob("*.md"):
         path = built / page.relative_to(DOCS).with_suffix(".html")

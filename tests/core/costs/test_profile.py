@@ -594,7 +594,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("chart.txt", "Charts are written as .png, .svg, .pdf"),
+            ("chart.txt", "Charts are written as .png, .svg, .pdf{page}; got 'chart.txt'."),
             ("no/chart.png", "to write 'chart.png' to: make it first."),
             ("chart.png", "Charts need matplotlib: `pip install 'kerassplit[charts]'`."),
         ],
@@ -606,7 +606,8 @@ class TestCommand:
         file = tmp_path / "no_such_model.keras"  # which would be the next thing to be told
         result = CliRunner().invoke(main, [command, str(file), *options, "--plot", str(tmp_path / name)])
         assert result.exit_code == 2
-        assert message in result.stderr.replace("\n", " ")
+        page = ", .html" if command == "plan" else ""
+        assert message.format(page=page) in result.stderr.replace("\n", " ")
 
     def test_open_sides_are_told_in_the_words_of_the_command(self, tmp_path):
         model = keras.Sequential([keras.Input((None, 4), name="x"), layers.Dense(2)], name="text")
