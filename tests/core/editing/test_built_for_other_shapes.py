@@ -174,3 +174,25 @@ def test_ways_out_are_those_of_the_edit():
         assert str(caught.value).endswith(remedy)
     with pytest.raises(UnsupportedModelError, match="`keras.layers.Resizing` as first layer brings inputs to the old"):
         ks.with_input_shape(model, (16, 16, 3))
+
+
+def pooled(shape):
+    x = keras.Input(shape, name="image")
+    y = layers.ReLU(name="relu")(layers.Conv2D(4, 3, name="conv")(x))
+    return keras.Model(x, layers.Conv2D(2, 5, name="last")(y))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda model: ks.with_input_shape(model, (6, 6, 3)),
+        lambda model: ks.with_input_shape(model, keras.Input((6, 6, 3), dtype="float16")),
+        lambda model: ks.insert(model, "relu", layers.MaxPooling2D(3)),
+        lambda model: ks.insert(model, "relu", layers.MaxPooling2D(32)),
+        lambda model: ks.replace(model, {"relu": layers.Conv2D(4, 20)}),
+        lambda model: ks.insert(model, "conv", layers.Cropping2D(1)),
+    ],
+)
+def test_an_edit_that_would_leave_nothing_of_an_image_is_refused(edit):
+    with pytest.raises(UnsupportedModelError):
+        edit(pooled((8, 8, 3)))
