@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from kerassplit.cutting.submodel import FLAT_COPIES, model_name, rebuilt
+from kerassplit.editing.layers import calling
 from kerassplit.editing.marks import Mark, mark, mark_of
 from kerassplit.editing.refusals import refused
 from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_inside, steps_of
@@ -20,7 +21,7 @@ from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import built_for, check_call, is_honest, keeps_shapes, ranks
 from kerassplit.graph.internals.layers import found_masks, inferred_shape, infers_shape
 from kerassplit.graph.internals.nodes import walk
-from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask, shaped
 from kerassplit.graph.masks import masked_tensors, tensor_of_mask
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.reading import read_graph
@@ -138,7 +139,7 @@ class _Edited:
                 for tensor in step.makes:
                     self._set(tensor, self._given(step, does.new))
             else:
-                self._mark(self._call(step, does.old, does.new), "replaced")
+                self._replace(step, does.old, does.new)
         elif self._differs(step):
             self._call_again(step, does)
         else:
@@ -168,7 +169,7 @@ class _Edited:
             The operations that the function calls.
         """
         args, kwargs = self._arguments(item)
-        leaves = [one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)]
+        leaves = _symbols(args, kwargs)
         tensors = [one for one in dict.fromkeys(item.scope.get(id(leaf), -1) for leaf in leaves) if one in self.symbols]
 
         def on_arguments(*symbols: keras.KerasTensor) -> Any:
@@ -195,9 +196,21 @@ class _Edited:
                 self._set(tensor, symbol)
         return recording.operations
 
-    def _reshaped(self, step: Step, item: Call | Nest) -> bool:
-        """Repeats a call on tensors of other shapes, if its layer infers them without a call; false if it does not."""
-        layer = item.operation
+    def _replace(self, step: Step, item: Call | Nest, new: keras.Operation) -> None:
+        """Calls another layer, or a model, in place of a call's own."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with calling(what, _symbols(args, kwargs)):
+                return new(*args, **kwargs)
+
+        what, done = f"A {type(new).__name__} in place of '{item.name}'", False
+        if isinstance(item, Call) and not keeps_shapes(new):
+            with calling(what, [self._given(step, tensor) for tensor in dict.fromkeys(item.inputs)]):
+                done = self._inferred(step, item, new)
+        self._mark([new] if done else self._call(step, item, called), "replaced")
+
+    def _inferred(self, step: Step, item: Call | Nest, layer: keras.Operation) -> bool:
+        """Adds a call of a layer on other tensors if it infers shapes without being called; false if it does not."""
         if isinstance(item, Nest) or len(item.outputs) != 1 or not (infers_shape(layer) and is_honest(layer)):
             return False
         (made,) = item.outputs
@@ -209,18 +222,23 @@ class _Edited:
         args, kwargs = item.arguments.fill_in(known)
         first = args[0] if len(args) == 1 else None
         symbols = first if isinstance(first, list) else [first]
-        only = len(symbols) == len(known) and all(isinstance(one, keras.KerasTensor) for one in symbols)
-        if not only or any(given[tensor].dtype != old[tensor].dtype for tensor in item.inputs):
+        if len(symbols) != len(known) or not all(isinstance(one, keras.KerasTensor) for one in symbols):
             return False
         if keeps_shapes(layer) and not (isinstance(first, list) and ranks(args) == ranks(item.arguments.args)):
             return False
-        if self.adapt(item, args, kwargs) is not layer:
+        if layer is not item.operation:
+            alike = not kwargs and not old[made].sparse and layer.compute_dtype == old[made].dtype
+        else:
+            same_dtypes = all(given[tensor].dtype == old[tensor].dtype for tensor in item.inputs)
+            alike = same_dtypes and self.adapt(item, args, kwargs) is layer
+        if not alike:
             return False
-        shapes = {made: inferred_shape(layer, args[0])}
-        if any(side is not None and side < 1 for side in shapes[made][1:]):
+        shape = inferred_shape(layer, args[0])
+        if any(side is not None and side < 1 for side in shape[1:]):
             raise ValueError("nothing would be left of it")  # Keras 3.13 says nothing
-        self.builder.add_calls(self.graph, [item], given, masked=self.masked, shapes=shapes)
-        self._set(made, given[made])
+        result = shaped(old[made], shape, old[made].dtype)
+        self.builder.add_call(layer, item.name, args, kwargs, result)
+        self._set(made, result)
         return True
 
     def _call_again(self, step: Step, item: Call | Nest) -> None:
@@ -242,7 +260,7 @@ class _Edited:
             return fitting(*args, **kwargs)
 
         try:
-            if not self._reshaped(step, item):
+            if not self._inferred(step, item, operation):
                 self._mark(self._call(step, item, checked), "replaced")
         except UnsupportedModelError:
             raise
@@ -309,6 +327,10 @@ class _Edited:
 
 def _looks(symbol: keras.KerasTensor) -> tuple[Any, ...]:
     return symbol.shape, symbol.dtype, bool(symbol.sparse)
+
+
+def _symbols(*values: Any) -> list[keras.KerasTensor]:
+    return [one for one in keras.tree.flatten(values) if isinstance(one, keras.KerasTensor)]
 
 
 def _takes(own: keras.KerasTensor, given: keras.KerasTensor | None) -> bool:

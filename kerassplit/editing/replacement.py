@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerassplit.editing.edited import edited, own_copy
-from kerassplit.editing.layers import Names, calling, has_automatic_name, is_unbuilt, made_by
+from kerassplit.editing.layers import Names, has_automatic_name, is_unbuilt, made_by
 from kerassplit.editing.steps import Edits, Replacement
 from kerassplit.editing.weights import carry_over
 from kerassplit.errors import SplitError
@@ -83,7 +83,7 @@ def replace(
         for key, new in fresh.items():
             takes_name = len(olds[key]) == 1 and has_automatic_name(new)
             names.give(new, olds[key][0].name if takes_name else None)
-        replacements = [Replacement(item, _function(item, new)) for item, new in pairs]
+        replacements = [Replacement(item, new) for item, new in pairs]
         result = edited(graph, Edits(replacements=replacements), name)
     _carry_over([(olds[key][0], new) for key, new in fresh.items() if key in unbuilt and len(olds[key]) == 1])
     return own_copy(result) if copy_weights else result
@@ -110,12 +110,3 @@ def _new(old: keras.Operation, given: Any) -> Any:
             f"The function for '{old.name}' returned a {type(new).__name__}; expected a layer, a model or None."
         )
     return new
-
-
-def _function(item: Call | Nest, new: Any) -> Callable[..., Any]:
-    def called(*args: Any, **kwargs: Any) -> Any:
-        given = [one for one in keras.tree.flatten((args, kwargs)) if isinstance(one, keras.KerasTensor)]
-        with calling(f"A {type(new).__name__} in place of '{item.name}'", given):
-            return new(*args, **kwargs)
-
-    return called

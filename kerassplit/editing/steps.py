@@ -33,15 +33,15 @@ class Insertion:
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """A function, such as a layer, that is called in place of a call, on its arguments; or a call that is left out.
+    """A layer that is called in place of another, on its arguments; or a call that is left out.
 
     Attributes:
         old: The call, which may be one of a nested model.
-        new: The function; or the tensor that takes the place of what the call produces.
+        new: The layer or model; or the tensor that takes the place of what the call produces.
     """
 
     old: Call | Nest
-    new: Callable[..., Any] | int
+    new: keras.Operation | int
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from kerassplit.graph.copying import copies_of, copy_state
 from kerassplit.graph.internals.layers import renamed
 from kerassplit.graph.internals.map_graph import fast_map_graph, keep_order
 from kerassplit.graph.internals.shared_nodes import SharedNodes
-from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask, shaped
+from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask
 from kerassplit.graph.masks import MASKED, hung_masks, mask_of_twin, masked_tensors
 from kerassplit.graph.model_graph import Call, Graph, Nest
 from kerassplit.graph.packing import plain_name
@@ -70,7 +70,6 @@ class Builder:
         symbols: dict[int, keras.KerasTensor],
         operations: Mapping[int, keras.Operation] | None = None,
         masked: set[int] | None = None,
-        shapes: Mapping[int, Sequence[int | None]] | None = None,
     ) -> None:
         """Adds calls of `graph` on other tensors.
 
@@ -80,7 +79,6 @@ class Builder:
             symbols: From its tensors to the new symbolic ones; the outputs of the calls are added.
             operations: From the `id` of an operation to another one to call instead.
             masked: The tensors that Keras masks by itself, if these calls are only some of the model's.
-            shapes: Shapes of outputs that are not as in `graph`.
 
         Raises:
             UnsupportedModelError: Two different layers have the same name. (Operations with the same name are renamed.)
@@ -97,12 +95,11 @@ class Builder:
             elif "/" not in call.name:
                 self._named.setdefault(operation.name, (operation, call.name))
         with_masks = []
-        shapes = shapes or {}
         for call in calls:
             args, kwargs = self._filled_in(graph, call, symbols, masked)
             outputs = []
             for tensor, symbol in graph.results(call):
-                twin = shaped(symbol, shapes[tensor], symbol.dtype) if tensor in shapes else bare(symbol)
+                twin = bare(symbol)
                 if has_mask(symbol):
                     with_masks.append((twin, symbol, call))
                 outputs.append(twin)
@@ -114,6 +111,17 @@ class Builder:
             self._shared.add(operation, args, kwargs, outputs)
         for twin, symbol, call in with_masks:  # a mask may be computed by a later call than the tensor it belongs to
             set_mask(twin, mask_of_twin(symbol, call, symbols))
+
+    def add_call(
+        self, layer: keras.Layer, name: str, args: Sequence[Any], kwargs: dict[str, Any], made: keras.KerasTensor
+    ) -> None:
+        """Adds a call of a layer, whose name in the graph is `name`, that makes one tensor.
+
+        Raises:
+            UnsupportedModelError: Another layer has the same name.
+        """
+        self._check_name(layer, name)
+        self._shared.add(layer, args, kwargs, [made])
 
     def add_copies(self, graph: Graph, calls: Sequence[Call | Nest], symbols: dict[int, keras.KerasTensor]) -> None:
         """Like `add_calls`, with copies of the operations: own variables with equal values, and distinct names.
