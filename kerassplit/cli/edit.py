@@ -101,7 +101,7 @@ def _layer_options(_context: click.Context, _parameter: click.Parameter, texts: 
 class _Edits:
     """What to do, in this order."""
 
-    shape: tuple[int | None, ...] | None
+    shape: Any
     resize: str | None
     remove: tuple[str, ...]
     replace: list[LayerOption]

@@ -56,10 +56,10 @@ def choice(name: str, choices: Sequence[str], text: str) -> Callable[..., Any]:
     return click.option(name, type=click.Choice(choices), default=choices[0], help=text)
 
 
-def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
+def parsed(parse: Callable[[Any], Any]) -> Callable[..., Any]:
     """Returns a callback that parses an option's value, if given; a `SplitError` becomes a usage error."""
 
-    def callback(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    def callback(_context: click.Context, _parameter: click.Parameter, value: Any) -> Any:
         try:
             return None if value is None else parse(value)
         except SplitError as error:
@@ -129,14 +129,14 @@ class ModelOptions:
 
     Attributes:
         weights: `"imagenet"`, `"random"`, a file, or `None` if the option was omitted.
-        input_shape: Shape of one sample, or `None`.
+        input_shape: Shape of one sample, or those of inputs by name; or `None`.
         seed: Seed for random weights and random input.
         unsafe: Allows files to contain code.
         open: Composite layers to open, as for `trace`.
     """
 
     weights: str | None
-    input_shape: tuple[int | None, ...] | None
+    input_shape: Any
     seed: int
     unsafe: bool
     open: tuple[str, ...]
@@ -200,8 +200,21 @@ def _shape(text: str) -> tuple[int | None, ...]:
     return tuple(None if side == "?" else int(side) for side in sides)
 
 
-def _of_model(input_shape: str) -> Callable[..., Any]:
-    """Adds the options gathered in a `ModelOptions`, and `--import`; the text says what `--input-shape` is."""
+def _shapes(texts: Sequence[str]) -> tuple[int | None, ...] | dict[str, tuple[int | None, ...]] | None:
+    """Parses a shape, or those of named inputs, if there are any."""
+    if not texts:
+        return None
+    named = [text.rpartition("=") for text in texts]
+    names = [name for name, _, _ in named]
+    if names == [""]:
+        return _shape(texts[0])
+    if "" in names or len({*names}) < len(names):
+        raise SplitError("Several shapes need names of inputs, each once: left=96,96,3.")
+    return {name: _shape(text) for name, _, text in named}
+
+
+def _of_model(help_for_shape: str, several: bool = False) -> Callable[..., Any]:
+    """Adds the options gathered in a `ModelOptions`, and `--import`; `several` inputs may get a shape."""
     return gathered(
         ModelOptions,
         "options",
@@ -210,9 +223,10 @@ def _of_model(input_shape: str) -> Callable[..., Any]:
         seed,
         click.option(
             "--input-shape",
-            callback=parsed(_shape),
-            metavar="H,W,C",
-            help=f"{input_shape}, such as 160,160,3 or 160x160x3; '?' for an unknown dimension.",
+            multiple=several,
+            callback=parsed(_shapes if several else _shape),
+            metavar="[INPUT=]H,W,C" if several else "H,W,C",
+            help=help_for_shape,
         ),
         click.option(
             "--open",
@@ -230,8 +244,11 @@ def _of_model(input_shape: str) -> Callable[..., Any]:
     )
 
 
-of_model = _of_model("Input shape of an architecture")
-of_edited_model = _of_model("Give the model another input shape, with the same weights")
+_SHAPES = "such as 160,160,3 or 160x160x3; '?' for an unknown dimension"
+of_model = _of_model(f"Input shape of an architecture, {_SHAPES}.")
+of_edited_model = _of_model(
+    f"Give the model another input shape, with the same weights, {_SHAPES}. Repeatable, for inputs by name.", several=True
+)
 
 
 def cut(text: str, model: "keras.Model") -> int | str | list[str]:

@@ -190,3 +190,16 @@ def test_position_embeddings_are_resized_on_request(tmp_path, out):
 def test_every_interpolation_is_offered():
     (option,) = [one for one in main.commands["edit"].params if one.name == "resize"]
     assert tuple(option.type.choices) == INTERPOLATIONS
+
+
+def test_shapes_of_several_inputs(tmp_path, out):
+    tower = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(2, 3, name="conv"), layers.GlobalMaxPooling2D()])
+    left, right = keras.Input((8, 8, 3), name="left"), keras.Input((8, 8, 3), name="right")
+    keras.Model([left, right], layers.Add()([tower(left), tower(right)])).save(tmp_path / "siamese.keras")
+
+    edit(tmp_path / "siamese.keras", out, "--input-shape", "left=12,10,3", "--input-shape", "right=12x10x3")
+    assert keras.models.load_model(out).input_shape == [(None, 12, 10, 3), (None, 12, 10, 3)]
+    for shapes in (["12,10,3", "12,10,3"], ["left=12,10,3", "left=12,10,3"], ["left=12,10,3", "12,10,3"]):
+        options = [text for shape in shapes for text in ("--input-shape", shape)]
+        result = edit(tmp_path / "siamese.keras", out, *options, "--overwrite", status=2)
+        assert "Several shapes need names of inputs, each once: left=96,96,3." in result.stderr
