@@ -247,7 +247,7 @@ def _of_model(help_for_shape: str, several: bool = False) -> Callable[..., Any]:
 _SHAPES = "such as 160,160,3 or 160x160x3; '?' for an unknown dimension"
 of_model = _of_model(f"Input shape of an architecture, {_SHAPES}.")
 of_edited_model = _of_model(
-    f"Give the model another input shape, with the same weights, {_SHAPES}. Repeatable, for inputs by name.", several=True
+    f"Give the model another input shape, with the same weights, {_SHAPES}. Repeatable, for several inputs.", True
 )
 
 
