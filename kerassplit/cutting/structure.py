@@ -1,12 +1,12 @@
 """Checks that stages have the calls and weights of a model."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerassplit.cutting.layer_weights import match_weights
 from kerassplit.cutting.stages import Stages
 from kerassplit.graph.masks import MASKED
 from kerassplit.graph.model_graph import Graph
@@ -66,25 +66,14 @@ def _compare_variables(one: Any, other: Any) -> tuple[int, list[str]]:
     if len(ours) != len(theirs):
         return 0, [f"'{one.name}' has {len(ours)} variables in its stage and {len(theirs)} in the model."]
     equal, problems = 0, []
-    for mine, its in zip(ours, _in_order_of(ours, theirs), strict=True):
+    places = match_weights(one, other)  # some layers have them in another order once Keras has loaded them
+    for place, mine in enumerate(ours):
+        its = theirs[places.get(place, place)]
         if mine.shape == its.shape and np.array_equal(*map(keras.ops.convert_to_numpy, (mine, its)), equal_nan=True):
             equal += 1
         else:
             problems.append(f"Variable '{its.path}' has different values in its stage and in the model.")
     return equal, problems
-
-
-def _in_order_of(ours: Sequence[Any], theirs: Sequence[Any]) -> Sequence[Any]:
-    """Returns the model's variables in a stage's order: some layers have another order once Keras has loaded them.
-
-    Matches them by path, or by name if paths begin differently; keeps the order if neither is unique.
-    """
-    for tells in ("path", "name"):
-        by_key = {getattr(variable, tells): variable for variable in theirs}
-        keys = [getattr(variable, tells) for variable in ours]
-        if len(by_key) == len(theirs) and set(keys) == set(by_key):
-            return [by_key[key] for key in keys]
-    return theirs
 
 
 def _variables(operation: Any) -> list[Any]:
