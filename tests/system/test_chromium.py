@@ -1,6 +1,7 @@
 """The page to explore, in real Chromium: pointer, keys, links, both color schemes, a phone."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ def test_code_is_copied(page: Open) -> None:
         'ks.build_submodel(model, start="first")',
         "kerassplit split MODEL --at='first' -o stages",
     ]
+    names = [tensor.name for tensor in ks.profile(uneven()).tensors]
+    for name, offered in ((names[0], []), (names[-1], [f"ks.tap(model, {json.dumps(names[-1])})"])):
+        browser.execute_script("location.hash = arguments[0]", name)
+        browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        assert [one.get_attribute("data-copy") for one in all_of(browser, "#details .copy")] == offered
 
 
 def test_chart_and_graph_point_at_each_other(page: Open) -> None:
@@ -328,7 +334,10 @@ def test_no_name_of_a_device_or_in_what_is_pointed_at_runs_as_code(page: Open) -
 def test_every_tensor_of_every_kind_of_model_can_be_selected(page: Open, kind: Kind) -> None:
     model = kind.build().model
     browser = page(model, open_sides=16)
-    names = [tensor.name for tensor in ks.profile(model, open_sides=16).tensors]
+    tensors = ks.profile(model, open_sides=16).tensors
+    names = [tensor.name for tensor in tensors]
+    known = {tensor.name for tensor in tensors if tensor.bytes is not None}
+    assert len(all_of(browser, "#chart circle")) == sum(point.name in known for point in ks.split_points(model))
     for name in names:
         browser.execute_script("location.hash = encodeURIComponent(arguments[0])", name)
         browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
