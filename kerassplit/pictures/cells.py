@@ -4,8 +4,10 @@ Inside a cell, many tensors wait to be used; between two cells, few. A cell ends
 many tensors wait as at the peaks before and after it.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from kerassplit.graph.model_graph import Graph
 from kerassplit.pictures.layer_names import BlockName, block_name
@@ -41,13 +43,15 @@ def find_cells(
 
 def _waiting(graph: Graph, region: Sequence[int]) -> list[int]:
     """Counts, after each call, the tensors that calls of the region or others use later."""
-    waiting: list[int] = []
-    live = {tensor for call in region for tensor in graph.calls[call].inputs if graph.tensors[tensor].call < region[0]}
-    for call in region:
-        live.update(graph.calls[call].outputs)
-        live = {tensor for tensor in live if max(graph.tensors[tensor].users, default=-1) > call}
-        waiting.append(len(live))
-    return waiting
+    changes = [0] * (len(region) + 1)
+    place_of = {call: place for place, call in enumerate(region)}
+    for tensor in {one for call in region for one in (*graph.calls[call].inputs, *graph.calls[call].outputs)}:
+        first = place_of.get(graph.tensors[tensor].call, 0)
+        last = bisect_left(region, max(graph.tensors[tensor].users, default=-1))
+        if last > first:
+            changes[first] += 1
+            changes[last] -= 1
+    return list(accumulate(changes[:-1]))
 
 
 def _valleys(counts: Sequence[int]) -> list[int]:

@@ -85,6 +85,18 @@ def test_layers_of_a_block_are_shown_at_first_if_asked_for():
     assert page_of(uneven()) == page_of(uneven())
 
 
+def test_a_large_block_opens_into_its_parts_and_these_into_layers():
+    x = entry = keras.Input((4,), name="x")
+    for part in range(1, 13):
+        y = keras.layers.Dense(4, name=f"conv4_block{part}_1")(x)
+        y = keras.layers.Dense(4, name=f"conv4_block{part}_2")(y)
+        x = keras.layers.Add(name=f"conv4_block{part}_out")([x, y])
+    [_, box, _] = data_of(page_of(keras.Model(entry, keras.layers.Dense(1, name="end")(x))))["layout"]["boxes"]
+    assert box["title"] == ["conv4 ×12"]
+    assert [part["title"] for part in box["inside"]["boxes"]] == [[f"block{part}"] for part in range(1, 13)]
+    assert [len(part["inside"]["boxes"]) for part in box["inside"]["boxes"]] == [3] * 12
+
+
 def test_a_stage_is_shown_like_a_model():
     [first, _] = ks.split(uneven(), "first").stages
     assert [point["name"] for point in data_of(page_of(first))["points"]] == []
