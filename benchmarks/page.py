@@ -2,23 +2,29 @@
 
     python benchmarks/page.py [--rounds 5] [--models MobileNetV2 chain]
 
-Headless Chromium measures: paint and load times of the page by its performance timeline, frames by the times between
-animation frames while the graph moves by one arrow key each. `chain` is 714 transformer blocks of 7 calls. Needs
-`chromium`, `chromedriver` and selenium.
+Headless Chromium measures: paint and load times of the page by its performance timeline, frames by its tracing, as the
+times from one drawn frame to the next while an arrow key moves the graph in each. `chain` is 714 transformer blocks of
+7 calls. Needs `chromium` or `google-chrome`, `chromedriver` and selenium.
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import websocket
 from rich.console import Console
 from rich.table import Table
 from selenium import webdriver
@@ -35,15 +41,20 @@ new PerformanceObserver((found) => {
   if (paint) done([paint.startTime, performance.getEntriesByType("navigation")[0].loadEventEnd]);
 }).observe({ type: "paint", buffered: true });"""
 MOVED = """const [frames, done] = arguments;
-const times = [];
-const step = (now) => {
-  times.push(now);
-  const key = times.length % 20 < 10 ? "ArrowDown" : "ArrowUp";
+let count = 0;
+const step = () => {
+  const key = count % 20 < 10 ? "ArrowDown" : "ArrowUp";
   document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-  if (times.length <= frames) requestAnimationFrame(step);
-  else done(times.slice(1).map((time, place) => time - times[place]));
+  count += 1;
+  if (count <= frames) requestAnimationFrame(step);
+  else {
+    performance.mark("moved");
+    setTimeout(done, 200);
+  }
 };
+performance.mark("move");
 requestAnimationFrame(step);"""
+TRACED = ["devtools.timeline.frame", "disabled-by-default-devtools.timeline.frame", "blink.user_timing"]
 OPEN_ALL = """const done = arguments[0], start = performance.now();
 document.getElementById("open-all").click();
 requestAnimationFrame(() => setTimeout(() => done(performance.now() - start)));"""
@@ -66,16 +77,39 @@ def chain(blocks: int = 714) -> keras.Model:
 
 def new_browser() -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
+    options.binary_location = shutil.which("google-chrome") or shutil.which("chromium") or ""
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,900"):
         options.add_argument(argument)
     return webdriver.Chrome(options, Service(shutil.which("chromedriver")))
 
 
 def frames(browser: webdriver.Chrome) -> tuple[str, str]:
-    """The median and the 95th percentile of the times of frames while the graph moves, in ms."""
-    times = sorted(browser.execute_async_script(MOVED, FRAMES))
+    """The median and the 95th percentile of the times from frame to frame while the graph moves, in ms."""
+    with urlopen(f"http://{browser.capabilities['goog:chromeOptions']['debuggerAddress']}/json/version") as answer:
+        address = json.load(answer)["webSocketDebuggerUrl"]
+    socket = websocket.create_connection(address, suppress_origin=True, timeout=60)
+    config = {"includedCategories": TRACED}
+    for _ in asked(socket, "Tracing.start", "id", traceConfig=config, transferMode="ReportEvents"):
+        pass
+    browser.execute_async_script(MOVED, FRAMES)
+    found = [one for reply in asked(socket, "Tracing.end", "Tracing.tracingComplete") for one in reply.get("value", ())]
+    socket.close()
+    start, end = (next(one["ts"] for one in found if one["name"] == name) for name in ("move", "moved"))
+    drawn = sorted(one["ts"] / 1000 for one in found if one["name"] == "DrawFrame" and start <= one["ts"] <= end)
+    times = sorted(later - earlier for earlier, later in pairwise(drawn))
     return f"{statistics.median(times):.0f}", f"{times[int(0.95 * len(times))]:.0f}"
+
+
+def asked(socket: websocket.WebSocket, method: str, last: str, **parameters: object) -> Iterator[dict[str, Any]]:
+    """Sends a command to the browser and yields what it reports, until the reply with `last` comes."""
+    socket.send(json.dumps({"id": 1, "method": method, "params": parameters}))
+    while True:
+        reply = json.loads(socket.recv())
+        if "error" in reply:
+            raise RuntimeError(reply["error"]["message"])
+        yield reply.get("params", {})
+        if last == reply.get("method") or last in reply:
+            return
 
 
 def row_of(name: str, browser: webdriver.Chrome, folder: Path, rounds: int) -> list[str]:

@@ -13,7 +13,7 @@ import kerassplit as ks
 
 if __name__ == "__main__":
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
+    options.binary_location = shutil.which("google-chrome") or shutil.which("chromium") or ""
     for argument in ("--headless=new", "--no-sandbox", "--window-size=1280,860"):
         options.add_argument(argument)
     driver = Service(shutil.which("chromedriver"))

@@ -7,6 +7,7 @@ In reading order:
 - `wording`: short descriptions of layers and blocks.
 - `groups`: groups of calls between split points, and merging them.
 - `opening`: divides regions that have no split point inside but are several blocks.
+- `cells`: divides regions into cells that pass on a few tensors each.
 - `folding`: folds a graph into the blocks of its overview.
 - `overview`: turns a model or split into a picture.
 - `layers`: every layer, as Keras draws it.

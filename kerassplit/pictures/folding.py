@@ -7,11 +7,13 @@ and the layers in a row that are left, at the beginning and end of most models.
 
 from collections import Counter
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import keras
 
 from kerassplit.graph.model_graph import Graph
+from kerassplit.pictures.cells import find_cells
 from kerassplit.pictures.groups import Group, branches, find_regions, merge_along
 from kerassplit.pictures.layer_names import BlockName, automatic_name, block_name, common_words, is_automatic, joined
 from kerassplit.pictures.opening import extent, open_region, repeated_nests
@@ -41,8 +43,7 @@ def find_blocks(
         for call in nest.calls:
             names[call], automatic[call] = block_name(nest.name), False
     named = [None if automatic[call] else name for call, name in enumerate(names)]
-    parts = [open_region(graph, region, named) for region in find_regions(graph)]
-    groups = [_group(graph, named, region, len(opened) > 1, divided) for opened in parts for region in opened]
+    groups = [group for region in find_regions(graph) for group in _groups(graph, named, region, divided)]
     groups.sort(key=lambda group: group.last)
     if few:
         return groups
@@ -55,6 +56,7 @@ def find_blocks(
         _count_parts(group, names)
     groups = merge_along(graph, groups, _same_number, _join_numbered)
     _mark_blocks(graph, groups)
+    groups = _fold_cells(graph, groups)
     groups = merge_along(graph, groups, lambda one, other: _alike(graph, divided, one, other), _fold)
     return _merge_rows(graph, automatic, groups)
 
@@ -115,6 +117,19 @@ def _row_title(operations: Sequence[keras.Operation], prefix: str) -> str:
         if not any(f"_{one}_" in f"_{word}_" for one in kept):
             kept.append(word)
     return joined(kept)
+
+
+def _groups(
+    graph: Graph, names: Sequence[BlockName | None], region: list[int], divided: Container[str | None]
+) -> list[Group]:
+    """Makes groups of a region: one, or one for each block or cell in it."""
+    opened = open_region(graph, region, names)
+    cells = find_cells(graph, region, names) if len(opened) == 1 else []
+    if cells:
+        return [
+            Group([calls], name.key, name.family, name.number, is_block=True, is_cell=True) for calls, name in cells
+        ]
+    return [_group(graph, names, part, len(opened) > 1, divided) for part in opened]
 
 
 def _group(
@@ -260,7 +275,19 @@ def _alike(graph: Graph, divided: Container[str | None], one: Group, other: Grou
     )
 
 
+def _fold_cells(graph: Graph, groups: Sequence[Group]) -> list[Group]:
+    """Folds similar cells in a row. Others may use tensors from inside the row, but none that it uses later."""
+    kept: list[Group] = []
+    for group in groups:
+        if group.is_cell and kept and kept[-1].is_cell and _alike(graph, (), kept[-1], group):
+            _fold(kept[-1], group)
+        else:
+            kept.append(group)
+    return kept
+
+
 def _fold(one: Group, other: Group) -> None:
+    one.parts = [*(one.parts or [replace(one, regions=[*one.regions])]), other]
     one.folded = one.folded or one.key
     one.key, one.number = other.key, other.number
     one.count += 1

@@ -27,6 +27,8 @@ class Group:
         count: Number of blocks in it.
         folded: Key of its first block, if several blocks were folded.
         subs: Names of its sub-blocks.
+        parts: The blocks, if several were folded.
+        is_cell: True if other tensors than its last one leave it, too (`cells.py`).
     """
 
     regions: list[list[int]]
@@ -37,6 +39,8 @@ class Group:
     count: int = 1
     folded: str | None = None
     subs: frozenset[str] = field(default_factory=frozenset)
+    parts: list["Group"] = field(default_factory=list)
+    is_cell: bool = False
 
     @property
     def calls(self) -> list[int]:

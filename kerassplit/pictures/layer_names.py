@@ -25,17 +25,14 @@ class BlockName:
         family: The key without its number: `conv`, `block`.
         number: The number.
         sub: The part of the block: `block6`, `a`; empty if the name does not say.
+        full: The name of the part, `conv4_block6` or `block2a`; of the block if the name does not say.
     """
 
     key: str
     family: str
     number: int
     sub: str
-
-    @property
-    def full(self) -> str:
-        """The name of the block's part: `conv4_block6`; of the block if the name does not say."""
-        return f"{self.key}_{self.sub}" if self.sub else self.key
+    full: str
 
 
 def block_name(name: str) -> BlockName | None:
@@ -44,7 +41,13 @@ def block_name(name: str) -> BlockName | None:
     if found is None or not found["family"]:
         return None
     sub = _SUB.match(name[found.end() :])
-    return BlockName(found[0], found["family"], int(found["number"]), sub[1].strip("_") if sub else "")
+    return BlockName(
+        found[0],
+        found["family"],
+        int(found["number"]),
+        sub[1].strip("_") if sub else "",
+        found[0] + (sub[0] if sub else ""),
+    )
 
 
 def is_automatic(operation: keras.Operation) -> bool:

@@ -32,7 +32,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _About:
+class About:
     """Facts that boxes show in addition to their layers.
 
     Attributes:
@@ -55,7 +55,9 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
         layers: Give each call a box of its own.
     """
     graph = read_graph(model)
-    part, points = model_part(graph, layers=layers), split_points_of(graph)
+    about = about_model(graph)
+    part = _part(graph, "b", _grouping(model.name, [graph], layers), graph.flat_inputs(), about)
+    points = about.points
     edges = [Edge(source, targets, "open" if tensor in points else "flow") for tensor, source, targets in flows(part)]
     places = f"● can be cut here: {len(points)} split point{'' if len(points) == 1 else 's'}"
     more = ", the others inside blocks" if len(points) > sum(edge.kind == "open" for edge in edges) else ""
@@ -68,12 +70,11 @@ def model_picture(model: keras.Model, title: str | None = None, *, layers: bool 
     )
 
 
-def model_part(graph: Graph, *, layers: bool = False) -> Part:
-    """Returns the boxes of a whole model, as `model_picture` draws them."""
+def about_model(graph: Graph) -> About:
+    """Returns the facts that the boxes of a whole model show."""
     outputs = list(dict.fromkeys(graph.flat_outputs()))
     made = {graph.tensors[tensor].call: graph.tensors[tensor].name for tensor in outputs}
-    about = _About(_call_counts([graph]), made if len(outputs) > 1 else {}, split_points_of(graph))
-    return _part(graph, "b", _grouping(graph.model.name, [graph], layers), graph.flat_inputs(), about)
+    return About(_call_counts([graph]), made if len(outputs) > 1 else {}, split_points_of(graph))
 
 
 def split_picture(split: Stages, title: str | None = None, *, layers: bool = False) -> Picture:
@@ -99,7 +100,7 @@ def split_picture(split: Stages, title: str | None = None, *, layers: bool = Fal
             for symbol, name in zip(stage.model.outputs, stage.outputs, strict=True)
             if name in results
         }
-        part = _part(graph, f"s{place}_", group, own, _About(counts, made if len(results) > 1 else {}))
+        part = _part(graph, f"s{place}_", group, own, About(counts, made if len(results) > 1 else {}))
         facts = _facts(call.operation for call in graph.calls)
         clusters.append(Cluster(tuple(part.boxes), stage.name, tuple(facts)))
         edges.extend(Edge(source, targets) for _, source, targets in flows(part))
@@ -165,38 +166,45 @@ def _layer_of(call: Call) -> str:
     return re.sub(r"@\d+", "", call.name)
 
 
-def _part(graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], about: _About) -> Part:
+def _part(graph: Graph, stem: str, grouping: _Grouping, inputs: Sequence[int], about: About) -> Part:
     """Makes the boxes of a graph, first those of `inputs`, then its blocks; their ids begin with `stem`."""
     boxes: list[Box] = []
     box_of: dict[int, str] = {}
     for tensor in dict.fromkeys(inputs):
-        call = graph.calls[graph.tensors[tensor].call]
-        name = "input" if is_automatic(call.operation) and len(inputs) == 1 else call.name
         identity = f"{stem}{len(boxes)}"
-        symbol = graph.tensors[tensor].symbol
-        dtype = () if symbol.dtype == "float32" else (symbol.dtype,)
-        boxes.append(Box(identity, name, lines=dtype, shape=format_shape(symbol.shape), is_input=True))
+        boxes.append(input_box(graph, tensor, identity, alone=len(inputs) == 1))
         box_of[graph.tensors[tensor].call] = identity
     find, title = grouping
     for group in find(graph):
         identity = f"{stem}{len(boxes)}"
-        boxes.append(_block_box(graph, group, identity, title(graph, group), about))
+        boxes.append(block_box(graph, group, identity, title(graph, group), about))
         box_of.update(dict.fromkeys(group.calls, identity))
     return Part(graph, boxes, box_of)
 
 
-def _block_box(graph: Graph, group: Group, identity: str, title: str, about: _About) -> Box:
+def input_box(graph: Graph, tensor: int, identity: str, *, alone: bool) -> Box:
+    """Makes the box of an input of the model; `alone`: it is the only one."""
+    call, symbol = graph.calls[graph.tensors[tensor].call], graph.tensors[tensor].symbol
+    name = "input" if is_automatic(call.operation) and alone else call.name
+    dtype = () if symbol.dtype == "float32" else (symbol.dtype,)
+    return Box(identity, name, lines=dtype, shape=format_shape(symbol.shape), is_input=True)
+
+
+def block_box(graph: Graph, group: Group, identity: str, title: str, about: About, kind: str = "") -> Box:
+    """Makes the box of a group; `kind` says what it is if its calls do not."""
     calls = group.calls
     operations = [graph.calls[call].operation for call in calls]
     layers = [operation for operation in operations if isinstance(operation, keras.Layer)]
-    if len(calls) == 1 or len(layers) == 1:
+    if kind:
+        lines = [kind, count_layers(operations)]
+    elif len(calls) == 1 or len(layers) == 1:
         words = describe((layers or operations)[0])
         lines = [words] if words.replace(" ", "_") != title else []
         lines += [count_layers(operations)] if len(calls) > 1 else []
     else:
         merged = [region for region in group.regions if branches(graph, region)]
-        kind = block_kind(graph, merged, group.count) if merged else summary(operations)
-        lines = [kind, count_layers(operations)]
+        what = block_kind(graph, merged, group.count) if merged else summary(operations)
+        lines = [what, count_layers(operations)]
     parameters = count_parameters(operations)
     if parameters:
         lines.append(f"{format_count(parameters)} params")

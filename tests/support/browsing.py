@@ -47,4 +47,4 @@ def click(browser: webdriver.Chrome, selector: str) -> None:
 def crossing(browser: webdriver.Chrome) -> set[int]:
     """The tensors whose lines are lit."""
     found = all_of(browser, ".line.crossing")
-    return {int(tensor) for one in found for tensor in str(one.get_attribute("data-tensors")).split()}
+    return {int(str(one.get_attribute("data-tensor"))) for one in found}

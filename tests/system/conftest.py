@@ -17,7 +17,7 @@ import kerassplit as ks
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[webdriver.Chrome]:
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    program, driver = shutil.which("google-chrome") or shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
         missing = pytest.fail if os.environ.get("CI") else pytest.skip
         missing("the page takes Chromium and its driver, and this machine has none")

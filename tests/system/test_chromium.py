@@ -1,5 +1,7 @@
 """The page to explore, in real Chromium: pointer, keys, links, both color schemes, a phone."""
 
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,11 @@ def test_code_is_copied(page: Open) -> None:
         'ks.build_submodel(model, start="first")',
         "kerassplit split MODEL --at='first' -o stages",
     ]
+    names = [tensor.name for tensor in ks.profile(uneven()).tensors]
+    for name, offered in ((names[0], []), (names[-1], [f"ks.tap(model, {json.dumps(names[-1])})"])):
+        browser.execute_script("location.hash = arguments[0]", name)
+        browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+        assert [one.get_attribute("data-copy") for one in all_of(browser, "#details .copy")] == offered
 
 
 def test_chart_and_graph_point_at_each_other(page: Open) -> None:
@@ -110,7 +117,7 @@ def test_chart_and_graph_point_at_each_other(page: Open) -> None:
     number = [tensor.name for tensor in ks.profile(model).tensors].index("block_5_add")
     ActionChains(browser).move_to_element(one_of(browser, f'#chart circle[data-tensor="{number}"]')).perform()
     [marked] = all_of(browser, ".line.pointed")
-    assert marked.get_attribute("data-tensors") == str(number)
+    assert marked.get_attribute("data-tensor") == str(number)
     ActionChains(browser).move_to_element(one_of(browser, '[data-box="3"]')).perform()
     [dot] = all_of(browser, "circle.pointed")
     assert dot.get_attribute("data-tensor") == str(number)
@@ -327,7 +334,10 @@ def test_no_name_of_a_device_or_in_what_is_pointed_at_runs_as_code(page: Open) -
 def test_every_tensor_of_every_kind_of_model_can_be_selected(page: Open, kind: Kind) -> None:
     model = kind.build().model
     browser = page(model, open_sides=16)
-    names = [tensor.name for tensor in ks.profile(model, open_sides=16).tensors]
+    tensors = ks.profile(model, open_sides=16).tensors
+    names = [tensor.name for tensor in tensors]
+    known = {tensor.name for tensor in tensors if tensor.bytes is not None}
+    assert len(all_of(browser, "#chart circle")) == sum(point.name in known for point in ks.split_points(model))
     for name in names:
         browser.execute_script("location.hash = encodeURIComponent(arguments[0])", name)
         browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
@@ -344,15 +354,52 @@ def _ends(model: keras.Model) -> list[str]:
     return [tensor.name for tensor in read_graph(model).tensors if not tensor.users]
 
 
-def test_opened_boxes_side_by_side_stay_apart(page: Open) -> None:
-    browser = page(application("InceptionV3"), detail="layers")
-    places = [one.rect for one in all_of(browser, ".frame, .box > rect:first-of-type")]
-    apart = [
-        one["x"] + one["width"] <= other["x"] + 0.5
-        or other["x"] + other["width"] <= one["x"] + 0.5
-        or one["y"] + one["height"] <= other["y"] + 0.5
-        or other["y"] + other["height"] <= one["y"] + 0.5
-        for index, one in enumerate(places)
-        for other in places[:index]
+def nested() -> keras.Model:
+    """Two towers side by side, of two cells each."""
+    layers = keras.layers
+
+    def cell(name: str) -> keras.Model:
+        x = keras.Input((4,))
+        y = layers.Dense(4, name=f"{name}_a")(x)
+        return keras.Model(x, layers.Add(name=f"{name}_add")([y, layers.Dense(4, name=f"{name}_b")(y)]), name=name)
+
+    def tower(name: str) -> keras.Model:
+        return keras.Sequential([keras.Input((4,)), cell(f"{name}_cell1"), cell(f"{name}_cell2")], name=name)
+
+    x = keras.Input((4,), name="x")
+    both = layers.Concatenate(name="both")([tower("left")(x), tower("right")(x)])
+    return keras.Model(x, layers.Dense(2, name="end")(both), name="nested")
+
+
+def test_nested_models_open_one_level_at_a_time_and_stay_apart(page: Open) -> None:
+    browser = page(nested())
+    labels = [str(one.get_attribute("aria-label")) for one in all_of(browser, ".box")]
+    assert [one.split(",")[0] for one in labels] == ["x", "left", "right", "both", "end"]
+    click(browser, '.box[aria-label^="left"]')
+    assert len(all_of(browser, '.box[aria-label^="left_cell"]')) == 2
+    assert not all_of(browser, ".layer")
+    click(browser, '.box[aria-label^="left_cell1"]')
+    assert [one.text.split("\n")[0] for one in all_of(browser, ".layer")] == [
+        f"left_cell1_{one}" for one in ("a", "b", "add")
     ]
-    assert all(apart)
+    click(browser, '.head[aria-label="Fold left"]')
+    assert len(all_of(browser, ".box")) == 5
+    click(browser, '.box[aria-label^="left"]')
+    assert len(all_of(browser, ".layer")) == 3  # what was open inside still is
+    browser.execute_script("location.hash = 'right/right_cell2/right_cell2_b'")
+    browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0]))")
+    assert len(all_of(browser, ".layer")) == 6
+    click(browser, "#open-all")
+    frames = [one.rect for one in all_of(browser, ".open > .frame")]
+    layers = [one.rect for one in all_of(browser, ".layer > rect, .box > rect:first-of-type")]
+    assert (len(frames), len(layers)) == (6, 15)
+    assert all(_apart(*pair) for pair in itertools.combinations(layers, 2))
+    assert sum(not _apart(*pair) for pair in itertools.combinations(frames, 2)) == 4  # cells, inside their towers
+    assert sum(not _apart(frame, layer) for frame in frames for layer in layers) == 2 * 12
+
+
+def _apart(one: dict[str, float], other: dict[str, float]) -> bool:
+    return any(
+        one[place] + one[side] <= other[place] + 0.5 or other[place] + other[side] <= one[place] + 0.5
+        for place, side in (("x", "width"), ("y", "height"))
+    )

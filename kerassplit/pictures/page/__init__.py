@@ -4,6 +4,7 @@ In reading order:
 
 - `data`: what the page shows, as JSON.
 - `settings`: settings of layers as short texts.
+- `levels`: boxes within boxes.
 - `layout`: the places of boxes, layers and lines.
 - `page.html`, `page.css`: the page without its contents.
 - `model.js`: reads the data; what lies before a cut and what crosses it.

@@ -1,25 +1,23 @@
 // The chart of what crosses each split point.
 
-import { callsBefore, drawn, element, inBytes, pointOf, profile } from "./model.js";
+import { drawn, element, inBytes, profile } from "./model.js";
+import { known, sets } from "./plan.js";
 
 // For each split point: what crosses over the share of FLOPs (or of layers) before it.
 const [WIDE, HIGH, LEFT, BOTTOM] = [360, 190, 58, 34];
 const dots = new Map();
 
 export function drawChart(parent, { select, point }) {
-  const points = [...pointOf.entries()].filter(([, one]) => one.bytes !== null);
+  const points = sets.slice(1, -1).filter(({ tensor }) => profile.tensors[tensor].bytes !== null);
   if (!points.length) {
     parent.replaceChildren(element("p", {}, "No tensor crosses alone, or its bytes are unknown: there is no chart."));
     return;
   }
-  const isKnown = points.every(
-    ([, one]) => one.flops_before !== null && one.flops_after !== null && one.flops_before + one.flops_after > 0,
-  );
-  const share = ([tensor, one]) => {
-    if (isKnown) return one.flops_before / (one.flops_before + one.flops_after);
-    return callsBefore([tensor]).reduce((sum, call) => sum + call, 0) / profile.calls.length;
-  };
-  const logs = points.map(([, one]) => Math.log10(Math.max(one.bytes, 1)));
+  const all = sets.at(-1);
+  const isKnown = known && all.work > 0;
+  const share = ({ work, size }) => (isKnown ? work / all.work : size / all.size);
+  const bytesAt = ({ tensor }) => profile.tensors[tensor].bytes / profile.batch_size;
+  const logs = points.map((one) => Math.log10(Math.max(bytesAt(one), 1)));
   const [low, high] = [Math.floor(Math.min(...logs)), Math.ceil(Math.max(...logs) + 1e-9)];
   const y = (log) => HIGH - BOTTOM - ((log - low) / Math.max(high - low, 1)) * (HIGH - BOTTOM - 12);
   const x = (part) => LEFT + part * (WIDE - LEFT - 22);
@@ -35,12 +33,12 @@ export function drawChart(parent, { select, point }) {
   axes.push(
     drawn("text", { x: x(0.5), y: HIGH - 3 }, isKnown ? "of the FLOPs before the cut" : "of the layers before the cut"),
   );
-  for (const [index, entry] of points.entries()) {
-    const [tensor, one] = entry;
+  for (const [index, one] of points.entries()) {
+    const { tensor } = one;
     const dot = drawn(
       "circle",
       {
-        cx: x(share(entry)).toFixed(1),
+        cx: x(share(one)).toFixed(1),
         cy: y(logs[index]).toFixed(1),
         r: 4.5,
         "data-tensor": tensor,
@@ -48,7 +46,7 @@ export function drawChart(parent, { select, point }) {
         pointerenter: (event) => point(tensor, null, event),
         pointerleave: () => point(null),
       },
-      drawn("title", {}, `${one.name}: ${inBytes(one.bytes)}`),
+      drawn("title", {}, `${profile.tensors[tensor].name}: ${inBytes(bytesAt(one))}`),
     );
     dots.set(tensor, dot);
   }

@@ -18,8 +18,8 @@ from kerassplit.graph.reading import read_graph
 from kerassplit.graph.shapes import OpenSides
 from kerassplit.graph.sides import read_sides
 from kerassplit.graph.sizes import total
-from kerassplit.pictures.overview import model_part
-from kerassplit.pictures.page.layout import layout_of
+from kerassplit.pictures.page.layout import Layout
+from kerassplit.pictures.page.levels import levels_of
 from kerassplit.pictures.page.settings import settings_of
 from kerassplit.pictures.picture import Picture
 from kerassplit.pictures.wording import describe
@@ -89,7 +89,7 @@ def data_of(cuts: Cuts, picture: Picture, open_sides: OpenSides, *, opened: bool
         "stages": [printable(name, kept="") for name in cuts.stages],
         "plan": plain(cuts.plan),
         "sending": _sending(graph, costs),
-        "layout": layout_of(graph, model_part(graph), words),
+        "layout": Layout(graph, words).of(levels_of(graph)),
         "open_sides": None if open_sides is None else repr(open_sides),
         "opened": opened,
     }

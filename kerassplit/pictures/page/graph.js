@@ -1,7 +1,7 @@
 // Draws the graph; opens and folds its boxes.
 
 import { data, drawn, inBytes, inThousands, makerOf, profile, usersOf } from "./model.js";
-import { HEADER, boxOf, boxes, corner, curve, edges, mapX, mapY, meeting, opened, place, places } from "./places.js";
+import { HEADER, around, boxOf, boxes, extent, path, place, top, visible } from "./places.js";
 import { drawMap, startMap } from "./minimap.js";
 import { BARS, dragging, fit, moved, scene, svg, view, zoom } from "./view.js";
 
@@ -20,32 +20,29 @@ function isLit(tensor, calls) {
   );
 }
 
-function line(path, tensors, calls) {
-  const tensor = tensors.find((one) => isLit(one, calls)) ?? tensors[0];
+function line(shape, tensor, calls) {
   const group = drawn(
     "g",
     {
       class: "line",
-      "data-tensors": tensors.join(" "),
+      "data-tensor": tensor,
       click: (event) => handlers.select(tensor, event),
       pointerenter: (event) => handlers.point(tensor, null, event),
       pointerleave: () => handlers.point(null),
     },
-    drawn("path", { d: path, class: "reach" }),
-    drawn("path", { d: path, class: "stroke", "marker-end": "url(#arrow)" }),
+    drawn("path", { d: shape, class: "reach" }),
+    drawn("path", { d: shape, class: "stroke", "marker-end": "url(#arrow)" }),
   );
   group.classList.toggle("crossing", isLit(tensor, calls));
   group.classList.toggle("point", data.explanations[tensor].is_split_point);
   return group;
 }
 
-function outerLines() {
-  return edges.flatMap(([tensors, from, to, points]) =>
+function lines(level) {
+  return level.edges.flatMap(([tensors, from, to, points]) =>
     tensors.map((tensor) => {
-      const moved = points.map((value, index) => (index % 2 ? mapY(value) : mapX(value)));
-      const start = meeting(from, tensor, "leaving", moved[0]);
-      const end = meeting(to, tensor, "entering", moved.at(-2));
-      return line(`M${start}L${curve(moved).slice(1)}L${end}`, [tensor], boxes[to].calls);
+      const calls = to === null ? usersOf[tensor].filter((call) => !level.own.has(call)) : level.boxes[to].calls;
+      return line(path(level, tensor, from, to, points), tensor, calls);
     }),
   );
 }
@@ -87,18 +84,18 @@ function button(attributes, act, about, ...children) {
   return group;
 }
 
-function closedBox(box, index) {
-  const { x, left, top, wide, high } = places[index];
+function closedBox(box) {
+  const { x, left, top: high, wide, tall } = box.place;
   const [output] = box.input === null ? profile.calls[box.calls.at(-1)].outputs : [box.input];
   const act = (event) => {
     if (!box.inside || (event.shiftKey && box.ends_at !== null)) handlers.select(box.ends_at ?? output, event);
-    else toggle(index);
+    else toggle(box);
   };
   const about = { tensor: box.ends_at ?? output, title: box.title.join(" "), calls: box.calls };
   const rectangle = (gap) =>
-    drawn("rect", { x: left + gap, y: top + gap, width: wide - 2 * gap, height: high - 2 * gap, rx: 6 });
-  const names = texts(box.title, x, top + 20 + (box.several ? 4 : 0), "name");
-  const below = top + 20 + (box.several ? 4 : 0) + box.title.length * 18.5 - 1;
+    drawn("rect", { x: left + gap, y: high + gap, width: wide - 2 * gap, height: tall - 2 * gap, rx: 6 });
+  const names = texts(box.title, x, high + 20 + (box.several ? 4 : 0), "name");
+  const below = high + 20 + (box.several ? 4 : 0) + box.title.length * 18.5 - 1;
   const rest = [
     ...texts(box.lines, x, below, "fine"),
     drawn(
@@ -116,7 +113,7 @@ function closedBox(box, index) {
   return button(
     {
       class: `box ${side(box.calls)} ${box.input === null ? "" : "input"}`,
-      "data-box": index,
+      "data-box": box.index,
       "aria-label": [...box.title, ...box.lines].join(", "),
       "aria-expanded": box.inside ? "false" : null,
     },
@@ -129,42 +126,41 @@ function closedBox(box, index) {
   );
 }
 
-function openBox(box, index) {
-  const { left, top, wide, high } = places[index];
-  const [cornerX, cornerY] = corner(index);
-  const { inside } = box;
+function openBox(box) {
+  const { left, top: high, wide, tall } = box.place;
+  const title = box.title.join(" ");
   const head = button(
-    { class: "head", "data-box": index, "aria-expanded": "true", "aria-label": `Fold ${box.title.join(" ")}` },
-    () => toggle(index),
-    { tensor: box.ends_at, title: box.title.join(" "), calls: box.calls },
-    drawn("rect", { x: left, y: top, width: wide, height: HEADER, rx: 6 }),
-    drawn("text", { x: left + 10, y: top + 18, class: "name" }, `− ${box.title.join(" ")}`),
+    { class: "head", "data-box": box.index, "aria-expanded": "true", "aria-label": `Fold ${title}` },
+    () => toggle(box),
+    { tensor: box.ends_at, title, calls: box.calls },
+    drawn("rect", { x: left, y: high, width: wide, height: HEADER, rx: 6 }),
+    drawn("text", { x: left + 10, y: high + 18, class: "name" }, `− ${title}`),
   );
-  const lines = inside.edges.map(([tensors, from, to, points]) => {
-    const calls = to === null ? usersOf[tensors[0]].filter((call) => boxOf[call] !== index) : [to];
-    return line(curve(points), tensors, calls);
-  });
-  const layers = inside.layers.map(([call, x, y, wideOne, highOne]) => layer(call, x, y, wideOne, highOne));
   return drawn(
     "g",
     { class: "open" },
-    drawn("rect", { class: "frame", x: left, y: top, width: wide, height: high, rx: 6 }),
+    drawn("rect", { class: "frame", x: left, y: high, width: wide, height: tall, rx: 6 }),
     head,
-    drawn("g", { transform: `translate(${cornerX.toFixed(1)} ${cornerY.toFixed(1)})` }, ...lines, ...layers),
+    ...contents(box.inside),
   );
 }
 
-function layer(call, x, y, wide, high) {
+function layer(box) {
+  const { x, y, left, top: high, wide, tall } = box.place;
+  const { call } = box;
   const { name, outputs } = profile.calls[call];
   return button(
     { class: `layer ${side([call])}`, "data-call": call, "aria-label": `${name}, ${data.words[call]}` },
     (event) => handlers.select(outputs[0], event),
     { tensor: outputs[0], title: name, calls: [call] },
-    drawn("rect", { x: x - wide / 2, y: y - high / 2, width: wide, height: high, rx: 4 }),
-    drawn("text", { x, y: y - 3, class: "name fine" }, name),
+    drawn("rect", { x: left, y: high, width: wide, height: tall, rx: 4 }),
+    drawn("text", { x, y: y - 3, class: "name fine" }, box.title[0]),
     drawn("text", { x, y: y + 13, class: "fine" }, data.words[call]),
   );
 }
+
+const drawnBox = (box) => (box.isOpen ? openBox(box) : box.call === undefined ? closedBox(box) : layer(box));
+const contents = (level) => [...lines(level), ...level.boxes.map(drawnBox)];
 
 // The strip beside the graph: a bar for each closed box, and for each layer of an open one.
 export const measures = {
@@ -185,18 +181,11 @@ export function parametersIn(calls) {
 
 function bars() {
   const rows = new Map(); // boxes or layers of one height share it
-  const add = (calls, y, high) => {
-    const key = `${Math.round(y)}`;
-    rows.set(key, [...(rows.get(key) ?? []), { calls, y, high }]);
-  };
-  boxes.forEach((box, index) => {
-    if (!opened.has(index)) {
-      if (box.calls.length) add(box.calls, places[index].y, places[index].high);
-      return;
-    }
-    const [, top] = corner(index);
-    for (const [call, , y, , high] of box.inside.layers) add([call], top + y, high);
-  });
+  for (const { calls, place: at, isOpen } of visible) {
+    if (isOpen || !calls.length) continue;
+    const key = Math.round(at.y);
+    rows.set(key, [...(rows.get(key) ?? []), { calls, y: at.y, high: at.tall }]);
+  }
   const [what, of, said] = measures[measure];
   const found = [...rows.values()].flatMap((row) =>
     row.map((one, place) => ({
@@ -207,7 +196,7 @@ function bars() {
     })),
   );
   const most = Math.max(1, ...found.map(({ value }) => value ?? 0));
-  const left = Math.min(...places.map((one) => one.left)) - 30;
+  const left = extent().left - 30;
   return drawn(
     "g",
     { class: "bars", role: "img", "aria-label": `${what} along the graph` },
@@ -229,8 +218,7 @@ function bars() {
 export function draw() {
   const focused = scene.contains(document.activeElement) ? document.activeElement.dataset : null;
   place();
-  const shown = boxes.map((box, index) => (opened.has(index) ? openBox(box, index) : closedBox(box, index)));
-  scene.replaceChildren(bars(), ...outerLines(), ...shown);
+  scene.replaceChildren(bars(), ...contents(top));
   svg.classList.toggle("cut", lit.length > 0);
   drawMap(side);
   mark(pointed);
@@ -238,22 +226,18 @@ export function draw() {
   else if (focused?.box) scene.querySelector(`[data-box="${focused.box}"]`)?.focus({ preventScroll: true });
 }
 
-// Opens or folds a box; it stays where it is on the screen.
-export function toggle(index) {
-  if (!boxes[index].inside) return;
-  const { x, top } = places[index];
-  if (!opened.delete(index)) opened.add(index);
+// Opens or folds a box; it stays where it is on the screen. What is open inside stays so.
+function toggle(box) {
+  const { x, top: high } = box.place;
+  box.isOpen = !box.isOpen;
   draw();
-  view.x += (x - places[index].x) * view.scale;
-  view.y += (top - places[index].top) * view.scale;
+  view.x += (x - box.place.x) * view.scale;
+  view.y += (high - box.place.top) * view.scale;
   moved();
 }
 
 export function openAll(isOpen) {
-  boxes.forEach((box, index) => {
-    if (isOpen && box.inside) opened.add(index);
-    else opened.delete(index);
-  });
+  for (const box of boxes) box.isOpen = isOpen && Boolean(box.inside);
   draw();
   fit();
 }
@@ -275,25 +259,30 @@ export function mark(tensor) {
   for (const one of scene.querySelectorAll(".pointed")) one.classList.remove("pointed");
   if (tensor === null) return;
   for (const one of scene.querySelectorAll(".line")) {
-    one.classList.toggle("pointed", one.dataset.tensors.split(" ").includes(String(tensor)));
+    one.classList.toggle("pointed", one.dataset.tensor === String(tensor));
   }
 }
 
-// Opens the box of a tensor and brings what makes it to the middle of the window.
+// Opens the boxes of a tensor and brings what makes it to the middle of the window.
 export function reveal(tensor) {
   const call = makerOf[tensor];
-  const index = call === null ? boxes.findIndex((box) => box.input === tensor) : boxOf[call];
-  if (boxes[index]?.inside && !opened.has(index) && boxes[index].ends_at !== tensor) {
-    opened.add(index);
-    draw();
+  const inner = call === null ? boxes.find((box) => box.input === tensor) : boxOf[call];
+  if (!inner) return;
+  let found = inner;
+  let isOpened = false;
+  for (const box of around(inner)) {
+    if (!box.isOpen && box.ends_at === tensor) {
+      found = box;
+      break;
+    }
+    isOpened ||= !box.isOpen;
+    box.isOpen = true;
   }
-  if (index < 0) return;
-  const inner = opened.has(index) && boxes[index].inside.layers.find(([one]) => one === call);
-  const [cornerX, cornerY] = inner ? corner(index) : [0, 0];
-  const [x, y] = inner ? [cornerX + inner[1], cornerY + inner[2]] : [places[index].x, places[index].bottom];
+  if (isOpened) draw();
+  const { x, y, bottom } = found.place;
   view.scale = Math.max(view.scale, 0.6);
   view.x = svg.clientWidth / 2 - x * view.scale;
-  view.y = svg.clientHeight / 2 - y * view.scale;
+  view.y = svg.clientHeight / 2 - (found.call === undefined ? bottom : y) * view.scale;
   moved();
 }
 
@@ -302,10 +291,6 @@ export function start(parent, given) {
   Object.assign(handlers, given);
   parent.append(svg);
   startMap(parent);
-  if (data.opened)
-    boxes.forEach((box, index) => {
-      if (box.inside) opened.add(index);
-    });
   place();
   fit();
   dragging();

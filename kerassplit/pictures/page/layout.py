@@ -1,11 +1,10 @@
-"""Lays out a model for the page: its boxes, and separately the layers inside each box, both from top to bottom.
+"""Lays out a model for the page: each level on its own, from top to bottom, as if all boxes were closed.
 
 All lengths are in points, and y points down. Graphviz does the work here, so that the page only has to stretch space
 where a box is opened.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kerassplit.graph.model_graph import Graph
@@ -19,162 +18,159 @@ from kerassplit.pictures.lettering import (
     text_lines,
     text_width,
 )
-from kerassplit.pictures.overview import Part, flows
+from kerassplit.pictures.page.levels import Item, Level
 from kerassplit.pictures.render import lay_out
 from kerassplit.text import printable
 
 Size = tuple[float, float]
+_Lines = dict[tuple[str, str], list[int]]
 
 _LAYER_PADDING = 16, 12
 _PORTION = 60
-"""The fewest calls that are laid out at once, if a box has as many."""
+"""The fewest boxes or layers that are laid out at once, if a level has as many."""
 _PORT = "shape=circle, width=0.06, height=0.06"
 
 
-def layout_of(graph: Graph, part: Part, words: Mapping[int, str]) -> dict[str, Any]:
-    """Returns the places of boxes, layers and lines.
+class Layout:
+    """Places boxes, layers and lines of a model.
 
     Args:
         graph: The model's graph.
-        part: Its boxes.
         words: The second line of text of each call.
-
-    Returns:
-        `boxes`: for each box its center, size and texts, its `calls`, and `inside`: the same for its layers and for the
-        tensors that enter and leave it, or `None` if it stands for one call. `edges`: tensors, source, target, and the
-        points of Bézier curves. Calls are counted as in a profile, without inputs of the model.
     """
-    place_of = {call: place for place, call in enumerate(call for call, one in enumerate(graph.calls) if one.inputs)}
-    number = {box.id: index for index, box in enumerate(part.boxes)}
-    calls: list[list[int]] = [[] for _ in part.boxes]
-    for call, box in part.box_of.items():
-        insort(calls[number[box]], call)
-    lines: dict[tuple[str, str], list[int]] = {}
-    for tensor, source, targets in flows(part):
-        for target in targets:
-            lines.setdefault((source, target), []).append(tensor)
-    sizes = {box.id: box_size(box) for box in part.boxes}
-    found, curves, whole = _lay_out([_node(name, size) for name, size in sizes.items()], lines)
-    boxes = [
-        {
-            **_rectangle(found[box.id], sizes[box.id]),
-            "title": _lines(name_lines(box)),
-            "lines": _lines(text_lines(box)),
-            "mark": _lines(mark_lines(box)),
-            "ends_at": next((one for one in _made(graph, own) if graph.tensors[one].name == box.mark), None),
+
+    def __init__(self, graph: Graph, words: Mapping[int, str]):
+        self._graph = graph
+        self._words = words
+        called = (call for call, one in enumerate(graph.calls) if one.inputs)
+        self._place_of = {call: place for place, call in enumerate(called)}
+
+    def of(self, level: Level) -> dict[str, Any]:
+        """Lays out a level, and those inside its boxes.
+
+        Many items are laid out in portions, one below the other, because Graphviz's time grows faster than their
+        number.
+
+        Returns:
+            `left`, `width`, `height`: what it covers. `boxes`: for each layer a list of its call, the x and y of its
+            center, its width and height; for each box a mapping with these, its texts, its `calls`, and `inside`: its
+            own level, or `None`. `edges`: tensors, source, target (places in `boxes`, or `None` outside), and the
+            points of Bézier curves. `entering` and `leaving`: the tensors that do so, with x and y. `skip`: how many
+            letters of the names of calls say where the level is. Calls are counted as in a profile, without inputs of
+            the model.
+        """
+        sizes = [self._size(item, level) for item in level.items]
+        lines = self._lines(level)
+        at: list[list[float]] = []
+        found: dict[str, Any] = {"skip": len(level.scope), "entering": [], "leaving": [], "edges": []}
+        left = right = bottom = 0.0
+        for portion in _portions(lines, len(level.items)):
+            nodes, own = _source(lines, sizes, portion)
+            centers, curves, whole = _lay_out(nodes, own)
+            last = len(at) - 1  # of the portion before
+            x, y = (at[last][axis] - centers[f"b{last}"][axis] if at else 0.0 for axis in (0, 1))
+            moved = {name: [round(center[0] + x, 1), round(center[1] + y, 1)] for name, center in centers.items()}
+            at += [moved[f"b{place}"] for place in portion]
+            for side, kind in (("entering", "i"), ("leaving", "o")):
+                found[side] += [[int(name[1:]), *center] for name, center in moved.items() if name[0] == kind]
+            for ends, points in curves.items():
+                shifted = [round(number + (y if index % 2 else x), 1) for index, number in enumerate(points)]
+                found["edges"].append([own[ends], *(int(end[1:]) if end[0] == "b" else None for end in ends), shifted])
+            left, right, bottom = min(left, x), max(right, x + whole[0]), y + whole[1]
+        boxes = [self._box(*each) for each in zip(level.items, at, sizes, strict=True)]
+        return {
+            "left": round(left, 1), "width": round(right - left, 1), "height": round(bottom, 1), "boxes": boxes, **found
+        }  # fmt: skip
+
+    def _size(self, item: Item, level: Level) -> Size:
+        if item.box is not None:
+            return box_size(item.box)
+        name = self._graph.calls[item.calls[0]].name.removeprefix(level.scope)
+        wide = max(text_width(name, TEXT, bold=True), text_width(self._words[item.calls[0]], TEXT))
+        return wide + _LAYER_PADDING[0], 2 * NAME_LINE * TEXT / NAME + _LAYER_PADDING[1]
+
+    def _box(self, item: Item, center: Sequence[float], size: Size) -> dict[str, Any] | list[float]:
+        calls, box = [self._place_of[call] for call in item.calls if call in self._place_of], item.box
+        wide, high = round(size[0], 1), round(size[1], 1)
+        if box is None:
+            return [*calls, *center, wide, high]
+        made = [tensor for call in item.calls for tensor in self._graph.calls[call].outputs]
+        return {
+            "x": center[0],
+            "y": center[1],
+            "width": wide,
+            "height": high,
+            "title": _printable(name_lines(box)),
+            "lines": _printable(text_lines(box)),
+            "mark": _printable(mark_lines(box)),
+            "ends_at": next((one for one in made if self._graph.tensors[one].name == box.mark), None),
             "several": box.count > 1,
-            "input": graph.calls[own[0]].outputs[0] if box.is_input else None,
-            "calls": [] if box.is_input else [place_of[call] for call in own],
-            "inside": _inside(graph, own, words, place_of) if len(own) > 1 else None,
+            "input": made[0] if box.is_input else None,
+            "calls": calls,
+            "inside": None if item.inside is None else self.of(item.inside),
         }
-        for box, own in zip(part.boxes, calls, strict=True)
-    ]
-    edges = [
-        [tensors, number[source], number[target], curves[source, target]] for (source, target), tensors in lines.items()
-    ]
-    return {"width": whole[0], "height": whole[1], "boxes": boxes, "edges": edges}
+
+    def _lines(self, level: Level) -> _Lines:
+        """Returns the tensors between items (`b0`), and from (`i5`) and to (`o5`) where they enter and leave."""
+        graph = self._graph
+        place_of = {call: place for place, item in enumerate(level.items) for call in item.calls}
+        lines: _Lines = {}
+        for call, place in place_of.items():
+            for tensor in graph.calls[call].inputs:
+                maker = place_of.get(graph.tensors[tensor].call)
+                if maker != place:
+                    source = f"i{tensor}" if maker is None else f"b{maker}"
+                    tensors = lines.setdefault((source, f"b{place}"), [])
+                    tensors += [] if tensor in tensors else [tensor]
+            for tensor in graph.calls[call].outputs:
+                if any(user not in place_of for user in graph.tensors[tensor].users):
+                    lines[f"b{place}", f"o{tensor}"] = [tensor]
+        return lines
 
 
-def _inside(
-    graph: Graph, calls: Sequence[int], words: Mapping[int, str], place_of: Mapping[int, int]
-) -> dict[str, Any]:
-    """Lays out the calls of a box, with points for the tensors that enter or leave it.
-
-    Many calls are laid out in portions, one below the other, because Graphviz's time grows faster than their number.
-    """
-    sizes = {call: _layer_size(graph.calls[call].name, words[call]) for call in calls}
-    found: dict[str, Any] = {"layers": [], "entering": [], "leaving": [], "edges": []}
-    left = right = bottom = 0.0
-    head, origin = None, (0.0, 0.0)
-    for portion in _portions(graph, calls):
-        nodes, lines = _sources(graph, portion, set(calls), head, sizes)
-        at, curves, whole = _lay_out(nodes, lines)
-        x, y = (0.0, 0.0) if head is None else (origin[0] - at[f"c{head}"][0], origin[1] - at[f"c{head}"][1])
-        moved = {name: [round(center[0] + x, 1), round(center[1] + y, 1)] for name, center in at.items()}
-        found["layers"] += [[place_of[call], *_rectangle(moved[f"c{call}"], sizes[call]).values()] for call in portion]
-        for side, names in (("entering", "i"), ("leaving", "o")):
-            found[side] += [[int(name[1:]), *center] for name, center in moved.items() if name[0] == names]
-        for ends, tensors in lines.items():
-            points = [round(number + (y if index % 2 else x), 1) for index, number in enumerate(curves[ends])]
-            found["edges"].append(
-                [tensors, *(place_of[int(end[1:])] if end[0] == "c" else None for end in ends), points]
-            )
-        left, right, bottom = min(left, x), max(right, x + whole[0]), y + whole[1]
-        head = portion[-1]
-        origin = moved[f"c{head}"]
-    return {"left": round(left, 1), "width": round(right - left, 1), "height": round(bottom, 1), **found}
+def _portions(lines: _Lines, count: int) -> list[range]:
+    """Divides items where later ones and the outside use one tensor only, of the last item."""
+    last: dict[int, tuple[int, int]] = {}  # of each tensor, its maker and its last user
+    for (source, target), tensors in lines.items():
+        if source[0] == "b":
+            user = int(target[1:]) if target[0] == "b" else count
+            for tensor in tensors:
+                last[tensor] = int(source[1:]), max(user, last.get(tensor, (0, 0))[1])
+    found, first, waiting = [], 0, set[int]()
+    made: dict[int, list[int]] = {}
+    for tensor, (maker, _) in last.items():
+        made.setdefault(maker, []).append(tensor)
+    for place in range(count):
+        waiting = {one for one in (*waiting, *made.get(place, ())) if last[one][1] > place}
+        is_end = place + 1 - first >= _PORTION and len(waiting) == 1 and last[min(waiting)][0] == place
+        if is_end or place == count - 1:
+            found.append(range(first, place + 1))
+            first = place + 1
+    return found
 
 
-def _portions(graph: Graph, calls: Sequence[int]) -> list[list[int]]:
-    """Divides the calls of a box where of all that they compute, later ones and other boxes use one tensor only."""
-    found, portion = [], list[int]()
-    last_use = {tensor: _last_use(graph, tensor, calls) for tensor in _made(graph, calls)}
-    waiting: set[int] = set()
-    for call in calls:
-        portion.append(call)
-        waiting = {tensor for tensor in (*waiting, *graph.calls[call].outputs) if last_use[tensor] > call}
-        if (
-            len(portion) >= _PORTION
-            and call != calls[-1]
-            and len(waiting) == 1
-            and waiting <= {*graph.calls[call].outputs}
-        ):
-            found.append(portion)
-            portion = []
-    return [*found, portion]
+def _source(lines: _Lines, sizes: Sequence[Size], portion: range) -> tuple[list[str], _Lines]:
+    """Returns the nodes and lines of a portion in Graphviz's notation, with the last item before it."""
+    own = {f"b{place}" for place in portion}
+    before = {f"b{portion[0] - 1}"} - {"b-1"}
+    found = {
+        (source, target): tensors
+        for (source, target), tensors in lines.items()
+        if (target in own and (source[0] == "i" or source in own | before)) or (target[0] == "o" and source in own)
+    }
+    nodes = [_node(name, sizes[int(name[1:])]) for name in (*before, *(f"b{place}" for place in portion))]
+    for end, letter, rank in ((0, "i", "min" if before else "source"), (1, "o", "sink")):
+        points = dict.fromkeys(ends[end] for ends in found if ends[end][0] == letter)
+        nodes += [f"{{ rank={rank}; {'; '.join(f'{name} [{_PORT}]' for name in points)} }}"] if points else []
+    return nodes, found
 
 
-def _last_use(graph: Graph, tensor: int, calls: Sequence[int]) -> int:
-    """Returns the last of these calls that uses a tensor; the number of all calls if others use it."""
-    users = graph.tensors[tensor].users
-    inside = all(calls[min(bisect_left(calls, user), len(calls) - 1)] == user for user in users)
-    return max(users, default=-1) if inside else len(graph.calls)
-
-
-def _sources(
-    graph: Graph, calls: Sequence[int], box: Collection[int], head: int | None, sizes: Mapping[int, Size]
-) -> tuple[list[str], dict[tuple[str, str], list[int]]]:
-    """Returns the nodes and lines of some calls of a box in Graphviz's notation; `head` is the last call before."""
-    own = {*calls} if head is None else {*calls, head}
-    lines: dict[tuple[str, str], list[int]] = {}
-    ports: dict[str, list[str]] = {"min": [], "sink": []}
-    for call in calls:
-        for tensor in graph.calls[call].inputs:
-            maker = graph.tensors[tensor].call
-            lines.setdefault((f"c{maker}" if maker in own else f"i{tensor}", f"c{call}"), []).append(tensor)
-            ports["min"] += [] if maker in own else [f"i{tensor}"]
-        for tensor in graph.calls[call].outputs:
-            if any(user not in box for user in graph.tensors[tensor].users):
-                ports["sink"].append(f"o{tensor}")
-                lines[f"c{call}", f"o{tensor}"] = [tensor]
-    nodes = [_node(f"c{call}", sizes[call]) for call in (*([] if head is None else [head]), *calls)]
-    if head is None:
-        ports["source"] = ports.pop("min")
-    for rank, names in ports.items():
-        points = "; ".join(f"{name} [{_PORT}]" for name in dict.fromkeys(names))
-        nodes += [f"{{ rank={rank}; {points} }}"] if names else []
-    return nodes, lines
-
-
-def _lines(lines: Iterable[str]) -> list[str]:
+def _printable(lines: Iterable[str]) -> list[str]:
     return [printable(line, kept="") for line in lines]
-
-
-def _made(graph: Graph, calls: Iterable[int]) -> Iterable[int]:
-    return (tensor for call in calls for tensor in graph.calls[call].outputs)
-
-
-def _layer_size(name: str, words: str) -> Size:
-    wide = max(text_width(name, TEXT, bold=True), text_width(words, TEXT))
-    return wide + _LAYER_PADDING[0], 2 * NAME_LINE * TEXT / NAME + _LAYER_PADDING[1]
 
 
 def _node(name: str, size: Size) -> str:
     return f"{name} [shape=box, width={size[0] / 72:.3f}, height={size[1] / 72:.3f}]"
-
-
-def _rectangle(center: Sequence[float], size: Size) -> dict[str, float]:
-    return {"x": center[0], "y": center[1], "width": round(size[0], 1), "height": round(size[1], 1)}
 
 
 def _lay_out(

@@ -1,11 +1,11 @@
 // The whole graph in a corner, with a frame around what the window shows; a press or drag moves there.
 
 import { drawn } from "./model.js";
-import { boxes, corner, opened, places } from "./places.js";
+import { extent, visible } from "./places.js";
 import { moved, svg, view, watchers } from "./view.js";
 
 const [WIDEST, HIGHEST, NARROWEST] = [130, 190, 44];
-const MOST = 400;
+const MOST = 1000;
 
 const blocks = drawn("g");
 const frame = drawn("rect", { class: "view" });
@@ -14,33 +14,24 @@ const map = drawn("svg", { id: "map", "aria-hidden": "true", preserveAspectRatio
 
 let whole = { left: 0, top: 0, wide: 1, high: 1 };
 
-// The rectangles of a box: itself, or a frame and its layers. Too many layers would not be told apart.
-function rectangles(index, styleOf) {
-  const { left, top, wide, high } = places[index];
-  const one = (style, x, y, width, height) => drawn("rect", { class: style, x, y, width, height });
-  const { calls, inside } = boxes[index];
-  if (!opened.has(index) || inside.layers.length > MOST) return [one(styleOf(calls), left, top, wide, high)];
-  const [x, y] = corner(index);
-  return [
-    one("frame", left, top, wide, high),
-    ...inside.layers.map(([call, middle, center, width, height]) =>
-      one(styleOf([call]), x + middle - width / 2, y + center - height / 2, width, height),
-    ),
-  ];
-}
-
-// Draws the blocks; `styleOf(calls)` is the class of each.
+// Draws the boxes; `styleOf(calls)` is the class of each. Too many layers would not be told apart.
 export function drawMap(styleOf) {
-  const left = Math.min(...places.map((one) => one.left));
-  const top = Math.min(...places.map((one) => one.top));
-  const wide = Math.max(...places.map((one) => one.right)) - left;
-  const high = Math.max(...places.map((one) => one.bottom)) - top;
+  const { left, top, right, bottom } = extent();
+  const [wide, high] = [right - left, bottom - top];
   whole = { left, top, wide, high };
   const scale = Math.min(WIDEST / wide, HIGHEST / high);
   map.setAttribute("viewBox", `${left} ${top} ${wide} ${high}`);
   map.setAttribute("width", Math.max(wide * scale, NARROWEST));
   map.setAttribute("height", Math.max(high * scale, NARROWEST));
-  blocks.replaceChildren(...places.flatMap((_, index) => rectangles(index, styleOf)));
+  const seen = visible.length > MOST ? visible.filter((box) => box.call === undefined) : visible;
+  blocks.replaceChildren(
+    ...seen.map(({ place, isOpen, calls }) =>
+      drawn("rect", {
+        class: isOpen && seen === visible ? "frame" : styleOf(calls),
+        ...{ x: place.left, y: place.top, width: place.wide, height: place.tall },
+      }),
+    ),
+  );
   follow();
 }
 

@@ -13,6 +13,7 @@ import {
   pointOf,
   profile,
   sumOf,
+  usersOf,
 } from "./model.js";
 import { measures } from "./graph.js";
 
@@ -106,8 +107,9 @@ function crossing({ crossing: counted, also }) {
   );
 }
 
-function code(found) {
+function code(found, tensor) {
   const name = python(found.name);
+  if (makerOf[tensor] === null) return [];
   if (found.is_split_point) {
     return [
       copyable(`ks.split(model, ${name})`, "ks.split"),
@@ -116,7 +118,7 @@ function code(found) {
     ];
   }
   const tap = copyable(`ks.tap(model, ${name})`, "ks.tap");
-  return found.crossing.length > 1
+  return found.crossing.length > 1 && usersOf[tensor].length
     ? [copyable(`ks.split(model, ${name}, allow_crossing=True)`, "ks.split"), tap]
     : [tap];
 }
@@ -148,7 +150,7 @@ export function showDetails(parent, tensor) {
     crossing(found),
     figures(tensor),
     element("p", { class: "near" }, "Nearest split points: ", near[0], ", ", near[1]),
-    ...code(found),
+    ...code(found, tensor),
   );
 }
 

@@ -3,37 +3,49 @@
 
 import { data, profile } from "./model.js";
 
-export const { boxes, edges } = data.layout;
 export const HEADER = 26;
 const PADDING = 14;
 
-export const boxOf = new Array(profile.calls.length);
-boxes.forEach((box, index) =>
-  box.calls.forEach((call) => {
-    boxOf[call] = index;
-  }),
-);
+export const top = data.layout; // the level that shows the whole model
+export const boxes = []; // of all levels, outer ones first; layers, too
+export const boxOf = new Array(profile.calls.length); // the innermost box, or the layer
 
-export const opened = new Set();
+// Numbers the boxes of a level and of those inside, and makes boxes of its layers.
+function number(level, around) {
+  level.around = around;
+  level.own = new Set(around?.calls);
+  level.boxes = level.boxes.map((given) => {
+    const [call, x, y, width, height] = Array.isArray(given) ? given : [];
+    const box = call === undefined ? given : { x, y, width, height, calls: [call], input: null, inside: null };
+    if (call !== undefined) Object.assign(box, { call, title: [profile.calls[call].name.slice(level.skip)] });
+    if (!box.inside) for (const one of box.calls) boxOf[one] = box;
+    Object.assign(box, { level, index: boxes.length, isOpen: data.opened && Boolean(box.inside) });
+    boxes.push(box);
+    return box;
+  });
+  for (const box of level.boxes) if (box.inside) number(box.inside, box);
+}
+number(top, null);
 
-// The size of a box now, and a function for each axis that maps the layout to the stretched page.
-function sizeOf(index) {
-  const { inside, width: wide, height: high } = boxes[index];
-  return opened.has(index)
-    ? [Math.max(wide, inside.width + 2 * PADDING), inside.height + HEADER + 2 * PADDING]
-    : [wide, high];
+// The boxes around one, outer ones first.
+export function around(box) {
+  const outer = box.level.around;
+  return outer ? [...around(outer), outer] : [];
 }
 
-function stretched(axis) {
+// The size of a box now.
+function sizeOf({ inside, width, height, isOpen }) {
+  return isOpen ? [Math.max(width, inside.wide + 2 * PADDING), inside.high + HEADER + 2 * PADDING] : [width, height];
+}
+
+// A function that maps the layout of a level to the page, where open boxes take more space.
+function stretched(open, axis) {
   const [center, side] = axis ? ["y", "height"] : ["x", "width"];
-  const wanted = [...opened].map((index) => {
-    const box = boxes[index];
-    return {
-      from: box[center] - box[side] / 2,
-      to: box[center] + box[side] / 2,
-      rate: sizeOf(index)[axis] / box[side],
-    };
-  });
+  const wanted = open.map((box) => ({
+    from: box[center] - box[side] / 2,
+    to: box[center] + box[side] / 2,
+    rate: sizeOf(box)[axis] / box[side],
+  }));
   const stops = [...new Set(wanted.flatMap(({ from, to }) => [from, to]))].sort((one, other) => one - other);
   let reached = stops[0];
   const starts = stops.map((stop, place) => {
@@ -57,39 +69,67 @@ function stretched(axis) {
   };
 }
 
-export let places = [];
-export let [mapX, mapY] = [stretched(0), stretched(1)];
-
-export function place() {
-  [mapX, mapY] = [stretched(0), stretched(1)];
-  places = boxes.map((box, index) => {
-    const [wide, high] = sizeOf(index);
-    const x = (mapX(box.x - box.width / 2) + mapX(box.x + box.width / 2)) / 2;
-    const y = (mapY(box.y - box.height / 2) + mapY(box.y + box.height / 2)) / 2;
-    return { x, y, left: x - wide / 2, top: y - high / 2, right: x + wide / 2, bottom: y + high / 2, wide, high };
-  });
+// From inside to outside: how far each level is stretched.
+function stretch(level) {
+  level.open = level.boxes.filter((box) => box.isOpen);
+  for (const box of level.open) stretch(box.inside);
+  level.mapX = stretched(level.open, 0);
+  level.mapY = stretched(level.open, 1);
+  level.wide = level.mapX(level.left + level.width) - level.mapX(level.left);
+  level.high = level.mapY(level.height) - level.mapY(0);
 }
 
-// The corner of what is inside an open box.
-export const corner = (index) => [
-  places[index].x - boxes[index].inside.width / 2 - boxes[index].inside.left,
-  places[index].top + HEADER + PADDING,
-];
+export let visible = []; // the boxes that can be seen, outer ones first
 
-export function curve(points) {
-  const pairs = [];
-  for (let place = 0; place < points.length; place += 2)
-    pairs.push(`${points[place].toFixed(1)} ${points[place + 1].toFixed(1)}`);
-  return `M${pairs[0]}C${pairs.slice(1).join(" ")}`;
+// From outside to inside: where each box is, given the corner of its level.
+function put(level, left, high) {
+  const [moveX, moveY] = [left - level.mapX(level.left), high - level.mapY(0)];
+  level.at = (x, y) => [moveX + level.mapX(x), moveY + level.mapY(y)];
+  for (const box of level.boxes) {
+    const [wide, tall] = sizeOf(box);
+    const [fromX, fromY] = level.at(box.x - box.width / 2, box.y - box.height / 2);
+    const [toX, toY] = level.at(box.x + box.width / 2, box.y + box.height / 2);
+    const [x, y] = [(fromX + toX) / 2, (fromY + toY) / 2];
+    box.place = { x, y, left: x - wide / 2, top: y - tall / 2, right: x + wide / 2, bottom: y + tall / 2, wide, tall };
+    visible.push(box);
+    if (box.isOpen) put(box.inside, x - box.inside.wide / 2, box.place.top + HEADER + PADDING);
+  }
+}
+
+export function place() {
+  visible = [];
+  stretch(top);
+  put(top, top.left, 0);
+}
+
+// What the whole graph covers.
+export function extent() {
+  const places = top.boxes.map((box) => box.place);
+  return {
+    left: Math.min(...places.map((one) => one.left)),
+    top: Math.min(...places.map((one) => one.top)),
+    right: Math.max(...places.map((one) => one.right)),
+    bottom: Math.max(...places.map((one) => one.bottom)),
+  };
 }
 
 // Where a line meets a box: at the tensor's own point if the box is open.
-export function meeting(index, tensor, side, x) {
-  const { left, right, top, bottom } = places[index];
-  const port = opened.has(index) && boxes[index].inside[side].find(([one]) => one === tensor);
-  if (port) {
-    const [cornerX, cornerY] = corner(index);
-    return `${(cornerX + port[1]).toFixed(1)} ${(cornerY + port[2]).toFixed(1)}`;
-  }
-  return `${Math.min(Math.max(x, left + 4), right - 4).toFixed(1)} ${(side === "entering" ? top : bottom).toFixed(1)}`;
+function meeting(box, tensor, side, x) {
+  const { left, right, top: high, bottom } = box.place;
+  const port = box.isOpen && box.inside[side].find(([one]) => one === tensor);
+  if (port) return box.inside.at(port[1], port[2]);
+  return [Math.min(Math.max(x, left + 4), right - 4), side === "entering" ? high : bottom];
+}
+
+const rounded = (numbers) => numbers.map((one) => one.toFixed(1)).join(" ");
+
+// The path of a line of a level.
+export function path(level, tensor, from, to, points) {
+  const pairs = [];
+  for (let index = 0; index < points.length; index += 2) pairs.push(level.at(points[index], points[index + 1]));
+  const curve = `${rounded(pairs[0])}C${pairs.slice(1).map(rounded).join(" ")}`;
+  if (!level.open.length) return `M${curve}`;
+  const start = from === null ? "" : `${rounded(meeting(level.boxes[from], tensor, "leaving", pairs[0][0]))}L`;
+  const end = to === null ? "" : `L${rounded(meeting(level.boxes[to], tensor, "entering", pairs.at(-1)[0]))}`;
+  return `M${start}${curve}${end}`;
 }

@@ -1,7 +1,7 @@
 // Moves and zooms the graph.
 
 import { drawn } from "./model.js";
-import { places } from "./places.js";
+import { extent } from "./places.js";
 
 export const BARS = 130;
 const SMALLEST = 0.25;
@@ -47,10 +47,8 @@ export function moved() {
 // Shows the whole graph, or the top of it if everything would be too small to see.
 export function fit() {
   const [wide, high] = [svg.clientWidth, svg.clientHeight];
-  const left = Math.min(...places.map((one) => one.left)) - BARS - 40;
-  const right = Math.max(...places.map((one) => one.right));
-  const bottom = Math.max(...places.map((one) => one.bottom));
-  const top = Math.min(...places.map((one) => one.top));
+  const { left: first, right, top, bottom } = extent();
+  const left = first - BARS - 40;
   view.scale = Math.min(1.2, Math.max(Math.min(wide / (right - left + 20), high / (bottom - top + 20)), SMALLEST));
   view.x = (wide - (right + left) * view.scale) / 2;
   view.y = Math.max((high - (top + bottom) * view.scale) / 2, 10 - top * view.scale);

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import itertools
 import json
 import re
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from command_line import run
 from hostile import NAMES, hostile_model
 from menagerie import Kind
-from page_data import data_of
+from page_data import check_layout, data_of
 from samples import due
 from small_models import uneven
 
@@ -41,23 +40,8 @@ def test_its_data_is_what_the_commands_print(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore:Layer:UserWarning")  # of a mask that a layer drops
 @pytest.mark.parametrize("kind", due(menagerie.kinds(), 3), ids=lambda kind: kind.name)
-def test_every_layer_of_every_kind_of_model_is_in_one_box_and_none_overlap(kind: Kind):
-    data = data_of(page_of(kind.build().model, open_sides=16))
-    boxes = data["layout"]["boxes"]
-    assert sorted(call for box in boxes for call in box["calls"]) == list(range(len(data["profile"]["calls"])))
-    places = [(box["x"], box["y"], box["width"], box["height"]) for box in boxes]
-    opened = [box["inside"] for box in boxes if box["inside"]]
-    for together in (places, *([layer[1:] for layer in inside["layers"]] for inside in opened)):
-        assert not [pair for pair in itertools.combinations(together, 2) if _overlap(*pair)]
-    for box in boxes:
-        inside = box["inside"]
-        assert (inside is None) == (len(box["calls"]) <= 1)
-        if inside:
-            assert sorted(layer[0] for layer in inside["layers"]) == box["calls"]
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(abs(one[axis] - other[axis]) + 0.5 < (one[axis + 2] + other[axis + 2]) / 2 for axis in (0, 1))
+def test_every_layer_of_every_kind_of_model_is_in_one_box_of_each_level_and_none_overlap(kind: Kind):
+    check_layout(data_of(page_of(kind.build().model, open_sides=16)))
 
 
 def test_its_policy_allows_its_own_script_and_style_only():
@@ -99,6 +83,18 @@ def test_a_split_marks_its_cuts_also_once_it_is_loaded(tmp_path: Path):
 def test_layers_of_a_block_are_shown_at_first_if_asked_for():
     assert [data_of(page_of(uneven(), detail=detail))["opened"] for detail in ("blocks", "layers")] == [False, True]
     assert page_of(uneven()) == page_of(uneven())
+
+
+def test_a_large_block_opens_into_its_parts_and_these_into_layers():
+    x = entry = keras.Input((4,), name="x")
+    for part in range(1, 13):
+        y = keras.layers.Dense(4, name=f"conv4_block{part}_1")(x)
+        y = keras.layers.Dense(4, name=f"conv4_block{part}_2")(y)
+        x = keras.layers.Add(name=f"conv4_block{part}_out")([x, y])
+    [_, box, _] = data_of(page_of(keras.Model(entry, keras.layers.Dense(1, name="end")(x))))["layout"]["boxes"]
+    assert box["title"] == ["conv4 ×12"]
+    assert [part["title"] for part in box["inside"]["boxes"]] == [[f"block{part}"] for part in range(1, 13)]
+    assert [len(part["inside"]["boxes"]) for part in box["inside"]["boxes"]] == [3] * 12
 
 
 def test_a_stage_is_shown_like_a_model():

@@ -131,10 +131,10 @@ def test_what_is_left_of_a_cut_block_is_not_counted_as_a_block():
 
 
 @NEEDS_NASNET
-def test_a_giant_branch_is_one_box_with_its_number_of_layers():
-    found = boxes(plot(structure("NASNetMobile")).picture)
-    assert sum("766 layers" in box.lines for box in found) == 1
-    assert len(found) == 4
+def test_a_giant_branch_is_divided_into_cells_where_few_tensors_cross():
+    found = [box.title for box in boxes(plot(structure("NASNetMobile")).picture)]
+    cells = ["normal_0…3 ×4", "reduction_reduce_4", "normal_5…8 ×4", "reduction_reduce_8", "normal_9…12 ×4"]
+    assert found[2:-1] == ["reduction_stem_1", "reduction_stem_2", *cells]
 
 
 def test_blocks_that_keras_named_are_folded_too():
