@@ -40,6 +40,15 @@ def random_input(graph: Graph, seed: int, open_sides: OpenSides = None) -> Any:
     return keras.tree.pack_sequence_as(graph.inputs, [draw(tensor) for tensor in graph.flat_inputs()])
 
 
+def random_refused(name: str, error: Exception, open_sides: OpenSides) -> SplitError:
+    """Returns the error to raise if a model does not run on random input."""
+    return SplitError(
+        f"Random input, with {open_sides or OPEN_SIDE} for open dimensions, does not go through '{name}': "
+        f"{error}\nSay what stands for them, with open_sides=N (--open-sides N). "
+        "Or give an input as `x` to compare on."
+    )
+
+
 def drawn(shape: Any, dtype: str, generator: np.random.Generator) -> np.ndarray:
     """Draws random values: floats (as `float32`) from the normal distribution; integers 0 or 1, for any vocabulary."""
     if "float" in dtype:

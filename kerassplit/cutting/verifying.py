@@ -12,7 +12,7 @@ from kerassplit.cutting.comparison import TensorComparison, check_tolerance, com
 from kerassplit.cutting.receipt import Receipt
 from kerassplit.cutting.stages import Stages
 from kerassplit.cutting.structure import compare_structure
-from kerassplit.cutting.trial import OPEN_SIDE, random_input, state_kept, values_of
+from kerassplit.cutting.trial import random_input, random_refused, state_kept, values_of
 from kerassplit.display.progress import progress
 from kerassplit.errors import SplitError
 from kerassplit.graph.assembling import whole_model
@@ -115,13 +115,7 @@ def _run_error(model: keras.Model, tensors: Any, error: Exception, is_random: bo
     wrong = wrong_batch(tensors, fixed_batch(symbol.shape for symbol in model.inputs), model.name)
     if wrong is not None:
         return SplitError(wrong)
-    if not is_random:
-        return error
-    return SplitError(
-        f"Random input, with {open_sides or OPEN_SIDE} for open dimensions, does not go through '{model.name}': "
-        f"{error}\nSay what stands for them, with open_sides=N (--open-sides N). "
-        "Or give an input as `x` to compare on."
-    )
+    return random_refused(model.name, error, open_sides) if is_random else error
 
 
 def _given_by_call(graph: Graph, wanted: Iterable[int], values: Sequence[Any]) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -658,6 +658,15 @@ class TestCommand:
         assert [stage["path"] for stage in data["stages"]] == ["head.xml", "tail.xml"]
         assert read_export(tmp_path / "out")["model"] == "small"
 
+    def test_sizes_for_unknown_dimensions_stand_in_random_input(self, tmp_path):
+        tokens = keras.Input((None,), dtype="int32", name="tokens")
+        x = ops.add(layers.Embedding(9, 4, name="table")(tokens), np.ones((12, 4), "float32"))
+        model = keras.Model(tokens, layers.Dense(2, name="b")(layers.Dense(4, name="a")(x)), name="twelve")
+        ks.split(model, "a").save(tmp_path / "saved")
+        arguments = ["--format", "savedmodel", "-o", tmp_path / "out"]
+        assert "does not go through" in run("export", tmp_path / "saved", *arguments, status=2).stderr
+        assert "on random input" in run("export", tmp_path / "saved", *arguments, "--open-sides", 12).stdout
+
     def test_a_difference_gives_status_1_and_writes_nothing(self, saved, tmp_path):
         arguments = ["--format", "openvino", "-o", tmp_path / "out", "--tolerance", "0", "--json"]
         result = run("export", saved, *arguments, status=1)

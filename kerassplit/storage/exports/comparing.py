@@ -11,7 +11,7 @@ import numpy as np
 from kerassplit.cutting.arrays import wrong_batch
 from kerassplit.cutting.comparison import largest_difference, numbers_in
 from kerassplit.cutting.stages import Stages
-from kerassplit.cutting.trial import random_input, state_kept
+from kerassplit.cutting.trial import random_input, random_refused, state_kept
 from kerassplit.errors import SplitError
 from kerassplit.files.arrays import read_arrays, write_arrays
 from kerassplit.graph.internals.layers import all_layers
@@ -28,6 +28,9 @@ TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 3e-2, "bfloat16": 1e-
 """The largest difference allowed, relative to the largest number in its tensor, by the least precise dtype in which the
 model computes. Runtimes sum in a different order and fuse layers: this changes the last bits of every number, and the
 errors grow with depth. A tensor that was mistaken for another one differs by about its own magnitude."""
+
+RANDOM = "random input"
+"""Where arrays come from, in `ExportReceipt.compared_on`."""
 
 
 def tolerance_for(split: Stages) -> float:
@@ -54,20 +57,36 @@ def input_to_compare_on(split: Stages, x: Any, seed: int, open_sides: OpenSides 
             image = read_photo(photo, model.inputs[0].shape[1:], architecture, model.name)
         mirrored = image[:, ::-1]  # flips the first or second axis, wherever the channels are
         return split.named_inputs(np.stack([image, mirrored])), "a photograph"
-    return split.named_inputs(random_input(read_graph(model), seed, open_sides)), "random input"
+    return split.named_inputs(random_input(read_graph(model), seed, open_sides)), RANDOM
+
+
+def computed(split: Stages, given: Mapping[str, Any], compared_on: str, open_sides: OpenSides) -> dict[str, np.ndarray]:
+    """Returns what the stages compute in Keras, by tensor name."""
+    expected: dict[str, np.ndarray] = {}
+    tensors = dict(given)
+    try:
+        with state_kept([stage.model for stage in split]):
+            for stage in split:
+                outputs = stage.run(tensors, training=False)
+                tensors |= outputs
+                expected |= {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+    except Exception as error:
+        if compared_on == RANDOM:
+            raise random_refused(split.name, error, open_sides) from error
+        raise
+    return expected
 
 
 def compare(
-    split: Stages, form: Format, folder: Path, scratch: Path, given: Mapping[str, Any], tolerance: float
+    split: Stages,
+    form: Format,
+    folder: Path,
+    scratch: Path,
+    given: Mapping[str, Any],
+    expected: Mapping[str, np.ndarray],
+    tolerance: float,
 ) -> tuple[ExportComparison, ...]:
-    """Runs the stages in Keras and the exported ones in their runtime (in a separate process), and compares both."""
-    expected: dict[str, np.ndarray] = {}
-    tensors = dict(given)
-    with state_kept([stage.model for stage in split]):
-        for stage in split:
-            outputs = stage.run(tensors, training=False)
-            tensors |= outputs
-            expected |= {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+    """Runs the exported stages in their runtime, in a separate process, and compares them with those in Keras."""
     job = {"folder": str(folder), "inputs": str(scratch / "inputs.npz"), "outputs": str(scratch / "outputs.npz")}
     names = write_arrays(job["inputs"], {name: keras.ops.convert_to_numpy(value) for name, value in given.items()})
     try:
@@ -77,10 +96,10 @@ def compare(
             f"The stages exported as {form.title} do not run: {error}. Nothing was written. To export them "
             "anyway, pass verify=False."
         ) from error
-    computed = read_arrays(job["outputs"], made)
+    found = read_arrays(job["outputs"], made)
     results = set(keras.tree.flatten(split.outputs))
     return tuple(
-        _comparison(name, stage.name, name in results, computed[name], expected[name], tolerance)
+        _comparison(name, stage.name, name in results, found[name], expected[name], tolerance)
         for stage in split
         for name in stage.outputs
     )

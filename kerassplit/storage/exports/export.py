@@ -26,7 +26,7 @@ from kerassplit.files.atomic_folder import placed, resolved, scratch_folder
 from kerassplit.files.untrusted import sha256
 from kerassplit.graph.shapes import OpenSides
 from kerassplit.graph.sizes import bytes_in
-from kerassplit.storage.exports.comparing import compare, input_to_compare_on, tolerance_for
+from kerassplit.storage.exports.comparing import compare, computed, input_to_compare_on, tolerance_for
 from kerassplit.storage.exports.formats import Format, distribution, find_format
 from kerassplit.storage.exports.formats.naming import exported_names
 from kerassplit.storage.exports.manifest import EXPORT_MANIFEST, FORMAT_VERSION, check_export, files_of
@@ -66,7 +66,10 @@ def export(
             f"The `predict` of '{split.name}' applies its preprocessor, '{split.preprocessor}', which is not exported. "
             "Pass preprocessed input, `model.preprocessor(x)`, to the exported stages."
         )
-    given, compared_on = input_to_compare_on(split, x, seed, open_sides) if verify else ({}, None)
+    given, expected, compared_on = {}, {}, None
+    if verify:
+        given, compared_on = input_to_compare_on(split, x, seed, open_sides)
+        expected = computed(split, given, compared_on, open_sides)
     allowed = tolerance_for(split) if tolerance is None else tolerance
     old = (lambda: files_of(target)) if replaced else None
     bar = progress(f"Exporting {split.name} as {form.title}", len(split) + verify, verbose, unit="")
@@ -83,7 +86,7 @@ def export(
             format=form.name,
             directory=str(directory),
             stages=stages,
-            comparisons=compare(split, form, folder, scratch, given, allowed) if verify else (),
+            comparisons=compare(split, form, folder, scratch, given, expected, allowed) if verify else (),
             compared_on=compared_on,
             runtime=f"{form.to_run[-1]} {_version(form.to_run[-1])}" if verify else None,
             tolerance=allowed,

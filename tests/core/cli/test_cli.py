@@ -289,12 +289,6 @@ class TestOpenSides:
         assert "Random input, with 32 for open dimensions, does not go through 'twelve'" in result.stderr
         assert "Say what stands for them, with --open-sides N. Or give one to compare on with --input" in result.stderr
 
-    def test_an_export_compares_on_them(self, twelve, tmp_path):
-        pytest.importorskip("tensorflow")
-        run("split", twelve, "--at", "masked", "--open-sides", 12, "-o", tmp_path / "out")
-        where = ("--format", "savedmodel", "-o", tmp_path / "exported")
-        assert "on random input" in run("export", tmp_path / "out", *where, "--open-sides", 12).stdout
-
     def test_where_input_is_given_they_do_not_count(self, twelve, tmp_path):
         np.savez(tmp_path / "x.npz", tokens=np.ones((2, 12), "int32"), mask=np.ones((2, 12), "int32"))
         given = ("--input", tmp_path / "x.npz", "--open-sides", 12)

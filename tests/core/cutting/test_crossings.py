@@ -13,7 +13,6 @@ from random_models import EXAMPLES, build, data_for, places, recipes
 import kerassplit as ks
 from kerassplit.cutting.crossings import crossings, cuts
 from kerassplit.cutting.frontiers import leaving
-from kerassplit.graph.internals.process_state import deep_recursion
 from kerassplit.graph.reading import read_graph
 from kerassplit.graph.sides import read_sides
 
@@ -153,15 +152,6 @@ def test_a_residual_block_can_be_cut_with_its_shortcut(resnet):
     assert ["conv4_block5_out", "conv4_block6_2_relu"] in found
     assert len(found) == 239
     assert all_names(resnet, 4) == found
-
-
-def test_a_chain_of_3000_layers_has_a_crossing_behind_every_layer():
-    x = inputs = keras.Input((2,), name="x")
-    for number in range(3000):
-        x = keras.layers.ReLU(name=f"relu{number}")(x)
-    with deep_recursion():
-        model = keras.Model(inputs, x, name="chain")
-    assert all_names(model) == [[f"relu{number}"] for number in range(2999)]
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "2", None])

@@ -1,4 +1,4 @@
-"""Chains of blocks: published measurements, and very long chains."""
+"""Chains of blocks: published measurements."""
 
 import math
 from dataclasses import replace
@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scission
-from chains import chain, everywhere
 
 from kerassplit.planning.solver.place import place
-from kerassplit.planning.solver.problem import Link, Node, Problem
+from kerassplit.planning.solver.problem import Node, Problem
 
 
 def test_the_example_of_scissions_readme():
@@ -64,15 +63,3 @@ def _exhaustively(problem: Problem) -> float:
     if problem.overlap:
         return np.max([*compute, send, forward], axis=0).min()
     return np.max([compute[0] + send, send + compute[1] + forward, forward + compute[2]], axis=0).min()
-
-
-@pytest.mark.parametrize("fields", [{}, {"overlap": True}, {"objective": "latency"}], ids=str)
-def test_chains_of_three_thousand_cuts_are_planned_exactly(fields):
-    """`benchmarks/scale.py` shows how long that takes."""
-    dice = np.random.default_rng(1)
-    seconds, crossing = dice.random(3_001), dice.integers(1, 1000, 3_000)
-    problem = chain([seconds], crossing, counts=[8], links=everywhere(Link(0.0, 1e-3)), use_all=True, **fields)
-    placement = place(problem)
-    assert placement.optimal
-    assert placement.closed_sets == 3_002
-    assert len(placement.stages) == 8
