@@ -4,6 +4,9 @@ A folder is written next to its destination and then renamed, so it appears comp
 overwritten, the new files are moved in first, under unused names, and the manifest last, in one rename: until then the
 folder is the old split, from then on the new one.
 
+A stage whose layers cannot be built again from their configs is saved by the config of the model that was cut
+(`kerassplit.cutting.part_of_model`).
+
 Stages are written and read one at a time. Each file is opened once; the bytes inspected and loaded are those hashed.
 """
 
@@ -18,9 +21,10 @@ from typing import Any, BinaryIO
 import keras
 
 from kerassplit._version import __version__
+from kerassplit.cutting.part_of_model import part_of_model, reads_back
 from kerassplit.cutting.sharing import shared_layers, tie
 from kerassplit.cutting.stages import Stage, Stages
-from kerassplit.errors import StoreError
+from kerassplit.errors import StoreError, UnsupportedModelError
 from kerassplit.files.atomic_folder import placed, resolved
 from kerassplit.files.untrusted import hashed, is_device_name, opened, other_file, sha256
 from kerassplit.graph.internals.layers import replaced_calls
@@ -72,7 +76,7 @@ def save(
     with placed(target, MANIFEST, old) as folder:
         names = _file_names(split, target)
         for stage, name in zip(split, names, strict=True):
-            _save_stage(stage, folder / name)
+            _save_stage(stage, folder / name, split.original)
         (folder / MANIFEST).write_bytes(as_text(_manifest(split, folder, names)))
 
 
@@ -143,7 +147,7 @@ def _assembled(manifest: dict[str, Any], chosen: Sequence[dict[str, Any]], loade
     return Stages(stages, inputs, outputs, name, unknown=unknown, preprocessor=preprocessor)
 
 
-def _save_stage(stage: Stage, path: Path) -> None:
+def _save_stage(stage: Stage, path: Path, original: keras.Model | None) -> None:
     replaced = replaced_calls(stage.model)
     if replaced:
         raise StoreError(
@@ -151,8 +155,14 @@ def _save_stage(stage: Stage, path: Path) -> None:
             "loaded file would use the one of its class. Define a layer class with that `call` instead.",
             path=path,
         )
+    model, whole = stage.model, ""
+    if original is not None and not reads_back(model):
+        try:
+            model = part_of_model(original, stage)
+        except UnsupportedModelError as error:  # Keras may still be able to save it
+            whole = f" Nor can it be built from the config of '{original.name}': {error}."
     try:
-        stage.model.save(path)
+        model.save(path)
     except OSError:
         raise
     except Exception as error:
@@ -161,8 +171,8 @@ def _save_stage(stage: Stage, path: Path) -> None:
             "" if culprit is None else f" The configuration of '{culprit.name}' ({type(culprit).__name__}) is at fault."
         )
         raise StoreError(
-            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose} Fix `get_config` of "
-            "that layer, or cut so that it stays inside a nested model that Keras can save whole.",
+            f"Keras cannot save stage '{stage.name}': {type(error).__name__}: {error}.{whose}{whole} Fix `get_config` "
+            "of that layer, or cut so that it stays inside a nested model that Keras can save whole.",
             path=path,
         ) from error
 
