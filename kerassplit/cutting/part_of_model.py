@@ -80,11 +80,11 @@ def reads_back(model: keras.Model) -> bool:
         return False
 
 
-def part_of_model(model: keras.Model, stage: Stage) -> PartOfModel:
-    """Returns a stage of a model as a part of that model, on the same layers.
+def part_of_model(model: keras.Model, stage: Stage, config: dict[str, Any]) -> PartOfModel:
+    """Returns a stage of a model as a part of that model, which has this `config_of`, on the same layers.
 
     Raises:
-        UnsupportedModelError: The model cannot be built again from its config, or the stage is not between its tensors.
+        UnsupportedModelError: The stage is not what is between its tensors.
     """
     graph = read_graph(model)
     places = {tensor.name: place for place, tensor in enumerate(graph.tensors)}
@@ -97,7 +97,7 @@ def part_of_model(model: keras.Model, stage: Stage) -> PartOfModel:
     calls, _ = part(graph, inputs, outputs)
     made.source = json.dumps(
         {
-            "model": config_of(model),
+            "model": config,
             "inputs": inputs,
             "outputs": outputs,
             "names": [graph.calls[call].operation.name for call in calls],
@@ -139,8 +139,8 @@ def find_difference(model: keras.Model, other: keras.Model) -> str | None:
         if one.inputs != two.inputs or not same_operation(one.operation, two.operation):
             return f"{named} is another call"
         pairs |= dict(zip(map(id, one.arguments.keras_tensors), two.arguments.keras_tensors, strict=True))
-        settings = ((call.arguments.args, call.arguments.kwargs) for call in (one, two))
-        if not same(*settings, pairs) or _results(ours, one) != _results(theirs, two):
+        ours_given, theirs_given = ((call.arguments.args, call.arguments.kwargs) for call in (one, two))
+        if not same(ours_given, theirs_given, pairs) or _results(ours, one) != _results(theirs, two):
             return f"{named} has other arguments, or other outputs"
         wrong = _different_layers(one.operation, two.operation)
         if wrong:
