@@ -55,6 +55,11 @@ from .errors import (
     UnsupportedModelError as UnsupportedModelError,
     VerificationError as VerificationError,
 )
+from .generation.generation import (
+    Generation as Generation,
+    load_generation as load_generation,
+    split_generation as split_generation,
+)
 from .graph.references import TensorRef as TensorRef
 from .graph.tracing.trace import trace as trace
 from .pictures import plot as plot

@@ -22,7 +22,7 @@ from kerassplit.engines.early_exit import EarlyExits
 from kerassplit.errors import SplitError
 from kerassplit.planning.plan import Plan, check_model
 from kerassplit.planning.planner import even_stages
-from kerassplit.storage import saving
+from kerassplit.storage import loading, saving
 from kerassplit.storage.exports import export as exports
 from kerassplit.storage.exports.receipt import ExportReceipt
 from kerassplit.text import warn
@@ -331,7 +331,7 @@ def load(
     >>> ks.load("out", stages=["classifier"])[0].model.input.name
     'conv4_block6_out'
     """
-    return _as_split(saving.load(directory, stages, safe_mode=safe_mode))
+    return _as_split(loading.load(directory, stages, safe_mode=safe_mode))
 
 
 def _as_split(stages: Stages) -> Split:

@@ -15,12 +15,14 @@ In reading order:
 - `planning`: commands that measure and plan.
 - `run`: the command that runs saved stages.
 - `export`: the command that exports saved stages.
+- `generate`: the command that generates text.
 """
 
 from kerassplit.cli import (
     compare as _compare,  # noqa: F401
     edit as _edit,  # noqa: F401
     export as _export,  # noqa: F401
+    generate as _generate,  # noqa: F401
     planning as _planning,  # noqa: F401 (these add their commands)
     run as _run,  # noqa: F401
 )

@@ -8,6 +8,7 @@
 - `submodel`: a part of a model as a model of its own.
 - `crossing`, `arrays`, `stages`: stages and the tensors between them, as data.
 - `stage_parts`, `cuts`: a model cut into stages.
+- `part_of_model`: stages that are saved by the config of the whole model.
 - `sharing`, `copying`: layers shared by several stages; copies of splits.
 - `pieces`: taps, blocks, a Sequential model of blocks.
 - `piece_tensors`, `adapters`, `joining`: pieces joined into one model.

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import keras
 
+from kerassplit.cutting.part_of_model import PartOfModel
 from kerassplit.cutting.stages import Stage
 from kerassplit.cutting.submodel import rebuilt
 from kerassplit.errors import StoreError
@@ -45,7 +46,11 @@ def _with_layers(model: keras.Model, layers: Mapping[str, keras.Operation]) -> k
     replaced = {index: layers[plain_name(call)] for index, call in enumerate(graph.calls) if plain_name(call) in layers}
     by_operation = {id(graph.calls[index].operation): layer for index, layer in replaced.items()}
     opened = {index for index, nest in enumerate(graph.nests) if not replaced.keys().isdisjoint(nest.calls)}
-    return rebuilt(graph, opened=opened, operations=by_operation)
+    if not isinstance(model, PartOfModel):
+        return rebuilt(graph, opened=opened, operations=by_operation)
+    made = rebuilt(graph, opened=opened, operations=by_operation, kind=PartOfModel)
+    made.source = model.source
+    return made
 
 
 def _layers(graph: Graph) -> dict[str, keras.Operation]:

@@ -163,12 +163,13 @@ def build_part(
     copies: str = FLAT_COPIES,
     opened: Container[int] = (),
     operations: Mapping[int, keras.Operation] | None = None,
+    kind: type[keras.Model] = keras.Model,
 ) -> tuple[keras.Model, list[int], list[int]]:
     """Builds the model that computes `outputs` from `inputs` by `calls`, with shared or copied layers.
 
     A nested model that is wholly inside stays one layer, unless `nested` is off or it is in `opened`.
     `results` is the structure of the outputs, by default that of `build_submodel`. For `only_to_run` and `copies` see
-    `Builder`, for `operations` its `add_calls`.
+    `Builder`, for `operations` its `add_calls`, for `kind` its `model`.
 
     Returns:
         The model, and the tensors in the order of its `inputs` and its `outputs`.
@@ -185,7 +186,7 @@ def build_part(
             builder.add_copies(graph, items, symbols)
         else:
             builder.add_calls(graph, items, symbols, operations)
-        model = builder.model(symbols, sources, results, name, like=graph.model)
+        model = builder.model(symbols, sources, results, name, graph.model, kind)
     return model, keras.tree.flatten(sources), keras.tree.flatten(results)
 
 

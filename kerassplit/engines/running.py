@@ -27,8 +27,9 @@ from kerassplit.files.atomic_file import refuse_same
 from kerassplit.files.values import as_count
 from kerassplit.graph.fingerprint import digest_of_calls, digest_of_weights
 from kerassplit.graph.unsupported import told_of_own_prediction
+from kerassplit.storage.loading import load
 from kerassplit.storage.manifest import OWN_PREDICTION, read_manifest
-from kerassplit.storage.saving import load, save
+from kerassplit.storage.saving import save
 from kerassplit.text import listed, warn
 
 

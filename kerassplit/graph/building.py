@@ -251,7 +251,13 @@ class Builder:
         return twin
 
     def model(
-        self, symbols: Mapping[Any, keras.KerasTensor], inputs: Any, outputs: Any, name: str, like: keras.Model
+        self,
+        symbols: Mapping[Any, keras.KerasTensor],
+        inputs: Any,
+        outputs: Any,
+        name: str,
+        like: keras.Model,
+        kind: type[keras.Model] = keras.Model,
     ) -> keras.Model:
         """Returns the finished `keras.Model`.
 
@@ -261,10 +267,11 @@ class Builder:
             outputs: Its outputs, likewise.
             name: Its name.
             like: A model with the same dtype policy.
+            kind: Its class.
         """
         sources, results = (keras.tree.map_structure(symbols.__getitem__, some) for some in (inputs, outputs))
         with fast_map_graph(results):
-            model = keras.Model(sources, results, name=name)
+            model = kind(sources, results, name=name)
         strategy = backend().strategy_of(model)
         if strategy is not None:  # Keras sets it only when a model is created in its scope
             model._distribute_strategy = strategy

@@ -4,6 +4,6 @@ In reading order:
 
 - `structure`: fields that both manifests share.
 - `manifest`: reads, checks and writes `kerassplit.json`.
-- `saving`: saves and loads stages.
+- `saving`, `loading`: write and read stages.
 - `exports/`: exports stages for other runtimes.
 """

@@ -23,6 +23,8 @@ FORMAT_VERSION = 2
 """1: the first version. 2: adds a checksum of the manifest itself, and the size of each stage's file."""
 OWN_PREDICTION = "own_prediction"
 """Field with the names of methods that the model overrides for prediction."""
+COMPANION = "companion"
+"""Field with a file beside those of the stages: what a language model needs to generate, without weights."""
 _MOST_DIMENSIONS = 254  # of a tensor in TensorFlow; other backends allow fewer
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -34,6 +36,12 @@ class _Stage(TypedDict):
     sha256: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+
+class _Companion(TypedDict):
+    file: str
+    bytes: int
+    sha256: str
 
 
 class _Manifest(TypedDict):
@@ -48,6 +56,7 @@ class _Manifest(TypedDict):
     versions: NotRequired[Any]
     preprocessor: NotRequired[str | None]
     own_prediction: NotRequired[tuple[str, ...]]
+    companion: NotRequired[_Companion]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -132,7 +141,8 @@ def find_manifest_problem(manifest: dict[str, Any]) -> str | None:
     names = {stage["name"] for stage in stages}
     if not all(layers.keys() <= names for layers in manifest.get("shared", [])):
         return "'shared' does not name layers by stage"
-    return _wrong_files(stages, manifest["format_version"]) or _wrong_tensors(stages, manifest.get("unused_inputs", []))
+    files = [*stages, *([{"name": COMPANION, **manifest[COMPANION]}] if COMPANION in manifest else [])]
+    return _wrong_files(files, manifest["format_version"]) or _wrong_tensors(stages, manifest.get("unused_inputs", []))
 
 
 def _wrong_files(stages: list[dict[str, Any]], version: int) -> str | None:

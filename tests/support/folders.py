@@ -56,6 +56,14 @@ def accept(folder: Path) -> None:
     seal(folder, manifest)
 
 
+def accept_companion(folder: Path) -> None:
+    """Updates the manifest to the current file beside the stages."""
+    manifest = read(folder)
+    data = (folder / manifest["companion"]["file"]).read_bytes()
+    manifest["companion"].update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    seal(folder, manifest)
+
+
 def as_version_1(folder: Path) -> None:
     """Converts the folder to the format of the first version of kerassplit."""
     manifest = read(folder)

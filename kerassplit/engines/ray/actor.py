@@ -18,8 +18,8 @@ from kerassplit.engines.local import refuse_states
 from kerassplit.errors import SplitError
 from kerassplit.graph.backends import backend
 from kerassplit.graph.compiling import compiled
+from kerassplit.storage.loading import load
 from kerassplit.storage.manifest import MANIFEST
-from kerassplit.storage.saving import load
 from kerassplit.zoo.user_code import VARIABLE
 
 

@@ -22,8 +22,8 @@ from kerassplit.engines.route import Batch, Route, route_in
 from kerassplit.errors import SplitError
 from kerassplit.files.untrusted import other_file
 from kerassplit.files.values import as_count
+from kerassplit.storage.loading import open_stage
 from kerassplit.storage.manifest import MANIFEST, read_manifest
-from kerassplit.storage.saving import open_stage
 from kerassplit.text import listed
 
 

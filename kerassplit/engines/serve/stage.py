@@ -14,8 +14,8 @@ from kerassplit.cutting.stages import Stage
 from kerassplit.engines.route import Step
 from kerassplit.errors import SplitError, StoreError
 from kerassplit.graph.compiling import compiled
+from kerassplit.storage.loading import load_stage
 from kerassplit.storage.manifest import checksum, read_manifest
-from kerassplit.storage.saving import load_stage
 
 LOGGER = logging.getLogger("ray.serve")
 _KNOWN = re.compile(  # safe for clients; the rest of a message can contain paths, code and values

@@ -9,5 +9,6 @@ In reading order:
 - `nodes`: Keras's nodes (its records of calls), and the walk through them.
 - `shared_nodes`: nodes of operations that several models share, and their release.
 - `map_graph`: how Keras finds and orders the calls of a new model, in linear time.
+- `skeletons`: models without values.
 - `loading`: loads models from open files.
 """

@@ -18,7 +18,8 @@ from kerassplit.graph.internals.keras_src import (
     load_model_from_hdf5,
     model_from_config,
 )
-from kerassplit.graph.internals.process_state import deep_recursion, uninitialized_kept
+from kerassplit.graph.internals.process_state import deep_recursion
+from kerassplit.graph.internals.skeletons import without_values
 from kerassplit.graph.limits import BYTES, most_bytes
 from kerassplit.graph.sizes import bytes_in
 
@@ -87,7 +88,7 @@ def _bytes_of(text: str | bytes, build: Callable[[Any], Any]) -> tuple[int, int]
 
     config = json.loads(text, object_hook=without_states)
     try:
-        with uninitialized_kept(), keras.StatelessScope(initialize_variables=False):
+        with without_values():
             model = build(config)
             if not isinstance(model, keras.Model):
                 return 0, 0

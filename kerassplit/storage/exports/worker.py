@@ -17,7 +17,7 @@ from kerassplit.storage.exports.reasons import reason
 def trace(split: str, stage: str, inputs: Sequence[str], outputs: Sequence[str], target: str) -> None:
     """Writes a stage of a saved split as a SavedModel; Keras runs on TensorFlow here."""
     from kerassplit.storage.exports.formats import savedmodel
-    from kerassplit.storage.saving import load
+    from kerassplit.storage.loading import load
 
     # The caller has just written this split, so any code in it is the caller's.
     savedmodel.trace(load(split, stages=[stage], safe_mode=False)[0].model, inputs, outputs, Path(target))

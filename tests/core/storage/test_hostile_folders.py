@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from applications import NEEDS_STRINGS
 from folders import MANIFEST, accept, as_version_1, chain_split, change, content, read, seal
+from forgetful import WholeModel
 from fuzzing import altered, damaged, fuzzed
 from hypothesis import given, settings, strategies as st
 
@@ -528,6 +529,101 @@ def test_a_stage_s_config_makes_a_model_and_does_nothing_else(folder, case, monk
     configure(folder, how)
     refused(folder, message)
     assert not Path(MARK).exists()
+
+
+@pytest.fixture(scope="module")
+def good_part(tmp_path_factory):
+    """A folder that loads, of stages that are built from the config of the whole model."""
+    folder = tmp_path_factory.mktemp("part") / "out"
+    ks.split(WholeModel(blocks="ab", name="whole"), ["forget_a", "b"]).save(folder)
+    with nothing_happens(folder):
+        ks.load(folder)
+    return folder
+
+
+def whole(**fields):
+    """Changes arguments of the whole model of which stage_1 is a part."""
+    return lambda config: config["config"]["model"]["config"].update(fields)
+
+
+def of_part(**fields):
+    """Changes the description of the part."""
+    return lambda config: config["config"].update(fields)
+
+
+def nested(times):
+    """Puts parts of models into one another."""
+
+    def how(config):
+        for _ in range(times):
+            config["config"]["model"] = json.loads(json.dumps(config))
+
+    return how
+
+
+def chain_with(**fields):
+    """Replaces the whole model by a chain of Dense layers, and a setting of the last one."""
+
+    def how(config):
+        model = keras.saving.serialize_keras_object(chain_split(size=4).model)
+        model["config"]["layers"][-1].update(fields)
+        config["config"].update(model=model, inputs=[0], outputs=[4], names=list("abcd"))
+
+    return how
+
+
+PARTS = {
+    "a tensor that is not there": (of_part(outputs=[99]), "names tensors that the model does not have, which has 9"),
+    "a tensor counted from the end": (of_part(outputs=[-1]), "names tensors that the model does not have"),
+    "a tensor that is true": (of_part(inputs=[True]), "'inputs' of a part of a model must be a list of int"),
+    "a tensor twice": (of_part(outputs=[6, 6]), "names tensors that the model does not have"),
+    "no tensors": (of_part(inputs=[], outputs=[]), "needs inputs, outputs, and names"),
+    "tensors in the wrong order": (of_part(inputs=[6], outputs=[5]), "is another one|cannot load stage"),
+    "names that are numbers": (of_part(names=[1, 2]), "'names' of a part of a model must be a list of str"),
+    "a name that is a path": (of_part(names=["../b"] * 4), "names without '/'"),
+    "too many names": (of_part(names=["b", "c"]), "is another one"),
+    "a list of a googol": (of_part(frozen=[10**100, {}]), "'frozen' of a part of a model must be a list of int"),
+    "no model": (of_part(model=None), "cannot load stage"),
+    "a layer for a model": (of_part(model={"class_name": "Dense", "module": "keras.layers"}), "cannot load stage"),
+    "a class of subprocess": (
+        of_part(model={"module": "subprocess", "class_name": "Popen", "config": {"args": ["touch", MARK]}}),
+        "cannot load stage",
+    ),
+    "a Lambda layer": (
+        chain_with(class_name="Lambda", config={"name": "d", "function": LAMBDA}, build_config=None),
+        "contains code|safe_mode",
+    ),
+    "a download": (
+        chain_with(config={"name": "d", "units": 4, "activation": function("keras.utils", "get_file")}),
+        "the function 'get_file' of 'keras.utils' in its config",
+    ),
+    "a size beyond all memory": (whole(units=2**31), "asks for [0-9,]{17,} bytes of variables, but the file has"),
+    "a size beyond the file": (whole(units=2**11), "asks for [0-9,]{8,} bytes of variables, but the file has"),
+    "states beyond all memory": (whole(state=True), "cannot load stage"),
+    "a layer with states": (
+        chain_with(class_name="GRU", config={"name": "d", "units": 2**40, "stateful": True}),
+        "keeps state between batches|cannot load stage",
+    ),
+    "parts in parts": (nested(5), "cannot load stage"),
+    "more parts in parts": (nested(9), "cannot load stage|nested more than"),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_part_of_a_model_is_built_and_nothing_else_happens(good_part, tmp_path, case, monkeypatch):
+    folder = tmp_path / "out"
+    shutil.copytree(good_part, folder)
+    monkeypatch.chdir(folder)
+    how, message = PARTS[case]
+    configure(folder, how)
+    refused(folder, message)
+    assert not Path(MARK).exists()
+
+
+def test_the_whole_model_of_a_part_may_be_larger_than_the_file(tmp_path):
+    large = WholeModel(units=2**9, blocks="abcd", name="whole")  # 4 MB, and the limit for a stage is 3 MB
+    ks.split(large, "forget_a").save(tmp_path / "out")
+    assert ks.load(tmp_path / "out", stages=[0])[0].model.count_params() == 2**18 + 2**9
 
 
 @pytest.mark.parametrize("units", [2**62, 2**20])
