@@ -1,5 +1,7 @@
 """`Generation`: a language model over stages, each with the caches of its own transformer blocks."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
