@@ -19,7 +19,7 @@ from kerassplit.editing.steps import Edits, Insertion, Replacement, Step, steps_
 from kerassplit.errors import UnsupportedModelError
 from kerassplit.graph.building import Builder
 from kerassplit.graph.declared import built_for, check_call, is_honest, keeps_shapes, ranks
-from kerassplit.graph.internals.layers import found_masks, inferred_shape, infers_shape
+from kerassplit.graph.internals.layers import found_masks, inferred_shape, infers_shape, makes_masks
 from kerassplit.graph.internals.nodes import walk
 from kerassplit.graph.internals.symbols import bare, copy_with_history, has_mask, mask_of, original, set_mask, shaped
 from kerassplit.graph.masks import masked_tensors, tensor_of_mask
@@ -204,7 +204,7 @@ class _Edited:
                 return new(*args, **kwargs)
 
         what, done = f"A {type(new).__name__} in place of '{item.name}'", False
-        if isinstance(item, Call) and not keeps_shapes(new):
+        if isinstance(item, Call) and not keeps_shapes(new) and not makes_masks(new):
             with calling(what, [self._given(step, tensor) for tensor in dict.fromkeys(item.inputs)]):
                 done = self._inferred(step, item, new)
         self._mark([new] if done else self._call(step, item, called), "replaced")

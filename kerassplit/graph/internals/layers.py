@@ -114,6 +114,11 @@ def looks_for_masks(layer: keras.Layer) -> bool:
     return is_one or not type(layer).__module__.startswith("keras.src.layers.")
 
 
+def makes_masks(operation: keras.Operation) -> bool:
+    """True if a layer may attach a mask to what it makes of a tensor without one, as `Masking` does."""
+    return isinstance(operation, keras.Layer) and type(operation).compute_mask is not keras.Layer.compute_mask
+
+
 def as_converted(layer: keras.Layer, value: Any) -> Any:
     """Returns an argument as `layer(...)` passes it to `layer.call`: cast to the layer's dtype."""
     if not layer._convert_input_args:

@@ -1,5 +1,6 @@
 """replace: other layers in place of those of a model."""
 
+import inspect
 import re
 
 import keras
@@ -10,6 +11,7 @@ from keras import layers, ops
 from random_models import data_for
 
 import kerassplit as ks
+from kerassplit.graph.internals.symbols import has_mask
 from kerassplit.zoo.random_weights import randomize
 
 
@@ -382,3 +384,55 @@ def test_of_a_layer_inside_another_one_the_outer_one_is_named():
 
 def test_the_result_is_named():
     assert ks.replace(images(), {"relu1": layers.ELU()}, name="smooth").name == "smooth"
+
+
+ARGUMENTS = {"activation": "gelu", "rate": 0.3, "stddev": 0.1, "factor": 0.5, "n": 2}
+
+
+def ready_layers() -> list[keras.Layer]:
+    """Layers of Keras that are built as soon as they are made."""
+    found = []
+    kinds = {id(one): one for one in vars(layers).values() if inspect.isclass(one) and issubclass(one, keras.Layer)}
+    for kind in kinds.values():
+        parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+        wanted = {one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
+        if wanted <= ARGUMENTS.keys() and kind.__module__.startswith("keras.src."):
+            try:
+                layer = kind(**{name: ARGUMENTS[name] for name in wanted})
+            except (ImportError, ValueError):  # it needs more than its signature tells
+                continue
+            found += [layer] if layer.built and not layer.weights and kind is not layers.InputLayer else []
+    return found
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (8, 8, 3)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_a_new_layer_gives_what_keras_says_that_it_gives(shape, dtype):
+    x = keras.Input(shape, dtype=dtype)
+    model = keras.Model(x, layers.Activation("linear", dtype="float32", name="old")(x))
+    kinds = set()
+    for layer in ready_layers():
+        try:
+            expected = type(layer).from_config(layer.get_config())(x)
+        except Exception:  # it does not take such tensors
+            with pytest.raises(ks.UnsupportedModelError, match="in place of 'old' cannot be called on"):
+                ks.replace(model, {"old": layer})
+            continue
+        if isinstance(expected, keras.KerasTensor):
+            made = ks.replace(model, {"old": layer}).output
+            assert (made.shape, made.dtype, made.sparse) == (expected.shape, expected.dtype, expected.sparse), layer
+            assert has_mask(made) == has_mask(expected), layer
+            kinds.add(type(layer))
+    assert {layers.Masking, layers.Dropout, layers.ReLU} <= kinds and len(kinds) > 15
+
+
+def test_a_masking_layer_in_place_of_another_masks():
+    x = keras.Input((5, 3))
+    lstm = layers.LSTM(2, name="lstm")
+    model = keras.Model(x, lstm(layers.Activation("linear", name="gate")(x)))
+    data = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    data[:, 3:] = 0
+    edited = ks.replace(model, {"gate": layers.Masking(name="mask")})
+    expected = keras.Model(x, lstm(layers.Masking()(x)))(data)
+    assert same_bits(edited(data), expected) and not same_bits(edited(data), model(data))
+    assert ks.split(edited, "mask", allow_crossing=True).verify(data).identical
