@@ -26,7 +26,7 @@ from kerassplit.graph.reading import read_graph
 from kerassplit.graph.tracing.call_forms import same, same_operation
 from kerassplit.text import package_of
 
-_NOT_CONFIGURED = frozenset(["name", *vars(keras.layers.Identity())])  # Keras's own; it numbers automatic names anew
+_NOT_CONFIGURED = frozenset(["name", *vars(keras.layers.Identity(name="any"))])  # an automatic name would be counted
 
 _NOT_PLAIN = object()
 

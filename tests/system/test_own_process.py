@@ -121,3 +121,23 @@ def test_the_same_seed_gives_the_same_weights_in_another_process():
     model = load_model("MobileNetV2", weights="random", seed=4, input_shape=(64, 64, 3))
     assert done.stdout.strip() == digest(model)
     assert digest(load_model("MobileNetV2", weights="random", seed=5, input_shape=(64, 64, 3))) != digest(model)
+
+
+def test_importing_all_of_the_package_makes_no_keras_layer():
+    """Keras numbers automatic names: a layer that is made on import would shift those of users' layers."""
+    program = """
+        import importlib, pkgutil, keras, kerassplit
+        for module in pkgutil.walk_packages(kerassplit.__path__, "kerassplit."):
+            if not module.name.endswith("__main__"):
+                try:
+                    importlib.import_module(module.name)
+                except ImportError as error:
+                    assert not str(error.name).startswith("kerassplit"), error  # an extra that is not installed
+        layers = keras.layers
+        print([layer.name for layer in (layers.Identity(), layers.Dense(1), layers.Activation("relu"), layers.Add())])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.stdout.splitlines()[-1] == "['identity', 'dense', 'activation', 'add']"
