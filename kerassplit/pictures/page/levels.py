@@ -78,7 +78,7 @@ class _Folded:
     prefix: str
 
     def units_of(self, calls: Sequence[int]) -> list[_Unit]:
-        first = len(self.outline.calls) - len(self.units)  # behind the inputs
+        first = len(self.outline.calls) - len(self.units)  # after the inputs
         return [self.units[call - first] for call in calls]
 
 
